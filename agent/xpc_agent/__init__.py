@@ -1,0 +1,1 @@
+"""The agent: the part of xpc-instrument that lives inside the application."""

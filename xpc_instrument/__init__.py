@@ -1,0 +1,94 @@
+"""Hook functions of a running Python application from another process.
+
+Names are loaded on first use: importing this package inside an application loads neither the session nor the command line.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .errors import (
+        AddressInUseError,
+        ApplicationNotFoundError,
+        AuthenticationError,
+        ChannelError,
+        ConfigError,
+        HookFailedError,
+        HookTimeoutError,
+        PayloadError,
+        ReferenceExpiredError,
+        RemoteError,
+        RemoteTraceback,
+        TargetError,
+        XpcError,
+    )
+    from .hooks import Call, Handle
+    from .manager import Manager, find_free_port
+    from .modes import Mode
+    from .pickling import Reference
+    from .session import Session, connect
+
+_HOMES = {
+    "AddressInUseError": "errors",
+    "ApplicationNotFoundError": "errors",
+    "AuthenticationError": "errors",
+    "Call": "hooks",
+    "ChannelError": "errors",
+    "ConfigError": "errors",
+    "Handle": "hooks",
+    "HookFailedError": "errors",
+    "HookTimeoutError": "errors",
+    "Manager": "manager",
+    "Mode": "modes",
+    "PayloadError": "errors",
+    "Reference": "pickling",
+    "ReferenceExpiredError": "errors",
+    "RemoteError": "errors",
+    "RemoteTraceback": "errors",
+    "Session": "session",
+    "TargetError": "errors",
+    "XpcError": "errors",
+    "connect": "session",
+    "find_free_port": "manager",
+}
+
+__all__ = [
+    "AddressInUseError",
+    "ApplicationNotFoundError",
+    "AuthenticationError",
+    "Call",
+    "ChannelError",
+    "ConfigError",
+    "Handle",
+    "HookFailedError",
+    "HookTimeoutError",
+    "Manager",
+    "Mode",
+    "PayloadError",
+    "Reference",
+    "ReferenceExpiredError",
+    "RemoteError",
+    "RemoteTraceback",
+    "Session",
+    "TargetError",
+    "XpcError",
+    "__version__",
+    "connect",
+    "find_free_port",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f".{home}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

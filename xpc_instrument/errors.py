@@ -1,0 +1,90 @@
+"""Every error that the project raises, under one root.
+
+The type says whose fault it is, and where a built-in error means the same thing the type is that built-in too, so that
+`except TimeoutError` works without importing anything of ours. The message says what was seen, what was expected and what to do.
+"""
+
+from __future__ import annotations
+
+
+class XpcError(Exception):
+    """The root of all errors of xpc-instrument."""
+
+
+class ConfigError(XpcError, ValueError):
+    """The config file is wrong; the message has a line `FILE:LINE: KEY: ...` for each mistake."""
+
+
+class TargetError(XpcError, LookupError):
+    """A target does not exist, is no probe point of the application, or its mode is not allowed there."""
+
+
+class ApplicationNotFoundError(XpcError, ProcessLookupError):
+    """No running instrumented application has that name or pid."""
+
+
+class InjectionError(XpcError, RuntimeError):
+    """The command cannot be started with the agent in it."""
+
+
+class ChannelError(XpcError, ConnectionError):
+    """The connection to the other process does not work, or no longer."""
+
+
+class NobodyListensError(ChannelError, ConnectionRefusedError):
+    """Nothing accepts connections at that address."""
+
+
+class AddressInUseError(ChannelError):
+    """Another live process already listens at that address."""
+
+
+class ConnectTimeoutError(ChannelError, TimeoutError):
+    """Something accepts connections at that address but did not finish the handshake in time."""
+
+
+class DeadlineError(ChannelError, TimeoutError):
+    """The other side did not answer before the deadline."""
+
+
+class AuthenticationError(XpcError):
+    """The two sides do not hold the same key, or the peer belongs to another user."""
+
+
+class LocalProtocolError(XpcError, RuntimeError):
+    """This side tried to send something that the state of the connection does not allow: a bug of ours."""
+
+
+class RemoteProtocolError(ChannelError):
+    """The other side sent something that the protocol does not allow."""
+
+
+class PayloadError(XpcError, ValueError):
+    """A value cannot cross: it cannot be pickled, it is too large, or the other side cannot load it."""
+
+
+class ReferenceExpiredError(XpcError, LookupError):
+    """A reference was used after the call that it came with had ended."""
+
+
+class HookFailedError(XpcError, RuntimeError):
+    """A hook could not answer, and the probe point is configured with `on-failure = "raise"`."""
+
+
+class HookTimeoutError(HookFailedError, TimeoutError):
+    """A hook did not answer before its deadline, and the probe point is configured with `on-failure = "raise"`."""
+
+
+class RemoteError(XpcError, RuntimeError):
+    """Stands for an exception that could not cross; the message has its type and text, `__cause__` its traceback."""
+
+
+class RemoteTraceback(Exception):
+    """The `__cause__` of an exception that came from another process: its traceback there, as text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.text.rstrip()}\n"""'
