@@ -1,0 +1,564 @@
+"""The node that listens: accepts connections, proves keys, keeps the control connections of those that joined.
+
+Rules:
+- One service thread does all of it, with non-blocking sockets and one `poll`; it never runs a callback of a user and never waits for
+  a peer. What an invocation needs, the calling thread does itself on a lane.
+- The thread is started below the `threading` module, so that an application that counts or joins its threads does not see it.
+- It can be paused around a fork and resumed after it: a child must not inherit half of its work, and from Python 3.12 on `os.fork`
+  warns when the process has a second thread.
+- What waits to be sent to a peer is bounded; a peer that does not read is gone.
+"""
+
+from __future__ import annotations
+
+import _thread
+import errno
+import logging
+import os
+import selectors
+import socket
+import time
+from collections import deque
+from typing import Any, Callable, Deque, Dict, List, Optional, Union
+
+from ..errors import AuthenticationError, ChannelError, LocalProtocolError, RemoteProtocolError, XpcError
+from .codec import Bytes, Frame, load_message
+from .connection import Connection
+from .lanes import LanePool
+from .limits import Limits
+from .messages import (
+    Answer,
+    Hello,
+    LanesWanted,
+    Message,
+    Notice,
+    Opcode,
+    Ping,
+    Pong,
+    Query,
+    Register,
+    Role,
+    Synced,
+    Unregister,
+    Welcome,
+)
+from .transport import Address, Wire, check_peer, listen
+
+# How long accepting rests when the process has no descriptor left, in seconds.
+_REST = 0.2
+
+
+class Policy:
+    """What a host does with those that joined. All methods but `serve` run in the service thread and must not wait."""
+
+    def joined(self, peer: Peer) -> None:
+        """A control connection has been opened."""
+
+    def left(self, peer: Peer) -> None:
+        """The control connection has ended, for whatever reason."""
+
+    def synced(self, peer: Peer) -> None:
+        """The peer has registered all that it wants to register with this process."""
+
+    def register(self, peer: Peer, message: Register) -> Answer:
+        """Answer a registration."""
+        raise NotImplementedError
+
+    def unregister(self, peer: Peer, message: Unregister) -> Answer:
+        """Answer the end of a registration."""
+        raise NotImplementedError
+
+    def query(self, peer: Peer, message: Query) -> Answer:
+        """Answer a question about this process."""
+        raise NotImplementedError
+
+    def serve(self, wire: Wire, hello: Hello) -> None:
+        """Answer the calls of one lane until it ends; runs in a thread of its own."""
+        raise NotImplementedError
+
+
+class Peer:
+    """One joined node: its control connection and the lanes that it serves."""
+
+    def __init__(self, host: Host, wire: Wire, hello: Hello) -> None:
+        self.session = hello.session
+        self.pid = hello.pid
+        self.python = hello.python
+        self.program = hello.program
+        self.gone = False
+        self.last_heard = time.monotonic()
+        self.wire = wire
+        self.lanes = LanePool(self._want, host.limits.max_lanes)
+        self.calls = 0  # lanes on which this peer calls us
+        self._host = host
+        self._outbox: Deque[Bytes] = deque()
+        self._sending = _thread.allocate_lock()
+
+    def __repr__(self) -> str:
+        return f"<Peer {self.program!r} pid {self.pid}>"
+
+    def post(self, message: Message) -> None:
+        """Send a control message from any thread, without waiting."""
+        self._outbox.extend(self.wire.connection.say(message))
+        self.flush()
+
+    def notify(self, kind: str, **data: Any) -> None:
+        """Tell the peer something that needs no answer."""
+        self.post(Notice(kind, data))
+
+    @property
+    def blocked(self) -> bool:
+        """Whether something waits until the peer reads."""
+        return bool(self._outbox)
+
+    def flush(self) -> None:
+        """Send what the socket takes now; the service thread sends the rest."""
+        # Whoever finds the lock taken leaves its message to the holder, who looks again after letting go.
+        while self._outbox and not self.gone and self._sending.acquire(False):
+            try:
+                stuck = self._flush_locked()
+            finally:
+                self._sending.release()
+            if stuck:
+                self._host.wake()
+                return
+
+    def _flush_locked(self) -> bool:
+        while self._outbox:
+            piece = self._outbox.popleft()
+            try:
+                rest = self.wire._transmit_some([piece])
+            except OSError:
+                # The end of the stream is seen, and acted upon, by the service thread.
+                self._outbox.clear()
+                self._host.wake()
+                return False
+            if rest:
+                self._outbox.appendleft(rest[0])
+                if sum(map(len, self._outbox)) > self._host.limits.max_backlog:
+                    self._outbox.clear()
+                    self._host.expel(self, "it does not read what it is sent")
+                return True
+        return False
+
+    def _want(self, count: int) -> None:
+        self.post(LanesWanted(count))
+
+
+class _Stranger:
+    """A connection in its handshake."""
+
+    __slots__ = ("deadline", "outbox", "wire")
+
+    def __init__(self, wire: Wire, deadline: float) -> None:
+        self.wire = wire
+        self.deadline = deadline
+        self.outbox: List[Bytes] = []
+
+
+class Host:
+    """A listening node. `start` binds and serves in a thread; `stop` ends it; both may be repeated.
+
+    `logger` gets a line for each refused connection, `refused` counts them.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        key: bytes,
+        policy: Policy,
+        *,
+        app: str,
+        python: str,
+        limits: Limits,
+        logger: logging.Logger,
+    ) -> None:
+        self.address = address
+        self.limits = limits
+        self.peers: Dict[str, Peer] = {}
+        self.refused = 0
+        self._key = key
+        self._policy = policy
+        self._app = app
+        self._python = python
+        self._logger = logger
+        self._listener: Optional[socket.socket] = None
+        self._inode = 0
+        self._selector: Optional[selectors.BaseSelector] = None
+        self._strangers: Dict[int, _Stranger] = {}
+        self._serving: Dict[int, Wire] = {}
+        self._wake_r = self._wake_w = -1
+        self._running = False
+        self._stopped: Any = None
+        self._thread_id = 0
+        self._rest_until = 0.0
+        self._expelled: Deque[Any] = deque()
+        self._owner = 0
+
+    # life --------------------------------------------------------------------------------------------------------------
+
+    @property
+    def running(self) -> bool:
+        return self._listener is not None
+
+    def start(self) -> None:
+        """Listen and serve. Raises `AddressInUseError` or `ChannelError`."""
+        if self._listener is not None:
+            raise LocalProtocolError(f"this node already listens at {self.address}")
+        self._listener = listen(self.address)
+        if self.address.is_unix:
+            self._inode = os.stat(self.address.path).st_ino
+        self._owner = os.getpid()
+        self._wake_r, self._wake_w = os.pipe()
+        os.set_blocking(self._wake_r, False)
+        os.set_blocking(self._wake_w, False)
+        # PollSelector has no descriptor of its own that a forked child would share with its parent.
+        self._selector = selectors.PollSelector()
+        self._selector.register(self._wake_r, selectors.EVENT_READ, None)
+        self._selector.register(self._listener, selectors.EVENT_READ, self._listener)
+        self.resume()
+
+    def wake(self) -> None:
+        """Have the service thread look at everything again."""
+        try:
+            os.write(self._wake_w, b"w")
+        except BlockingIOError:
+            pass  # it has not read the earlier wake-ups yet, so it will look
+        except OSError as error:
+            if error.errno != errno.EBADF:  # stopped meanwhile
+                raise
+
+    def pause(self, timeout: float = 0.1) -> bool:
+        """End the service thread but keep everything open; waits at most `timeout` seconds for it. For the moment of a fork."""
+        if not self._running:
+            return False
+        self._running = False
+        self.wake()
+        stopped = self._stopped
+        if not stopped.acquire(True, timeout):
+            return False
+        stopped.release()
+        return True
+
+    def resume(self) -> None:
+        """Start the service thread (again)."""
+        if self._running or self._listener is None:
+            return
+        self._running = True
+        stopped = _thread.allocate_lock()
+        stopped.acquire()
+        self._stopped = stopped
+        try:
+            _thread.start_new_thread(self._run, (stopped,))
+        except RuntimeError as error:
+            self._running = False
+            stopped.release()
+            raise ChannelError(f"no thread can be started: {error}") from error
+
+    def stop(self) -> None:
+        """Close the listener, all connections and lanes, and end the service thread. A unix socket of ours is unlinked."""
+        if self._listener is None:
+            return
+        if _thread.get_ident() != self._thread_id:
+            self.pause(timeout=5.0)
+        self._running = False
+        self._unlink()
+        self._close_all(abandon=False)
+
+    def abandon(self) -> None:
+        """In a forked child: close this process's descriptors and leave all else to the parent."""
+        self._running = False
+        self._close_all(abandon=True)
+
+    def _unlink(self) -> None:
+        if not self.address.is_unix or self._owner != os.getpid():
+            return
+        try:
+            # Another node may have taken the name since, if somebody removed ours.
+            if os.stat(self.address.path).st_ino == self._inode:
+                os.unlink(self.address.path)
+        except OSError as error:
+            self._logger.debug("the socket %s was already gone: %s", self.address.path, error)
+
+    def _close_all(self, abandon: bool) -> None:
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.close()
+        if self._selector is not None:
+            self._selector.close()
+            self._selector = None
+        for fd in (self._wake_r, self._wake_w):
+            if fd >= 0:
+                os.close(fd)
+        self._wake_r = self._wake_w = -1
+        for stranger in list(self._strangers.values()):
+            stranger.wire.abandon() if abandon else stranger.wire.close()
+        self._strangers.clear()
+        for wire in list(self._serving.values()):
+            wire.abandon() if abandon else wire.close()
+        self._serving.clear()
+        for peer in list(self.peers.values()):
+            if abandon:
+                peer.gone = True
+                peer.wire.abandon()
+                peer.lanes.abandon()
+            else:
+                self._drop_peer(peer)
+        self.peers.clear()
+
+    # the service thread ------------------------------------------------------------------------------------------------
+
+    def _run(self, stopped: Any) -> None:
+        self._thread_id = _thread.get_ident()
+        try:
+            while self._running and self._stopped is stopped:
+                self._turn()
+        except Exception:
+            self._logger.exception("the service thread of %s failed; no new session can join", self.address)
+        finally:
+            stopped.release()
+
+    def _turn(self) -> None:
+        selector = self._selector
+        assert selector is not None
+        events = selector.select(self._patience())
+        for key, mask in events:
+            if not self._running:
+                return
+            owner = key.data
+            if owner is None:
+                self._drain_wakeups()
+            elif isinstance(owner, Peer):
+                if mask & selectors.EVENT_READ:
+                    self._read_peer(owner)
+            elif isinstance(owner, _Stranger):
+                self._read_stranger(owner, mask)
+            else:
+                self._accept()
+        self._look_after(time.monotonic())
+
+    def _drain_wakeups(self) -> None:
+        try:
+            while os.read(self._wake_r, 512):
+                pass
+        except BlockingIOError:
+            pass
+
+    def _patience(self) -> Optional[float]:
+        """Seconds until something is due even if nothing arrives; None if nothing is."""
+        due = [stranger.deadline for stranger in self._strangers.values()]
+        due += [peer.last_heard + self.limits.silence for peer in self.peers.values()]
+        if self._rest_until:
+            due.append(self._rest_until)
+        return max(0.0, min(due) - time.monotonic()) if due else None
+
+    def _look_after(self, now: float) -> None:
+        """Time-outs, peers that block, and accepting again after a rest."""
+        selector = self._selector
+        assert selector is not None and self._listener is not None
+        while self._expelled:
+            peer, why = self._expelled.popleft()
+            self._lose(peer, why)
+        for stranger in [s for s in self._strangers.values() if s.deadline <= now]:
+            self._refuse(stranger, "handshake", f"no handshake within {self.limits.handshake_timeout} s")
+        for peer in list(self.peers.values()):
+            if now - peer.last_heard > self.limits.silence:
+                self._lose(peer, f"nothing was heard of it for {self.limits.silence} s")
+                continue
+            wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if peer.blocked else 0)
+            if selector.get_key(peer.wire.sock).events != wanted:
+                selector.modify(peer.wire.sock, wanted, peer)
+            if peer.blocked:
+                peer.flush()
+        if self._rest_until and now >= self._rest_until:
+            self._rest_until = 0.0
+            selector.register(self._listener, selectors.EVENT_READ, self._listener)
+
+    def expel(self, peer: Peer, why: str) -> None:
+        """Have the service thread end a session."""
+        self._expelled.append((peer, why))
+        self.wake()
+
+    # strangers ---------------------------------------------------------------------------------------------------------
+
+    def _accept(self) -> None:
+        selector, listener = self._selector, self._listener
+        assert selector is not None and listener is not None
+        for _ in range(32):
+            try:
+                sock, _where = listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                    self._logger.warning("cannot accept connections at %s for now: %s", self.address, error)
+                    selector.unregister(listener)
+                    self._rest_until = time.monotonic() + _REST
+                    return
+                continue  # that connection was gone before we took it
+            if len(self._strangers) >= self.limits.max_unauthenticated:
+                oldest = next(iter(self._strangers.values()))
+                self._refuse(oldest, "busy", "too many connections wait for their handshake")
+            wire = Wire(sock, Connection(dialling=False, key=self._key, max_payload=self.limits.max_payload))
+            stranger = _Stranger(wire, time.monotonic() + self.limits.handshake_timeout)
+            self._strangers[id(stranger)] = stranger
+            selector.register(sock, selectors.EVENT_READ, stranger)
+            try:
+                check_peer(sock)
+            except AuthenticationError as error:
+                self._refuse(stranger, "authentication", str(error))
+
+    def _read_stranger(self, stranger: _Stranger, mask: int) -> None:
+        if id(stranger) not in self._strangers:
+            return
+        connection = stranger.wire.connection
+        welcome = Welcome("", os.getpid(), self._python, self._app, self.limits.max_payload)
+        try:
+            for frame in stranger.wire.drain() if mask & selectors.EVENT_READ else ():
+                stranger.outbox.extend(connection.shake(frame, welcome))
+                if connection.open:
+                    self._admit(stranger)
+                    return
+            self._answer_stranger(stranger)
+        except AuthenticationError as error:
+            self._refuse(stranger, "authentication", str(error))
+        except RemoteProtocolError as error:
+            self._refuse(stranger, "protocol", str(error))
+        except LocalProtocolError as error:
+            self._refuse(stranger, "protocol", str(error))
+        except OSError as error:
+            self._refuse(stranger, "gone", str(error))
+
+    def _answer_stranger(self, stranger: _Stranger) -> None:
+        if stranger.outbox:
+            # A handshake's answers are far smaller than a socket's buffer; one that does not fit is no honest peer's.
+            if stranger.wire._transmit_some(stranger.outbox):
+                raise RemoteProtocolError("it does not read its handshake")
+            stranger.outbox = []
+
+    def _refuse(self, stranger: _Stranger, reason: str, text: str) -> None:
+        self.refused += 1
+        level = logging.DEBUG if reason == "gone" else logging.WARNING
+        self._logger.log(level, "refused a connection at %s: %s: %s", self.address, _ERROR_OF.get(reason, reason), text)
+        try:
+            stranger.wire._transmit_some(stranger.wire.connection.refusal(reason, text))
+        except (OSError, XpcError):
+            self._logger.debug("the refused peer was gone already")
+        self._forget_stranger(stranger)
+        stranger.wire.close()
+
+    def _forget_stranger(self, stranger: _Stranger) -> None:
+        self._strangers.pop(id(stranger), None)
+        if self._selector is not None:
+            self._selector.unregister(stranger.wire.sock)
+
+    def _admit(self, stranger: _Stranger) -> None:
+        """The key is proved: make of the connection what its role says."""
+        wire = stranger.wire
+        hello = wire.connection.hello
+        assert hello is not None
+        self._forget_stranger(stranger)
+        welcome, stranger.outbox = stranger.outbox, []
+        peer = self.peers.get(hello.session)
+        if hello.role == Role.CONTROL.value:
+            if peer is not None or len(self.peers) >= self.limits.max_sessions:
+                why = "it has joined already" if peer is not None else f"{self.limits.max_sessions} sessions have joined"
+                self._logger.warning("refused the session of pid %d at %s: %s", hello.pid, self.address, why)
+                wire.close()
+                return
+            peer = Peer(self, wire, hello)
+            self.peers[hello.session] = peer
+            assert self._selector is not None
+            self._selector.register(wire.sock, selectors.EVENT_READ, peer)
+            self._policy.joined(peer)
+            peer._outbox.extendleft(reversed(welcome))
+            peer.flush()
+            return
+        # A lane's first bytes: nothing else is on its socket yet, so they fit.
+        if wire._transmit_some(welcome):
+            wire.close()
+        elif hello.role == Role.SERVE.value:
+            if peer is None or not peer.lanes.add(wire):
+                wire.close()
+        elif len(self._serving) >= self.limits.max_sessions * self.limits.max_lanes:
+            wire.close()
+        else:
+            self._serving[id(wire)] = wire
+            _thread.start_new_thread(self._serve, (wire, hello))
+
+    def _serve(self, wire: Wire, hello: Hello) -> None:
+        try:
+            self._policy.serve(wire, hello)
+        except ChannelError as error:
+            self._logger.debug("a lane of pid %d ended: %s", hello.pid, error)
+        except Exception:
+            self._logger.exception("serving a lane of pid %d failed", hello.pid)
+        finally:
+            self._serving.pop(id(wire), None)
+            wire.close()
+
+    # peers -------------------------------------------------------------------------------------------------------------
+
+    def _read_peer(self, peer: Peer) -> None:
+        if peer.gone:
+            return
+        try:
+            frames = peer.wire.drain()
+        except (OSError, XpcError) as error:
+            self._lose(peer, str(error))
+            return
+        peer.last_heard = time.monotonic()
+        try:
+            for frame in frames:
+                self._obey(peer, frame)
+        except (RemoteProtocolError, LocalProtocolError) as error:
+            self._logger.warning("the session of pid %d broke the protocol: %s", peer.pid, error)
+            self._lose(peer, str(error))
+
+    def _obey(self, peer: Peer, frame: Frame) -> None:
+        peer.wire.connection.accept(frame)
+        message = load_message(frame.opcode, frame.body)
+        if isinstance(message, (Register, Unregister, Query)):
+            peer.post(self._answer(peer, message))
+        elif isinstance(message, Ping):
+            peer.post(Pong())
+        elif isinstance(message, Synced):
+            self._policy.synced(peer)
+        elif not isinstance(message, (Notice, Pong)):
+            raise RemoteProtocolError(f"{frame.opcode.name} is not for a host")
+
+    def _answer(self, peer: Peer, message: Union[Register, Unregister, Query]) -> Answer:
+        handlers: Dict[type, Callable[[Peer, Any], Answer]] = {
+            Register: self._policy.register,
+            Unregister: self._policy.unregister,
+            Query: self._policy.query,
+        }
+        try:
+            return handlers[type(message)](peer, message)
+        except XpcError as error:
+            return Answer(message.request, False, type(error).__name__, str(error))
+        except Exception as error:
+            self._logger.exception("answering %s failed", type(message).__name__)
+            return Answer(message.request, False, "XpcError", f"{type(error).__name__}: {error}")
+
+    def _lose(self, peer: Peer, why: str) -> None:
+        if self.peers.get(peer.session) is not peer:
+            return
+        self._logger.debug("the session of pid %d ended: %s", peer.pid, why)
+        if self._selector is not None:
+            self._selector.unregister(peer.wire.sock)
+        self._drop_peer(peer)
+
+    def _drop_peer(self, peer: Peer) -> None:
+        self.peers.pop(peer.session, None)
+        peer.gone = True
+        peer.wire.close()
+        try:
+            self._policy.left(peer)
+        finally:
+            peer.lanes.close()
+
+
+_ERROR_OF = {"authentication": "AuthenticationError", "protocol": "RemoteProtocolError"}
+
+__all__ = ["Frame", "Host", "Opcode", "Peer", "Policy"]

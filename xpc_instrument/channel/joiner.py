@@ -1,0 +1,345 @@
+"""The node that dials: one control connection to a host, lanes on which it answers, lanes on which it calls.
+
+Rules:
+- Everything is dialled from here; the host never dials back.
+- Each lane that answers has a thread, which runs the callbacks of that lane one after another.
+- When the control connection ends, all lanes end, and `on_lost` is called once, from the thread that noticed.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+import threading
+import time
+from typing import Any, Callable, Dict, List, Optional
+
+from .. import errors
+from ..errors import AuthenticationError, ChannelError, DeadlineError, RemoteProtocolError, XpcError
+from .codec import Frame, load_message
+from .limits import Limits
+from .messages import (
+    PROTOCOL_VERSION,
+    Answer,
+    Hello,
+    LanesWanted,
+    Message,
+    Notice,
+    Ping,
+    Query,
+    Register,
+    Role,
+    Synced,
+    Unregister,
+    Welcome,
+)
+from .connection import new_nonce
+from .transport import Address, Wire, dial
+
+
+def python_version() -> str:
+    """The minor version of this Python, such as "3.11": pickles that hold code cross only between equal ones."""
+    return f"{sys.version_info[0]}.{sys.version_info[1]}"
+
+
+class Joiner:
+    """A node that joins the host at `address`.
+
+    `serve(wire, frame)` answers a CALL that arrived on a lane, in that lane's thread. `on_notice(notice)` and `on_lost(reason)`
+    run in the control thread.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        key: bytes,
+        *,
+        limits: Limits,
+        serve: Optional[Callable[[Wire, Frame], None]] = None,
+        on_notice: Optional[Callable[[Notice], None]] = None,
+        on_lost: Optional[Callable[[str], None]] = None,
+        session: str = "",
+    ) -> None:
+        self.address = address
+        self.limits = limits
+        self.session = session or secrets.token_hex(16)
+        self.lost = ""
+        self._key = key
+        self._serve = serve
+        self._on_notice = on_notice
+        self._on_lost = on_lost
+        self._control: Optional[Wire] = None
+        self._sending = threading.Lock()
+        self._lock = threading.Lock()
+        self._requests: Dict[int, _Pending] = {}
+        self._number = 0
+        self._serving: Dict[Wire, threading.Thread] = {}
+        self._idle_calls: List[Wire] = []
+        self._busy_calls: Dict[int, Wire] = {}
+        self._closed = False
+        self._thread: Optional[threading.Thread] = None
+        self._last_heard = 0.0
+
+    # life --------------------------------------------------------------------------------------------------------------
+
+    def connect(self, deadline: float) -> Welcome:
+        """Join. Raises what `transport.dial` raises."""
+        wire = self._dial(Role.CONTROL, deadline)
+        assert wire.connection.welcome is not None
+        self._control = wire
+        self._last_heard = time.monotonic()
+        self._thread = threading.Thread(target=self._listen, name="xpc-instrument control", daemon=True)
+        self._thread.start()
+        return wire.connection.welcome
+
+    @property
+    def welcome(self) -> Welcome:
+        """What the host said about itself."""
+        if self._control is None or self._control.connection.welcome is None:
+            raise ChannelError(f"not connected to {self.address}")
+        return self._control.connection.welcome
+
+    @property
+    def alive(self) -> bool:
+        return self._control is not None and not self._closed and not self.lost
+
+    def close(self) -> None:
+        """Leave: the host forgets all registrations of this node. Waits, at most a second, for threads that run no callback."""
+        self._end("closed by this process")
+        me = threading.current_thread()
+        threads = [thread for thread in (self._thread, *list(self._serving.values())) if thread not in (None, me)]
+        deadline = time.monotonic() + 1.0
+        for thread in threads:
+            if thread is not None:
+                thread.join(max(0.0, deadline - time.monotonic()))
+
+    def abandon(self) -> None:
+        """In a forked child: close this process's descriptors and leave the connections to the parent."""
+        self._closed = True
+        self.lost = "the connection belongs to the parent process"
+        for wire in [self._control, *self._serving, *self._idle_calls, *self._busy_calls.values()]:
+            if wire is not None:
+                wire.abandon()
+        self._serving.clear()
+        self._idle_calls.clear()
+        self._busy_calls.clear()
+
+    def _dial(self, role: Role, deadline: float) -> Wire:
+        hello = Hello(
+            version=PROTOCOL_VERSION,
+            role=role.value,
+            session=self.session,
+            nonce=new_nonce(),
+            pid=os.getpid(),
+            python=python_version(),
+            program=os.path.basename(sys.argv[0] or "python")[:200] if getattr(sys, "argv", None) else "python",
+        )
+        return dial(self.address, self._key, hello, self.limits.max_payload, deadline)
+
+    def _end(self, reason: str) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self.lost = reason
+            pending = list(self._requests.values())
+            self._requests.clear()
+            wires = [*self._serving, *self._idle_calls, *self._busy_calls.values()]
+            self._idle_calls = []
+        if self._control is not None:
+            self._control.close()
+        for wire in wires:
+            wire.close()
+        for waiting in pending:
+            waiting.done.set()
+        if self._on_lost is not None:
+            self._on_lost(reason)
+
+    # control -----------------------------------------------------------------------------------------------------------
+
+    def _listen(self) -> None:
+        wire = self._control
+        assert wire is not None
+        reason = "the host closed the connection"
+        try:
+            while not self._closed:
+                try:
+                    frame = wire.hear(time.monotonic() + self.limits.heartbeat)
+                except DeadlineError:
+                    if time.monotonic() - self._last_heard > self.limits.silence:
+                        reason = f"nothing was heard of {self.address} for {self.limits.silence} s"
+                        break
+                    self._say(Ping())
+                    continue
+                self._last_heard = time.monotonic()
+                self._obey(load_message(frame.opcode, frame.body))
+        except (OSError, XpcError) as error:
+            reason = str(error)
+        self._end(reason)
+
+    def _obey(self, message: Any) -> None:
+        if isinstance(message, Answer):
+            with self._lock:
+                pending = self._requests.pop(message.request, None)
+            if pending is not None:
+                pending.answer = message
+                pending.done.set()
+        elif isinstance(message, LanesWanted):
+            # In a thread of its own: a handshake needs the host's answer, and this thread must go on reading.
+            threading.Thread(
+                target=self._open_lanes, args=(message.count,), name="xpc-instrument dialling", daemon=True
+            ).start()
+        elif isinstance(message, Notice) and self._on_notice is not None:
+            self._on_notice(message)
+
+    def _say(self, message: Message) -> None:
+        wire = self._control
+        if wire is None or self._closed:
+            raise ChannelError(f"not connected to {self.address}: {self.lost or 'call connect first'}")
+        with self._sending:
+            wire.say(message, time.monotonic() + self.limits.connect_timeout)
+
+    def _ask(self, make: Callable[[int], Message], timeout: float) -> Answer:
+        """Send a request and wait for its answer. Raises the error that the host names, `DeadlineError` or `ChannelError`."""
+        pending = _Pending()
+        with self._lock:
+            self._number += 1
+            number = self._number
+            self._requests[number] = pending
+        try:
+            self._say(make(number))
+            if not pending.done.wait(timeout):
+                raise DeadlineError(f"{self.address} did not answer within {timeout} s")
+        finally:
+            with self._lock:
+                self._requests.pop(number, None)
+        answer = pending.answer
+        if answer is None:
+            raise ChannelError(f"the connection to {self.address} ended: {self.lost}")
+        if not answer.ok:
+            kind = getattr(errors, answer.error, XpcError)
+            raise kind(answer.message)
+        return answer
+
+    def register(
+        self,
+        name: str,
+        hook: int,
+        style: str,
+        *,
+        calls: Optional[int] = None,
+        expires: Optional[float] = None,
+        timeout: float,
+    ) -> Answer:
+        """Register callback number `hook` under `name`; returns the host's answer, or raises the error that it names."""
+        self._ensure_lane(timeout)
+        return self._ask(lambda number: Register(number, name, hook, style, calls, expires), timeout)
+
+    def unregister(self, hook: int, timeout: float) -> Answer:
+        """End a registration."""
+        return self._ask(lambda number: Unregister(number, hook), timeout)
+
+    def query(self, what: str, timeout: float) -> Answer:
+        """Ask the host about itself."""
+        return self._ask(lambda number: Query(number, what), timeout)
+
+    def synced(self) -> None:
+        """Tell the host that all registrations are in place."""
+        self._say(Synced())
+
+    # lanes that answer ---------------------------------------------------------------------------------------------------
+
+    def _ensure_lane(self, timeout: float) -> None:
+        with self._lock:
+            if self._serving:
+                return
+        self._open_lane(time.monotonic() + timeout)
+
+    def _open_lanes(self, count: int) -> None:
+        try:
+            for _ in range(min(count, self.limits.max_lanes - len(self._serving))):
+                if self._closed:
+                    return
+                self._open_lane(time.monotonic() + self.limits.connect_timeout)
+        except (OSError, AuthenticationError, RemoteProtocolError) as error:
+            # The host waits for this lane until its deadline; if the host is gone, the control thread sees it too.
+            if not self._closed and self._on_notice is not None:
+                self._on_notice(Notice("no-lane", {"message": str(error)}))
+
+    def _open_lane(self, deadline: float) -> None:
+        wire = self._dial(Role.SERVE, deadline)
+        thread = threading.Thread(target=self._serve_lane, args=(wire,), name="xpc-instrument lane", daemon=True)
+        with self._lock:
+            if self._closed:
+                wire.close()
+                return
+            self._serving[wire] = thread
+        thread.start()
+
+    def _serve_lane(self, wire: Wire) -> None:
+        try:
+            while not self._closed:
+                frame = wire.hear(None)
+                assert self._serve is not None
+                self._serve(wire, frame)
+        except ChannelError:
+            # The host took the lane away: past its deadline, or gone altogether, which the control thread reports.
+            pass
+        finally:
+            with self._lock:
+                self._serving.pop(wire, None)
+            wire.close()
+
+    # lanes that call -----------------------------------------------------------------------------------------------------
+
+    def take_call_lane(self, deadline: float) -> Wire:
+        """A lane on which this node may call; to be given back."""
+        while True:
+            with self._lock:
+                if self._closed:
+                    raise ChannelError(f"not connected to {self.address}: {self.lost}")
+                wire = self._idle_calls.pop() if self._idle_calls else None
+                if wire is not None:
+                    self._busy_calls[id(wire)] = wire
+            if wire is None:
+                wire = self._dial(Role.CALL, deadline)
+                with self._lock:
+                    self._busy_calls[id(wire)] = wire
+                return wire
+            if _is_fresh(wire):
+                return wire
+            self.drop_call_lane(wire)
+
+    def give_call_lane(self, wire: Wire) -> None:
+        """Put a lane back after a call that ended well."""
+        with self._lock:
+            self._busy_calls.pop(id(wire), None)
+            if not self._closed and not wire.closed:
+                self._idle_calls.append(wire)
+                return
+        wire.close()
+
+    def drop_call_lane(self, wire: Wire) -> None:
+        """Close a lane whose call did not end well."""
+        with self._lock:
+            self._busy_calls.pop(id(wire), None)
+        wire.close()
+
+
+class _Pending:
+    """A request that waits for its answer."""
+
+    __slots__ = ("answer", "done")
+
+    def __init__(self) -> None:
+        self.done = threading.Event()
+        self.answer: Optional[Answer] = None
+
+
+def _is_fresh(wire: Wire) -> bool:
+    """Whether an idle lane is still connected: the host may have gone, or started again, since it was last used."""
+    try:
+        return not wire.drain() and wire.connection.reader.idle
+    except ChannelError:
+        return False

@@ -1,0 +1,202 @@
+"""The lanes that one session offers to one process, and the waiting for a free one.
+
+Rules:
+- A lane is taken by one invocation, used, and given back; the newest free one goes first, since its other side is warm.
+- No lock is held while anything else runs: a signal handler or a `__del__` that interrupts `take` may call `take` itself. The free
+  lanes and the waiters are deques, whose single operations are atomic; a waiter that is woken looks again.
+- Whoever takes the last free lane, or finds none, asks for one more, up to the limit.
+"""
+
+from __future__ import annotations
+
+import _thread
+import time
+from collections import deque
+from typing import Any, Callable, Deque, Dict, Optional
+
+from ..errors import ChannelError, DeadlineError
+from .transport import Wire
+
+
+class LanePool:
+    """Lanes of one session. `want(n)` asks the other side for n more."""
+
+    def __init__(self, want: Callable[[int], None], limit: int) -> None:
+        self._want = want
+        self._limit = limit
+        self._free: Deque[Wire] = deque()
+        self._all: Dict[int, Wire] = {}
+        self._waiters: Deque[Callable[[], None]] = deque()
+        self._asked = 0
+        self.closed = False
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def add(self, wire: Wire) -> bool:
+        """A new lane has been opened; False if it is one too many or the pool is closed."""
+        if self.closed or len(self._all) >= self._limit:
+            return False
+        self._all[id(wire)] = wire
+        self._asked = max(0, self._asked - 1)
+        self.give(wire)
+        return True
+
+    def give(self, wire: Wire) -> None:
+        """Put a lane back after use; one that is broken, closed, or not idle any more is dropped instead."""
+        if wire.closed or self.closed:
+            self.drop(wire)
+            return
+        self._free.append(wire)
+        self._wake_one()
+
+    def drop(self, wire: Wire) -> None:
+        """Close a lane for good."""
+        self._all.pop(id(wire), None)
+        wire.close()
+        # One that waits may now ask for a replacement.
+        self._wake_one()
+
+    def take(self, deadline: Optional[float]) -> Wire:
+        """A free lane; waits for one in the calling thread. Raises `DeadlineError`, or `ChannelError` if the session is gone."""
+        wire = self._pop()
+        if wire is not None:
+            return wire
+        lock = _thread.allocate_lock()
+        lock.acquire()
+        wake = _Release(lock)
+        while True:
+            self._waiters.append(wake)
+            self._ask()
+            wire = self._pop()
+            if wire is not None:
+                self._forget(wake)
+                return wire
+            remaining = -1.0 if deadline is None else deadline - time.monotonic()
+            if (deadline is not None and remaining <= 0) or not lock.acquire(True, remaining):
+                self._forget(wake)
+                raise DeadlineError("no lane became free in time")
+
+    async def take_async(self, deadline: Optional[float]) -> Wire:
+        """Like `take`, without blocking the running loop."""
+        wire = self._pop()
+        if wire is not None:
+            return wire
+        from asyncio import get_running_loop
+
+        loop = get_running_loop()
+        while True:
+            woken = loop.create_future()
+            wake = _Settle(loop, woken)
+            timer = None
+            if deadline is not None:
+                timer = loop.call_later(max(0.0, deadline - time.monotonic()), _settle, woken, False)
+            self._waiters.append(wake)
+            try:
+                self._ask()
+                wire = self._pop()
+                if wire is not None:
+                    return wire
+                if not await woken:
+                    raise DeadlineError("no lane became free in time")
+            except BaseException:
+                if woken.done() and not woken.cancelled() and woken.result():
+                    # The wake-up was for us but we are leaving: pass it on.
+                    self._wake_one()
+                raise
+            finally:
+                self._forget(wake)
+                if timer is not None:
+                    timer.cancel()
+
+    def close(self) -> None:
+        """Close all lanes and wake all that wait."""
+        self.closed = True
+        for wire in list(self._all.values()):
+            wire.close()
+        self._all.clear()
+        self._free.clear()
+        while self._waiters:
+            self._wake_one()
+
+    def abandon(self) -> None:
+        """After a fork, in the child: close the descriptors, which are the parent's connections."""
+        self.closed = True
+        for wire in list(self._all.values()):
+            wire.abandon()
+        self._all.clear()
+        self._free.clear()
+        self._waiters.clear()
+
+    def _pop(self) -> Optional[Wire]:
+        if self.closed:
+            raise ChannelError("the session is gone")
+        while True:
+            try:
+                wire = self._free.pop()
+            except IndexError:
+                return None
+            if not wire.closed:
+                return wire
+            self._all.pop(id(wire), None)
+
+    def _ask(self) -> None:
+        waiting = len(self._waiters)
+        room = self._limit - len(self._all) - self._asked
+        missing = min(waiting - self._asked, room)
+        if missing > 0:
+            self._asked += missing
+            self._want(missing)
+
+    def _wake_one(self) -> None:
+        try:
+            wake = self._waiters.popleft()
+        except IndexError:
+            return
+        wake()
+
+    def _forget(self, wake: Callable[[], None]) -> None:
+        try:
+            self._waiters.remove(wake)
+        except ValueError:
+            # Already woken, by a lane that another one may use.
+            if self._free:
+                self._wake_one()
+
+
+class _Release:
+    """Wakes a thread that waits in `take`."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self, lock: Any) -> None:
+        self._lock = lock
+
+    def __call__(self) -> None:
+        try:
+            self._lock.release()
+        except RuntimeError:
+            # Woken twice: it looks at the free lanes anyway.
+            pass
+
+
+class _Settle:
+    """Wakes a task that waits in `take_async`, from any thread."""
+
+    __slots__ = ("_future", "_loop")
+
+    def __init__(self, loop: Any, future: Any) -> None:
+        self._loop = loop
+        self._future = future
+
+    def __call__(self) -> None:
+        try:
+            self._loop.call_soon_threadsafe(_settle, self._future, True)
+        except RuntimeError:
+            # The loop was closed meanwhile; nobody waits there any more.
+            pass
+
+
+def _settle(future: Any, value: bool) -> None:
+    if not future.done():
+        future.set_result(value)

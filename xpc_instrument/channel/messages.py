@@ -1,0 +1,233 @@
+"""What the two sides say to each other: the opcodes of all frames and the control messages as frozen dataclasses.
+
+Rules:
+- A control message is JSON, so reading it can run no code, and every field is checked for presence and type before use.
+- The frames of a lane carry an opcode, a number and an opaque payload; only they may hold pickles, and only after the handshake.
+- `SCHEMAS` is the wire format: a field that isn't in it doesn't cross, one that lacks is a protocol error.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import Any, Dict, Mapping, Optional, Tuple, Type, Union
+
+# Raised when the meaning of a frame changes; both sides must agree on it.
+PROTOCOL_VERSION = 1
+
+
+class Opcode(enum.IntEnum):
+    """The first byte of a frame."""
+
+    # The handshake, JSON.
+    HELLO = 1
+    CHALLENGE = 2
+    PROOF = 3
+    WELCOME = 4
+    REFUSED = 5
+    # A control connection after the handshake, JSON.
+    REGISTER = 16
+    UNREGISTER = 17
+    QUERY = 18
+    ANSWER = 19
+    LANES_WANTED = 20
+    NOTICE = 21
+    SYNCED = 22
+    PING = 23
+    PONG = 24
+    # A lane: from the caller.
+    CALL = 32
+    CALL_NAMED = 33
+    RESULT = 34
+    FAULT = 35
+    # A lane: from the callee.
+    RETURN = 48
+    RETURN_SAME = 49
+    RAISE = 50
+    RAISE_SAME = 51
+    FAILED = 52
+    NOT_FOUND = 53
+    PROCEED = 54
+    REFER = 55
+
+
+class Role(str, enum.Enum):
+    """What a connection is for; the dialling side says so in HELLO."""
+
+    CONTROL = "control"
+    SERVE = "serve"  # a lane on which the listening side calls and the dialling side answers
+    CALL = "call"  # a lane on which the dialling side calls and the listening side answers
+
+
+@dataclass(frozen=True)
+class Hello:
+    version: int
+    role: str
+    session: str
+    nonce: str
+    pid: int
+    python: str
+    program: str
+
+
+@dataclass(frozen=True)
+class Challenge:
+    version: int
+    nonce: str
+
+
+@dataclass(frozen=True)
+class Proof:
+    mac: str
+
+
+@dataclass(frozen=True)
+class Welcome:
+    mac: str
+    pid: int
+    python: str
+    app: str
+    max_payload: int
+
+
+@dataclass(frozen=True)
+class Refused:
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Register:
+    """Ask for `name` to be answered by the sender's callback number `hook`.
+
+    `style` is "plain" (called with the caller's arguments) or "call" (called with a record of the invocation).
+    `calls` ends the registration after so many calls, `expires` after so many seconds.
+    """
+
+    request: int
+    name: str
+    hook: int
+    style: str
+    calls: Optional[int] = None
+    expires: Optional[float] = None
+
+
+@dataclass(frozen=True)
+class Unregister:
+    request: int
+    hook: int
+
+
+@dataclass(frozen=True)
+class Query:
+    request: int
+    what: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The reply to the request of that number. If not `ok`, `error` is the name of a class of `errors` and `message` its text."""
+
+    request: int
+    ok: bool
+    error: str = ""
+    message: str = ""
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LanesWanted:
+    count: int
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something that the other side should know but need not answer: `kind` is a word, `data` says the rest."""
+
+    kind: str
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Synced:
+    """The session has registered all its hooks with this process."""
+
+
+@dataclass(frozen=True)
+class Ping:
+    pass
+
+
+@dataclass(frozen=True)
+class Pong:
+    pass
+
+
+Message = Union[
+    Hello,
+    Challenge,
+    Proof,
+    Welcome,
+    Refused,
+    Register,
+    Unregister,
+    Query,
+    Answer,
+    LanesWanted,
+    Notice,
+    Synced,
+    Ping,
+    Pong,
+]
+
+_NUMBER = (int, float)
+_OPTIONAL_NUMBER = (int, float, type(None))
+
+# opcode -> the class and its fields with the JSON types that each may have.
+SCHEMAS: Dict[Opcode, Tuple[Type[Any], Dict[str, Tuple[type, ...]]]] = {
+    Opcode.HELLO: (
+        Hello,
+        {
+            "version": (int,),
+            "role": (str,),
+            "session": (str,),
+            "nonce": (str,),
+            "pid": (int,),
+            "python": (str,),
+            "program": (str,),
+        },
+    ),
+    Opcode.CHALLENGE: (Challenge, {"version": (int,), "nonce": (str,)}),
+    Opcode.PROOF: (Proof, {"mac": (str,)}),
+    Opcode.WELCOME: (
+        Welcome,
+        {"mac": (str,), "pid": (int,), "python": (str,), "app": (str,), "max_payload": (int,)},
+    ),
+    Opcode.REFUSED: (Refused, {"reason": (str,), "message": (str,)}),
+    Opcode.REGISTER: (
+        Register,
+        {
+            "request": (int,),
+            "name": (str,),
+            "hook": (int,),
+            "style": (str,),
+            "calls": (int, type(None)),
+            "expires": _OPTIONAL_NUMBER,
+        },
+    ),
+    Opcode.UNREGISTER: (Unregister, {"request": (int,), "hook": (int,)}),
+    Opcode.QUERY: (Query, {"request": (int,), "what": (str,)}),
+    Opcode.ANSWER: (
+        Answer,
+        {"request": (int,), "ok": (bool,), "error": (str,), "message": (str,), "data": (dict,)},
+    ),
+    Opcode.LANES_WANTED: (LanesWanted, {"count": (int,)}),
+    Opcode.NOTICE: (Notice, {"kind": (str,), "data": (dict,)}),
+    Opcode.SYNCED: (Synced, {}),
+    Opcode.PING: (Ping, {}),
+    Opcode.PONG: (Pong, {}),
+}
+
+OPCODES: Dict[Type[Any], Opcode] = {cls: opcode for opcode, (cls, _) in SCHEMAS.items()}
+
+LANE_OPCODES = frozenset(opcode for opcode in Opcode if opcode >= Opcode.CALL)
