@@ -1,0 +1,397 @@
+"""One call over a lane, from both ends.
+
+Rules:
+- `Outgoing` is the caller's end. What the callee asks while it works (to proceed, to read a reference) is served by the calling
+  thread itself, between waits. Its table of references lives as long as the call.
+- `Incoming` is the callee's end. Any thread of the callee may ask through it, one at a time, until the call has been answered.
+- The time budget counts what the caller waits, not what the original takes inside `proceed`.
+- An outcome of `proceed` that the callee hands back untouched comes back as a token, so that the caller gets its own object again.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+
+from .channel.codec import Bytes, Frame, load_json
+from .channel.messages import Opcode
+from .channel.transport import Wire
+from .errors import LocalProtocolError, PayloadError, ReferenceExpiredError, RemoteProtocolError
+from .pickling import (
+    Payload,
+    Table,
+    Traits,
+    dump,
+    dump_exception,
+    dump_or_refer,
+    dump_result,
+    load_exception,
+    load_with_asker,
+    load_with_table,
+    perform,
+    same_pickle,
+)
+
+Arguments = Tuple[Tuple[Any, ...], Dict[str, Any]]
+
+
+class Failed(Exception):
+    """The callee could not answer: `cause` is a word to count by, the message says what happened."""
+
+    def __init__(self, cause: str, message: str) -> None:
+        super().__init__(message)
+        self.cause = cause
+
+
+class NotFound(Exception):
+    """The callee has no such callback any more."""
+
+
+class Outcome:
+    """What a call ended with: a value, or an exception to raise."""
+
+    __slots__ = ("error", "value")
+
+    def __init__(self, value: Any = None, error: Optional[BaseException] = None) -> None:
+        self.value = value
+        self.error = error
+
+    def get(self) -> Any:
+        """The value; raises the exception if there is one."""
+        if self.error is not None:
+            raise self.error
+        return self.value
+
+
+def run_original(original: Callable[..., Any], args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Outcome:
+    """Call, and keep what comes of it. Only what ends the thread or the process goes straight through."""
+    try:
+        return Outcome(original(*args, **kwargs))
+    except Exception as error:
+        return Outcome(error=error)
+
+
+class Outgoing:
+    """The caller's end of one call. `values` is the record sent; parts that cannot cross are sent as references.
+
+    `extras` answers questions about the call that are not about an object ("signature", say): name -> JSON value.
+    """
+
+    def __init__(
+        self,
+        traits: Traits,
+        args: Tuple[Any, ...],
+        kwargs: Dict[str, Any],
+        rest: Tuple[Any, ...] = (),
+        *,
+        table: Optional[Table] = None,
+        extras: Optional[Callable[[str], Any]] = None,
+    ) -> None:
+        self.traits = traits
+        self.table = table or Table()
+        self.proceeded: Optional[Outcome] = None
+        self._args = args
+        self._kwargs = kwargs
+        self._rest = rest
+        self._extras = extras
+
+    # what is sent ------------------------------------------------------------------------------------------------------
+
+    def payload(self) -> Payload:
+        """The record `(args, kwargs, *rest)`, pickled."""
+        try:
+            return dump((self._args, self._kwargs, *self._rest), self.traits)
+        except PayloadError:
+            return dump(self._by_reference(), self.traits)
+
+    def _by_reference(self) -> Tuple[Any, ...]:
+        args = tuple(dump_or_refer(self._args, self.table, self.traits))
+        values = dump_or_refer(list(self._kwargs.values()), self.table, self.traits)
+        rest = dump_or_refer(self._rest, self.table, self.traits)
+        record = (args, dict(zip(self._kwargs, values)), *rest)
+        try:
+            dump(record, self.traits)
+        except PayloadError:
+            # Each fits, all together do not.
+            handle = self.table.handle
+            return (tuple(map(handle, self._args)), {k: handle(v) for k, v in self._kwargs.items()}, *map(handle, self._rest))
+        return record
+
+    def _separately(self) -> Payload:
+        """Each part pickled on its own beside a handle to it, for a callee that cannot load all of them."""
+
+        def part(value: Any) -> Tuple[Optional[bytes], Any]:
+            handle = self.table.handle(value)
+            try:
+                body, buffers = dump(value, self.traits)
+            except PayloadError:
+                return None, handle
+            # What went out of band before goes by reference now: this is the rare way.
+            return (None if buffers else bytes(body)), handle
+
+        args = [part(value) for value in self._args]
+        kwargs = {name: part(value) for name, value in self._kwargs.items()}
+        rest = [part(value) for value in self._rest]
+        return dump((args, kwargs, rest), self.traits)
+
+    # what comes back -----------------------------------------------------------------------------------------------------
+
+    def wants_original(self, frame: Frame) -> Optional[Arguments]:
+        """For PROCEED: the arguments to run the original with."""
+        if frame.opcode is not Opcode.PROCEED:
+            return None
+        if not frame.body:
+            return self._args, self._kwargs
+        value = load_with_table(self.table, frame.body, frame.buffers)
+        if not (isinstance(value, tuple) and len(value) == 2 and type(value[0]) is tuple and type(value[1]) is dict):
+            raise RemoteProtocolError("PROCEED without (args, kwargs)")
+        return value
+
+    def after_original(self, wire: Wire, outcome: Outcome) -> List[Bytes]:
+        """The answer to PROCEED."""
+        self.proceeded = outcome
+        return self._answer(wire, outcome)
+
+    def after_refer(self, wire: Wire, frame: Frame) -> List[Bytes]:
+        """Perform an operation on a reference; the answer to REFER."""
+        try:
+            request = load_json(frame.body, "REFER")
+            op, number, name = request["op"], request["ref"], request["name"]
+            if not (isinstance(op, str) and isinstance(number, int) and isinstance(name, str)):
+                raise RemoteProtocolError("REFER with fields of the wrong types")
+        except (KeyError, TypeError):
+            raise RemoteProtocolError("REFER without op, ref and name") from None
+        if op == "separately":
+            body, buffers = self._separately()
+            return wire.connection.send(Opcode.RESULT, 0, body, buffers)
+        if op == "extra":
+            outcome = run_original(self._extra, (name,), {})
+        else:
+            arguments: Arguments = ((), {})
+            if frame.buffers:
+                arguments = load_with_table(self.table, bytes(frame.buffers[0]), frame.buffers[1:])
+            outcome = run_original(perform, (self.table, op, number, name, arguments), {})
+        return self._answer(wire, outcome)
+
+    def _extra(self, name: str) -> Any:
+        if self._extras is None:
+            raise PayloadError(f"this call has no {name!r:.40}")
+        return json.dumps(self._extras(name))
+
+    def _answer(self, wire: Wire, outcome: Outcome) -> List[Bytes]:
+        if outcome.error is None:
+            body, buffers = dump_result(outcome.value, self.table, self.traits)
+            return wire.connection.send(Opcode.RESULT, 0, body, buffers)
+        body, buffers = dump_exception(outcome.error, self.traits)
+        return wire.connection.send(Opcode.FAULT, 0, body, buffers)
+
+    def end(self, frame: Frame) -> Outcome:
+        """The outcome in a final frame. Raises `Failed`, `NotFound` or `PayloadError`."""
+        opcode = frame.opcode
+        if opcode is Opcode.RETURN:
+            return Outcome(load_with_table(self.table, frame.body, frame.buffers))
+        if opcode in (Opcode.RETURN_SAME, Opcode.RAISE_SAME):
+            if self.proceeded is None:
+                raise RemoteProtocolError(f"{opcode.name} although the original has not run")
+            return self.proceeded
+        if opcode is Opcode.RAISE:
+            return Outcome(error=load_exception(frame.body, table=self.table))
+        if opcode is Opcode.NOT_FOUND:
+            raise NotFound
+        info = load_json(frame.body, "FAILED")
+        if not isinstance(info, dict):
+            raise RemoteProtocolError("FAILED without an object")
+        raise Failed(str(info.get("cause", "failed"))[:40], str(info.get("message", ""))[:2000])
+
+    # the two ways to wait --------------------------------------------------------------------------------------------------
+
+    def converse(
+        self,
+        wire: Wire,
+        pieces: List[Bytes],
+        budget: Optional[float],
+        original: Optional[Callable[..., Any]] = None,
+    ) -> Outcome:
+        """Send the call and serve it to its end in the calling thread; `budget` is in seconds, None for no limit."""
+        deadline = None if budget is None else time.monotonic() + budget
+        wire.transmit(pieces, deadline)
+        while True:
+            frame = wire.hear(deadline)
+            if frame.opcode is Opcode.REFER:
+                wire.transmit(self.after_refer(wire, frame), deadline)
+                continue
+            arguments = self.wants_original(frame)
+            if arguments is None:
+                return self.end(frame)
+            if original is None:
+                raise RemoteProtocolError("PROCEED, but this call has no original")
+            started = time.monotonic()
+            outcome = run_original(original, *arguments)
+            if deadline is not None:
+                deadline += time.monotonic() - started
+            self.proceeded = outcome
+            wire.transmit(self.after_original(wire, outcome), deadline)
+
+    async def converse_async(
+        self,
+        wire: Wire,
+        pieces: List[Bytes],
+        budget: Optional[float],
+        original: Optional[Callable[..., Any]] = None,
+    ) -> Outcome:
+        """Like `converse` for an `async def` original: awaits the lane and the original on the running loop."""
+        deadline = None if budget is None else time.monotonic() + budget
+        await wire.transmit_async(pieces, deadline)
+        while True:
+            frame = wire.connection.accept(await wire.receive_async(deadline))
+            if frame.opcode is Opcode.REFER:
+                await wire.transmit_async(self.after_refer(wire, frame), deadline)
+                continue
+            arguments = self.wants_original(frame)
+            if arguments is None:
+                return self.end(frame)
+            if original is None:
+                raise RemoteProtocolError("PROCEED, but this call has no original")
+            started = time.monotonic()
+            try:
+                outcome = Outcome(await original(*arguments[0], **arguments[1]))
+            except Exception as error:
+                outcome = Outcome(error=error)
+            if deadline is not None:
+                deadline += time.monotonic() - started
+            self.proceeded = outcome
+            await wire.transmit_async(self.after_original(wire, outcome), deadline)
+
+
+class Incoming:
+    """The callee's end of one call."""
+
+    def __init__(self, wire: Wire, frame: Frame, traits: Traits) -> None:
+        self.traits = traits
+        self._wire = wire
+        self._frame = frame
+        self._lock = threading.Lock()
+        self._answered = False
+        self._original: Optional[Frame] = None
+        self._original_value: Any = None
+
+    def record(self) -> Tuple[Any, ...]:
+        """The caller's record `(args, kwargs, *rest)`; what cannot be loaded here is a `Reference`."""
+        # For CALL_NAMED the first buffer is the name.
+        buffers = self._frame.buffers[1:] if self._frame.opcode is Opcode.CALL_NAMED else self._frame.buffers
+        try:
+            value = load_with_asker(self, self._frame.body, buffers)
+        except PayloadError:
+            return self._load_separately()
+        if not isinstance(value, tuple) or len(value) < 2:
+            raise RemoteProtocolError("a call without (args, kwargs)")
+        return value
+
+    def _load_separately(self) -> Tuple[Any, ...]:
+        frame = self._ask({"op": "separately", "ref": 0, "name": ""}, ())
+        args, kwargs, rest = load_with_asker(self, frame.body, frame.buffers)
+
+        def part(pair: Tuple[Optional[bytes], Any]) -> Any:
+            body, reference = pair
+            if body is None:
+                return reference
+            try:
+                return load_with_asker(self, body, ())
+            except PayloadError:
+                return reference
+
+        return (tuple(map(part, args)), {name: part(value) for name, value in kwargs.items()}, *map(part, rest))
+
+    # asking back -----------------------------------------------------------------------------------------------------------
+
+    def _ask(self, request: Dict[str, Any], buffers: Sequence[Bytes]) -> Frame:
+        body = json.dumps(request).encode()
+        return self._exchange(Opcode.REFER, body, buffers)
+
+    def _exchange(self, opcode: Opcode, body: Bytes, buffers: Sequence[Bytes]) -> Frame:
+        with self._lock:
+            if self._answered:
+                raise ReferenceExpiredError("the call has ended: read what you need of a reference while the hook runs")
+            self._wire.send(None, opcode, 0, body, buffers)
+            return self._wire.hear(None)
+
+    def refer(self, op: str, number: int, name: str, payload: Any) -> Any:
+        """One operation on a reference. Raises what the object raised over there."""
+        buffers: List[Bytes] = []
+        if payload is not None:
+            inner, more = dump(payload, self.traits)
+            buffers = [inner, *more]
+        frame = self._ask({"op": op, "ref": number, "name": name}, buffers)
+        return self._result(frame)
+
+    def extra(self, name: str) -> Any:
+        """Something about the call that the caller knows, as JSON."""
+        return json.loads(self._result(self._ask({"op": "extra", "ref": 0, "name": name}, ())))
+
+    def proceed(self, arguments: Optional[Arguments]) -> Any:
+        """Have the caller run the original, with its own arguments or these; returns or raises what the original did."""
+        body: Bytes = b""
+        buffers: Sequence[Bytes] = ()
+        if arguments is not None:
+            body, buffers = dump(arguments, self.traits)
+        frame = self._exchange(Opcode.PROCEED, body, buffers)
+        self._original = frame
+        try:
+            self._original_value = self._result(frame)
+        except BaseException as error:
+            self._original_value = error
+            raise
+        return self._original_value
+
+    def _result(self, frame: Frame) -> Any:
+        if frame.opcode is Opcode.FAULT:
+            raise load_exception(frame.body, asker=self)
+        return load_with_asker(self, frame.body, frame.buffers)
+
+    # answering ---------------------------------------------------------------------------------------------------------------
+
+    def _finish(self, opcode: Opcode, body: Bytes = b"", buffers: Sequence[Bytes] = ()) -> None:
+        with self._lock:
+            if self._answered:
+                raise LocalProtocolError("this call has been answered already")
+            self._answered = True
+            self._wire.send(None, opcode, 0, body, buffers)
+
+    def done(self) -> None:
+        """Answer that an observer has observed."""
+        self._finish(Opcode.RETURN, _NONE)
+
+    def give(self, value: Any) -> None:
+        """Answer with a value. Raises `PayloadError`, without having answered, if it cannot cross."""
+        original = self._original
+        if (
+            original is not None
+            and original.opcode is Opcode.RESULT
+            and value is self._original_value
+            and same_pickle(value, original.body, original.buffers, lambda b, o: load_with_asker(self, b, o))
+        ):
+            self._finish(Opcode.RETURN_SAME)
+            return
+        body, buffers = dump(value, self.traits)
+        self._finish(Opcode.RETURN, body, buffers)
+
+    def throw(self, error: BaseException) -> None:
+        """Answer with an exception, to be raised at the caller."""
+        if self._original is not None and error is self._original_value:
+            self._finish(Opcode.RAISE_SAME)
+            return
+        body, buffers = dump_exception(error, self.traits)
+        self._finish(Opcode.RAISE, body, buffers)
+
+    def fail(self, cause: str, message: str) -> None:
+        """Answer that no answer can be given."""
+        self._finish(Opcode.FAILED, json.dumps({"cause": cause, "message": message[:2000]}).encode())
+
+    def not_found(self) -> None:
+        """Answer that there is no such callback."""
+        self._finish(Opcode.NOT_FOUND)
+
+
+_NONE = dump(None, Traits("", "", 1024))[0]

@@ -1,0 +1,564 @@
+"""The seed API: a registry of callbacks that one process hosts and others join, and calls between any two of them.
+
+Rules:
+- The callback runs in the process that registered it. The host knows who registered what, and relays calls between two joined nodes as
+  opaque bytes, which it never unpickles.
+- A name belongs to one node at a time; a node may register its own name again, which replaces the callback.
+- After a fork the child's manager is a proxy: it calls over connections of its own, and the parent's stay the parent's.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from typing import Any, Callable, Dict, Optional, Tuple, Union
+
+from .channel.codec import Frame
+from .channel.connection import State
+from .channel.host import Host, Peer, Policy
+from .channel.joiner import Joiner, python_version
+from .channel.limits import Limits
+from .channel.messages import Answer, Hello, Opcode, Query, Register, Unregister
+from .channel.transport import Address, Wire, parse_address
+from .conversation import Incoming, NotFound, Outgoing
+from .errors import (
+    AddressInUseError,
+    ChannelError,
+    DeadlineError,
+    NobodyListensError,
+    PayloadError,
+    RemoteProtocolError,
+    TargetError,
+)
+from .modes import is_target
+from .pickling import Traits
+
+log = logging.getLogger("xpc_instrument")
+
+AddressLike = Union[str, bytes, "os.PathLike[str]", Tuple[str, int], Address]
+_FINAL = frozenset(
+    {Opcode.RETURN, Opcode.RETURN_SAME, Opcode.RAISE, Opcode.RAISE_SAME, Opcode.FAILED, Opcode.NOT_FOUND}
+)
+
+
+def find_free_port(host: str = "localhost") -> int:
+    """A TCP port on which nobody listens at this moment."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        sock.bind((host, 0))
+        return int(sock.getsockname()[1])
+
+
+class _Entry:
+    """A registered name. `peer` is None for a callback of the host itself."""
+
+    __slots__ = ("callback", "expires", "hook", "left", "lock", "peer")
+
+    def __init__(
+        self,
+        callback: Optional[Callable[..., Any]],
+        peer: Optional[Peer],
+        hook: int,
+        calls: Optional[int],
+        expires: Optional[float],
+    ) -> None:
+        self.callback = callback
+        self.peer = peer
+        self.hook = hook
+        self.left = calls
+        self.expires = None if expires is None else time.monotonic() + expires
+        self.lock = threading.Lock()
+
+    def take(self) -> bool:
+        """Count one call; False if the registration has ended."""
+        if self.expires is not None and time.monotonic() >= self.expires:
+            return False
+        if self.left is None:
+            return True
+        with self.lock:
+            if self.left <= 0:
+                return False
+            self.left -= 1
+            return True
+
+
+class Registry(Policy):
+    """The host's names, and the calls and relays through them."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._names: Dict[str, _Entry] = {}
+        self._lock = threading.Lock()
+        self._limits = limits
+
+    def put(self, name: str, entry: _Entry) -> bool:
+        """Register; False if the name belongs to another live node."""
+        with self._lock:
+            held = self._names.get(name)
+            if held is not None and held.peer is not entry.peer and not self._ended(held):
+                return False
+            self._names[name] = entry
+            return True
+
+    def take_away(self, name: str, peer: Optional[Peer]) -> bool:
+        """Unregister a name that `peer` holds."""
+        with self._lock:
+            held = self._names.get(name)
+            if held is None or held.peer is not peer:
+                return False
+            del self._names[name]
+            return not self._ended(held)
+
+    def find(self, name: str) -> Optional[_Entry]:
+        """The live registration of a name, with one call counted."""
+        entry = self._names.get(name)
+        if entry is None:
+            return None
+        if entry.take():
+            return entry
+        with self._lock:
+            if self._names.get(name) is entry:
+                del self._names[name]
+        return None
+
+    @staticmethod
+    def _ended(entry: _Entry) -> bool:
+        return entry.left == 0 or (entry.expires is not None and time.monotonic() >= entry.expires)
+
+    # policy of the host ------------------------------------------------------------------------------------------------
+
+    def left(self, peer: Peer) -> None:
+        with self._lock:
+            for name in [name for name, entry in self._names.items() if entry.peer is peer]:
+                del self._names[name]
+
+    def register(self, peer: Peer, message: Register) -> Answer:
+        if is_target(message.name) and message.style != "plain":
+            raise TargetError(f"{message.name}: the process at the other end is a plain manager, not an instrumented application")
+        entry = _Entry(None, peer, message.hook, message.calls, message.expires)
+        return Answer(message.request, True, data={"registered": self.put(message.name, entry)})
+
+    def unregister(self, peer: Peer, message: Unregister) -> Answer:
+        for name, entry in list(self._names.items()):
+            if entry.peer is peer and entry.hook == message.hook:
+                return Answer(message.request, True, data={"unregistered": self.take_away(name, peer)})
+        return Answer(message.request, True, data={"unregistered": False})
+
+    def query(self, peer: Peer, message: Query) -> Answer:
+        return Answer(message.request, True, data={"names": sorted(self._names)})
+
+    def serve(self, wire: Wire, hello: Hello) -> None:
+        traits = Traits(hello.python, python_version(), self._limits.max_payload)
+        while True:
+            frame = wire.hear(None)
+            if frame.opcode is not Opcode.CALL_NAMED or not frame.buffers:
+                raise RemoteProtocolError(f"{frame.opcode.name} on a lane that calls by name")
+            entry = self.find(bytes(frame.buffers[0]).decode("utf-8", "replace"))
+            if entry is None:
+                wire.send(None, Opcode.NOT_FOUND)
+            elif entry.peer is None:
+                assert entry.callback is not None
+                answer(wire, frame, traits, entry.callback)
+            else:
+                self._relay(wire, frame, entry)
+
+    def _relay(self, caller: Wire, frame: Frame, entry: _Entry) -> None:
+        """Pass a call on to the node that registered the name, and its questions and answer back, as the bytes that they are."""
+        peer = entry.peer
+        assert peer is not None
+        try:
+            lane = peer.lanes.take(time.monotonic() + self._limits.connect_timeout)
+        except ChannelError:
+            caller.send(None, Opcode.NOT_FOUND)
+            return
+        opcode, body, buffers = Opcode.CALL, frame.body, frame.buffers[1:]
+        ident = entry.hook
+        try:
+            while True:
+                try:
+                    lane.send(None, opcode, ident, body, buffers)
+                    back = lane.hear(None)
+                except ChannelError:
+                    peer.lanes.drop(lane)
+                    caller.send(None, Opcode.NOT_FOUND)
+                    return
+                if back.opcode in _FINAL:
+                    peer.lanes.give(lane)
+                    caller.send(None, back.opcode, 0, back.body, back.buffers)
+                    return
+                caller.send(None, back.opcode, 0, back.body, back.buffers)
+                question = caller.hear(None)
+                opcode, ident, body, buffers = question.opcode, 0, question.body, question.buffers
+        except BaseException:
+            # The caller is gone in the middle of its call: what the callee still says would answer nobody.
+            peer.lanes.drop(lane)
+            raise
+
+
+def answer(wire: Wire, frame: Frame, traits: Traits, callback: Callable[..., Any]) -> None:
+    """Run a plain callback for a call that arrived, and answer it."""
+    incoming = Incoming(wire, frame, traits)
+    try:
+        args, kwargs = incoming.record()[:2]
+        value = callback(*args, **kwargs)
+    except Exception as error:
+        if wire.connection.state is not State.CALLEE_RUNNING:
+            raise  # the lane broke while the callback asked back: nobody waits for an answer
+        incoming.throw(error)
+        return
+    except BaseException as error:
+        incoming.throw(RuntimeError(f"the callback ended with {type(error).__name__}"))
+        raise
+    try:
+        incoming.give(value)
+    except PayloadError as error:
+        incoming.throw(error)
+
+
+class Manager:
+    """The node of the cross-process call: it hosts a registry, or joins one; unpickled, it is a proxy that can only call.
+
+    `address` is `(host, port)`, `"tcp:HOST:PORT"`, `"unix:PATH"` or a path; without one, a socket in the user's runtime directory at
+    which all managers without an address meet. `authkey` is str or bytes, and TCP needs one. All times are in seconds.
+    """
+
+    def __init__(
+        self,
+        address: Optional[AddressLike] = None,
+        authkey: Union[str, bytes, None] = None,
+        *,
+        limits: Optional[Limits] = None,
+    ) -> None:
+        self._address = _default_address() if address is None else parse_address(address)
+        if isinstance(authkey, str):
+            authkey = authkey.encode()
+        if not isinstance(authkey, (bytes, type(None))):
+            raise TypeError(f"authkey: expected str or bytes, got {type(authkey).__name__}")
+        if not self._address.is_unix and not authkey:
+            raise ValueError(
+                f"the address {self._address} needs an authkey, since every user of every host that reaches it could run code: "
+                "pass authkey=..., or use a unix socket"
+            )
+        self._key = authkey or b""
+        self._limits = limits or Limits()
+        self._host: Optional[Host] = None
+        self._registry: Optional[Registry] = None
+        self._joiner: Optional[Joiner] = None
+        self._proxy = False
+        self._pid = os.getpid()
+        self._lock = threading.RLock()
+        self._callbacks: Dict[int, _Entry] = {}
+        self._numbers: Dict[str, int] = {}
+        self._next = 0
+
+    def __repr__(self) -> str:
+        role = "proxy" if self._proxy else "host" if self._host else "joined" if self._joiner else "idle"
+        return f"<Manager {self._address} {role}>"
+
+    @property
+    def address(self) -> Union[str, Tuple[str, int]]:
+        """The address in the form in which `Manager` takes it."""
+        where = self._address
+        return where.path if where.is_unix else (where.host, where.port)
+
+    # life --------------------------------------------------------------------------------------------------------------
+
+    def start(self, timeout: Optional[float] = None) -> None:
+        """Host a registry at the address. Raises `AddressInUseError` at once, or after `timeout` seconds of trying."""
+        self._refuse_proxy("start")
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._lock:
+            self._refuse_second_life()
+            registry = Registry(self._limits)
+            host = Host(
+                self._address,
+                self._key,
+                registry,
+                app="",
+                python=python_version(),
+                limits=self._limits,
+                logger=log,
+            )
+            while True:
+                try:
+                    host.start()
+                    break
+                except AddressInUseError:
+                    if deadline is None or time.monotonic() >= deadline:
+                        raise
+                    time.sleep(0.02)
+            self._host, self._registry = host, registry
+
+    def connect(self, timeout: Optional[float] = None) -> None:
+        """Join the registry at the address.
+
+        Raises `ConnectionRefusedError` if nobody listens there, at once or after `timeout` seconds of trying; `TimeoutError` if somebody
+        does but never speaks; `AuthenticationError` if the keys differ.
+        """
+        self._refuse_proxy("connect")
+        with self._lock:
+            self._refuse_second_life()
+            joiner = Joiner(self._address, self._key, limits=self._limits, serve=self._serve, on_lost=self._lost)
+            patience = self._limits.connect_timeout if timeout is None else timeout
+            deadline = time.monotonic() + patience
+            while True:
+                try:
+                    joiner.connect(deadline)
+                    break
+                except NobodyListensError:
+                    if timeout is None or time.monotonic() >= deadline:
+                        raise
+                    time.sleep(0.02)
+            self._joiner = joiner
+
+    def start_or_connect(self, timeout: Optional[float] = None) -> None:
+        """Host the registry, or join it if another process hosts it already."""
+        deadline = time.monotonic() + (self._limits.connect_timeout if timeout is None else timeout)
+        while True:
+            try:
+                self.start()
+                return
+            except AddressInUseError:
+                pass
+            try:
+                self.connect()
+                return
+            except NobodyListensError:
+                # The host went away between the two attempts.
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(0.01)
+
+    def shutdown(self) -> None:
+        """Leave or close the registry; the manager may be started or connected again. Harmless if it is neither."""
+        with self._lock:
+            host, joiner = self._host, self._joiner
+            self._host = self._registry = self._joiner = None
+            self._callbacks.clear()
+            self._numbers.clear()
+            if self._pid != os.getpid():
+                self._forget_parent(host, joiner)
+                return
+        if joiner is not None:
+            joiner.close()
+        if host is not None:
+            host.stop()
+
+    def __enter__(self) -> Manager:
+        if not self._proxy and self._host is None and self._joiner is None:
+            self.start_or_connect()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.shutdown()
+
+    def __reduce__(self) -> Any:
+        return _make_proxy, (str(self._address), self._key, self._limits)
+
+    # registering -------------------------------------------------------------------------------------------------------
+
+    def register(
+        self,
+        name: str,
+        callable: Callable[..., Any],  # noqa: A002  (the seed's name for it)
+        *,
+        calls: Optional[int] = None,
+        expires: Optional[float] = None,
+    ) -> bool:
+        """Have calls of `name` run `callable` in this process, for so many calls and so many seconds if given.
+
+        False if another process has registered the name. Raises `TargetError` if `name` is a target of an instrumented application
+        that it cannot hook.
+        """
+        self._refuse_proxy("register")
+        _check_registration(name, callable, calls, expires)
+        self._check_process()
+        with self._lock:
+            self._next += 1
+            number = self._next
+        entry = _Entry(callable, None, number, calls, expires)
+        if self._registry is not None:
+            return self._registry.put(name, entry)
+        joiner = self._require_joiner("register")
+        self._callbacks[number] = entry
+        try:
+            answered = joiner.register(
+                name, number, "plain", calls=calls, expires=expires, timeout=self._limits.connect_timeout
+            )
+        except BaseException:
+            self._callbacks.pop(number, None)
+            raise
+        if not answered.data.get("registered", True):
+            self._callbacks.pop(number, None)
+            return False
+        replaced = self._numbers.get(name)
+        self._numbers[name] = number
+        if replaced is not None:
+            if is_target(name):
+                joiner.unregister(replaced, self._limits.connect_timeout)
+            self._callbacks.pop(replaced, None)
+        return True
+
+    def unregister(self, name: str) -> bool:
+        """End a registration of this process; False if there is none."""
+        self._refuse_proxy("unregister")
+        self._check_process()
+        if self._registry is not None:
+            return self._registry.take_away(name, None)
+        joiner = self._require_joiner("unregister")
+        number = self._numbers.pop(name, None)
+        if number is None:
+            return False
+        answered = joiner.unregister(number, self._limits.connect_timeout)
+        self._callbacks.pop(number, None)
+        return bool(answered.data.get("unregistered", True))
+
+    # calling -----------------------------------------------------------------------------------------------------------
+
+    def call(self, name: str, *args: Any, **kwargs: Any) -> Tuple[Any, bool]:
+        """Call what is registered under `name`, wherever: `(result, True)`, or `(None, False)` if nobody has registered it.
+
+        An exception of the callback is raised here, with its own type and the remote traceback as its cause.
+        """
+        self._check_process()
+        if self._registry is not None:
+            return self._call_from_host(self._registry, name, args, kwargs)
+        joiner = self._joiner
+        if joiner is None:
+            if not self._proxy:
+                raise ChannelError(f"{self!r}: call start() or connect() first")
+            with self._lock:
+                if self._joiner is None:
+                    self._joiner = Joiner(self._address, self._key, limits=self._limits)
+                joiner = self._joiner
+        try:
+            wire = joiner.take_call_lane(time.monotonic() + self._limits.connect_timeout)
+        except NobodyListensError:
+            if not self._proxy:
+                raise
+            return None, False
+        welcome = wire.connection.welcome
+        assert welcome is not None
+        outgoing = Outgoing(Traits(welcome.python, python_version(), wire.connection.max_payload), args, kwargs)
+        try:
+            body, buffers = outgoing.payload()
+            pieces = wire.connection.send(Opcode.CALL_NAMED, 0, body, [name.encode(), *buffers])
+            outcome = outgoing.converse(wire, pieces, None)
+        except NotFound:
+            joiner.give_call_lane(wire)
+            return None, False
+        except BaseException:
+            joiner.drop_call_lane(wire)
+            raise
+        joiner.give_call_lane(wire)
+        return outcome.get(), True
+
+    def _call_from_host(
+        self, registry: Registry, name: str, args: Tuple[Any, ...], kwargs: Dict[str, Any]
+    ) -> Tuple[Any, bool]:
+        entry = registry.find(name)
+        if entry is None:
+            return None, False
+        if entry.peer is None:
+            assert entry.callback is not None
+            return entry.callback(*args, **kwargs), True
+        peer = entry.peer
+        outgoing = Outgoing(Traits(peer.python, python_version(), self._limits.max_payload), args, kwargs)
+        body, buffers = outgoing.payload()
+        try:
+            lane = peer.lanes.take(time.monotonic() + self._limits.connect_timeout)
+        except DeadlineError:
+            raise
+        except ChannelError:
+            return None, False
+        try:
+            outcome = outgoing.converse(lane, lane.connection.send(Opcode.CALL, entry.hook, body, buffers), None)
+        except NotFound:
+            peer.lanes.give(lane)
+            return None, False
+        except ChannelError as error:
+            peer.lanes.drop(lane)
+            if isinstance(error, RemoteProtocolError):
+                raise
+            return None, False  # the process that registered it is gone
+        except BaseException:
+            peer.lanes.drop(lane)
+            raise
+        peer.lanes.give(lane)
+        return outcome.get(), True
+
+    def _serve(self, wire: Wire, frame: Frame) -> None:
+        entry = self._callbacks.get(frame.ident)
+        welcome = wire.connection.welcome
+        assert welcome is not None
+        traits = Traits(welcome.python, python_version(), wire.connection.max_payload)
+        if entry is None or entry.callback is None or frame.opcode is not Opcode.CALL:
+            Incoming(wire, frame, traits).not_found()
+            return
+        answer(wire, frame, traits, entry.callback)
+
+    def _lost(self, reason: str) -> None:
+        log.debug("the manager at %s is gone: %s", self._address, reason)
+
+    # conditions --------------------------------------------------------------------------------------------------------
+
+    def _refuse_proxy(self, what: str) -> None:
+        if self._proxy:
+            raise RuntimeError(f"this manager is a proxy, made by pickling: it can call but not {what}; make a Manager of its own here")
+
+    def _refuse_second_life(self) -> None:
+        self._check_process()
+        if self._joiner is not None and not self._joiner.alive:
+            self._joiner.close()
+            self._joiner = None
+        if self._host is not None or self._joiner is not None:
+            raise RuntimeError(f"{self!r} is in use already: call shutdown() first")
+
+    def _require_joiner(self, what: str) -> Joiner:
+        if self._joiner is None:
+            raise ChannelError(f"{self!r}: call start() or connect() before {what}()")
+        return self._joiner
+
+    def _check_process(self) -> None:
+        """In a forked child, turn into a proxy that leaves the parent's connections alone."""
+        if self._pid == os.getpid():
+            return
+        host, joiner = self._host, self._joiner
+        self._host = self._registry = self._joiner = None
+        self._lock = threading.RLock()
+        self._forget_parent(host, joiner)
+        self._proxy = True
+
+    def _forget_parent(self, host: Optional[Host], joiner: Optional[Joiner]) -> None:
+        self._pid = os.getpid()
+        if host is not None:
+            host.abandon()
+        if joiner is not None:
+            joiner.abandon()
+
+
+def _make_proxy(address: str, key: bytes, limits: Limits) -> Manager:
+    manager = Manager(address, key or None, limits=limits)
+    manager._proxy = True
+    return manager
+
+
+def _default_address() -> Address:
+    from .discovery import runtime_dir
+
+    return Address(path=os.path.join(str(runtime_dir()), "manager.sock"))
+
+
+def _check_registration(name: Any, callback: Any, calls: Any, expires: Any) -> None:
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"name: expected a non-empty str, got {name!r:.80}")
+    if not callable(callback):
+        raise TypeError(f"{name}: expected something that can be called, got {type(callback).__name__}")
+    if calls is not None and (not isinstance(calls, int) or isinstance(calls, bool) or calls < 1):
+        raise ValueError(f"{name}: calls={calls!r}: expected a number of calls from 1 upwards")
+    if expires is not None and (isinstance(expires, bool) or not isinstance(expires, (int, float)) or not expires > 0):
+        raise ValueError(f"{name}: expires={expires!r}: expected seconds above 0")
+
+
+__all__ = ["Manager", "Registry", "answer", "find_free_port"]
