@@ -13,14 +13,17 @@ from __future__ import annotations
 import json
 import threading
 import time
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+import types
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from .channel.codec import Bytes, Frame, load_json
 from .channel.messages import Opcode
 from .channel.transport import Wire
 from .errors import LocalProtocolError, PayloadError, ReferenceExpiredError, RemoteProtocolError
 from .pickling import (
+    Asker,
     Payload,
+    Reference,
     Table,
     Traits,
     dump,
@@ -35,6 +38,29 @@ from .pickling import (
 )
 
 Arguments = Tuple[Tuple[Any, ...], Dict[str, Any]]
+
+
+class Meta(NamedTuple):
+    """What crosses with a call of a probe point beside its values. The instance, if any, is number 0 of the call's table."""
+
+    number: int
+    pid: int
+    thread: int
+    instance_type: str
+    instance_text: str
+    raised: bool
+    duration: float
+
+    def instance(self, asker: Asker) -> Optional[Reference]:
+        """A reference to the instance, or None where there is none."""
+        if not self.instance_type:
+            return None
+        return Reference(asker, 0, self.instance_type, self.instance_text)
+
+
+def binds(callback: Any) -> bool:
+    """Whether a stand-in for a method gets the instance first, as it would if it were assigned in the method's place."""
+    return hasattr(type(callback), "__get__") and not isinstance(callback, types.MethodType)
 
 
 class Failed(Exception):
@@ -303,6 +329,15 @@ class Incoming:
                 return reference
 
         return (tuple(map(part, args)), {name: part(value) for name, value in kwargs.items()}, *map(part, rest))
+
+    def plain_arguments(self, callback: Callable[..., Any], record: Tuple[Any, ...]) -> Arguments:
+        """What to call a stand-in with: the caller's arguments, after the instance where the stand-in binds as a method."""
+        args, kwargs = record[:2]
+        if len(record) > 2 and binds(callback):
+            instance = Meta(*record[2]).instance(self)
+            if instance is not None:
+                return (instance, *args), kwargs
+        return args, kwargs
 
     # asking back -----------------------------------------------------------------------------------------------------------
 

@@ -200,7 +200,7 @@ def answer(wire: Wire, frame: Frame, traits: Traits, callback: Callable[..., Any
     """Run a plain callback for a call that arrived, and answer it."""
     incoming = Incoming(wire, frame, traits)
     try:
-        args, kwargs = incoming.record()[:2]
+        args, kwargs = incoming.plain_arguments(callback, incoming.record())
         value = callback(*args, **kwargs)
     except Exception as error:
         if wire.connection.state is not State.CALLEE_RUNNING:

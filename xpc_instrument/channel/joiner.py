@@ -230,11 +230,12 @@ class Joiner:
         *,
         calls: Optional[int] = None,
         expires: Optional[float] = None,
+        module: str = "",
         timeout: float,
     ) -> Answer:
         """Register callback number `hook` under `name`; returns the host's answer, or raises the error that it names."""
         self._ensure_lane(timeout)
-        return self._ask(lambda number: Register(number, name, hook, style, calls, expires), timeout)
+        return self._ask(lambda number: Register(number, name, hook, style, calls, expires, module), timeout)
 
     def unregister(self, hook: int, timeout: float) -> Answer:
         """End a registration."""

@@ -101,7 +101,8 @@ class Register:
     """Ask for `name` to be answered by the sender's callback number `hook`.
 
     `style` is "plain" (called with the caller's arguments) or "call" (called with a record of the invocation).
-    `calls` ends the registration after so many calls, `expires` after so many seconds.
+    `calls` ends the registration after so many calls, `expires` after so many seconds. `module` is where the callback is defined: the
+    answer says whether the host can import that, or whether its classes have to cross by value.
     """
 
     request: int
@@ -110,6 +111,7 @@ class Register:
     style: str
     calls: Optional[int] = None
     expires: Optional[float] = None
+    module: str = ""
 
 
 @dataclass(frozen=True)
@@ -213,6 +215,7 @@ SCHEMAS: Dict[Opcode, Tuple[Type[Any], Dict[str, Tuple[type, ...]]]] = {
             "style": (str,),
             "calls": (int, type(None)),
             "expires": _OPTIONAL_NUMBER,
+            "module": (str,),
         },
     ),
     Opcode.UNREGISTER: (Unregister, {"request": (int,), "hook": (int,)}),

@@ -1,0 +1,137 @@
+"""What a hook sees of an invocation, and what a registration gives back."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from typing import TYPE_CHECKING, Any, Dict, Optional, Tuple
+
+from .conversation import Incoming, Meta
+from .errors import PayloadError
+from .modes import Mode
+from .pickling import Reference, load_exception
+
+if TYPE_CHECKING:
+    from .session import Session
+
+
+class Call:
+    """One invocation of a target, as a hook sees it.
+
+    `target`; `args` and `kwargs` as the caller passed them, without the instance; `instance`, a reference to it (to the class for class
+    methods), or None; `pid` and `thread` (its identifier) of the application; `id`, unique among all invocations.
+    In an `after` hook also `result` or `exception`, and `duration` in seconds.
+    An `around` hook may assign `args` and `kwargs` before it calls `proceed`.
+    """
+
+    __slots__ = (
+        "_incoming",
+        "_original",
+        "_signature",
+        "args",
+        "duration",
+        "exception",
+        "id",
+        "instance",
+        "kwargs",
+        "mode",
+        "pid",
+        "result",
+        "target",
+        "thread",
+    )
+
+    def __init__(self, incoming: Incoming, record: Tuple[Any, ...], target: str, mode: Mode, signature: Any) -> None:
+        args, kwargs, meta_fields, outcome = record
+        meta = Meta(*meta_fields)
+        self.target = target
+        self.mode = mode
+        self.args: Tuple[Any, ...] = args
+        self.kwargs: Dict[str, Any] = kwargs
+        self.instance: Optional[Reference] = meta.instance(incoming)
+        self.pid = meta.pid
+        self.thread = meta.thread
+        self.id = f"{meta.pid}-{meta.number}"
+        self.duration = meta.duration
+        self.result: Any = None
+        self.exception: Optional[BaseException] = None
+        if meta.raised:
+            self.exception = load_exception(outcome, asker=incoming)
+        else:
+            self.result = outcome
+        self._incoming = incoming
+        self._original = (args, kwargs)
+        self._signature = signature
+
+    def __repr__(self) -> str:
+        return f"<Call {self.id} {self.mode} {self.target}>"
+
+    @property
+    def arguments(self) -> Dict[str, Any]:
+        """The arguments bound to the names of the target's parameters; defaults that the caller left out are not in it.
+
+        Raises `TypeError` if the caller's arguments do not fit the target.
+        """
+        if self._signature is None:
+            raise PayloadError(f"{self.target} does not tell the names of its parameters: use call.args and call.kwargs")
+        return dict(self._signature.bind(*self.args, **self.kwargs).arguments)
+
+    def proceed(self) -> Any:
+        """Run the original in the application, in its own thread; returns or raises what it did. In `around` hooks only."""
+        if self.mode is not Mode.AROUND:
+            raise PayloadError(f"a hook in the mode {self.mode.value!r} cannot proceed: register it with around()")
+        args, kwargs = self._original
+        unchanged = self.args is args and self.kwargs is kwargs
+        return self._incoming.proceed(None if unchanged else (tuple(self.args), dict(self.kwargs)))
+
+    async def proceed_async(self) -> Any:
+        """`proceed` for an `async def` hook: other hooks go on meanwhile."""
+        from asyncio import get_running_loop
+
+        return await get_running_loop().run_in_executor(None, self.proceed)
+
+
+def signature_from_spec(spec: Any) -> Optional[inspect.Signature]:
+    """The signature that the application described: a list of (name, kind, whether it has a default)."""
+    if not isinstance(spec, list):
+        return None
+    parameters = [
+        inspect.Parameter(
+            name,
+            inspect._ParameterKind(kind),
+            default=None if has_default else inspect.Parameter.empty,
+        )
+        for name, kind, has_default in spec
+    ]
+    return inspect.Signature(parameters)
+
+
+class Handle:
+    """One registered hook. `remove`, or leaving it as a context manager, disarms it."""
+
+    def __init__(self, session: Session, number: int, mode: Mode, target: str) -> None:
+        self.mode = mode
+        self.target = target
+        self.number = number
+        self.failures = 0
+        self.last_failure: Optional[BaseException] = None
+        self._session = session
+        self._lock = threading.Lock()
+        self._removed = False
+
+    def __repr__(self) -> str:
+        return f"<Handle {self.mode} {self.target}{' removed' if self._removed else ''}>"
+
+    def remove(self) -> None:
+        """Disarm the hook in every process; returns when that is done. Harmless if it was removed before."""
+        with self._lock:
+            if self._removed:
+                return
+            self._removed = True
+        self._session._remove(self)
+
+    def __enter__(self) -> Handle:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.remove()

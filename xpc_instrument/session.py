@@ -1,0 +1,497 @@
+"""A probe script's session: joined to every process of one application, those born later included.
+
+Rules:
+- Each hook has a number, the same in all processes. A registration returns once every process has answered.
+- A process that is born rings the session's doorbell; it is joined, and told of all hooks, before anything else happens to them.
+- Hooks run in the threads of the lanes, several at a time if the application calls so; `async def` hooks on one loop of the session.
+- Leaving, closing or dying disarms: the processes see the connection end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import itertools
+import logging
+import os
+import selectors
+
+import threading
+import time
+import types
+from typing import Any, Callable, Dict, List, Optional, TypeVar, Union, overload
+
+from . import discovery
+from .channel.connection import State
+from .channel.joiner import Joiner, python_version
+from .channel.limits import Limits
+from .channel.messages import Notice
+from .channel.transport import Address, Wire, parse_address
+from .channel.codec import Frame
+from .conversation import Incoming
+from .errors import (
+    ApplicationNotFoundError,
+    AuthenticationError,
+    ChannelError,
+    PayloadError,
+    TargetError,
+    XpcError,
+)
+from .hooks import Call, Handle, signature_from_spec
+from .manager import AddressLike, _check_registration
+from .modes import Mode, join_name
+from .pickling import MAX_ITEMS, Traits
+
+log = logging.getLogger("xpc_instrument")
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# The doorbell tells of new processes at once; looking anyway, this often in seconds, covers a process that could not ring.
+_LOOK_AGAIN = 1.0
+
+
+class _Hook:
+    """A registered hook."""
+
+    __slots__ = ("calls", "callback", "expires", "handle", "module")
+
+    def __init__(
+        self, handle: Handle, callback: Callable[..., Any], calls: Optional[int], expires: Optional[float]
+    ) -> None:
+        self.handle = handle
+        self.callback = callback
+        self.calls = calls
+        self.expires = None if expires is None else time.monotonic() + expires
+        module = getattr(callback, "__module__", None)
+        self.module = module if isinstance(module, str) else ""
+
+
+class _Member:
+    """One process of the application."""
+
+    __slots__ = ("joiner", "name", "signatures", "traits")
+
+    def __init__(self, joiner: Joiner, name: str) -> None:
+        self.joiner = joiner
+        self.name = name
+        self.traits = Traits("", "", 0)
+        self.signatures: Dict[str, Optional[inspect.Signature]] = {}
+
+
+class Session:
+    """Made by `connect`. A context manager; `close` ends it."""
+
+    def __init__(self, limits: Limits, key: bytes) -> None:
+        self.app = ""
+        self._limits = limits
+        self._key = key
+        self._members: Dict[str, _Member] = {}
+        self._hooks: Dict[int, _Hook] = {}
+        self._numbers = itertools.count(1)
+        self._lock = threading.RLock()
+        self._bell: Optional[discovery.Doorbell] = None
+        self._loop: Optional[asyncio.AbstractEventLoop] = None
+        self._loop_thread: Optional[threading.Thread] = None
+        self._watcher: Optional[threading.Thread] = None
+        self._wake_r = self._wake_w = -1
+        self._closed = False
+        self._ended = threading.Event()
+        self._refused: Dict[str, str] = {}
+
+    def __repr__(self) -> str:
+        return f"<Session {self.app or '?'}: {len(self._members)} processes, {len(self._hooks)} hooks>"
+
+    @property
+    def pids(self) -> List[int]:
+        """The processes that are joined now."""
+        with self._lock:
+            return sorted(member.joiner.welcome.pid for member in self._members.values())
+
+    # registering -------------------------------------------------------------------------------------------------------
+
+    @overload
+    def before(self, target: str) -> Callable[[F], F]: ...
+    @overload
+    def before(self, target: str, hook: Callable[..., Any], **options: Any) -> Handle: ...
+    def before(self, target: str, hook: Any = None, **options: Any) -> Any:
+        """Have `hook(call)` called before each invocation of the target. A decorator without `hook`; else returns a handle.
+
+        `calls=N` ends it after N calls, `expires=S` after S seconds; the same for the other three. Raises `TargetError`.
+        """
+        return self._register(Mode.BEFORE, target, hook, options)
+
+    @overload
+    def after(self, target: str) -> Callable[[F], F]: ...
+    @overload
+    def after(self, target: str, hook: Callable[..., Any], **options: Any) -> Handle: ...
+    def after(self, target: str, hook: Any = None, **options: Any) -> Any:
+        """Have `hook(call)` called after each invocation, with `call.result` or `call.exception`, and `call.duration`."""
+        return self._register(Mode.AFTER, target, hook, options)
+
+    @overload
+    def around(self, target: str) -> Callable[[F], F]: ...
+    @overload
+    def around(self, target: str, hook: Callable[..., Any], **options: Any) -> Handle: ...
+    def around(self, target: str, hook: Any = None, **options: Any) -> Any:
+        """Have `hook(call)` decide: what it returns or raises is what the application gets; `call.proceed()` runs the original."""
+        return self._register(Mode.AROUND, target, hook, options)
+
+    @overload
+    def instead(self, target: str) -> Callable[[F], F]: ...
+    @overload
+    def instead(self, target: str, hook: Callable[..., Any], **options: Any) -> Handle: ...
+    def instead(self, target: str, hook: Any = None, **options: Any) -> Any:
+        """Have `hook`, a stand-in, called as the original would be, and not the original."""
+        return self._register(Mode.INSTEAD, target, hook, options)
+
+    def _register(self, mode: Mode, target: str, hook: Any, options: Dict[str, Any]) -> Any:
+        unknown = options.keys() - {"calls", "expires"}
+        if unknown:
+            raise TypeError(f"{mode.value}(): unknown option {min(unknown)!r}; there are calls= and expires=")
+        if hook is None:
+
+            def decorate(function: F) -> F:
+                self._add(mode, target, function, **options)
+                return function
+
+            return decorate
+        return self._add(mode, target, hook, **options)
+
+    def _add(
+        self,
+        mode: Mode,
+        target: str,
+        callback: Callable[..., Any],
+        calls: Optional[int] = None,
+        expires: Optional[float] = None,
+    ) -> Handle:
+        _check_registration(target, callback, calls, expires)
+        with self._lock:
+            if self._closed:
+                raise ChannelError("this session is closed")
+            self._look_for_processes()
+            handle = Handle(self, next(self._numbers), mode, target)
+            hook = _Hook(handle, callback, calls, expires)
+            self._hooks[handle.number] = hook
+            refusals: List[XpcError] = []
+            accepted = 0
+            try:
+                for member in list(self._members.values()):
+                    accepted += self._tell(member, hook, refusals)
+                if not accepted:
+                    raise refusals[0] if refusals else ChannelError(f"no process of {self.app} is left to hook {target} in")
+            except BaseException:
+                self._remove(handle)
+                raise
+        return handle
+
+    def _tell(self, member: _Member, hook: _Hook, refusals: List[XpcError]) -> bool:
+        """Register a hook with one process; a target that this process lacks is noted, its death is no error."""
+        handle = hook.handle
+        expires = None if hook.expires is None else max(0.001, hook.expires - time.monotonic())
+        try:
+            answer = member.joiner.register(
+                join_name(handle.mode, handle.target),
+                handle.number,
+                "plain" if handle.mode is Mode.INSTEAD else "call",
+                calls=hook.calls,
+                expires=expires,
+                module=hook.module,
+                timeout=self._limits.connect_timeout,
+            )
+        except (TargetError, PayloadError) as error:
+            refusals.append(error)
+            return False
+        except ChannelError:
+            if member.joiner.alive:
+                raise
+            return False
+        if not answer.data.get("importable", True):
+            member.traits.add_foreign(hook.module)
+        return True
+
+    def _remove(self, handle: Handle) -> None:
+        with self._lock:
+            self._hooks.pop(handle.number, None)
+            for member in list(self._members.values()):
+                if not member.joiner.alive:
+                    continue
+                try:
+                    member.joiner.unregister(handle.number, self._limits.connect_timeout)
+                except ChannelError as error:
+                    log.warning("%s: removing a hook: %s", member.name, error)
+
+    # processes ---------------------------------------------------------------------------------------------------------
+
+    def _join(self, address: Address, name: str) -> None:
+        """Join one process and tell it of all hooks. Raises what dialling raises."""
+        member_of: List[_Member] = []
+        joiner = Joiner(
+            address,
+            self._key,
+            limits=self._limits,
+            serve=lambda wire, frame: self._serve(member_of[0], wire, frame),
+            on_notice=lambda notice: self._noticed(name, notice),
+            on_lost=lambda reason: self._lost(str(address), name, reason),
+        )
+        member = _Member(joiner, name)
+        member_of.append(member)
+        welcome = joiner.connect(time.monotonic() + self._limits.connect_timeout)
+        member.traits = Traits(welcome.python, python_version(), welcome.max_payload)
+        self.app = self.app or welcome.app
+        self._members[str(address)] = member
+        refusals: List[XpcError] = []
+        for hook in list(self._hooks.values()):
+            self._tell(member, hook, refusals)
+        for refusal in refusals:
+            log.warning("%s: %s", name, refusal)
+        joiner.synced()
+
+    def _look_for_processes(self) -> None:
+        """Join the processes of the application that are not joined yet. The lock is held."""
+        if self._bell is None:
+            return
+        for entry in discovery.processes(self.app):
+            address = parse_address(entry.address)
+            if str(address) in self._members or self._refused.get(str(address)) == f"{entry.pid}":
+                continue
+            try:
+                self._join(address, f"{entry.app} (pid {entry.pid})")
+            except (AuthenticationError, ChannelError) as error:
+                if isinstance(error, AuthenticationError):
+                    self._refused[str(address)] = f"{entry.pid}"
+                log.warning("cannot join %s (pid %d): %s", entry.app, entry.pid, error)
+
+    def _watch(self) -> None:
+        """Join processes as they are born."""
+        assert self._bell is not None
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._bell, selectors.EVENT_READ)
+            selector.register(self._wake_r, selectors.EVENT_READ)
+            while not self._closed:
+                selector.select(_LOOK_AGAIN)
+                if self._closed:
+                    return
+                self._bell.drain()
+                try:
+                    with self._lock:
+                        if not self._closed:
+                            self._look_for_processes()
+                except Exception:
+                    log.exception("looking for new processes of %s failed", self.app)
+
+    def _lost(self, address: str, name: str, reason: str) -> None:
+        member = self._members.pop(address, None)
+        if member is not None and not self._closed:
+            log.info("%s is gone: %s", name, reason)
+        if self._bell is None and not self._members:
+            self._ended.set()
+
+    def _noticed(self, name: str, notice: Notice) -> None:
+        log.warning("%s: %s: %s", name, notice.kind, notice.data.get("message", dict(notice.data)))
+
+    # hooks at work -----------------------------------------------------------------------------------------------------
+
+    def _serve(self, member: _Member, wire: Wire, frame: Frame) -> None:
+        incoming = Incoming(wire, frame, member.traits)
+        hook = self._hooks.get(frame.ident)
+        if hook is None:
+            incoming.not_found()
+            return
+        mode = hook.handle.mode
+        try:
+            record = incoming.record()
+            if mode is Mode.INSTEAD:
+                args, kwargs = incoming.plain_arguments(hook.callback, record)
+                value = self._finished(hook.callback(*args, **kwargs))
+            else:
+                signature = self._signature(member, incoming, hook.handle.target)
+                call = Call(incoming, record, hook.handle.target, mode, signature)
+                value = self._finished(hook.callback(call))
+        except Exception as error:
+            self._answer_error(hook, incoming, wire, error)
+            return
+        except BaseException as error:
+            self._report(hook, error)
+            incoming.fail("raised", f"the hook ended with {type(error).__name__}")
+            return
+        if mode in (Mode.BEFORE, Mode.AFTER):
+            incoming.done()
+            return
+        try:
+            incoming.give(value)
+        except PayloadError as error:
+            self._report(hook, error)
+            incoming.fail("unpicklable", str(error))
+
+    def _answer_error(self, hook: _Hook, incoming: Incoming, wire: Wire, error: Exception) -> None:
+        if wire.connection.state is not State.CALLEE_RUNNING:
+            # The lane broke in the middle: past its deadline, or the process has gone.
+            self._report(hook, error)
+            raise error if isinstance(error, ChannelError) else ChannelError(str(error)) from error
+        if hook.handle.mode in (Mode.BEFORE, Mode.AFTER):
+            self._report(hook, error)
+            incoming.fail("raised", f"{type(error).__name__}: {error}")
+            return
+        incoming.throw(error)
+
+    def _report(self, hook: _Hook, error: BaseException) -> None:
+        handle = hook.handle
+        handle.failures += 1
+        handle.last_failure = error
+        log.error("the %s hook on %s failed", handle.mode, handle.target, exc_info=error)
+
+    def _signature(self, member: _Member, incoming: Incoming, target: str) -> Optional[inspect.Signature]:
+        try:
+            return member.signatures[target]
+        except KeyError:
+            signature = signature_from_spec(incoming.extra("signature"))
+            member.signatures[target] = signature
+            return signature
+
+    def _finished(self, value: Any) -> Any:
+        """What a hook returned, once awaited; a generator is run to its end, since it cannot cross."""
+        if isinstance(value, types.GeneratorType):
+            return list(itertools.islice(value, MAX_ITEMS))
+        if inspect.isasyncgen(value):
+            return asyncio.run_coroutine_threadsafe(_collect(value), self._running_loop()).result()
+        if inspect.isawaitable(value):
+            return asyncio.run_coroutine_threadsafe(_wait_for(value), self._running_loop()).result()
+        return value
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                self._loop_thread = threading.Thread(
+                    target=self._loop.run_forever, name="xpc-instrument async hooks", daemon=True
+                )
+                self._loop_thread.start()
+            return self._loop
+
+    # life --------------------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Serve until Ctrl-C, or until the process is gone if the session was made for one; then close."""
+        try:
+            while not self._ended.wait(3600):
+                pass
+        except KeyboardInterrupt:
+            pass
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Disarm all hooks and leave. Harmless if it was closed before."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            members = list(self._members.values())
+            self._members.clear()
+            self._hooks.clear()
+        for member in members:
+            member.joiner.close()
+        if self._watcher is not None:
+            os.write(self._wake_w, b"w")
+            if self._watcher is not threading.current_thread():
+                self._watcher.join(5.0)
+        if self._bell is not None:
+            self._bell.close()
+        for fd in (self._wake_r, self._wake_w):
+            if fd >= 0:
+                os.close(fd)
+        self._wake_r = self._wake_w = -1
+        if self._loop is not None and self._loop_thread is not None:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._loop_thread.join(5.0)
+            if not self._loop_thread.is_alive():
+                self._loop.close()
+        self._ended.set()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def _follow(self, app: str, timeout: Optional[float]) -> None:
+        """Cover all processes of an application, waiting up to `timeout` seconds for the first."""
+        self.app = app
+        deadline = None if timeout is None else time.monotonic() + timeout
+        self._bell = discovery.Doorbell(app)
+        self._wake_r, self._wake_w = os.pipe()
+        with self._lock:
+            self._look_for_processes()
+        while not self._members:
+            remaining = 0.0 if deadline is None else deadline - time.monotonic()
+            if remaining <= 0:
+                found = discovery.find(app)  # raises, with the names that there are, if the application is not running
+                raise ChannelError(
+                    f"none of the {len(found)} processes of {app} could be joined; the log (logger xpc_instrument) says why"
+                )
+            with selectors.DefaultSelector() as selector:
+                selector.register(self._bell, selectors.EVENT_READ)
+                selector.select(min(remaining, _LOOK_AGAIN))
+            self._bell.drain()
+            with self._lock:
+                self._look_for_processes()
+        self._watcher = threading.Thread(target=self._watch, name="xpc-instrument watch", daemon=True)
+        self._watcher.start()
+
+
+def connect(
+    application: Union[str, int, AddressLike],
+    authkey: Union[str, bytes, None] = None,
+    *,
+    timeout: Optional[float] = None,
+    limits: Optional[Limits] = None,
+) -> Session:
+    """Join an instrumented application: by its name (all its processes, those born later too), a pid (that process) or an address.
+
+    `timeout` is how many seconds to wait for an application that is not there yet. Raises `ApplicationNotFoundError`,
+    `AuthenticationError`, `ConnectionRefusedError` or `TimeoutError`.
+    """
+    key = authkey.encode() if isinstance(authkey, str) else authkey or b""
+    session = Session(limits or Limits(), key)
+    try:
+        if isinstance(application, int) or (isinstance(application, str) and application.isdigit()):
+            entry = discovery.find(int(application))[0]
+            session._join(parse_address(entry.address), f"{entry.app} (pid {entry.pid})")
+        elif isinstance(application, str) and not _is_address(application):
+            mistake = _name_mistake(application)
+            if mistake:
+                raise ApplicationNotFoundError(mistake)
+            session._follow(application, timeout)
+        else:
+            address = parse_address(application)
+            session._join(address, str(address))
+    except BaseException:
+        session.close()
+        raise
+    return session
+
+
+def _is_address(text: str) -> bool:
+    return text.startswith(("unix:", "tcp:")) or os.sep in text
+
+
+def _name_mistake(name: str) -> Optional[str]:
+    from .config import app_mistake
+
+    return app_mistake(name)
+
+
+async def _wait_for(value: Any) -> Any:
+    return await value
+
+
+async def _collect(generator: Any) -> List[Any]:
+    items: List[Any] = []
+    async for item in generator:
+        items.append(item)
+        if len(items) >= MAX_ITEMS:
+            break
+    return items
+
+
