@@ -1,0 +1,27 @@
+"""Which patcher a target gets: code swap where it ends in a Python function, wrapt for everything else."""
+
+from __future__ import annotations
+
+import types
+
+from ..targets import Binding, Resolved
+from .code_swap import CodePatch
+from .interface import Entry, Patch, PatchError
+
+
+def make_patch(resolved: Resolved, entry: Entry, patcher: str = "auto") -> Patch:
+    """A patch, not yet installed. Raises `PatchError` for what cannot be patched, or not by that patcher."""
+    swappable = isinstance(resolved.function, types.FunctionType)
+    if patcher == "code" and not swappable:
+        raise PatchError(
+            f'{resolved.target} is no Python function, so its code cannot be swapped: use patcher = "auto" or "wrapt"'
+        )
+    if swappable and patcher in ("auto", "code"):
+        return CodePatch(resolved, entry)
+    if resolved.binding is Binding.INSTANCE and not isinstance(resolved.raw, (types.FunctionType, property)):
+        if not callable(getattr(type(resolved.raw), "__get__", None)):
+            raise PatchError(f"{resolved.target} is a {type(resolved.raw).__name__}, which cannot be wrapped as a method")
+    # wrapt takes 40 to 90 ms to import, which an application without such a target need not pay.
+    from .wrapper import WraptPatch
+
+    return WraptPatch(resolved, entry)

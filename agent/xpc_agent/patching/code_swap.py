@@ -1,0 +1,230 @@
+"""Patching by code swap: while a function is armed its `__code__` is a trampoline; while it is not, it is untouched.
+
+Rules:
+- The trampoline takes `(*args, **kwargs)`: hooks see the arguments in exactly the form in which the caller passed them. So that
+  `inspect.signature` keeps its answer, the function has a `__signature__` for as long as it is armed.
+- A new code object must have the free variables of the old one, in the same order; the trampoline mentions them in dead code.
+- The original runs as a shadow: a second function with the original code, globals and cells. Its defaults follow the function's.
+- A frame that is in the trampoline when it is disarmed, or a copy made while armed, ends up in the entry, which then passes through.
+- If the function's code is not our trampoline any more, somebody else patched over it: theirs stays.
+- An inherited method is not armed in the class that it comes from: the named class gets a function of its own for that time.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+import types
+from typing import Any, Callable, Dict, Optional, Tuple
+
+from ..targets import Binding, Kind, Resolved
+from .interface import Entry, Patch, PatchError
+
+_PLACE = "<xpc-instrument: the gate>"
+
+# The dead code behind the return keeps the free variables; see the rules.
+_BODIES = {
+    Kind.SYNC: "def trampoline(*args, **kwargs):\n  return {place!r}.call(args, kwargs)\n{names}",
+    Kind.COROUTINE: "async def trampoline(*args, **kwargs):\n  return await {place!r}.call_async(args, kwargs)\n{names}",
+    Kind.GENERATOR: "def trampoline(*args, **kwargs):\n  return (yield from {place!r}.call_generator(args, kwargs))\n{names}",
+    Kind.ASYNC_GENERATOR: (
+        "async def trampoline(*args, **kwargs):\n"
+        "  inner = {place!r}.call_async_generator(args, kwargs)\n"
+        "  try:\n"
+        "    value = await inner.__anext__()\n"
+        "  except StopAsyncIteration:\n"
+        "    return\n"
+        "  while True:\n"
+        "    try:\n"
+        "      sent = yield value\n"
+        "    except GeneratorExit:\n"
+        "      await inner.aclose()\n"
+        "      raise\n"
+        "    except BaseException as thrown:\n"
+        "      try:\n"
+        "        value = await inner.athrow(thrown)\n"
+        "      except StopAsyncIteration:\n"
+        "        return\n"
+        "    else:\n"
+        "      try:\n"
+        "        value = await inner.asend(sent)\n"
+        "      except StopAsyncIteration:\n"
+        "        return\n"
+        "{names}"
+    ),
+}
+
+_KEPT_FLAGS = inspect.CO_ITERABLE_COROUTINE
+
+
+@functools.lru_cache(maxsize=512)
+def _template(kind: Kind, free: Tuple[str, ...]) -> types.CodeType:
+    """A trampoline with a placeholder where the gate goes."""
+    names = "".join(f"  {name}\n" for name in free)
+    body = _BODIES[kind].format(place=_PLACE, names=names)
+    lines = ["def outer():"] + [f"  {name} = None" for name in free] + [f"  {line}" for line in body.splitlines()]
+    module = compile("\n".join(lines), "<xpc-instrument>", "exec", dont_inherit=True)
+    outer = next(const for const in module.co_consts if isinstance(const, types.CodeType))
+    return next(const for const in outer.co_consts if isinstance(const, types.CodeType))
+
+
+def _trampoline(original: types.CodeType, kind: Kind, gate: Gate) -> types.CodeType:
+    template = _template(kind, original.co_freevars)
+    if template.co_freevars != original.co_freevars:
+        raise PatchError(f"the free variables {original.co_freevars} of {original.co_name} cannot be reproduced")
+    changes: Dict[str, Any] = {
+        "co_consts": tuple(gate if const == _PLACE else const for const in template.co_consts),
+        "co_name": original.co_name,
+        "co_filename": original.co_filename,
+        "co_firstlineno": original.co_firstlineno,
+        "co_flags": template.co_flags | (original.co_flags & _KEPT_FLAGS),
+    }
+    if sys.version_info >= (3, 11):
+        changes["co_qualname"] = original.co_qualname
+    return template.replace(**changes)
+
+
+class Gate:
+    """What a trampoline calls: binds the original and hands over to the entry. One for each armed function."""
+
+    __slots__ = ("_bound", "_enter", "_enter_async", "_enter_async_generator", "_enter_generator", "function", "shadow")
+
+    def __init__(self, function: types.FunctionType, entry: Entry, bound: bool) -> None:
+        self.function = function
+        self.shadow = _copy(function, function.__code__)
+        self._bound = bound
+        self._enter = entry.call
+        self._enter_async = entry.call_async
+        self._enter_generator = entry.call_generator
+        self._enter_async_generator = entry.call_async_generator
+
+    def _split(self, args: Tuple[Any, ...]) -> Tuple[Callable[..., Any], Any, Tuple[Any, ...]]:
+        function, shadow = self.function, self.shadow
+        if shadow.__defaults__ is not function.__defaults__:
+            shadow.__defaults__ = function.__defaults__
+        if shadow.__kwdefaults__ is not function.__kwdefaults__:
+            shadow.__kwdefaults__ = function.__kwdefaults__
+        # Called as `Class.method(self=obj)` there is nothing to bind; the hooks then see it among the keyword arguments.
+        if self._bound and args:
+            instance = args[0]
+            # A None as the first argument cannot be bound, but it can be passed.
+            if instance is not None:
+                return types.MethodType(shadow, instance), instance, args[1:]
+        return shadow, None, args
+
+    def call(self, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Any:
+        original, instance, rest = self._split(args)
+        return self._enter(original, instance, rest, kwargs)
+
+    def call_async(self, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Any:
+        original, instance, rest = self._split(args)
+        return self._enter_async(original, instance, rest, kwargs)
+
+    def call_generator(self, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Any:
+        original, instance, rest = self._split(args)
+        return self._enter_generator(original, instance, rest, kwargs)
+
+    def call_async_generator(self, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Any:
+        original, instance, rest = self._split(args)
+        return self._enter_async_generator(original, instance, rest, kwargs)
+
+
+def _copy(function: types.FunctionType, code: types.CodeType) -> types.FunctionType:
+    """A second function that runs `code` in the place of the first."""
+    copy = types.FunctionType(
+        code, function.__globals__, function.__name__, function.__defaults__, function.__closure__
+    )
+    copy.__kwdefaults__ = function.__kwdefaults__
+    copy.__qualname__ = function.__qualname__
+    copy.__module__ = function.__module__
+    copy.__doc__ = function.__doc__
+    return copy
+
+
+def _signature(function: types.FunctionType) -> Optional[inspect.Signature]:
+    """What `inspect.signature` says now, or None where it says nothing or finds its answer elsewhere."""
+    if "__signature__" in function.__dict__ or "__wrapped__" in function.__dict__:
+        return None
+    try:
+        return inspect.signature(function, follow_wrapped=False)
+    except Exception:
+        if sys.version_info < (3, 14):
+            return None
+    try:
+        # From 3.14 on annotations are evaluated when asked for, and may name what is not there yet.
+        import annotationlib
+
+        return inspect.signature(function, follow_wrapped=False, annotation_format=annotationlib.Format.FORWARDREF)
+    except Exception:
+        return None
+
+
+class CodePatch(Patch):
+    """Code swap for one Python function."""
+
+    patcher = "code"
+
+    def __init__(self, resolved: Resolved, entry: Entry) -> None:
+        super().__init__(resolved, entry)
+        self._armed: Optional[types.FunctionType] = None
+        self._original: Optional[types.CodeType] = None
+        self._trampoline: Optional[types.CodeType] = None
+        self._signed: Optional[inspect.Signature] = None
+        self._own: Any = None
+        # Built now, so that what cannot be reproduced is known before anybody wants to arm it.
+        function = resolved.function
+        _template(resolved.kind, function.__code__.co_freevars)
+
+    def arm(self) -> None:
+        if self._armed is not None:
+            return
+        resolved = self.resolved
+        function = resolved.function
+        if resolved.inherited:
+            function = _copy(function, function.__code__)
+            function.__dict__.update(resolved.function.__dict__)
+            function.__annotations__ = resolved.function.__annotations__
+        original = function.__code__
+        gate = Gate(function, self.entry, resolved.binding is not Binding.NONE)
+        trampoline = _trampoline(original, resolved.kind, gate)
+        signature = _signature(function)
+        self._armed, self._original, self._trampoline = function, original, trampoline
+        if signature is not None:
+            function.__dict__["__signature__"] = signature
+        self._signed = signature
+        function.__code__ = trampoline
+        if resolved.inherited:
+            self._own = self._rebuilt(function)
+            setattr(resolved.owner, resolved.attribute, self._own)
+
+    def _rebuilt(self, function: types.FunctionType) -> Any:
+        """The descriptor that the class gets for an inherited target."""
+        raw = self.resolved.raw
+        if isinstance(raw, property):
+            parts = {name: getattr(raw, name) for name in ("fget", "fset", "fdel")}
+            parts[self.resolved.accessor] = function
+            return type(raw)(doc=raw.__doc__, **parts)
+        return type(raw)(function) if isinstance(raw, (staticmethod, classmethod)) else function
+
+    def disarm(self) -> None:
+        function, self._armed = self._armed, None
+        if function is None:
+            return
+        resolved = self.resolved
+        if resolved.inherited:
+            if resolved.owner.__dict__.get(resolved.attribute) is self._own:
+                delattr(resolved.owner, resolved.attribute)
+            self._own = None
+        if self._signed is not None and function.__dict__.get("__signature__") is self._signed:
+            del function.__dict__["__signature__"]
+        self._signed = None
+        if function.__code__ is self._trampoline:
+            assert self._original is not None
+            function.__code__ = self._original
+
+    def uninstall(self) -> None:
+        self.disarm()
+        function = self.resolved.function
+        if self._original is not None and not self.resolved.inherited and function.__code__ is not self._original:
+            raise PatchError(f"{self.resolved.target}: somebody else replaced its code since; that stays")

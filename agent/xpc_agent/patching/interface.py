@@ -1,0 +1,60 @@
+"""What the two patchers have in common."""
+
+from __future__ import annotations
+
+from typing import Any, AsyncGenerator, Callable, Coroutine, Dict, Generator, Protocol, Tuple
+
+from ..targets import Resolved, UnpatchableError
+
+
+class PatchError(UnpatchableError):
+    """The target cannot be made hookable; the message says why."""
+
+
+class Entry(Protocol):
+    """Where an armed function leads.
+
+    `original(*args, **kwargs)` runs what was there before, bound already; args and kwargs are in the form in which the caller passed
+    them, without the instance.
+    """
+
+    def call(
+        self, original: Callable[..., Any], instance: Any, args: Tuple[Any, ...], kwargs: Dict[str, Any]
+    ) -> Any: ...
+
+    def call_async(
+        self, original: Callable[..., Any], instance: Any, args: Tuple[Any, ...], kwargs: Dict[str, Any]
+    ) -> Coroutine[Any, Any, Any]: ...
+
+    def call_generator(
+        self, original: Callable[..., Any], instance: Any, args: Tuple[Any, ...], kwargs: Dict[str, Any]
+    ) -> Generator[Any, Any, Any]: ...
+
+    def call_async_generator(
+        self, original: Callable[..., Any], instance: Any, args: Tuple[Any, ...], kwargs: Dict[str, Any]
+    ) -> AsyncGenerator[Any, Any]: ...
+
+
+class Patch:
+    """One target made hookable. `arm` and `disarm` may be called at any time and again; `uninstall` leaves every object as it was."""
+
+    patcher = ""
+
+    def __init__(self, resolved: Resolved, entry: Entry) -> None:
+        self.resolved = resolved
+        self.entry = entry
+
+    def install(self) -> None:
+        """Make hookable, disarmed."""
+
+    def arm(self) -> None:
+        """From now on invocations reach the entry."""
+        raise NotImplementedError
+
+    def disarm(self) -> None:
+        """From now on invocations run the original."""
+        raise NotImplementedError
+
+    def uninstall(self) -> None:
+        """Undo it all. If somebody else has patched the target since, theirs stays, and a `PatchError` says so."""
+        raise NotImplementedError

@@ -1,0 +1,120 @@
+"""Patching with wrapt, for what is no Python function: C functions, callables, cached functions.
+
+Rules:
+- The wrapper is in place from the start, so that names imported afterwards lead to it. While disarmed it asks `enabled`, the bound
+  `__len__` of a list, and calls straight through: no Python frame of ours runs.
+- Undo puts the raw descriptor back, or deletes what hid an inherited one, and only if our wrapper is still there.
+- A wrapper pickles by its name, as the function does.
+"""
+
+from __future__ import annotations
+
+import types
+from typing import Any, Callable, Dict, List, Tuple
+
+import wrapt
+
+from ..targets import Binding, Kind, Resolved
+from .interface import Entry, Patch, PatchError
+
+
+class _Bound(wrapt.BoundFunctionWrapper):  # type: ignore[misc]
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return getattr, (self._self_instance, self.__wrapped__.__name__)
+
+    def __copy__(self) -> Any:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        return self
+
+
+class _Wrapper(wrapt.FunctionWrapper):  # type: ignore[misc]
+    __bound_function_wrapper__ = _Bound
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return getattr(self.__wrapped__, "__qualname__", self._self_xpc_name)
+
+    def __copy__(self) -> Any:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        return self
+
+
+class WraptPatch(Patch):
+    """A wrapt `FunctionWrapper` in the target's place."""
+
+    patcher = "wrapt"
+
+    def __init__(self, resolved: Resolved, entry: Entry) -> None:
+        super().__init__(resolved, entry)
+        self._switch: List[bool] = []
+        self._installed: Any = None
+
+    def _wrap(self, function: Any) -> Any:
+        enter = {
+            Kind.SYNC: self.entry.call,
+            Kind.COROUTINE: self.entry.call_async,
+            Kind.GENERATOR: self.entry.call_generator,
+            Kind.ASYNC_GENERATOR: self.entry.call_async_generator,
+        }[self.resolved.kind]
+        unbound = self.resolved.binding is Binding.NONE
+
+        def wrapper(wrapped: Callable[..., Any], instance: Any, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Any:
+            return enter(wrapped, None if unbound else instance, args, kwargs)
+
+        made = _Wrapper(function, wrapper, enabled=self._switch.__len__)
+        made._self_xpc_name = self.resolved.attribute
+        return made
+
+    def install(self) -> None:
+        if self._installed is not None:
+            return
+        resolved = self.resolved
+        raw = resolved.raw
+        if isinstance(raw, property):
+            parts = {name: getattr(raw, name) for name in ("fget", "fset", "fdel")}
+            accessor = parts[resolved.accessor]
+
+            parts[resolved.accessor] = self._accessor(accessor)
+            made: Any = type(raw)(doc=raw.__doc__, **parts)
+        else:
+            made = self._wrap(raw)
+        try:
+            setattr(resolved.owner, resolved.attribute, made)
+        except (AttributeError, TypeError) as error:
+            raise PatchError(f"{resolved.target}: its attribute cannot be set: {error}") from error
+        self._installed = made
+
+    def _accessor(self, accessor: Any) -> Any:
+        """A property calls its accessors with the instance as an argument; hooks see it as the instance."""
+        enter = self.entry.call
+        switch = self._switch
+
+        def wrapper(wrapped: Callable[..., Any], _: Any, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Any:
+            return enter(types.MethodType(wrapped, args[0]), args[0], args[1:], kwargs)
+
+        made = _Wrapper(accessor, wrapper, enabled=switch.__len__)
+        made._self_xpc_name = self.resolved.attribute
+        return made
+
+    def arm(self) -> None:
+        if not self._switch:
+            self._switch.append(True)
+
+    def disarm(self) -> None:
+        self._switch.clear()
+
+    def uninstall(self) -> None:
+        self.disarm()
+        made, self._installed = self._installed, None
+        if made is None:
+            return
+        resolved = self.resolved
+        if vars(resolved.owner).get(resolved.attribute) is not made:
+            raise PatchError(f"{resolved.target}: somebody else replaced it since; that stays, with our wrapper inside it")
+        if resolved.inherited:
+            delattr(resolved.owner, resolved.attribute)
+        else:
+            setattr(resolved.owner, resolved.attribute, resolved.raw)

@@ -1,0 +1,324 @@
+"""Hooks that live in a probe script: each invocation crosses the channel, with a deadline, and fails open.
+
+Rules:
+- Nothing that goes wrong here reaches the application, unless the probe point says `on-failure = "raise"`.
+- If the hook fails before it proceeded, the rest of the chain runs as if the hook were not there; if it had proceeded, that outcome stands.
+- What goes wrong is counted by cause on the probe point, and logged once per hook and cause (logger `xpc_agent`).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import Any, Callable, Dict, Optional, Tuple
+
+from xpc_instrument.channel.codec import Frame
+from xpc_instrument.channel.host import Peer
+from xpc_instrument.channel.lanes import LanePool
+from xpc_instrument.channel.messages import Opcode
+from xpc_instrument.channel.transport import Wire
+from xpc_instrument.conversation import Arguments, Failed, Meta, NotFound, Outcome, Outgoing
+from xpc_instrument.errors import ChannelError, DeadlineError, HookFailedError, HookTimeoutError, PayloadError
+from xpc_instrument.modes import Mode
+from xpc_instrument.pickling import Payload, Table, Traits, dump_exception, safe_repr, type_name
+
+from .dispatch import Invocation, busy
+
+log = logging.getLogger("xpc_agent")
+
+
+class Counters:
+    """What happened at one probe point: `calls` to hooks, and failures by cause. Read by `ls`."""
+
+    __slots__ = ("_lock", "calls", "failures")
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.failures: Dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def fail(self, cause: str) -> int:
+        """Count a failure; returns how many of that cause there are now."""
+        # A signal handler may interrupt the holder in the same thread; a lost count is better than a deadlock.
+        held = self._lock.acquire(timeout=0.01)
+        try:
+            self.failures[cause] = self.failures.get(cause, 0) + 1
+            return self.failures[cause]
+        finally:
+            if held:
+                self._lock.release()
+
+
+class _Guarded(Outgoing):
+    """An outgoing call during whose own work (pickling, answering references) probe points pass through."""
+
+    def payload(self) -> Payload:
+        before, busy.on = busy.on, True
+        try:
+            return super().payload()
+        finally:
+            busy.on = before
+
+    def wants_original(self, frame: Frame) -> Optional[Arguments]:
+        before, busy.on = busy.on, True
+        try:
+            return super().wants_original(frame)
+        finally:
+            busy.on = before
+
+    def after_original(self, wire: Wire, outcome: Outcome) -> Any:
+        before, busy.on = busy.on, True
+        try:
+            return super().after_original(wire, outcome)
+        finally:
+            busy.on = before
+
+    def after_refer(self, wire: Wire, frame: Frame) -> Any:
+        before, busy.on = busy.on, True
+        try:
+            return super().after_refer(wire, frame)
+        finally:
+            busy.on = before
+
+    def end(self, frame: Frame) -> Outcome:
+        before, busy.on = busy.on, True
+        try:
+            return super().end(frame)
+        finally:
+            busy.on = before
+
+
+class RemoteHook:
+    """One registration of one session on one probe point."""
+
+    def __init__(
+        self,
+        mode: Mode,
+        target: str,
+        peer: Peer,
+        number: int,
+        style: str,
+        traits: Traits,
+        *,
+        timeout: float,
+        on_failure: str,
+        calls: Optional[int],
+        expires: Optional[float],
+        counters: Counters,
+        pid: int,
+        signature: Callable[[], Any],
+        ended: Callable[["RemoteHook"], None],
+    ) -> None:
+        self.mode = mode
+        self.target = target
+        self.session = peer.session
+        self.peer = peer
+        self.number = number
+        self.style = style
+        self.orphan_since = 0.0
+        self.pid = pid
+        self._traits = traits
+        self._timeout = timeout
+        self._on_failure = on_failure
+        self._left = calls
+        self._expires = None if expires is None else time.monotonic() + expires
+        self._counters = counters
+        self._signature = signature
+        self._ended = ended
+        self._logged: Dict[str, bool] = {}
+
+    @property
+    def lanes(self) -> LanePool:
+        return self.peer.lanes
+
+    def _take(self) -> bool:
+        """Count one call of the hook; False, and the hook is gone, if its time or its number of calls is over."""
+        if self._expires is not None and time.monotonic() >= self._expires:
+            self._ended(self)
+            return False
+        if self._left is not None:
+            if self._left <= 0:
+                return False
+            self._left -= 1
+            if self._left == 0:
+                self._ended(self)
+        self._counters.calls += 1
+        return True
+
+    # sending ---------------------------------------------------------------------------------------------------------
+
+    def _outgoing(self, invocation: Invocation) -> Tuple[_Guarded, Payload]:
+        table = Table()
+        instance = invocation.instance
+        kind = text = ""
+        if instance is not None:
+            table.add(instance)
+            kind, text = type_name(instance), safe_repr(instance)
+        error = invocation.exception
+        meta = Meta(
+            invocation.number, self.pid, invocation.thread, kind, text, error is not None, invocation.duration
+        )
+        value: Any = invocation.result
+        if error is not None:
+            before, busy.on = busy.on, True
+            try:
+                value = bytes(dump_exception(error, self._traits)[0])
+            finally:
+                busy.on = before
+        outgoing = _Guarded(
+            self._traits, invocation.args, invocation.kwargs, (tuple(meta), value), table=table, extras=self._extra
+        )
+        return outgoing, outgoing.payload()
+
+    def _extra(self, name: str) -> Any:
+        if name != "signature":
+            raise PayloadError(f"unknown question {name!r:.40}")
+        return self._signature()
+
+    # observers -------------------------------------------------------------------------------------------------------
+
+    def observe(self, invocation: Invocation) -> None:
+        """Call a `before` or `after` hook; never raises an `Exception`."""
+        if not self._take():
+            return
+        lane: Optional[Wire] = None
+        try:
+            deadline = time.monotonic() + self._timeout
+            outgoing, (body, buffers) = self._outgoing(invocation)
+            lane = self.lanes.take(deadline)
+            pieces = lane.connection.send(Opcode.CALL, self.number, body, buffers)
+            outgoing.converse(lane, pieces, deadline - time.monotonic())
+            self.lanes.give(lane)
+        except Exception as error:
+            self._failed(lane, error)
+        except BaseException:
+            self._abandon(lane)
+            raise
+
+    async def observe_async(self, invocation: Invocation) -> None:
+        """Like `observe`, on the running loop."""
+        if not self._take():
+            return
+        lane: Optional[Wire] = None
+        try:
+            deadline = time.monotonic() + self._timeout
+            outgoing, (body, buffers) = self._outgoing(invocation)
+            lane = await self.lanes.take_async(deadline)
+            pieces = lane.connection.send(Opcode.CALL, self.number, body, buffers)
+            await outgoing.converse_async(lane, pieces, deadline - time.monotonic())
+            self.lanes.give(lane)
+        except Exception as error:
+            self._failed(lane, error)
+        except BaseException:
+            self._abandon(lane)
+            raise
+
+    # around and instead ----------------------------------------------------------------------------------------------
+
+    def replace(self, invocation: Invocation, proceed: Callable[..., Any]) -> Any:
+        """Call an `around` or `instead` hook; returns or raises what the application gets."""
+        if not self._take():
+            return proceed(*invocation.args, **invocation.kwargs)
+        lane: Optional[Wire] = None
+        outgoing: Optional[_Guarded] = None
+        try:
+            deadline = time.monotonic() + self._timeout
+            outgoing, (body, buffers) = self._outgoing(invocation)
+            lane = self.lanes.take(deadline)
+            pieces = lane.connection.send(Opcode.CALL, self.number, body, buffers)
+            outcome = outgoing.converse(lane, pieces, deadline - time.monotonic(), proceed)
+            self.lanes.give(lane)
+        except Exception as error:
+            self._failed(lane, error)
+            stood = self._stands(outgoing, error)
+            if stood is None:
+                return proceed(*invocation.args, **invocation.kwargs)
+            outcome = stood
+        except BaseException:
+            self._abandon(lane)
+            raise
+        return outcome.get()
+
+    async def replace_async(self, invocation: Invocation, proceed: Callable[..., Any]) -> Any:
+        """Like `replace`, on the running loop."""
+        if not self._take():
+            return await proceed(*invocation.args, **invocation.kwargs)
+        lane: Optional[Wire] = None
+        outgoing: Optional[_Guarded] = None
+        try:
+            deadline = time.monotonic() + self._timeout
+            outgoing, (body, buffers) = self._outgoing(invocation)
+            lane = await self.lanes.take_async(deadline)
+            pieces = lane.connection.send(Opcode.CALL, self.number, body, buffers)
+            outcome = await outgoing.converse_async(lane, pieces, deadline - time.monotonic(), proceed)
+            self.lanes.give(lane)
+        except Exception as error:
+            self._failed(lane, error)
+            stood = self._stands(outgoing, error)
+            if stood is None:
+                return await proceed(*invocation.args, **invocation.kwargs)
+            outcome = stood
+        except BaseException:
+            self._abandon(lane)
+            raise
+        return outcome.get()
+
+    # failing open ----------------------------------------------------------------------------------------------------
+
+    def _abandon(self, lane: Optional[Wire]) -> None:
+        """The waiting thread is leaving (KeyboardInterrupt, a cancelled task): the lane is in the middle of a call."""
+        self._counters.fail("interrupted")
+        if lane is not None:
+            self.lanes.drop(lane)
+
+    def _stands(self, outgoing: Optional[_Guarded], error: Exception) -> Optional[Outcome]:
+        """After a failure: the outcome that the application gets, or None if the original is still to run."""
+        if outgoing is not None and outgoing.proceeded is not None:
+            return outgoing.proceeded
+        if self._on_failure != "raise":
+            return None
+        kind = HookTimeoutError if isinstance(error, DeadlineError) else HookFailedError
+        failure = kind(f"the {self.mode} hook of pid {self.peer.pid} on {self.target} failed: {error}")
+        failure.__cause__ = error
+        return Outcome(error=failure)
+
+    def _failed(self, lane: Optional[Wire], error: Exception) -> None:
+        if lane is not None:
+            # After a whole answer the lane is good; after anything else nobody knows what comes next on it.
+            if isinstance(error, (Failed, NotFound)):
+                self.lanes.give(lane)
+            else:
+                self.lanes.drop(lane)
+        if isinstance(error, Failed):
+            cause = error.cause
+        elif isinstance(error, NotFound):
+            cause = "gone"
+        elif isinstance(error, DeadlineError):
+            cause = "timeout"
+        elif isinstance(error, PayloadError):
+            cause = "payload"
+        elif isinstance(error, ChannelError):
+            cause = "channel"
+        else:
+            cause = "internal"
+        self._counters.fail(cause)
+        if self.orphan_since and cause == "timeout":
+            self._ended(self)
+        if cause in self._logged:
+            return
+        self._logged[cause] = True
+        before, busy.on = busy.on, True
+        try:
+            log.warning(
+                "the %s hook of pid %d on %s failed (%s): %s; the application goes on without it. "
+                "Further failures of this kind are counted, not logged.",
+                self.mode,
+                self.peer.pid,
+                self.target,
+                cause,
+                str(error) or type(error).__name__,
+                exc_info=error if cause == "internal" else None,
+            )
+        finally:
+            busy.on = before
