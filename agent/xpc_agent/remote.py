@@ -117,6 +117,7 @@ class RemoteHook:
         self.number = number
         self.style = style
         self.orphan_since = 0.0
+        self._orphanage: Optional[LanePool] = None
         self.pid = pid
         self._traits = traits
         self._timeout = timeout
@@ -130,7 +131,16 @@ class RemoteHook:
 
     @property
     def lanes(self) -> LanePool:
-        return self.peer.lanes
+        """Where invocations get their lanes."""
+        return self._orphanage or self.peer.lanes
+
+    def adopt(self, pool: LanePool, now: float) -> None:
+        """In a forked child: wait on `pool` until the session dials this process too."""
+        self._orphanage, self.orphan_since = pool, now
+
+    def rejoin(self, peer: Peer) -> None:
+        """The session has dialled in; its lanes are in `peer` from now on."""
+        self.peer, self._orphanage, self.orphan_since = peer, None, 0.0
 
     def _take(self) -> bool:
         """Count one call of the hook; False, and the hook is gone, if its time or its number of calls is over."""

@@ -57,6 +57,12 @@ class LanePool:
         # One that waits may now ask for a replacement.
         self._wake_one()
 
+    def attach(self, other: LanePool) -> None:
+        """From now on ask whom `other`, a new and empty pool, would ask; those who wait already ask again."""
+        self._want = other._want
+        self._asked = 0
+        self._ask()
+
     def take(self, deadline: Optional[float]) -> Wire:
         """A free lane; waits for one in the calling thread. Raises `DeadlineError`, or `ChannelError` if the session is gone."""
         wire = self._pop()

@@ -1,0 +1,304 @@
+"""The agent's life in a process: start, stop, fork, exit.
+
+Rules:
+- Starting never harms the application: what fails is logged, and the application runs uninstrumented. (`start()` called by the application
+  itself raises, since it asked.)
+- The process that was started with the agent opens its socket at once; one that it starts does so when a probe point becomes hookable,
+  so that short-lived helpers pay nothing.
+- A forked child keeps the hooks of its parent and waits, within the deadline of the first call, for their sessions to dial in; the
+  parent's connections stay the parent's.
+- At exit the socket and the entry in the runtime directory go.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import sys
+import threading
+import time
+from typing import Dict, Iterable, Optional, Union
+
+from xpc_instrument import config as config_module
+from xpc_instrument import discovery
+from xpc_instrument.channel.host import Host, Peer
+from xpc_instrument.channel.joiner import python_version
+from xpc_instrument.channel.lanes import LanePool
+from xpc_instrument.channel.limits import Limits
+from xpc_instrument.channel.transport import Address, parse_address
+from xpc_instrument.config import Config
+from xpc_instrument.errors import XpcError
+
+from .dispatch import reset_after_fork
+from .imports import ImportWatcher
+from .probes import ProbeTable
+
+log = logging.getLogger("xpc_agent")
+
+# How long a new process waits for the sessions that want to hook it, in seconds.
+_SYNC_TIMEOUT = 1.0
+
+
+class Agent:
+    """One agent in one process."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        limits = config.limits
+        self.limits = Limits(
+            max_payload=limits.max_payload,
+            max_lanes=limits.max_lanes,
+            max_sessions=limits.max_sessions,
+            max_unauthenticated=limits.max_unauthenticated,
+            handshake_timeout=limits.handshake_timeout,
+        )
+        self.table = ProbeTable(config, self.limits)
+        self.watcher = ImportWatcher(self.table.wants_module, self.table.module_imported)
+        self.host: Optional[Host] = None
+        self._key = config.manager.read_authkey() or b""
+        self._entry: Optional[discovery.Entry] = None
+        self._orphans: Dict[str, LanePool] = {}
+        self._paused = False
+        self._synced = threading.Semaphore(0)
+        self.table.on_synced = self._on_synced
+        self.table.on_joined = self._on_joined
+
+    def start(self, *, at_once: bool) -> None:
+        """Watch imports, patch what is there, and listen: at once, or when the first probe point is ready."""
+        self.watcher.install()
+        if at_once:
+            self.open()
+            self.table.look_at_imported()
+        else:
+            self.table.on_first_ready = self._open_lazily
+            self.table.look_at_imported()
+
+    def open(self) -> None:
+        """Listen, announce this process, and give waiting sessions the time to join. Raises `XpcError` or `OSError`."""
+        if self.host is not None:
+            return
+        self._listen()
+        assert self._entry is not None
+        sessions = discovery.ring(self.config.app, os.getpid())
+        deadline = time.monotonic() + _SYNC_TIMEOUT
+        for _ in range(sessions):
+            if not self._synced.acquire(timeout=max(0.0, deadline - time.monotonic())):
+                log.warning("%d sessions were told of this process, but not all joined within %s s", sessions, _SYNC_TIMEOUT)
+                return
+
+    def _open_lazily(self) -> None:
+        self.table.on_first_ready = None
+        try:
+            self.open()
+        except (XpcError, OSError) as error:
+            log.error("this process cannot be hooked: %s", error)
+
+    def _listen(self) -> None:
+        host = Host(
+            self._address(),
+            self._key,
+            self.table,
+            app=self.config.app,
+            python=python_version(),
+            limits=self.limits,
+            logger=log,
+        )
+        host.start()
+        entry = discovery.own_entry(self.config.app, str(host.address))
+        try:
+            discovery.announce(entry)
+        except BaseException:
+            host.stop()
+            raise
+        self.host, self._entry = host, entry
+
+    def _address(self) -> Address:
+        if self.config.manager.address == "unix":
+            return parse_address(str(discovery.socket_path(self.config.app)))
+        return parse_address(self.config.manager.address)
+
+    def _on_joined(self, peer: Peer) -> None:
+        """A session that was inherited over a fork has come: its hooks wait on these lanes."""
+        pool = self._orphans.pop(peer.session, None)
+        if pool is not None:
+            pool.attach(peer.lanes)
+            peer.lanes = pool
+
+    def _on_synced(self, peer: Peer) -> None:
+        self._synced.release()
+
+    def close(self) -> None:
+        """Stop listening and withdraw; probe points stay as they are."""
+        host, entry = self.host, self._entry
+        self.host = self._entry = None
+        if entry is not None:
+            discovery.withdraw(entry)
+        if host is not None:
+            host.stop()
+
+    def stop(self) -> None:
+        """Undo everything."""
+        self.watcher.uninstall()
+        self.close()
+        self.table.restore_all()
+
+    # fork --------------------------------------------------------------------------------------------------------------
+
+    def before_fork(self) -> None:
+        """From Python 3.12 on, `os.fork` warns if there is a second thread."""
+        if self.host is not None:
+            self._paused = self.host.pause()
+
+    def after_fork_in_parent(self) -> None:
+        if self.host is not None and self._paused:
+            self.host.resume()
+
+    def after_fork_in_child(self) -> None:
+        """Leave the parent's connections alone and listen at an address of our own."""
+        reset_after_fork()
+        self.table.reset_after_fork()
+        self._synced = threading.Semaphore(0)
+        host, self.host, self._entry = self.host, None, None
+        if host is None:
+            return
+        self._adopt_hooks()
+        host.abandon()
+        if not self.table.any_ready:
+            # It may live long enough to import a target, or not; only then is it worth a socket.
+            self.table.on_first_ready = self._open_lazily
+            return
+        self._listen()
+        if discovery.ring(self.config.app, os.getpid()) == 0:
+            for session in list(self._orphans):
+                self.table.drop_session(session)
+            self._orphans.clear()
+        _close_with_multiprocessing(self)
+
+    def _adopt_hooks(self) -> None:
+        """Give the inherited hooks lanes to wait on until their sessions dial in."""
+        self._orphans = {}
+        now = time.monotonic()
+        for point in list(self.table.points.values()):
+            for hook in point.hooks:
+                pool = self._orphans.get(hook.session)
+                if pool is None:
+                    pool = self._orphans[hook.session] = LanePool(_ask_nobody, self.limits.max_lanes)
+                hook.adopt(pool, now)
+
+
+def _ask_nobody(count: int) -> None:
+    """Whom an orphan asks for lanes: its session will offer them when it joins."""
+
+
+def _close_with_multiprocessing(agent: Agent) -> None:
+    """A multiprocessing child leaves by `os._exit`, without atexit; its own finalizers run."""
+    util = sys.modules.get("multiprocessing.util")
+    if util is not None:
+        util.register_after_fork(agent, _finalize_later)
+
+
+def _finalize_later(agent: Agent) -> None:
+    util = sys.modules["multiprocessing.util"]
+    util.Finalize(agent, agent.close, exitpriority=0)
+
+
+_agent: Optional[Agent] = None
+_hooked_fork = False
+
+
+def start(
+    config: Union[Config, str, "os.PathLike[str]", None] = None,
+    *,
+    app: Optional[str] = None,
+    probes: Iterable[str] = (),
+    at_once: bool = True,
+) -> None:
+    """Make this process hookable: with a `Config`, the path of a config file, or the nearest config file from here upwards.
+
+    `app` overrides its app name, `probes` adds targets. A second start without a stop in between does nothing. Raises `ConfigError` for a
+    wrong config, other `XpcError`s or `OSError` if the process cannot listen.
+    """
+    global _agent
+    if _agent is not None:
+        return
+    agent = Agent(_config(config, app, probes))
+    _hook_fork()
+    try:
+        agent.start(at_once=at_once)
+    except BaseException:
+        agent.stop()
+        raise
+    _agent = agent
+    atexit.register(_at_exit, agent)
+
+
+def stop() -> None:
+    """Undo everything: all functions, modules and the import system are as they were, and nothing listens any more."""
+    global _agent
+    agent, _agent = _agent, None
+    if agent is not None:
+        atexit.unregister(_at_exit)
+        agent.stop()
+
+
+def current() -> Optional[Agent]:
+    """The agent of this process, if it runs."""
+    return _agent
+
+
+def _config(
+    config: Union[Config, str, "os.PathLike[str]", None], app: Optional[str], probes: Iterable[str]
+) -> Config:
+    from pathlib import Path
+
+    if config is None:
+        found = config_module.find(Path.cwd())
+        if found is not None:
+            config = config_module.load(found)
+        elif probes:
+            config = config_module.from_probes(app or config_module.default_app(Path.cwd()), probes)
+        else:
+            raise config_module.ConfigError(
+                f"no {config_module.FILE_NAME} in {Path.cwd()} or above: write one, or name targets with probes=[...]"
+            )
+    elif not isinstance(config, Config):
+        config = config_module.load(config)
+    if app is not None:
+        config = config_module.with_app(config, app)
+    return config_module.with_probes(config, list(probes))
+
+
+def _at_exit(agent: Agent) -> None:
+    try:
+        agent.close()
+    except Exception:
+        log.exception("withdrawing failed; what is left is cleaned up by the next process that looks")
+
+
+def _hook_fork() -> None:
+    """Once per process: at-fork hooks cannot be taken back, so they ask for the agent of the moment."""
+    global _hooked_fork
+    if _hooked_fork or not hasattr(os, "register_at_fork"):
+        return
+    _hooked_fork = True
+    os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)
+
+
+def _before() -> None:
+    if _agent is not None:
+        _agent.before_fork()
+
+
+def _in_parent() -> None:
+    if _agent is not None:
+        _agent.after_fork_in_parent()
+
+
+def _in_child() -> None:
+    if _agent is None:
+        return
+    try:
+        _agent.after_fork_in_child()
+    except Exception as error:
+        log.error("this forked process cannot be hooked: %s", error, exc_info=not isinstance(error, (XpcError, OSError)))

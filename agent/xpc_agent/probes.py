@@ -1,0 +1,339 @@
+"""The probe points of this process: what the config makes hookable, what became of it, and the hooks on it.
+
+Rules:
+- A probe point is `pending` until its module is imported, then `ready`, `missing` or `unpatchable`; `armed` while it has hooks.
+- A hook may be registered on a pending one; it is armed as soon as the module has run.
+- Hooks are swapped as a whole (`Dispatcher.plan`), so that an invocation sees one state. The lock is held for changes only, never on
+  the way of an invocation.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.machinery
+import logging
+import os
+import sys
+import threading
+from typing import Any, Callable, Dict, List, Optional
+
+from xpc_instrument.channel.host import Peer
+from xpc_instrument.channel.joiner import python_version
+from xpc_instrument.channel.messages import Answer, Query, Register, Unregister
+from xpc_instrument.config import Config, ProbeConfig
+from xpc_instrument.errors import TargetError
+from xpc_instrument.manager import Registry
+from xpc_instrument.modes import Mode, is_target, split_name
+from xpc_instrument.pickling import Traits
+
+from . import targets
+from .dispatch import Dispatcher, Plan
+from .patching import Patch, make_patch
+from .remote import Counters, RemoteHook
+from .targets import Resolved, UnpatchableError
+
+log = logging.getLogger("xpc_agent")
+
+
+class ProbePoint:
+    """One target in this process."""
+
+    def __init__(self, target: str, config: ProbeConfig) -> None:
+        self.target = target
+        self.config = config
+        self.state = "pending"
+        self.reason = "its module is not imported yet"
+        self.dispatcher = Dispatcher()
+        self.counters = Counters()
+        self.hooks: List[RemoteHook] = []
+        self.resolved: Optional[Resolved] = None
+        self.patch: Optional[Patch] = None
+
+    def make_hookable(self) -> None:
+        """Resolve and patch; what cannot be has a state and a reason afterwards."""
+        try:
+            self.resolved = targets.resolve(self.target)
+            self.patch = make_patch(self.resolved, self.dispatcher, self.config.patcher)
+            self.patch.install()
+        except UnpatchableError as error:
+            self.state, self.reason, self.patch = "unpatchable", str(error), None
+        except TargetError as error:
+            self.state, self.reason = "missing", str(error)
+        except Exception as error:
+            log.exception("making %s hookable failed", self.target)
+            self.state, self.reason, self.patch = "unpatchable", f"{type(error).__name__}: {error}", None
+        else:
+            self.state, self.reason = "ready", ""
+            self.refresh()
+
+    def refresh(self) -> None:
+        """Have the target's state follow its list of hooks."""
+        self.dispatcher.plan = Plan(self.hooks) if self.hooks else None
+        if self.patch is None:
+            return
+        if self.hooks:
+            self.patch.arm()
+        else:
+            self.patch.disarm()
+
+    def restore(self) -> None:
+        """Undo the patch."""
+        self.hooks = []
+        self.dispatcher.plan = None
+        patch, self.patch = self.patch, None
+        if patch is not None:
+            try:
+                patch.uninstall()
+            except TargetError as error:
+                log.warning("%s", error)
+
+    def signature(self) -> Any:
+        """The parameters of the target, for binding arguments by name."""
+        return None if self.resolved is None else targets.signature_spec(self.resolved)
+
+    def report(self) -> Dict[str, Any]:
+        """What `ls` shows."""
+        kind = "" if self.resolved is None else self.resolved.kind.value
+        return {
+            "target": self.target,
+            "state": "armed" if self.hooks and self.patch is not None else self.state,
+            "reason": self.reason,
+            "kind": kind,
+            "patcher": "" if self.patch is None else self.patch.patcher,
+            "allow": sorted(mode.value for mode in self.config.allow),
+            "timeout": self.config.timeout,
+            "on-failure": self.config.on_failure,
+            "hooks": [{"mode": hook.mode.value, "pid": hook.peer.pid} for hook in self.hooks],
+            "calls": self.counters.calls,
+            "failures": dict(self.counters.failures),
+        }
+
+
+class ProbeTable(Registry):
+    """All probe points, and the host's policy for them; names that are no targets are plain callbacks, as with any manager."""
+
+    def __init__(self, config: Config, limits: Any) -> None:
+        super().__init__(limits)
+        self.config = config
+        self.points: Dict[str, ProbePoint] = {}
+        self.on_first_ready: Optional[Callable[[], None]] = None
+        self.on_synced: Optional[Callable[[Peer], None]] = None
+        self.on_joined: Optional[Callable[[Peer], None]] = None
+        self._changing = threading.RLock()
+        for probe in config.probes:
+            if not targets.is_glob(probe.target):
+                self.points.setdefault(probe.target, ProbePoint(probe.target, probe))
+
+    # modules -----------------------------------------------------------------------------------------------------------
+
+    def wants_module(self, name: str) -> bool:
+        """Whether a probe point may lie in the module."""
+        return any(targets.module_matches(probe.target, name) for probe in self.config.probes)
+
+    def module_imported(self, module: Any, name: str = "") -> None:
+        """Make the probe points of a module hookable that has just run."""
+        name = name or module.__name__
+        first = not self.any_ready
+        with self._changing:
+            for probe in self.config.probes:
+                if not targets.module_matches(probe.target, name):
+                    continue
+                for target in targets.expand(probe.target, probe.exclude, module, name):
+                    point = self.points.get(target)
+                    if point is None:
+                        point = self.points[target] = ProbePoint(target, probe)
+                    if point.state in ("pending", "missing") or self._stale(point):
+                        point.make_hookable()
+        if first and self.any_ready and self.on_first_ready is not None:
+            self.on_first_ready()
+
+    @staticmethod
+    def _stale(point: ProbePoint) -> bool:
+        """Whether the module was executed again, by a reload, so that the target is another object now."""
+        if point.resolved is None or point.patch is None:
+            return False
+        try:
+            now = targets.resolve(point.target)
+        except TargetError:
+            return False
+        if now.function is point.resolved.function or point.patch.patcher == "wrapt":
+            return False
+        point.patch.disarm()
+        return True
+
+    def look_at_imported(self) -> None:
+        """Make hookable what is imported already, and what the main module has defined by now."""
+        names = [name for name in list(sys.modules) if self.wants_module(name)]
+        names += [name for name in targets.main_names() if name not in sys.modules and self.wants_module(name)]
+        if "__main__" in names:
+            names.remove("__main__")
+            names.append("__main__")
+        for name in names:
+            module = targets.find_module(name)
+            if module is not None and not _initializing(module):
+                self.module_imported(module, name)
+
+    @property
+    def any_ready(self) -> bool:
+        return any(point.patch is not None for point in list(self.points.values()))
+
+    # registrations -----------------------------------------------------------------------------------------------------
+
+    def find_point(self, target: str) -> ProbePoint:
+        """The probe point of a target. Raises `TargetError` that names the nearest."""
+        point = self.points.get(target)
+        if point is None or point.state in ("pending", "missing"):
+            self.look_at_imported()
+            point = self.points.get(target)
+        if point is None:
+            point = self._promise(target)
+        if point is None:
+            near = difflib.get_close_matches(target, list(self.points), 3)
+            hint = f"the nearest are {', '.join(near)}" if near else f"`xpc-instrument ls {self.config.app}` lists them"
+            raise TargetError(
+                f"{target} is no probe point of {self.config.app}: add it to the config and start the application again; {hint}"
+            )
+        if point.state in ("missing", "unpatchable"):
+            raise TargetError(f"{target} cannot be hooked: {point.reason}")
+        return point
+
+    def _promise(self, target: str) -> Optional[ProbePoint]:
+        """A pending probe point for a target that a glob covers, in a module that is not imported yet."""
+        module = targets.split(target)[0]
+        if targets.find_module(module) is not None:
+            return None
+        for probe in self.config.probes:
+            if targets.matches(probe.target, probe.exclude, target):
+                with self._changing:
+                    return self.points.setdefault(target, ProbePoint(target, probe))
+        return None
+
+    def register(self, peer: Peer, message: Register) -> Answer:
+        if not is_target(message.name):
+            return super().register(peer, message)
+        mode, target = split_name(message.name)
+        point = self.find_point(target)
+        if mode not in point.config.allow:
+            allowed = ", ".join(sorted(one.value for one in point.config.allow))
+            raise TargetError(f"{target}: the config does not allow the mode {mode.value!r} here, only {allowed}")
+        with self._changing:
+            for hook in point.hooks:
+                if hook.session == peer.session and hook.number == message.hook:
+                    # Inherited over a fork: the same hook, now with a connection of this process's own.
+                    hook.rejoin(peer)
+                    return self._accepted(message)
+            if len(point.hooks) >= self.config.limits.max_hooks:
+                raise TargetError(f"{target} has {len(point.hooks)} hooks, the limit (max-hooks)")
+            hook = RemoteHook(
+                mode,
+                target,
+                peer,
+                message.hook,
+                message.style,
+                Traits(peer.python, python_version(), self.config.limits.max_payload),
+                timeout=point.config.timeout,
+                on_failure=point.config.on_failure,
+                calls=message.calls,
+                expires=message.expires,
+                counters=point.counters,
+                pid=os.getpid(),
+                signature=point.signature,
+                ended=lambda hook: self._drop(point, hook),
+            )
+            point.hooks = [*point.hooks, hook]
+            point.refresh()
+        return self._accepted(message)
+
+    @staticmethod
+    def _accepted(message: Register) -> Answer:
+        return Answer(
+            message.request, True, data={"registered": True, "importable": _importable(message.module)}
+        )
+
+    def _drop(self, point: ProbePoint, hook: RemoteHook) -> None:
+        with self._changing:
+            point.hooks = [one for one in point.hooks if one is not hook]
+            point.refresh()
+
+    def unregister(self, peer: Peer, message: Unregister) -> Answer:
+        for point in list(self.points.values()):
+            for hook in point.hooks:
+                if hook.session == peer.session and hook.number == message.hook:
+                    self._drop(point, hook)
+                    return Answer(message.request, True, data={"unregistered": True})
+        return super().unregister(peer, message)
+
+    def drop_session(self, session: str) -> None:
+        """Remove all hooks of a session."""
+        with self._changing:
+            for point in list(self.points.values()):
+                kept = [hook for hook in point.hooks if hook.session != session]
+                if len(kept) != len(point.hooks):
+                    point.hooks = kept
+                    point.refresh()
+
+    def joined(self, peer: Peer) -> None:
+        if self.on_joined is not None:
+            self.on_joined(peer)
+
+    def left(self, peer: Peer) -> None:
+        super().left(peer)
+        self.drop_session(peer.session)
+
+    def synced(self, peer: Peer) -> None:
+        # What it had inherited over a fork and has not registered again, it has removed meanwhile.
+        with self._changing:
+            for point in list(self.points.values()):
+                for hook in point.hooks:
+                    if hook.session == peer.session and hook.orphan_since:
+                        self._drop(point, hook)
+        if self.on_synced is not None:
+            self.on_synced(peer)
+
+    def query(self, peer: Peer, message: Query) -> Answer:
+        if message.what != "probes":
+            return super().query(peer, message)
+        self.look_at_imported()
+        points: List[Dict[str, Any]] = [point.report() for point in list(self.points.values())]
+        for probe in self.config.probes:
+            if targets.is_glob(probe.target) and not any(
+                targets.matches(probe.target, probe.exclude, point["target"]) for point in points
+            ):
+                waiting = ProbePoint(probe.target, probe)
+                waiting.reason = "no function matches yet"
+                points.append(waiting.report())
+        return Answer(message.request, True, data={"app": self.config.app, "pid": os.getpid(), "probes": points})
+
+    # ends --------------------------------------------------------------------------------------------------------------
+
+    def restore_all(self) -> None:
+        """Undo all patches."""
+        with self._changing:
+            for point in list(self.points.values()):
+                point.restore()
+
+    def reset_after_fork(self) -> None:
+        """In a forked child, where another thread of the parent may have held the lock."""
+        self._changing = threading.RLock()
+        self._lock = threading.Lock()
+        self._names = {}
+        pid = os.getpid()
+        for point in list(self.points.values()):
+            point.counters = Counters()
+            for hook in point.hooks:
+                hook.pid = pid
+
+
+def _initializing(module: Any) -> bool:
+    """Whether a module is being imported right now; it will be looked at when it has run."""
+    return bool(getattr(getattr(module, "__spec__", None), "_initializing", False))
+
+
+def _importable(module: str) -> bool:
+    """Whether the top-level package of a module can be found from here; nothing is imported."""
+    if not module or module in sys.modules:
+        return True
+    top = module.partition(".")[0]
+    if top in sys.modules or top in sys.builtin_module_names:
+        return True
+    return importlib.machinery.PathFinder.find_spec(top) is not None
