@@ -28,7 +28,7 @@ from xpc_instrument.channel.lanes import LanePool
 from xpc_instrument.channel.limits import Limits
 from xpc_instrument.channel.transport import Address, parse_address
 from xpc_instrument.config import Config
-from xpc_instrument.errors import XpcError
+from xpc_instrument.errors import ConfigError, XpcError
 
 from .dispatch import reset_after_fork
 from .imports import ImportWatcher
@@ -259,7 +259,7 @@ def _config(
         elif probes:
             config = config_module.from_probes(app or config_module.default_app(Path.cwd()), probes)
         else:
-            raise config_module.ConfigError(
+            raise ConfigError(
                 f"no {config_module.FILE_NAME} in {Path.cwd()} or above: write one, or name targets with probes=[...]"
             )
     elif not isinstance(config, Config):

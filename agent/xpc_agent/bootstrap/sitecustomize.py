@@ -7,7 +7,7 @@ import os
 import sys
 
 
-def _chain():
+def _chain() -> None:
     """Run the sitecustomize that this one hides, as if it had been found first."""
     import importlib.machinery
 
@@ -23,7 +23,7 @@ def _chain():
     spec.loader.exec_module(module)
 
 
-def _start():
+def _start() -> None:
     if "XPC_INSTRUMENT_CONFIG_JSON" not in os.environ:
         return
     try:

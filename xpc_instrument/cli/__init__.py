@@ -1,0 +1,88 @@
+"""The command line: `xpc-instrument COMMAND`. Each command is a module with `add_parser` and `run`.
+
+Exit codes: 0 success; 1 the answer is bad news (`check` found a target that cannot be hooked); 2 wrong usage; 3 wrong config; 4 no such
+application; 5 the application cannot be talked to; 6 the command cannot be instrumented; 126 and 127 it cannot be executed or found, as in a shell.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import List, Optional
+
+from .. import __version__
+from ..errors import (
+    ApplicationNotFoundError,
+    AuthenticationError,
+    ChannelError,
+    ConfigError,
+    InjectionError,
+    TargetError,
+    XpcError,
+)
+from . import check, ls, ps, run
+
+_COMMANDS = (run, ps, ls, check)
+
+EXIT_CODES = """\
+exit codes:
+  0  success                       4  no such application
+  1  bad news (see the output)     5  the application cannot be talked to
+  2  wrong usage                   6  the command cannot be instrumented
+  3  wrong config                  126, 127  the command cannot be executed, or found
+"""
+
+EXAMPLES = """\
+examples:
+  xpc-instrument run -- gunicorn --workers 3 shop:app
+  xpc-instrument run --probe 'shop.checkout:*' -- python -m shop
+  xpc-instrument ps
+  xpc-instrument ls shop
+  xpc-instrument check
+"""
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    """Run one command; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="xpc-instrument",
+        description="Hook functions of a running Python application from another process.",
+        epilog=EXAMPLES + "\n" + EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"xpc-instrument {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for command in _COMMANDS:
+        command.add_parser(commands)
+    options = parser.parse_args(argv)
+    try:
+        return int(options.run(options))
+    except XpcError as error:
+        print(f"xpc-instrument: {error}", file=sys.stderr)
+        return _code(error)
+    except BrokenPipeError:
+        # The reader of our output has had enough; nothing more can be written, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+
+
+def _code(error: XpcError) -> int:
+    for kind, code in (
+        (ConfigError, 3),
+        (ApplicationNotFoundError, 4),
+        (AuthenticationError, 5),
+        (ChannelError, 5),
+        (InjectionError, 6),
+        (TargetError, 1),
+    ):
+        if isinstance(error, kind):
+            return code
+    return 1
+
+
+def entry() -> None:
+    """The console script."""
+    sys.exit(main())

@@ -1,0 +1,5 @@
+"""`python -m xpc_instrument.cli`."""
+
+from . import entry
+
+entry()

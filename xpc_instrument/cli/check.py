@@ -1,0 +1,110 @@
+"""`xpc-instrument check`: hold a config against the code that it names, without running the application."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import pkgutil
+import sys
+from typing import Any, Dict, List, Tuple
+
+from ..config import Config
+from ..errors import TargetError
+from .options import add_config_options, read_config
+from .output import show, show_json
+
+
+def add_parser(commands: Any) -> None:
+    """Declare the command."""
+    parser = commands.add_parser(
+        "check",
+        help="validate a config against importable code",
+        description="Validate a config and resolve its targets by importing the modules that they name (from the current folder, like "
+        "`python -m`). Exits with 1 if a target cannot be hooked.",
+    )
+    add_config_options(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON: a list of targets")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print what became of each target."""
+    config = read_config(options)
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    found = examine(config)
+    if options.json:
+        show_json(found)
+    else:
+        show(
+            ("TARGET", "STATE", "KIND", "PATCHER", "REASON"),
+            [(row["target"], row["state"], row["kind"], row["patcher"], row["reason"]) for row in found],
+        )
+    return 1 if any(row["state"] != "ready" for row in found) else 0
+
+
+def examine(config: Config) -> List[Dict[str, str]]:
+    """What each target of a config would become; imports its modules."""
+    rows: Dict[str, Dict[str, str]] = {}
+    for probe in config.probes:
+        for target, reason in _targets(probe.target, probe.exclude):
+            if target not in rows:
+                rows[target] = _examine_one(target, reason, probe.patcher)
+    return list(rows.values())
+
+
+def _targets(pattern: str, exclude: Tuple[str, ...]) -> List[Tuple[str, str]]:
+    """The targets that a pattern stands for, each with the reason why it cannot be looked at, or ""."""
+    from xpc_agent import targets
+
+    found: List[Tuple[str, str]] = []
+    for name in _modules(targets.split(pattern)[0]):
+        try:
+            module = importlib.import_module(name)
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            found.append((f"{name}:{targets.split(pattern)[1]}", f"importing {name} failed: {type(error).__name__}: {error}"))
+            continue
+        found += [(target, "") for target in targets.expand(pattern, exclude, module, name)]
+    return found or [(pattern, "nothing matches")]
+
+
+def _modules(pattern: str) -> List[str]:
+    from xpc_agent import targets
+
+    if not targets.is_glob(pattern):
+        return [pattern]
+    top = pattern.partition(".")[0]
+    try:
+        package = importlib.import_module(top)
+    except ImportError:
+        return [top]
+    names = [top] + [
+        info.name
+        for info in pkgutil.walk_packages(getattr(package, "__path__", ()), top + ".", onerror=lambda name: None)
+        if not info.name.endswith("__main__")
+    ]
+    return [name for name in names if targets.module_matches(f"{pattern}:x", name)]
+
+
+def _examine_one(target: str, reason: str, patcher: str) -> Dict[str, str]:
+    from xpc_agent import targets
+    from xpc_agent.dispatch import Dispatcher
+    from xpc_agent.patching import make_patch
+
+    row = {"target": target, "state": "missing", "kind": "-", "patcher": "-", "reason": reason}
+    if reason:
+        return row
+    try:
+        resolved = targets.resolve(target)
+        row["kind"] = resolved.kind.value
+        row["patcher"] = make_patch(resolved, Dispatcher(), patcher).patcher
+    except targets.UnpatchableError as error:
+        row.update(state="unpatchable", reason=str(error))
+    except TargetError as error:
+        row.update(reason=str(error))
+    else:
+        row["state"] = "ready"
+    return row

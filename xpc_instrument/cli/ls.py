@@ -1,0 +1,70 @@
+"""`xpc-instrument ls APP`: the probe points of an application, their state, and why one cannot be hooked."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any, Dict, List
+
+from .. import discovery
+from ..channel.joiner import Joiner
+from ..channel.limits import Limits
+from ..channel.transport import parse_address
+from ..config import ManagerConfig
+from ..errors import AuthenticationError, ChannelError
+from .output import counts, show, show_json
+
+
+def add_parser(commands: Any) -> None:
+    """Declare the command."""
+    parser = commands.add_parser(
+        "ls",
+        help="list the probe points of an application",
+        description="List the probe points of an application, in each of its processes, and why one could not be made hookable.",
+    )
+    parser.add_argument("app", metavar="APP", help="an app name or a pid, as `xpc-instrument ps` shows")
+    parser.add_argument("--authkey-file", metavar="FILE", help="the key of an application that listens on TCP")
+    parser.add_argument("--json", action="store_true", help="print JSON: a list of processes with their probe points")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the table."""
+    key = ManagerConfig(authkey_file=Path(options.authkey_file)).read_authkey() if options.authkey_file else None
+    answers = [_ask(entry, key or b"") for entry in discovery.find(options.app)]
+    if options.json:
+        show_json(answers)
+        return 0 if not any("error" in answer for answer in answers) else 5
+    rows = [_row(answer["pid"], probe) for answer in answers for probe in answer.get("probes", ())]
+    show(("PID", "TARGET", "STATE", "PATCHER", "HOOKS", "CALLS", "FAILURES", "REASON"), rows)
+    failed = [answer for answer in answers if "error" in answer]
+    for answer in failed:
+        print(f"pid {answer['pid']}: {answer['error']}")
+    return 5 if failed else 0
+
+
+def _ask(entry: discovery.Entry, key: bytes) -> Dict[str, Any]:
+    limits = Limits()
+    joiner = Joiner(parse_address(entry.address), key, limits=limits)
+    try:
+        joiner.connect(time.monotonic() + limits.connect_timeout)
+        return dict(joiner.query("probes", limits.connect_timeout).data)
+    except (ChannelError, AuthenticationError) as error:
+        return {"app": entry.app, "pid": entry.pid, "error": str(error)}
+    finally:
+        joiner.close()
+
+
+def _row(pid: int, probe: Dict[str, Any]) -> List[str]:
+    hooks = " ".join(f"{hook['mode']}:{hook['pid']}" for hook in probe["hooks"]) or "-"
+    return [
+        str(pid),
+        probe["target"],
+        probe["state"],
+        probe["patcher"] or "-",
+        hooks,
+        str(probe["calls"]),
+        counts(probe["failures"]),
+        probe["reason"],
+    ]

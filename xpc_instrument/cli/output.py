@@ -1,0 +1,43 @@
+"""Tables on a terminal (with rich, if it is installed), plain columns in a pipe."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, Dict, List, Sequence
+
+_COLOURS = {"armed": "bold green", "ready": "cyan", "pending": "yellow", "missing": "red", "unpatchable": "red"}
+
+
+def show(columns: Sequence[str], rows: List[Sequence[str]]) -> None:
+    """Print a table to standard output."""
+    if sys.stdout.isatty():
+        try:
+            from rich.console import Console
+            from rich.table import Table
+            from rich.text import Text
+        except ImportError:
+            pass  # the extra `cli` is not installed; columns do as well
+        else:
+            table = Table(box=None, pad_edge=False, header_style="bold")
+            for column in columns:
+                table.add_column(column, overflow="fold")
+            for row in rows:
+                table.add_row(*(Text(cell, style=_COLOURS.get(cell, "")) for cell in row))
+            Console().print(table)
+            return
+    lines = [list(columns), *[list(row) for row in rows]]
+    widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip())
+
+
+def show_json(value: Any) -> None:
+    """Print JSON, indented for people on a terminal."""
+    import json
+
+    print(json.dumps(value, indent=2 if sys.stdout.isatty() else None, sort_keys=True))
+
+
+def counts(values: Dict[str, int]) -> str:
+    """`cause:number` for each that is not zero."""
+    return " ".join(f"{cause}:{number}" for cause, number in sorted(values.items()) if number) or "-"

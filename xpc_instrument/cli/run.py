@@ -1,0 +1,173 @@
+"""`xpc-instrument run`: start a Python program with the agent in it, and become it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+
+from ..errors import InjectionError
+from .options import add_config_options, read_config
+
+_INTERPRETER = re.compile(r"^(python|pypy)[0-9.]*(\.exe)?$")
+# Interpreter options that take a value as the next word.
+_WITH_VALUE = "WX"
+# -E and -I ignore PYTHONPATH, -S and -I do not load sitecustomize.
+_BLOCKING = {"I": "ignores the environment", "E": "ignores PYTHONPATH", "S": "does not load sitecustomize"}
+
+
+def add_parser(commands: Any) -> None:
+    """Declare the command."""
+    parser = commands.add_parser(
+        "run",
+        help="start a Python program with the agent in it",
+        description="Start a Python program with the agent in it, and become it: same pid, signals and exit status.",
+        usage="xpc-instrument run [--config FILE] [--app NAME] [--probe TARGET]... -- COMMAND [ARGUMENT]...",
+        epilog="examples:\n"
+        "  xpc-instrument run -- python -m http.server 8000\n"
+        "  xpc-instrument run --app shop --probe 'shop.checkout:*' -- gunicorn --workers 3 shop.web:app\n"
+        "  xpc-instrument run -- /srv/shop/venv/bin/python manage.py runserver\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_config_options(parser)
+    parser.add_argument("words", metavar="COMMAND", nargs=argparse.REMAINDER, help="any Python command, after --")
+    parser.set_defaults(run=run)
+
+
+class Plan(NamedTuple):
+    """How to start the command: the words to execute, and the interpreter that will run it, if that is known."""
+
+    words: List[str]
+    interpreter: Optional[str]
+
+
+def run(options: argparse.Namespace) -> int:
+    """Execute the command; returns only if that fails."""
+    words = options.words[1:] if options.words[:1] == ["--"] else options.words
+    if not words:
+        raise InjectionError("no command: write it after --, such as `xpc-instrument run -- python -m http.server`")
+    config = read_config(options)
+    plan = plan_command(words)
+    if plan.interpreter is None:
+        print(
+            f"xpc-instrument: {words[0]} is not recognised as a Python program; Python programs that it starts are instrumented",
+            file=sys.stderr,
+        )
+    else:
+        check_interpreter(plan.interpreter)
+    environment = make_environment(dict(os.environ), config.to_json(), os.getpid())
+    # What this process has buffered would be lost.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    try:
+        os.execvpe(plan.words[0], plan.words, environment)
+    except FileNotFoundError:
+        print(f"xpc-instrument: {plan.words[0]}: command not found", file=sys.stderr)
+        return 127
+    except OSError as error:
+        print(f"xpc-instrument: {plan.words[0]}: {error.strerror}", file=sys.stderr)
+        return 126
+
+
+def make_environment(environment: Dict[str, str], config: str, pid: int) -> Dict[str, str]:
+    """The environment that starts the agent in the command and in the Python processes that it starts."""
+    import xpc_agent
+
+    folder = os.path.join(os.path.dirname(os.path.abspath(xpc_agent.__file__)), "bootstrap")
+    existing = environment.get("PYTHONPATH", "")
+    entries = [entry for entry in existing.split(os.pathsep) if entry and entry != folder]
+    environment["PYTHONPATH"] = os.pathsep.join([folder, *entries])
+    environment["XPC_INSTRUMENT_CONFIG_JSON"] = config
+    environment["XPC_INSTRUMENT_MAIN_PID"] = str(pid)
+    return environment
+
+
+def plan_command(words: List[str]) -> Plan:
+    """What to execute for a command. Raises `InjectionError` where the agent could not get in."""
+    program = words[0]
+    if program == "-m" or (program.endswith(".py") and not os.access(program, os.X_OK)):
+        words = [sys.executable, *words]
+        program = words[0]
+    if _INTERPRETER.match(os.path.basename(program)):
+        _refuse_blocking(words)
+        return Plan(words, shutil.which(program))
+    path = shutil.which(program)
+    if path is None:
+        return Plan(words, sys.executable) if not os.path.exists(program) else Plan(words, None)
+    interpreter, flags = _shebang(path)
+    if interpreter is not None:
+        _refuse_blocking([interpreter, *flags])
+    return Plan(words, interpreter)
+
+
+def _refuse_blocking(words: List[str]) -> None:
+    """Refuse interpreter options that keep the agent out."""
+    skip = False
+    for word in words[1:]:
+        if skip:
+            skip = False
+            continue
+        if not word.startswith("-") or word in ("-", "--") or word.startswith("--"):
+            return
+        for position, letter in enumerate(word[1:], 1):
+            if letter in _BLOCKING:
+                raise InjectionError(
+                    f"{' '.join(words[:3])}: the agent cannot get in, because -{letter} {_BLOCKING[letter]}: leave it out, "
+                    "or call xpc_agent.start() in the program"
+                )
+            if letter in "mc":
+                return
+            if letter in _WITH_VALUE:
+                skip = position == len(word) - 1
+                break
+
+
+def _shebang(path: str) -> Tuple[Optional[str], List[str]]:
+    """The Python interpreter that a script names, and its options; None if it is no Python script."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(1024)
+    except OSError:
+        return None, []
+    lines = head.decode("utf-8", "replace").splitlines()
+    if not lines or not lines[0].startswith("#!"):
+        return None, []
+    words = shlex.split(lines[0][2:].strip(), posix=True) if lines[0][2:].strip() else []
+    if words[:1] == ["/bin/sh"] and len(lines) > 1 and lines[1].startswith("'''exec'"):
+        # How installers write an interpreter's path that is too long, or has a space, for a shebang.
+        words = shlex.split(lines[1].replace("'''exec'", "", 1))[:1]
+    if words and os.path.basename(words[0]) == "env":
+        words = [word for word in words[1:] if word != "-S"]
+    if not words or not _INTERPRETER.match(os.path.basename(words[0])):
+        return None, []
+    return shutil.which(words[0]), words[1:]
+
+
+def check_interpreter(interpreter: str) -> None:
+    """Refuse an interpreter whose environment does not have the package. Raises `InjectionError`."""
+    if os.path.abspath(interpreter) == os.path.abspath(sys.executable):
+        return
+    from .. import __version__
+
+    code = "import xpc_agent, xpc_instrument; print(xpc_instrument.__version__)"
+    try:
+        done = subprocess.run(  # noqa: S603
+            [interpreter, "-c", code], capture_output=True, text=True, timeout=60, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise InjectionError(f"{interpreter} cannot be run: {error}") from error
+    if done.returncode:
+        reason = done.stderr.strip().splitlines()[-1:] or ["it says nothing"]
+        raise InjectionError(
+            f"{interpreter} cannot import the agent ({reason[0]}): install it there, {interpreter} -m pip install xpc-instrument"
+        )
+    if done.stdout.strip() != __version__:
+        print(
+            f"xpc-instrument: note: {interpreter} has version {done.stdout.strip()} of xpc-instrument, this command {__version__}",
+            file=sys.stderr,
+        )
