@@ -361,7 +361,7 @@ class Manager:
     def register(
         self,
         name: str,
-        callable: Callable[..., Any],  # noqa: A002  (the seed's name for it)
+        callable: Callable[..., Any],
         *,
         calls: Optional[int] = None,
         expires: Optional[float] = None,

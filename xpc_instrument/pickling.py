@@ -291,9 +291,6 @@ class Reference:
     def __iter__(self) -> Any:
         return iter(self._xpc_do("iter"))
 
-    def __str__(self) -> str:
-        return str(self._xpc_do("str"))
-
     def __repr__(self) -> str:
         return f"<reference to {self._xpc_text}>"
 
@@ -387,7 +384,6 @@ _OPERATIONS: Dict[str, Callable[[Any, str, Tuple[Any, ...], Dict[str, Any]], Any
     "len": lambda target, name, args, kwargs: len(target),
     "truth": lambda target, name, args, kwargs: bool(target),
     "iter": lambda target, name, args, kwargs: list(itertools.islice(target, MAX_ITEMS)),
-    "str": lambda target, name, args, kwargs: str(target),
 }
 
 

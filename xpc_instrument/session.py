@@ -15,19 +15,18 @@ import itertools
 import logging
 import os
 import selectors
-
 import threading
 import time
 import types
 from typing import Any, Callable, Dict, List, Optional, TypeVar, Union, overload
 
 from . import discovery
+from .channel.codec import Frame
 from .channel.connection import State
 from .channel.joiner import Joiner, python_version
 from .channel.limits import Limits
 from .channel.messages import Notice
 from .channel.transport import Address, Wire, parse_address
-from .channel.codec import Frame
 from .conversation import Incoming
 from .errors import (
     ApplicationNotFoundError,
@@ -53,7 +52,7 @@ _LOOK_AGAIN = 1.0
 class _Hook:
     """A registered hook."""
 
-    __slots__ = ("calls", "callback", "expires", "handle", "module")
+    __slots__ = ("callback", "calls", "expires", "handle", "module")
 
     def __init__(
         self, handle: Handle, callback: Callable[..., Any], calls: Optional[int], expires: Optional[float]

@@ -13,10 +13,9 @@ Rules:
 from __future__ import annotations
 
 import itertools
-
 import threading
 import time
-from typing import Any, AsyncGenerator, Callable, Dict, Generator, List, Optional, Protocol, Sequence, Tuple
+from typing import Any, AsyncGenerator, Callable, Dict, Generator, Optional, Protocol, Sequence, Tuple
 
 from xpc_instrument.modes import Mode
 

@@ -208,7 +208,7 @@ _hooked_fork = False
 
 
 def start(
-    config: Union[Config, str, "os.PathLike[str]", None] = None,
+    config: Union[Config, str, os.PathLike[str], None] = None,
     *,
     app: Optional[str] = None,
     probes: Iterable[str] = (),
@@ -248,7 +248,7 @@ def current() -> Optional[Agent]:
 
 
 def _config(
-    config: Union[Config, str, "os.PathLike[str]", None], app: Optional[str], probes: Iterable[str]
+    config: Union[Config, str, os.PathLike[str], None], app: Optional[str], probes: Iterable[str]
 ) -> Config:
     from pathlib import Path
 

@@ -23,7 +23,7 @@ from xpc_instrument.channel.messages import Answer, Query, Register, Unregister
 from xpc_instrument.config import Config, ProbeConfig
 from xpc_instrument.errors import TargetError
 from xpc_instrument.manager import Registry
-from xpc_instrument.modes import Mode, is_target, split_name
+from xpc_instrument.modes import is_target, split_name
 from xpc_instrument.pickling import Traits
 
 from . import targets

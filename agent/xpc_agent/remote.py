@@ -108,7 +108,7 @@ class RemoteHook:
         counters: Counters,
         pid: int,
         signature: Callable[[], Any],
-        ended: Callable[["RemoteHook"], None],
+        ended: Callable[[RemoteHook], None],
     ) -> None:
         self.mode = mode
         self.target = target

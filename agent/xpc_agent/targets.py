@@ -264,7 +264,7 @@ def _functions(module: Any) -> Iterator[str]:
 
 def signature_spec(resolved: Resolved) -> Optional[List[Tuple[str, int, bool]]]:
     """(name, kind, has default) of each parameter, without the bound one; None if the target does not tell. Runs no annotation."""
-    function = resolved.function
+    function: Any = resolved.function
     seen = 0
     while hasattr(function, "__wrapped__") and isinstance(function, types.FunctionType) and seen < 100:
         function = function.__wrapped__

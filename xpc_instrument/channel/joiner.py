@@ -18,6 +18,7 @@ from typing import Any, Callable, Dict, List, Optional
 from .. import errors
 from ..errors import AuthenticationError, ChannelError, DeadlineError, RemoteProtocolError, XpcError
 from .codec import Frame, load_message
+from .connection import new_nonce
 from .limits import Limits
 from .messages import (
     PROTOCOL_VERSION,
@@ -34,7 +35,6 @@ from .messages import (
     Unregister,
     Welcome,
 )
-from .connection import new_nonce
 from .transport import Address, Wire, dial
 
 

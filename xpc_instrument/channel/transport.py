@@ -65,7 +65,7 @@ class Address:
         return f"tcp:[{self.host}]:{self.port}" if ":" in self.host else f"tcp:{self.host}:{self.port}"
 
 
-def parse_address(value: Union[str, bytes, "os.PathLike[str]", Tuple[str, int], Address]) -> Address:
+def parse_address(value: Union[str, bytes, os.PathLike[str], Tuple[str, int], Address]) -> Address:
     """An `Address` from `(host, port)`, `"tcp:HOST:PORT"`, `"unix:PATH"` or the path of a unix socket.
 
     Raises `ValueError` that says what was seen and which forms there are.
@@ -422,12 +422,12 @@ class Wire:
         self.sock.close()
 
 
-def _settle(future: "asyncio.Future[None]") -> None:
+def _settle(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
 
 
-def _expire(future: "asyncio.Future[None]") -> None:
+def _expire(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_exception(DeadlineError("the other side did not answer in time"))
 

@@ -1,7 +1,7 @@
 """The command line: `xpc-instrument COMMAND`. Each command is a module with `add_parser` and `run`.
 
 Exit codes: 0 success; 1 the answer is bad news (`check` found a target that cannot be hooked); 2 wrong usage; 3 wrong config; 4 no such
-application; 5 the application cannot be talked to; 6 the command cannot be instrumented; 126 and 127 it cannot be executed or found, as in a shell.
+application; 5 the application cannot be talked to; 6 the command cannot be instrumented; 126 and 127 it cannot be executed, or found.
 """
 
 from __future__ import annotations

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, Dict, List, Sequence
+from typing import Any, Dict, Sequence
 
 _COLOURS = {"armed": "bold green", "ready": "cyan", "pending": "yellow", "missing": "red", "unpatchable": "red"}
 
 
-def show(columns: Sequence[str], rows: List[Sequence[str]]) -> None:
+def show(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table to standard output."""
     if sys.stdout.isatty():
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .interface import Entry, Patch, PatchError
 from .choice import make_patch
+from .interface import Entry, Patch, PatchError
 
 __all__ = ["Entry", "Patch", "PatchError", "make_patch"]
