@@ -48,6 +48,7 @@ class ProbePoint:
         self.hooks: List[RemoteHook] = []
         self.resolved: Optional[Resolved] = None
         self.patch: Optional[Patch] = None
+        self._signature: Any = None
 
     def make_hookable(self) -> None:
         """Resolve and patch; what cannot be has a state and a reason afterwards."""
@@ -55,6 +56,8 @@ class ProbePoint:
             self.resolved = targets.resolve(self.target)
             self.patch = make_patch(self.resolved, self.dispatcher, self.config.patcher)
             self.patch.install()
+            # Now, since the code of an armed function is the trampoline's.
+            self._signature = targets.signature_spec(self.resolved)
         except UnpatchableError as error:
             self.state, self.reason, self.patch = "unpatchable", str(error), None
         except TargetError as error:
@@ -89,7 +92,7 @@ class ProbePoint:
 
     def signature(self) -> Any:
         """The parameters of the target, for binding arguments by name."""
-        return None if self.resolved is None else targets.signature_spec(self.resolved)
+        return self._signature
 
     def report(self) -> Dict[str, Any]:
         """What `ls` shows."""

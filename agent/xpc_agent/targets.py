@@ -266,8 +266,8 @@ def signature_spec(resolved: Resolved) -> Optional[List[Tuple[str, int, bool]]]:
     """(name, kind, has default) of each parameter, without the bound one; None if the target does not tell. Runs no annotation."""
     function: Any = resolved.function
     seen = 0
-    while hasattr(function, "__wrapped__") and isinstance(function, types.FunctionType) and seen < 100:
-        function = function.__wrapped__
+    while isinstance(function, types.FunctionType) and "__wrapped__" in function.__dict__ and seen < 100:
+        function = function.__dict__["__wrapped__"]
         seen += 1
     code = getattr(function, "__code__", None)
     if not isinstance(function, types.FunctionType) or code is None:

@@ -1,0 +1,119 @@
+"""An application for the tests: a module of functions, and a main program that calls what it is told, line by line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Callable
+
+from tests.programs import Program
+
+TARGETS = '''
+import threading
+
+class Order:
+    def __init__(self, number):
+        self.number = number
+        self.lock = threading.Lock()
+
+    def total(self, factor=1):
+        return self.number * factor
+
+    @classmethod
+    def made(cls, number):
+        return cls(number).number
+
+    @staticmethod
+    def twice(number):
+        return number * 2
+
+    @property
+    def label(self):
+        return f"order {self.number}"
+
+
+calls = []
+
+def charge(amount, currency="EUR"):
+    calls.append(amount)
+    return f"{amount} {currency}"
+
+def fail(text):
+    calls.append(text)
+    raise ValueError(text)
+
+def give_lock():
+    calls.append("lock")
+    return threading.Lock()
+
+def unique():
+    return calls
+
+async def wait_a_little(number):
+    return number + 1
+
+def count(number):
+    for i in range(number):
+        yield i
+    return "done"
+
+async def acount(number):
+    for i in range(number):
+        yield i
+'''
+
+MAIN = '''
+import asyncio, sys, logging
+logging.basicConfig(stream=sys.stdout, format="%(name)s %(levelname)s %(message)s")
+import shop
+print("ready", flush=True)
+for line in sys.stdin:
+    if not line.strip():
+        break
+    try:
+        print("=> " + repr(eval(line)), flush=True)
+    except BaseException as error:
+        print(f"=> raised {type(error).__name__}: {error}", flush=True)
+'''
+
+
+class App:
+    """The application as a process: `evaluate` runs an expression in it and gives the text of its result."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+
+    def evaluate(self, expression: str) -> str:
+        self.start(expression)
+        return self.result()
+
+    def start(self, expression: str) -> None:
+        self.program.send_line(expression)
+
+    def result(self) -> str:
+        return self.program.read_until("=> ").partition("=> ")[2]
+
+    @property
+    def calls(self) -> Any:
+        return self.evaluate("shop.calls")
+
+
+def start_app(
+    run_program: Callable[..., Program], folder: Path, config: str = "", python: "list[str] | None" = None
+) -> App:
+    """Start the application under `xpc-instrument run`; ready when it returns."""
+    import sys
+
+    (folder / "shop.py").write_text(TARGETS)
+    (folder / "main.py").write_text(MAIN)
+    (folder / "xpc-instrument.toml").write_text('app = "shop"\n' + (config or '[[probe]]\ntarget = "shop:*"\n'))
+    program = run_program(
+        command=[sys.executable, "-m", "xpc_instrument.cli", "run", "--", sys.executable, *(python or []), "main.py"], cwd=folder
+    )
+    program.read_until("ready")
+    return App(program)
+
+
+def as_json(text: str) -> Any:
+    """Parse the output of a command with --json."""
+    return json.loads(text)
