@@ -27,9 +27,9 @@ from xpc_instrument.modes import is_target, split_name
 from xpc_instrument.pickling import Traits
 
 from . import targets
-from .dispatch import Dispatcher, Plan
+from .dispatch import Dispatcher, Plan, busy
 from .patching import Patch, make_patch
-from .remote import Counters, RemoteHook
+from .remote import Counters, RemoteHook, guarded
 from .targets import Resolved, UnpatchableError
 
 log = logging.getLogger("xpc_agent")
@@ -275,7 +275,12 @@ class ProbeTable(Registry):
                     point.hooks = kept
                     point.refresh()
 
+    def entered_thread(self) -> None:
+        # The threads of the channel do nothing but work of ours.
+        busy.on = True
+
     def joined(self, peer: Peer) -> None:
+        peer.lanes.want = guarded(peer.lanes.want)
         if self.on_joined is not None:
             self.on_joined(peer)
 

@@ -89,6 +89,32 @@ class _Guarded(Outgoing):
             busy.on = before
 
 
+def _unguarded(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Runs the original as the application's work that it is, within a section that is guarded as ours."""
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        busy.on = False
+        try:
+            return original(*args, **kwargs)
+        finally:
+            busy.on = True
+
+    return run
+
+
+def guarded(work: Callable[..., Any]) -> Callable[..., Any]:
+    """The same, done as work of ours: probe points that it hits pass through."""
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        before, busy.on = busy.on, True
+        try:
+            return work(*args, **kwargs)
+        finally:
+            busy.on = before
+
+    return run
+
+
 class RemoteHook:
     """One registration of one session on one probe point."""
 
@@ -193,6 +219,7 @@ class RemoteHook:
         if not self._take():
             return
         lane: Optional[Wire] = None
+        busy.on = True
         try:
             deadline = time.monotonic() + self._timeout
             outgoing, (body, buffers) = self._outgoing(invocation)
@@ -205,6 +232,8 @@ class RemoteHook:
         except BaseException:
             self._abandon(lane)
             raise
+        finally:
+            busy.on = False
 
     async def observe_async(self, invocation: Invocation) -> None:
         """Like `observe`, on the running loop."""
@@ -232,22 +261,25 @@ class RemoteHook:
             return proceed(*invocation.args, **invocation.kwargs)
         lane: Optional[Wire] = None
         outgoing: Optional[_Guarded] = None
+        outcome: Optional[Outcome]
+        busy.on = True
         try:
             deadline = time.monotonic() + self._timeout
             outgoing, (body, buffers) = self._outgoing(invocation)
             lane = self.lanes.take(deadline)
             pieces = lane.connection.send(Opcode.CALL, self.number, body, buffers)
-            outcome = outgoing.converse(lane, pieces, deadline - time.monotonic(), proceed)
+            outcome = outgoing.converse(lane, pieces, deadline - time.monotonic(), _unguarded(proceed))
             self.lanes.give(lane)
         except Exception as error:
             self._failed(lane, error)
-            stood = self._stands(outgoing, error)
-            if stood is None:
-                return proceed(*invocation.args, **invocation.kwargs)
-            outcome = stood
+            outcome = self._stands(outgoing, error)
         except BaseException:
             self._abandon(lane)
             raise
+        finally:
+            busy.on = False
+        if outcome is None:
+            return proceed(*invocation.args, **invocation.kwargs)
         return outcome.get()
 
     async def replace_async(self, invocation: Invocation, proceed: Callable[..., Any]) -> Any:

@@ -51,6 +51,9 @@ _REST = 0.2
 class Policy:
     """What a host does with those that joined. All methods but `serve` run in the service thread and must not wait."""
 
+    def entered_thread(self) -> None:
+        """A thread of the host has started; runs in it, once."""
+
     def joined(self, peer: Peer) -> None:
         """A control connection has been opened."""
 
@@ -310,6 +313,7 @@ class Host:
 
     def _run(self, stopped: Any) -> None:
         self._thread_id = _thread.get_ident()
+        self._policy.entered_thread()
         try:
             while self._running and self._stopped is stopped:
                 self._turn()
@@ -488,6 +492,7 @@ class Host:
 
     def _serve(self, wire: Wire, hello: Hello) -> None:
         try:
+            self._policy.entered_thread()
             self._policy.serve(wire, hello)
         except ChannelError as error:
             self._logger.debug("a lane of pid %d ended: %s", hello.pid, error)

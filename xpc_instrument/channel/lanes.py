@@ -22,7 +22,7 @@ class LanePool:
     """Lanes of one session. `want(n)` asks the other side for n more."""
 
     def __init__(self, want: Callable[[int], None], limit: int) -> None:
-        self._want = want
+        self.want = want
         self._limit = limit
         self._free: Deque[Wire] = deque()
         self._all: Dict[int, Wire] = {}
@@ -59,7 +59,7 @@ class LanePool:
 
     def attach(self, other: LanePool) -> None:
         """From now on ask whom `other`, a new and empty pool, would ask; those who wait already ask again."""
-        self._want = other._want
+        self.want = other.want
         self._asked = 0
         self._ask()
 
@@ -152,7 +152,7 @@ class LanePool:
         missing = min(waiting - self._asked, room)
         if missing > 0:
             self._asked += missing
-            self._want(missing)
+            self.want(missing)
 
     def _wake_one(self) -> None:
         try:
