@@ -425,14 +425,12 @@ class Manager:
         if self._registry is not None:
             return self._call_from_host(self._registry, name, args, kwargs)
         joiner = self._joiner
-        if joiner is None:
-            if not self._proxy:
-                raise ChannelError(f"{self!r}: call start() or connect() first")
-            with self._lock:
-                if self._joiner is None:
-                    self._joiner = Joiner(self._address, self._key, limits=self._limits)
-                joiner = self._joiner
+        if joiner is None and not self._proxy:
+            raise ChannelError(f"{self!r}: call start() or connect() first")
         try:
+            if self._proxy:
+                joiner = self._proxy_joiner()
+            assert joiner is not None
             wire = joiner.take_call_lane(time.monotonic() + self._limits.connect_timeout)
         except NobodyListensError:
             if not self._proxy:
@@ -453,6 +451,18 @@ class Manager:
             raise
         joiner.give_call_lane(wire)
         return outcome.get(), True
+
+    def _proxy_joiner(self) -> Joiner:
+        """The connection of a proxy, made at its first call and again when it was lost. Its heartbeat ends calls to a host that is stopped."""
+        with self._lock:
+            if self._joiner is not None and not self._joiner.alive:
+                self._joiner.close()
+                self._joiner = None
+            if self._joiner is None:
+                joiner = Joiner(self._address, self._key, limits=self._limits, on_lost=self._lost)
+                joiner.connect(time.monotonic() + self._limits.connect_timeout)
+                self._joiner = joiner
+            return self._joiner
 
     def _call_from_host(
         self, registry: Registry, name: str, args: Tuple[Any, ...], kwargs: Dict[str, Any]

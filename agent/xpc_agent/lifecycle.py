@@ -82,7 +82,7 @@ class Agent:
         assert self._entry is not None
         sessions = discovery.ring(self.config.app, os.getpid())
         deadline = time.monotonic() + _SYNC_TIMEOUT
-        for _ in range(sessions):
+        for _joined in range(sessions):
             if not self._synced.acquire(timeout=max(0.0, deadline - time.monotonic())):
                 log.warning("%d sessions were told of this process, but not all joined within %s s", sessions, _SYNC_TIMEOUT)
                 return
@@ -168,11 +168,16 @@ class Agent:
             # It may live long enough to import a target, or not; only then is it worth a socket.
             self.table.on_first_ready = self._open_lazily
             return
-        self._listen()
-        if discovery.ring(self.config.app, os.getpid()) == 0:
-            for session in list(self._orphans):
-                self.table.drop_session(session)
-            self._orphans.clear()
+        bells = 0
+        try:
+            self._listen()
+            bells = discovery.ring(self.config.app, os.getpid())
+        finally:
+            if not bells:
+                # Nobody will come for the inherited hooks: no call may wait for them.
+                for session in list(self._orphans):
+                    self.table.drop_session(session)
+                self._orphans.clear()
         _close_with_multiprocessing(self)
 
     def _adopt_hooks(self) -> None:
