@@ -14,6 +14,7 @@ import inspect
 import itertools
 import logging
 import os
+import secrets
 import selectors
 import threading
 import time
@@ -84,6 +85,8 @@ class Session:
         self.app = ""
         self._limits = limits
         self._key = key
+        # The same in all processes: a forked child knows by it whose hooks it has inherited.
+        self._id = secrets.token_hex(16)
         self._members: Dict[str, _Member] = {}
         self._hooks: Dict[int, _Hook] = {}
         self._numbers = itertools.count(1)
@@ -232,6 +235,7 @@ class Session:
             serve=lambda wire, frame: self._serve(member_of[0], wire, frame),
             on_notice=lambda notice: self._noticed(name, notice),
             on_lost=lambda reason: self._lost(str(address), name, reason),
+            session=self._id,
         )
         member = _Member(joiner, name)
         member_of.append(member)
@@ -259,7 +263,9 @@ class Session:
             except (AuthenticationError, ChannelError) as error:
                 if isinstance(error, AuthenticationError):
                     self._refused[str(address)] = f"{entry.pid}"
-                log.warning("cannot join %s (pid %d): %s", entry.app, entry.pid, error)
+                # A short-lived process may be gone by now, which is nothing to warn of.
+                alive = any(one.pid == entry.pid for one in discovery.processes(self.app))
+                log.log(logging.WARNING if alive else logging.DEBUG, "cannot join %s (pid %d): %s", entry.app, entry.pid, error)
 
     def _watch(self) -> None:
         """Join processes as they are born."""
@@ -287,7 +293,9 @@ class Session:
             self._ended.set()
 
     def _noticed(self, name: str, notice: Notice) -> None:
-        log.warning("%s: %s: %s", name, notice.kind, notice.data.get("message", dict(notice.data)))
+        # A lane that cannot be opened to a process that is going away is no news.
+        level = logging.DEBUG if notice.kind == "no-lane" else logging.WARNING
+        log.log(level, "%s: %s: %s", name, notice.kind, notice.data.get("message", dict(notice.data)))
 
     # hooks at work -----------------------------------------------------------------------------------------------------
 

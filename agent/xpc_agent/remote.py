@@ -158,7 +158,7 @@ class RemoteHook:
     @property
     def lanes(self) -> LanePool:
         """Where invocations get their lanes."""
-        return self._orphanage or self.peer.lanes
+        return self.peer.lanes if self._orphanage is None else self._orphanage
 
     def adopt(self, pool: LanePool, now: float) -> None:
         """In a forked child: wait on `pool` until the session dials this process too."""

@@ -474,9 +474,10 @@ class Host:
             self.peers[hello.session] = peer
             assert self._selector is not None
             self._selector.register(wire.sock, selectors.EVENT_READ, peer)
-            self._policy.joined(peer)
-            peer._outbox.extendleft(reversed(welcome))
+            # WELCOME goes first: whatever the policy says to the newcomer comes after it.
+            peer._outbox.extend(welcome)
             peer.flush()
+            self._policy.joined(peer)
             return
         # A lane's first bytes: nothing else is on its socket yet, so they fit.
         if wire._transmit_some(welcome):
