@@ -1,62 +1,147 @@
-"""Fixtures for all tests: a private runtime directory, real programs in real processes, and a look for what was left behind."""
+"""Fixtures for all tests: a private runtime directory, real programs in real processes, and a look for what was left behind.
+
+- `runtime_dir` (every test has it, asked for or not): a short private folder, in `XPC_INSTRUMENT_RUNTIME_DIR`. When the test ends, nothing
+  that it started may be there: no process, thread or open socket, and no file in the folder unless its process was killed.
+- `run_program`: starts Python source, or any command, as a real process; see `tests/programs.py`.
+- the mark `no_process`, on a test or as `pytestmark` of a module: it needs no process, socket or thread, and is refused them. These tests run
+  on Pyodide too (`python3 dev.py pyodide`), which is how Python 3.14 and 3.15 are covered where they are not installed. A running event loop
+  has a socket: drive a coroutine by `send(None)` there, or leave the mark off.
+"""
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
+import signal
+import socket
+import subprocess
+import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
-from typing import Callable, Iterator, List
+from typing import Any, Callable, Iterator, List, Set
 
 import pytest
 
-from tests.programs import Program, children
+from tests import programs
+from tests.programs import Program, children, wait_for_exit
+
+# How long what is ending at the end of a test may take, in seconds, for all of it together.
+_GRACE = 5.0
 
 
 @pytest.fixture(autouse=True)
-def runtime_dir(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A runtime directory of the test's own, with a path short enough for unix sockets; nothing may be left alive in it."""
-    folder = Path(tempfile.mkdtemp(prefix="xpc"))
+def runtime_dir(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A runtime directory of the test's own (mode 0700), with a path short enough for unix sockets, which have 107 bytes."""
+    folder = Path(tempfile.mkdtemp(prefix="xpc", dir="/tmp" if os.path.isdir("/tmp") else None))
     monkeypatch.setenv("XPC_INSTRUMENT_RUNTIME_DIR", str(folder))
+    if request.node.get_closest_marker("no_process"):
+        _refuse(monkeypatch)
+    programs.killed.clear()
     threads = set(threading.enumerate())
+    processes = set(children(os.getpid()))
     sockets = _sockets()
     try:
         yield folder
-        left = _left_behind(threads, sockets)
-        assert not left, f"the test left behind: {left}"
+        left = _left_behind(folder, threads, processes, sockets)
+        assert not left, f"the test left behind: {', '.join(left)}"
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _left_behind(threads: "set[threading.Thread]", sockets: int) -> List[str]:
+def _refuse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a test marked `no_process` fail here as it would on Pyodide."""
+
+    def refused(*_: Any, **__: Any) -> Any:
+        raise AssertionError("a test marked no_process may start no process and no thread, and open no socket")
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    monkeypatch.setattr(subprocess.Popen, "__init__", refused)
+    monkeypatch.setattr(socket.socket, "__init__", refused)
+    if hasattr(os, "fork"):
+        monkeypatch.setattr(os, "fork", refused)
+
+
+def _left_behind(folder: Path, threads: Set[threading.Thread], processes: Set[int], sockets: Set[str]) -> List[str]:
+    deadline = time.monotonic() + _GRACE
+    left = []
+    for pid in _processes_of(folder) | (set(children(os.getpid())) - processes - _of_the_standard_library()):
+        if not wait_for_exit(pid, max(0.0, deadline - time.monotonic())):
+            left.append(f"process {pid} ({_command(pid)})")
+            os.kill(pid, signal.SIGKILL)
+        elif pid in children(os.getpid()):
+            left.append(f"process {pid} (it ended, but nobody waited for it)")
     for thread in set(threading.enumerate()) - threads:
-        thread.join(2.0)
-    left = [f"thread {thread.name}" for thread in set(threading.enumerate()) - threads]
-    left += [f"process {pid}" for pid in children(os.getpid())]
-    if _sockets() > sockets:
-        left.append(f"{_sockets() - sockets} open sockets")
+        thread.join(max(0.0, deadline - time.monotonic()))
+    left += [f"thread {thread.name}" for thread in set(threading.enumerate()) - threads]
+    if _sockets() - sockets:
+        gc.collect()
+        left += sorted(f"open {name}" for name in _sockets() - sockets)
+    left += [f"{path.name} in the runtime directory" for path in sorted(folder.iterdir()) if not _may_stay(path)]
     return left
 
 
-def _sockets() -> int:
-    """How many sockets this process has open; 0 where there is no /proc."""
-    count = 0
-    try:
-        for name in os.listdir("/proc/self/fd"):
+def _may_stay(path: Path) -> bool:
+    """A process that was killed has no time to clean up; whoever looks next does. Its files name its pid, or no pid at all."""
+    if not programs.killed:
+        return False
+    middle = path.name.rsplit(".", 2)[1:2]
+    return not (middle and middle[0].isdigit() and os.path.exists(f"/proc/{middle[0]}"))
+
+
+def _processes_of(folder: Path) -> Set[int]:
+    """The living processes that were started with this runtime directory, whoever their parent is; none where there is no /proc."""
+    found = set()
+    setting = b"XPC_INSTRUMENT_RUNTIME_DIR=" + os.fsencode(folder)
+    for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
+        if name.isdigit() and int(name) != os.getpid():
             try:
-                count += os.readlink(f"/proc/self/fd/{name}").startswith("socket:")
+                environment = Path("/proc", name, "environ").read_bytes()
             except OSError:
-                continue  # the descriptor of the listing itself
-    except FileNotFoundError:
-        return 0
-    return count
+                continue  # it has ended, or is another user's
+            if setting in environment.split(b"\0"):
+                found.add(int(name))
+    return found
+
+
+def _of_the_standard_library() -> Set[int]:
+    """multiprocessing keeps one helper for the life of the process that uses it."""
+    module = sys.modules.get("multiprocessing.resource_tracker")
+    pid = getattr(getattr(module, "_resource_tracker", None), "_pid", None)
+    return set() if pid is None else {pid}
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()[:200]
+    except OSError:
+        return "it has just ended"
+
+
+def _sockets() -> Set[str]:
+    """The sockets that this process has open; none where there is no /proc."""
+    found = set()
+    for name in os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else ():
+        try:
+            target = os.readlink(f"/proc/self/fd/{name}")
+        except OSError:
+            continue  # the descriptor of the listing itself
+        if target.startswith("socket:"):
+            found.add(target)
+    return found
 
 
 @pytest.fixture
 def run_program(tmp_path: Path) -> Iterator[Callable[..., Program]]:
-    """Start Python source as a real program: `run_program(source, *args, name=..., command=..., env=...)`; ended with the test."""
-    programs: List[Program] = []
+    """Start Python source as a real program: `run_program(source, *args, name=..., command=..., env=..., cwd=...)`.
+
+    The source is written to `tmp_path / name` and run by this interpreter; with `command`, that is run instead, in `tmp_path`. Returns a
+    `Program`: `read_line(timeout)`, `read_until("ready")`, `send_line(text)`, `signal(number)`, `kill()`, `wait()`, `pid`, `output`. What still
+    runs when the test ends is killed, with all that it started.
+    """
+    running: List[Program] = []
 
     def start(source: str = "", *args: str, name: str = "program.py", **options: object) -> Program:
         if source:
@@ -65,9 +150,9 @@ def run_program(tmp_path: Path) -> Iterator[Callable[..., Program]]:
         else:
             path = tmp_path
         program = Program(path, *args, **options)  # type: ignore[arg-type]
-        programs.append(program)
+        running.append(program)
         return program
 
     yield start
-    for program in programs:
+    for program in running:
         program.end()

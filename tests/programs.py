@@ -1,22 +1,30 @@
-"""Real programs for the tests: started as processes, spoken to by lines, waited for by signals, never by sleeping."""
+"""Real programs for the tests: started as processes, spoken to by lines, waited for by signals, never by sleeping.
+
+A thread of its own reads each program's output, so that a program that prints a lot never stands still at a full pipe while the test
+looks elsewhere; waiting for a line is waiting on a queue, with a deadline.
+"""
 
 from __future__ import annotations
 
 import os
 import queue
+import select
 import signal
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence
+from typing import Dict, List, Optional, Sequence, Set
 
 PATIENCE = 30.0
 
+# Pids that were ended by force during the running test: only they may leave files in the runtime directory.
+killed: Set[int] = set()
+
 
 class Program:
-    """A running program. `read_until("ready")` waits for a line; `output` has all lines so far, standard error included."""
+    """A running program. `read_until("ready")` waits for a line; `output` has all lines read so far, standard error included."""
 
     def __init__(
         self,
@@ -45,6 +53,7 @@ class Program:
 
     @property
     def pid(self) -> int:
+        """Its process id. A program under `xpc-instrument run` keeps it: the command becomes the application."""
         return self.process.pid
 
     def _read(self) -> None:
@@ -54,7 +63,7 @@ class Program:
         self._lines.put(None)
 
     def read_line(self, timeout: float = PATIENCE) -> str:
-        """The next line; fails the test with all output if there is none in time."""
+        """The next line; fails the test with all output if there is none within `timeout` seconds, or the program has ended."""
         try:
             line = self._lines.get(timeout=timeout)
         except queue.Empty:
@@ -83,14 +92,22 @@ class Program:
         """Send a signal to this process alone."""
         os.kill(self.pid, number)
 
+    def kill(self) -> int:
+        """End this process alone by SIGKILL, as a crash would, and wait; returns its exit status."""
+        self.signal(signal.SIGKILL)
+        return self.wait()
+
     def wait(self, timeout: float = PATIENCE) -> int:
-        """Its exit status; drains its output."""
+        """Its exit status, negative for a signal; drains its output. Raises `subprocess.TimeoutExpired` after `timeout` seconds."""
         status = self.process.wait(timeout)
+        if status < 0:
+            killed.add(self.pid)
         self._drain()
         return status
 
     @property
     def text(self) -> str:
+        """All lines read so far, as one text."""
         return "\n".join(self.output)
 
     def _drain(self) -> None:
@@ -101,17 +118,20 @@ class Program:
             except queue.Empty:
                 return
             if line is None:
+                self._lines.put(None)  # so that reading on fails at once instead of at its deadline
                 return
             self.output.append(line)
 
     def end(self) -> None:
-        """Kill it and all that it started, and wait."""
+        """Kill it and all that it started (its process group), and wait. The fixture calls this."""
         for number in (signal.SIGCONT, signal.SIGKILL):
             try:
                 os.killpg(self.pid, number)
+                killed.add(self.pid)
             except (ProcessLookupError, PermissionError):
                 break  # it ended by itself
-        self.process.wait(PATIENCE)
+        if self.process.wait(PATIENCE) < 0:
+            killed.add(self.pid)
         for stream in (self.process.stdin, self.process.stdout):
             if stream is not None:
                 try:
@@ -119,6 +139,12 @@ class Program:
                 except BrokenPipeError:
                     pass  # what was still to be written has no reader any more
         self._reader.join(5.0)
+
+
+def kill(pid: int) -> None:
+    """End any process of the test by SIGKILL, such as a worker that an application forked; what it leaves behind is then expected."""
+    killed.add(pid)
+    os.kill(pid, signal.SIGKILL)
 
 
 def children(pid: int) -> List[int]:
@@ -133,3 +159,15 @@ def children(pid: int) -> List[int]:
 def wait_for(condition: "threading.Event", timeout: float = PATIENCE) -> None:
     """Wait for an event; fails the test if it does not come."""
     assert condition.wait(timeout), f"it did not happen within {timeout} s"
+
+
+def wait_for_exit(pid: int, timeout: float = PATIENCE) -> bool:
+    """Wait until a process that need not be ours has ended; False if it still runs after `timeout` seconds. Linux only."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([descriptor], [], [], timeout)[0])
+    finally:
+        os.close(descriptor)

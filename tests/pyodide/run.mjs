@@ -1,0 +1,41 @@
+// Runs the tests marked `no_process` in Pyodide under node: a CPython without processes, sockets and threads.
+//
+//   node run.mjs PYODIDE SITE_PACKAGES ROOT [pytest arguments]
+//
+// PYODIDE is the folder of the npm package, SITE_PACKAGES a folder with unpacked wheels, ROOT the project. All three are read as they are:
+// nothing is downloaded. The exit status is pytest's. `python3 dev.py pyodide` prepares the folders and calls this.
+
+import { join } from "node:path";
+import { pathToFileURL } from "node:url";
+
+const [pyodideFolder, sitePackages, root, ...pytestArguments] = process.argv.slice(2);
+if (!root) {
+  console.error("usage: node run.mjs PYODIDE SITE_PACKAGES ROOT [pytest arguments]");
+  process.exit(2);
+}
+
+const { loadPyodide } = await import(pathToFileURL(join(pyodideFolder, "pyodide.mjs")).href);
+const python = await loadPyodide({
+  indexURL: pyodideFolder,
+  stdout: (line) => console.log(line),
+  stderr: (line) => console.error(line),
+  env: { HOME: "/home/pyodide", PYTHONDONTWRITEBYTECODE: "1" },
+});
+python.mountNodeFS("/site", sitePackages);
+python.mountNodeFS("/project", root);
+python.globals.set("pytest_arguments", python.toPy(pytestArguments));
+
+const status = await python.runPythonAsync(`
+import os, sys
+
+sys.dont_write_bytecode = True
+sys.path[:0] = ["/project", "/project/agent", "/site"]
+os.chdir("/project")
+print("Python", sys.version.replace("\\n", " "), "on", sys.platform, flush=True)
+
+import pytest
+
+# Time-outs need signals or threads; the cache would be written into the project.
+int(pytest.main(["-m", "no_process", "-o", "timeout=0", "-p", "no:cacheprovider", *pytest_arguments]))
+`);
+process.exit(status);
