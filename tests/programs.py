@@ -47,7 +47,7 @@ class Program:
             start_new_session=True,
         )
         self.output: List[str] = []
-        self._lines: "queue.Queue[Optional[str]]" = queue.Queue()
+        self._lines: queue.Queue[Optional[str]] = queue.Queue()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -156,7 +156,7 @@ def children(pid: int) -> List[int]:
         return []
 
 
-def wait_for(condition: "threading.Event", timeout: float = PATIENCE) -> None:
+def wait_for(condition: threading.Event, timeout: float = PATIENCE) -> None:
     """Wait for an event; fails the test if it does not come."""
     assert condition.wait(timeout), f"it did not happen within {timeout} s"
 

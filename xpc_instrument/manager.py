@@ -51,7 +51,7 @@ def find_free_port(host: str = "localhost") -> int:
         return int(sock.getsockname()[1])
 
 
-class _Entry:
+class Entry:
     """A registered name. `peer` is None for a callback of the host itself."""
 
     __slots__ = ("callback", "expires", "hook", "left", "lock", "peer")
@@ -88,11 +88,11 @@ class Registry(Policy):
     """The host's names, and the calls and relays through them."""
 
     def __init__(self, limits: Limits) -> None:
-        self._names: Dict[str, _Entry] = {}
+        self._names: Dict[str, Entry] = {}
         self._lock = threading.Lock()
         self._limits = limits
 
-    def put(self, name: str, entry: _Entry) -> bool:
+    def put(self, name: str, entry: Entry) -> bool:
         """Register; False if the name belongs to another live node."""
         with self._lock:
             held = self._names.get(name)
@@ -110,7 +110,7 @@ class Registry(Policy):
             del self._names[name]
             return not self._ended(held)
 
-    def find(self, name: str) -> Optional[_Entry]:
+    def find(self, name: str) -> Optional[Entry]:
         """The live registration of a name, with one call counted."""
         entry = self._names.get(name)
         if entry is None:
@@ -123,7 +123,7 @@ class Registry(Policy):
         return None
 
     @staticmethod
-    def _ended(entry: _Entry) -> bool:
+    def _ended(entry: Entry) -> bool:
         return entry.left == 0 or (entry.expires is not None and time.monotonic() >= entry.expires)
 
     # policy of the host ------------------------------------------------------------------------------------------------
@@ -133,10 +133,10 @@ class Registry(Policy):
             for name in [name for name, entry in self._names.items() if entry.peer is peer]:
                 del self._names[name]
 
-    def register(self, peer: Peer, message: Register) -> Answer:
+    def register(self, peer: Peer, message: Register) -> Optional[Answer]:
         if is_target(message.name) and message.style != "plain":
             raise TargetError(f"{message.name}: the process at the other end is a plain manager, not an instrumented application")
-        entry = _Entry(None, peer, message.hook, message.calls, message.expires)
+        entry = Entry(None, peer, message.hook, message.calls, message.expires)
         return Answer(message.request, True, data={"registered": self.put(message.name, entry)})
 
     def unregister(self, peer: Peer, message: Unregister) -> Answer:
@@ -163,7 +163,7 @@ class Registry(Policy):
             else:
                 self._relay(wire, frame, entry)
 
-    def _relay(self, caller: Wire, frame: Frame, entry: _Entry) -> None:
+    def _relay(self, caller: Wire, frame: Frame, entry: Entry) -> None:
         """Pass a call on to the node that registered the name, and its questions and answer back, as the bytes that they are."""
         peer = entry.peer
         assert peer is not None
@@ -248,7 +248,7 @@ class Manager:
         self._proxy = False
         self._pid = os.getpid()
         self._lock = threading.RLock()
-        self._callbacks: Dict[int, _Entry] = {}
+        self._callbacks: Dict[int, Entry] = {}
         self._numbers: Dict[str, int] = {}
         self._next = 0
 
@@ -377,7 +377,7 @@ class Manager:
         with self._lock:
             self._next += 1
             number = self._next
-        entry = _Entry(callable, None, number, calls, expires)
+        entry = Entry(callable, None, number, calls, expires)
         if self._registry is not None:
             return self._registry.put(name, entry)
         joiner = self._require_joiner("register")

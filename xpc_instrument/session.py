@@ -48,6 +48,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 # The doorbell tells of new processes at once; looking anyway, this often in seconds, covers a process that could not ring.
 _LOOK_AGAIN = 1.0
+# How long a session at a fixed address dials again after the process that hosted it is gone, in seconds.
+_RETURN_TIMEOUT = 5.0
 
 
 class _Hook:
@@ -97,6 +99,7 @@ class Session:
         self._watcher: Optional[threading.Thread] = None
         self._wake_r = self._wake_w = -1
         self._closed = False
+        self._fixed = False
         self._ended = threading.Event()
         self._refused: Dict[str, str] = {}
 
@@ -289,8 +292,22 @@ class Session:
         member = self._members.pop(address, None)
         if member is not None and not self._closed:
             log.info("%s is gone: %s", name, reason)
-        if self._bell is None and not self._members:
+        if self._bell is None and not self._members and not self._closed and not self._return_to(address, name):
             self._ended.set()
+
+    def _return_to(self, address: str, name: str) -> bool:
+        """At a fixed address another process may take over: dial again for a while. Runs in the thread that noticed the loss."""
+        if not self._fixed:
+            return False
+        deadline = time.monotonic() + _RETURN_TIMEOUT
+        while not self._closed and time.monotonic() < deadline:
+            try:
+                with self._lock:
+                    self._join(parse_address(address), name)
+                return True
+            except (ChannelError, AuthenticationError):
+                self._ended.wait(0.02)
+        return False
 
     def _noticed(self, name: str, notice: Notice) -> None:
         # A lane that cannot be opened to a process that is going away is no news.
@@ -473,6 +490,7 @@ def connect(
         else:
             address = parse_address(application)
             session._join(address, str(address))
+            session._fixed = True
     except BaseException:
         session.close()
         raise

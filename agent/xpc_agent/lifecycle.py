@@ -28,16 +28,19 @@ from xpc_instrument.channel.lanes import LanePool
 from xpc_instrument.channel.limits import Limits
 from xpc_instrument.channel.transport import Address, parse_address
 from xpc_instrument.config import Config
-from xpc_instrument.errors import ConfigError, XpcError
+from xpc_instrument.errors import AddressInUseError, ConfigError, XpcError
 
 from .dispatch import reset_after_fork
 from .imports import ImportWatcher
+from .member import Member
 from .probes import ProbeTable
 
 log = logging.getLogger("xpc_agent")
 
 # How long a new process waits for the sessions that want to hook it, in seconds.
 _SYNC_TIMEOUT = 1.0
+# How long a process whose host has died tries to take its place or to join the next one, in seconds.
+_TAKEOVER_TIMEOUT = 10.0
 
 
 class Agent:
@@ -56,6 +59,7 @@ class Agent:
         self.table = ProbeTable(config, self.limits)
         self.watcher = ImportWatcher(self.table.wants_module, self.table.module_imported)
         self.host: Optional[Host] = None
+        self._member: Optional[Member] = None
         self._key = config.manager.read_authkey() or b""
         self._entry: Optional[discovery.Entry] = None
         self._orphans: Dict[str, LanePool] = {}
@@ -76,10 +80,11 @@ class Agent:
 
     def open(self) -> None:
         """Listen, announce this process, and give waiting sessions the time to join. Raises `XpcError` or `OSError`."""
-        if self.host is not None:
+        if self.host is not None or self._member is not None:
             return
         self._listen()
-        assert self._entry is not None
+        if self._member is not None:
+            return
         sessions = discovery.ring(self.config.app, os.getpid())
         deadline = time.monotonic() + _SYNC_TIMEOUT
         for _joined in range(sessions):
@@ -104,7 +109,13 @@ class Agent:
             limits=self.limits,
             logger=log,
         )
-        host.start()
+        try:
+            host.start()
+        except AddressInUseError:
+            if self.config.manager.address == "unix":
+                raise
+            self._join_host(host.address)
+            return
         entry = discovery.own_entry(self.config.app, str(host.address))
         try:
             discovery.announce(entry)
@@ -112,6 +123,34 @@ class Agent:
             host.stop()
             raise
         self.host, self._entry = host, entry
+
+    def _join_host(self, address: Address) -> None:
+        """Another process of the application hosts the fixed address: share it."""
+        member = Member(address, self._key, self.limits, self.table, self._host_is_gone)
+        try:
+            member.join(_SYNC_TIMEOUT)
+        except BaseException:
+            member.close()
+            raise
+        self._member = member
+        self._entry = discovery.own_entry(self.config.app, str(address))
+        discovery.announce(self._entry)
+
+    def _host_is_gone(self) -> None:
+        """Take the address over, or join whoever was faster. Runs in the thread that noticed."""
+        deadline = time.monotonic() + _TAKEOVER_TIMEOUT
+        member, self._member = self._member, None
+        while member is not None and _agent is self:
+            try:
+                self._listen()
+                discovery.ring(self.config.app, os.getpid())
+                return
+            except (XpcError, OSError) as error:
+                # Between two hosts there is a moment with none that answers.
+                if time.monotonic() > deadline:
+                    log.error("this process cannot be hooked any more: %s", error)
+                    return
+                time.sleep(0.02)
 
     def _address(self) -> Address:
         if self.config.manager.address == "unix":
@@ -130,8 +169,10 @@ class Agent:
 
     def close(self) -> None:
         """Stop listening and withdraw; probe points stay as they are."""
-        host, entry = self.host, self._entry
-        self.host = self._entry = None
+        host, entry, member = self.host, self._entry, self._member
+        self.host = self._entry = self._member = None
+        if member is not None:
+            member.close()
         if entry is not None:
             discovery.withdraw(entry)
         if host is not None:
@@ -159,11 +200,19 @@ class Agent:
         reset_after_fork()
         self.table.reset_after_fork()
         self._synced = threading.Semaphore(0)
-        host, self.host, self._entry = self.host, None, None
-        if host is None:
+        host, member = self.host, self._member
+        self.host = self._entry = self._member = None
+        if host is None and member is None:
             return
-        self._adopt_hooks()
-        host.abandon()
+        if self.config.manager.address == "unix":
+            self._adopt_hooks()
+        else:
+            # At a fixed address the host tells of all hooks while we join.
+            self.table.drop_all()
+        if host is not None:
+            host.abandon()
+        if member is not None:
+            member.abandon()
         if not self.table.any_ready:
             # It may live long enough to import a target, or not; only then is it worth a socket.
             self.table.on_first_ready = self._open_lazily

@@ -15,19 +15,20 @@ import logging
 import os
 import sys
 import threading
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional, Set, Tuple, Union
 
 from xpc_instrument.channel.host import Peer
 from xpc_instrument.channel.joiner import python_version
-from xpc_instrument.channel.messages import Answer, Query, Register, Unregister
+from xpc_instrument.channel.messages import Answer, Notice, Query, Register, Unregister
 from xpc_instrument.config import Config, ProbeConfig
 from xpc_instrument.errors import TargetError
-from xpc_instrument.manager import Registry
+from xpc_instrument.manager import Entry, Registry
 from xpc_instrument.modes import is_target, split_name
 from xpc_instrument.pickling import Traits
 
 from . import targets
 from .dispatch import Dispatcher, Plan, busy
+from .member import RelayedPeer, is_member
 from .patching import Patch, make_patch
 from .remote import Counters, RemoteHook, guarded
 from .targets import Resolved, UnpatchableError
@@ -112,6 +113,18 @@ class ProbePoint:
         }
 
 
+class _Waiting:
+    """A registration whose answer waits for members."""
+
+    __slots__ = ("accepted", "answer", "members", "peer")
+
+    def __init__(self, peer: Peer, answer: Answer, members: Set[str]) -> None:
+        self.peer = peer
+        self.answer = answer
+        self.members = members
+        self.accepted = answer.ok
+
+
 class ProbeTable(Registry):
     """All probe points, and the host's policy for them; names that are no targets are plain callbacks, as with any manager."""
 
@@ -123,6 +136,10 @@ class ProbeTable(Registry):
         self.on_synced: Optional[Callable[[Peer], None]] = None
         self.on_joined: Optional[Callable[[Peer], None]] = None
         self._changing = threading.RLock()
+        self._peers: Dict[str, Peer] = {}
+        # Target hooks of the sessions joined here, for members that come later; registrations that wait for members.
+        self._shared: Dict[Tuple[str, int], Register] = {}
+        self._waiting: Dict[str, _Waiting] = {}
         for probe in config.probes:
             if not targets.is_glob(probe.target):
                 self.points.setdefault(probe.target, ProbePoint(probe.target, probe))
@@ -211,9 +228,28 @@ class ProbeTable(Registry):
                     return self.points.setdefault(target, ProbePoint(target, probe))
         return None
 
-    def register(self, peer: Peer, message: Register) -> Answer:
+    def register(self, peer: Peer, message: Register) -> Optional[Answer]:
         if not is_target(message.name):
             return super().register(peer, message)
+        members = [one for one in self._peers.values() if is_member(one.session)]
+        answer = Answer(message.request, True, data={"registered": True, "importable": _importable(message.module)})
+        try:
+            self.add_hook(peer, message)
+        except TargetError as error:
+            if not members:
+                raise
+            answer = Answer(message.request, False, type(error).__name__, str(error))
+        self._shared[peer.session, message.hook] = message
+        if not members:
+            return answer
+        waiting = _Waiting(peer, answer, {member.session for member in members})
+        self._waiting[f"{peer.session} {message.hook}"] = waiting
+        for member in members:
+            self._tell_member(member, peer, message)
+        return None
+
+    def add_hook(self, peer: Union[Peer, RelayedPeer], message: Register) -> None:
+        """Put a hook of a session on its target. Raises `TargetError`."""
         mode, target = split_name(message.name)
         point = self.find_point(target)
         if mode not in point.config.allow:
@@ -224,7 +260,7 @@ class ProbeTable(Registry):
                 if hook.session == peer.session and hook.number == message.hook:
                     # Inherited over a fork: the same hook, now with a connection of this process's own.
                     hook.rejoin(peer)
-                    return self._accepted(message)
+                    return
             if len(point.hooks) >= self.config.limits.max_hooks:
                 raise TargetError(f"{target} has {len(point.hooks)} hooks, the limit (max-hooks)")
             hook = RemoteHook(
@@ -245,13 +281,48 @@ class ProbeTable(Registry):
             )
             point.hooks = [*point.hooks, hook]
             point.refresh()
-        return self._accepted(message)
 
-    @staticmethod
-    def _accepted(message: Register) -> Answer:
-        return Answer(
-            message.request, True, data={"registered": True, "importable": _importable(message.module)}
+    # members: processes that share this one's fixed address ------------------------------------------------------------
+
+    def _tell_member(self, member: Peer, peer: Peer, message: Register) -> None:
+        member.notify(
+            "hook-added",
+            key=f"{peer.session} {message.hook}",
+            session=peer.session,
+            pid=peer.pid,
+            python=peer.python,
+            name=message.name,
+            hook=message.hook,
+            style=message.style,
+            calls=message.calls,
+            expires=message.expires,
         )
+
+    def noticed(self, peer: Peer, notice: Notice) -> None:
+        if notice.kind == "hook-answer" and is_member(peer.session):
+            waiting = self._waiting.get(str(notice.data.get("key")))
+            if waiting is not None:
+                if not notice.data.get("error"):
+                    waiting.accepted = True
+                self._answered(str(notice.data.get("key")), waiting, peer.session)
+
+    def _answered(self, key: str, waiting: _Waiting, member: str) -> None:
+        """A member has answered, or is gone; after the last one the script gets its answer."""
+        waiting.members.discard(member)
+        if waiting.members:
+            return
+        del self._waiting[key]
+        answer = waiting.answer
+        if waiting.accepted and not answer.ok:
+            answer = Answer(answer.request, True, data={"registered": True, "importable": True})
+        waiting.peer.post(answer)
+
+    def find(self, name: str) -> Optional[Entry]:
+        if not name.startswith("\0"):
+            return super().find(name)
+        _, session, number = name.split("\0")
+        peer = self._peers.get(session)
+        return None if peer is None else Entry(None, peer, int(number), None, None)
 
     def _drop(self, point: ProbePoint, hook: RemoteHook) -> None:
         with self._changing:
@@ -259,12 +330,31 @@ class ProbeTable(Registry):
             point.refresh()
 
     def unregister(self, peer: Peer, message: Unregister) -> Answer:
+        shared = self._shared.pop((peer.session, message.hook), None) is not None
+        if shared:
+            self._tell_members_removed(peer.session, message.hook)
+        if self.drop_hook(peer.session, message.hook) or shared:
+            return Answer(message.request, True, data={"unregistered": True})
+        return super().unregister(peer, message)
+
+    def _tell_members_removed(self, session: str, hook: int) -> None:
+        for member in list(self._peers.values()):
+            if is_member(member.session):
+                member.notify("hook-removed", session=session, hook=hook)
+
+    def drop_hook(self, session: str, number: int) -> bool:
+        """Remove one hook of a session; False if there is none of that number."""
         for point in list(self.points.values()):
             for hook in point.hooks:
-                if hook.session == peer.session and hook.number == message.hook:
+                if hook.session == session and hook.number == number:
                     self._drop(point, hook)
-                    return Answer(message.request, True, data={"unregistered": True})
-        return super().unregister(peer, message)
+                    return True
+        return False
+
+    def drop_all(self) -> None:
+        """Remove all hooks of all sessions."""
+        for session in {hook.session for point in list(self.points.values()) for hook in point.hooks}:
+            self.drop_session(session)
 
     def drop_session(self, session: str) -> None:
         """Remove all hooks of a session."""
@@ -281,12 +371,28 @@ class ProbeTable(Registry):
 
     def joined(self, peer: Peer) -> None:
         peer.lanes.want = guarded(peer.lanes.want)
-        if self.on_joined is not None:
+        self._peers[peer.session] = peer
+        if is_member(peer.session):
+            for (session, _), message in list(self._shared.items()):
+                owner = self._peers.get(session)
+                if owner is not None:
+                    self._tell_member(peer, owner, message)
+            peer.notify("all-hooks")
+        elif self.on_joined is not None:
             self.on_joined(peer)
 
     def left(self, peer: Peer) -> None:
         super().left(peer)
+        self._peers.pop(peer.session, None)
         self.drop_session(peer.session)
+        for key in [key for key in self._shared if key[0] == peer.session]:
+            del self._shared[key]
+            self._tell_members_removed(*key)
+        for request, waiting in list(self._waiting.items()):
+            if waiting.peer is peer:
+                del self._waiting[request]
+            elif peer.session in waiting.members:
+                self._answered(request, waiting, peer.session)
 
     def synced(self, peer: Peer) -> None:
         # What it had inherited over a fork and has not registered again, it has removed meanwhile.
@@ -325,6 +431,7 @@ class ProbeTable(Registry):
         self._changing = threading.RLock()
         self._lock = threading.Lock()
         self._names = {}
+        self._peers, self._shared, self._waiting = {}, {}, {}
         pid = os.getpid()
         for point in list(self.points.values()):
             point.counters = Counters()

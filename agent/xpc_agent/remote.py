@@ -8,12 +8,13 @@ Rules:
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
-from typing import Any, Callable, Dict, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
-from xpc_instrument.channel.codec import Frame
+from xpc_instrument.channel.codec import Bytes, Frame
 from xpc_instrument.channel.host import Peer
 from xpc_instrument.channel.lanes import LanePool
 from xpc_instrument.channel.messages import Opcode
@@ -24,6 +25,7 @@ from xpc_instrument.modes import Mode
 from xpc_instrument.pickling import Payload, Table, Traits, dump_exception, safe_repr, type_name
 
 from .dispatch import Invocation, busy
+from .member import RelayedPeer, RelayLanes, relay_name
 
 log = logging.getLogger("xpc_agent")
 
@@ -122,7 +124,7 @@ class RemoteHook:
         self,
         mode: Mode,
         target: str,
-        peer: Peer,
+        peer: Union[Peer, RelayedPeer],
         number: int,
         style: str,
         traits: Traits,
@@ -143,12 +145,14 @@ class RemoteHook:
         self.number = number
         self.style = style
         self.orphan_since = 0.0
+        self._relayed = relay_name(peer.session, number) if isinstance(peer, RelayedPeer) else b""
         self._orphanage: Optional[LanePool] = None
         self.pid = pid
         self._traits = traits
         self._timeout = timeout
         self._on_failure = on_failure
-        self._left = calls
+        self._calls = calls
+        self._used = itertools.count()
         self._expires = None if expires is None else time.monotonic() + expires
         self._counters = counters
         self._signature = signature
@@ -156,7 +160,7 @@ class RemoteHook:
         self._logged: Dict[str, bool] = {}
 
     @property
-    def lanes(self) -> LanePool:
+    def lanes(self) -> Union[LanePool, RelayLanes]:
         """Where invocations get their lanes."""
         return self.peer.lanes if self._orphanage is None else self._orphanage
 
@@ -164,7 +168,7 @@ class RemoteHook:
         """In a forked child: wait on `pool` until the session dials this process too."""
         self._orphanage, self.orphan_since = pool, now
 
-    def rejoin(self, peer: Peer) -> None:
+    def rejoin(self, peer: Union[Peer, RelayedPeer]) -> None:
         """The session has dialled in; its lanes are in `peer` from now on."""
         self.peer, self._orphanage, self.orphan_since = peer, None, 0.0
 
@@ -173,11 +177,12 @@ class RemoteHook:
         if self._expires is not None and time.monotonic() >= self._expires:
             self._ended(self)
             return False
-        if self._left is not None:
-            if self._left <= 0:
+        if self._calls is not None:
+            # One atomic step, so that threads that come at once get different numbers.
+            number = next(self._used)
+            if number >= self._calls:
                 return False
-            self._left -= 1
-            if self._left == 0:
+            if number == self._calls - 1:
                 self._ended(self)
         self._counters.calls += 1
         return True
@@ -207,6 +212,12 @@ class RemoteHook:
         )
         return outgoing, outgoing.payload()
 
+    def _call(self, lane: Wire, body: Bytes, buffers: Sequence[Bytes]) -> List[Bytes]:
+        """The frame that calls the hook: by number, or through the host of the address, by name."""
+        if self._relayed:
+            return lane.connection.send(Opcode.CALL_NAMED, 0, body, [self._relayed, *buffers])
+        return lane.connection.send(Opcode.CALL, self.number, body, buffers)
+
     def _extra(self, name: str) -> Any:
         if name != "signature":
             raise PayloadError(f"unknown question {name!r:.40}")
@@ -224,7 +235,7 @@ class RemoteHook:
             deadline = time.monotonic() + self._timeout
             outgoing, (body, buffers) = self._outgoing(invocation)
             lane = self.lanes.take(deadline)
-            pieces = lane.connection.send(Opcode.CALL, self.number, body, buffers)
+            pieces = self._call(lane, body, buffers)
             outgoing.converse(lane, pieces, deadline - time.monotonic())
             self.lanes.give(lane)
         except Exception as error:
@@ -244,7 +255,7 @@ class RemoteHook:
             deadline = time.monotonic() + self._timeout
             outgoing, (body, buffers) = self._outgoing(invocation)
             lane = await self.lanes.take_async(deadline)
-            pieces = lane.connection.send(Opcode.CALL, self.number, body, buffers)
+            pieces = self._call(lane, body, buffers)
             await outgoing.converse_async(lane, pieces, deadline - time.monotonic())
             self.lanes.give(lane)
         except Exception as error:
@@ -267,7 +278,7 @@ class RemoteHook:
             deadline = time.monotonic() + self._timeout
             outgoing, (body, buffers) = self._outgoing(invocation)
             lane = self.lanes.take(deadline)
-            pieces = lane.connection.send(Opcode.CALL, self.number, body, buffers)
+            pieces = self._call(lane, body, buffers)
             outcome = outgoing.converse(lane, pieces, deadline - time.monotonic(), _unguarded(proceed))
             self.lanes.give(lane)
         except Exception as error:
@@ -292,7 +303,7 @@ class RemoteHook:
             deadline = time.monotonic() + self._timeout
             outgoing, (body, buffers) = self._outgoing(invocation)
             lane = await self.lanes.take_async(deadline)
-            pieces = lane.connection.send(Opcode.CALL, self.number, body, buffers)
+            pieces = self._call(lane, body, buffers)
             outcome = await outgoing.converse_async(lane, pieces, deadline - time.monotonic(), proceed)
             self.lanes.give(lane)
         except Exception as error:

@@ -99,7 +99,7 @@ class App:
 
 
 def start_app(
-    run_program: Callable[..., Program], folder: Path, config: str = "", python: "list[str] | None" = None
+    run_program: Callable[..., Program], folder: Path, config: str = "", python: list[str] | None = None
 ) -> App:
     """Start the application under `xpc-instrument run`; ready when it returns."""
     import sys

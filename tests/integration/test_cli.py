@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Optional
 
 import pytest
-import xpc_instrument
-from xpc_instrument import discovery
 
+import xpc_instrument
 from tests.integration.app_fixture import as_json, start_app
 from tests.programs import Program
+from xpc_instrument import discovery
 
 CLI = [sys.executable, "-m", "xpc_instrument.cli"]
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Callable, List
 
 import pytest
-import xpc_instrument
-from xpc_instrument import discovery
 
+import xpc_instrument
 from tests.programs import Program
+from xpc_instrument import discovery
 
 PAY = "def charge(n):\n    return f'{n} paid'\n"
 

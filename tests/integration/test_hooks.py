@@ -11,12 +11,11 @@ from typing import Any, Callable, Iterator, List
 from unittest.mock import Mock
 
 import pytest
-import xpc_instrument
-from xpc_instrument import Manager, Session, TargetError
-from xpc_instrument import discovery
 
+import xpc_instrument
 from tests.integration.app_fixture import App, start_app
 from tests.programs import Program
+from xpc_instrument import Manager, Session, TargetError, discovery
 
 
 @pytest.fixture

@@ -63,8 +63,11 @@ class Policy:
     def synced(self, peer: Peer) -> None:
         """The peer has registered all that it wants to register with this process."""
 
-    def register(self, peer: Peer, message: Register) -> Answer:
-        """Answer a registration."""
+    def noticed(self, peer: Peer, notice: Notice) -> None:
+        """The peer said something that needs no answer."""
+
+    def register(self, peer: Peer, message: Register) -> Optional[Answer]:
+        """Answer a registration; None if the answer follows later, with `Peer.post`."""
         raise NotImplementedError
 
     def unregister(self, peer: Peer, message: Unregister) -> Answer:
@@ -525,16 +528,20 @@ class Host:
         peer.wire.connection.accept(frame)
         message = load_message(frame.opcode, frame.body)
         if isinstance(message, (Register, Unregister, Query)):
-            peer.post(self._answer(peer, message))
+            answer = self._answer(peer, message)
+            if answer is not None:
+                peer.post(answer)
         elif isinstance(message, Ping):
             peer.post(Pong())
         elif isinstance(message, Synced):
             self._policy.synced(peer)
-        elif not isinstance(message, (Notice, Pong)):
+        elif isinstance(message, Notice):
+            self._policy.noticed(peer, message)
+        elif not isinstance(message, Pong):
             raise RemoteProtocolError(f"{frame.opcode.name} is not for a host")
 
-    def _answer(self, peer: Peer, message: Union[Register, Unregister, Query]) -> Answer:
-        handlers: Dict[type, Callable[[Peer, Any], Answer]] = {
+    def _answer(self, peer: Peer, message: Union[Register, Unregister, Query]) -> Optional[Answer]:
+        handlers: Dict[type, Callable[[Peer, Any], Optional[Answer]]] = {
             Register: self._policy.register,
             Unregister: self._policy.unregister,
             Query: self._policy.query,

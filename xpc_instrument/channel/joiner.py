@@ -245,6 +245,10 @@ class Joiner:
         """Ask the host about itself."""
         return self._ask(lambda number: Query(number, what), timeout)
 
+    def notify(self, kind: str, **data: Any) -> None:
+        """Tell the host something that needs no answer."""
+        self._say(Notice(kind, data))
+
     def synced(self) -> None:
         """Tell the host that all registrations are in place."""
         self._say(Synced())
