@@ -1,11 +1,11 @@
 """Fixtures for all tests: a private runtime directory, real programs in real processes, and a look for what was left behind.
 
-- `runtime_dir` (every test has it, asked for or not): a short private folder, in `XPC_INSTRUMENT_RUNTIME_DIR`. When the test ends, nothing
-  that it started may be there: no process, thread or open socket, and no file in the folder unless its process was killed.
+- `runtime_dir` (every test has it, asked for or not): a short private folder, in `XPC_INSTRUMENT_RUNTIME_DIR`. When the test ends,
+  nothing that it started may be there: no process, thread or open socket, and no file in the folder unless its process was killed.
 - `run_program`: starts Python source, or any command, as a real process; see `tests/programs.py`.
-- the mark `no_process`, on a test or as `pytestmark` of a module: it needs no process, socket or thread, and is refused them. These tests run
-  on Pyodide too (`python3 dev.py pyodide`), which is how Python 3.14 and 3.15 are covered where they are not installed. A running event loop
-  has a socket: drive a coroutine by `send(None)` there, or leave the mark off.
+- the mark `no_process`, on a test or as `pytestmark` of a module: it needs no process, socket or thread, and is refused them. These
+  tests run on Pyodide too (`python3 dev.py pyodide`), which is how Python 3.14 and 3.15 are covered where they are not installed. A
+  running event loop has a socket: drive a coroutine by `send(None)` there, or leave the mark off.
 """
 
 from __future__ import annotations
@@ -138,8 +138,8 @@ def run_program(tmp_path: Path) -> Iterator[Callable[..., Program]]:
     """Start Python source as a real program: `run_program(source, *args, name=..., command=..., env=..., cwd=...)`.
 
     The source is written to `tmp_path / name` and run by this interpreter; with `command`, that is run instead, in `tmp_path`. Returns a
-    `Program`: `read_line(timeout)`, `read_until("ready")`, `send_line(text)`, `signal(number)`, `kill()`, `wait()`, `pid`, `output`. What still
-    runs when the test ends is killed, with all that it started.
+    `Program`: `read_line(timeout)`, `read_until("ready")`, `send_line(text)`, `signal(number)`, `kill()`, `wait()`, `pid`, `output`.
+    What still runs when the test ends is killed, with all that it started.
     """
     running: List[Program] = []
 
