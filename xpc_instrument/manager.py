@@ -453,7 +453,7 @@ class Manager:
         return outcome.get(), True
 
     def _proxy_joiner(self) -> Joiner:
-        """The connection of a proxy, made at its first call and again when it was lost. Its heartbeat ends calls to a host that is stopped."""
+        """The connection of a proxy, made at its first call and when it was lost. Its heartbeat ends calls to a host that is stopped."""
         with self._lock:
             if self._joiner is not None and not self._joiner.alive:
                 self._joiner.close()

@@ -71,8 +71,7 @@ def test_when_the_host_dies_another_takes_over_and_the_hooks_are_armed_again(app
 def test_a_process_that_joins_later_is_armed_at_its_start(
     apps: Tuple[str, App, App], run_program: Callable[..., Program], tmp_path: Path
 ) -> None:
-    address, host, member = apps
-    with xpc_instrument.connect(address, KEY) as session:
+    with xpc_instrument.connect(apps[0], KEY) as session:
         session.instead("shop:charge", lambda amount: "hooked")
         config = (tmp_path / "xpc-instrument.toml").read_text().partition("\n")[2]
         third = start_app(run_program, tmp_path, config)
