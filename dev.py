@@ -1,7 +1,14 @@
-"""The project's own commands, with Python and nothing else: `python3 dev.py demo`, `test`, `lint`, `types`, `matrix`.
+"""The project's own commands, with Python and nothing else.
 
-Each makes the virtual environment that it needs under `.venv`. Further words go to the program that is run, such as
-`python3 dev.py test tests/unit -k codec`.
+    python3 dev.py demo               play the demonstration
+    python3 dev.py test [ARGS]        run the tests; ARGS go to pytest, such as: tests/unit -k codec
+    python3 dev.py lint               ruff: rules and format
+    python3 dev.py types              mypy, strict
+    python3 dev.py matrix [ARGS]      run the tests on every CPython 3.9 to 3.15 of this machine
+    python3 dev.py pyodide [ARGS]     run the tests marked no_process on Pyodide (CPython 3.14 and 3.15) under node
+    python3 dev.py all                all but the demonstration
+
+Each makes what it needs under `.venv`, once for each state of pyproject.toml. Delete that folder to start afresh.
 """
 
 from __future__ import annotations
@@ -12,43 +19,66 @@ import re
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import Dict, List, Optional, Sequence, Tuple
 
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
+
 VERSIONS = ("3.9", "3.10", "3.11", "3.12", "3.13", "3.14", "3.15")
+OLDEST = (3, 9)
+
+# How many versions of the matrix run at a time: the tests wait for each other's processes more than they compute.
+AT_A_TIME = 2
+
+# Releases of Pyodide are numbered after the Python that they contain; the newest of each, alphas included.
+PYODIDES = {"3.14": "pyodide@>=314.0.0-alpha.1 <315.0.0-0", "3.15": "pyodide@>=315.0.0-alpha.1 <316.0.0-0"}
+
+# What the tests need on Pyodide, as wheels without compiled code.
+PURE_WHEELS = ("wrapt", "cloudpickle", "pytest", "pytest-timeout", "hypothesis")
+
+PASSED = "passed"
 
 
-def python_of(folder: Path) -> Path:
-    """The interpreter of a virtual environment."""
-    return folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+# environments ------------------------------------------------------------------------------------------------------------
 
 
 def environment(folder: Path, interpreter: str, extras: str) -> Path:
     """A virtual environment with the project in it, editable; made anew when pyproject.toml changes. Returns its interpreter."""
-    python = python_of(folder)
-    stamp = folder / "stamp"
-    wanted = hashlib.sha256((ROOT / "pyproject.toml").read_bytes() + extras.encode()).hexdigest()
-    if python.exists() and stamp.exists() and stamp.read_text() == wanted:
+    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    if python.exists() and _is_fresh(folder, extras):
         return python
     print(f"dev.py: setting up {folder.relative_to(ROOT)} with {interpreter}", flush=True)
-    made = subprocess.run([interpreter, "-m", "venv", "--clear", str(folder)], check=False)
-    if made.returncode:
-        version = subprocess.run(
-            [interpreter, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        sys.exit(f"dev.py: {interpreter} cannot make a virtual environment: on Debian, apt-get install python{version}-venv")
-    install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-e", f"{ROOT}[{extras}]"]
-    if subprocess.run(install, check=False).returncode:
-        sys.exit(f"dev.py: installing into {folder} failed; what pip says is above")
-    stamp.write_text(wanted)
+    if subprocess.run([interpreter, "-m", "venv", "--clear", str(folder)], check=False).returncode:
+        version = (version_of(interpreter) or ("3", ""))[0]
+        sys.exit(f"dev.py: {interpreter} cannot make a virtual environment; on Debian: apt-get install python{version}-venv")
+    if subprocess.run([*_pip(python), "install", "--quiet", "-e", f"{ROOT}[{extras}]"], check=False).returncode:
+        sys.exit(f"dev.py: installing the project with its extra {extras!r} into {folder} failed; what pip says is above")
+    _stamp(folder, extras)
     return python
 
 
 def own_environment() -> Path:
-    """The environment for everything but the matrix."""
+    """The environment for everything but the demonstration and the matrix."""
     return environment(VENV / "dev", sys.executable, "dev")
+
+
+def _pip(python: Path) -> List[str]:
+    return [str(python), "-m", "pip", "--disable-pip-version-check"]
+
+
+def _state(*words: str) -> str:
+    return hashlib.sha256(b"\0".join([(ROOT / "pyproject.toml").read_bytes(), *(word.encode() for word in words)])).hexdigest()
+
+
+def _is_fresh(folder: Path, *words: str) -> bool:
+    stamp = folder / "stamp"
+    return stamp.exists() and stamp.read_text() == _state(*words)
+
+
+def _stamp(folder: Path, *words: str) -> None:
+    (folder / "stamp").write_text(_state(*words))
 
 
 def run(*words: object) -> int:
@@ -56,80 +86,166 @@ def run(*words: object) -> int:
     return subprocess.run([str(word) for word in words], cwd=ROOT, check=False).returncode
 
 
-def test(arguments: List[str]) -> int:
-    """Run the tests."""
-    return run(own_environment(), "-m", "pytest", *arguments)
+# commands ----------------------------------------------------------------------------------------------------------------
 
 
-def demo(arguments: List[str]) -> int:
+def demo(arguments: Sequence[str]) -> int:
     """Play the demonstration."""
     return run(environment(VENV / "demo", sys.executable, "cli"), ROOT / "examples" / "http_server" / "demo.py", *arguments)
 
 
-def lint(arguments: List[str]) -> int:
-    """Run ruff."""
-    return run(own_environment(), "-m", "ruff", "check", ".", *arguments)
+def test(arguments: Sequence[str]) -> int:
+    """Run the tests on this interpreter."""
+    return run(own_environment(), "-m", "pytest", *arguments)
 
 
-def types(arguments: List[str]) -> int:
+def lint(arguments: Sequence[str]) -> int:
+    """Run ruff, for its rules and for its format."""
+    python = own_environment()
+    rules = run(python, "-m", "ruff", "check", ".", *arguments)
+    layout = run(python, "-m", "ruff", "format", "--check", ".")
+    return rules or layout
+
+
+def types(arguments: Sequence[str]) -> int:
     """Run mypy."""
     return run(own_environment(), "-m", "mypy", *arguments)
 
 
-def matrix(arguments: List[str]) -> int:
-    """Run the tests on every CPython from 3.9 to 3.15 that this machine has."""
-    found = interpreters()
-    results: Dict[str, str] = {}
+def matrix(arguments: Sequence[str], without: Optional[str] = None) -> int:
+    """Run the tests on every supported CPython of this machine, but for the version `without`."""
+    found, unusable = interpreters()
+    found.pop(without or "", None)
+    (VENV / "matrix").mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(AT_A_TIME) as pool:
+        running = {version: pool.submit(_run_version, version, found[version], arguments) for version in VERSIONS if version in found}
+        results = {version: future.result() for version, future in running.items()}
     for version in VERSIONS:
-        interpreter = found.get(version)
-        if interpreter is None:
-            results[version] = "skipped: no such interpreter on this machine"
-            continue
-        print(f"\ndev.py: Python {version}", flush=True)
-        python = environment(VENV / version, interpreter, "test")
-        status = run(python, "-m", "pytest", "-q", *arguments)
-        results[version] = "passed" if status == 0 else f"FAILED (exit status {status})"
-    print("\ndev.py: the matrix")
-    for version, result in results.items():
-        print(f"  Python {version}: {result}")
+        if version == without:
+            results[version] = "left to `test`"
+        elif version not in results:
+            results[version] = f"skipped: {unusable.get(version, 'no such interpreter on this machine')}"
+    return _summary("the matrix", {f"Python {version}": results[version] for version in VERSIONS})
+
+
+def _run_version(version: str, interpreter: str, arguments: Sequence[str]) -> str:
+    try:
+        python = environment(VENV / "matrix" / version, interpreter, "test")
+    except SystemExit as error:
+        return f"FAILED: {error}"
+    command = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", check=False)
+    lines = done.stdout.strip().splitlines() or ["it printed nothing"]
+    # In one piece, since another version prints meanwhile.
+    print("\n".join([f"\ndev.py: Python {version}", *(lines[-1:] if done.returncode == 0 else lines)]), flush=True)
+    return f"{PASSED}: {lines[-1]}" if done.returncode == 0 else f"FAILED (exit status {done.returncode}): {lines[-1]}"
+
+
+def pyodide(arguments: Sequence[str]) -> int:
+    """Run the tests that need no process on Pyodide: the Pythons that few machines have yet."""
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if node is None or npm is None:
+        reason = f"skipped: no {'node' if node is None else 'npm'} on this machine"
+        return _summary("Pyodide", {f"Python {version}": reason for version in PYODIDES})
+    results = {}
+    for version, specification in PYODIDES.items():
+        folder = VENV / "pyodide" / version
+        if not _is_fresh(folder, specification, *PURE_WHEELS):
+            problem = _install_pyodide(folder, version, npm, specification)
+            if problem:
+                results[version] = f"FAILED: {problem}"
+                continue
+            _stamp(folder, specification, *PURE_WHEELS)
+        print(f"\ndev.py: Pyodide with Python {version}", flush=True)
+        status = run(node, ROOT / "tests/pyodide/run.mjs", folder / "node_modules/pyodide", folder / "site", ROOT, "-q", *arguments)
+        results[version] = PASSED if status == 0 else f"FAILED (exit status {status})"
+    return _summary("Pyodide", {f"Python {version}": result for version, result in results.items()})
+
+
+def _install_pyodide(folder: Path, version: str, npm: str, specification: str) -> str:
+    """Put Pyodide into `folder/node_modules` and the wheels, unpacked, into `folder/site`; returns what went wrong, if anything."""
+    print(f"dev.py: setting up {folder.relative_to(ROOT)}", flush=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    quiet = ["--no-package-lock", "--no-save", "--no-audit", "--no-fund", "--loglevel=error"]
+    if run(npm, "install", "--prefix", folder, *quiet, specification):
+        return f"npm could not install {specification}; what it says is above"
+    pure = ["--only-binary=:all:", "--implementation", "py", "--abi", "none", "--platform", "any", "--python-version", version]
+    if run(*_pip(own_environment()), "install", "--quiet", "--no-compile", "--target", folder / "site", *pure, *PURE_WHEELS):
+        return f"pip found no pure wheels of {', '.join(PURE_WHEELS)}; what it says is above"
+    return ""
+
+
+def all_of_it(arguments: Sequence[str]) -> int:
+    """Everything that must hold before a change lands; goes on after a failure, to show all there are."""
+    own = "{}.{}".format(*sys.version_info)
+    results = {
+        f"test (Python {own})": test(arguments),
+        "lint": lint(()),
+        "types": types(()),
+        "matrix": matrix(arguments, without=own),
+        "pyodide": pyodide(()),
+    }
+    return _summary("all of it", {name: f"FAILED (exit status {status})" if status else PASSED for name, status in results.items()})
+
+
+def _summary(title: str, results: Dict[str, str]) -> int:
+    """Print what came of each part; returns 1 if one failed."""
+    print(f"\ndev.py: {title}")
+    for name, result in results.items():
+        print(f"  {name}: {result}")
+    sys.stdout.flush()
     return int(any(result.startswith("FAILED") for result in results.values()))
 
 
-def interpreters() -> Dict[str, str]:
-    """The newest interpreter of each version: on PATH, under pyenv, and where uv keeps its own."""
-    candidates: List[Path] = []
-    for version in VERSIONS:
-        on_path = shutil.which(f"python{version}")
-        if on_path:
-            candidates.append(Path(on_path))
-    folders = [Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions", Path.home() / ".local/share/uv/python"]
-    for folder in folders:
-        if folder.is_dir():
-            candidates += sorted(folder.glob("*/bin/python3"), key=lambda path: [int(n) for n in re.findall(r"\d+", path.parts[-3])])
-    found: Dict[str, str] = {}
+# interpreters ------------------------------------------------------------------------------------------------------------
+
+
+def interpreters() -> Tuple[Dict[str, str], Dict[str, str]]:
+    """The newest usable interpreter of each version, and why others are of no use: on PATH, in /usr/bin, of pyenv and of uv."""
+    home = Path.home()
+    data = Path(os.environ.get("XDG_DATA_HOME", home / ".local/share"))
+    candidates = [Path("/usr/bin", f"python{version}") for version in VERSIONS]
+    candidates += [Path(found) for version in VERSIONS for found in [shutil.which(f"python{version}")] if found]
+    for folder in (
+        Path(os.environ.get("UV_PYTHON_INSTALL_DIR", data / "uv/python")),
+        Path(os.environ.get("PYENV_ROOT", home / ".pyenv"), "versions"),
+    ):
+        candidates += sorted(folder.glob("*/bin/python3"), key=lambda path: [int(n) for n in re.findall(r"\d+", path.parts[-3])])
+    usable: Dict[str, str] = {}
+    unusable: Dict[str, str] = {}
     for candidate in [*candidates, Path(sys.executable)]:
-        version = version_of(candidate)
+        version, problem = version_of(str(candidate)) or ("", "")
         if version in VERSIONS:
-            found[version] = str(candidate)
-    return found
+            (unusable if problem else usable)[version] = problem or str(candidate)
+    return usable, unusable
 
 
-def version_of(interpreter: Path) -> Optional[str]:
-    """The minor version of a CPython that runs; None for anything else, such as a shim of an interpreter that isn't there."""
-    code = "import sys, venv, ensurepip; print(sys.implementation.name, '%d.%d' % sys.version_info[:2])"
+def version_of(interpreter: str) -> Optional[Tuple[str, str]]:
+    """The version of a CPython, such as "3.11", and what it lacks, if anything; None for what does not run or is no CPython."""
+    code = (
+        "import sys, importlib.util as u\n"
+        "print(sys.implementation.name, '%d.%d' % sys.version_info[:2], all(u.find_spec(name) for name in ('venv', 'ensurepip')))"
+    )
     try:
-        done = subprocess.run([str(interpreter), "-c", code], capture_output=True, text=True, timeout=30, check=False)
+        done = subprocess.run([interpreter, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
     words = done.stdout.split()
-    return words[1] if done.returncode == 0 and words[:1] == ["cpython"] else None
+    if done.returncode or len(words) != 3 or words[0] != "cpython":
+        return None
+    lack = f"{interpreter} has no venv or no ensurepip; on Debian: apt-get install python{words[1]}-venv"
+    return words[1], "" if words[2] == "True" else lack
 
 
-COMMANDS = {"demo": demo, "test": test, "lint": lint, "types": types, "matrix": matrix}
+COMMANDS = {"demo": demo, "test": test, "lint": lint, "types": types, "matrix": matrix, "pyodide": pyodide, "all": all_of_it}
 
 
-def main(arguments: List[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Run one command."""
+    if sys.version_info < OLDEST:
+        print("dev.py: this is Python {}.{}; expected 3.9 or newer".format(*sys.version_info), file=sys.stderr)
+        return 2
     if not arguments or arguments[0] not in COMMANDS:
         print(__doc__, file=sys.stderr)
         return 2
