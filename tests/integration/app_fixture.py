@@ -71,9 +71,10 @@ for line in sys.stdin:
     if not line.strip():
         break
     try:
-        print("=> " + repr(eval(line)), flush=True)
+        answer = repr(eval(line))
     except BaseException as error:
-        print(f"=> raised {type(error).__name__}: {error}", flush=True)
+        answer = f"raised {type(error).__name__}: {error}"
+    print(f"=> {answer}\\n", end="", flush=True)  # in one write, so that the log of another thread does not come in between
 '''
 
 

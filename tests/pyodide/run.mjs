@@ -5,6 +5,7 @@
 // PYODIDE is the folder of the npm package, SITE_PACKAGES a folder with unpacked wheels, ROOT the project. All three are read as they are:
 // nothing is downloaded. The exit status is pytest's. `python3 dev.py pyodide` prepares the folders and calls this.
 
+import { writeSync } from "node:fs";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 
@@ -17,10 +18,11 @@ if (!root) {
 const { loadPyodide } = await import(pathToFileURL(join(pyodideFolder, "pyodide.mjs")).href);
 const python = await loadPyodide({
   indexURL: pyodideFolder,
-  stdout: (line) => console.log(line),
-  stderr: (line) => console.error(line),
   env: { HOME: "/home/pyodide", PYTHONDONTWRITEBYTECODE: "1" },
 });
+// Bytes as they come: by default each flush would end a line.
+python.setStdout({ write: (bytes) => writeSync(1, bytes) });
+python.setStderr({ write: (bytes) => writeSync(2, bytes) });
 python.mountNodeFS("/site", sitePackages);
 python.mountNodeFS("/project", root);
 python.globals.set("pytest_arguments", python.toPy(pytestArguments));
