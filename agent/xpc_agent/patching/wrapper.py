@@ -60,8 +60,12 @@ class WraptPatch(Patch):
             Kind.ASYNC_GENERATOR: self.entry.call_async_generator,
         }[self.resolved.kind]
         unbound = self.resolved.binding is Binding.NONE
+        # `__new__` is a static method that gets its class as an argument.
+        makes = self.resolved.attribute == "__new__"
 
         def wrapper(wrapped: Callable[..., Any], instance: Any, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Any:
+            if makes and args:
+                return enter(types.MethodType(wrapped, args[0]), args[0], args[1:], kwargs)
             return enter(wrapped, None if unbound else instance, args, kwargs)
 
         made = _Wrapper(function, wrapper, enabled=self._switch.__len__)
