@@ -40,7 +40,7 @@ def runtime_dir(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     if request.node.get_closest_marker("no_process"):
         _refuse(monkeypatch)
     programs.killed.clear()
-    threads = set(threading.enumerate())
+    threads = _threads()
     processes = set(children(os.getpid()))
     sockets = _sockets()
     try:
@@ -49,6 +49,11 @@ def runtime_dir(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
         assert not left, f"the test left behind: {', '.join(left)}"
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _threads() -> Set[threading.Thread]:
+    """The threads that run; not the dummies that logging makes for threads that were started below `threading`, and nobody can join."""
+    return {thread for thread in threading.enumerate() if not isinstance(thread, threading._DummyThread)}
 
 
 def _refuse(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,9 +78,9 @@ def _left_behind(folder: Path, threads: Set[threading.Thread], processes: Set[in
             os.kill(pid, signal.SIGKILL)
         elif pid in children(os.getpid()):
             left.append(f"process {pid} (it ended, but nobody waited for it)")
-    for thread in set(threading.enumerate()) - threads:
+    for thread in _threads() - threads:
         thread.join(max(0.0, deadline - time.monotonic()))
-    left += [f"thread {thread.name}" for thread in set(threading.enumerate()) - threads]
+    left += [f"thread {thread.name}" for thread in _threads() - threads]
     if _sockets() - sockets:
         gc.collect()
         left += sorted(f"open {name}" for name in _sockets() - sockets)
