@@ -4,7 +4,8 @@ In the runtime dir, for an application `shop`:
 
     shop.4711.json      the `Entry` of process 4711, written whole or not at all
     shop.4711.sock      its socket, if it listens at one of its own
-    shop.1f2e3d4c.bell  a doorbell: a datagram socket of a session that wants to hear of new processes of `shop`
+    shop.1f2e3d4c.bell  a doorbell: a datagram socket of a session that wants to hear of new processes of `shop`; the
+                        digits are the first of the session's identifier
 
 Rules:
 - Only the user may enter: mode 0700, owned by this uid, no symlink. Anything else is refused, not repaired.
@@ -31,7 +32,7 @@ import sys
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Dict, Iterator, List, Optional, Tuple, Type, Union
+from typing import Any, Dict, List, Optional, Set, Tuple, Type, Union
 
 from .config import SOCKET_PATH_LIMIT, app_mistake
 from .errors import ApplicationNotFoundError, ConfigError, XpcError
@@ -394,8 +395,8 @@ def _unlink(path: Path) -> None:
 class Doorbell:
     """A session's ear for new processes of `app`: becomes readable when one rings. Not for use by several threads."""
 
-    def __init__(self, app: str) -> None:
-        """RuntimeDirError or another OSError if it cannot be put up."""
+    def __init__(self, app: str, session: str) -> None:
+        """For the session of that identifier. RuntimeDirError or another OSError if it cannot be put up."""
         _check(app)
         folder = runtime_dir()
         self.app = app
@@ -403,15 +404,8 @@ class Doorbell:
         self._socket = _socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
             self._socket.setblocking(False)
-            for path in _bell_paths(folder, app):
-                try:
-                    self._socket.bind(os.fspath(path))
-                except OSError as error:
-                    if error.errno != errno.EADDRINUSE:
-                        raise
-                else:
-                    self.path = path
-                    break
+            self.path = _fits(folder / f"{app}.{bell_name(session)}.bell")
+            self._socket.bind(os.fspath(self.path))
             os.chmod(self.path, 0o600)
         except BaseException:
             self._socket.close()
@@ -452,36 +446,37 @@ class Doorbell:
         self.close()
 
 
-def _bell_paths(folder: Path, app: str) -> Iterator[Path]:
-    while True:
-        yield _fits(folder / f"{app}.{os.urandom(4).hex()}.bell")
+def bell_name(session: str) -> str:
+    """The part of the doorbell's name that tells whose it is; short, since a socket's path is limited."""
+    return session[:8]
 
 
-def ring(app: str, pid: int) -> int:
-    """Tell all sessions that wait for new processes of `app` about `pid`; how many of them are alive. Never waits.
+def ring(app: str, pid: int) -> Set[str]:
+    """Tell all sessions that wait for new processes of `app` about `pid`; the `bell_name`s of those alive. Never waits.
 
     RuntimeDirError if the runtime dir is not private; OSError if this process has no descriptor left.
     """
     folder = runtime_dir(create=False)
-    bells = [folder / f"{app}.{middle}.bell" for name, middle, kind in _files(folder) if (name, kind) == (app, "bell")]
+    bells = [middle for name, middle, kind in _files(folder) if (name, kind) == (app, "bell")]
+    alive: Set[str] = set()
     if not bells:
-        return 0
-    alive = 0
+        return alive
     with _socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
         sender.setblocking(False)
-        for bell in bells:
+        for name in bells:
+            bell = folder / f"{app}.{name}.bell"
             try:
                 sender.sendto(str(pid).encode("ascii"), os.fspath(bell))
-                alive += 1
+                alive.add(name)
             except (BlockingIOError, InterruptedError):
-                alive += 1  # its queue is full: it will hear of this process when it lists them all
+                alive.add(name)  # its queue is full: it will hear of this process when it lists them all
             except ConnectionRefusedError:
                 _remove_leftover(bell)
             except FileNotFoundError:
                 pass  # taken down since the folder was listed
             except OSError as error:
                 if error.errno == errno.ENOBUFS:  # a full queue, on the BSDs
-                    alive += 1
+                    alive.add(name)
                 else:
                     _log.warning("%s: is no doorbell (%s); skipped", bell, error.strerror)
     return alive

@@ -19,7 +19,7 @@ import selectors
 import threading
 import time
 import types
-from typing import Any, Callable, Dict, List, Optional, TypeVar, Union, overload
+from typing import Any, Callable, Dict, List, Optional, Set, TypeVar, Union, overload
 
 from . import discovery
 from .channel.codec import Frame
@@ -183,6 +183,8 @@ class Session:
             try:
                 for member in list(self._members.values()):
                     accepted += self._tell(member, hook, refusals)
+                # A process that one of them forked meanwhile may have missed the hook; it was announced before its parent answered.
+                self._look_for_processes()
                 if not accepted:
                     raise refusals[0] if refusals else ChannelError(f"no process of {self.app} is left to hook {target} in")
             except BaseException:
@@ -255,12 +257,19 @@ class Session:
 
     def _look_for_processes(self) -> None:
         """Join the processes of the application that are not joined yet. The lock is held."""
-        if self._bell is None:
-            return
+        # Those that join may have forked before they answered. Each is tried once, lest one that throws us out again keeps us here.
+        tried: Set[str] = set()
+        while self._bell is not None and self._join_new(tried):
+            pass
+
+    def _join_new(self, tried: Set[str]) -> bool:
+        """Join those that are announced now; whether there were any."""
+        before = len(tried)
         for entry in discovery.processes(self.app):
             address = parse_address(entry.address)
-            if str(address) in self._members or self._refused.get(str(address)) == f"{entry.pid}":
+            if str(address) in tried or str(address) in self._members or self._refused.get(str(address)) == f"{entry.pid}":
                 continue
+            tried.add(str(address))
             try:
                 self._join(address, f"{entry.app} (pid {entry.pid})")
             except (AuthenticationError, ChannelError) as error:
@@ -269,6 +278,7 @@ class Session:
                 # A short-lived process may be gone by now, which is nothing to warn of.
                 alive = any(one.pid == entry.pid for one in discovery.processes(self.app))
                 log.log(logging.WARNING if alive else logging.DEBUG, "cannot join %s (pid %d): %s", entry.app, entry.pid, error)
+        return len(tried) > before
 
     def _watch(self) -> None:
         """Join processes as they are born."""
@@ -414,14 +424,15 @@ class Session:
             members = list(self._members.values())
             self._members.clear()
             self._hooks.clear()
-        for member in members:
-            member.joiner.close()
+        # The bell goes first: a process that is born from now on waits for nobody.
         if self._watcher is not None:
             os.write(self._wake_w, b"w")
             if self._watcher is not threading.current_thread():
                 self._watcher.join(5.0)
         if self._bell is not None:
             self._bell.close()
+        for member in members:
+            member.joiner.close()
         for fd in (self._wake_r, self._wake_w):
             if fd >= 0:
                 os.close(fd)
@@ -443,7 +454,7 @@ class Session:
         """Cover all processes of an application, waiting up to `timeout` seconds for the first."""
         self.app = app
         deadline = None if timeout is None else time.monotonic() + timeout
-        self._bell = discovery.Doorbell(app)
+        self._bell = discovery.Doorbell(app, self._id)
         self._wake_r, self._wake_w = os.pipe()
         with self._lock:
             self._look_for_processes()

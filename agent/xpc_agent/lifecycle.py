@@ -7,6 +7,8 @@ Rules:
   so that short-lived helpers pay nothing.
 - A forked child keeps the hooks of its parent and waits, within the deadline of the first call, for their sessions to dial in; the
   parent's connections stay the parent's.
+- After a fork the parent answers no session before the child has announced itself: a registration that returns has reached the child,
+  by inheritance or because the session has found it.
 - At exit the socket and the entry in the runtime directory go.
 """
 
@@ -18,7 +20,7 @@ import os
 import sys
 import threading
 import time
-from typing import Dict, Iterable, Optional, Union
+from typing import Dict, Iterable, Optional, Set, Tuple, Union
 
 from xpc_instrument import config as config_module
 from xpc_instrument import discovery
@@ -34,6 +36,7 @@ from .dispatch import reset_after_fork
 from .imports import ImportWatcher
 from .member import Member
 from .probes import ProbeTable
+from .remote import guarded
 
 log = logging.getLogger("xpc_agent")
 
@@ -63,7 +66,10 @@ class Agent:
         self._key = config.manager.read_authkey() or b""
         self._entry: Optional[discovery.Entry] = None
         self._orphans: Dict[str, LanePool] = {}
-        self._paused = False
+        # The pipes of the forks that are under way, by thread; each tells the parent that its child is announced.
+        self._births: Dict[int, Tuple[int, int]] = {}
+        self._forks = 0
+        self._forking = threading.Lock()
         self._synced = threading.Semaphore(0)
         self.table.on_synced = self._on_synced
         self.table.on_joined = self._on_joined
@@ -82,10 +88,16 @@ class Agent:
         """Listen, announce this process, and give waiting sessions the time to join. Raises `XpcError` or `OSError`."""
         if self.host is not None or self._member is not None:
             return
-        self._listen()
-        if self._member is not None:
-            return
-        sessions = discovery.ring(self.config.app, os.getpid())
+        try:
+            self._listen()
+            if self._member is None:
+                self._wait_for_sessions()
+        finally:
+            # Whoever has not come for its inherited hooks by now registers them anew if it comes later.
+            self._drop_orphans(set())
+
+    def _wait_for_sessions(self) -> None:
+        sessions = len(discovery.ring(self.config.app, os.getpid()))
         deadline = time.monotonic() + _SYNC_TIMEOUT
         for _joined in range(sessions):
             if not self._synced.acquire(timeout=max(0.0, deadline - time.monotonic())):
@@ -187,16 +199,51 @@ class Agent:
     # fork --------------------------------------------------------------------------------------------------------------
 
     def before_fork(self) -> None:
-        """From Python 3.12 on, `os.fork` warns if there is a second thread."""
-        if self.host is not None:
-            self._paused = self.host.pause()
+        """Stop the service thread. From Python 3.12 on, `os.fork` warns if there is a second thread."""
+        host = self.host
+        with self._forking:
+            self._forks += 1
+        if host is None:
+            return
+        host.pause()
+        # A child that shares a fixed address is told of all hooks by its host, which may be this process: nothing to wait for.
+        if self.config.manager.address == "unix":
+            try:
+                self._births[threading.get_ident()] = os.pipe()
+            except OSError as error:
+                log.warning("a child that is forked now may miss the hooks that are registered at this moment: %s", error)
 
     def after_fork_in_parent(self) -> None:
-        if self.host is not None and self._paused:
-            self.host.resume()
+        """Have the service thread go on, once no other thread forks."""
+        birth = self._births.pop(threading.get_ident(), None)
+        host = self.host
+        if birth is not None:
+            os.close(birth[1])
+            if host is None:
+                os.close(birth[0])
+            else:
+                host.await_birth(birth[0])
+        with self._forking:
+            self._forks -= 1
+            last = not self._forks
+        if host is not None and last:
+            host.resume()
 
     def after_fork_in_child(self) -> None:
         """Leave the parent's connections alone and listen at an address of our own."""
+        own = self._births.pop(threading.get_ident(), None)
+        for other in self._births.values():
+            os.close(other[0])
+            os.close(other[1])
+        self._births, self._forks, self._forking = {}, 0, threading.Lock()
+        try:
+            self._begin_anew()
+        finally:
+            if own is not None:
+                os.close(own[0])
+                os.close(own[1])
+
+    def _begin_anew(self) -> None:
         reset_after_fork()
         self.table.reset_after_fork()
         self._synced = threading.Semaphore(0)
@@ -217,16 +264,12 @@ class Agent:
             # It may live long enough to import a target, or not; only then is it worth a socket.
             self.table.on_first_ready = self._open_lazily
             return
-        bells = 0
+        alive: Set[str] = set()
         try:
             self._listen()
-            bells = discovery.ring(self.config.app, os.getpid())
+            alive = discovery.ring(self.config.app, os.getpid())
         finally:
-            if not bells:
-                # Nobody will come for the inherited hooks: no call may wait for them.
-                for session in list(self._orphans):
-                    self.table.drop_session(session)
-                self._orphans.clear()
+            self._drop_orphans(alive)
         _close_with_multiprocessing(self)
 
     def _adopt_hooks(self) -> None:
@@ -237,12 +280,27 @@ class Agent:
             for hook in point.hooks:
                 pool = self._orphans.get(hook.session)
                 if pool is None:
-                    pool = self._orphans[hook.session] = LanePool(_ask_nobody, self.limits.max_lanes)
+                    pool = self._orphans[hook.session] = LanePool(guarded(self._call_for_sessions), self.limits.max_lanes)
                 hook.adopt(pool, now)
 
+    def _call_for_sessions(self, _count: int) -> None:
+        """An invocation wants a lane of a session that has not come: ring again, which tells who has gone since the fork."""
+        alive: Set[str] = set()
+        try:
+            alive = discovery.ring(self.config.app, os.getpid())
+        finally:
+            self._drop_orphans(alive)
 
-def _ask_nobody(count: int) -> None:
-    """Whom an orphan asks for lanes: its session will offer them when it joins."""
+    def _drop_orphans(self, alive: Set[str]) -> None:
+        """Remove the inherited hooks for which nobody will come: no invocation may wait for them. `alive` as `ring` returns it."""
+        for session in list(self._orphans):
+            if discovery.bell_name(session) in alive:
+                continue
+            # The service thread takes it out too, when the session comes after all.
+            pool = self._orphans.pop(session, None)
+            if pool is not None:
+                self.table.drop_orphans(session)
+                pool.close()
 
 
 def _close_with_multiprocessing(agent: Agent) -> None:

@@ -365,6 +365,14 @@ class ProbeTable(Registry):
                     point.hooks = kept
                     point.refresh()
 
+    def drop_orphans(self, session: str) -> None:
+        """Remove the hooks of a session that were inherited over a fork, but not those that it has registered with this process."""
+        with self._changing:
+            for point in list(self.points.values()):
+                for hook in point.hooks:
+                    if hook.session == session and hook.orphan_since:
+                        self._drop(point, hook)
+
     def entered_thread(self) -> None:
         # The threads of the channel do nothing but work of ours.
         busy.on = True
@@ -396,11 +404,7 @@ class ProbeTable(Registry):
 
     def synced(self, peer: Peer) -> None:
         # What it had inherited over a fork and has not registered again, it has removed meanwhile.
-        with self._changing:
-            for point in list(self.points.values()):
-                for hook in point.hooks:
-                    if hook.session == peer.session and hook.orphan_since:
-                        self._drop(point, hook)
+        self.drop_orphans(peer.session)
         if self.on_synced is not None:
             self.on_synced(peer)
 

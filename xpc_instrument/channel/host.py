@@ -5,7 +5,7 @@ Rules:
   a peer. What an invocation needs, the calling thread does itself on a lane.
 - The thread is started below the `threading` module, so that an application that counts or joins its threads does not see it.
 - It can be paused around a fork and resumed after it: a child must not inherit half of its work, and from Python 3.12 on `os.fork`
-  warns when the process has a second thread.
+  warns when the process has a second thread. Resumed, it may have to wait for a birth before it answers anybody.
 - What waits to be sent to a peer is bounded; a peer that does not read is gone.
 """
 
@@ -46,6 +46,8 @@ from .transport import Address, Wire, check_peer, listen
 
 # How long accepting rests when the process has no descriptor left, in seconds.
 _REST = 0.2
+# How long the service thread waits for a forked child to announce itself, in seconds.
+_BIRTH_TIMEOUT = 1.0
 
 
 class Policy:
@@ -200,6 +202,7 @@ class Host:
         self._rest_until = 0.0
         self._expelled: Deque[Any] = deque()
         self._owner = 0
+        self._births: List[int] = []
 
     # life --------------------------------------------------------------------------------------------------------------
 
@@ -253,13 +256,23 @@ class Host:
         self._running = True
         stopped = _thread.allocate_lock()
         stopped.acquire()
-        self._stopped = stopped
+        previous, self._stopped = self._stopped, stopped
         try:
-            _thread.start_new_thread(self._run, (stopped,))
+            _thread.start_new_thread(self._run, (stopped, previous))
         except RuntimeError as error:
             self._running = False
             stopped.release()
             raise ChannelError(f"no thread can be started: {error}") from error
+
+    def await_birth(self, descriptor: int) -> None:
+        """Once resumed, answer nobody before `descriptor`, the reading end of a pipe, is at its end; then close it.
+
+        So whoever gets an answer finds the children announced that were forked before it, or they inherit what it registered.
+        """
+        if self._listener is None:
+            os.close(descriptor)
+        else:
+            self._births.append(descriptor)
 
     def stop(self) -> None:
         """Close the listener, all connections and lanes, and end the service thread. A unix socket of ours is unlinked."""
@@ -297,6 +310,8 @@ class Host:
             if fd >= 0:
                 os.close(fd)
         self._wake_r = self._wake_w = -1
+        while self._births:
+            os.close(self._births.pop())
         for stranger in list(self._strangers.values()):
             stranger.wire.abandon() if abandon else stranger.wire.close()
         self._strangers.clear()
@@ -314,16 +329,37 @@ class Host:
 
     # the service thread ------------------------------------------------------------------------------------------------
 
-    def _run(self, stopped: Any) -> None:
+    def _run(self, stopped: Any, previous: Any) -> None:
+        if previous is not None:
+            # One that was paused in the middle of something longer ends it first.
+            previous.acquire()
+            previous.release()
         self._thread_id = _thread.get_ident()
         self._policy.entered_thread()
         try:
+            self._await_births(stopped)
             while self._running and self._stopped is stopped:
                 self._turn()
         except Exception:
             self._logger.exception("the service thread of %s failed; no new session can join", self.address)
         finally:
             stopped.release()
+
+    def _await_births(self, stopped: Any) -> None:
+        deadline = time.monotonic() + _BIRTH_TIMEOUT
+        waited = bool(self._births)
+        while self._births and self._running and self._stopped is stopped:
+            with selectors.PollSelector() as selector:
+                selector.register(self._wake_r, selectors.EVENT_READ)
+                selector.register(self._births[-1], selectors.EVENT_READ)
+                ready = [key.fd for key, _ in selector.select(max(0.0, deadline - time.monotonic()))]
+            if self._wake_r in ready:
+                self._drain_wakeups()
+            if not ready or self._births[-1] in ready:
+                os.close(self._births.pop())
+        if waited and self._running:
+            # The wake-ups that were read here were meant for a turn.
+            self.wake()
 
     def _turn(self) -> None:
         selector = self._selector

@@ -1,0 +1,1 @@
+"""A small shop. It knows nothing of xpc-instrument."""
