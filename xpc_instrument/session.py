@@ -48,6 +48,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 # The doorbell tells of new processes at once; looking anyway, this often in seconds, covers a process that could not ring.
 _LOOK_AGAIN = 1.0
+# How long a session that ends waits for the processes to remove its hooks, in seconds, for all of them together.
+_LEAVE_TIMEOUT = 1.0
 # How long a session at a fixed address dials again after the process that hosted it is gone, in seconds.
 _RETURN_TIMEOUT = 5.0
 
@@ -71,13 +73,26 @@ class _Hook:
 class _Member:
     """One process of the application."""
 
-    __slots__ = ("joiner", "name", "signatures", "traits")
+    __slots__ = ("_lock", "_traits", "joiner", "name", "signatures")
 
     def __init__(self, joiner: Joiner, name: str) -> None:
         self.joiner = joiner
         self.name = name
-        self.traits = Traits("", "", 0)
         self.signatures: Dict[str, Optional[inspect.Signature]] = {}
+        self._traits: Optional[Traits] = None
+        self._lock = threading.Lock()
+
+    @property
+    def traits(self) -> Traits:
+        """How values are pickled for the process. Invocations that waited for this session come while it is still joining."""
+        traits = self._traits
+        if traits is None:
+            with self._lock:
+                traits = self._traits
+                if traits is None:
+                    welcome = self.joiner.welcome
+                    traits = self._traits = Traits(welcome.python, python_version(), welcome.max_payload)
+        return traits
 
 
 class Session:
@@ -245,9 +260,12 @@ class Session:
         member = _Member(joiner, name)
         member_of.append(member)
         welcome = joiner.connect(time.monotonic() + self._limits.connect_timeout)
-        member.traits = Traits(welcome.python, python_version(), welcome.max_payload)
         self.app = self.app or welcome.app
         self._members[str(address)] = member
+        if not joiner.alive:
+            # Its end was noticed before there was anything to forget.
+            self._members.pop(str(address), None)
+            raise ChannelError(f"{name} ended while it was joined: {joiner.lost}")
         refusals: List[XpcError] = []
         for hook in list(self._hooks.values()):
             self._tell(member, hook, refusals)
@@ -423,7 +441,6 @@ class Session:
             self._closed = True
             members = list(self._members.values())
             self._members.clear()
-            self._hooks.clear()
         # The bell goes first: a process that is born from now on waits for nobody.
         if self._watcher is not None:
             os.write(self._wake_w, b"w")
@@ -431,6 +448,8 @@ class Session:
                 self._watcher.join(5.0)
         if self._bell is not None:
             self._bell.close()
+        self._disarm(members)
+        self._hooks.clear()
         for member in members:
             member.joiner.close()
         for fd in (self._wake_r, self._wake_w):
@@ -443,6 +462,18 @@ class Session:
             if not self._loop_thread.is_alive():
                 self._loop.close()
         self._ended.set()
+
+    def _disarm(self, members: List[_Member]) -> None:
+        """Have the processes remove the hooks, so that none of their invocations finds a connection that has just been closed."""
+        deadline = time.monotonic() + _LEAVE_TIMEOUT
+        for member in members:
+            try:
+                for number in list(self._hooks):
+                    if member.joiner.alive:
+                        member.joiner.unregister(number, max(0.001, deadline - time.monotonic()))
+            except ChannelError as error:
+                # The end of its connection tells it the same.
+                log.debug("%s: leaving: %s", member.name, error)
 
     def __enter__(self) -> Session:
         return self

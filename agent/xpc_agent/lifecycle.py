@@ -203,9 +203,10 @@ class Agent:
         host = self.host
         with self._forking:
             self._forks += 1
+            if host is not None:
+                host.pause()
         if host is None:
             return
-        host.pause()
         # A child that shares a fixed address is told of all hooks by its host, which may be this process: nothing to wait for.
         if self.config.manager.address == "unix":
             try:
@@ -225,9 +226,8 @@ class Agent:
                 host.await_birth(birth[0])
         with self._forking:
             self._forks -= 1
-            last = not self._forks
-        if host is not None and last:
-            host.resume()
+            if host is not None and not self._forks:
+                host.resume()
 
     def after_fork_in_child(self) -> None:
         """Leave the parent's connections alone and listen at an address of our own."""

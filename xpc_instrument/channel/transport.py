@@ -4,6 +4,8 @@ Rules:
 - Every socket is non-blocking; whoever waits does so in `poll`, with a deadline, in the thread that needs the answer.
 - A deadline is a `time.monotonic()` instant in seconds, or None for none.
 - An unauthenticated peer is bounded in bytes (codec), in time (deadline) and in number (host).
+- A wire whose thread (or task) waits is shut down by `close`, which wakes the waiter; the descriptor is closed by the waiter. Closed
+  under it, the number would soon mean another file, and the waiter would wait for that one.
 - On unix sockets the peer's uid is the kernel's word, not the peer's.
 """
 
@@ -36,6 +38,7 @@ from .messages import Hello, Message, Opcode, Welcome
 if TYPE_CHECKING:
     import asyncio
 
+_CLOSED = "the connection was closed"
 # sun_path holds 108 bytes on Linux and 104 on macOS, with a zero at the end.
 MAX_UNIX_PATH = 107 if sys.platform.startswith("linux") else 103
 # One read takes this much at most; what is larger goes straight into the frame's own storage.
@@ -220,7 +223,7 @@ def _peer_uid(sock: socket.socket) -> int:
 class Wire:
     """One connection: a socket and its state machine. One thread (or task) at a time uses it, but any may close it."""
 
-    __slots__ = ("_pollers", "closed", "connection", "peer", "sock")
+    __slots__ = ("_pollers", "_waiting", "closed", "connection", "peer", "sock")
 
     def __init__(self, sock: socket.socket, connection: Connection) -> None:
         sock.setblocking(False)
@@ -233,7 +236,9 @@ class Wire:
         self.connection = connection
         self.closed = False
         self.peer: Any = None
+        # By direction, since one thread may send while another receives.
         self._pollers: List[Any] = [None, None]
+        self._waiting = [False, False]
 
     def fileno(self) -> int:
         return self.sock.fileno()
@@ -246,13 +251,24 @@ class Wire:
             poller = select.poll()
             poller.register(self.sock.fileno(), select.POLLOUT if writing else select.POLLIN)
             self._pollers[writing] = poller
-        if deadline is None:
-            poller.poll()
-            return
-        remaining = deadline - time.monotonic()
-        if remaining <= 0 or not poller.poll(remaining * 1000):
+        remaining = None if deadline is None else deadline - time.monotonic()
+        self._waiting[writing] = True
+        try:
+            # Looked at after `_waiting` is set, as `close` looks at `_waiting` after it has set `closed`: one of the two sees the other.
+            if self.closed:
+                raise ChannelError(_CLOSED)
             # poll() rounds up to milliseconds, so an empty answer means that the deadline has passed.
-            raise DeadlineError("the other side did not answer in time")
+            if remaining is None:
+                poller.poll()
+            elif remaining <= 0 or not poller.poll(remaining * 1000):
+                raise DeadlineError("the other side did not answer in time")
+        finally:
+            self._waited(writing)
+
+    def _waited(self, writing: bool) -> None:
+        self._waiting[writing] = False
+        if self.closed and not any(self._waiting):
+            self.sock.close()
 
     def transmit(self, pieces: Sequence[Bytes], deadline: Optional[float]) -> None:
         """Send all pieces. Raises `DeadlineError` or `ChannelError`; the wire is then unusable."""
@@ -321,20 +337,24 @@ class Wire:
 
         loop = get_running_loop()
         ready = loop.create_future()
-        fd = self.sock.fileno()
-        if fd < 0:
-            raise ChannelError("the connection was closed")
-        (loop.add_writer if writing else loop.add_reader)(fd, _settle, ready)
-        timer = None
-        if deadline is not None:
-            remaining = max(0.0, deadline - time.monotonic())
-            timer = loop.call_later(remaining, _expire, ready)
+        self._waiting[writing] = True
         try:
-            await ready
+            fd = self.sock.fileno()
+            if self.closed or fd < 0:
+                raise ChannelError(_CLOSED)
+            (loop.add_writer if writing else loop.add_reader)(fd, _settle, ready)
+            timer = None
+            if deadline is not None:
+                remaining = max(0.0, deadline - time.monotonic())
+                timer = loop.call_later(remaining, _expire, ready)
+            try:
+                await ready
+            finally:
+                (loop.remove_writer if writing else loop.remove_reader)(fd)
+                if timer is not None:
+                    timer.cancel()
         finally:
-            (loop.remove_writer if writing else loop.remove_reader)(fd)
-            if timer is not None:
-                timer.cancel()
+            self._waited(writing)
 
     async def transmit_async(self, pieces: Sequence[Bytes], deadline: Optional[float]) -> None:
         """Like `transmit`, without blocking the running loop."""
@@ -414,7 +434,8 @@ class Wire:
         except OSError:
             # Not connected any more: closing is all that is left to do.
             pass
-        self.sock.close()
+        if not any(self._waiting):
+            self.sock.close()
 
     def abandon(self) -> None:
         """Close this process's descriptor only: after a fork the connection belongs to the parent."""
