@@ -242,9 +242,7 @@ def load(path: Union[str, os.PathLike[str]]) -> Config:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        raise ConfigError(
-            f"{path}:{line}: byte 0x{data[error.start]:02x} is no UTF-8; expected TOML, which is always UTF-8"
-        ) from None
+        raise ConfigError(f"{path}:{line}: byte 0x{data[error.start]:02x} is no UTF-8; expected TOML, which is always UTF-8") from None
     return parse(text, absolute, PYPROJECT_TABLE if absolute.name == "pyproject.toml" else ())
 
 

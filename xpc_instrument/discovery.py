@@ -169,9 +169,7 @@ def _fits(path: Path) -> Path:
     length = len(os.fsencode(path))
     if length > SOCKET_PATH_LIMIT:
         remedy = f"set {VARIABLE} to a shorter folder, or choose a shorter app name"
-        raise RuntimeDirError(
-            f"{path}: {length} bytes; expected at most {SOCKET_PATH_LIMIT} for a unix socket: {remedy}"
-        )
+        raise RuntimeDirError(f"{path}: {length} bytes; expected at most {SOCKET_PATH_LIMIT} for a unix socket: {remedy}")
     return path
 
 
@@ -267,9 +265,7 @@ def _read(path: Path, app: str, pid: int, started: Optional[int]) -> Optional[En
         if (entry.app, entry.pid) != (app, pid):
             raise ValueError(f"it names process {entry.pid} of {entry.app!r}")
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-        _log.warning(
-            "%s: is no entry of an instrumented process (%s); skipped, and kept while pid %d lives", path, error, pid
-        )
+        _log.warning("%s: is no entry of an instrumented process (%s); skipped, and kept while pid %d lives", path, error, pid)
         return None
     finally:
         os.close(descriptor)
@@ -440,9 +436,7 @@ class Doorbell:
     def __enter__(self) -> Doorbell:
         return self
 
-    def __exit__(
-        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
-    ) -> None:
+    def __exit__(self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]) -> None:
         self.close()
 
 

@@ -39,9 +39,7 @@ from .pickling import Traits
 log = logging.getLogger("xpc_instrument")
 
 AddressLike = Union[str, bytes, "os.PathLike[str]", Tuple[str, int], Address]
-_FINAL = frozenset(
-    {Opcode.RETURN, Opcode.RETURN_SAME, Opcode.RAISE, Opcode.RAISE_SAME, Opcode.FAILED, Opcode.NOT_FOUND}
-)
+_FINAL = frozenset({Opcode.RETURN, Opcode.RETURN_SAME, Opcode.RAISE, Opcode.RAISE_SAME, Opcode.FAILED, Opcode.NOT_FOUND})
 
 
 def find_free_port(host: str = "localhost") -> int:
@@ -383,9 +381,7 @@ class Manager:
         joiner = self._require_joiner("register")
         self._callbacks[number] = entry
         try:
-            answered = joiner.register(
-                name, number, "plain", calls=calls, expires=expires, timeout=self._limits.connect_timeout
-            )
+            answered = joiner.register(name, number, "plain", calls=calls, expires=expires, timeout=self._limits.connect_timeout)
         except BaseException:
             self._callbacks.pop(number, None)
             raise
@@ -464,9 +460,7 @@ class Manager:
                 self._joiner = joiner
             return self._joiner
 
-    def _call_from_host(
-        self, registry: Registry, name: str, args: Tuple[Any, ...], kwargs: Dict[str, Any]
-    ) -> Tuple[Any, bool]:
+    def _call_from_host(self, registry: Registry, name: str, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Tuple[Any, bool]:
         entry = registry.find(name)
         if entry is None:
             return None, False

@@ -59,9 +59,7 @@ class _Hook:
 
     __slots__ = ("callback", "calls", "expires", "handle", "module")
 
-    def __init__(
-        self, handle: Handle, callback: Callable[..., Any], calls: Optional[int], expires: Optional[float]
-    ) -> None:
+    def __init__(self, handle: Handle, callback: Callable[..., Any], calls: Optional[int], expires: Optional[float]) -> None:
         self.handle = handle
         self.callback = callback
         self.calls = calls
@@ -415,17 +413,19 @@ class Session:
         with self._lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
-                self._loop_thread = threading.Thread(
-                    target=self._loop.run_forever, name="xpc-instrument async hooks", daemon=True
-                )
+                self._loop_thread = threading.Thread(target=self._loop.run_forever, name="xpc-instrument async hooks", daemon=True)
                 self._loop_thread.start()
             return self._loop
 
     # life --------------------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Serve until Ctrl-C, or until the process is gone if the session was made for one; then close."""
+        """Serve until Ctrl-C, or until the process is gone if the session was made for one; then close.
+
+        Logs a line at INFO (logger `xpc_instrument`) once Ctrl-C means that.
+        """
         try:
+            log.info("serving %d hooks in %d processes of %s; Ctrl-C ends it", len(self._hooks), len(self._members), self.app)
             while not self._ended.wait(3600):
                 pass
         except KeyboardInterrupt:
@@ -493,9 +493,7 @@ class Session:
             remaining = 0.0 if deadline is None else deadline - time.monotonic()
             if remaining <= 0:
                 found = discovery.find(app)  # raises, with the names that there are, if the application is not running
-                raise ChannelError(
-                    f"none of the {len(found)} processes of {app} could be joined; the log (logger xpc_instrument) says why"
-                )
+                raise ChannelError(f"none of the {len(found)} processes of {app} could be joined; the log (logger xpc_instrument) says why")
             with selectors.DefaultSelector() as selector:
                 selector.register(self._bell, selectors.EVENT_READ)
                 selector.select(min(remaining, _LOOK_AGAIN))
@@ -560,5 +558,3 @@ async def _collect(generator: Any) -> List[Any]:
         if len(items) >= MAX_ITEMS:
             break
     return items
-
-

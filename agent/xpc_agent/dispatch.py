@@ -155,9 +155,7 @@ class Dispatcher:
             await hook.observe_async(invocation)
         return result
 
-    def call_generator(
-        self, original: Callable[..., Any], instance: Any, args: Args, kwargs: Kwargs
-    ) -> Generator[Any, Any, Any]:
+    def call_generator(self, original: Callable[..., Any], instance: Any, args: Args, kwargs: Kwargs) -> Generator[Any, Any, Any]:
         """A generator function: runs when the iteration starts."""
         plan = self.plan
         if plan is None or busy.on:
@@ -261,5 +259,3 @@ async def _iterate(value: Any) -> AsyncGenerator[Any, Any]:
 def reset_after_fork() -> None:
     """In a forked child: numbers go on, and the forking thread does no work of ours."""
     busy.on = False
-
-

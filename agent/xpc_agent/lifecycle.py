@@ -359,9 +359,7 @@ def current() -> Optional[Agent]:
     return _agent
 
 
-def _config(
-    config: Union[Config, str, os.PathLike[str], None], app: Optional[str], probes: Iterable[str]
-) -> Config:
+def _config(config: Union[Config, str, os.PathLike[str], None], app: Optional[str], probes: Iterable[str]) -> Config:
     from pathlib import Path
 
     if config is None:
@@ -371,9 +369,7 @@ def _config(
         elif probes:
             config = config_module.from_probes(app or config_module.default_app(Path.cwd()), probes)
         else:
-            raise ConfigError(
-                f"no {config_module.FILE_NAME} in {Path.cwd()} or above: write one, or name targets with probes=[...]"
-            )
+            raise ConfigError(f"no {config_module.FILE_NAME} in {Path.cwd()} or above: write one, or name targets with probes=[...]")
     elif not isinstance(config, Config):
         config = config_module.load(config)
     if app is not None:

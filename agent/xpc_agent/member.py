@@ -132,5 +132,3 @@ def _do_nothing() -> None:
 def is_member(session: str) -> bool:
     """Whether a session is a member's, and not a script's."""
     return session.startswith(PREFIX)
-
-

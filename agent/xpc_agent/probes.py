@@ -414,9 +414,7 @@ class ProbeTable(Registry):
         self.look_at_imported()
         points: List[Dict[str, Any]] = [point.report() for point in list(self.points.values())]
         for probe in self.config.probes:
-            if targets.is_glob(probe.target) and not any(
-                targets.matches(probe.target, probe.exclude, point["target"]) for point in points
-            ):
+            if targets.is_glob(probe.target) and not any(targets.matches(probe.target, probe.exclude, point["target"]) for point in points):
                 waiting = ProbePoint(probe.target, probe)
                 waiting.reason = "no function matches yet"
                 points.append(waiting.report())

@@ -197,9 +197,7 @@ class RemoteHook:
             table.add(instance)
             kind, text = type_name(instance), safe_repr(instance)
         error = invocation.exception
-        meta = Meta(
-            invocation.number, self.pid, invocation.thread, kind, text, error is not None, invocation.duration
-        )
+        meta = Meta(invocation.number, self.pid, invocation.thread, kind, text, error is not None, invocation.duration)
         value: Any = invocation.result
         if error is not None:
             before, busy.on = busy.on, True
@@ -207,9 +205,7 @@ class RemoteHook:
                 value = bytes(dump_exception(error, self._traits)[0])
             finally:
                 busy.on = before
-        outgoing = _Guarded(
-            self._traits, invocation.args, invocation.kwargs, (tuple(meta), value), table=table, extras=self._extra
-        )
+        outgoing = _Guarded(self._traits, invocation.args, invocation.kwargs, (tuple(meta), value), table=table, extras=self._extra)
         return outgoing, outgoing.payload()
 
     def _call(self, lane: Wire, body: Bytes, buffers: Sequence[Bytes]) -> List[Bytes]:

@@ -1,6 +1,6 @@
 """Plays the whole story with real processes: the standard library's web server, a probe script, and real requests.
 
-    python examples/http_server/demo.py
+python examples/http_server/demo.py
 """
 
 import os
@@ -26,7 +26,7 @@ def get(port, path):
         with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
             status, body = answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
-        status, body = error.code, "(the server's own error page)\n"
+        status, body = error.code, error.reason
         error.close()
     print(f"GET {path} -> {status} {body.splitlines()[0] if body else ''}", flush=True)
 
@@ -60,8 +60,8 @@ def main():
         get(port, "/hidden")
 
         say("a probe script in another process: logs before, times after, answers /hidden instead")
-        probe = start(sys.executable, "-u", str(HERE / "probe.py"), stdout=subprocess.PIPE)
-        wait_for_line(probe, "hooked")
+        probe = start(sys.executable, "-u", str(HERE / "probe.py"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        wait_for_line(probe, "Ctrl-C ends it")
         get(port, "/hello.txt")
         get(port, "/hidden")
 
@@ -70,14 +70,13 @@ def main():
         print(probe.communicate(timeout=10)[0], end="", flush=True)
         get(port, "/hidden")
 
-        say("a plain Manager does the same in three lines")
+        say("a plain Manager hooks it too: it joins and registers callbacks named like the target")
         address = discovery.find("files")[0].address
-        seed = start(
-            sys.executable, "-u", str(HERE / "seed_probe.py"), address, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
+        seed = start(sys.executable, "-u", str(HERE / "seed_probe.py"), address, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         wait_for_line(seed, "hooked")
-        get(port, "/hello.txt")
+        get(port, "/hidden")
         print(seed.communicate("\n", timeout=10)[0], end="", flush=True)
+        get(port, "/hello.txt")
 
         say("the end")
         server.send_signal(signal.SIGINT)

@@ -1,5 +1,7 @@
 """A probe script: logs each request before it is handled, times it after, and answers /hidden instead of the original."""
 
+import logging
+
 import xpc_instrument
 
 DO_GET = "http.server:SimpleHTTPRequestHandler.do_GET"
@@ -27,5 +29,5 @@ def hidden(call):
     handler.wfile.write(b"written by the probe script, from another process\n")
 
 
-print("probe: hooked; Ctrl-C ends it", flush=True)
+logging.basicConfig(level=logging.INFO, format="probe: %(message)s")
 app.run()

@@ -8,7 +8,7 @@ from typing import Any, Callable
 
 from tests.programs import Program
 
-TARGETS = '''
+TARGETS = """
 import threading
 
 class Order:
@@ -60,9 +60,9 @@ def count(number):
 async def acount(number):
     for i in range(number):
         yield i
-'''
+"""
 
-MAIN = '''
+MAIN = """
 import asyncio, sys, logging
 logging.basicConfig(stream=sys.stdout, format="%(name)s %(levelname)s %(message)s")
 import shop
@@ -75,7 +75,7 @@ for line in sys.stdin:
     except BaseException as error:
         answer = f"raised {type(error).__name__}: {error}"
     print(f"=> {answer}\\n", end="", flush=True)  # in one write, so that the log of another thread does not come in between
-'''
+"""
 
 
 class App:
@@ -99,9 +99,7 @@ class App:
         return self.evaluate("shop.calls")
 
 
-def start_app(
-    run_program: Callable[..., Program], folder: Path, config: str = "", python: list[str] | None = None
-) -> App:
+def start_app(run_program: Callable[..., Program], folder: Path, config: str = "", python: list[str] | None = None) -> App:
     """Start the application under `xpc-instrument run`; ready when it returns."""
     import sys
 

@@ -156,7 +156,10 @@ def test_check_tells_what_each_target_would_become(tmp_path: Path) -> None:
     write(tmp_path, 'app = "shop"\n[[probe]]\ntarget = "shop:*"\n')
     done = cli("check", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    write(tmp_path, 'app = "shop"\n[[probe]]\ntarget = "shop:chargee"\n[[probe]]\ntarget = "re:Pattern.search"\n[[probe]]\ntarget = "nope:f"\n')
+    write(
+        tmp_path,
+        'app = "shop"\n[[probe]]\ntarget = "shop:chargee"\n[[probe]]\ntarget = "re:Pattern.search"\n[[probe]]\ntarget = "nope:f"\n',
+    )
     done = cli("check", "--json", cwd=tmp_path)
     assert done.returncode == 1
     found = {row["target"]: row for row in as_json(done.stdout)}

@@ -310,11 +310,11 @@ def test_a_script_that_is_killed_or_stopped_inside_a_hook_leaves_one_run_of_the_
 
 def test_ctrl_c_on_the_script_disarms(app: App, run_program: Callable[..., Program]) -> None:
     script = run_program(
-        'import xpc_instrument\napp = xpc_instrument.connect("shop")\n'
-        'app.instead("shop:charge", lambda *a: "hooked")\nprint("hooked", flush=True)\napp.run()\n',
+        "import logging, xpc_instrument\nlogging.basicConfig(level=logging.INFO)\n"
+        'app = xpc_instrument.connect("shop")\napp.instead("shop:charge", lambda *a: "hooked")\napp.run()\n',
         name="script.py",
     )
-    script.read_until("hooked")
+    script.read_until("Ctrl-C ends it")
     assert app.evaluate("shop.charge(1)") == "'hooked'"
     script.signal(signal.SIGINT)
     assert script.wait() == 0

@@ -234,7 +234,7 @@ def test_a_tcp_address_without_a_key_is_refused_with_the_remedy() -> None:
         Manager(("localhost", 50000))
 
 
-SEED_APPLICATION = '''
+SEED_APPLICATION = """
 from xpc_instrument import Manager
 man = Manager(
     address=("localhost", PORT),
@@ -250,9 +250,9 @@ if found:
 else:
     print("Callback not found")
 man.shutdown()
-'''
+"""
 
-SEED_OTHER = '''
+SEED_OTHER = """
 from xpc_instrument import Manager
 
 manager = Manager(
@@ -268,7 +268,7 @@ def my_callback(*args, **kwargs):
 manager.register("my_callback", my_callback)
 print("ready", flush=True)
 input()
-'''
+"""
 
 
 def test_the_seeds_own_snippets_run(run_program: Callable[..., Program]) -> None:

@@ -18,7 +18,7 @@ from xpc_agent.patching import Patch, PatchError, make_patch
 from xpc_agent.targets import UnpatchableError, resolve
 from xpc_instrument.modes import Mode
 
-SOURCE = '''
+SOURCE = """
 import functools, time
 
 def function(a, b=2, *args, c: int = 3, **more):
@@ -110,7 +110,7 @@ class Base:
 class Derived(Base):
     def method(self, x):
         return ("derived", super().method(x))
-'''
+"""
 
 
 class Recorder:
@@ -202,7 +202,7 @@ KINDS: List[Tuple[str, Callable[[Any], Any], Any, Any]] = [
     ("Base.__new__", lambda m: m.Base(3).number, 3, ((3,), {})),
     ("Base.method", lambda m: m.Base().method(x=1), (7, 1), ((), {"x": 1})),
     ("Base.class_method", lambda m: m.Base.class_method(1), ("Base", 1), ((1,), {})),
-    ("Base.static_method", lambda m: (m.Base.static_method(1)), 1, ((1,), {})),
+    ("Base.static_method", lambda m: m.Base.static_method(1), 1, ((1,), {})),
     ("Base.value", lambda m: m.Base().value, 7, ((), {})),
     ("Base.value.fset", set_value, 5, ((5,), {})),
     ("Base.value.fdel", del_value, False, ((), {})),

@@ -214,12 +214,7 @@ def load_json(body: Bytes, what: str) -> Any:
         raise RemoteProtocolError(f"{what}: not JSON ({type(error).__name__}: {error!s:.120})") from None
     level = [value]
     for _ in range(MAX_JSON_DEPTH):
-        level = [
-            child
-            for node in level
-            if isinstance(node, (dict, list))
-            for child in (node.values() if isinstance(node, dict) else node)
-        ]
+        level = [child for node in level if isinstance(node, (dict, list)) for child in (node.values() if isinstance(node, dict) else node)]
         if not level:
             return value
     raise RemoteProtocolError(f"{what}: JSON nested deeper than {MAX_JSON_DEPTH} levels")

@@ -200,8 +200,10 @@ class Connection:
         self.accept(frame)
         message = load_message(frame.opcode, frame.body)
         if isinstance(message, Refused):
-            raise AuthenticationError(message.message) if message.reason == "authentication" else RemoteProtocolError(
-                f"refused ({message.reason}): {message.message}"
+            raise (
+                AuthenticationError(message.message)
+                if message.reason == "authentication"
+                else RemoteProtocolError(f"refused ({message.reason}): {message.message}")
             )
         if isinstance(message, Hello):
             self.hello = message

@@ -187,9 +187,7 @@ class Joiner:
                 pending.done.set()
         elif isinstance(message, LanesWanted):
             # In a thread of its own: a handshake needs the host's answer, and this thread must go on reading.
-            threading.Thread(
-                target=self._open_lanes, args=(message.count,), name="xpc-instrument dialling", daemon=True
-            ).start()
+            threading.Thread(target=self._open_lanes, args=(message.count,), name="xpc-instrument dialling", daemon=True).start()
         elif isinstance(message, Notice) and self._on_notice is not None:
             self._on_notice(message)
 

@@ -92,9 +92,7 @@ def parse_address(value: Union[str, bytes, os.PathLike[str], Tuple[str, int], Ad
         raise ValueError(f"address {text!r}: expected (host, port), 'tcp:HOST:PORT', 'unix:PATH' or a path")
     path = os.path.abspath(path)
     if len(os.fsencode(path)) > MAX_UNIX_PATH:
-        raise ValueError(
-            f"address {path!r}: the path of a unix socket holds {MAX_UNIX_PATH} bytes at most; choose a shorter folder"
-        )
+        raise ValueError(f"address {path!r}: the path of a unix socket holds {MAX_UNIX_PATH} bytes at most; choose a shorter folder")
     return Address(path=path)
 
 
@@ -137,7 +135,7 @@ def _listen_unix(address: Address) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         # Bound under a name of its own, made private, then given its real name: nobody can connect before the mode is
         # right, no umask is changed, and of two nodes that start at once exactly one gets the name.
-        temporary = f"{path[:MAX_UNIX_PATH - 9]}.{os.urandom(4).hex()}"
+        temporary = f"{path[: MAX_UNIX_PATH - 9]}.{os.urandom(4).hex()}"
         try:
             sock.bind(temporary)
             try:
@@ -160,9 +158,7 @@ def _listen_unix(address: Address) -> socket.socket:
 
 def _cannot_listen(address: Address, error: OSError) -> ChannelError:
     if error.errno == errno.EADDRINUSE:
-        return AddressInUseError(
-            f"{address} is in use by a live process: connect to it, or shut it down, or choose another address"
-        )
+        return AddressInUseError(f"{address} is in use by a live process: connect to it, or shut it down, or choose another address")
     return ChannelError(f"cannot listen at {address}: {error.strerror or error}")
 
 
@@ -480,8 +476,7 @@ def dial(address: Address, key: bytes, hello: Hello, max_payload: int, deadline:
     except DeadlineError:
         wire.close()
         raise ConnectTimeoutError(
-            f"{address} accepts connections but did not finish the handshake in time: "
-            "is it an xpc-instrument process, and is it running?"
+            f"{address} accepts connections but did not finish the handshake in time: is it an xpc-instrument process, and is it running?"
         ) from None
     except (AuthenticationError, RemoteProtocolError) as error:
         wire.close()

@@ -13,9 +13,7 @@ def make_patch(resolved: Resolved, entry: Entry, patcher: str = "auto") -> Patch
     """A patch, not yet installed. Raises `PatchError` for what cannot be patched, or not by that patcher."""
     swappable = isinstance(resolved.function, types.FunctionType)
     if patcher == "code" and not swappable:
-        raise PatchError(
-            f'{resolved.target} is no Python function, so its code cannot be swapped: use patcher = "auto" or "wrapt"'
-        )
+        raise PatchError(f'{resolved.target} is no Python function, so its code cannot be swapped: use patcher = "auto" or "wrapt"')
     if swappable and patcher in ("auto", "code"):
         return CodePatch(resolved, entry)
     if resolved.binding is Binding.INSTANCE and not isinstance(resolved.raw, (types.FunctionType, property)):

@@ -132,9 +132,7 @@ class Gate:
 
 def _copy(function: types.FunctionType, code: types.CodeType) -> types.FunctionType:
     """A second function that runs `code` in the place of the first."""
-    copy = types.FunctionType(
-        code, function.__globals__, function.__name__, function.__defaults__, function.__closure__
-    )
+    copy = types.FunctionType(code, function.__globals__, function.__name__, function.__defaults__, function.__closure__)
     copy.__kwdefaults__ = function.__kwdefaults__
     copy.__qualname__ = function.__qualname__
     copy.__module__ = function.__module__

@@ -18,9 +18,7 @@ class Entry(Protocol):
     them, without the instance.
     """
 
-    def call(
-        self, original: Callable[..., Any], instance: Any, args: Tuple[Any, ...], kwargs: Dict[str, Any]
-    ) -> Any: ...
+    def call(self, original: Callable[..., Any], instance: Any, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Any: ...
 
     def call_async(
         self, original: Callable[..., Any], instance: Any, args: Tuple[Any, ...], kwargs: Dict[str, Any]
