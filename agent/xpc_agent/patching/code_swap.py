@@ -5,6 +5,7 @@ Rules:
   `inspect.signature` keeps its answer, the function has a `__signature__` for as long as it is armed.
 - A new code object must have the free variables of the old one, in the same order; the trampoline mentions them in dead code.
 - The original runs as a shadow: a second function with the original code, globals and cells. Its defaults follow the function's.
+- An exception leaves with a traceback in which the trampoline, under the function's own name and line, calls the original.
 - A frame that is in the trampoline when it is disarmed, or a copy made while armed, ends up in the entry, which then passes through.
 - If the function's code is not our trampoline any more, somebody else patched over it: theirs stays.
 - An inherited method is not armed in the class that it comes from: the named class gets a function of its own for that time.
@@ -12,6 +13,7 @@ Rules:
 
 from __future__ import annotations
 
+import ast
 import functools
 import inspect
 import sys
@@ -25,34 +27,51 @@ _PLACE = "<xpc-instrument: the gate>"
 
 # The dead code behind the return keeps the free variables; see the rules.
 _BODIES = {
-    Kind.SYNC: "def trampoline(*args, **kwargs):\n  return {place!r}.call(args, kwargs)\n{names}",
-    Kind.COROUTINE: "async def trampoline(*args, **kwargs):\n  return await {place!r}.call_async(args, kwargs)\n{names}",
-    Kind.GENERATOR: "def trampoline(*args, **kwargs):\n  return (yield from {place!r}.call_generator(args, kwargs))\n{names}",
-    Kind.ASYNC_GENERATOR: (
-        "async def trampoline(*args, **kwargs):\n"
-        "  inner = {place!r}.call_async_generator(args, kwargs)\n"
-        "  try:\n"
-        "    value = await inner.__anext__()\n"
-        "  except StopAsyncIteration:\n"
-        "    return\n"
-        "  while True:\n"
-        "    try:\n"
-        "      sent = yield value\n"
-        "    except GeneratorExit:\n"
-        "      await inner.aclose()\n"
-        "      raise\n"
-        "    except BaseException as thrown:\n"
-        "      try:\n"
-        "        value = await inner.athrow(thrown)\n"
-        "      except StopAsyncIteration:\n"
-        "        return\n"
-        "    else:\n"
-        "      try:\n"
-        "        value = await inner.asend(sent)\n"
-        "      except StopAsyncIteration:\n"
-        "        return\n"
-        "{names}"
-    ),
+    Kind.SYNC: """
+def trampoline(*args, **kwargs):
+    try:
+        return {place!r}.call(args, kwargs)
+    except BaseException as error:
+        raise {place!r}.cleaned(error)
+    {names}
+""",
+    Kind.COROUTINE: """
+async def trampoline(*args, **kwargs):
+    try:
+        return await {place!r}.call_async(args, kwargs)
+    except BaseException as error:
+        raise {place!r}.cleaned(error)
+    {names}
+""",
+    Kind.GENERATOR: """
+def trampoline(*args, **kwargs):
+    try:
+        return (yield from {place!r}.call_generator(args, kwargs))
+    except BaseException as error:
+        raise {place!r}.cleaned(error)
+    {names}
+""",
+    Kind.ASYNC_GENERATOR: """
+async def trampoline(*args, **kwargs):
+    inner = {place!r}.call_async_generator(args, kwargs)
+    try:
+        value = await inner.__anext__()
+        while True:
+            try:
+                sent = yield value
+            except GeneratorExit:
+                await inner.aclose()
+                raise
+            except BaseException as thrown:
+                value = await inner.athrow(thrown)
+            else:
+                value = await inner.asend(sent)
+    except StopAsyncIteration:
+        return
+    except BaseException as error:
+        raise {place!r}.cleaned(error)
+    {names}
+""",
 }
 
 _KEPT_FLAGS = inspect.CO_ITERABLE_COROUTINE
@@ -61,10 +80,15 @@ _KEPT_FLAGS = inspect.CO_ITERABLE_COROUTINE
 @functools.lru_cache(maxsize=512)
 def _template(kind: Kind, free: Tuple[str, ...]) -> types.CodeType:
     """A trampoline with a placeholder where the gate goes."""
-    names = "".join(f"  {name}\n" for name in free)
-    body = _BODIES[kind].format(place=_PLACE, names=names)
-    lines = ["def outer():"] + [f"  {name} = None" for name in free] + [f"  {line}" for line in body.splitlines()]
-    module = compile("\n".join(lines), "<xpc-instrument>", "exec", dont_inherit=True)
+    body = _BODIES[kind].format(place=_PLACE, names="; ".join(free))
+    lines = ["def outer():"] + [f"    {name} = None" for name in free] + [f"    {line}" for line in body.splitlines()]
+    tree = ast.parse("\n".join(lines))
+    for node in ast.walk(tree):
+        if hasattr(node, "lineno"):
+            # All of it is on the function's first line, for tracers and coverage, and has no columns, for tracebacks.
+            node.lineno = node.end_lineno = 1
+            node.col_offset = node.end_col_offset = -1
+    module = compile(tree, "<xpc-instrument>", "exec", dont_inherit=True)
     outer = next(const for const in module.co_consts if isinstance(const, types.CodeType))
     return next(const for const in outer.co_consts if isinstance(const, types.CodeType))
 
@@ -112,6 +136,14 @@ class Gate:
             if instance is not None:
                 return types.MethodType(shadow, instance), instance, args[1:]
         return shadow, None, args
+
+    def cleaned(self, error: BaseException) -> BaseException:
+        """The exception with a traceback from the original on: no frame of ours, and none of a call that never reached the original."""
+        trace = error.__traceback__
+        code = self.shadow.__code__
+        while trace is not None and trace.tb_frame.f_code is not code:
+            trace = trace.tb_next
+        return error.with_traceback(trace)
 
     def call(self, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Any:
         original, instance, rest = self._split(args)

@@ -1,0 +1,122 @@
+"""A pytest plugin that makes every function of named packages a probe point and arms each with hooks that only forward.
+
+Loaded into the suite of any other project (`pytest -p forwarding`, with this folder on PYTHONPATH), it shows what an armed probe point
+changes for the code that it is on: nothing, if the outcome of each test is that of a plain run. From the environment:
+
+    XPC_EXPLORE_PACKAGES   names, separated by spaces; their submodules are covered too
+    XPC_EXPLORE_MODE       "plain" arms nothing, "around" arms one hook that proceeds, "observe" one before and one after hook
+    XPC_EXPLORE_REPORT     the file that gets the JSON: the outcome of each test, and what was armed and called
+
+The hooks live in this process: what is looked at is the patching and the dispatch, not the channel.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any, Callable, Dict, List
+
+import pytest
+
+from xpc_agent.dispatch import Invocation
+from xpc_agent.imports import ImportWatcher
+from xpc_agent.probes import ProbeTable
+from xpc_instrument.channel.limits import Limits
+from xpc_instrument.config import from_probes
+from xpc_instrument.modes import Mode
+
+# The worst of a test's three phases is its outcome.
+_ORDER = ("passed", "skipped", "xfailed", "xpassed", "failed", "error")
+
+
+class Forward:
+    """A hook that changes nothing, and counts its calls."""
+
+    calls = 0
+
+    def __init__(self, mode: Mode) -> None:
+        self.mode = mode
+
+    def observe(self, invocation: Invocation) -> None:
+        Forward.calls += 1
+
+    async def observe_async(self, invocation: Invocation) -> None:
+        Forward.calls += 1
+
+    def replace(self, invocation: Invocation, proceed: Callable[..., Any]) -> Any:
+        Forward.calls += 1
+        return proceed(*invocation.args, **invocation.kwargs)
+
+    async def replace_async(self, invocation: Invocation, proceed: Callable[..., Any]) -> Any:
+        Forward.calls += 1
+        return await proceed(*invocation.args, **invocation.kwargs)
+
+
+MODES: Dict[str, List[Mode]] = {"plain": [], "around": [Mode.AROUND], "observe": [Mode.BEFORE, Mode.AFTER]}
+
+
+class Exploration:
+    """The probe points of one run, and the outcomes of its tests."""
+
+    def __init__(self, packages: List[str], mode: str) -> None:
+        patterns = [pattern for name in packages for pattern in (f"{name}:*", f"{name}:*__*__", f"{name}.*:*", f"{name}.*:*__*__")]
+        self.table = ProbeTable(from_probes("exploration", patterns), Limits())
+        self.watcher = ImportWatcher(self.table.wants_module, self.imported)
+        self.hooks: List[Any] = [Forward(one) for one in MODES[mode]]
+        self.outcomes: Dict[str, str] = {}
+
+    def start(self) -> None:
+        """Arm what is imported already, and from now on each module when it has run."""
+        if self.hooks:
+            self.watcher.install()
+            self.table.look_at_imported()
+            self.arm()
+
+    def imported(self, module: Any) -> None:
+        self.table.module_imported(module)
+        self.arm()
+
+    def arm(self) -> None:
+        for point in list(self.table.points.values()):
+            if point.patch is not None and not point.hooks:
+                point.hooks = list(self.hooks)
+                point.refresh()
+
+    def report(self) -> Dict[str, Any]:
+        """What goes into the file."""
+        points = list(self.table.points.values())
+        return {
+            "outcomes": self.outcomes,
+            "armed": sum(point.patch is not None for point in points),
+            "refused": sorted(f"{point.target}: {point.reason}" for point in points if point.patch is None),
+            "calls": Forward.calls,
+        }
+
+
+_exploration = Exploration(os.environ.get("XPC_EXPLORE_PACKAGES", "").split(), os.environ.get("XPC_EXPLORE_MODE", "plain"))
+_exploration.start()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if hasattr(report, "wasxfail"):
+        outcome = "xfailed" if report.skipped else "xpassed"
+    elif report.failed and report.when != "call":
+        outcome = "error"
+    else:
+        outcome = report.outcome
+    known = _exploration.outcomes.get(report.nodeid, "passed")
+    _exploration.outcomes[report.nodeid] = max(known, outcome, key=_ORDER.index)
+
+
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    if report.failed:
+        _exploration.outcomes[report.nodeid] = "error"
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish() -> None:
+    place = os.environ.get("XPC_EXPLORE_REPORT")
+    if place:
+        with open(place, "w", encoding="utf-8") as file:
+            json.dump(_exploration.report(), file)

@@ -1,0 +1,131 @@
+"""Run the suites of other projects with every function armed, and compare the outcomes with those of a plain run, test by test.
+
+    python3 dev.py explore              all suites
+    python3 dev.py explore --small      those that every change is tried on
+    python3 dev.py explore attrs click  these
+
+Prints a table, and each difference; exits with 1 if there is one. Each project is unpacked and installed, in an environment of its own,
+under `.venv/explore`; what a run printed is there too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from typing import Any, Dict, List
+
+from tests.exploration.suites import SUITES, Suite, differences
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+PLACE = ROOT / ".venv" / "explore"
+MODES = ("plain", "around", "observe")
+# Seconds for one run of one suite; the longest takes two minutes here.
+PATIENCE = 1200
+
+
+class SetupError(Exception):
+    """A suite cannot be run at all; the message says why."""
+
+
+def prepare(name: str, suite: Suite) -> Path:
+    """The folder of the unpacked project, beside an environment with all that it needs."""
+    folder = PLACE / f"{name}-{suite.version}-{sys.version_info[0]}.{sys.version_info[1]}"
+    done = folder / "done"
+    if done.exists() and done.read_text() == repr(suite):
+        return next(path for path in (folder / "source").iterdir() if path.is_dir())
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    _must([sys.executable, "-m", "venv", str(folder / "env")])
+    pip = [str(folder / "env/bin/python"), "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    _must([*pip, "download", "--no-binary", name, "--no-deps", "--dest", str(folder), f"{name}=={suite.version}"])
+    with tarfile.open(next(folder.glob("*.tar.gz"))) as archive:
+        if hasattr(tarfile, "data_filter"):
+            archive.extractall(folder / "source", filter="data")
+        else:
+            archive.extractall(folder / "source")
+    source = next(path for path in (folder / "source").iterdir() if path.is_dir())
+    _must([*pip, "install", "-e", str(ROOT), "pytest>=7.4", str(source), *suite.needs])
+    done.write_text(repr(suite))
+    return source
+
+
+def _must(command: List[str]) -> None:
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if done.returncode:
+        raise SetupError(f"{' '.join(command)} failed:\n{done.stdout}")
+
+
+def play(source: Path, suite: Suite, mode: str) -> Dict[str, Any]:
+    """One run of a suite: what the plugin reports, and the seconds that it took as "duration"."""
+    folder = source.parents[1]
+    report = folder / f"{mode}.json"
+    report.unlink(missing_ok=True)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(HERE),
+        "XPC_EXPLORE_PACKAGES": " ".join(suite.packages),
+        "XPC_EXPLORE_MODE": mode,
+        "XPC_EXPLORE_REPORT": str(report),
+    }
+    command = [str(folder / "env/bin/python"), "-m", "pytest", "-q", "-p", "forwarding", "-p", "no:cacheprovider", *suite.arguments]
+    with open(folder / f"{mode}.txt", "w", encoding="utf-8") as output:
+        try:
+            subprocess.run(command, cwd=source, env=environment, stdout=output, stderr=subprocess.STDOUT, timeout=PATIENCE, check=False)
+        except subprocess.TimeoutExpired:
+            raise SetupError(f"it did not end within {PATIENCE} s; see {output.name}") from None
+    if not report.exists():
+        raise SetupError(f"pytest made no report; see {output.name}")
+    found: Dict[str, Any] = json.loads(report.read_text())
+    return found
+
+
+def explore(name: str) -> bool:
+    """Run one suite in all modes and print its row; whether nothing differs that is not explained."""
+    suite = SUITES[name]
+    try:
+        source = prepare(name, suite)
+        runs = {mode: play(source, suite, mode) for mode in MODES}
+    except SetupError as error:
+        print(f"| {name} {suite.version} | FAILED: {error} |", flush=True)
+        return False
+    plain = runs["plain"]["outcomes"]
+    found: List[str] = []
+    cells = []
+    for mode in MODES[1:]:
+        different, explained = differences(plain, runs[mode]["outcomes"], suite.limits)
+        found += [f"{mode}: {line}" for line in different]
+        cells += [f"{runs[mode]['calls']:,}", f"{len(different)}", f"{len(explained)}"]
+    passed = sum(outcome == "passed" for outcome in plain.values())
+    row = [f"{name} {suite.version}", f"{len(plain):,}", f"{passed:,}", f"{runs['around']['armed']:,}", *cells]
+    print(f"| {' | '.join(row)} |", flush=True)
+    for line in found:
+        print(f"    {line}", flush=True)
+    return not found and passed > 0
+
+
+def main() -> int:
+    """Run what the arguments say."""
+    parser = argparse.ArgumentParser(prog="dev.py explore", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", metavar="NAME", nargs="*", help=f"one of {', '.join(SUITES)}")
+    parser.add_argument("--small", action="store_true", help="the suites that every change is tried on")
+    options = parser.parse_args()
+    unknown = sorted(set(options.names) - set(SUITES))
+    if unknown:
+        parser.error(f"there is no suite {unknown[0]!r}; there are {', '.join(SUITES)}")
+    names = options.names or [name for name, suite in SUITES.items() if suite.small or not options.small]
+    print("| project | tests | passed plainly | armed functions | calls of `around` | different | explained |", end="")
+    print(" calls of `before` and `after` | different | explained |")
+    print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
+    # In a list, so that each is run whatever came of those before.
+    return 0 if all([explore(name) for name in names]) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
