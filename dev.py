@@ -6,6 +6,7 @@
     python3 dev.py types              mypy, strict
     python3 dev.py matrix [ARGS]      run the tests on every CPython 3.9 to 3.15 of this machine
     python3 dev.py pyodide [ARGS]     run the tests marked no_process on Pyodide (CPython 3.14 and 3.15) under node
+    python3 dev.py explore [NAMES]    run the suites of other projects with every function armed; --small: those that `all` runs
     python3 dev.py all                all but the demonstration
 
 Each makes what it needs under `.venv`, once for each state of pyproject.toml. Delete that folder to start afresh.
@@ -176,6 +177,11 @@ def _install_pyodide(folder: Path, version: str, npm: str, specification: str) -
     return ""
 
 
+def explore(arguments: Sequence[str]) -> int:
+    """Run the suites of other projects with every function armed, and compare."""
+    return run(own_environment(), "-m", "tests.exploration.run", *arguments)
+
+
 def all_of_it(arguments: Sequence[str]) -> int:
     """Everything that must hold before a change lands; goes on after a failure, to show all there are."""
     own = "{}.{}".format(*sys.version_info)
@@ -185,6 +191,7 @@ def all_of_it(arguments: Sequence[str]) -> int:
         "types": types(()),
         "matrix": matrix(arguments, without=own),
         "pyodide": pyodide(()),
+        "explore": explore(["--small"]),
     }
     return _summary("all of it", {name: f"FAILED (exit status {status})" if status else PASSED for name, status in results.items()})
 
@@ -238,7 +245,16 @@ def version_of(interpreter: str) -> Optional[Tuple[str, str]]:
     return words[1], "" if words[2] == "True" else lack
 
 
-COMMANDS = {"demo": demo, "test": test, "lint": lint, "types": types, "matrix": matrix, "pyodide": pyodide, "all": all_of_it}
+COMMANDS = {
+    "demo": demo,
+    "test": test,
+    "lint": lint,
+    "types": types,
+    "matrix": matrix,
+    "pyodide": pyodide,
+    "explore": explore,
+    "all": all_of_it,
+}
 
 
 def main(arguments: Sequence[str]) -> int:

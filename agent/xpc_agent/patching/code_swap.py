@@ -20,6 +20,7 @@ import sys
 import types
 from typing import Any, Callable, Dict, Optional, Tuple
 
+from ..dispatch import Dispatcher
 from ..targets import Binding, Kind, Resolved
 from .interface import Entry, Patch, PatchError
 
@@ -123,6 +124,10 @@ class Gate:
         self._enter_generator = entry.call_generator
         self._enter_async_generator = entry.call_async_generator
 
+    def __reduce__(self) -> Any:
+        # Who pickles an armed function by value (cloudpickle, dask) means the original: elsewhere it passes through.
+        return _passing_gate, (self.shadow, self._bound)
+
     def _split(self, args: Tuple[Any, ...]) -> Tuple[Callable[..., Any], Any, Tuple[Any, ...]]:
         function, shadow = self.function, self.shadow
         if shadow.__defaults__ is not function.__defaults__:
@@ -160,6 +165,11 @@ class Gate:
     def call_async_generator(self, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Any:
         original, instance, rest = self._split(args)
         return self._enter_async_generator(original, instance, rest, kwargs)
+
+
+def _passing_gate(original: types.FunctionType, bound: bool) -> Gate:
+    """A gate without hooks."""
+    return Gate(original, Dispatcher(), bound)
 
 
 def _copy(function: types.FunctionType, code: types.CodeType) -> types.FunctionType:
