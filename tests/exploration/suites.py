@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Dict, Sequence, Tuple
 
-
 # The reasons for which a test may differ; docs/targets.md explains each under "Limits".
 CALLER = "it looks at the frame of its caller"
 LEVEL = "a warning with a stacklevel above 1 names a frame in between"

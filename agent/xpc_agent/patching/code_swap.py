@@ -85,10 +85,10 @@ def _template(kind: Kind, free: Tuple[str, ...]) -> types.CodeType:
     lines = ["def outer():"] + [f"    {name} = None" for name in free] + [f"    {line}" for line in body.splitlines()]
     tree = ast.parse("\n".join(lines))
     for node in ast.walk(tree):
-        if hasattr(node, "lineno"):
+        if "lineno" in node._attributes:
             # All of it is on the function's first line, for tracers and coverage, and has no columns, for tracebacks.
-            node.lineno = node.end_lineno = 1
-            node.col_offset = node.end_col_offset = -1
+            for attribute, value in (("lineno", 1), ("end_lineno", 1), ("col_offset", -1), ("end_col_offset", -1)):
+                setattr(node, attribute, value)
     module = compile(tree, "<xpc-instrument>", "exec", dont_inherit=True)
     outer = next(const for const in module.co_consts if isinstance(const, types.CodeType))
     return next(const for const in outer.co_consts if isinstance(const, types.CodeType))
