@@ -63,7 +63,10 @@ class Traits:
 
     def names_foreign(self, piece: bytes) -> bool:
         """Whether a piece of a pickle seems to name a module that the other side cannot import."""
-        return any(name in piece for name in self._foreign_bytes)
+        for name in self._foreign_bytes:
+            if name in piece:
+                return True
+        return False
 
 
 class _TooLarge(Exception):
