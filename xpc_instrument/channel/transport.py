@@ -248,7 +248,8 @@ class Wire:
             poller.register(self.sock.fileno(), select.POLLOUT if writing else select.POLLIN)
             self._pollers[writing] = poller
         remaining = None if deadline is None else deadline - time.monotonic()
-        self._waiting[writing] = True
+        waiting = self._waiting
+        waiting[writing] = True
         try:
             # Looked at after `_waiting` is set, as `close` looks at `_waiting` after it has set `closed`: one of the two sees the other.
             if self.closed:
@@ -259,7 +260,9 @@ class Wire:
             elif remaining <= 0 or not poller.poll(remaining * 1000):
                 raise DeadlineError("the other side did not answer in time")
         finally:
-            self._waited(writing)
+            waiting[writing] = False
+            if self.closed:
+                self._waited(writing)
 
     def _waited(self, writing: bool) -> None:
         self._waiting[writing] = False
