@@ -4,9 +4,10 @@
     python3 dev.py test [ARGS]        run the tests; ARGS go to pytest, such as: tests/unit -k codec
     python3 dev.py lint               ruff: rules and format
     python3 dev.py types              mypy, strict
+    python3 dev.py bench [ARGS]       measure what it costs; ARGS such as: --fast --only roundtrip
     python3 dev.py matrix [ARGS]      run the tests on every CPython 3.9 to 3.15 of this machine
     python3 dev.py pyodide [ARGS]     run the tests marked no_process on Pyodide (CPython 3.14 and 3.15) under node
-    python3 dev.py all                all but the demonstration
+    python3 dev.py all                all but the demonstration and the benchmarks
 
 Each makes what it needs under `.venv`, once for each state of pyproject.toml. Delete that folder to start afresh.
 """
@@ -110,6 +111,11 @@ def lint(arguments: Sequence[str]) -> int:
 def types(arguments: Sequence[str]) -> int:
     """Run mypy."""
     return run(own_environment(), "-m", "mypy", *arguments)
+
+
+def bench(arguments: Sequence[str]) -> int:
+    """Run the benchmarks."""
+    return run(own_environment(), "-m", "benchmarks", *arguments)
 
 
 def matrix(arguments: Sequence[str], without: Optional[str] = None) -> int:
@@ -238,7 +244,16 @@ def version_of(interpreter: str) -> Optional[Tuple[str, str]]:
     return words[1], "" if words[2] == "True" else lack
 
 
-COMMANDS = {"demo": demo, "test": test, "lint": lint, "types": types, "matrix": matrix, "pyodide": pyodide, "all": all_of_it}
+COMMANDS = {
+    "demo": demo,
+    "test": test,
+    "lint": lint,
+    "types": types,
+    "bench": bench,
+    "matrix": matrix,
+    "pyodide": pyodide,
+    "all": all_of_it,
+}
 
 
 def main(arguments: Sequence[str]) -> int:

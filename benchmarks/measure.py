@@ -79,9 +79,9 @@ def measure(group: Group, effort: Effort, progress: Progress) -> Dict[str, Sampl
             for round_ in range(effort.rounds):
                 for name in in_turn(list(ways), round_):
                     values[name].append(ways[name](loops[name]) / loops[name])
-        for name in values:
+        for name, run in values.items():
             sample = samples.setdefault(name, Samples())
-            sample.runs.append(values[name])
+            sample.runs.append(run)
             sample.loops.append(loops[name])
     return samples
 

@@ -26,8 +26,8 @@ def main() -> None:
         counts["instead"] += 1
         return targets.STAND_IN
 
-    address, key = (sys.argv[1:] + [None])[:2]
-    with xpc_instrument.connect(address, authkey=key) as app:
+    key = sys.argv[2] if len(sys.argv) > 2 else None
+    with xpc_instrument.connect(sys.argv[1], authkey=key) as app:
         app.before(f"{targets.__name__}:before", before)
         app.around(f"{targets.__name__}:around", around)
         app.instead(f"{targets.__name__}:instead", instead)

@@ -68,11 +68,12 @@ class _Hooked:
 @contextmanager
 def _hooked(runtime_dir: Path, *, tcp: bool = False) -> Iterator[_Hooked]:
     config, *where = _config(runtime_dir, tcp)
-    with Peer(f"{_PACKAGE}.application", config, runtime_dir=runtime_dir) as application:
-        with Peer(f"{_PACKAGE}.probe_script", *where, runtime_dir=runtime_dir) as script:
-            hooked = _Hooked(application, script)
-            yield hooked
-            hooked.check()
+    with ExitStack() as stack:
+        application = stack.enter_context(Peer(f"{_PACKAGE}.application", config, runtime_dir=runtime_dir))
+        script = stack.enter_context(Peer(f"{_PACKAGE}.probe_script", *where, runtime_dir=runtime_dir))
+        hooked = _Hooked(application, script)
+        yield hooked
+        hooked.check()
 
 
 def _timed(call: Callable[..., Any]) -> TimeFunction:

@@ -63,10 +63,7 @@ class Traits:
 
     def names_foreign(self, piece: bytes) -> bool:
         """Whether a piece of a pickle seems to name a module that the other side cannot import."""
-        for name in self._foreign_bytes:
-            if name in piece:
-                return True
-        return False
+        return any(name in piece for name in self._foreign_bytes)
 
 
 class _TooLarge(Exception):
