@@ -248,8 +248,7 @@ class Wire:
             poller.register(self.sock.fileno(), select.POLLOUT if writing else select.POLLIN)
             self._pollers[writing] = poller
         remaining = None if deadline is None else deadline - time.monotonic()
-        waiting = self._waiting
-        waiting[writing] = True
+        self._waiting[writing] = True
         try:
             # Looked at after `_waiting` is set, as `close` looks at `_waiting` after it has set `closed`: one of the two sees the other.
             if self.closed:
@@ -260,9 +259,7 @@ class Wire:
             elif remaining <= 0 or not poller.poll(remaining * 1000):
                 raise DeadlineError("the other side did not answer in time")
         finally:
-            waiting[writing] = False
-            if self.closed:
-                self._waited(writing)
+            self._waited(writing)
 
     def _waited(self, writing: bool) -> None:
         self._waiting[writing] = False
