@@ -11,8 +11,9 @@ from .disarmed import DISARMED, FORWARDING
 from .measure import FAST, FULL, Group, Samples, measure
 from .report import Row, row, table
 from .roundtrip import ROUNDTRIP, SEED, TCP
+from .steps import STEPS
 
-GROUPS: Dict[str, Group] = {group.name: group for group in (DISARMED, FORWARDING, ROUNDTRIP, TCP, SEED)}
+GROUPS: Dict[str, Group] = {group.name: group for group in (DISARMED, FORWARDING, STEPS, ROUNDTRIP, TCP, SEED)}
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:

@@ -1,12 +1,10 @@
 """In one process: what a hookable function costs while no hook is armed, and what the armed path costs without the crossing.
 
-Ways of some ten nanoseconds are timed by `timeit` with the call written out many times, so that the loop adds next to nothing. The bare
-function is measured twice, as two functions with equal code: their ratio is the noise floor.
+The bare function is measured twice, as two functions with equal code: their ratio is the noise floor.
 """
 
 from __future__ import annotations
 
-import timeit
 from contextlib import ExitStack, contextmanager
 from typing import Any, Callable, Dict, Iterator, List, Mapping
 
@@ -16,10 +14,7 @@ from xpc_agent.targets import resolve
 from xpc_instrument.modes import Mode
 
 from . import targets
-from .measure import Comparison, Group, TimeFunction
-
-# How often the call is written out in the body of the loop: the loop itself is then under 1 % of a call.
-_WRITTEN_OUT = 50
+from .measure import Comparison, Group, TimeFunction, timer
 
 
 class Forward:
@@ -40,26 +35,15 @@ class Forward:
         return await proceed(*invocation.args, **invocation.kwargs)
 
 
-def _timer(statement: str, **names: Any) -> TimeFunction:
-    timer = timeit.Timer("\n".join([statement] * _WRITTEN_OUT), globals=names)
-
-    def seconds(loops: int) -> float:
-        # `timeit` runs the body so many times; a few calls more or less are set right in proportion.
-        bodies = max(1, loops // _WRITTEN_OUT)
-        return timer.timeit(bodies) * loops / (bodies * _WRITTEN_OUT)
-
-    return seconds
-
-
 def _call(function: Callable[..., Any]) -> TimeFunction:
     assert function(12, "USD") == 12
-    return _timer('function(12, "USD")', function=function)
+    return timer('function(12, "USD")', function=function)
 
 
 def _call_method(name: str) -> TimeFunction:
     order = targets.Order()
     assert getattr(order, name)(12, "USD") == 12
-    return _timer(f'order.{name}(12, "USD")', order=order)
+    return timer(f'order.{name}(12, "USD")', order=order)
 
 
 def _patched(stack: ExitStack, target: str, patcher: str, dispatcher: Dispatcher) -> Patch:
