@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import traceback
 from typing import Dict, List, Optional, Sequence
@@ -19,7 +20,7 @@ GROUPS: Dict[str, Group] = {group.name: group for group in (DISARMED, FORWARDING
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Returns 0, or 1 if something could not run; a ratio that is not as expected is said in the table and is no failure."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="What xpc-instrument costs, as ratios to a baseline.")
-    parser.add_argument("--fast", action="store_true", help="fewer rounds: half a minute instead of some four")
+    parser.add_argument("--fast", action="store_true", help="fewer rounds: half a minute instead of some five")
     parser.add_argument("--only", metavar="NAME", action="append", choices=GROUPS, help=f"one of {', '.join(GROUPS)}; may be repeated")
     parser.add_argument("--json", metavar="FILE", help="write all values to FILE too, in pyperf's format")
     options = parser.parse_args(arguments)
@@ -53,5 +54,11 @@ def _progress(text: str) -> None:
         print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
 
+def _leave(number: int, frame: object) -> None:
+    sys.exit(128 + number)
+
+
 if __name__ == "__main__":
+    # So that the processes and folders of the benchmark are cleaned up however it is ended.
+    signal.signal(signal.SIGTERM, _leave)
     sys.exit(main())
