@@ -4,10 +4,11 @@
     python3 dev.py test [ARGS]        run the tests; ARGS go to pytest, such as: tests/unit -k codec
     python3 dev.py lint               ruff: rules and format
     python3 dev.py types              mypy, strict
+    python3 dev.py bench [ARGS]       measure what it costs; ARGS such as: --fast --only roundtrip
     python3 dev.py matrix [ARGS]      run the tests on every CPython 3.9 to 3.15 of this machine
     python3 dev.py pyodide [ARGS]     run the tests marked no_process on Pyodide (CPython 3.14 and 3.15) under node
     python3 dev.py explore [NAMES]    run the suites of other projects with every function armed; --small: those that `all` runs
-    python3 dev.py all                all but the demonstration
+    python3 dev.py all                all but the demonstration and the benchmarks
 
 Each makes what it needs under `.venv`, once for each state of pyproject.toml. Delete that folder to start afresh.
 """
@@ -111,6 +112,11 @@ def lint(arguments: Sequence[str]) -> int:
 def types(arguments: Sequence[str]) -> int:
     """Run mypy."""
     return run(own_environment(), "-m", "mypy", *arguments)
+
+
+def bench(arguments: Sequence[str]) -> int:
+    """Run the benchmarks."""
+    return run(own_environment(), "-m", "benchmarks", *arguments)
 
 
 def matrix(arguments: Sequence[str], without: Optional[str] = None) -> int:
@@ -250,6 +256,7 @@ COMMANDS = {
     "test": test,
     "lint": lint,
     "types": types,
+    "bench": bench,
     "matrix": matrix,
     "pyodide": pyodide,
     "explore": explore,

@@ -48,6 +48,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 # The doorbell tells of new processes at once; looking anyway, this often in seconds, covers a process that could not ring.
 _LOOK_AGAIN = 1.0
+# What a hook returns most often; to ask `inspect` whether it is awaitable costs more than all else that `_finished` does.
+_PLAIN = frozenset({type(None), bool, int, float, str, bytes, tuple, list, dict})
 # How long a session that ends waits for the processes to remove its hooks, in seconds, for all of them together.
 _LEAVE_TIMEOUT = 1.0
 # How long a session at a fixed address dials again after the process that hosted it is gone, in seconds.
@@ -401,6 +403,8 @@ class Session:
 
     def _finished(self, value: Any) -> Any:
         """What a hook returned, once awaited; a generator is run to its end, since it cannot cross."""
+        if type(value) in _PLAIN:
+            return value
         if isinstance(value, types.GeneratorType):
             return list(itertools.islice(value, MAX_ITEMS))
         if inspect.isasyncgen(value):

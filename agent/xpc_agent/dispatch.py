@@ -115,9 +115,13 @@ class Dispatcher:
         invocation = Invocation(instance, args, kwargs)
         for hook in plan.before:
             hook.observe(invocation)
-        run = _nested(plan.nest, invocation, original)
+        nest = plan.nest
         if not plan.after:
-            return run(*args, **kwargs)
+            if not nest:
+                return original(*args, **kwargs)
+            # The most frequent way, without the closure and the second record that `proceed` of an outer hook needs.
+            return nest[0].replace(invocation, original if len(nest) == 1 else _nested(nest[1:], invocation, original))
+        run = _nested(nest, invocation, original)
         started = time.perf_counter()
         try:
             result = run(*args, **kwargs)

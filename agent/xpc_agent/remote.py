@@ -12,7 +12,7 @@ import itertools
 import logging
 import threading
 import time
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Type, Union
 
 from xpc_instrument.channel.codec import Bytes, Frame
 from xpc_instrument.channel.host import Peer
@@ -53,7 +53,10 @@ class Counters:
 
 
 class _Guarded(Outgoing):
-    """An outgoing call during whose own work (pickling, answering references) probe points pass through."""
+    """An outgoing call during whose own work (pickling, answering references) probe points pass through.
+
+    For an `async def` target, whose thread does other things between the steps. A thread that waits is guarded as a whole.
+    """
 
     def payload(self) -> Payload:
         before, busy.on = busy.on, True
@@ -189,7 +192,7 @@ class RemoteHook:
 
     # sending ---------------------------------------------------------------------------------------------------------
 
-    def _outgoing(self, invocation: Invocation) -> Tuple[_Guarded, Payload]:
+    def _outgoing(self, invocation: Invocation, kind_of: Type[Outgoing] = Outgoing) -> Tuple[Outgoing, Payload]:
         table = Table()
         instance = invocation.instance
         kind = text = ""
@@ -205,7 +208,7 @@ class RemoteHook:
                 value = bytes(dump_exception(error, self._traits)[0])
             finally:
                 busy.on = before
-        outgoing = _Guarded(self._traits, invocation.args, invocation.kwargs, (tuple(meta), value), table=table, extras=self._extra)
+        outgoing = kind_of(self._traits, invocation.args, invocation.kwargs, (tuple(meta), value), table=table, extras=self._extra)
         return outgoing, outgoing.payload()
 
     def _call(self, lane: Wire, body: Bytes, buffers: Sequence[Bytes]) -> List[Bytes]:
@@ -249,7 +252,7 @@ class RemoteHook:
         lane: Optional[Wire] = None
         try:
             deadline = time.monotonic() + self._timeout
-            outgoing, (body, buffers) = self._outgoing(invocation)
+            outgoing, (body, buffers) = self._outgoing(invocation, _Guarded)
             lane = await self.lanes.take_async(deadline)
             pieces = self._call(lane, body, buffers)
             await outgoing.converse_async(lane, pieces, deadline - time.monotonic())
@@ -267,7 +270,7 @@ class RemoteHook:
         if not self._take():
             return proceed(*invocation.args, **invocation.kwargs)
         lane: Optional[Wire] = None
-        outgoing: Optional[_Guarded] = None
+        outgoing: Optional[Outgoing] = None
         outcome: Optional[Outcome]
         busy.on = True
         try:
@@ -294,10 +297,10 @@ class RemoteHook:
         if not self._take():
             return await proceed(*invocation.args, **invocation.kwargs)
         lane: Optional[Wire] = None
-        outgoing: Optional[_Guarded] = None
+        outgoing: Optional[Outgoing] = None
         try:
             deadline = time.monotonic() + self._timeout
-            outgoing, (body, buffers) = self._outgoing(invocation)
+            outgoing, (body, buffers) = self._outgoing(invocation, _Guarded)
             lane = await self.lanes.take_async(deadline)
             pieces = self._call(lane, body, buffers)
             outcome = await outgoing.converse_async(lane, pieces, deadline - time.monotonic(), proceed)
@@ -321,7 +324,7 @@ class RemoteHook:
         if lane is not None:
             self.lanes.drop(lane)
 
-    def _stands(self, outgoing: Optional[_Guarded], error: Exception) -> Optional[Outcome]:
+    def _stands(self, outgoing: Optional[Outgoing], error: Exception) -> Optional[Outcome]:
         """After a failure: the outcome that the application gets, or None if the original is still to run."""
         if outgoing is not None and outgoing.proceeded is not None:
             return outgoing.proceeded

@@ -31,6 +31,9 @@ from .messages import PROTOCOL_VERSION, Challenge, Hello, Message, Opcode, Proof
 class State(enum.Enum):
     """Where one side of a connection stands."""
 
+    # Members are compared by identity; Enum's own hash is a Python function, which each look into the table would call.
+    __hash__ = object.__hash__
+
     # handshake, dialling side
     START = "start"
     AWAIT_CHALLENGE = "await challenge"

@@ -1,0 +1,64 @@
+"""`python -m benchmarks`: measure, and print one table of ratios in Markdown on standard output."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import traceback
+from typing import Dict, List, Optional, Sequence
+
+from .disarmed import DISARMED, FORWARDING
+from .measure import FAST, FULL, Group, Samples, measure
+from .report import Row, row, table
+from .roundtrip import ROUNDTRIP, SEED, TCP
+from .steps import STEPS
+
+GROUPS: Dict[str, Group] = {group.name: group for group in (DISARMED, FORWARDING, STEPS, ROUNDTRIP, TCP, SEED)}
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> int:
+    """Returns 0, or 1 if something could not run; a ratio that is not as expected is said in the table and is no failure."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="What xpc-instrument costs, as ratios to a baseline.")
+    parser.add_argument("--fast", action="store_true", help="fewer rounds: half a minute instead of some four")
+    parser.add_argument("--only", metavar="NAME", action="append", choices=GROUPS, help=f"one of {', '.join(GROUPS)}; may be repeated")
+    parser.add_argument("--json", metavar="FILE", help="write all values to FILE too, in pyperf's format")
+    options = parser.parse_args(arguments)
+    rows: List[Row] = []
+    measured: Dict[str, Dict[str, Samples]] = {}
+    failed = []
+    for name in options.only or GROUPS:
+        group = GROUPS[name]
+        try:
+            samples = measured[name] = measure(group, FAST if options.fast else FULL, _progress)
+        except Exception:
+            failed.append(name)
+            _progress("")
+            traceback.print_exc()
+            continue
+        rows += [row(comparison, samples) for comparison in group.comparisons]
+    _progress("")
+    print(table(rows))
+    if options.json:
+        from .suite import make_suite
+
+        make_suite(measured).dump(options.json, replace=True)
+    for name in failed:
+        print(f"{name} could not run; why is above", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _progress(text: str) -> None:
+    """Say on a terminal, in one line that the next replaces, what is being measured."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+
+
+def _leave(number: int, frame: object) -> None:
+    sys.exit(128 + number)
+
+
+if __name__ == "__main__":
+    # So that the processes and folders of the benchmark are cleaned up however it is ended.
+    signal.signal(signal.SIGTERM, _leave)
+    sys.exit(main())
