@@ -5,6 +5,7 @@ from __future__ import annotations
 import bdb
 import cProfile
 import dis
+import gc
 import importlib.util
 import linecache
 import os
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import threading
 import traceback
+import weakref
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Set, Tuple
 
@@ -282,6 +284,23 @@ def test_a_traceback_shows_the_users_lines_and_no_frame_of_ours(clinic: Any, nam
     # Each armed function has one more line, its first, where the trampoline stands for it.
     assert [frame for frame in summary(now.value) if frame[:2] not in firsts] == summary(plain.value)
     assert len(summary(now.value)) == len(summary(plain.value)) + len(armed)
+
+
+@pytest.mark.no_process
+def test_an_exception_that_is_kept_keeps_no_argument_alive(clinic: Any) -> None:
+    class Number:
+        pass
+
+    exec("def fail(number):\n    del number\n    raise KeyError\n", clinic.__dict__)
+    Armed("fail")
+    number = Number()
+    watched = weakref.ref(number)
+    with pytest.raises(KeyError) as kept:
+        clinic.fail(number)
+    del number
+    gc.collect()
+    assert watched() is None
+    assert kept.value.__traceback__ is not None
 
 
 @pytest.mark.no_process

@@ -5,7 +5,8 @@ Rules:
   `inspect.signature` keeps its answer, the function has a `__signature__` for as long as it is armed.
 - A new code object must have the free variables of the old one, in the same order; the trampoline mentions them in dead code.
 - The original runs as a shadow: a second function with the original code, globals and cells. Its defaults follow the function's.
-- An exception leaves with a traceback in which the trampoline, under the function's own name and line, calls the original.
+- An exception leaves with a traceback in which the trampoline, under the function's own name and line, calls the original; its frame,
+  which lives as long as the traceback, lets go of the arguments.
 - A frame that is in the trampoline when it is disarmed, or a copy made while armed, ends up in the entry, which then passes through.
 - If the function's code is not our trampoline any more, somebody else patched over it: theirs stays.
 - An inherited method is not armed in the class that it comes from: the named class gets a function of its own for that time.
@@ -33,6 +34,7 @@ def trampoline(*args, **kwargs):
     try:
         return {place!r}.call(args, kwargs)
     except BaseException as error:
+        args = kwargs = None
         raise {place!r}.cleaned(error)
     {names}
 """,
@@ -41,6 +43,7 @@ async def trampoline(*args, **kwargs):
     try:
         return await {place!r}.call_async(args, kwargs)
     except BaseException as error:
+        args = kwargs = None
         raise {place!r}.cleaned(error)
     {names}
 """,
@@ -49,6 +52,7 @@ def trampoline(*args, **kwargs):
     try:
         return (yield from {place!r}.call_generator(args, kwargs))
     except BaseException as error:
+        args = kwargs = None
         raise {place!r}.cleaned(error)
     {names}
 """,
@@ -70,6 +74,7 @@ async def trampoline(*args, **kwargs):
     except StopAsyncIteration:
         return
     except BaseException as error:
+        args = kwargs = None
         raise {place!r}.cleaned(error)
     {names}
 """,
