@@ -682,7 +682,8 @@ def _read(reader: _Reader, document: object, path: Optional[Path]) -> Config:
     where = reader.prefix
     found = reader.table(where, document, _TABLES["the top of the file"])
     manager = found.get("manager", {})
-    if str(manager.get("address")).startswith("tcp:") and "authkey_file" not in manager:
+    address = manager.get("address")
+    if isinstance(address, str) and address.startswith("tcp:") and "authkey_file" not in manager:
         problem = 'a tcp address without a key; expected authkey-file = "FILE" beside it: anybody can reach a TCP port'
         reader.report((*where, "manager", "address"), problem)
     if reader.mistakes:
