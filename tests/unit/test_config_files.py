@@ -188,8 +188,8 @@ def a_folder(folder: Path) -> None:
     (folder / "shop.key").mkdir(mode=0o700)
 
 
-def written(data: bytes) -> Callable[[Path], None]:
-    return lambda folder: None if (folder / "shop.key").write_bytes(data) else None
+def written(data: bytes) -> Callable[[Path], Any]:
+    return lambda folder: (folder / "shop.key").write_bytes(data)
 
 
 KEY_FILES: List[Any] = [

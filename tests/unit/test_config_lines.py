@@ -55,10 +55,9 @@ def places(value: Any, where: Where = ()) -> List[Where]:
 
 blank = st.sampled_from(["", " ", "\t"])
 gap = st.sampled_from(["", " ", "\n", "\r\n", ' # ] } , = "\n', "\n\n"])
-scalars = st.sampled_from(
-    ["1", "-1.5e3", "true", "inf", "0xff", "1979-05-27", "07:32:00", "1979-05-27 07:32:00Z", '""', "''", '"a\\"]#"', "'\\'"]
-    + ['"""a\n"b"\n\\"""c"""', '"""\r\n"""""', "'''\n'x''\n'''", "''''x'''''"]
-)
+SINGLE = ["1", "-1.5e3", "true", "inf", "0xff", "1979-05-27", "07:32:00", "1979-05-27 07:32:00Z", '""', "''", '"a\\"]#"', "'\\'"]
+MULTIPLE = ['"""a\n"b"\n\\"""c"""', '"""\r\n"""""', "'''\n'x''\n'''", "''''x'''''"]
+scalars = st.sampled_from([*SINGLE, *MULTIPLE])
 plain = st.sampled_from(["a", "b", "c-d", "1", "true"])
 keys = st.one_of(
     plain.map(lambda key: (key, key)), plain.map(lambda key: (f'" {key}."', f" {key}.")), plain.map(lambda key: (f"'{key}#'", f"{key}#"))
