@@ -87,7 +87,7 @@ def test_a_pipe_that_nobody_writes_to_is_refused_at_once(folder: Path) -> None:
 @pytest.mark.skipif(not os.path.isdir("/dev/fd"), reason="this system has no /dev/fd")
 def test_a_pipe_of_the_shell_is_read_to_its_end() -> None:
     reader, writer = os.pipe()
-    texts = [b'app = "sh', b'op"\n']
+    texts = [b"# more than a pipe holds at a time\n" * 20_000, b'app = "shop"\n']
 
     def write() -> None:
         with open(writer, "wb", buffering=0) as file:
