@@ -85,7 +85,11 @@ def find_module(name: str) -> Optional[Any]:
 def is_lazy(module: Any) -> bool:
     """Whether the module is one of `importlib.util.LazyLoader` that has not run: any look at its attributes would run it."""
     util = sys.modules.get("importlib.util")
-    return util is not None and type(module) is getattr(util, "_LazyModule", None)
+    if util is None or type(module) is not getattr(util, "_LazyModule", None):
+        return False
+    # Later releases of Python keep the lazy class until the module has run.
+    state = getattr(_namespace(module).get("__spec__"), "loader_state", None)
+    return not (type(state) is dict and state.get("is_loading"))
 
 
 def main_names() -> Tuple[str, ...]:
