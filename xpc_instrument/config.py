@@ -73,10 +73,8 @@ class ManagerConfig:
             return ConfigError(f"{self.authkey_file}: manager.authkey-file: {seen}; {remedy}")
 
         try:
-            # O_NONBLOCK: opening a FIFO would wait for its writer.
-            descriptor = os.open(self.authkey_file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-            with open(descriptor, "rb") as file:
-                status = os.fstat(descriptor)
+            with open(self.authkey_file, "rb", opener=_open_at_once) as file:
+                status = os.fstat(file.fileno())
                 if not stat.S_ISREG(status.st_mode):
                     raise refuse("is no regular file", "expected a file that holds the key")
                 if os.name == "posix" and status.st_mode & 0o077:
@@ -85,8 +83,9 @@ class ManagerConfig:
                 key = file.read(_KEY_FILE_LIMIT + 1)
         except FileNotFoundError:
             raise refuse("no such file", "create it, such as with (umask 077; openssl rand -hex 32 > FILE)") from None
-        except OSError as error:
-            raise refuse(f"cannot be read ({error.strerror})", "expected a file that this user can read") from error
+        except (OSError, UnicodeEncodeError) as error:
+            seen = f"cannot be read ({getattr(error, 'strerror', None) or error})"
+            raise refuse(seen, "expected a file that this user can read") from error
         if len(key) > _KEY_FILE_LIMIT:
             raise refuse(f"is larger than {_KEY_FILE_LIMIT} bytes", "expected a file with nothing but the key")
         if key.endswith(b"\n"):
@@ -221,6 +220,11 @@ def _document(part: Any) -> Dict[str, Any]:
 # --- ways to a Config -----------------------------------------------------------------------------
 
 
+def _open_at_once(path: str, flags: int) -> int:
+    """For `open`: a FIFO is opened without waiting for its writer."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
 def load(path: Union[str, os.PathLike[str]]) -> Config:
     """The config in the file at `path`; of a pyproject.toml, its table `[tool.xpc-instrument]`.
 
@@ -228,7 +232,11 @@ def load(path: Union[str, os.PathLike[str]]) -> Config:
     """
     try:
         absolute = Path(os.path.abspath(path))
-        with open(absolute, "rb") as file:
+        with open(absolute, "rb", opener=_open_at_once) as file:
+            mode = os.fstat(file.fileno()).st_mode
+            if not stat.S_ISREG(mode):
+                # A pipe of the shell's, such as `--config <(COMMAND)`: now that it is open, it ends if nobody writes.
+                os.set_blocking(file.fileno(), True)
             data = file.read(_FILE_LIMIT + 1)
     except IsADirectoryError:
         raise ConfigError(f"{path}: is a directory; expected a file such as {os.path.join(path, FILE_NAME)}") from None
@@ -236,6 +244,8 @@ def load(path: Union[str, os.PathLike[str]]) -> Config:
         raise ConfigError(f"{path}: no such file; expected an existing {FILE_NAME} or pyproject.toml") from None
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read ({error}); expected a file that this user can read") from error
+    if not data and stat.S_ISFIFO(mode):
+        raise ConfigError(f"{path}: is a pipe that nobody writes to; expected a config file")
     if len(data) > _FILE_LIMIT:
         raise ConfigError(f"{path}: is larger than {_FILE_LIMIT >> 20} MiB; expected a config file")
     try:
@@ -301,8 +311,12 @@ def parse(text: str, path: Optional[Path] = None, prefix: Sequence[str] = ()) ->
             missing = ".".join(prefix[: depth + 1])
             raise ConfigError(f"{source}: there is no table [{missing}]; expected [{'.'.join(prefix)}]")
         document = document[name]
-    absolute = None if path is None else Path(os.path.abspath(path))
-    folder = Path(os.getcwd()) if absolute is None else absolute.parent
+    try:
+        absolute = None if path is None else Path(os.path.abspath(path))
+        folder = Path(os.getcwd()) if absolute is None else absolute.parent
+    except OSError as error:
+        remedy = "expected a folder that exists, where relative paths start"
+        raise ConfigError(f"{source}: the current folder is gone ({error.strerror}); {remedy}") from None
     return _read(_Reader(source, key_lines(text), tuple(prefix), folder), document, absolute)
 
 
@@ -313,6 +327,7 @@ def from_probes(app: str, targets: Iterable[str]) -> Config:
 
 def with_probes(config: Config, targets: Iterable[str]) -> Config:
     """`config` with a probe, made of its defaults, for each of `targets` that is not yet in it."""
+    targets = tuple(targets)
     mistakes = [f"--probe {_quoted(t)}: {wrong}" for t, wrong in ((t, _target_mistake(t)) for t in targets) if wrong]
     if mistakes:
         raise ConfigError("\n".join(mistakes))
@@ -401,8 +416,8 @@ class _Reader:
             if rule is not None:
                 found[key.replace("-", "_")] = rule(self, (*where, key), item)
                 continue
-            hint = _nearest(key, rules)
-            homes = [] if hint else [name for name, table in _TABLES.items() if key in table and table is not rules]
+            homes = [name for name, table in _TABLES.items() if key in table and table is not rules]
+            hint = None if homes else _nearest(key.lower(), rules)
             expected = f"in {' or '.join(homes)}, not here" if homes else f"one of {', '.join(sorted(rules))}"
             self.report((*where, key), f"unknown key; expected {expected}{_did_you_mean(hint)}")
         return found
@@ -443,11 +458,18 @@ def _path(reader: _Reader, where: _KeyPath, value: object) -> Optional[Path]:
     if not isinstance(value, str) or not value or "\0" in value:
         reader.wrong(where, value, "the path of a file")
         return None
-    return _absolute(reader, value)
+    return _absolute(reader, where, value)
 
 
-def _absolute(reader: _Reader, path: str) -> Path:
-    return Path(os.path.abspath(os.path.join(reader.folder, os.path.expanduser(path))))
+def _absolute(reader: _Reader, where: _KeyPath, path: str) -> Optional[Path]:
+    try:
+        absolute = Path(os.path.abspath(os.path.join(reader.folder, os.path.expanduser(path))))
+        os.fsencode(absolute)
+    except UnicodeEncodeError:
+        encoding = sys.getfilesystemencoding()
+        reader.wrong(where, path, f"a path in the file system's encoding, {encoding}")
+        return None
+    return absolute
 
 
 def _address(reader: _Reader, where: _KeyPath, value: object) -> object:
@@ -455,14 +477,16 @@ def _address(reader: _Reader, where: _KeyPath, value: object) -> object:
     if not isinstance(value, str) or "\0" in value:
         reader.wrong(where, value, expected)
     elif value.startswith("unix:") and value != "unix:":
-        path = str(_absolute(reader, value[len("unix:") :]))
+        path = _absolute(reader, where, value[len("unix:") :])
+        if path is None:
+            return value
         length = len(os.fsencode(path))
         if length > SOCKET_PATH_LIMIT:
             limit = f"at most {SOCKET_PATH_LIMIT}, the limit of unix sockets: choose a path such as one in /run or /tmp"
-            reader.report(where, f"{_quoted(path)} has {length} bytes; expected {limit}")
+            reader.report(where, f"{_quoted(str(path))} has {length} bytes; expected {limit}")
         return f"unix:{path}"
     elif value != "unix" and not _is_tcp(value):
-        candidates = [f"tcp:{value}"] if ":" in value else []
+        candidates = [f"tcp:{value}", value.replace("://", ":")] if ":" in value else []
         host, _, port = value[len("tcp:") :].rpartition(":")
         candidates += [f"tcp:[{host}]:{port}"] if value.startswith("tcp:") else []
         hint = next((c for c in candidates if _is_tcp(c)), None)
@@ -658,7 +682,8 @@ def _read(reader: _Reader, document: object, path: Optional[Path]) -> Config:
     where = reader.prefix
     found = reader.table(where, document, _TABLES["the top of the file"])
     manager = found.get("manager", {})
-    if str(manager.get("address")).startswith("tcp:") and "authkey_file" not in manager:
+    address = manager.get("address")
+    if isinstance(address, str) and address.startswith("tcp:") and "authkey_file" not in manager:
         problem = 'a tcp address without a key; expected authkey-file = "FILE" beside it: anybody can reach a TCP port'
         reader.report((*where, "manager", "address"), problem)
     if reader.mistakes:

@@ -264,7 +264,7 @@ def _read(path: Path, app: str, pid: int, started: Optional[int]) -> Optional[En
         entry = _decode(data)
         if (entry.app, entry.pid) != (app, pid):
             raise ValueError(f"it names process {entry.pid} of {entry.app!r}")
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
         _log.warning("%s: is no entry of an instrumented process (%s); skipped, and kept while pid %d lives", path, error, pid)
         return None
     finally:
@@ -277,7 +277,7 @@ def _read(path: Path, app: str, pid: int, started: Optional[int]) -> Optional[En
 
 
 def _decode(data: bytes) -> Entry:
-    """The entry that `announce` wrote as `data`; any of ValueError, TypeError, KeyError, RecursionError if it is none."""
+    """The entry in `data`; any of ValueError, TypeError, KeyError, RecursionError, OverflowError if there is none."""
     if len(data) > _ENTRY_LIMIT:
         raise ValueError(f"it is larger than {_ENTRY_LIMIT} bytes")
     raw = json.loads(data)
@@ -465,7 +465,11 @@ def ring(app: str, pid: int) -> Set[str]:
             except (BlockingIOError, InterruptedError):
                 alive.add(name)  # its queue is full: it will hear of this process when it lists them all
             except ConnectionRefusedError:
-                _remove_leftover(bell)
+                # Linux says so of what is no socket, too.
+                if _is_socket(bell):
+                    _remove_leftover(bell)
+                else:
+                    _log.warning("%s: is no doorbell (it is no socket); skipped", bell)
             except FileNotFoundError:
                 pass  # taken down since the folder was listed
             except OSError as error:
@@ -474,3 +478,10 @@ def ring(app: str, pid: int) -> Set[str]:
                 else:
                     _log.warning("%s: is no doorbell (%s); skipped", bell, error.strerror)
     return alive
+
+
+def _is_socket(path: Path) -> bool:
+    try:
+        return stat.S_ISSOCK(os.lstat(path).st_mode)
+    except OSError:
+        return True  # it has just gone: `_remove_leftover` takes that for done

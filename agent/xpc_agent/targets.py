@@ -2,8 +2,9 @@
 
 Rules:
 - `package.module:Qualified.name`; a property is named by itself (its getter) or with `.fget`, `.fset`, `.fdel`.
-- Raw descriptors from `__dict__`, found along the MRO; never `getattr`, which binds and may run code of the application.
-- Nothing is imported here: a module that is not in `sys.modules` is not there yet.
+- Raw descriptors from `__dict__`, found along the MRO; never `getattr`, which binds and may run code of the application. Nor `isinstance`
+  on what may be an object of the application's: it asks for `__class__`, which a proxy or a lazy object answers by making the real one.
+- Nothing is imported here: a module that is not in `sys.modules`, or is there but lazy and not run, is not there yet.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import sys
 import types
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from xpc_instrument.errors import TargetError
 
@@ -77,8 +78,18 @@ def find_module(name: str) -> Optional[Any]:
     """The imported module of that name; the main module too, if it was started under that name (`python -m NAME`, `python NAME.py`)."""
     module = sys.modules.get(name)
     if module is not None:
-        return module
+        return None if is_lazy(module) else module
     return sys.modules.get("__main__") if name in main_names() else None
+
+
+def is_lazy(module: Any) -> bool:
+    """Whether the module is one of `importlib.util.LazyLoader` that has not run: any look at its attributes would run it."""
+    util = sys.modules.get("importlib.util")
+    if util is None or type(module) is not getattr(util, "_LazyModule", None):
+        return False
+    # Later releases of Python keep the lazy class until the module has run.
+    state = getattr(_namespace(module).get("__spec__"), "loader_state", None)
+    return not (type(state) is dict and state.get("is_loading"))
 
 
 def main_names() -> Tuple[str, ...]:
@@ -96,8 +107,12 @@ def main_names() -> Tuple[str, ...]:
 
 def kind_of(function: Any) -> Kind:
     """What calling the function gives, from the flags of its code."""
-    code = getattr(function, "__code__", None)
-    flags = getattr(code, "co_flags", 0)
+    if type(function) is types.MethodType:
+        function = function.__func__
+    # A compiled function (Cython) has a code object too; an object of the application's may have anything, or make it up when asked.
+    getter = _on_type(function, "__code__")
+    code: Any = getter.__get__(function) if type(getter) in _C_DESCRIPTORS else None
+    flags = code.co_flags if type(code) is types.CodeType else 0
     if flags & inspect.CO_ASYNC_GENERATOR:
         return Kind.ASYNC_GENERATOR
     if flags & inspect.CO_COROUTINE:
@@ -119,11 +134,11 @@ def resolve(target: str) -> Resolved:
     if len(parts) > 1 and parts[-1] in _ACCESSORS and _is_property(module, parts[:-1]):
         accessor = parts.pop()
     for depth, part in enumerate(parts[:-1]):
-        found = _raw(owner, part)
+        found = _raw(owner, _mangled(owner, part))
         if found is None:
             raise TargetError(_missing(target, owner, module_name, ".".join(parts[:depth]), part))
         owner = found[0]
-        if not isinstance(owner, (type, types.ModuleType)):
+        if not _is_a(owner, type, types.ModuleType):
             raise UnpatchableError(f"{target}: {'.'.join(parts[: depth + 1])} is {_a(owner)}, expected a class")
     attribute = _mangled(owner, parts[-1])
     found = _raw(owner, attribute)
@@ -134,74 +149,131 @@ def resolve(target: str) -> Resolved:
 
 
 def _describe(target: str, owner: Any, attribute: str, raw: Any, inherited: bool, accessor: str) -> Resolved:
-    if isinstance(owner, type) and not owner.__flags__ & (1 << 9):  # Py_TPFLAGS_HEAPTYPE: the others are immutable
-        raise UnpatchableError(f"{target}: {owner.__qualname__} is a built-in or extension type, whose attributes cannot be set")
-    if isinstance(owner, type) and owner.__flags__ & (1 << 8):  # Py_TPFLAGS_IMMUTABLETYPE
-        raise UnpatchableError(f"{target}: {owner.__qualname__} is an immutable type, whose attributes cannot be set")
-    if isinstance(raw, type):
-        raise UnpatchableError(f"{target} is a class: name its constructor, {target}.__init__ or {target}.__new__")
-    if inherited and attribute in ("__new__", "__init__") and not isinstance(raw, (types.FunctionType, staticmethod)):
-        other = "__init__" if attribute == "__new__" else "__new__"
+    in_class = _is_a(owner, type)
+    if in_class and not _of_class(owner, "__flags__") & (1 << 9):  # Py_TPFLAGS_HEAPTYPE: the others are immutable
+        raise UnpatchableError(f"{target}: {_name(owner)} is a built-in or extension type, whose attributes cannot be set")
+    if in_class and _of_class(owner, "__flags__") & (1 << 8):  # Py_TPFLAGS_IMMUTABLETYPE
+        raise UnpatchableError(f"{target}: {_name(owner)} is an immutable type, whose attributes cannot be set")
+    if _is_a(raw, type):
+        names = " or ".join(f"{target}.{name}" for name in _CONSTRUCTORS if _is_of_python(raw, name))
+        raise UnpatchableError(f"{target} is a class: name {f'its constructor, {names}' if names else 'one of its methods'}")
+    if inherited and attribute in _CONSTRUCTORS and not _is_a(raw, types.FunctionType, staticmethod):
+        other = next((name for name in _CONSTRUCTORS if name != attribute and _is_of_python(owner, name)), None)
+        remedy = f"hook {other}" if other else "hook one of its methods"
         raise UnpatchableError(
-            f"{target}: {owner.__qualname__} has no {attribute} of its own, and setting one changes how objects are made; hook {other}"
+            f"{target}: {_name(owner)} has no {attribute} of its own, and setting one changes how objects are made; {remedy}"
         )
-    in_class = isinstance(owner, type)
-    if isinstance(raw, property):
+    if in_class and _is_a(raw, property):
         accessor = accessor or "fget"
-        function = getattr(raw, accessor)
+        function = getattr(property, accessor).__get__(raw)
         if function is None:
             raise UnpatchableError(f"{target}: the property {attribute} has no {accessor}")
         binding = Binding.INSTANCE
-    elif isinstance(raw, staticmethod):
+    elif _is_a(raw, staticmethod):
         # `__new__` is a static method that is called with the class.
-        function, binding = raw.__func__, Binding.CLASS if attribute == "__new__" else Binding.NONE
-    elif isinstance(raw, classmethod):
-        function, binding = raw.__func__, Binding.CLASS
-    elif isinstance(raw, types.FunctionType):
+        function, binding = _function_in(raw), Binding.CLASS if attribute == "__new__" else Binding.NONE
+    elif in_class and _is_a(raw, classmethod):
+        function, binding = _function_in(raw), Binding.CLASS
+    elif _is_a(raw, types.FunctionType):
         function, binding = raw, Binding.INSTANCE if in_class else Binding.NONE
     elif callable(raw):
-        function, binding = raw, Binding.INSTANCE if in_class and hasattr(type(raw), "__get__") else Binding.NONE
+        # A bound method has a `__get__`, which leaves it as it is.
+        binds = in_class and _on_type(raw, "__get__") is not None and not _is_a(raw, types.MethodType)
+        function, binding = raw, Binding.INSTANCE if binds else Binding.NONE
     else:
         raise UnpatchableError(f"{target} is {_a(raw)}, which cannot be called")
     return Resolved(target, owner, attribute, raw, function, kind_of(function), binding, inherited, accessor)
 
 
+def _is_of_python(cls: Any, constructor: str) -> bool:
+    found = _raw(cls, constructor)
+    return found is not None and _is_a(found[0], types.FunctionType, staticmethod)
+
+
+# looking without touching -------------------------------------------------------------------------------------------------
+
+_CONSTRUCTORS = ("__init__", "__new__")
+_C_DESCRIPTORS = (types.GetSetDescriptorType, types.MemberDescriptorType)
+_MODULE_NAMESPACE: Any = vars(types.ModuleType)["__dict__"]
+
+
+def _is_a(value: Any, *kinds: Any) -> bool:
+    return issubclass(type(value), kinds)
+
+
+def _of_class(cls: Any, name: str) -> Any:
+    """What `type` itself says of a class; a metaclass may say anything."""
+    return type.__dict__[name].__get__(cls)
+
+
+def _name(cls: Any) -> str:
+    return str(_of_class(cls, "__qualname__"))
+
+
+def _on_type(value: Any, name: str) -> Any:
+    """The raw attribute of the type of a value, or None."""
+    found = _raw(type(value), name)
+    return None if found is None else found[0]
+
+
+def _function_in(raw: Any) -> Any:
+    """What a static or class method holds."""
+    kind: Any = staticmethod if _is_a(raw, staticmethod) else classmethod
+    return kind.__dict__["__func__"].__get__(raw)
+
+
+def _namespace(owner: Any) -> Mapping[Any, Any]:
+    """The `__dict__` of a class or module; of what an application has put in a module's place, its instance's."""
+    found: Any = None
+    if _is_a(owner, type):
+        found = _of_class(owner, "__dict__")
+    elif _is_a(owner, types.ModuleType):
+        # A module of a class of its own may answer `__dict__` as it likes.
+        found = _MODULE_NAMESPACE.__get__(owner)
+    else:
+        try:
+            found = object.__getattribute__(owner, "__dict__")
+        except AttributeError:
+            pass  # it has slots
+    return found if _is_a(found, dict, types.MappingProxyType) else {}
+
+
 def _raw(owner: Any, name: str) -> Optional[Tuple[Any, bool]]:
     """(the raw attribute, whether it is inherited), or None."""
-    if isinstance(owner, type):
-        for cls in owner.__mro__:
-            if name in cls.__dict__:
-                return cls.__dict__[name], cls is not owner
-        return None
-    namespace = vars(owner)
-    return (namespace[name], False) if name in namespace else None
+    for cls in _of_class(owner, "__mro__") if _is_a(owner, type) else (owner,):
+        namespace = _namespace(cls)
+        if name in namespace:
+            return namespace[name], cls is not owner
+    return None
 
 
 def _is_property(module: Any, parts: Sequence[str]) -> bool:
     owner = module
-    for part in parts:
-        found = _raw(owner, _mangled(owner, part)) if isinstance(owner, (type, types.ModuleType)) else None
+    for depth, part in enumerate(parts):
+        found = _raw(owner, _mangled(owner, part)) if depth == 0 or _is_a(owner, type, types.ModuleType) else None
         if found is None:
             return False
         owner = found[0]
-    return isinstance(owner, property)
+    return _is_a(owner, property)
 
 
 def _mangled(owner: Any, name: str) -> str:
     """The name under which a class keeps a private `__name`."""
-    if isinstance(owner, type) and name.startswith("__") and not name.endswith("__"):
-        return f"_{owner.__name__.lstrip('_')}{name}"
+    if _is_a(owner, type) and name.startswith("__") and not name.endswith("__"):
+        stripped = _of_class(owner, "__name__").lstrip("_")
+        return f"_{stripped}{name}" if stripped else name  # as the compiler does it: `class __` keeps its names
     return name
 
 
 def _a(value: Any) -> str:
-    return f"an object of type {type(value).__name__}"
+    return f"an object of type {_of_class(type(value), '__name__')}"
 
 
 def _missing(target: str, owner: Any, module: str, path: str, part: str) -> str:
     where = f"{module}:{path}" if path else f"the module {module}"
-    names = [name for name in vars(owner) if isinstance(name, str)]
-    near = difflib.get_close_matches(part, names, 3)
+    owners = _of_class(owner, "__mro__") if _is_a(owner, type) else (owner,)
+    names = {name: None for one in owners for name in list(_namespace(one)) if type(name) is str}
+    near = difflib.get_close_matches(part, list(names), 3)
     prefix = f"{module}:{path}." if path else f"{module}:"
     hint = f"; the nearest names are {', '.join(prefix + name for name in near)}" if near else ""
     return f"{target}: {where} has no {part!r}{hint}"
@@ -225,37 +297,69 @@ def matches(pattern: str, exclude: Iterable[str], target: str) -> bool:
         wanted = split(pattern)[1].rpartition(".")[2]
         if not wanted.startswith("__"):
             return False
-    return not any(fnmatch.fnmatchcase(target, one) or fnmatch.fnmatchcase(name, one) for one in exclude)
+    return not _is_excluded(target, exclude)
+
+
+def _is_excluded(target: str, exclude: Iterable[str]) -> bool:
+    name = split(target)[1]
+    return any(fnmatch.fnmatchcase(target, one) or fnmatch.fnmatchcase(name, one) for one in exclude)
 
 
 def expand(pattern: str, exclude: Sequence[str], module: Any, module_name: str) -> List[str]:
-    """The targets in one imported module that a pattern stands for."""
-    if not is_glob(split(pattern)[1]):
-        target = f"{module_name}:{split(pattern)[1]}"
-        return [] if any(fnmatch.fnmatchcase(target, one) for one in exclude) else [target]
+    """The targets in one imported module that a pattern stands for.
+
+    A target without a glob stands for itself, so that it can be said to be missing. One that is named in many modules (`shop.*:main`)
+    stands for those that define it themselves.
+    """
+    name = split(pattern)[1]
+    if not is_glob(name):
+        target = f"{module_name}:{name}"
+        if _is_excluded(target, exclude) or (is_glob(pattern) and not _defines(module, target)):
+            return []
+        return [target]
     prefix = module_name + ":"
     return [prefix + name for name in _functions(module) if matches(pattern, exclude, prefix + name)]
 
 
+def _defines(module: Any, target: str) -> bool:
+    try:
+        function = resolve(target).function
+    except TargetError:
+        return False
+    return bool(_module_of(function) == _namespace(module).get("__name__"))
+
+
+def _module_of(function: Any) -> Any:
+    """Where a function says that it was defined."""
+    if _is_a(function, types.FunctionType):
+        return function.__module__
+    return inspect.getattr_static(function, "__module__", None)
+
+
 def _functions(module: Any) -> Iterator[str]:
     """The qualified names of the functions and methods that a module defines itself."""
-    name = module.__name__
-    stack: List[Tuple[str, Dict[str, Any]]] = [("", dict(vars(module)))]
+    module_namespace = _namespace(module)
+    name = module_namespace.get("__name__")
+    stack: List[Tuple[str, Dict[Any, Any]]] = [("", dict(module_namespace))]
     seen = set()
     while stack:
         prefix, namespace = stack.pop()
-        for attribute, value in list(namespace.items()):
-            if not isinstance(attribute, str):
+        for attribute, value in namespace.items():
+            if type(attribute) is not str:
                 continue
-            if isinstance(value, type):
-                if value.__module__ == name and id(value) not in seen and value.__qualname__ == prefix + value.__name__:
+            if _is_a(value, type):
+                own = dict(_namespace(value))
+                if own.get("__module__") == name and id(value) not in seen and _name(value) == prefix + _of_class(value, "__name__"):
                     seen.add(id(value))
-                    stack.append((f"{prefix}{attribute}.", dict(vars(value))))
-            elif isinstance(value, property):
-                yield prefix + attribute
-            elif isinstance(value, (types.FunctionType, staticmethod, classmethod)):
-                function = getattr(value, "__func__", value)
-                if getattr(function, "__module__", None) == name:
+                    stack.append((f"{prefix}{attribute}.", own))
+            elif _is_a(value, property):
+                if prefix:
+                    yield prefix + attribute
+            elif _is_a(value, types.FunctionType):
+                if value.__module__ == name:
+                    yield prefix + attribute
+            elif _is_a(value, staticmethod, classmethod):
+                if _module_of(_function_in(value)) == name:
                     yield prefix + attribute
 
 
@@ -266,12 +370,12 @@ def signature_spec(resolved: Resolved) -> Optional[List[Tuple[str, int, bool]]]:
     """(name, kind, has default) of each parameter, without the bound one; None if the target does not tell. Runs no annotation."""
     function: Any = resolved.function
     seen = 0
-    while isinstance(function, types.FunctionType) and "__wrapped__" in function.__dict__ and seen < 100:
+    while _is_a(function, types.FunctionType) and "__wrapped__" in function.__dict__ and seen < 100:
         function = function.__dict__["__wrapped__"]
         seen += 1
-    code = getattr(function, "__code__", None)
-    if not isinstance(function, types.FunctionType) or code is None:
+    if not _is_a(function, types.FunctionType):
         return None
+    code = function.__code__
     names = code.co_varnames
     count, only = code.co_argcount, code.co_kwonlyargcount
     defaults = len(function.__defaults__ or ())

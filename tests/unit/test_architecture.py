@@ -39,7 +39,8 @@ LEVELS: Levels = (
     {"xpc_instrument.conversation", "xpc_instrument.discovery"},
     {"xpc_instrument.manager"},
     # the agent
-    {"xpc_agent.targets", "xpc_agent.imports", "xpc_agent.dispatch", "xpc_agent.member"},
+    {"xpc_agent.targets", "xpc_agent.dispatch", "xpc_agent.member"},
+    {"xpc_agent.imports"},
     {"xpc_agent.patching.interface"},
     {"xpc_agent.patching.code_swap", "xpc_agent.patching.wrapper"},
     {"xpc_agent.patching.choice"},

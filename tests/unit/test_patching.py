@@ -399,7 +399,7 @@ def test_somebody_elses_patch_on_top_stays(shop: Any) -> None:
 @pytest.mark.no_process
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("Base", r"is a class: name its constructor"), ("__doc__", "cannot be called"), ("Callable.__init__", "hook __new__")],
+    [("Base", r"is a class: name its constructor"), ("__doc__", "cannot be called"), ("Callable.__init__", "has no __init__ of its own")],
 )
 def test_what_cannot_be_hooked_says_why(shop: Any, name: str, reason: str) -> None:
     shop.__doc__ = "text"
