@@ -311,7 +311,8 @@ def test_a_wrong_argument_list_is_answered_as_by_the_original(clinic: Any) -> No
     with pytest.raises(TypeError) as now:
         clinic.divide(1, 2, 3)
     assert str(now.value) == str(plain.value)
-    assert [name for name, _, _ in summary(now.value)] in ([f"{NAME}.py"], [])
+    # The hook of this test called the original; one that crosses is a frame of ours, and gone.
+    assert [name for name, _, _ in summary(now.value)] == [f"{NAME}.py", os.path.basename(__file__)]
 
 
 @pytest.mark.no_process

@@ -148,11 +148,27 @@ class Gate:
         return shadow, None, args
 
     def cleaned(self, error: BaseException) -> BaseException:
-        """The exception with a traceback from the original on: no frame of ours, and none of a call that never reached the original."""
-        trace = error.__traceback__
+        """The exception with a traceback from the original on, or without ours where it never came there; for the trampoline to raise.
+
+        The frames left out are cleared: the original's frame still leads to them, and they would keep the arguments alive.
+        """
+        # The first is the trampoline's own, which raising adds again.
+        first = error.__traceback__ and error.__traceback__.tb_next
         code = self.shadow.__code__
+        trace, left_out = first, []
         while trace is not None and trace.tb_frame.f_code is not code:
+            left_out.append(trace.tb_frame)
             trace = trace.tb_next
+        if trace is None:
+            trace, left_out = first, []
+            while trace is not None and _is_ours(trace.tb_frame):
+                left_out.append(trace.tb_frame)
+                trace = trace.tb_next
+        for frame in left_out:
+            try:
+                frame.clear()
+            except RuntimeError:
+                pass  # it runs still, in a thread that shares the exception
         return error.with_traceback(trace)
 
     def call(self, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Any:
@@ -170,6 +186,10 @@ class Gate:
     def call_async_generator(self, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Any:
         original, instance, rest = self._split(args)
         return self._enter_async_generator(original, instance, rest, kwargs)
+
+
+def _is_ours(frame: types.FrameType) -> bool:
+    return str(frame.f_globals.get("__name__")).partition(".")[0] in ("xpc_agent", "xpc_instrument")
 
 
 def _passing_gate(original: types.FunctionType, bound: bool) -> Gate:
