@@ -483,7 +483,10 @@ def dump_exception(error: BaseException, traits: Traits, asker: Optional[Asker] 
             inner = bytes(body)
     except PayloadError:
         pass  # the text goes; the other side raises a RemoteError with it
-    record = pickle.dumps((text[:10_000], trace[-100_000:], inner), PROTOCOL)
+    if len(trace) > 100_000:
+        # Its beginning says where, its end says what.
+        trace = f"{trace[:50_000]}\n[...]\n{trace[-50_000:]}"
+    record = pickle.dumps((text, trace, inner), PROTOCOL)
     return record, ()
 
 
