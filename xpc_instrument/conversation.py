@@ -201,7 +201,10 @@ class Outgoing:
             body, buffers = self._separately()
             return wire.connection.send(Opcode.RESULT, 0, body, buffers)
         if op == "extra":
-            outcome = run_original(self._extra, (name,), {})
+            answer = run_original(self._extra, (name,), {})
+            if answer.error is None:
+                return wire.connection.send(Opcode.RESULT, 0, *dump(answer.value, self.traits, RECORD_SLACK))
+            outcome = answer
         else:
             arguments: Arguments = ((), {})
             if frame.buffers:

@@ -52,6 +52,9 @@ def unique():
 async def wait_a_little(number):
     return number + 1
 
+def nested(depth):
+    return depth and 1 + nested(depth - 1)
+
 def count(number):
     for i in range(number):
         yield i
