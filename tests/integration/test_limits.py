@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import select
 import signal
 import socket
@@ -409,6 +410,7 @@ def test_a_script_that_is_stopped_costs_each_hook_its_timeout_and_no_more(
     script = run_program(SCRIPT, name="script.py")
     script.read_until("hooked")
     script.signal(signal.SIGSTOP)
+    os.waitpid(script.pid, os.WUNTRACED)  # all of its threads have stopped
     # Small arguments fit into the socket, and the wait is for the answer; large ones do not, and the wait is for room. After the first
     # deadline the lane is gone, and the wait is for another one.
     found, seconds = timed(app, f"bool({call})")
