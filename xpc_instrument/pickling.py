@@ -142,6 +142,7 @@ def _imports_foreign(body: bytes, traits: Traits) -> bool:
     names = traits.foreign | {"__main__"}
     memo: List[Any] = []
     recent: List[Any] = [None, None]
+    argument: Any
     for opcode, argument, _position in pickletools.genops(body):
         name = opcode.name
         if name == "STACK_GLOBAL":

@@ -410,8 +410,7 @@ class Session:
             try:
                 return asyncio.run_coroutine_threadsafe(_wait_for(value), self._running_loop()).result()
             except _Ended as ended:
-                assert ended.__cause__ is not None
-                raise ended.__cause__ from None
+                raise ended.error from None
         return value
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
@@ -555,6 +554,10 @@ def _name_mistake(name: str) -> Optional[str]:
 class _Ended(Exception):
     """Carries what is no `Exception` out of the loop: raised there, it would end the loop for all hooks."""
 
+    def __init__(self, error: BaseException) -> None:
+        super().__init__()
+        self.error = error
+
 
 async def _wait_for(value: Any) -> Any:
     try:
@@ -562,7 +565,7 @@ async def _wait_for(value: Any) -> Any:
     except Exception:
         raise
     except BaseException as error:
-        raise _Ended from error
+        raise _Ended(error) from None
 
 
 async def _collect(generator: Any) -> List[Any]:

@@ -55,7 +55,9 @@ def failures(target: str = "shop:charge") -> Dict[str, int]:
 
 @pytest.mark.parametrize(("target", "expression", "result"), [FUNCTION, COROUTINE])
 @pytest.mark.parametrize("mode", ["around", "instead"])
-def test_a_result_that_cannot_be_pickled_fails_open(app: App, session: Session, mode: str, target: str, expression: str, result: str) -> None:
+def test_a_result_that_cannot_be_pickled_fails_open(
+    app: App, session: Session, mode: str, target: str, expression: str, result: str
+) -> None:
     handle = getattr(session, mode)(target, lambda *args: threading.Lock())
     assert app.evaluate(expression) == result
     assert app.evaluate(expression) == result
@@ -233,7 +235,13 @@ def test_a_script_that_is_killed_inside_a_hook_fails_open(
 
 RUBBISH = [b"\xff" * 100, b"GET / HTTP/1.1\r\n\r\n", HEADER.pack(Opcode.PING, 3, 0, 0, 1), HEADER.pack(Opcode.RETURN, 0, 0, 0, 2**32 - 1)]
 FRAMES = [(Opcode.RETURN, b"no pickle"), (Opcode.RAISE, b"(."), (Opcode.FAILED, b"{"), (Opcode.RESULT, b""), (Opcode.RETURN_SAME, b"")]
-FRAMES += [(Opcode.PROCEED, b"no pickle"), (Opcode.PROCEED, b"I1\n."), (Opcode.REFER, b'{"op": [[[]]]}'), (Opcode.REFER, b"[]"), (Opcode.PING, b"{}")]
+FRAMES += [
+    (Opcode.PROCEED, b"no pickle"),
+    (Opcode.PROCEED, b"I1\n."),
+    (Opcode.REFER, b'{"op": [[[]]]}'),
+    (Opcode.REFER, b"[]"),
+    (Opcode.PING, b"{}"),
+]
 
 
 @pytest.fixture
