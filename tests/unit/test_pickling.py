@@ -616,13 +616,22 @@ SubDict = type("SubDict", (dict,), dict.fromkeys(("__repr__", "__len__", "items"
 Trapped = MetaTrap("Trapped", (), {})
 OddModule = type("OddModule", (), {"__module__": Trap()})
 NASTY = [Trap(), type.__call__(Trapped), object.__new__(OddModule), SubStr("x"), SubInt(5), SubList([1]), SubDict(a=1)]
+
+
 # Hypothesis looks at what it generates, so it generates places for them.
-places = st.sampled_from([f"nasty {number}" for number in range(len(NASTY))])
+@dataclasses.dataclass
+class Place:
+    """Where a nasty value is to be."""
+
+    number: int
+
+
+places = st.builds(Place, st.integers(0, len(NASTY) - 1))
 
 
 def with_nasty_values(value: Any) -> Any:
-    if isinstance(value, str) and value.startswith("nasty "):
-        return NASTY[int(value[6:])]
+    if isinstance(value, Place):
+        return NASTY[value.number]
     if isinstance(value, (list, tuple)):
         return type(value)(map(with_nasty_values, value))
     if isinstance(value, dict):
