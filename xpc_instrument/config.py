@@ -138,7 +138,7 @@ class ProbeConfig:
     """Seconds that a thread of the application may wait for one hook."""
 
     on_failure: Literal["original", "raise"] = "original"
-    """What an invocation does when a hook cannot answer: run the original, or raise `HookFailedError`."""
+    """What an invocation does when a hook cannot answer: run the original, or, where that has not run yet, raise `HookFailedError`."""
 
     patcher: Literal["auto", "code", "wrapt"] = "auto"
     """How the function is patched."""

@@ -21,6 +21,7 @@ from .channel.messages import Opcode
 from .channel.transport import Wire
 from .errors import LocalProtocolError, PayloadError, ReferenceExpiredError, RemoteProtocolError
 from .pickling import (
+    RECORD_SLACK,
     Asker,
     Payload,
     Reference,
@@ -30,12 +31,16 @@ from .pickling import (
     dump_exception,
     dump_or_refer,
     dump_result,
+    dump_with_asker,
+    is_unchanged,
     load_exception,
     load_with_asker,
     load_with_table,
     perform,
-    same_pickle,
 )
+
+# Nesting of the JSON on lanes: one object of plain values.
+_FLAT = 1
 
 Arguments = Tuple[Tuple[Any, ...], Dict[str, Any]]
 
@@ -100,7 +105,8 @@ def run_original(original: Callable[..., Any], args: Tuple[Any, ...], kwargs: Di
 
 
 class Outgoing:
-    """The caller's end of one call. `values` is the record sent; parts that cannot cross are sent as references.
+    """The caller's end of one call. It sends the record `(args, kwargs, *fixed, *rest)`; of that, arguments and parts of `rest` that cannot
+    cross are sent as references, `fixed` is sent as it is.
 
     `extras` answers questions about the call that are not about an object ("signature", say): name -> JSON value.
     """
@@ -110,6 +116,7 @@ class Outgoing:
         traits: Traits,
         args: Tuple[Any, ...],
         kwargs: Dict[str, Any],
+        fixed: Tuple[Any, ...] = (),
         rest: Tuple[Any, ...] = (),
         *,
         table: Optional[Table] = None,
@@ -120,30 +127,31 @@ class Outgoing:
         self.proceeded: Optional[Outcome] = None
         self._args = args
         self._kwargs = kwargs
+        self._fixed = fixed
         self._rest = rest
         self._extras = extras
 
     # what is sent ------------------------------------------------------------------------------------------------------
 
     def payload(self) -> Payload:
-        """The record `(args, kwargs, *rest)`, pickled."""
+        """The record, pickled."""
         try:
-            return dump((self._args, self._kwargs, *self._rest), self.traits)
+            return dump((self._args, self._kwargs, *self._fixed, *self._rest), self.traits)
         except PayloadError:
-            return dump(self._by_reference(), self.traits)
+            return self._by_reference()
 
-    def _by_reference(self) -> Tuple[Any, ...]:
+    def _by_reference(self) -> Payload:
         args = tuple(dump_or_refer(self._args, self.table, self.traits))
         values = dump_or_refer(list(self._kwargs.values()), self.table, self.traits)
         rest = dump_or_refer(self._rest, self.table, self.traits)
-        record = (args, dict(zip(self._kwargs, values)), *rest)
         try:
-            dump(record, self.traits)
+            return dump((args, dict(zip(self._kwargs, values)), *self._fixed, *rest), self.traits)
         except PayloadError:
             # Each fits, all together do not.
             handle = self.table.handle
-            return (tuple(map(handle, self._args)), {k: handle(v) for k, v in self._kwargs.items()}, *map(handle, self._rest))
-        return record
+            kwargs = {name: handle(value) for name, value in self._kwargs.items()}
+            record = (tuple(map(handle, self._args)), kwargs, *self._fixed, *map(handle, self._rest))
+            return dump(record, self.traits, RECORD_SLACK)
 
     def _separately(self) -> Payload:
         """Each part pickled on its own beside a handle to it, for a callee that cannot load all of them."""
@@ -159,8 +167,8 @@ class Outgoing:
 
         args = [part(value) for value in self._args]
         kwargs = {name: part(value) for name, value in self._kwargs.items()}
-        rest = [part(value) for value in self._rest]
-        return dump((args, kwargs, rest), self.traits)
+        rest = [part(value) for value in (*self._fixed, *self._rest)]
+        return dump((args, kwargs, rest), self.traits, RECORD_SLACK)
 
     # what comes back -----------------------------------------------------------------------------------------------------
 
@@ -183,7 +191,7 @@ class Outgoing:
     def after_refer(self, wire: Wire, frame: Frame) -> List[Bytes]:
         """Perform an operation on a reference; the answer to REFER."""
         try:
-            request = load_json(frame.body, "REFER")
+            request = load_json(frame.body, "REFER", _FLAT)
             op, number, name = request["op"], request["ref"], request["name"]
             if not (isinstance(op, str) and isinstance(number, int) and isinstance(name, str)):
                 raise RemoteProtocolError("REFER with fields of the wrong types")
@@ -193,7 +201,10 @@ class Outgoing:
             body, buffers = self._separately()
             return wire.connection.send(Opcode.RESULT, 0, body, buffers)
         if op == "extra":
-            outcome = run_original(self._extra, (name,), {})
+            answer = run_original(self._extra, (name,), {})
+            if answer.error is None:
+                return wire.connection.send(Opcode.RESULT, 0, *dump(answer.value, self.traits, RECORD_SLACK))
+            outcome = answer
         else:
             arguments: Arguments = ((), {})
             if frame.buffers:
@@ -225,8 +236,8 @@ class Outgoing:
         if opcode is Opcode.RAISE:
             return Outcome(error=load_exception(frame.body, table=self.table))
         if opcode is Opcode.NOT_FOUND:
-            raise NotFound
-        info = load_json(frame.body, "FAILED")
+            raise NotFound("the other side has no such callback any more")
+        info = load_json(frame.body, "FAILED", _FLAT)
         if not isinstance(info, dict):
             raise RemoteProtocolError("FAILED without an object")
         raise Failed(str(info.get("cause", "failed"))[:40], str(info.get("message", ""))[:2000])
@@ -356,7 +367,7 @@ class Incoming:
         """One operation on a reference. Raises what the object raised over there."""
         buffers: List[Bytes] = []
         if payload is not None:
-            inner, more = dump(payload, self.traits)
+            inner, more = dump_with_asker(self, payload, self.traits)
             buffers = [inner, *more]
         frame = self._ask({"op": op, "ref": number, "name": name}, buffers)
         return self._result(frame)
@@ -370,7 +381,7 @@ class Incoming:
         body: Bytes = b""
         buffers: Sequence[Bytes] = ()
         if arguments is not None:
-            body, buffers = dump(arguments, self.traits)
+            body, buffers = dump_with_asker(self, arguments, self.traits)
         frame = self._exchange(Opcode.PROCEED, body, buffers)
         self._original = frame
         try:
@@ -405,11 +416,11 @@ class Incoming:
             original is not None
             and original.opcode is Opcode.RESULT
             and value is self._original_value
-            and same_pickle(value, original.body, original.buffers, lambda b, o: load_with_asker(self, b, o))
+            and is_unchanged(self, value, original.body, original.buffers, self.traits)
         ):
             self._finish(Opcode.RETURN_SAME)
             return
-        body, buffers = dump(value, self.traits)
+        body, buffers = dump_with_asker(self, value, self.traits)
         self._finish(Opcode.RETURN, body, buffers)
 
     def throw(self, error: BaseException) -> None:
@@ -417,7 +428,7 @@ class Incoming:
         if self._original is not None and error is self._original_value:
             self._finish(Opcode.RAISE_SAME)
             return
-        body, buffers = dump_exception(error, self.traits)
+        body, buffers = dump_exception(error, self.traits, self)
         self._finish(Opcode.RAISE, body, buffers)
 
     def fail(self, cause: str, message: str) -> None:

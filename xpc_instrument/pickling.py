@@ -1,23 +1,28 @@
 """Values to bytes and back: pickle first, cloudpickle where it is needed, references for what cannot or should not be copied.
 
 Rules:
-- Protocol 5 of pickle; large buffers (arrays, bytearrays) travel beside the pickle, uncopied.
+- Protocol 5 of pickle; large buffers (what pickles as a `PickleBuffer`, such as a numpy array) travel beside the pickle, uncopied.
 - Plain pickle names classes and functions by module; what the other side cannot import (`__main__`, local functions, modules that
   the other side said it lacks) is pickled by value, with cloudpickle. By-value code crosses only between equal minor versions of
   Python.
 - Pickling stops as soon as the limit is passed: an argument of 4 GB costs no 4 GB.
-- A reference names an object in the table of one call, on the side that makes the call. It ends with that call.
+- A reference names an object in the table of one call, on the side that makes the call. It ends with that call, and can be sent back
+  in that call only: in another one its number would name another object.
+- What is shown of a value (`safe_repr`, `type_name`) is read by `type` itself and compared by identity, since even a class may have a
+  metaclass with code of its own.
 - `loads` is only ever used on what a peer sent that has proved the key.
 """
 
 from __future__ import annotations
 
-import io
 import itertools
 import pickle
+import pickletools
+import sys
 import threading
 import traceback
-from typing import Any, Callable, Dict, FrozenSet, List, Optional, Protocol, Sequence, Tuple, Union
+import types
+from typing import Any, Callable, Dict, FrozenSet, List, Optional, Protocol, Sequence, Tuple
 
 from .channel.codec import Bytes
 from .errors import PayloadError, ReferenceExpiredError, RemoteError, RemoteTraceback
@@ -26,8 +31,11 @@ PROTOCOL = 5
 # Buffers smaller than this are cheaper inside the pickle than as a piece of their own.
 _OUT_OF_BAND = 16 * 1024
 _MAX_OUT_OF_BAND = 255
-# Pickle frames are at most 64 KiB; larger pieces are the content of one string or bytes object and name no module.
-_FRAME = 128 * 1024
+# A pickle frame is closed when it has passed 64 KiB, so it may hold one string of nearly 64 KiB more, and a few bytes of opcodes. Larger
+# pieces are the content of one string or bytes object and name no module.
+_FRAME = 2 * 64 * 1024 + 1024
+# What a record of references may have beyond the limit: they are the remedy for what is too large. A lane has room for it (LANE_SLACK).
+RECORD_SLACK = 768 * 1024
 # What `list(reference)` fetches at most.
 MAX_ITEMS = 10_000
 
@@ -39,8 +47,8 @@ _here = threading.local()
 class Traits:
     """What is known of the other side, and so decides how values are pickled for it.
 
-    `by_value` says whether code may cross (equal minor versions), `limit` is in bytes, `foreign` names modules of this process that
-    the other side cannot import.
+    `by_value` says whether code may cross (equal minor versions), `limit` is in bytes, `foreign` names top-level modules of this process
+    that the other side cannot import, and so nothing in them.
     """
 
     __slots__ = ("_foreign_bytes", "by_value", "foreign", "limit", "python")
@@ -55,11 +63,12 @@ class Traits:
             self.add_foreign(module)
 
     def add_foreign(self, module: str) -> None:
-        """The other side cannot import `module`: from now on, what lives there crosses by value."""
-        if module in self.foreign or module == "__main__":
+        """The other side cannot import the package of `module`: from now on, what lives there crosses by value."""
+        top = module.partition(".")[0]
+        if top in self.foreign or top == "__main__":
             return
-        self.foreign |= {module}
-        self._foreign_bytes += (module.encode(),)
+        self.foreign |= {top}
+        self._foreign_bytes += (top.encode(),)
 
     def names_foreign(self, piece: bytes) -> bool:
         """Whether a piece of a pickle seems to name a module that the other side cannot import."""
@@ -99,41 +108,67 @@ class _Writer:
         return False
 
 
-def dump(value: Any, traits: Traits) -> Payload:
-    """Pickle one value for the other side. Raises `PayloadError` that says why it cannot cross and what to do."""
-    writer = _Writer(traits.limit)
+def dump(value: Any, traits: Traits, slack: int = 0) -> Payload:
+    """Pickle one value for the other side, in at most `traits.limit` and `slack` bytes.
+
+    Raises `PayloadError` that says why it cannot cross and what to do.
+    """
+    writer = _Writer(traits.limit + slack)
     try:
         pickle.Pickler(writer, PROTOCOL, buffer_callback=writer.take_buffer).dump(value)
     except _TooLarge:
         raise _too_large(value, traits) from None
     except (pickle.PicklingError, AttributeError) as error:
-        # Raised for functions and classes that have no importable name; anything else is beyond cloudpickle too.
-        return _dump_by_value(value, traits, error)
+        # Raised for functions and classes that have no importable name. What fails otherwise is not copied by cloudpickle either, or is
+        # better off as a reference: a module, a memoryview.
+        return _dump_by_value(value, traits, slack, error)
     except Exception as error:
         raise PayloadError(f"{_type_name(value)} cannot be pickled: {_describe(error)}") from error
     pieces = writer.pieces
     if len(pieces) == 1:
         body = pieces[0]
-        if traits.names_foreign(body):
-            return _dump_by_value(value, traits, None)
-        return body, writer.buffers
-    if any(len(piece) < _FRAME and traits.names_foreign(piece) for piece in pieces):
-        return _dump_by_value(value, traits, None)
-    return b"".join(pieces), writer.buffers
+        suspect = traits.names_foreign(body)
+    else:
+        body = b"".join(pieces)
+        suspect = any(len(piece) < _FRAME and traits.names_foreign(piece) for piece in pieces)
+    # A string may hold the name of a module without meaning it.
+    if suspect and _imports_foreign(body, traits):
+        return _dump_by_value(value, traits, slack, None)
+    return body, writer.buffers
 
 
-def _dump_by_value(value: Any, traits: Traits, cause: Optional[Exception]) -> Payload:
+def _imports_foreign(body: bytes, traits: Traits) -> bool:
+    """Whether a pickle, when it is loaded, imports from a module that the other side cannot import."""
+    names = traits.foreign | {"__main__"}
+    memo: List[Any] = []
+    recent: List[Any] = [None, None]
+    argument: Any
+    for opcode, argument, _position in pickletools.genops(body):
+        name = opcode.name
+        if name == "STACK_GLOBAL":
+            if str(recent[0]).partition(".")[0] in names:
+                return True
+            recent = [None, None]
+        elif name == "MEMOIZE":
+            memo.append(recent[1])
+        elif "GET" in name:
+            recent = [recent[1], memo[argument]]
+        elif name not in ("PROTO", "FRAME"):
+            # The name of a module and the name in it are strings, pushed one after the other right before they are used.
+            recent = [recent[1], argument if "UNICODE" in name else None]
+    return False
+
+
+def _dump_by_value(value: Any, traits: Traits, slack: int, cause: Optional[Exception]) -> Payload:
     if not traits.by_value:
         raise PayloadError(
             f"{_type_name(value)} holds code or a class that only this program has, and code does not cross between Python "
             f"{_own_minor()} and {traits.python}: put it into a module that both sides can import"
         ) from cause
-    import sys
-
     import cloudpickle
 
-    writer = _Writer(traits.limit)
-    by_value = [sys.modules[name] for name in traits.foreign if name in sys.modules]
+    writer = _Writer(traits.limit + slack)
+    by_value = [module for module in map(sys.modules.get, traits.foreign) if isinstance(module, types.ModuleType)]
     registered = []
     try:
         with _by_value_lock:
@@ -171,23 +206,28 @@ def _too_large(value: Any, traits: Traits) -> PayloadError:
 
 
 def _own_minor() -> str:
-    import sys
-
     return f"{sys.version_info[0]}.{sys.version_info[1]}"
 
 
 def _describe(error: BaseException) -> str:
     try:
-        text = str(error)
+        # What `__str__` gives may be a subclass of str with methods of its own; `join` makes a plain one.
+        text = "".join((str(error), " "))[:-1]
     except Exception:
         text = "(its text cannot be had)"
-    return f"{type(error).__name__}: {text:.300}"
+    return f"{_name_of(type(error))}: {text[:300]}"
+
+
+_module_of = type.__dict__["__module__"].__get__
+_qualname_of = type.__dict__["__qualname__"].__get__
+_name_of = type.__dict__["__name__"].__get__
 
 
 def type_name(value: Any) -> str:
-    """`module.Qualified` of a value's class, from the class itself: runs no code of the value."""
+    """`module.Qualified` of a value's class, from the class itself: runs no code of the value, its class or its metaclass."""
     cls = type(value)
-    return f"{cls.__module__}.{cls.__qualname__}"
+    module = _module_of(cls)
+    return f"{module if type(module) is str else '?'}.{_qualname_of(cls)}"
 
 
 _type_name = type_name
@@ -303,6 +343,8 @@ class Reference:
         return hash((id(self._xpc_asker), self._xpc_number))
 
     def __reduce__(self) -> Any:
+        if getattr(_here, "sending", None) is not self._xpc_asker:
+            raise ReferenceExpiredError("a reference can be sent only to the process that it came from, within its call")
         return _take_reference, (self._xpc_number,)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -343,6 +385,16 @@ def load_with_asker(asker: Asker, body: Bytes, buffers: Sequence[Bytes]) -> Any:
         _here.asker = before
 
 
+def dump_with_asker(asker: Optional[Asker], value: Any, traits: Traits) -> Payload:
+    """Pickle what goes back with the call that `asker` belongs to: its references cross as the objects themselves."""
+    before = getattr(_here, "sending", None)
+    _here.sending = asker
+    try:
+        return dump(value, traits)
+    finally:
+        _here.sending = before
+
+
 def dump_or_refer(values: Sequence[Any], table: Table, traits: Traits) -> List[Any]:
     """The values, each that cannot cross replaced by a handle."""
     return [value if _crosses(value, traits) else table.handle(value) for value in values]
@@ -363,7 +415,7 @@ def dump_result(value: Any, table: Table, traits: Traits) -> Payload:
             return dump(value, traits)
         except PayloadError:
             pass  # a reference does what a copy cannot
-    return dump(table.handle(value), traits)
+    return dump(table.handle(value), traits, RECORD_SLACK)
 
 
 def perform(table: Table, op: str, number: int, name: str, arguments: Tuple[Tuple[Any, ...], Dict[str, Any]]) -> Any:
@@ -387,33 +439,39 @@ _OPERATIONS: Dict[str, Callable[[Any, str, Tuple[Any, ...], Dict[str, Any]], Any
 }
 
 
-_ATOMS = (int, float, complex, bool, type(None))
+# By identity: a lookup in a tuple would compare with `==`, which a metaclass may define.
+_SHOWN_WHOLE = frozenset(map(id, (float, complex, bool, type(None))))
+_SEQUENCES = frozenset(map(id, (list, tuple, set, frozenset)))
+_ITEMS_SHOWN = 4
 
 
 def safe_repr(value: Any, depth: int = 2) -> str:
     """A short text for a value that runs no code of its class: built-in atoms and containers are shown, all else is named."""
     cls = type(value)
-    if cls in _ATOMS:
-        text = repr(value) if cls is not int or -(10**30) < value < 10**30 else f"<int of {value.bit_length()} bits>"
-        return text[:60]
-    if cls in (str, bytes):
+    kind = id(cls)
+    if cls is int:
+        return repr(value) if -(10**30) < value < 10**30 else f"<int of {value.bit_length()} bits>"
+    if kind in _SHOWN_WHOLE:
+        return repr(value)
+    if cls is str or cls is bytes:
         return repr(value[:40]) + ("..." if len(value) > 40 else "")
-    if cls in (list, tuple, set, frozenset) and depth:
-        shown = ", ".join(safe_repr(item, depth - 1) for item in itertools.islice(tuple(value), 4))
-        more = ", ..." if len(value) > 4 else ""
-        return f"{cls.__name__}({shown}{more})"
-    if cls is dict and depth:
-        items = itertools.islice(tuple(value.items()), 4)
-        shown = ", ".join(f"{safe_repr(k, depth - 1)}: {safe_repr(v, depth - 1)}" for k, v in items)
-        return "{" + shown + (", ..." if len(value) > 4 else "") + "}"
-    return f"{cls.__module__}.{cls.__qualname__} at {id(value):#x}"
+    if depth and kind in _SEQUENCES:
+        # The few that are shown are taken in one step, which no other thread can interrupt.
+        items = tuple(itertools.islice(value, _ITEMS_SHOWN))
+        shown = ", ".join([safe_repr(item, depth - 1) for item in items])
+        return f"{cls.__name__}({shown}{', ...' if len(value) > _ITEMS_SHOWN else ''})"
+    if depth and cls is dict:
+        pairs = tuple(itertools.islice(value.items(), _ITEMS_SHOWN))
+        shown = ", ".join([f"{safe_repr(k, depth - 1)}: {safe_repr(v, depth - 1)}" for k, v in pairs])
+        return "{" + shown + (", ..." if len(value) > _ITEMS_SHOWN else "") + "}"
+    return f"{type_name(value)} at {id(value):#x}"
 
 
 # exceptions --------------------------------------------------------------------------------------------------------------
 
 
-def dump_exception(error: BaseException, traits: Traits) -> Payload:
-    """An exception with its text and traceback; the object itself too, if it can be pickled."""
+def dump_exception(error: BaseException, traits: Traits, asker: Optional[Asker] = None) -> Payload:
+    """An exception with its text and traceback; the object itself too, if it can be pickled. At most half the limit, and RECORD_SLACK."""
     text = _describe(error)
     try:
         trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
@@ -421,12 +479,15 @@ def dump_exception(error: BaseException, traits: Traits) -> Payload:
         trace = f"{text}\n(its traceback cannot be formatted: {_describe(problem)})"
     inner: Optional[bytes] = None
     try:
-        body, buffers = dump(error, traits)
+        body, buffers = dump_with_asker(asker, error, traits)
         if not buffers and len(body) < traits.limit // 2:
             inner = bytes(body)
     except PayloadError:
         pass  # the text goes; the other side raises a RemoteError with it
-    record = pickle.dumps((text[:10_000], trace[-100_000:], inner), PROTOCOL)
+    if len(trace) > 100_000:
+        # Its beginning says where, its end says what.
+        trace = f"{trace[:50_000]}\n[...]\n{trace[-50_000:]}"
+    record = pickle.dumps((text, trace, inner), PROTOCOL)
     return record, ()
 
 
@@ -448,19 +509,19 @@ def load_exception(body: Bytes, table: Optional[Table] = None, asker: Optional[A
         except PayloadError as problem:
             text = f"{text} (it arrives as a RemoteError, because {problem})"
     found = error if isinstance(error, BaseException) else RemoteError(str(text))
-    found.__cause__ = RemoteTraceback(str(trace))
+    # Not by assignment, which an exception that is a frozen dataclass refuses.
+    _set_cause(found, RemoteTraceback(str(trace)))
     return found
 
 
-def same_pickle(value: Any, body: Bytes, buffers: Sequence[Bytes], load_again: Callable[[Bytes, Sequence[Bytes]], Any]) -> bool:
-    """Whether a value that was loaded from this payload is unchanged since: a fresh copy pickles to the same bytes."""
-    return _plain(value) == _plain(load_again(body, buffers))
+_set_cause = BaseException.__dict__["__cause__"].__set__
 
 
-def _plain(value: Any) -> Union[bytes, object]:
-    writer = io.BytesIO()
+def is_unchanged(asker: Asker, value: Any, body: Bytes, buffers: Sequence[Bytes], traits: Traits) -> bool:
+    """Whether a value that was loaded from this payload is as it was then: a fresh copy pickles to the same bytes."""
     try:
-        pickle.Pickler(writer, PROTOCOL).dump(value)
-    except Exception:
-        return object()  # equal to nothing: then the value itself is sent
-    return writer.getvalue()
+        now = dump_with_asker(asker, value, traits)
+        then = dump_with_asker(asker, load_with_asker(asker, body, buffers), traits)
+    except PayloadError:
+        return False  # then the value itself is sent, or that fails
+    return now == then

@@ -234,7 +234,6 @@ class Session:
 
     def _remove(self, handle: Handle) -> None:
         with self._lock:
-            self._hooks.pop(handle.number, None)
             for member in list(self._members.values()):
                 if not member.joiner.alive:
                     continue
@@ -242,6 +241,8 @@ class Session:
                     member.joiner.unregister(handle.number, self._limits.connect_timeout)
                 except ChannelError as error:
                     log.warning("%s: removing a hook: %s", member.name, error)
+            # Last, so that an invocation that is under way meanwhile still finds it.
+            self._hooks.pop(handle.number, None)
 
     # processes ---------------------------------------------------------------------------------------------------------
 
@@ -408,9 +409,12 @@ class Session:
         if isinstance(value, types.GeneratorType):
             return list(itertools.islice(value, MAX_ITEMS))
         if inspect.isasyncgen(value):
-            return asyncio.run_coroutine_threadsafe(_collect(value), self._running_loop()).result()
+            value = _collect(value)
         if inspect.isawaitable(value):
-            return asyncio.run_coroutine_threadsafe(_wait_for(value), self._running_loop()).result()
+            try:
+                return asyncio.run_coroutine_threadsafe(_wait_for(value), self._running_loop()).result()
+            except _Ended as ended:
+                raise ended.error from None
         return value
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
@@ -551,8 +555,21 @@ def _name_mistake(name: str) -> Optional[str]:
     return app_mistake(name)
 
 
+class _Ended(Exception):
+    """Carries what is no `Exception` out of the loop: raised there, it would end the loop for all hooks."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__()
+        self.error = error
+
+
 async def _wait_for(value: Any) -> Any:
-    return await value
+    try:
+        return await value
+    except Exception:
+        raise
+    except BaseException as error:
+        raise _Ended(error) from None
 
 
 async def _collect(generator: Any) -> List[Any]:

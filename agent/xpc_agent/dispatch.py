@@ -49,7 +49,7 @@ class Invocation:
 
 
 class Hook(Protocol):
-    """A hook as dispatch sees it. Observing never raises; replacing raises only what the application is to get."""
+    """A hook as dispatch sees it. What it raises is what the application is to get; an `after` hook raises nothing."""
 
     mode: Mode
 
@@ -189,20 +189,18 @@ class Dispatcher:
         self, original: Callable[..., Any], instance: Any, args: Args, kwargs: Kwargs
     ) -> AsyncGenerator[Any, Any]:
         """An async generator function: runs when the iteration starts. No context variable is set across a `yield`."""
-        plan = self.plan
-        if busy.on:
-            plan = None
+        plan = None if busy.on else self.plan
         invocation = Invocation(instance, args, kwargs)
+        after: Tuple[Hook, ...] = ()
+        if plan is not None:
+            after = plan.after
+            for hook in plan.before:
+                await hook.observe_async(invocation)
         started = time.perf_counter()
-        failure: Optional[Exception] = None
-        iterator: Any = None
         try:
             if plan is None:
                 iterator = original(*args, **kwargs)
             else:
-                for hook in plan.before:
-                    await hook.observe_async(invocation)
-                started = time.perf_counter()
 
                 async def make(*new_args: Any, **new_kwargs: Any) -> Any:
                     return original(*new_args, **new_kwargs)
@@ -210,32 +208,31 @@ class Dispatcher:
                 iterator = _as_async_generator(await _nested_async(plan.nest, invocation, make)(*args, **kwargs))
             try:
                 value = await iterator.__anext__()
-            except StopAsyncIteration:
-                return
-            while True:
-                try:
-                    sent = yield value
-                except GeneratorExit:
-                    await iterator.aclose()
-                    raise
-                except BaseException as thrown:
+                while True:
                     try:
+                        sent = yield value
+                    except GeneratorExit:
+                        await iterator.aclose()
+                        raise
+                    except BaseException as thrown:
                         value = await iterator.athrow(thrown)
-                    except StopAsyncIteration:
-                        return
-                else:
-                    try:
+                    else:
                         value = await iterator.asend(sent)
-                    except StopAsyncIteration:
-                        return
-        except Exception as error:
-            failure = error
+            except StopAsyncIteration:
+                pass
+        except GeneratorExit:
+            _ended(invocation, started, None, None)
+            for hook in after:
+                await hook.observe_async(invocation)
             raise
-        finally:
-            if plan is not None and plan.after:
-                _ended(invocation, started, None, failure)
-                for hook in plan.after:
-                    await hook.observe_async(invocation)
+        except Exception as error:
+            _ended(invocation, started, None, error)
+            for hook in after:
+                await hook.observe_async(invocation)
+            raise
+        _ended(invocation, started, None, None)
+        for hook in after:
+            await hook.observe_async(invocation)
 
 
 def _ended(invocation: Invocation, started: float, result: Any, error: Optional[BaseException]) -> None:

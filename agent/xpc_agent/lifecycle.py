@@ -57,6 +57,7 @@ class Agent:
             max_lanes=limits.max_lanes,
             max_sessions=limits.max_sessions,
             max_unauthenticated=limits.max_unauthenticated,
+            max_nesting=limits.max_nesting,
             handshake_timeout=limits.handshake_timeout,
         )
         self.table = ProbeTable(config, self.limits)

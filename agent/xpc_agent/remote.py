@@ -1,8 +1,10 @@
 """Hooks that live in a probe script: each invocation crosses the channel, with a deadline, and fails open.
 
 Rules:
-- Nothing that goes wrong here reaches the application, unless the probe point says `on-failure = "raise"`.
+- Nothing that goes wrong here reaches the application, unless the probe point says `on-failure = "raise"` and the original has not run.
 - If the hook fails before it proceeded, the rest of the chain runs as if the hook were not there; if it had proceeded, that outcome stands.
+- Once the original has run, its outcome stands: an `after` hook that fails never raises. What a `before` hook itself raises is its own
+  affair; with "raise" it keeps the original from running only if it could not be asked or did not answer.
 - What goes wrong is counted by cause on the probe point, and logged once per hook and cause (logger `xpc_agent`).
 """
 
@@ -201,14 +203,15 @@ class RemoteHook:
             kind, text = type_name(instance), safe_repr(instance)
         error = invocation.exception
         meta = Meta(invocation.number, self.pid, invocation.thread, kind, text, error is not None, invocation.duration)
-        value: Any = invocation.result
+        fixed: Tuple[Any, ...] = (tuple(meta),)
+        rest: Tuple[Any, ...] = (invocation.result,)
         if error is not None:
             before, busy.on = busy.on, True
             try:
-                value = bytes(dump_exception(error, self._traits)[0])
+                fixed, rest = (tuple(meta), bytes(dump_exception(error, self._traits)[0])), ()
             finally:
                 busy.on = before
-        outgoing = kind_of(self._traits, invocation.args, invocation.kwargs, (tuple(meta), value), table=table, extras=self._extra)
+        outgoing = kind_of(self._traits, invocation.args, invocation.kwargs, fixed, rest, table=table, extras=self._extra)
         return outgoing, outgoing.payload()
 
     def _call(self, lane: Wire, body: Bytes, buffers: Sequence[Bytes]) -> List[Bytes]:
@@ -225,7 +228,7 @@ class RemoteHook:
     # observers -------------------------------------------------------------------------------------------------------
 
     def observe(self, invocation: Invocation) -> None:
-        """Call a `before` or `after` hook; never raises an `Exception`."""
+        """Call a `before` or `after` hook; raises `HookFailedError` only from `before`, and only with `on-failure = "raise"`."""
         if not self._take():
             return
         lane: Optional[Wire] = None
@@ -239,6 +242,8 @@ class RemoteHook:
             self.lanes.give(lane)
         except Exception as error:
             self._failed(lane, error)
+            if self._forbids(error):
+                raise self._failure(error) from error
         except BaseException:
             self._abandon(lane)
             raise
@@ -259,6 +264,8 @@ class RemoteHook:
             self.lanes.give(lane)
         except Exception as error:
             self._failed(lane, error)
+            if self._forbids(error):
+                raise self._failure(error) from error
         except BaseException:
             self._abandon(lane)
             raise
@@ -330,10 +337,19 @@ class RemoteHook:
             return outgoing.proceeded
         if self._on_failure != "raise":
             return None
-        kind = HookTimeoutError if isinstance(error, DeadlineError) else HookFailedError
-        failure = kind(f"the {self.mode} hook of pid {self.peer.pid} on {self.target} failed: {error}")
+        failure = self._failure(error)
         failure.__cause__ = error
         return Outcome(error=failure)
+
+    def _forbids(self, error: Exception) -> bool:
+        """Whether an observer that failed so keeps the original from running."""
+        if self._on_failure != "raise" or self.mode is not Mode.BEFORE:
+            return False
+        return not (isinstance(error, Failed) and error.cause == "raised")
+
+    def _failure(self, error: Exception) -> HookFailedError:
+        kind = HookTimeoutError if isinstance(error, DeadlineError) else HookFailedError
+        return kind(f"the {self.mode} hook of pid {self.peer.pid} on {self.target} failed: {error}")
 
     def _failed(self, lane: Optional[Wire], error: Exception) -> None:
         if lane is not None:

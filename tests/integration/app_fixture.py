@@ -32,6 +32,17 @@ class Order:
         return f"order {self.number}"
 
 
+class Special(Order):
+    pass
+
+
+class Plain:
+    def __init__(self, items):
+        self.items = items
+
+
+from math import sqrt as root
+
 calls = []
 
 def charge(amount, currency="EUR"):
@@ -52,6 +63,9 @@ def unique():
 async def wait_a_little(number):
     return number + 1
 
+def nested(depth):
+    return depth and 1 + nested(depth - 1)
+
 def count(number):
     for i in range(number):
         yield i
@@ -62,10 +76,51 @@ async def acount(number):
         yield i
 """
 
+# Every object of `shop` that a patch could replace, by where it is found; compared by `is`.
+SNAPSHOT = """
+import sys, types
+import shop
+
+def code_of(name, value):
+    function = getattr(value, "__func__", value)
+    for part in ("fget", "fset", "fdel"):
+        if isinstance(value, property):
+            yield from code_of(f"{name}.{part}", getattr(value, part))
+    if isinstance(function, types.FunctionType):
+        for part in ("__code__", "__defaults__", "__kwdefaults__", "__closure__", "__globals__", "__annotations__", "__doc__"):
+            yield f"{name}.{part}", getattr(function, part)
+        yield from ((f"{name}.__dict__[{key!r}]", item) for key, item in function.__dict__.items())
+
+def objects():
+    for name, value in vars(shop).items():
+        yield f"shop.{name}", value
+        yield from code_of(f"shop.{name}", value)
+        if isinstance(value, type):
+            for key, item in vars(value).items():
+                yield f"shop.{name}[{key!r}]", item
+                yield from code_of(f"shop.{name}[{key!r}]", item)
+    for name in ("meta_path", "path_hooks", "path"):
+        yield from ((f"sys.{name}[{index}]", item) for index, item in enumerate(getattr(sys, name)))
+    yield "sys.gettrace", sys.gettrace()
+    yield "sys.getprofile", sys.getprofile()
+    yield "import", __builtins__["__import__"]
+
+kept = {}
+
+def keep():
+    kept.update(objects())
+
+def differences():
+    now = dict(objects())
+    missing = object()
+    return sorted(name for name in kept.keys() | now.keys() if kept.get(name, missing) is not now.get(name, missing))
+"""
+
 MAIN = """
 import asyncio, sys, logging
 logging.basicConfig(stream=sys.stdout, format="%(name)s %(levelname)s %(message)s")
 import shop
+from snapshot import differences, keep
 print("ready", flush=True)
 for line in sys.stdin:
     if not line.strip():
@@ -104,6 +159,7 @@ def start_app(run_program: Callable[..., Program], folder: Path, config: str = "
     import sys
 
     (folder / "shop.py").write_text(TARGETS)
+    (folder / "snapshot.py").write_text(SNAPSHOT)
     (folder / "main.py").write_text(MAIN)
     (folder / "xpc-instrument.toml").write_text('app = "shop"\n' + (config or '[[probe]]\ntarget = "shop:*"\n'))
     program = run_program(

@@ -118,7 +118,7 @@ def test_control_messages_round_trip(message: Any) -> None:
         (b'{"version": true, "nonce": "x"}', "version is a bool; expected int"),
         (b'{"version": 1, "nonce": "x", "more": 1}', "unknown field 'more'"),
         (b"[" * 100_000, "not JSON"),
-        (b'{"version": ' + b"[" * 20 + b"]" * 20 + b', "nonce": "x"}', "nested deeper"),
+        (b'{"version": ' + b"[" * 40 + b"]" * 40 + b', "nonce": "x"}', "nested deeper"),
     ],
 )
 def test_a_wrong_control_message_is_refused_with_the_field(body: bytes, problem: str) -> None:

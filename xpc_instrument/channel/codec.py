@@ -22,6 +22,7 @@ import struct
 from typing import Any, List, Optional, Sequence, Tuple, Union
 
 from ..errors import LocalProtocolError, RemoteProtocolError
+from .limits import Limits
 from .messages import LANE_OPCODES, OPCODES, SCHEMAS, Message, Opcode
 
 Bytes = Union[bytes, bytearray, memoryview]
@@ -34,7 +35,6 @@ MAX_BUFFERS = 255
 MAX_UNPROVED = 4096
 # A list of 10,000 probe points with their states is about 3 MB.
 MAX_CONTROL = 16 * 1024 * 1024
-MAX_JSON_DEPTH = 16
 
 _OPCODES = {int(opcode): opcode for opcode in Opcode}
 _PADS = [b"\0" * n for n in range(_ALIGNMENT)]
@@ -183,13 +183,13 @@ def dump_message(message: Message) -> Tuple[Opcode, bytes]:
     return opcode, json.dumps(fields, separators=(",", ":"), allow_nan=False).encode()
 
 
-def load_message(opcode: Opcode, body: Bytes) -> Any:
+def load_message(opcode: Opcode, body: Bytes, max_nesting: int = Limits.max_nesting) -> Any:
     """The control message in a frame. Raises `RemoteProtocolError` naming the field that is wrong."""
     try:
         cls, schema = SCHEMAS[opcode]
     except KeyError:
         raise RemoteProtocolError(f"{opcode.name} is not a control message") from None
-    fields = load_json(body, opcode.name)
+    fields = load_json(body, opcode.name, max_nesting)
     if not isinstance(fields, dict):
         raise RemoteProtocolError(f"{opcode.name}: expected a JSON object, got {type(fields).__name__}")
     unknown = fields.keys() - schema.keys()
@@ -206,18 +206,24 @@ def load_message(opcode: Opcode, body: Bytes) -> Any:
     return cls(**fields)
 
 
-def load_json(body: Bytes, what: str) -> Any:
-    """Parse JSON from outside: no NaN, bounded nesting. Raises `RemoteProtocolError`."""
+def load_json(body: Bytes, what: str, max_nesting: int) -> Any:
+    """Parse JSON from outside: no NaN, at most `max_nesting` containers within each other. Raises `RemoteProtocolError`."""
     try:
         value = json.loads(bytes(body), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise RemoteProtocolError(f"{what}: not JSON ({type(error).__name__}: {error!s:.120})") from None
-    level = [value]
-    for _ in range(MAX_JSON_DEPTH):
-        level = [child for node in level if isinstance(node, (dict, list)) for child in (node.values() if isinstance(node, dict) else node)]
-        if not level:
+    containers = _containers([value])
+    for _ in range(max_nesting):
+        if not containers:
             return value
-    raise RemoteProtocolError(f"{what}: JSON nested deeper than {MAX_JSON_DEPTH} levels")
+        containers = _containers([child for node in containers for child in (node.values() if isinstance(node, dict) else node)])
+    if containers:
+        raise RemoteProtocolError(f"{what}: JSON nested deeper than {max_nesting} levels (max-nesting)")
+    return value
+
+
+def _containers(values: List[Any]) -> List[Any]:
+    return [value for value in values if isinstance(value, (dict, list))]
 
 
 def _refuse_constant(name: str) -> Any:

@@ -21,10 +21,11 @@ from __future__ import annotations
 import enum
 import hmac
 import secrets
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from ..errors import AuthenticationError, LocalProtocolError, RemoteProtocolError
 from .codec import MAX_CONTROL, Bytes, Frame, FrameReader, dump_message, encode, load_message
+from .limits import Limits
 from .messages import PROTOCOL_VERSION, Challenge, Hello, Message, Opcode, Proof, Refused, Role, Welcome
 
 
@@ -143,11 +144,12 @@ def new_nonce() -> str:
 class Connection:
     """One side of one connection. `send` gives bytes to transmit, `feed` and `next_frame` give frames that arrived."""
 
-    def __init__(self, *, dialling: bool, key: bytes, max_payload: int) -> None:
+    def __init__(self, *, dialling: bool, key: bytes, max_payload: int, max_nesting: int = Limits.max_nesting) -> None:
         self.state = State.START if dialling else State.AWAIT_HELLO
         self.hello: Optional[Hello] = None
         self.welcome: Optional[Welcome] = None
         self.max_payload = max_payload
+        self._max_nesting = max_nesting
         self._key = key
         self._dialling = dialling
         self._hello_bytes = b""
@@ -177,6 +179,10 @@ class Connection:
         opcode, body = dump_message(message)
         return self.send(opcode, 0, body)
 
+    def read(self, frame: Frame) -> Any:
+        """The control message in a frame. Raises `RemoteProtocolError`."""
+        return load_message(frame.opcode, frame.body, self._max_nesting)
+
     # the handshake -----------------------------------------------------------------------------------------------------
 
     @property
@@ -201,7 +207,7 @@ class Connection:
         if frame.opcode is Opcode.WELCOME and self.state is State.AWAIT_WELCOME:
             return self._finish_dialling(frame)
         self.accept(frame)
-        message = load_message(frame.opcode, frame.body)
+        message = self.read(frame)
         if isinstance(message, Refused):
             raise (
                 AuthenticationError(message.message)
@@ -234,6 +240,11 @@ class Connection:
             return []
         return self.say(Refused(reason, text[:500]))
 
+    def turn_away(self, reason: str, text: str) -> List[Bytes]:
+        """Listening side: what to transmit instead of WELCOME to a peer that has proved the key but cannot join."""
+        opcode, body = dump_message(Refused(reason, text[:500]))
+        return encode(opcode, 0, body)
+
     def _finish_listening(self, proof: Proof, welcome: Welcome) -> List[Bytes]:
         expected = prove(self._key, "dialler", self._hello_bytes, self._challenge_bytes)
         if not hmac.compare_digest(expected.encode(), proof.mac.encode()):
@@ -245,7 +256,7 @@ class Connection:
         return encode(opcode, 0, body)
 
     def _finish_dialling(self, frame: Frame) -> List[Bytes]:
-        welcome = load_message(frame.opcode, frame.body)
+        welcome = self.read(frame)
         expected = prove(self._key, "listener", self._hello_bytes, self._challenge_bytes)
         if not hmac.compare_digest(expected.encode(), welcome.mac.encode()):
             raise AuthenticationError("the listening side does not hold the key: something else answers at that address")

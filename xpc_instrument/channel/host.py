@@ -22,7 +22,7 @@ from collections import deque
 from typing import Any, Callable, Deque, Dict, List, Optional, Union
 
 from ..errors import AuthenticationError, ChannelError, LocalProtocolError, RemoteProtocolError, XpcError
-from .codec import Bytes, Frame, load_message
+from .codec import Bytes, Frame
 from .connection import Connection
 from .lanes import LanePool
 from .limits import Limits
@@ -442,7 +442,9 @@ class Host:
             if len(self._strangers) >= self.limits.max_unauthenticated:
                 oldest = next(iter(self._strangers.values()))
                 self._refuse(oldest, "busy", "too many connections wait for their handshake")
-            wire = Wire(sock, Connection(dialling=False, key=self._key, max_payload=self.limits.max_payload))
+            limits = self.limits
+            connection = Connection(dialling=False, key=self._key, max_payload=limits.max_payload, max_nesting=limits.max_nesting)
+            wire = Wire(sock, connection)
             stranger = _Stranger(wire, time.monotonic() + self.limits.handshake_timeout)
             self._strangers[id(stranger)] = stranger
             selector.register(sock, selectors.EVENT_READ, stranger)
@@ -505,8 +507,10 @@ class Host:
         peer = self.peers.get(hello.session)
         if hello.role == Role.CONTROL.value:
             if peer is not None or len(self.peers) >= self.limits.max_sessions:
-                why = "it has joined already" if peer is not None else f"{self.limits.max_sessions} sessions have joined"
+                why = "it has joined already" if peer is not None else f"{len(self.peers)} sessions have joined, the limit (max-sessions)"
+                self.refused += 1
                 self._logger.warning("refused the session of pid %d at %s: %s", hello.pid, self.address, why)
+                wire._transmit_some(wire.connection.turn_away("busy", why))
                 wire.close()
                 return
             peer = Peer(self, wire, hello)
@@ -562,7 +566,7 @@ class Host:
 
     def _obey(self, peer: Peer, frame: Frame) -> None:
         peer.wire.connection.accept(frame)
-        message = load_message(frame.opcode, frame.body)
+        message = peer.wire.connection.read(frame)
         if isinstance(message, (Register, Unregister, Query)):
             answer = self._answer(peer, message)
             if answer is not None:
@@ -572,6 +576,9 @@ class Host:
         elif isinstance(message, Synced):
             self._policy.synced(peer)
         elif isinstance(message, Notice):
+            count = message.data.get("count")
+            if message.kind == "no-lane" and isinstance(count, int):
+                peer.lanes.missed(count)
             self._policy.noticed(peer, message)
         elif not isinstance(message, Pong):
             raise RemoteProtocolError(f"{frame.opcode.name} is not for a host")

@@ -17,7 +17,7 @@ from typing import Any, Callable, Dict, List, Optional
 
 from .. import errors
 from ..errors import AuthenticationError, ChannelError, DeadlineError, RemoteProtocolError, XpcError
-from .codec import Frame, load_message
+from .codec import Frame
 from .connection import new_nonce
 from .limits import Limits
 from .messages import (
@@ -135,7 +135,7 @@ class Joiner:
             python=python_version(),
             program=os.path.basename(sys.argv[0] or "python")[:200] if getattr(sys, "argv", None) else "python",
         )
-        return dial(self.address, self._key, hello, self.limits.max_payload, deadline)
+        return dial(self.address, self._key, hello, deadline, self.limits)
 
     def _end(self, reason: str) -> None:
         with self._lock:
@@ -173,7 +173,7 @@ class Joiner:
                     self._say(Ping())
                     continue
                 self._last_heard = time.monotonic()
-                self._obey(load_message(frame.opcode, frame.body))
+                self._obey(wire.connection.read(frame))
         except (OSError, XpcError) as error:
             reason = str(error)
         self._end(reason)
@@ -260,15 +260,21 @@ class Joiner:
         self._open_lane(time.monotonic() + timeout)
 
     def _open_lanes(self, count: int) -> None:
+        wanted = min(count, self.limits.max_lanes - len(self._serving))
+        opened = 0
         try:
-            for _ in range(min(count, self.limits.max_lanes - len(self._serving))):
-                if self._closed:
-                    return
+            while opened < wanted and not self._closed:
                 self._open_lane(time.monotonic() + self.limits.connect_timeout)
+                opened += 1
         except (OSError, AuthenticationError, RemoteProtocolError) as error:
-            # The host waits for this lane until its deadline; if the host is gone, the control thread sees it too.
             if not self._closed and self._on_notice is not None:
                 self._on_notice(Notice("no-lane", {"message": str(error)}))
+        if opened < count and not self._closed:
+            # Else the host would wait for them, and never ask for others.
+            try:
+                self.notify("no-lane", count=count - opened)
+            except ChannelError:
+                pass  # the host is gone, which the control thread sees too
 
     def _open_lane(self, deadline: float) -> None:
         wire = self._dial(Role.SERVE, deadline)

@@ -42,6 +42,10 @@ class LanePool:
         self.give(wire)
         return True
 
+    def missed(self, count: int) -> None:
+        """So many of the lanes that were asked for will not come."""
+        self._asked = max(0, self._asked - max(0, count))
+
     def give(self, wire: Wire) -> None:
         """Put a lane back after use; one that is broken, closed, or not idle any more is dropped instead."""
         if wire.closed or self.closed:

@@ -17,6 +17,8 @@ class Limits:
     max_sessions: int = 64
     # Connections that have not yet proved the key; the oldest gives way to a new one.
     max_unauthenticated: int = 16
+    # Containers within containers in one JSON message.
+    max_nesting: int = 32
     # From the first byte of a connection to the end of its handshake.
     handshake_timeout: float = 2.0
     # How long connecting may take where the caller names no time.

@@ -33,6 +33,7 @@ from ..errors import (
 )
 from .codec import Bytes, Frame
 from .connection import Connection
+from .limits import Limits
 from .messages import Hello, Message, Opcode, Welcome
 
 if TYPE_CHECKING:
@@ -458,13 +459,13 @@ def _broken(error: Exception) -> Exception:
 # dialling ----------------------------------------------------------------------------------------------------------------
 
 
-def dial(address: Address, key: bytes, hello: Hello, max_payload: int, deadline: float) -> Wire:
+def dial(address: Address, key: bytes, hello: Hello, deadline: float, limits: Limits) -> Wire:
     """Connect and shake hands; returns a wire that is open.
 
     Raises `NobodyListensError`, `ConnectTimeoutError`, `AuthenticationError` or `ChannelError`, all before `deadline`.
     """
     sock = _connect(address, deadline)
-    wire = Wire(sock, Connection(dialling=True, key=key, max_payload=max_payload))
+    wire = Wire(sock, Connection(dialling=True, key=key, max_payload=limits.max_payload, max_nesting=limits.max_nesting))
     try:
         check_peer(sock)
         nobody = Welcome("", 0, "", "", 0)
