@@ -152,7 +152,7 @@ def test_a_hook_may_send_a_request_to_the_application_that_waits_for_it(files: F
                 return call.proceed()
             call.instance.send_response(200)
             call.instance.end_headers()
-            call.instance.wfile.write(f"inner says {files.get('/hello.txt')[1]}".encode())
+            return call.instance.wfile.write(f"inner says {files.get('/hello.txt')[1]}".encode())
 
         assert files.get("/outer") == (200, "inner says hello")
 
