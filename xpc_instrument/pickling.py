@@ -66,6 +66,10 @@ class Traits:
         return any(name in piece for name in self._foreign_bytes)
 
 
+# What a value's own code may raise while it is pickled, loaded or shown: it must not end the thread. KeyboardInterrupt is the user's.
+_FAULTS = (Exception, SystemExit, GeneratorExit)
+
+
 class _TooLarge(Exception):
     pass
 
@@ -109,7 +113,7 @@ def dump(value: Any, traits: Traits) -> Payload:
     except (pickle.PicklingError, AttributeError) as error:
         # Raised for functions and classes that have no importable name; anything else is beyond cloudpickle too.
         return _dump_by_value(value, traits, error)
-    except Exception as error:
+    except _FAULTS as error:
         raise PayloadError(f"{_type_name(value)} cannot be pickled: {_describe(error)}") from error
     pieces = writer.pieces
     if len(pieces) == 1:
@@ -149,7 +153,7 @@ def _dump_by_value(value: Any, traits: Traits, cause: Optional[Exception]) -> Pa
                     cloudpickle.unregister_pickle_by_value(module)
     except _TooLarge:
         raise _too_large(value, traits) from None
-    except Exception as error:
+    except _FAULTS as error:
         raise PayloadError(f"{_type_name(value)} cannot be pickled: {_describe(error)}") from error
     return b"".join(writer.pieces), writer.buffers
 
@@ -162,7 +166,7 @@ def load(body: Bytes, buffers: Sequence[Bytes]) -> Any:
     """The value in a payload. Raises `PayloadError` that says what could not be loaded."""
     try:
         return pickle.loads(body, buffers=buffers) if buffers else pickle.loads(body)
-    except Exception as error:
+    except _FAULTS as error:
         raise PayloadError(f"what the other side sent cannot be loaded here: {_describe(error)}") from error
 
 
@@ -179,7 +183,7 @@ def _own_minor() -> str:
 def _describe(error: BaseException) -> str:
     try:
         text = str(error)
-    except Exception:
+    except _FAULTS:
         text = "(its text cannot be had)"
     return f"{type(error).__name__}: {text:.300}"
 
@@ -417,7 +421,7 @@ def dump_exception(error: BaseException, traits: Traits) -> Payload:
     text = _describe(error)
     try:
         trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    except Exception as problem:
+    except _FAULTS as problem:
         trace = f"{text}\n(its traceback cannot be formatted: {_describe(problem)})"
     inner: Optional[bytes] = None
     try:
@@ -461,6 +465,6 @@ def _plain(value: Any) -> Union[bytes, object]:
     writer = io.BytesIO()
     try:
         pickle.Pickler(writer, PROTOCOL).dump(value)
-    except Exception:
+    except _FAULTS:
         return object()  # equal to nothing: then the value itself is sent
     return writer.getvalue()

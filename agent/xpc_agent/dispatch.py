@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import itertools
 import threading
-import time
+from threading import get_ident
+from time import perf_counter
 from typing import Any, AsyncGenerator, Callable, Dict, Generator, Optional, Protocol, Sequence, Tuple
 
 from xpc_instrument.modes import Mode
@@ -22,7 +23,8 @@ from xpc_instrument.modes import Mode
 Args = Tuple[Any, ...]
 Kwargs = Dict[str, Any]
 
-_numbers = itertools.count(1)
+# What runs before `busy` is set is taken by its own name here: any of it may be a target, and would lead back into itself.
+_next_number = itertools.count(1).__next__
 
 
 class _Busy(threading.local):
@@ -41,8 +43,8 @@ class Invocation:
         self.instance = instance
         self.args = args
         self.kwargs = kwargs
-        self.number = number or next(_numbers)
-        self.thread = threading.get_ident()
+        self.number = number or _next_number()
+        self.thread = get_ident()
         self.result: Any = None
         self.exception: Optional[BaseException] = None
         self.duration = 0.0
@@ -118,7 +120,7 @@ class Dispatcher:
         run = _nested(plan.nest, invocation, original)
         if not plan.after:
             return run(*args, **kwargs)
-        started = time.perf_counter()
+        started = perf_counter()
         try:
             result = run(*args, **kwargs)
         except Exception as error:
@@ -142,7 +144,7 @@ class Dispatcher:
         run = _nested_async(plan.nest, invocation, original)
         if not plan.after:
             return await run(*args, **kwargs)
-        started = time.perf_counter()
+        started = perf_counter()
         try:
             result = await run(*args, **kwargs)
         except Exception as error:
@@ -163,7 +165,7 @@ class Dispatcher:
         invocation = Invocation(instance, args, kwargs)
         for hook in plan.before:
             hook.observe(invocation)
-        started = time.perf_counter()
+        started = perf_counter()
         try:
             result = yield from _nested(plan.nest, invocation, original)(*args, **kwargs)
         except GeneratorExit:
@@ -189,7 +191,7 @@ class Dispatcher:
         if busy.on:
             plan = None
         invocation = Invocation(instance, args, kwargs)
-        started = time.perf_counter()
+        started = perf_counter()
         failure: Optional[Exception] = None
         iterator: Any = None
         try:
@@ -198,7 +200,7 @@ class Dispatcher:
             else:
                 for hook in plan.before:
                     await hook.observe_async(invocation)
-                started = time.perf_counter()
+                started = perf_counter()
 
                 async def make(*new_args: Any, **new_kwargs: Any) -> Any:
                     return original(*new_args, **new_kwargs)
@@ -235,7 +237,7 @@ class Dispatcher:
 
 
 def _ended(invocation: Invocation, started: float, result: Any, error: Optional[BaseException]) -> None:
-    invocation.duration = time.perf_counter() - started
+    invocation.duration = perf_counter() - started
     invocation.result = result
     invocation.exception = error
 
