@@ -256,8 +256,3 @@ async def _iterate(value: Any) -> AsyncGenerator[Any, Any]:
         return
     for item in value:
         yield item
-
-
-def reset_after_fork() -> None:
-    """In a forked child: numbers go on, and the forking thread does no work of ours."""
-    busy.on = False

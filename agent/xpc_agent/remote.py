@@ -8,11 +8,12 @@ Rules:
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import threading
 import time
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, TypeVar, Union, cast
 
 from xpc_instrument.channel.codec import Bytes, Frame
 from xpc_instrument.channel.host import Peer
@@ -28,6 +29,8 @@ from .dispatch import Invocation, busy
 from .member import RelayedPeer, RelayLanes, relay_name
 
 log = logging.getLogger("xpc_agent")
+
+Work = TypeVar("Work", bound=Callable[..., Any])
 
 # By its own name: `time:monotonic` may be a target, and this is asked before the thread's work counts as ours.
 _now = time.monotonic
@@ -107,9 +110,10 @@ def _unguarded(original: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def guarded(work: Callable[..., Any]) -> Callable[..., Any]:
+def guarded(work: Work) -> Work:
     """The same, done as work of ours: probe points that it hits pass through."""
 
+    @functools.wraps(work)
     def run(*args: Any, **kwargs: Any) -> Any:
         before, busy.on = busy.on, True
         try:
@@ -117,7 +121,7 @@ def guarded(work: Callable[..., Any]) -> Callable[..., Any]:
         finally:
             busy.on = before
 
-    return run
+    return cast(Work, run)
 
 
 class RemoteHook:

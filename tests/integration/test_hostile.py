@@ -132,6 +132,59 @@ def test_forking_itself_can_be_hooked(start: Start) -> None:
     discovery.processes()
 
 
+LIFE = """
+import os, sys, threading, warnings
+warnings.simplefilter("ignore")
+
+def work():
+    return threading.get_ident() > 0
+
+def fork():
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if work() else 1)
+    return os.waitpid(pid, 0)[1]
+
+def fork_in_threads():
+    threads = [threading.Thread(target=lambda: [fork() for _ in range(5)]) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+"""
+
+LIFE_TARGETS = [
+    *("os:pipe", "os:close", "os:unlink", "os:getpid", "os:listdir", "os:open", "os:replace", "os:lstat", "os:stat", "os:link", "os:chmod"),
+    *("json:dumps", "json:loads", "socket:socket.bind", "socket:socket.listen", "selectors:PollSelector.register"),
+    *("threading:get_ident", "time:monotonic", "time:sleep", "logging:Logger.warning"),
+]
+
+
+def test_what_the_agent_does_at_forks_imports_and_exits_is_not_hooked(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "life.py").write_text(LIFE)
+    (tmp_path / "late.py").write_text("def f():\n    return 1\n")
+    app = start("life:work", "late:f", *LIFE_TARGETS)
+    seen: List[str] = []
+    with xpc_instrument.connect("shop") as session:
+        for target in ("life:work", "late:f", *LIFE_TARGETS):
+
+            def hook(call: Any) -> Any:
+                seen.append(call.target)
+                return call.proceed()
+
+            session.around(target, hook)
+        assert app.evaluate("__import__('life').fork()") == "0"
+        assert app.evaluate("__import__('late').f()") == "1"
+        assert [target for target in seen if target not in ("threading:get_ident", "time:monotonic")] == ["life:work", "late:f"]
+        app.evaluate("__import__('life').fork_in_threads()")
+        assert seen.count("life:work") == 16
+        app.program.send_line("")
+        assert app.program.wait() == 0
+    assert "failed" not in app.program.text
+    assert set(seen) <= {"life:work", "late:f", "threading:get_ident", "time:monotonic"}
+    discovery.processes()
+
+
 # values ------------------------------------------------------------------------------------------------------------------
 
 
