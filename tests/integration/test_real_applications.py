@@ -409,6 +409,41 @@ def test_a_function_of_pip_is_hooked_in_a_process_that_starts_after_the_hook(run
     assert first.wait() == 0
 
 
+# concurrent.futures ------------------------------------------------------------------------------------------------------
+
+POOL = """
+import os, sys, threading
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+import pay
+
+def work(n):
+    return pay.charge(n), os.getpid()
+
+if __name__ == "__main__":
+    print("ready", flush=True)
+    sys.stdin.readline()
+    # Started before the threads: to fork beside a thread is an application's own risk.
+    with ProcessPoolExecutor(2) as processes:
+        answers = list(processes.map(work, range(4)))
+    with ThreadPoolExecutor(4) as threads:
+        answers += threads.map(work, range(4, 40))
+    print("=>", [answer for answer, _ in answers], len({pid for _, pid in answers} - {os.getpid()}) > 0, flush=True)
+"""
+
+
+def test_pools_of_processes_and_of_threads_are_hooked(run_program: Callable[..., Program], tmp_path: Path) -> None:
+    (tmp_path / "pay.py").write_text("def charge(n):\n    return n\n")
+    (tmp_path / "main.py").write_text(POOL)
+    program = run_program(command=[*RUN, "--app", "pay", "--probe", "pay:charge", "--", sys.executable, "main.py"], cwd=tmp_path)
+    program.read_until("ready")
+    with xpc_instrument.connect("pay") as session:
+        session.around("pay:charge", lambda call: -call.proceed())
+        program.send_line()
+        assert program.read_until("=>") == f"=> {[-n for n in range(40)]} True"
+        assert program.wait() == 0
+    discovery.processes()
+
+
 # another environment -----------------------------------------------------------------------------------------------------
 
 
