@@ -30,14 +30,14 @@ def test_the_demonstration_hooks_the_server_twice_and_leaves_it_as_it_was(run_pr
     pid, target, state = application[-3].split()[:3]
     assert (target, state) == ("http.server:SimpleHTTPRequestHandler.do_GET", "ready")
     assert chapter(lines, "a probe script") == [hello, "GET /hidden -> 200 written by the probe script, from another process"]
-    told = chapter(lines, "Ctrl-C on the probe script")
-    assert [re.sub(r"\d+\.\d+ ms", "some ms", line) for line in told] == [
+    told = [re.sub(r"\d+\.\d+ ms", "some ms", line) for line in chapter(lines, "Ctrl-C on the probe script")]
+    # The client has its answer before the hook after it has run, so the two requests may overlap.
+    assert sorted(told[:-1]) == [
         f"probe: GET /hello.txt is about to be handled by pid {pid}",
-        "probe: it took some ms",
         f"probe: GET /hidden is about to be handled by pid {pid}",
-        "probe: it took some ms",
-        missing,
+        *["probe: it took some ms"] * 2,
     ]
+    assert told[-1] == missing
     seed = chapter(lines, "a plain Manager")
     assert seed[0] == "GET /hidden -> 410 Gone"
     assert seed[-1] == hello
