@@ -28,6 +28,10 @@ import pytest
 from tests import programs
 from tests.programs import Program, children, wait_for_exit
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Started in the background of a shell script: programs would inherit that, and Ctrl-C would end none of them.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # How long what is ending at the end of a test may take, in seconds, for all of it together.
 _GRACE = 5.0
 

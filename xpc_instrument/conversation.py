@@ -209,7 +209,11 @@ class Outgoing:
             arguments: Arguments = ((), {})
             if frame.buffers:
                 arguments = load_with_table(self.table, bytes(frame.buffers[0]), frame.buffers[1:])
-            outcome = run_original(perform, (self.table, op, number, name, arguments), {})
+            try:
+                outcome = run_original(perform, (self.table, op, number, name, arguments), {})
+            except (SystemExit, GeneratorExit) as error:
+                # The hook asked, so the hook gets it.
+                outcome = Outcome(error=error)
         return self._answer(wire, outcome)
 
     def _extra(self, name: str) -> Any:

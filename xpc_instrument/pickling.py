@@ -75,6 +75,10 @@ class Traits:
         return any(name in piece for name in self._foreign_bytes)
 
 
+# What a value's own code may raise while it is pickled, loaded or shown: it must not end the thread. KeyboardInterrupt is the user's.
+_FAULTS = (Exception, SystemExit, GeneratorExit)
+
+
 class _TooLarge(Exception):
     pass
 
@@ -122,7 +126,7 @@ def dump(value: Any, traits: Traits, slack: int = 0) -> Payload:
         # Raised for functions and classes that have no importable name. What fails otherwise is not copied by cloudpickle either, or is
         # better off as a reference: a module, a memoryview.
         return _dump_by_value(value, traits, slack, error)
-    except Exception as error:
+    except _FAULTS as error:
         raise PayloadError(f"{_type_name(value)} cannot be pickled: {_describe(error)}") from error
     pieces = writer.pieces
     if len(pieces) == 1:
@@ -184,7 +188,7 @@ def _dump_by_value(value: Any, traits: Traits, slack: int, cause: Optional[Excep
                     cloudpickle.unregister_pickle_by_value(module)
     except _TooLarge:
         raise _too_large(value, traits) from None
-    except Exception as error:
+    except _FAULTS as error:
         raise PayloadError(f"{_type_name(value)} cannot be pickled: {_describe(error)}") from error
     return b"".join(writer.pieces), writer.buffers
 
@@ -197,7 +201,7 @@ def load(body: Bytes, buffers: Sequence[Bytes]) -> Any:
     """The value in a payload. Raises `PayloadError` that says what could not be loaded."""
     try:
         return pickle.loads(body, buffers=buffers) if buffers else pickle.loads(body)
-    except Exception as error:
+    except _FAULTS as error:
         raise PayloadError(f"what the other side sent cannot be loaded here: {_describe(error)}") from error
 
 
@@ -213,7 +217,7 @@ def _describe(error: BaseException) -> str:
     try:
         # What `__str__` gives may be a subclass of str with methods of its own; `join` makes a plain one.
         text = "".join((str(error), " "))[:-1]
-    except Exception:
+    except _FAULTS:
         text = "(its text cannot be had)"
     return f"{_name_of(type(error))}: {text[:300]}"
 
@@ -475,7 +479,7 @@ def dump_exception(error: BaseException, traits: Traits, asker: Optional[Asker] 
     text = _describe(error)
     try:
         trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    except Exception as problem:
+    except _FAULTS as problem:
         trace = f"{text}\n(its traceback cannot be formatted: {_describe(problem)})"
     inner: Optional[bytes] = None
     try:

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import itertools
 import threading
-import time
+from threading import get_ident
+from time import perf_counter
 from typing import Any, AsyncGenerator, Callable, Dict, Generator, Optional, Protocol, Sequence, Tuple
 
 from xpc_instrument.modes import Mode
@@ -22,7 +23,8 @@ from xpc_instrument.modes import Mode
 Args = Tuple[Any, ...]
 Kwargs = Dict[str, Any]
 
-_numbers = itertools.count(1)
+# What runs before `busy` is set is taken by its own name here: any of it may be a target, and would lead back into itself.
+_next_number = itertools.count(1).__next__
 
 
 class _Busy(threading.local):
@@ -41,8 +43,8 @@ class Invocation:
         self.instance = instance
         self.args = args
         self.kwargs = kwargs
-        self.number = number or next(_numbers)
-        self.thread = threading.get_ident()
+        self.number = number or _next_number()
+        self.thread = get_ident()
         self.result: Any = None
         self.exception: Optional[BaseException] = None
         self.duration = 0.0
@@ -122,7 +124,7 @@ class Dispatcher:
             # The most frequent way, without the closure and the second record that `proceed` of an outer hook needs.
             return nest[0].replace(invocation, original if len(nest) == 1 else _nested(nest[1:], invocation, original))
         run = _nested(nest, invocation, original)
-        started = time.perf_counter()
+        started = perf_counter()
         try:
             result = run(*args, **kwargs)
         except Exception as error:
@@ -146,7 +148,7 @@ class Dispatcher:
         run = _nested_async(plan.nest, invocation, original)
         if not plan.after:
             return await run(*args, **kwargs)
-        started = time.perf_counter()
+        started = perf_counter()
         try:
             result = await run(*args, **kwargs)
         except Exception as error:
@@ -167,7 +169,7 @@ class Dispatcher:
         invocation = Invocation(instance, args, kwargs)
         for hook in plan.before:
             hook.observe(invocation)
-        started = time.perf_counter()
+        started = perf_counter()
         try:
             result = yield from _nested(plan.nest, invocation, original)(*args, **kwargs)
         except GeneratorExit:
@@ -196,7 +198,7 @@ class Dispatcher:
             after = plan.after
             for hook in plan.before:
                 await hook.observe_async(invocation)
-        started = time.perf_counter()
+        started = perf_counter()
         try:
             if plan is None:
                 iterator = original(*args, **kwargs)
@@ -236,7 +238,7 @@ class Dispatcher:
 
 
 def _ended(invocation: Invocation, started: float, result: Any, error: Optional[BaseException]) -> None:
-    invocation.duration = time.perf_counter() - started
+    invocation.duration = perf_counter() - started
     invocation.result = result
     invocation.exception = error
 
@@ -255,8 +257,3 @@ async def _iterate(value: Any) -> AsyncGenerator[Any, Any]:
         return
     for item in value:
         yield item
-
-
-def reset_after_fork() -> None:
-    """In a forked child: numbers go on, and the forking thread does no work of ours."""
-    busy.on = False

@@ -9,6 +9,7 @@ Rules:
   parent's connections stay the parent's.
 - After a fork the parent answers no session before the child has announced itself: a registration that returns has reached the child,
   by inheritance or because the session has found it.
+- What is done in the application's threads at these moments is work of ours: probe points that it hits pass through.
 - At exit the socket and the entry in the runtime directory go.
 """
 
@@ -32,7 +33,7 @@ from xpc_instrument.channel.transport import Address, parse_address
 from xpc_instrument.config import Config
 from xpc_instrument.errors import AddressInUseError, ConfigError, XpcError
 
-from .dispatch import reset_after_fork
+from .dispatch import busy
 from .imports import ImportWatcher
 from .member import Member
 from .probes import ProbeTable
@@ -61,7 +62,7 @@ class Agent:
             handshake_timeout=limits.handshake_timeout,
         )
         self.table = ProbeTable(config, self.limits)
-        self.watcher = ImportWatcher(self.table.wants_module, self.table.module_imported)
+        self.watcher = ImportWatcher(guarded(self.table.wants_module), guarded(self.table.module_imported))
         self.host: Optional[Host] = None
         self._member: Optional[Member] = None
         self._key = config.manager.read_authkey() or b""
@@ -245,7 +246,6 @@ class Agent:
                 os.close(own[1])
 
     def _begin_anew(self) -> None:
-        reset_after_fork()
         self.table.reset_after_fork()
         self._synced = threading.Semaphore(0)
         host, member = self.host, self._member
@@ -313,13 +313,19 @@ def _close_with_multiprocessing(agent: Agent) -> None:
 
 def _finalize_later(agent: Agent) -> None:
     util = sys.modules["multiprocessing.util"]
-    util.Finalize(agent, agent.close, exitpriority=0)
+    util.Finalize(agent, guarded(agent.close), exitpriority=0)
 
 
+class _Forking(threading.local):
+    was_busy = False
+
+
+_forking = _Forking()
 _agent: Optional[Agent] = None
 _hooked_fork = False
 
 
+@guarded
 def start(
     config: Union[Config, str, os.PathLike[str], None] = None,
     *,
@@ -346,6 +352,7 @@ def start(
     atexit.register(_at_exit, agent)
 
 
+@guarded
 def stop() -> None:
     """Undo everything: all functions, modules and the import system are as they were, and nothing listens any more."""
     global _agent
@@ -378,6 +385,7 @@ def _config(config: Union[Config, str, os.PathLike[str], None], app: Optional[st
     return config_module.with_probes(config, list(probes))
 
 
+@guarded
 def _at_exit(agent: Agent) -> None:
     try:
         agent.close()
@@ -395,19 +403,26 @@ def _hook_fork() -> None:
 
 
 def _before() -> None:
+    # To the end of `_in_parent` and `_in_child`: what others do at a fork, in the child above all, must not use the parent's lanes.
+    _forking.was_busy, busy.on = busy.on, True
     if _agent is not None:
         _agent.before_fork()
 
 
 def _in_parent() -> None:
-    if _agent is not None:
-        _agent.after_fork_in_parent()
+    try:
+        if _agent is not None:
+            _agent.after_fork_in_parent()
+    finally:
+        busy.on = _forking.was_busy
 
 
 def _in_child() -> None:
-    if _agent is None:
-        return
     try:
-        _agent.after_fork_in_child()
+        if _agent is not None:
+            _agent.after_fork_in_child()
     except Exception as error:
         log.error("this forked process cannot be hooked: %s", error, exc_info=not isinstance(error, (XpcError, OSError)))
+    finally:
+        # Whatever the thread did when it forked, in the child it does the application's work.
+        busy.on = False

@@ -136,6 +136,8 @@ class ProbeTable(Registry):
         self.on_synced: Optional[Callable[[Peer], None]] = None
         self.on_joined: Optional[Callable[[Peer], None]] = None
         self._changing = threading.RLock()
+        self._patching = False
+        self._postponed: List[Tuple[Any, str]] = []
         self._peers: Dict[str, Peer] = {}
         # Target hooks of the sessions joined here, for members that come later; registrations that wait for members.
         self._shared: Dict[Tuple[str, int], Register] = {}
@@ -155,17 +157,29 @@ class ProbeTable(Registry):
         name = name or module.__name__
         first = not self.any_ready
         with self._changing:
-            for probe in self.config.probes:
-                if not targets.module_matches(probe.target, name):
-                    continue
-                for target in targets.expand(probe.target, probe.exclude, module, name):
-                    point = self.points.get(target)
-                    if point is None:
-                        point = self.points[target] = ProbePoint(target, probe)
-                    if point.state in ("pending", "missing") or self._stale(point):
-                        point.make_hookable()
+            self._postponed.append((module, name))
+            if self._patching:
+                # What the agent needs for patching imports this module, and is not there yet itself.
+                return
+            self._patching = True
+            try:
+                while self._postponed:
+                    self._patch_module(*self._postponed.pop(0))
+            finally:
+                self._patching = False
         if first and self.any_ready and self.on_first_ready is not None:
             self.on_first_ready()
+
+    def _patch_module(self, module: Any, name: str) -> None:
+        for probe in self.config.probes:
+            if not targets.module_matches(probe.target, name):
+                continue
+            for target in targets.expand(probe.target, probe.exclude, module, name):
+                point = self.points.get(target)
+                if point is None:
+                    point = self.points[target] = ProbePoint(target, probe)
+                if point.state in ("pending", "missing") or self._stale(point):
+                    point.make_hookable()
 
     @staticmethod
     def _stale(point: ProbePoint) -> bool:
@@ -431,6 +445,7 @@ class ProbeTable(Registry):
     def reset_after_fork(self) -> None:
         """In a forked child, where another thread of the parent may have held the lock."""
         self._changing = threading.RLock()
+        self._patching, self._postponed = False, []
         self._lock = threading.Lock()
         self._names = {}
         self._peers, self._shared, self._waiting = {}, {}, {}

@@ -10,11 +10,12 @@ Rules:
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import threading
 import time
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Type, Union
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Type, TypeVar, Union, cast
 
 from xpc_instrument.channel.codec import Bytes, Frame
 from xpc_instrument.channel.host import Peer
@@ -30,6 +31,11 @@ from .dispatch import Invocation, busy
 from .member import RelayedPeer, RelayLanes, relay_name
 
 log = logging.getLogger("xpc_agent")
+
+Work = TypeVar("Work", bound=Callable[..., Any])
+
+# By its own name: `time:monotonic` may be a target, and this is asked before the thread's work counts as ours.
+_now = time.monotonic
 
 
 class Counters:
@@ -109,9 +115,10 @@ def _unguarded(original: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def guarded(work: Callable[..., Any]) -> Callable[..., Any]:
+def guarded(work: Work) -> Work:
     """The same, done as work of ours: probe points that it hits pass through."""
 
+    @functools.wraps(work)
     def run(*args: Any, **kwargs: Any) -> Any:
         before, busy.on = busy.on, True
         try:
@@ -119,7 +126,7 @@ def guarded(work: Callable[..., Any]) -> Callable[..., Any]:
         finally:
             busy.on = before
 
-    return run
+    return cast(Work, run)
 
 
 class RemoteHook:
@@ -157,7 +164,7 @@ class RemoteHook:
         self._timeout = timeout
         self._on_failure = on_failure
         self._calls = calls
-        self._used = itertools.count()
+        self._next_use = itertools.count().__next__
         self._expires = None if expires is None else time.monotonic() + expires
         self._counters = counters
         self._signature = signature
@@ -179,12 +186,12 @@ class RemoteHook:
 
     def _take(self) -> bool:
         """Count one call of the hook; False, and the hook is gone, if its time or its number of calls is over."""
-        if self._expires is not None and time.monotonic() >= self._expires:
+        if self._expires is not None and _now() >= self._expires:
             self._ended(self)
             return False
         if self._calls is not None:
             # One atomic step, so that threads that come at once get different numbers.
-            number = next(self._used)
+            number = self._next_use()
             if number >= self._calls:
                 return False
             if number == self._calls - 1:

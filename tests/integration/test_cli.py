@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import pty
 import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Callable, Dict, List, Optional
 
 import pytest
 
@@ -197,5 +198,208 @@ def test_two_lines_of_code_do_the_same_and_stop_undoes_it(tmp_path: Path, run_pr
         assert program.read_line() == "2"
         assert program.read_line() == "same"
         assert discovery.processes("shop") == []
+    program.send_line()
+    assert program.wait() == 0
+
+
+# odd commands ------------------------------------------------------------------------------------------------------------
+
+SAYS = "import sys\nprint(*sys.argv[1:], 'agent' if 'xpc_agent' in sys.modules else 'no agent')\n"
+
+
+def run_of(*words: str, cwd: Path, env: Optional[Dict[str, str]] = None) -> Any:
+    return cli("run", "--app", "odd", "--probe", "json:dumps", "--", *words, cwd=cwd, env=env)
+
+
+def executable(path: Path, text: str) -> Path:
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o755])
+@pytest.mark.parametrize("name", ["tool.py", "./tool.py", "a folder/my tool.py"])
+def test_run_takes_a_script_by_its_path_executable_or_not(tmp_path: Path, name: str, mode: int) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(SAYS)
+    path.chmod(mode)
+    done = run_of(name, "one", "two words", cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "one two words agent\n", "")
+
+
+@pytest.mark.parametrize("words", [["-c", SAYS, "one"], ["-W", "ignore", "-X", "utf8", "-m", "tool", "one"], ["-um", "tool", "one"]])
+def test_run_takes_what_python_takes(tmp_path: Path, words: List[str]) -> None:
+    (tmp_path / "tool.py").write_text(SAYS)
+    done = run_of(sys.executable, *words, cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "one agent\n", "")
+
+
+def test_run_starts_python_through_env_and_shell_scripts(tmp_path: Path) -> None:
+    executable(tmp_path / "env-s", f"#!/usr/bin/env -S {sys.executable} -u\n{SAYS}")
+    assert run_of("./env-s", cwd=tmp_path).stdout == "agent\n"
+    (tmp_path / "tool.py").write_text(SAYS)
+    executable(tmp_path / "start", f"#!/bin/sh\n# it's a script that starts another\n'{sys.executable}' tool.py one\nexit 5\n")
+    done = run_of("./start", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (5, "one agent\n")
+    assert "not recognised as a Python program" in done.stderr
+
+
+def test_run_refuses_options_that_keep_the_agent_out_wherever_they_stand(tmp_path: Path) -> None:
+    executable(tmp_path / "isolated", f"#!/usr/bin/env -S {sys.executable} -I\n{SAYS}")
+    for words in (
+        ["./isolated"],
+        [sys.executable, "--check-hash-based-pycs", "never", "-I", "-c", SAYS],
+        [sys.executable, "-bWignore", "-E"],
+    ):
+        done = run_of(*words, cwd=tmp_path)
+        assert done.returncode == 6, words
+        assert "the agent cannot get in" in done.stderr
+
+
+def test_run_survives_a_first_line_that_no_shell_could_read(tmp_path: Path) -> None:
+    executable(tmp_path / "odd", "#!/bin/echo it's\n")
+    done = run_of("./odd", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "it's ./odd\n")
+
+
+def test_run_tells_a_missing_command_from_a_missing_interpreter(tmp_path: Path) -> None:
+    executable(tmp_path / "tool", "#!/no/such/python3\n")
+    for words, reason in (
+        (["./tool"], "its first line names an interpreter that does not exist"),
+        (["/no/such/python3", "x.py"], "command not found"),
+        (["python3.99"], "command not found"),
+    ):
+        done = run_of(*words, cwd=tmp_path)
+        assert done.returncode == 127
+        assert done.stderr.splitlines()[-1] == f"xpc-instrument: {words[0]}: {reason}"
+    assert run_of(str(tmp_path), cwd=tmp_path).returncode == 126
+    assert run_of("", cwd=tmp_path).returncode == 6
+
+
+def test_an_empty_entry_of_pythonpath_still_means_the_current_folder(tmp_path: Path) -> None:
+    (tmp_path / "here.py").write_text("value = 'found here'\n")
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts" / "tool.py").write_text("import here\nprint(here.value)\n")
+    for path in (f"/nowhere{os.pathsep}", f"{os.pathsep}/nowhere"):
+        assert run_of("scripts/tool.py", cwd=tmp_path, env={"PYTHONPATH": path}).stdout == "found here\n"
+    assert "No module named 'here'" in run_of("scripts/tool.py", cwd=tmp_path, env={"PYTHONPATH": ""}).stderr
+
+
+@pytest.mark.parametrize("variable", ["PYTHONNOUSERSITE", "PYTHONSAFEPATH", "PYTHONSTARTUP", "PYTHONOPTIMIZE", "PYTHONDEVMODE"])
+def test_variables_of_python_keep_their_meaning(tmp_path: Path, variable: str) -> None:
+    (tmp_path / "tool.py").write_text("import sys\n" + SAYS)
+    done = run_of(sys.executable, "tool.py", "one", cwd=tmp_path, env={variable: "1"})
+    assert (done.returncode, done.stdout, done.stderr) == (0, "one agent\n", "")
+
+
+@pytest.mark.parametrize("line", ["raise ValueError('mine')", "import sys; sys.exit(3)", "raise ImportError('mine')", "import target"])
+def test_a_sitecustomize_of_the_application_does_what_it_did(tmp_path: Path, line: str) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "sitecustomize.py").write_text(f"import os\nif 'GO' in os.environ:\n    {line}\n")
+    (own / "target.py").write_text("def f(): pass\n")
+    executable(tmp_path / "start", f"#!/bin/sh\nGO=1 exec '{sys.executable}' -c 'print(\"went on\")'\n")
+    outcomes = []
+    for command in (["./start"], [*CLI, "run", "--probe", "target:f", "--", "./start"]):
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(own)}, timeout=30)
+        mine = [text for text in done.stderr.splitlines() if "mine" in text or text.startswith("SystemExit")]
+        outcomes.append((done.returncode, done.stdout, mine))
+    assert outcomes[0] == outcomes[1]
+    # An interpreter that does not get through its start calls nobody at its end; whoever looks next tidies up.
+    discovery.processes()
+
+
+# wrong options -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (["run", "--probe"], 2, "expected one argument"),
+        (["run", "--probe", "", "--", "true"], 3, '--probe "": there is no'),
+        (["run", "--probe", "json", "--", "true"], 3, "package.module:Qualified.name"),
+        (["run", "--probe", "*:*", "--", "true"], 3, "too wide"),
+        (["run", "--app", "", "--probe", "json:dumps", "--", "true"], 3, '--app "": is no app name'),
+        (["run", "--app", "../x", "--probe", "json:dumps", "--", "true"], 3, "is no app name"),
+        (["run", "--config", "", "--", "true"], 3, '--config "": expected the path'),
+        (["run", "--config", "nothing.toml", "--", "true"], 3, "no such file"),
+        (["run", "--config", ".", "--", "true"], 3, "is a directory"),
+        (["run", "--nonsense", "--", "true"], 2, "--nonsense"),
+        (["ls"], 2, "APP"),
+        (["ls", ""], 4, "no instrumented application is called ''"),
+        (["ls", "a/b"], 4, "no instrumented application is called 'a/b'"),
+        (["ls", "99999999999999999999"], 4, "no instrumented application"),
+        (["ls", "1"], 4, "not with the agent in it"),
+        (["ls", "x", "--authkey-file", "nothing"], 3, "no such file"),
+        (["ps", "more"], 2, "more"),
+        (["check", "--probe", "json"], 3, "package.module:Qualified.name"),
+    ],
+)
+def test_a_wrong_option_is_answered_by_what_was_seen_and_what_was_expected(
+    tmp_path: Path, words: List[str], status: int, said: str
+) -> None:
+    done = cli(*words, cwd=tmp_path)
+    assert done.returncode == status
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_commands_in_a_folder_that_has_been_removed_say_so(tmp_path: Path) -> None:
+    for words in (["run", "--probe", "json:dumps", "--", "true"], ["check", "--probe", "json:dumps"]):
+        gone = tmp_path / "gone"
+        gone.mkdir()
+        done = subprocess.run(
+            ["sh", "-c", 'rmdir ../gone && exec "$@"', "sh", *CLI, *words], capture_output=True, text=True, cwd=gone, timeout=30
+        )
+        assert done.returncode == 3
+        assert done.stderr.startswith("xpc-instrument: the current folder does not exist any more")
+
+
+# terminals ---------------------------------------------------------------------------------------------------------------
+
+
+def on_a_terminal(*words: str, cwd: Path) -> str:
+    """What a command prints when its standard output is a terminal."""
+    leader, follower = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "200"}
+    environment.pop("NO_COLOR", None)
+    process = subprocess.Popen([*CLI, *words], stdout=follower, stderr=follower, stdin=follower, cwd=cwd, env=environment)
+    os.close(follower)
+    text = b""
+    try:
+        while True:
+            text += os.read(leader, 65536)
+    except OSError:
+        pass  # EIO: the last writer has gone
+    finally:
+        os.close(leader)
+        process.wait(30)
+    return text.decode()
+
+
+def test_a_terminal_gets_colours_a_pipe_gets_columns_and_json_is_json_in_both(tmp_path: Path, run_program: Callable[..., Program]) -> None:
+    pytest.importorskip("rich", reason="rich is not installed")
+    start_app(run_program, tmp_path)
+    for words in (["ps"], ["ls", "shop"], ["check"]):
+        terminal = on_a_terminal(*words, cwd=tmp_path)
+        pipe = cli(*words, cwd=tmp_path).stdout
+        assert "\x1b[" in terminal
+        assert "\x1b" not in pipe
+        assert pipe.splitlines()[0].split()[-1] in terminal
+        values = [as_json(on_a_terminal(*words, "--json", cwd=tmp_path)), as_json(cli(*words, "--json", cwd=tmp_path).stdout)]
+        assert values[0] == values[1]
+
+
+def test_ps_shows_an_odd_command_in_one_line_of_plain_text(tmp_path: Path, run_program: Callable[..., Program]) -> None:
+    code = "import json\n# \x1b[31m \u00e9\nprint('ready', flush=True)\ninput()"
+    program = run_program(command=[*CLI, "run", "--app", "odd", "--probe", "json:dumps", "--", sys.executable, "-c", code], cwd=tmp_path)
+    program.read_until("ready")
+    for env in ({}, {"PYTHONIOENCODING": "ascii"}):
+        done = cli("ps", env=env)
+        assert done.returncode == 0, done.stderr
+        assert len(done.stdout.splitlines()) == 2
+        assert "\x1b" not in done.stdout
+    assert "\x1b[31m" not in on_a_terminal("ps", cwd=tmp_path)
     program.send_line()
     assert program.wait() == 0

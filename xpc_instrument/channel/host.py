@@ -464,6 +464,9 @@ class Host:
                 if connection.open:
                     self._admit(stranger)
                     return
+                if self._is_one_too_many(connection.hello):
+                    self._refuse(stranger, "busy", f"{len(self.peers)} sessions have joined, the limit (max-sessions)")
+                    return
             self._answer_stranger(stranger)
         except AuthenticationError as error:
             self._refuse(stranger, "authentication", str(error))
@@ -473,6 +476,10 @@ class Host:
             self._refuse(stranger, "protocol", str(error))
         except OSError as error:
             self._refuse(stranger, "gone", str(error))
+
+    def _is_one_too_many(self, hello: Optional[Hello]) -> bool:
+        """Whether a session that wants to join will find no room; said before WELCOME, after which nothing can be refused with a reason."""
+        return hello is not None and hello.role == Role.CONTROL.value and len(self.peers) >= self.limits.max_sessions
 
     def _answer_stranger(self, stranger: _Stranger) -> None:
         if stranger.outbox:

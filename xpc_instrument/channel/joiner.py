@@ -283,8 +283,9 @@ class Joiner:
             if self._closed:
                 wire.close()
                 return
+            # Started before anybody can find it, since `close` joins what it finds.
+            thread.start()
             self._serving[wire] = thread
-        thread.start()
 
     def _serve_lane(self, wire: Wire) -> None:
         try:

@@ -7,6 +7,7 @@ application; 5 the application cannot be talked to; 6 the command cannot be inst
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from typing import List, Optional
@@ -56,6 +57,9 @@ def main(argv: Optional[List[str]] = None) -> int:
     for command in _COMMANDS:
         command.add_parser(commands)
     options = parser.parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # What runs may be called something that this terminal has no letters for.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return int(options.run(options))
     except XpcError as error:
@@ -65,6 +69,9 @@ def main(argv: Optional[List[str]] = None) -> int:
         # The reader of our output has had enough; nothing more can be written, not even at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        print(f"xpc-instrument: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import pkgutil
 import sys
 from typing import Any, Dict, List, Tuple
 
 from ..config import Config
 from ..errors import TargetError
-from .options import add_config_options, read_config
+from .options import add_config_options, current_folder, read_config
 from .output import show, show_json
 
 
@@ -31,8 +30,9 @@ def add_parser(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print what became of each target."""
     config = read_config(options)
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    here = str(current_folder())
+    if here not in sys.path:
+        sys.path.insert(0, here)
     found = examine(config)
     if options.json:
         show_json(found)

@@ -20,28 +20,42 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config",
         metavar="FILE",
-        default=os.environ.get(CONFIG_VARIABLE),
+        default=os.environ.get(CONFIG_VARIABLE) or None,
         help=f"the config file; default: ${CONFIG_VARIABLE}, else the nearest xpc-instrument.toml, or pyproject.toml with "
         "[tool.xpc-instrument], from here upwards",
     )
     parser.add_argument(
-        "--app", metavar="NAME", default=os.environ.get(APP_VARIABLE), help=f"the app name; default: ${APP_VARIABLE}, else the config's"
+        "--app",
+        metavar="NAME",
+        default=os.environ.get(APP_VARIABLE) or None,
+        help=f"the app name; default: ${APP_VARIABLE}, else the config's",
     )
     parser.add_argument(
         "--probe", metavar="TARGET", action="append", default=[], help="one more probe point, package.module:Name; may be repeated"
     )
 
 
+def current_folder() -> Path:
+    """Where the command was typed. Raises `ConfigError` if that folder has been removed since."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        raise ConfigError("the current folder does not exist any more: go to one that does, or use --config and --app") from None
+
+
 def read_config(options: argparse.Namespace) -> Config:
     """The config that the options mean. Raises `ConfigError`."""
-    path: Optional[Path] = Path(options.config) if options.config else config_module.find(Path.cwd())
+    if options.config == "":
+        raise ConfigError('--config "": expected the path of a config file')
+    path: Optional[Path] = Path(options.config) if options.config is not None else config_module.find(current_folder())
     if path is not None:
         config = config_module.load(path)
-        if options.app:
+        if options.app is not None:
             config = config_module.with_app(config, options.app)
         return config_module.with_probes(config, options.probe)
     if options.probe:
-        return config_module.from_probes(options.app or config_module.default_app(Path.cwd()), options.probe)
+        return config_module.from_probes(config_module.default_app(current_folder()) if options.app is None else options.app, options.probe)
     raise ConfigError(
-        f"no xpc-instrument.toml in {Path.cwd()} or above, and no --probe: write one, or name targets with --probe package.module:name"
+        f"no xpc-instrument.toml in {current_folder()} or above, and no --probe: "
+        "write one, or name targets with --probe package.module:name"
     )

@@ -10,6 +10,7 @@ _COLOURS = {"armed": "bold green", "ready": "cyan", "pending": "yellow", "missin
 
 def show(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table to standard output."""
+    rows = [[_printable(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
         try:
             from rich.console import Console
@@ -29,6 +30,11 @@ def show(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
     for line in lines:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip())
+
+
+def _printable(text: str) -> str:
+    """Without line breaks and what a terminal would obey: arguments of programs and texts of errors may hold anything."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
 def show_json(value: Any) -> None:

@@ -17,6 +17,7 @@ from .options import add_config_options, read_config
 _INTERPRETER = re.compile(r"^(python|pypy)[0-9.]*(\.exe)?$")
 # Interpreter options that take a value as the next word.
 _WITH_VALUE = "WX"
+_LONG_WITH_VALUE = "--check-hash-based-pycs"
 # -E and -I ignore PYTHONPATH, -S and -I do not load sitecustomize.
 _BLOCKING = {"I": "ignores the environment", "E": "ignores PYTHONPATH", "S": "does not load sitecustomize"}
 
@@ -49,17 +50,17 @@ class Plan(NamedTuple):
 def run(options: argparse.Namespace) -> int:
     """Execute the command; returns only if that fails."""
     words = options.words[1:] if options.words[:1] == ["--"] else options.words
-    if not words:
+    if not words or not words[0]:
         raise InjectionError("no command: write it after --, such as `xpc-instrument run -- python -m http.server`")
     config = read_config(options)
     plan = plan_command(words)
-    if plan.interpreter is None:
+    if plan.interpreter is not None:
+        check_interpreter(plan.interpreter)
+    elif shutil.which(words[0]) is not None:
         print(
             f"xpc-instrument: {words[0]} is not recognised as a Python program; Python programs that it starts are instrumented",
             file=sys.stderr,
         )
-    else:
-        check_interpreter(plan.interpreter)
     environment = make_environment(dict(os.environ), config.to_json(), os.getpid())
     # What this process has buffered would be lost.
     sys.stdout.flush()
@@ -67,7 +68,9 @@ def run(options: argparse.Namespace) -> int:
     try:
         os.execvpe(plan.words[0], plan.words, environment)
     except FileNotFoundError:
-        print(f"xpc-instrument: {plan.words[0]}: command not found", file=sys.stderr)
+        found = shutil.which(plan.words[0])
+        reason = "command not found" if found is None else "its first line names an interpreter that does not exist"
+        print(f"xpc-instrument: {plan.words[0]}: {reason}", file=sys.stderr)
         return 127
     except OSError as error:
         print(f"xpc-instrument: {plan.words[0]}: {error.strerror}", file=sys.stderr)
@@ -80,7 +83,8 @@ def make_environment(environment: Dict[str, str], config: str, pid: int) -> Dict
 
     folder = os.path.join(os.path.dirname(os.path.abspath(xpc_agent.__file__)), "bootstrap")
     existing = environment.get("PYTHONPATH", "")
-    entries = [entry for entry in existing.split(os.pathsep) if entry and entry != folder]
+    # An empty entry means the current folder; an empty variable means nothing.
+    entries = [entry for entry in existing.split(os.pathsep) if entry != folder] if existing else []
     environment["PYTHONPATH"] = os.pathsep.join([folder, *entries])
     environment["XPC_INSTRUMENT_CONFIG_JSON"] = config
     environment["XPC_INSTRUMENT_MAIN_PID"] = str(pid)
@@ -90,7 +94,7 @@ def make_environment(environment: Dict[str, str], config: str, pid: int) -> Dict
 def plan_command(words: List[str]) -> Plan:
     """What to execute for a command. Raises `InjectionError` where the agent could not get in."""
     program = words[0]
-    if program == "-m" or (program.endswith(".py") and not os.access(program, os.X_OK)):
+    if program == "-m" or (program.endswith(".py") and not _executes(program)):
         words = [sys.executable, *words]
         program = words[0]
     if _INTERPRETER.match(os.path.basename(program)):
@@ -98,11 +102,17 @@ def plan_command(words: List[str]) -> Plan:
         return Plan(words, shutil.which(program))
     path = shutil.which(program)
     if path is None:
-        return Plan(words, sys.executable) if not os.path.exists(program) else Plan(words, None)
+        return Plan(words, None)
     interpreter, flags = _shebang(path)
     if interpreter is not None:
         _refuse_blocking([interpreter, *flags])
     return Plan(words, interpreter)
+
+
+def _executes(script: str) -> bool:
+    """Whether a shell would find the script and the system could execute it, by its first line."""
+    path = shutil.which(script)
+    return path is not None and bool(_first_lines(path))
 
 
 def _refuse_blocking(words: List[str]) -> None:
@@ -111,6 +121,9 @@ def _refuse_blocking(words: List[str]) -> None:
     for word in words[1:]:
         if skip:
             skip = False
+            continue
+        if word == _LONG_WITH_VALUE:
+            skip = True
             continue
         if not word.startswith("-") or word in ("-", "--") or word.startswith("--"):
             return
@@ -129,23 +142,36 @@ def _refuse_blocking(words: List[str]) -> None:
 
 def _shebang(path: str) -> Tuple[Optional[str], List[str]]:
     """The Python interpreter that a script names, and its options; None if it is no Python script."""
-    try:
-        with open(path, "rb") as file:
-            head = file.read(1024)
-    except OSError:
+    lines = _first_lines(path)
+    if not lines:
         return None, []
-    lines = head.decode("utf-8", "replace").splitlines()
-    if not lines or not lines[0].startswith("#!"):
-        return None, []
-    words = shlex.split(lines[0][2:].strip(), posix=True) if lines[0][2:].strip() else []
+    words = _split(lines[0][2:])
     if words[:1] == ["/bin/sh"] and len(lines) > 1 and lines[1].startswith("'''exec'"):
         # How installers write an interpreter's path that is too long, or has a space, for a shebang.
-        words = shlex.split(lines[1].replace("'''exec'", "", 1))[:1]
+        words = _split(lines[1].replace("'''exec'", "", 1))[:1]
     if words and os.path.basename(words[0]) == "env":
         words = [word for word in words[1:] if word != "-S"]
     if not words or not _INTERPRETER.match(os.path.basename(words[0])):
         return None, []
     return shutil.which(words[0]), words[1:]
+
+
+def _first_lines(path: str) -> List[str]:
+    """The first lines of a script whose first line names an interpreter; none of any other file."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(1024)
+    except OSError:
+        return []
+    return head.decode("utf-8", "replace").splitlines() if head.startswith(b"#!") else []
+
+
+def _split(line: str) -> List[str]:
+    try:
+        return shlex.split(line)
+    except ValueError:
+        # An apostrophe without its partner; the system does not know quotes either.
+        return line.split()
 
 
 def check_interpreter(interpreter: str) -> None:
@@ -154,7 +180,8 @@ def check_interpreter(interpreter: str) -> None:
         return
     from .. import __version__
 
-    code = "import xpc_agent, xpc_instrument; print(xpc_instrument.__version__)"
+    # Without the current folder, which `-c` adds and the agent's start does not see.
+    code = "import sys; sys.path = [*filter(None, sys.path)]; import xpc_agent, xpc_instrument; print(xpc_instrument.__version__)"
     try:
         done = subprocess.run(  # noqa: S603
             [interpreter, "-c", code], capture_output=True, text=True, timeout=60, check=False
@@ -166,8 +193,9 @@ def check_interpreter(interpreter: str) -> None:
         raise InjectionError(
             f"{interpreter} cannot import the agent ({reason[0]}): install it there, {interpreter} -m pip install xpc-instrument"
         )
-    if done.stdout.strip() != __version__:
+    version = done.stdout.split()[-1:]
+    if version != [__version__]:
         print(
-            f"xpc-instrument: note: {interpreter} has version {done.stdout.strip()} of xpc-instrument, this command {__version__}",
+            f"xpc-instrument: note: {interpreter} has version {''.join(version)} of xpc-instrument, this command {__version__}",
             file=sys.stderr,
         )

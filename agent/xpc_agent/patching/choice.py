@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import builtins
+import sys
 import types
 
 from ..targets import Binding, Resolved
 from .code_swap import CodePatch
 from .interface import Entry, Patch, PatchError
+
+# What gives its answer by the frame of its caller, which would be one of the agent's.
+_BY_FRAME = (builtins.dir, builtins.eval, builtins.exec, builtins.globals, builtins.locals, builtins.vars, sys._getframe)
 
 
 def make_patch(resolved: Resolved, entry: Entry, patcher: str = "auto") -> Patch:
@@ -16,6 +21,8 @@ def make_patch(resolved: Resolved, entry: Entry, patcher: str = "auto") -> Patch
         raise PatchError(f'{resolved.target} is no Python function, so its code cannot be swapped: use patcher = "auto" or "wrapt"')
     if swappable and patcher in ("auto", "code"):
         return CodePatch(resolved, entry)
+    if any(resolved.function is one for one in _BY_FRAME):
+        raise PatchError(f"{resolved.target} looks at the frame of its caller, which would be the agent's while a hook is armed")
     if resolved.binding is Binding.INSTANCE and not isinstance(resolved.raw, (types.FunctionType, property)):
         if not callable(getattr(type(resolved.raw), "__get__", None)):
             raise PatchError(f"{resolved.target} is a {type(resolved.raw).__name__}, which cannot be wrapped as a method")
