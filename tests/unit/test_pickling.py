@@ -64,6 +64,7 @@ Foreign.__module__ = "__main__"
 def main(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules["__main__"], "Foreign", Foreign, raising=False)
 
+
 plain_values = st.recursive(
     st.none()
     | st.booleans()
