@@ -196,7 +196,13 @@ class Joiner:
         if wire is None or self._closed:
             raise ChannelError(f"not connected to {self.address}: {self.lost or 'call connect first'}")
         with self._sending:
-            wire.say(message, time.monotonic() + self.limits.connect_timeout)
+            try:
+                wire.say(message, time.monotonic() + self.limits.connect_timeout)
+            except ChannelError as error:
+                # Noticed here before the control thread, which now finds the connection closed: nobody may take it for alive meanwhile.
+                self.lost = self.lost or str(error)
+                wire.close()
+                raise
 
     def _ask(self, make: Callable[[int], Message], timeout: float) -> Answer:
         """Send a request and wait for its answer. Raises the error that the host names, `DeadlineError` or `ChannelError`."""
