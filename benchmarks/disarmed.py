@@ -28,11 +28,11 @@ class Forward:
     async def observe_async(self, invocation: Invocation) -> None:
         pass
 
-    def replace(self, invocation: Invocation, proceed: Callable[..., Any]) -> Any:
-        return proceed(*invocation.args, **invocation.kwargs)
+    def replace(self, proceed: Callable[..., Any], args: Any, kwargs: Any, bound: bool, number: int = 0) -> Any:
+        return proceed(*args, **kwargs)
 
-    async def replace_async(self, invocation: Invocation, proceed: Callable[..., Any]) -> Any:
-        return await proceed(*invocation.args, **invocation.kwargs)
+    async def replace_async(self, proceed: Callable[..., Any], args: Any, kwargs: Any, bound: bool, number: int = 0) -> Any:
+        return await proceed(*args, **kwargs)
 
 
 def _call(function: Callable[..., Any]) -> TimeFunction:

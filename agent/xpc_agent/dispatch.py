@@ -35,13 +35,16 @@ busy = _Busy()
 
 
 class Invocation:
-    """One invocation of a probe point; `duration` is in seconds."""
+    """One invocation of a probe point, as a hook sees it: `args` without the instance; `duration` is in seconds."""
 
     __slots__ = ("args", "duration", "exception", "instance", "kwargs", "number", "result", "thread")
 
-    def __init__(self, instance: Any, args: Args, kwargs: Kwargs, number: int = 0) -> None:
-        self.instance = instance
-        self.args = args
+    def __init__(self, args: Args, kwargs: Kwargs, bound: bool, number: int = 0) -> None:
+        # Called as `Class.method(self=obj)` there is nothing to split off. None can be passed as the first argument, but not bound.
+        if bound and args and args[0] is not None:
+            self.instance, self.args = args[0], args[1:]
+        else:
+            self.instance, self.args = None, args
         self.kwargs = kwargs
         self.number = number or _next_number()
         self.thread = get_ident()
@@ -51,7 +54,11 @@ class Invocation:
 
 
 class Hook(Protocol):
-    """A hook as dispatch sees it. What it raises is what the application is to get; an `after` hook raises nothing."""
+    """A hook as dispatch sees it. What it raises is what the application is to get; an `after` hook raises nothing.
+
+    `replace` gets what is inside of it, to be called as `proceed(*args, **kwargs)`; with `bound` the first of `args` is the instance.
+    Plain values, since making an `Invocation` costs more than all else that dispatch does.
+    """
 
     mode: Mode
 
@@ -59,71 +66,80 @@ class Hook(Protocol):
 
     async def observe_async(self, invocation: Invocation) -> None: ...
 
-    def replace(self, invocation: Invocation, proceed: Callable[..., Any]) -> Any: ...
+    def replace(self, proceed: Callable[..., Any], args: Args, kwargs: Kwargs, bound: bool, number: int = 0) -> Any: ...
 
-    async def replace_async(self, invocation: Invocation, proceed: Callable[..., Any]) -> Any: ...
+    async def replace_async(self, proceed: Callable[..., Any], args: Args, kwargs: Kwargs, bound: bool, number: int = 0) -> Any: ...
 
 
 class Plan:
-    """The hooks of a probe point in the order in which they run; immutable."""
+    """The hooks of a probe point in the order in which they run (`nest` from the inside out); immutable.
 
-    __slots__ = ("after", "before", "hooks", "nest")
+    `sole` is the `replace` of a hook that is alone, and so the whole plan.
+    """
+
+    __slots__ = ("after", "before", "hooks", "nest", "sole")
 
     def __init__(self, hooks: Sequence[Hook]) -> None:
         self.hooks = tuple(hooks)
         self.before = tuple(hook for hook in hooks if hook.mode is Mode.BEFORE)
-        self.nest = tuple(hook for hook in reversed(hooks) if hook.mode in (Mode.AROUND, Mode.INSTEAD))
+        self.nest = tuple(hook for hook in hooks if hook.mode in (Mode.AROUND, Mode.INSTEAD))
         self.after = tuple(hook for hook in reversed(hooks) if hook.mode is Mode.AFTER)
+        self.sole = self.nest[0].replace if len(self.hooks) == len(self.nest) == 1 else None
+
+    def around(self, original: Callable[..., Any], bound: bool, number: int) -> Callable[..., Any]:
+        """The original inside of all hooks that nest."""
+        run = original
+        for hook in self.nest:
+            run = _inside(hook.replace, run, bound, number)
+        return run
+
+    def around_async(self, original: Callable[..., Any], bound: bool, number: int) -> Callable[..., Any]:
+        """The same for an `async def` original."""
+        run = original
+        for hook in self.nest:
+            run = _inside(hook.replace_async, run, bound, number)
+        return run
 
 
-def _nested(nest: Tuple[Hook, ...], invocation: Invocation, original: Callable[..., Any]) -> Callable[..., Any]:
-    """What `proceed` of the hook outside all of `nest` calls."""
-    if not nest:
-        return original
-    hook, inner = nest[0], nest[1:]
-
+def _inside(replace: Callable[..., Any], inner: Callable[..., Any], bound: bool, number: int) -> Callable[..., Any]:
     def proceed(*args: Any, **kwargs: Any) -> Any:
-        seen = Invocation(invocation.instance, args, kwargs, invocation.number)
-        return hook.replace(seen, _nested(inner, seen, original))
-
-    return proceed
-
-
-def _nested_async(nest: Tuple[Hook, ...], invocation: Invocation, original: Callable[..., Any]) -> Callable[..., Any]:
-    if not nest:
-        return original
-    hook, inner = nest[0], nest[1:]
-
-    async def proceed(*args: Any, **kwargs: Any) -> Any:
-        seen = Invocation(invocation.instance, args, kwargs, invocation.number)
-        return await hook.replace_async(seen, _nested_async(inner, seen, original))
+        return replace(inner, args, kwargs, bound, number)
 
     return proceed
 
 
 class Dispatcher:
-    """The entry of one probe point. `plan` is None while it is disarmed; it is swapped, never changed."""
+    """The entry of one probe point. `plan` is None while it is disarmed; it is swapped, never changed. `sole` is the plan's."""
 
-    __slots__ = ("plan",)
+    __slots__ = ("_plan", "sole")
 
     def __init__(self) -> None:
-        self.plan: Optional[Plan] = None
+        self.plan = None
 
-    def call(self, original: Callable[..., Any], instance: Any, args: Args, kwargs: Kwargs) -> Any:
+    @property
+    def plan(self) -> Optional[Plan]:
+        """What an invocation that begins now goes by."""
+        return self._plan
+
+    @plan.setter
+    def plan(self, plan: Optional[Plan]) -> None:
+        # Not one step, but each of the two is a whole plan, the old one or the new.
+        self._plan = plan
+        self.sole = None if plan is None else plan.sole
+
+    def call(self, original: Callable[..., Any], args: Args, kwargs: Kwargs, bound: bool) -> Any:
         """A function."""
-        plan = self.plan
+        plan = self._plan
         if plan is None or busy.on:
             return original(*args, **kwargs)
-        invocation = Invocation(instance, args, kwargs)
+        if plan.sole is not None:
+            return plan.sole(original, args, kwargs, bound)
+        invocation = Invocation(args, kwargs, bound)
         for hook in plan.before:
             hook.observe(invocation)
-        nest = plan.nest
+        run = plan.around(original, bound, invocation.number)
         if not plan.after:
-            if not nest:
-                return original(*args, **kwargs)
-            # The most frequent way, without the closure and the second record that `proceed` of an outer hook needs.
-            return nest[0].replace(invocation, original if len(nest) == 1 else _nested(nest[1:], invocation, original))
-        run = _nested(nest, invocation, original)
+            return run(*args, **kwargs)
         started = perf_counter()
         try:
             result = run(*args, **kwargs)
@@ -137,15 +153,15 @@ class Dispatcher:
             hook.observe(invocation)
         return result
 
-    async def call_async(self, original: Callable[..., Any], instance: Any, args: Args, kwargs: Kwargs) -> Any:
+    async def call_async(self, original: Callable[..., Any], args: Args, kwargs: Kwargs, bound: bool) -> Any:
         """An `async def` function; the hooks are awaited on the running loop."""
-        plan = self.plan
+        plan = self._plan
         if plan is None or busy.on:
             return await original(*args, **kwargs)
-        invocation = Invocation(instance, args, kwargs)
+        invocation = Invocation(args, kwargs, bound)
         for hook in plan.before:
             await hook.observe_async(invocation)
-        run = _nested_async(plan.nest, invocation, original)
+        run = plan.around_async(original, bound, invocation.number)
         if not plan.after:
             return await run(*args, **kwargs)
         started = perf_counter()
@@ -161,17 +177,17 @@ class Dispatcher:
             await hook.observe_async(invocation)
         return result
 
-    def call_generator(self, original: Callable[..., Any], instance: Any, args: Args, kwargs: Kwargs) -> Generator[Any, Any, Any]:
+    def call_generator(self, original: Callable[..., Any], args: Args, kwargs: Kwargs, bound: bool) -> Generator[Any, Any, Any]:
         """A generator function: runs when the iteration starts."""
-        plan = self.plan
+        plan = self._plan
         if plan is None or busy.on:
             return (yield from original(*args, **kwargs))
-        invocation = Invocation(instance, args, kwargs)
+        invocation = Invocation(args, kwargs, bound)
         for hook in plan.before:
             hook.observe(invocation)
         started = perf_counter()
         try:
-            result = yield from _nested(plan.nest, invocation, original)(*args, **kwargs)
+            result = yield from plan.around(original, bound, invocation.number)(*args, **kwargs)
         except GeneratorExit:
             _ended(invocation, started, None, None)
             for hook in plan.after:
@@ -187,12 +203,10 @@ class Dispatcher:
             hook.observe(invocation)
         return result
 
-    async def call_async_generator(
-        self, original: Callable[..., Any], instance: Any, args: Args, kwargs: Kwargs
-    ) -> AsyncGenerator[Any, Any]:
+    async def call_async_generator(self, original: Callable[..., Any], args: Args, kwargs: Kwargs, bound: bool) -> AsyncGenerator[Any, Any]:
         """An async generator function: runs when the iteration starts. No context variable is set across a `yield`."""
-        plan = None if busy.on else self.plan
-        invocation = Invocation(instance, args, kwargs)
+        plan = None if busy.on else self._plan
+        invocation = Invocation(args, kwargs, bound)
         after: Tuple[Hook, ...] = ()
         if plan is not None:
             after = plan.after
@@ -207,7 +221,7 @@ class Dispatcher:
                 async def make(*new_args: Any, **new_kwargs: Any) -> Any:
                     return original(*new_args, **new_kwargs)
 
-                iterator = _as_async_generator(await _nested_async(plan.nest, invocation, make)(*args, **kwargs))
+                iterator = _as_async_generator(await plan.around_async(make, bound, invocation.number)(*args, **kwargs))
             try:
                 value = await iterator.__anext__()
                 while True:

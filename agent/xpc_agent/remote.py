@@ -15,6 +15,7 @@ import itertools
 import logging
 import threading
 import time
+import types
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Type, TypeVar, Union, cast
 
 from xpc_instrument.channel.codec import Bytes, Frame
@@ -27,7 +28,7 @@ from xpc_instrument.errors import ChannelError, DeadlineError, HookFailedError, 
 from xpc_instrument.modes import Mode
 from xpc_instrument.pickling import Payload, Table, Traits, dump_exception, safe_repr, type_name
 
-from .dispatch import Invocation, busy
+from .dispatch import Args, Invocation, Kwargs, busy
 from .member import RelayedPeer, RelayLanes, relay_name
 
 log = logging.getLogger("xpc_agent")
@@ -113,6 +114,12 @@ def _unguarded(original: Callable[..., Any]) -> Callable[..., Any]:
             busy.on = True
 
     return run
+
+
+def _bound(proceed: Callable[..., Any], invocation: Invocation) -> Callable[..., Any]:
+    """What a hook that knows the arguments without the instance proceeds to."""
+    instance = invocation.instance
+    return proceed if instance is None else types.MethodType(proceed, instance)
 
 
 def guarded(work: Work) -> Work:
@@ -279,20 +286,21 @@ class RemoteHook:
 
     # around and instead ----------------------------------------------------------------------------------------------
 
-    def replace(self, invocation: Invocation, proceed: Callable[..., Any]) -> Any:
+    def replace(self, proceed: Callable[..., Any], args: Args, kwargs: Kwargs, bound: bool, number: int = 0) -> Any:
         """Call an `around` or `instead` hook; returns or raises what the application gets."""
         if not self._take():
-            return proceed(*invocation.args, **invocation.kwargs)
+            return proceed(*args, **kwargs)
         lane: Optional[Wire] = None
         outgoing: Optional[Outgoing] = None
         outcome: Optional[Outcome]
         busy.on = True
         try:
             deadline = time.monotonic() + self._timeout
+            invocation = Invocation(args, kwargs, bound, number)
             outgoing, (body, buffers) = self._outgoing(invocation)
             lane = self.lanes.take(deadline)
             pieces = self._call(lane, body, buffers)
-            outcome = outgoing.converse(lane, pieces, deadline - time.monotonic(), _unguarded(proceed))
+            outcome = outgoing.converse(lane, pieces, deadline - time.monotonic(), _unguarded(_bound(proceed, invocation)))
             self.lanes.give(lane)
         except Exception as error:
             self._failed(lane, error)
@@ -303,27 +311,28 @@ class RemoteHook:
         finally:
             busy.on = False
         if outcome is None:
-            return proceed(*invocation.args, **invocation.kwargs)
+            return proceed(*args, **kwargs)
         return outcome.get()
 
-    async def replace_async(self, invocation: Invocation, proceed: Callable[..., Any]) -> Any:
+    async def replace_async(self, proceed: Callable[..., Any], args: Args, kwargs: Kwargs, bound: bool, number: int = 0) -> Any:
         """Like `replace`, on the running loop."""
         if not self._take():
-            return await proceed(*invocation.args, **invocation.kwargs)
+            return await proceed(*args, **kwargs)
         lane: Optional[Wire] = None
         outgoing: Optional[Outgoing] = None
         try:
             deadline = time.monotonic() + self._timeout
+            invocation = Invocation(args, kwargs, bound, number)
             outgoing, (body, buffers) = self._outgoing(invocation, _Guarded)
             lane = await self.lanes.take_async(deadline)
             pieces = self._call(lane, body, buffers)
-            outcome = await outgoing.converse_async(lane, pieces, deadline - time.monotonic(), proceed)
+            outcome = await outgoing.converse_async(lane, pieces, deadline - time.monotonic(), _bound(proceed, invocation))
             self.lanes.give(lane)
         except Exception as error:
             self._failed(lane, error)
             stood = self._stands(outgoing, error)
             if stood is None:
-                return await proceed(*invocation.args, **invocation.kwargs)
+                return await proceed(*args, **kwargs)
             outcome = stood
         except BaseException:
             self._abandon(lane)

@@ -43,13 +43,13 @@ class Forward:
     async def observe_async(self, invocation: Invocation) -> None:
         Forward.calls += 1
 
-    def replace(self, invocation: Invocation, proceed: Callable[..., Any]) -> Any:
+    def replace(self, proceed: Callable[..., Any], args: Any, kwargs: Any, bound: bool, number: int = 0) -> Any:
         Forward.calls += 1
-        return proceed(*invocation.args, **invocation.kwargs)
+        return proceed(*args, **kwargs)
 
-    async def replace_async(self, invocation: Invocation, proceed: Callable[..., Any]) -> Any:
+    async def replace_async(self, proceed: Callable[..., Any], args: Any, kwargs: Any, bound: bool, number: int = 0) -> Any:
         Forward.calls += 1
-        return await proceed(*invocation.args, **invocation.kwargs)
+        return await proceed(*args, **kwargs)
 
 
 MODES: Dict[str, List[Mode]] = {"plain": [], "around": [Mode.AROUND], "observe": [Mode.BEFORE, Mode.AFTER]}

@@ -36,16 +36,20 @@ class Hook:
     async def observe_async(self, invocation: Invocation) -> None:
         self.observe(invocation)
 
-    def replace(self, invocation: Invocation, proceed: Callable[..., Any]) -> Any:
+    def replace(self, proceed: Callable[..., Any], args: Any, kwargs: Any, bound: bool, number: int = 0) -> Any:
         self.log.append(f"{self.name} in")
+        invocation = Invocation(args, kwargs, bound, number)
+        proceed = proceed if invocation.instance is None else types.MethodType(proceed, invocation.instance)
         self.seen.append(invocation)
         try:
             return self.act(invocation, proceed)
         finally:
             self.log.append(f"{self.name} out")
 
-    async def replace_async(self, invocation: Invocation, proceed: Callable[..., Any]) -> Any:
+    async def replace_async(self, proceed: Callable[..., Any], args: Any, kwargs: Any, bound: bool, number: int = 0) -> Any:
         self.log.append(f"{self.name} in")
+        invocation = Invocation(args, kwargs, bound, number)
+        proceed = proceed if invocation.instance is None else types.MethodType(proceed, invocation.instance)
         self.seen.append(invocation)
         try:
             value = self.act(invocation, proceed)
@@ -73,7 +77,7 @@ class Scene:
         self.dispatcher.plan = Plan(self.hooks) if self.hooks else None
 
     def call(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        return self.dispatcher.call(original, None, args, kwargs)
+        return self.dispatcher.call(original, args, kwargs, False)
 
 
 @pytest.fixture
@@ -128,7 +132,7 @@ def test_hooks_of_a_coroutine_run_in_their_order(scene: Scene) -> None:
     async def original() -> None:
         scene.log.append("original")
 
-    drive(scene.dispatcher.call_async(original, None, (), {}))
+    drive(scene.dispatcher.call_async(original, (), {}, False))
     assert scene.log == ORDER
 
 
@@ -139,7 +143,7 @@ def test_hooks_of_generators_run_in_their_order_once_the_iteration_starts(scene:
         scene.log.append("original")
         yield 1
 
-    iterator = scene.dispatcher.call_generator(original, None, (), {})
+    iterator = scene.dispatcher.call_generator(original, (), {}, False)
     assert scene.log == []
     assert list(iterator) == [1]
     assert scene.log == LAZY_ORDER
@@ -152,7 +156,7 @@ def test_hooks_of_async_generators_run_in_their_order_once_the_iteration_starts(
         scene.log.append("original")
         yield 1
 
-    iterator = scene.dispatcher.call_async_generator(original, None, (), {})
+    iterator = scene.dispatcher.call_async_generator(original, (), {}, False)
     assert scene.log == []
     assert drive(collect(iterator)) == [1]
     assert scene.log == LAZY_ORDER
@@ -174,7 +178,7 @@ def test_instead_ends_the_chain_and_after_sees_what_the_application_gets(scene: 
 def test_arguments_that_an_outer_hook_changes_reach_the_inner_one_and_the_original(scene: Scene) -> None:
     inner = scene.add(Mode.AROUND, "inner")
     scene.add(Mode.AROUND, "outer", lambda invocation, proceed: proceed(7, b=8))
-    assert scene.dispatcher.call(lambda a, b: (a, b), "instance", (1,), {"b": 2}) == (7, 8)
+    assert scene.dispatcher.call(lambda self, a, b: (self, a, b), ("instance", 1), {"b": 2}, True) == ("instance", 7, 8)
     seen = inner.seen[0]
     assert (seen.instance, seen.args, seen.kwargs) == ("instance", (7,), {"b": 8})
     assert seen.number == scene.hooks[1].seen[0].number
@@ -208,7 +212,7 @@ def test_a_hook_that_is_registered_or_removed_during_an_invocation_counts_from_t
 
 def test_a_target_that_is_disarmed_during_an_iteration_still_tells_its_after_hooks(scene: Scene) -> None:
     after = scene.add(Mode.AFTER, "after")
-    iterator = scene.dispatcher.call_generator(lambda: iter([1, 2]), None, (), {})
+    iterator = scene.dispatcher.call_generator(lambda: iter([1, 2]), (), {}, False)
     assert next(iterator) == 1
     scene.dispatcher.plan = None
     assert list(iterator) == [2]
@@ -223,9 +227,9 @@ def test_a_disarmed_target_that_is_reached_all_the_same_runs_the_original(scene:
         yield 1
 
     assert scene.call(lambda: 1) == 1
-    assert drive(scene.dispatcher.call_async(coroutine, None, (), {})) == 1
-    assert list(scene.dispatcher.call_generator(lambda: iter([1]), None, (), {})) == [1]
-    assert drive(collect(scene.dispatcher.call_async_generator(numbers, None, (), {}))) == [1]
+    assert drive(scene.dispatcher.call_async(coroutine, (), {}, False)) == 1
+    assert list(scene.dispatcher.call_generator(lambda: iter([1]), (), {}, False)) == [1]
+    assert drive(collect(scene.dispatcher.call_async_generator(numbers, (), {}, False))) == [1]
 
 
 def test_a_target_that_calls_itself_has_hooks_at_every_level(scene: Scene) -> None:
@@ -262,9 +266,9 @@ def test_probe_points_pass_through_while_the_thread_does_our_work(scene: Scene) 
         yield 1
 
     assert scene.call(lambda: 1) == 1
-    assert drive(scene.dispatcher.call_async(coroutine, None, (), {})) == 1
-    assert list(scene.dispatcher.call_generator(lambda: iter([1]), None, (), {})) == [1]
-    assert drive(collect(scene.dispatcher.call_async_generator(numbers, None, (), {}))) == [1]
+    assert drive(scene.dispatcher.call_async(coroutine, (), {}, False)) == 1
+    assert list(scene.dispatcher.call_generator(lambda: iter([1]), (), {}, False)) == [1]
+    assert drive(collect(scene.dispatcher.call_async_generator(numbers, (), {}, False))) == [1]
     assert scene.log == []
 
 
@@ -331,7 +335,7 @@ def test_what_ends_the_thread_passes_without_after_hooks(scene: Scene, error: An
     with pytest.raises(error):
         scene.call(leave)
     with pytest.raises(error):
-        drive(scene.dispatcher.call_async(leave_async, None, (), {}))
+        drive(scene.dispatcher.call_async(leave_async, (), {}, False))
     assert after.seen == []
 
 
@@ -352,7 +356,7 @@ async def talk(*greetings: str) -> List[Any]:
 
 def test_a_coroutine_waits_and_is_answered_as_without_hooks(scene: Scene) -> None:
     add_some_of_each(scene)
-    coroutine = scene.dispatcher.call_async(talk, None, ("a", "b"), {})
+    coroutine = scene.dispatcher.call_async(talk, ("a", "b"), {}, False)
     assert coroutine.send(None) == "a"
     assert coroutine.send(1) == "b"
     with pytest.raises(StopIteration) as stop:
@@ -363,7 +367,7 @@ def test_a_coroutine_waits_and_is_answered_as_without_hooks(scene: Scene) -> Non
 def test_what_is_thrown_into_a_coroutine_arrives_in_the_original(scene: Scene) -> None:
     scene.add(Mode.AROUND, "around")
     after = scene.add(Mode.AFTER, "after")
-    coroutine = scene.dispatcher.call_async(talk, None, ("a",), {})
+    coroutine = scene.dispatcher.call_async(talk, ("a",), {}, False)
     coroutine.send(None)
     error = ValueError("thrown")
     with pytest.raises(ValueError, match="thrown") as caught:
@@ -383,7 +387,7 @@ def test_a_coroutine_that_is_closed_or_cancelled_cleans_up_without_after_hooks(s
 
     scene.add(Mode.AROUND, "around")
     after = scene.add(Mode.AFTER, "after")
-    closed = scene.dispatcher.call_async(careful, None, (), {})
+    closed = scene.dispatcher.call_async(careful, (), {}, False)
     closed.send(None)
     closed.close()
     assert cleaned == ["clean"]
@@ -423,7 +427,7 @@ async def async_echo(log: List[Any]) -> AsyncGenerator[Any, Any]:
 def test_a_generator_keeps_send_throw_and_its_return_value(scene: Scene) -> None:
     cleaned: List[Any] = []
     add_some_of_each(scene)
-    iterator = scene.dispatcher.call_generator(echo, None, (cleaned,), {})
+    iterator = scene.dispatcher.call_generator(echo, (cleaned,), {}, False)
     assert next(iterator) == "start"
     assert iterator.send("hi") == "hi"
     assert iterator.throw(ValueError("no")) == "caught no"
@@ -439,7 +443,7 @@ def test_a_generator_that_is_closed_early_cleans_up_and_tells_its_after_hooks(sc
     cleaned: List[Any] = []
     scene.add(Mode.AROUND, "around")
     after = scene.add(Mode.AFTER, "after")
-    iterator = scene.dispatcher.call_generator(echo, None, (cleaned,), {})
+    iterator = scene.dispatcher.call_generator(echo, (cleaned,), {}, False)
     next(iterator)
     iterator.close()
     assert cleaned == ["clean"]
@@ -449,20 +453,20 @@ def test_a_generator_that_is_closed_early_cleans_up_and_tells_its_after_hooks(sc
 
 def test_a_generator_that_is_never_started_fires_nothing(scene: Scene) -> None:
     add_some_of_each(scene)
-    scene.dispatcher.call_generator(echo, None, ([],), {}).close()
-    drive(scene.dispatcher.call_async_generator(async_echo, None, ([],), {}).aclose())
+    scene.dispatcher.call_generator(echo, ([],), {}, False).close()
+    drive(scene.dispatcher.call_async_generator(async_echo, ([],), {}, False).aclose())
     assert scene.log == []
 
 
 def test_an_exception_of_an_iteration_is_seen_by_after_hooks_and_one_that_ends_the_thread_is_not(scene: Scene) -> None:
     after = scene.add(Mode.AFTER, "after")
     for error in (KeyError("k"), KeyboardInterrupt()):
-        iterator = scene.dispatcher.call_generator(echo, None, ([],), {})
+        iterator = scene.dispatcher.call_generator(echo, ([],), {}, False)
         next(iterator)
         with pytest.raises(type(error)) as caught:
             iterator.throw(error)
         assert caught.value is error
-        other = scene.dispatcher.call_async_generator(async_echo, None, ([],), {})
+        other = scene.dispatcher.call_async_generator(async_echo, ([],), {}, False)
         drive(other.__anext__())
         with pytest.raises(type(error)) as caught:
             drive(other.athrow(error))
@@ -472,18 +476,18 @@ def test_an_exception_of_an_iteration_is_seen_by_after_hooks_and_one_that_ends_t
 
 def test_what_a_hook_gives_in_an_iterators_place_is_iterated(scene: Scene) -> None:
     scene.add(Mode.INSTEAD, "instead", lambda invocation, proceed: [1, 2])
-    assert list(scene.dispatcher.call_generator(echo, None, ([],), {})) == [1, 2]
-    assert drive(collect(scene.dispatcher.call_async_generator(async_echo, None, ([],), {}))) == [1, 2]
+    assert list(scene.dispatcher.call_generator(echo, ([],), {}, False)) == [1, 2]
+    assert drive(collect(scene.dispatcher.call_async_generator(async_echo, ([],), {}, False))) == [1, 2]
 
 
 def test_duration_covers_the_iteration(scene: Scene) -> None:
     after = scene.add(Mode.AFTER, "after")
-    iterator = scene.dispatcher.call_generator(echo, None, ([],), {})
+    iterator = scene.dispatcher.call_generator(echo, ([],), {}, False)
     next(iterator)
     begun = [iterator.send(n) for n in range(1000)]
     iterator.close()
     assert len(begun) == 1000
-    inner = scene.dispatcher.call_generator(lambda: iter(()), None, (), {})
+    inner = scene.dispatcher.call_generator(lambda: iter(()), (), {}, False)
     list(inner)
     assert after.seen[0].duration > after.seen[1].duration > 0
 
@@ -494,7 +498,7 @@ def test_duration_covers_the_iteration(scene: Scene) -> None:
 def test_an_async_generator_keeps_asend_and_athrow(scene: Scene) -> None:
     cleaned: List[Any] = []
     add_some_of_each(scene)
-    iterator = scene.dispatcher.call_async_generator(async_echo, None, (cleaned,), {})
+    iterator = scene.dispatcher.call_async_generator(async_echo, (cleaned,), {}, False)
     assert drive(iterator.__anext__()) == "start"
     assert drive(iterator.asend("hi")) == "hi"
     assert drive(iterator.athrow(ValueError("no"))) == "caught no"
@@ -508,7 +512,7 @@ def test_an_async_generator_that_is_closed_early_cleans_up_and_tells_its_after_h
     cleaned: List[Any] = []
     scene.add(Mode.AROUND, "around")
     after = scene.add(Mode.AFTER, "after")
-    iterator = scene.dispatcher.call_async_generator(async_echo, None, (cleaned,), {})
+    iterator = scene.dispatcher.call_async_generator(async_echo, (cleaned,), {}, False)
     drive(iterator.__anext__())
     drive(iterator.aclose())
     assert cleaned == ["clean"]
@@ -529,7 +533,7 @@ def test_a_context_variable_that_an_async_generator_sets_can_be_reset_in_its_fin
     add_some_of_each(scene)
 
     def scenario() -> None:
-        iterator = scene.dispatcher.call_async_generator(original, None, (), {})
+        iterator = scene.dispatcher.call_async_generator(original, (), {}, False)
         assert drive(iterator.__anext__()) == 5
         assert variable.get() == 5
         drive(iterator.aclose())
@@ -549,9 +553,9 @@ def test_a_before_hook_that_keeps_the_original_from_running_ends_the_invocation_
     with pytest.raises(PermissionError):
         scene.call(print)
     with pytest.raises(PermissionError):
-        drive(dispatcher.call_async(talk, None, (), {}))
+        drive(dispatcher.call_async(talk, (), {}, False))
     with pytest.raises(PermissionError):
-        next(dispatcher.call_generator(echo, None, ([],), {}))
+        next(dispatcher.call_generator(echo, ([],), {}, False))
     with pytest.raises(PermissionError):
-        drive(dispatcher.call_async_generator(async_echo, None, ([],), {}).__anext__())
+        drive(dispatcher.call_async_generator(async_echo, ([],), {}, False).__anext__())
     assert after.seen == []

@@ -127,13 +127,15 @@ class Recorder:
     async def observe_async(self, invocation: Invocation) -> None:
         raise AssertionError("not an observer")
 
-    def replace(self, invocation: Invocation, proceed: Callable[..., Any]) -> Any:
+    def replace(self, proceed: Callable[..., Any], args: Any, kwargs: Any, bound: bool, number: int = 0) -> Any:
+        invocation = Invocation(args, kwargs, bound)
         self.seen.append((invocation.instance, invocation.args, invocation.kwargs))
-        return proceed(*invocation.args, **invocation.kwargs)
+        return proceed(*args, **kwargs)
 
-    async def replace_async(self, invocation: Invocation, proceed: Callable[..., Any]) -> Any:
+    async def replace_async(self, proceed: Callable[..., Any], args: Any, kwargs: Any, bound: bool, number: int = 0) -> Any:
+        invocation = Invocation(args, kwargs, bound)
         self.seen.append((invocation.instance, invocation.args, invocation.kwargs))
-        return await proceed(*invocation.args, **invocation.kwargs)
+        return await proceed(*args, **kwargs)
 
 
 @pytest.fixture
@@ -271,6 +273,23 @@ def test_an_alias_from_before_the_patch_is_hooked_by_code_swap(shop: Any) -> Non
     armed.arm()
     alias(1)
     assert len(armed.hook.seen) == 1
+
+
+@pytest.mark.no_process
+def test_free_variables_of_any_name_are_kept(shop: Any) -> None:
+    names = ["args", "_args", "kwargs", "replace", "error", "inner", "value", "sent"]
+    body = "".join(f"    {name} = {number}\n" for number, name in enumerate(names))
+    for prefix, kind in (("", "return"), ("async ", "return"), ("", "yield"), ("async ", "yield")):
+        exec(f"def make():\n{body}    {prefix}def f(x): {kind} (x, {', '.join(names)})\n    return f\nclosed = make()\n", shop.__dict__)
+        armed = Armed("closed", "code")
+        armed.arm()
+        result: Any = shop.closed(9)
+        if prefix:
+            result = run(result if kind == "return" else result.__anext__())
+        elif kind == "yield":
+            result = next(result)
+        assert result == (9, *range(len(names)))
+        assert len(armed.hook.seen) == 1
 
 
 @pytest.mark.no_process

@@ -97,13 +97,13 @@ class Forward:
     async def observe_async(self, invocation: Invocation) -> None:
         raise AssertionError("not an observer")
 
-    def replace(self, invocation: Invocation, proceed: Callable[..., Any]) -> Any:
+    def replace(self, proceed: Callable[..., Any], args: Any, kwargs: Any, bound: bool, number: int = 0) -> Any:
         self.calls += 1
-        return proceed(*invocation.args, **invocation.kwargs)
+        return proceed(*args, **kwargs)
 
-    async def replace_async(self, invocation: Invocation, proceed: Callable[..., Any]) -> Any:
+    async def replace_async(self, proceed: Callable[..., Any], args: Any, kwargs: Any, bound: bool, number: int = 0) -> Any:
         self.calls += 1
-        return await proceed(*invocation.args, **invocation.kwargs)
+        return await proceed(*args, **kwargs)
 
 
 class Armed:

@@ -19,74 +19,83 @@ import functools
 import inspect
 import sys
 import types
-from typing import Any, Callable, Dict, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
-from ..dispatch import Dispatcher
+from ..dispatch import Dispatcher, busy
 from ..targets import Binding, Kind, Resolved
 from .interface import Entry, Patch, PatchError
 
 _PLACE = "<xpc-instrument: the gate>"
 
-# The dead code behind the return keeps the free variables; see the rules.
+# The dead code behind the end keeps the free variables; see the rules.
 _BODIES = {
+    # The short cut of a hook that is alone spares a frame; `Gate.call` does the same for all.
     Kind.SYNC: """
-def trampoline(*args, **kwargs):
+def trampoline(*{args}, **{kwargs}):
     try:
-        return {place!r}.call(args, kwargs)
-    except BaseException as error:
-        args = kwargs = None
-        raise {place!r}.cleaned(error)
+        {replace} = {gate}.entry.sole
+        if {replace} is None or {gate}.busy.on{changed}:
+            return {gate}.call({args}, {kwargs})
+        return {replace}({gate}.shadow, {args}, {kwargs}, {gate}.bound)
+    except BaseException as {error}:
+        {args} = {kwargs} = None
+        raise {gate}.cleaned({error})
     {names}
 """,
     Kind.COROUTINE: """
-async def trampoline(*args, **kwargs):
+async def trampoline(*{args}, **{kwargs}):
     try:
-        return await {place!r}.call_async(args, kwargs)
-    except BaseException as error:
-        args = kwargs = None
-        raise {place!r}.cleaned(error)
+        return await {gate}.call_async({args}, {kwargs})
+    except BaseException as {error}:
+        {args} = {kwargs} = None
+        raise {gate}.cleaned({error})
     {names}
 """,
     Kind.GENERATOR: """
-def trampoline(*args, **kwargs):
+def trampoline(*{args}, **{kwargs}):
     try:
-        return (yield from {place!r}.call_generator(args, kwargs))
-    except BaseException as error:
-        args = kwargs = None
-        raise {place!r}.cleaned(error)
+        return (yield from {gate}.call_generator({args}, {kwargs}))
+    except BaseException as {error}:
+        {args} = {kwargs} = None
+        raise {gate}.cleaned({error})
     {names}
 """,
     Kind.ASYNC_GENERATOR: """
-async def trampoline(*args, **kwargs):
-    inner = {place!r}.call_async_generator(args, kwargs)
+async def trampoline(*{args}, **{kwargs}):
+    {inner} = {gate}.call_async_generator({args}, {kwargs})
     try:
-        value = await inner.__anext__()
+        {value} = await {inner}.__anext__()
         while True:
             try:
-                sent = yield value
+                {sent} = yield {value}
             except GeneratorExit:
-                await inner.aclose()
+                await {inner}.aclose()
                 raise
-            except BaseException as thrown:
-                value = await inner.athrow(thrown)
+            except BaseException as {error}:
+                {value} = await {inner}.athrow({error})
             else:
-                value = await inner.asend(sent)
+                {value} = await {inner}.asend({sent})
     except StopAsyncIteration:
         return
-    except BaseException as error:
-        args = kwargs = None
-        raise {place!r}.cleaned(error)
+    except BaseException as {error}:
+        {args} = {kwargs} = None
+        raise {gate}.cleaned({error})
     {names}
 """,
 }
+_LOCALS = ("args", "error", "inner", "kwargs", "replace", "sent", "value")
 
 _KEPT_FLAGS = inspect.CO_ITERABLE_COROUTINE
 
 
 @functools.lru_cache(maxsize=512)
-def _template(kind: Kind, free: Tuple[str, ...]) -> types.CodeType:
-    """A trampoline with a placeholder where the gate goes."""
-    body = _BODIES[kind].format(place=_PLACE, names="; ".join(free))
+def _template(kind: Kind, free: Tuple[str, ...], positional: bool, keyword_only: bool) -> types.CodeType:
+    """A trampoline with a placeholder where the gate goes, for a function with such free variables and parameters."""
+    changed = f" or {_PLACE!r}.function.__defaults__ is not {_PLACE!r}.defaults" if positional else ""
+    changed += f" or {_PLACE!r}.function.__kwdefaults__ is not {_PLACE!r}.kwdefaults" if keyword_only else ""
+    # A free variable may be called `args`, as in many a decorator.
+    mine = {name: next(one for one in (name, f"_{name}", f"__xpc_{name}__") if one not in free) for name in _LOCALS}
+    body = _BODIES[kind].format(gate=repr(_PLACE), names="; ".join(free), changed=changed, **mine)
     lines = ["def outer():"] + [f"    {name} = None" for name in free] + [f"    {line}" for line in body.splitlines()]
     tree = ast.parse("\n".join(lines))
     for node in ast.walk(tree):
@@ -96,13 +105,20 @@ def _template(kind: Kind, free: Tuple[str, ...]) -> types.CodeType:
                 setattr(node, attribute, value)
     module = compile(tree, "<xpc-instrument>", "exec", dont_inherit=True)
     outer = next(const for const in module.co_consts if isinstance(const, types.CodeType))
-    return next(const for const in outer.co_consts if isinstance(const, types.CodeType))
+    template = next(const for const in outer.co_consts if isinstance(const, types.CodeType))
+    if template.co_freevars != free:
+        raise PatchError(f"the free variables {', '.join(free)} cannot be reproduced")
+    return template
 
 
-def _trampoline(original: types.CodeType, kind: Kind, gate: Gate) -> types.CodeType:
-    template = _template(kind, original.co_freevars)
-    if template.co_freevars != original.co_freevars:
-        raise PatchError(f"the free variables {original.co_freevars} of {original.co_name} cannot be reproduced")
+def _template_for(function: types.FunctionType, kind: Kind) -> types.CodeType:
+    code = function.__code__
+    return _template(kind, code.co_freevars, code.co_argcount > 0, code.co_kwonlyargcount > 0)
+
+
+def _trampoline(function: types.FunctionType, kind: Kind, gate: Gate) -> types.CodeType:
+    original = function.__code__
+    template = _template_for(function, kind)
     changes: Dict[str, Any] = {
         "co_consts": tuple(gate if const == _PLACE else const for const in template.co_consts),
         "co_name": original.co_name,
@@ -116,36 +132,43 @@ def _trampoline(original: types.CodeType, kind: Kind, gate: Gate) -> types.CodeT
 
 
 class Gate:
-    """What a trampoline calls: binds the original and hands over to the entry. One for each armed function."""
+    """What a trampoline calls: the original, and the entry that it hands over to. One for each armed function."""
 
-    __slots__ = ("_bound", "_enter", "_enter_async", "_enter_async_generator", "_enter_generator", "function", "shadow")
+    __slots__ = ("bound", "busy", "defaults", "entry", "function", "kwdefaults", "shadow")
 
     def __init__(self, function: types.FunctionType, entry: Entry, bound: bool) -> None:
         self.function = function
         self.shadow = _copy(function, function.__code__)
-        self._bound = bound
-        self._enter = entry.call
-        self._enter_async = entry.call_async
-        self._enter_generator = entry.call_generator
-        self._enter_async_generator = entry.call_async_generator
+        self.entry = entry
+        self.bound = bound
+        self.busy = busy
+        self.defaults = function.__defaults__
+        self.kwdefaults = function.__kwdefaults__
 
     def __reduce__(self) -> Any:
         # Who pickles an armed function by value (cloudpickle, dask) means the original: elsewhere it passes through.
-        return _passing_gate, (self.shadow, self._bound)
+        return _passing_gate, (self.shadow, self.bound)
 
-    def _split(self, args: Tuple[Any, ...]) -> Tuple[Callable[..., Any], Any, Tuple[Any, ...]]:
+    def original(self) -> types.FunctionType:
+        """The original, with the defaults that the function has now."""
         function, shadow = self.function, self.shadow
         if shadow.__defaults__ is not function.__defaults__:
-            shadow.__defaults__ = function.__defaults__
+            shadow.__defaults__ = self.defaults = function.__defaults__
         if shadow.__kwdefaults__ is not function.__kwdefaults__:
-            shadow.__kwdefaults__ = function.__kwdefaults__
-        # Called as `Class.method(self=obj)` there is nothing to bind; the hooks then see it among the keyword arguments.
-        if self._bound and args:
-            instance = args[0]
-            # A None as the first argument cannot be bound, but it can be passed.
-            if instance is not None:
-                return types.MethodType(shadow, instance), instance, args[1:]
-        return shadow, None, args
+            shadow.__kwdefaults__ = self.kwdefaults = function.__kwdefaults__
+        return shadow
+
+    def call(self, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Any:
+        return self.entry.call(self.original(), args, kwargs, self.bound)
+
+    def call_async(self, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Any:
+        return self.entry.call_async(self.original(), args, kwargs, self.bound)
+
+    def call_generator(self, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Any:
+        return self.entry.call_generator(self.original(), args, kwargs, self.bound)
+
+    def call_async_generator(self, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Any:
+        return self.entry.call_async_generator(self.original(), args, kwargs, self.bound)
 
     def cleaned(self, error: BaseException) -> BaseException:
         """The exception with a traceback from the original on, or without ours where it never came there; for the trampoline to raise.
@@ -170,22 +193,6 @@ class Gate:
             except RuntimeError:
                 pass  # it runs still, in a thread that shares the exception
         return error.with_traceback(trace)
-
-    def call(self, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Any:
-        original, instance, rest = self._split(args)
-        return self._enter(original, instance, rest, kwargs)
-
-    def call_async(self, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Any:
-        original, instance, rest = self._split(args)
-        return self._enter_async(original, instance, rest, kwargs)
-
-    def call_generator(self, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Any:
-        original, instance, rest = self._split(args)
-        return self._enter_generator(original, instance, rest, kwargs)
-
-    def call_async_generator(self, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Any:
-        original, instance, rest = self._split(args)
-        return self._enter_async_generator(original, instance, rest, kwargs)
 
 
 def _is_ours(frame: types.FrameType) -> bool:
@@ -238,8 +245,7 @@ class CodePatch(Patch):
         self._signed: Optional[inspect.Signature] = None
         self._own: Any = None
         # Built now, so that what cannot be reproduced is known before anybody wants to arm it.
-        function = resolved.function
-        _template(resolved.kind, function.__code__.co_freevars)
+        _template_for(resolved.function, resolved.kind)
 
     def arm(self) -> None:
         if self._armed is not None:
@@ -252,7 +258,7 @@ class CodePatch(Patch):
             function.__annotations__ = resolved.function.__annotations__
         original = function.__code__
         gate = Gate(function, self.entry, resolved.binding is not Binding.NONE)
-        trampoline = _trampoline(original, resolved.kind, gate)
+        trampoline = _trampoline(function, resolved.kind, gate)
         signature = _signature(function)
         self._armed, self._original, self._trampoline = function, original, trampoline
         if signature is not None:

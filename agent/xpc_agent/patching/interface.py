@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, AsyncGenerator, Callable, Coroutine, Dict, Generator, Protocol, Tuple
+from typing import Any, AsyncGenerator, Callable, Coroutine, Dict, Generator, Optional, Protocol, Tuple
 
 from ..targets import Resolved, UnpatchableError
 
@@ -14,22 +14,25 @@ class PatchError(UnpatchableError):
 class Entry(Protocol):
     """Where an armed function leads.
 
-    `original(*args, **kwargs)` runs what was there before, bound already; args and kwargs are in the form in which the caller passed
-    them, without the instance.
+    `original(*args, **kwargs)` runs what was there before; args and kwargs are in the form in which the caller passed them, and with
+    `bound` the first of `args` is the instance (or the class). `sole` is a short cut: called like `call`, by whoever has looked at `busy`.
     """
 
-    def call(self, original: Callable[..., Any], instance: Any, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Any: ...
+    @property
+    def sole(self) -> Optional[Callable[..., Any]]: ...
+
+    def call(self, original: Callable[..., Any], args: Tuple[Any, ...], kwargs: Dict[str, Any], bound: bool) -> Any: ...
 
     def call_async(
-        self, original: Callable[..., Any], instance: Any, args: Tuple[Any, ...], kwargs: Dict[str, Any]
+        self, original: Callable[..., Any], args: Tuple[Any, ...], kwargs: Dict[str, Any], bound: bool
     ) -> Coroutine[Any, Any, Any]: ...
 
     def call_generator(
-        self, original: Callable[..., Any], instance: Any, args: Tuple[Any, ...], kwargs: Dict[str, Any]
+        self, original: Callable[..., Any], args: Tuple[Any, ...], kwargs: Dict[str, Any], bound: bool
     ) -> Generator[Any, Any, Any]: ...
 
     def call_async_generator(
-        self, original: Callable[..., Any], instance: Any, args: Tuple[Any, ...], kwargs: Dict[str, Any]
+        self, original: Callable[..., Any], args: Tuple[Any, ...], kwargs: Dict[str, Any], bound: bool
     ) -> AsyncGenerator[Any, Any]: ...
 
 

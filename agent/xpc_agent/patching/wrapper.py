@@ -9,7 +9,6 @@ Rules:
 
 from __future__ import annotations
 
-import types
 from typing import Any, Callable, Dict, List, Tuple
 
 import wrapt
@@ -42,6 +41,15 @@ class _Wrapper(wrapt.FunctionWrapper):  # type: ignore[misc]
         return self
 
 
+def _without_instance(bound: Callable[..., Any]) -> Callable[..., Any]:
+    """What wrapt has bound already, to be called with the instance all the same."""
+
+    def original(_: Any, *args: Any, **kwargs: Any) -> Any:
+        return bound(*args, **kwargs)
+
+    return original
+
+
 class WraptPatch(Patch):
     """A wrapt `FunctionWrapper` in the target's place."""
 
@@ -64,9 +72,9 @@ class WraptPatch(Patch):
         makes = self.resolved.attribute == "__new__"
 
         def wrapper(wrapped: Callable[..., Any], instance: Any, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Any:
-            if makes and args:
-                return enter(types.MethodType(wrapped, args[0]), args[0], args[1:], kwargs)
-            return enter(wrapped, None if unbound else instance, args, kwargs)
+            if unbound or makes or instance is None:
+                return enter(wrapped, args, kwargs, makes)
+            return enter(_without_instance(wrapped), (instance, *args), kwargs, True)
 
         made = _Wrapper(function, wrapper, enabled=self._switch.__len__)
         made._self_xpc_name = self.resolved.attribute
@@ -97,7 +105,7 @@ class WraptPatch(Patch):
         switch = self._switch
 
         def wrapper(wrapped: Callable[..., Any], _: Any, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Any:
-            return enter(types.MethodType(wrapped, args[0]), args[0], args[1:], kwargs)
+            return enter(wrapped, args, kwargs, True)
 
         made = _Wrapper(accessor, wrapper, enabled=switch.__len__)
         made._self_xpc_name = self.resolved.attribute
