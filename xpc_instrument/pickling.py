@@ -72,7 +72,10 @@ class Traits:
 
     def names_foreign(self, piece: bytes) -> bool:
         """Whether a piece of a pickle seems to name a module that the other side cannot import."""
-        return any(name in piece for name in self._foreign_bytes)
+        for name in self._foreign_bytes:  # noqa: SIM110 - a generator for any() costs more than the search
+            if name in piece:
+                return True
+        return False
 
 
 # What a value's own code may raise while it is pickled, loaded or shown: it must not end the thread. KeyboardInterrupt is the user's.

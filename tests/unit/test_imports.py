@@ -122,7 +122,10 @@ def test_our_own_failure_never_fails_the_import_and_is_logged(write: Any, caplog
         raise RuntimeError("ours")
 
     write("watched_one.py")
-    write("watched_two.py", "import sys\ndef charge(): pass\ndel sys.modules[__name__].__name__\nsys.modules[__name__] = sys\n")
+    write(
+        "watched_two.py",
+        "import sys, types\ndel sys.modules[__name__].__name__\nsys.modules['watched_two'] = types.ModuleType('watched_two')\n",
+    )
     watchers = [ImportWatcher(lambda name: name == "watched_one", fail), ImportWatcher(lambda name: name == "watched_two", fail)]
     watchers.append(ImportWatcher(fail, fail))
     for one in watchers:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import select
 import socket
+import threading
+import time
 from typing import Any, List
 
 import pytest
 
+from xpc_instrument.channel.codec import encode
 from xpc_instrument.channel.connection import Connection
+from xpc_instrument.channel.messages import Opcode
 from xpc_instrument.channel.transport import Wire
-from xpc_instrument.errors import ChannelError
+from xpc_instrument.errors import ChannelError, DeadlineError
 
 
 class ClosingPoller:
@@ -68,3 +72,64 @@ def test_waiting_on_a_closed_wire_ends_at_once() -> None:
             wire.receive(None)
         with pytest.raises(ChannelError):
             asyncio.run(wire.receive_async(None))
+
+
+def test_closing_wakes_a_thread_that_waits_in_the_kernel() -> None:
+    sock, other = socket.socketpair()
+    with other:
+        wire = Wire(sock, Connection(dialling=True, key=b"", max_payload=1000))
+        ended: List[BaseException] = []
+
+        def wait() -> None:
+            try:
+                wire.receive(None)
+            except ChannelError as error:
+                ended.append(error)
+
+        thread = threading.Thread(target=wait)
+        thread.start()
+        while not wire._waiting[False]:
+            pass
+        wire.close()
+        thread.join(10)
+        assert not thread.is_alive()
+        assert len(ended) == 1
+        assert wire.fileno() == -1
+
+
+def test_a_frame_that_comes_in_pieces_is_received_whole() -> None:
+    sock, other = socket.socketpair()
+    data = b"".join(bytes(piece) for piece in encode(Opcode.PING, 0, b"x" * 50))
+    with other:
+        wire = Wire(sock, Connection(dialling=True, key=b"", max_payload=1000))
+        other.sendall(data[:5])
+        thread = threading.Thread(target=lambda: [other.sendall(data[place : place + 1]) for place in range(5, len(data))])
+        thread.start()
+        frame = wire.receive(time.monotonic() + 10)
+        thread.join()
+        assert (frame.opcode, bytes(frame.body)) == (Opcode.PING, b"x" * 50)
+        wire.close()
+
+
+@pytest.mark.parametrize("seconds", [-1.0, 0.0, 0.01, 0.1])
+def test_a_deadline_ends_the_waiting_whether_the_kernel_or_poll_waits(seconds: float) -> None:
+    sock, other = socket.socketpair()
+    with other:
+        wire = Wire(sock, Connection(dialling=True, key=b"", max_payload=1000))
+        deadline = time.monotonic() + seconds
+        with pytest.raises(DeadlineError):
+            wire.receive(deadline)
+        assert time.monotonic() >= deadline
+        wire.close()
+
+
+def test_a_peer_that_does_not_read_blocks_no_thread_that_must_not_wait() -> None:
+    sock, other = socket.socketpair()
+    with other:
+        wire = Wire(sock, Connection(dialling=True, key=b"", max_payload=1000))
+        rest: Any = [b"x" * 10_000_000]
+        for _ in range(3):
+            rest = wire._transmit_some(rest)
+            assert rest
+        assert wire.drain() == []
+        wire.close()

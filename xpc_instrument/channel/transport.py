@@ -1,7 +1,9 @@
 """Sockets: addresses, listening, dialling, and the wire that moves the frames of one connection. The only I/O of the channel.
 
 Rules:
-- Every socket is non-blocking; whoever waits does so in `poll`, with a deadline, in the thread that needs the answer.
+- Whoever waits does so in the thread that needs the answer, with a deadline: first in `recv` itself, for `_PATIENCE` at most, which
+  spares a system call and lets the kernel keep both sides on one processor; then in `poll`. All else that touches a socket says
+  MSG_DONTWAIT.
 - A deadline is a `time.monotonic()` instant in seconds, or None for none.
 - An unauthenticated peer is bounded in bytes (codec), in time (deadline) and in number (host).
 - A wire whose thread (or task) waits is shut down by `close`, which wakes the waiter; the descriptor is closed by the waiter. Closed
@@ -49,6 +51,11 @@ _BACKLOG = 128
 _FRAMES_AT_ONCE = 64
 # An application that restored the default action of SIGPIPE must not die of a probe script that went away.
 _NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
+_DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
+_AT_ONCE = _NO_SIGNAL | _DONT_WAIT
+# How long `recv` waits at most, in seconds: longer than most answers take, shorter than any wait that has to end in time.
+_PATIENCE = 0.04
+_TIMEVAL = struct.pack("ll", 0, int(_PATIENCE * 1_000_000))
 
 
 @dataclass(frozen=True)
@@ -223,7 +230,9 @@ class Wire:
     __slots__ = ("_pollers", "_waiting", "closed", "connection", "peer", "sock")
 
     def __init__(self, sock: socket.socket, connection: Connection) -> None:
-        sock.setblocking(False)
+        # Blocking for the kernel, with a bound; not for Python, which would poll before each call if it knew of a time-out.
+        sock.settimeout(None)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL)
         if hasattr(socket, "SO_NOSIGPIPE"):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_NOSIGPIPE, 1)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
@@ -281,11 +290,11 @@ class Wire:
         """Send what fits now; returns what is left."""
         try:
             if len(pieces) == 1:
-                sent = self.sock.send(pieces[0], _NO_SIGNAL)
+                sent = self.sock.send(pieces[0], _AT_ONCE)
                 if sent == len(pieces[0]):
                     return []
             else:
-                sent = self.sock.sendmsg(pieces, (), _NO_SIGNAL)
+                sent = self.sock.sendmsg(pieces, (), _AT_ONCE)
         except BlockingIOError:
             return list(pieces)
         rest: List[Bytes] = []
@@ -297,16 +306,16 @@ class Wire:
                 sent = 0
         return rest
 
-    def _read_some(self) -> Optional[Frame]:
+    def _read_some(self, flags: int = _DONT_WAIT) -> Optional[Frame]:
         """Take what has arrived. Raises `BlockingIOError` if nothing has, `ChannelError` at the end of the stream."""
         reader = self.connection.reader
         missing = reader.missing()
         if missing is None or len(missing) <= _CHUNK:
-            data = self.sock.recv(_CHUNK)
+            data = self.sock.recv(_CHUNK, flags)
             if not data:
                 raise ChannelError("the other side closed the connection")
             return reader.feed(data)
-        count = self.sock.recv_into(missing)
+        count = self.sock.recv_into(missing, 0, flags)
         if not count:
             raise ChannelError("the other side closed the connection")
         return reader.advance(count)
@@ -316,6 +325,8 @@ class Wire:
         reader = self.connection.reader
         try:
             frame = None if reader.idle else reader.next_frame()
+            if frame is None and (deadline is None or deadline - time.monotonic() > _PATIENCE):
+                frame = self._read_patiently()
             while frame is None:
                 self._wait(False, deadline)
                 try:
@@ -325,6 +336,18 @@ class Wire:
         except (OSError, ValueError) as error:
             raise _broken(error) from error
         return frame
+
+    def _read_patiently(self) -> Optional[Frame]:
+        """Wait in `recv` itself, which spares a system call where the answer comes soon; None if more is needed."""
+        self._waiting[False] = True
+        try:
+            if self.closed:
+                raise ChannelError(_CLOSED)
+            return self._read_some(0)
+        except BlockingIOError:
+            return None
+        finally:
+            self._waited(False)
 
     # waiting on an event loop ------------------------------------------------------------------------------------------
 
