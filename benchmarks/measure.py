@@ -41,13 +41,17 @@ FULL = Effort(runs=8, rounds=20, block=0.05)
 
 @dataclass(frozen=True)
 class Comparison:
-    """One row of the table: the time of `way` over that of `baseline`, which should be `below` or `above` a number."""
+    """One row of the table: the time of `way` over that of `baseline`, which should be `below` or `above` a number.
+
+    With `beyond`, what the two take beyond that way is compared: what they add to a bare call, say.
+    """
 
     name: str
     way: str
     baseline: str
     below: Optional[float] = None
     above: Optional[float] = None
+    beyond: Optional[str] = None
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,13 @@ def ratios(values: Sequence[float], baseline: Sequence[float]) -> List[float]:
     return [value / base for value, base in zip(values, baseline)]
 
 
+def differences(values: Sequence[float], common: Sequence[float]) -> List[float]:
+    """What is left of each round's value without the common part, at least a picosecond. Raises `ValueError` as `ratios` does."""
+    if len(values) != len(common):
+        raise ValueError(f"{len(values)} rounds less {len(common)}: the two were not measured together")
+    return [max(1e-12, value - base) for value, base in zip(values, common)]
+
+
 def quartiles(values: Sequence[float]) -> Tuple[float, float]:
     """The values below which one and three quarters of them are."""
     if len(values) == 1:
@@ -53,11 +60,14 @@ def expectation(comparison: Comparison, ratio: float) -> str:
 def row(comparison: Comparison, samples: Dict[str, Samples]) -> Row:
     """The figures of one comparison."""
     values, baseline = samples[comparison.way].values, samples[comparison.baseline].values
+    if comparison.beyond is not None:
+        common = samples[comparison.beyond].values
+        values, baseline = differences(values, common), differences(baseline, common)
     each = ratios(values, baseline)
     ratio = statistics.median(each)
     return Row(
         comparison.name,
-        comparison.baseline,
+        comparison.baseline if comparison.beyond is None else f"{comparison.baseline}, beyond {comparison.beyond}",
         statistics.median(values),
         statistics.median(baseline),
         ratio,

@@ -7,7 +7,7 @@ from typing import Dict, List
 import pytest
 
 from benchmarks.measure import Comparison, Samples, calibrate, in_turn
-from benchmarks.report import expectation, in_units, quartiles, ratios, row, table
+from benchmarks.report import differences, expectation, in_units, quartiles, ratios, row, table
 
 pytestmark = pytest.mark.no_process
 
@@ -96,3 +96,12 @@ def test_a_block_is_calibrated_to_take_its_time(each: float) -> None:
     # Finding that out takes a few blocks, not many.
     assert sum(asked) * each < 5 * max(0.02, each)
     assert len(asked) < 25
+
+
+def test_what_two_ways_add_to_a_common_part_is_compared() -> None:
+    samples = {"ours": Samples([[5e-9, 8e-9]], [1]), "closure": Samples([[3e-9, 4e-9]], [1]), "bare": Samples([[1e-9, 2e-9]], [1])}
+    found = row(Comparison("name", "ours", "closure", below=2.5, beyond="bare"), samples)
+    assert (round(found.ratio, 6), found.expected, found.baseline) == (2.5, "below 2.5: missed", "closure, beyond bare")
+    assert differences([2e-9], [3e-9]) == [1e-12]
+    with pytest.raises(ValueError, match="not measured together"):
+        differences([1.0], [])
