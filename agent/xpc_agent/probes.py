@@ -15,6 +15,7 @@ import logging
 import os
 import sys
 import threading
+import types
 from typing import Any, Callable, Dict, List, Optional, Set, Tuple, Union
 
 from xpc_instrument.channel.host import Peer
@@ -29,7 +30,7 @@ from xpc_instrument.pickling import Traits
 from . import targets
 from .dispatch import Dispatcher, Plan, busy
 from .member import RelayedPeer, is_member
-from .patching import Patch, make_patch
+from .patching import Patch, load_wrapt, make_patch
 from .remote import Counters, RemoteHook, guarded
 from .targets import Resolved, UnpatchableError
 
@@ -125,6 +126,14 @@ class _Waiting:
         self.accepted = answer.ok
 
 
+class _Here(threading.local):
+    """What a thread is patching: modules that have run meanwhile wait in `imported`."""
+
+    def __init__(self) -> None:
+        self.patching = False
+        self.imported: List[Tuple[Any, str]] = []
+
+
 class ProbeTable(Registry):
     """All probe points, and the host's policy for them; names that are no targets are plain callbacks, as with any manager."""
 
@@ -136,13 +145,20 @@ class ProbeTable(Registry):
         self.on_synced: Optional[Callable[[Peer], None]] = None
         self.on_joined: Optional[Callable[[Peer], None]] = None
         self._changing = threading.RLock()
-        self._patching = False
-        self._postponed: List[Tuple[Any, str]] = []
+        self._here = _Here()
+        # The probes by the module of their target; those whose module is a glob are asked one by one.
+        self._by_module: Dict[str, List[ProbeConfig]] = {}
+        self._in_any_module: List[ProbeConfig] = []
         self._peers: Dict[str, Peer] = {}
         # Target hooks of the sessions joined here, for members that come later; registrations that wait for members.
         self._shared: Dict[Tuple[str, int], Register] = {}
         self._waiting: Dict[str, _Waiting] = {}
         for probe in config.probes:
+            module = targets.split(probe.target)[0]
+            if targets.is_glob(module):
+                self._in_any_module.append(probe)
+            else:
+                self._by_module.setdefault(module, []).append(probe)
             if not targets.is_glob(probe.target):
                 self.points.setdefault(probe.target, ProbePoint(probe.target, probe))
 
@@ -150,30 +166,52 @@ class ProbeTable(Registry):
 
     def wants_module(self, name: str) -> bool:
         """Whether a probe point may lie in the module."""
-        return any(targets.module_matches(probe.target, name) for probe in self.config.probes)
+        return name in self._by_module or any(targets.module_matches(probe.target, name) for probe in self._in_any_module)
+
+    def _probes_in(self, module: str) -> List[ProbeConfig]:
+        """The probes whose targets may lie in the module, those that name it first."""
+        wide = [probe for probe in self._in_any_module if targets.module_matches(probe.target, module)]
+        return [*self._by_module.get(module, ()), *wide]
 
     def module_imported(self, module: Any, name: str = "") -> None:
         """Make the probe points of a module hookable that has just run."""
-        name = name or module.__name__
         first = not self.any_ready
-        with self._changing:
-            self._postponed.append((module, name))
-            if self._patching:
-                # What the agent needs for patching imports this module, and is not there yet itself.
-                return
-            self._patching = True
-            try:
-                while self._postponed:
-                    self._patch_module(*self._postponed.pop(0))
-            finally:
-                self._patching = False
+        here = self._here
+        here.imported.append((module, name or module.__name__))
+        if here.patching:
+            # What the agent needs for patching imports this module, and is not there yet itself.
+            return
+        here.patching = True
+        try:
+            while here.imported:
+                one, called = here.imported.pop(0)
+                if self._needs_wrapt(called):
+                    # Before the lock is held: a thread that imports what wrapt needs holds the lock of that import and waits for ours.
+                    load_wrapt()
+                with self._changing:
+                    self._patch_module(one, called)
+        finally:
+            here.patching = False
+            here.imported.clear()
         if first and self.any_ready and self.on_first_ready is not None:
             self.on_first_ready()
 
+    def _needs_wrapt(self, module: str) -> bool:
+        """Whether a target in the module is patched with wrapt; a glob stands for Python functions only."""
+        for probe in self._probes_in(module):
+            if probe.patcher == "wrapt":
+                return True
+            name = targets.split(probe.target)[1]
+            if not targets.is_glob(name):
+                try:
+                    if not isinstance(targets.resolve(f"{module}:{name}").function, types.FunctionType):
+                        return True
+                except TargetError:
+                    continue
+        return False
+
     def _patch_module(self, module: Any, name: str) -> None:
-        for probe in self.config.probes:
-            if not targets.module_matches(probe.target, name):
-                continue
+        for probe in self._probes_in(name):
             for target in targets.expand(probe.target, probe.exclude, module, name):
                 point = self.points.get(target)
                 if point is None:
@@ -445,7 +483,7 @@ class ProbeTable(Registry):
     def reset_after_fork(self) -> None:
         """In a forked child, where another thread of the parent may have held the lock."""
         self._changing = threading.RLock()
-        self._patching, self._postponed = False, []
+        self._here = _Here()
         self._lock = threading.Lock()
         self._names = {}
         self._peers, self._shared, self._waiting = {}, {}, {}

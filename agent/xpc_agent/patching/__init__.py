@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .choice import make_patch
+from .choice import load_wrapt, make_patch
 from .interface import Entry, Patch, PatchError
 
-__all__ = ["Entry", "Patch", "PatchError", "make_patch"]
+__all__ = ["Entry", "Patch", "PatchError", "load_wrapt", "make_patch"]

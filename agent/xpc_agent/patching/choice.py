@@ -14,6 +14,11 @@ from .interface import Entry, Patch, PatchError
 _BY_FRAME = (builtins.dir, builtins.eval, builtins.exec, builtins.globals, builtins.locals, builtins.vars, sys._getframe)
 
 
+def load_wrapt() -> None:
+    """Import wrapt, which takes 40 to 90 ms; `make_patch` does it where it was not done before."""
+    from . import wrapper  # noqa: F401
+
+
 def make_patch(resolved: Resolved, entry: Entry, patcher: str = "auto") -> Patch:
     """A patch, not yet installed. Raises `PatchError` for what cannot be patched, or not by that patcher."""
     swappable = isinstance(resolved.function, types.FunctionType)
