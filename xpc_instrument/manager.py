@@ -161,6 +161,10 @@ class Registry(Policy):
             else:
                 self._relay(wire, frame, entry)
 
+    def lost(self, caller: Wire, frame: Frame) -> None:
+        """Answer a call whose callee is gone: whoever is gone has registered nothing."""
+        caller.send(None, Opcode.NOT_FOUND)
+
     def _relay(self, caller: Wire, frame: Frame, entry: Entry) -> None:
         """Pass a call on to the node that registered the name, and its questions and answer back, as the bytes that they are."""
         peer = entry.peer
@@ -168,7 +172,7 @@ class Registry(Policy):
         try:
             lane = peer.lanes.take(time.monotonic() + self._limits.connect_timeout)
         except ChannelError:
-            caller.send(None, Opcode.NOT_FOUND)
+            self.lost(caller, frame)
             return
         opcode, body, buffers = Opcode.CALL, frame.body, frame.buffers[1:]
         ident = entry.hook
@@ -179,7 +183,7 @@ class Registry(Policy):
                     back = lane.hear(None)
                 except ChannelError:
                     peer.lanes.drop(lane)
-                    caller.send(None, Opcode.NOT_FOUND)
+                    self.lost(caller, frame)
                     return
                 if back.opcode in _FINAL:
                     peer.lanes.give(lane)

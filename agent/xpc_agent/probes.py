@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.machinery
+import json
 import logging
 import os
 import sys
@@ -18,9 +19,11 @@ import threading
 import types
 from typing import Any, Callable, Dict, List, Optional, Set, Tuple, Union
 
+from xpc_instrument.channel.codec import Frame
 from xpc_instrument.channel.host import Peer
 from xpc_instrument.channel.joiner import python_version
-from xpc_instrument.channel.messages import Answer, Notice, Query, Register, Unregister
+from xpc_instrument.channel.messages import Answer, Notice, Opcode, Query, Register, Unregister
+from xpc_instrument.channel.transport import Wire
 from xpc_instrument.config import Config, ProbeConfig
 from xpc_instrument.errors import TargetError
 from xpc_instrument.manager import Entry, Registry
@@ -376,6 +379,13 @@ class ProbeTable(Registry):
         peer = self._peers.get(session)
         return None if peer is None else Entry(None, peer, int(number), None, None)
 
+    def lost(self, caller: Wire, frame: Frame) -> None:
+        if bytes(frame.buffers[0][:1]) != b"\0":
+            super().lost(caller, frame)
+            return
+        # A member's invocation: that the script died is a failure there, that it has removed the hook is none.
+        caller.send(None, Opcode.FAILED, 0, json.dumps({"cause": "channel", "message": "the script is gone"}).encode())
+
     def _drop(self, point: ProbePoint, hook: RemoteHook) -> None:
         with self._changing:
             point.hooks = [one for one in point.hooks if one is not hook]
@@ -399,6 +409,7 @@ class ProbeTable(Registry):
         for point in list(self.points.values()):
             for hook in point.hooks:
                 if hook.session == session and hook.number == number:
+                    hook.removed = True
                     self._drop(point, hook)
                     return True
         return False

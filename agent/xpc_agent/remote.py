@@ -5,6 +5,7 @@ Rules:
 - If the hook fails before it proceeded, the rest of the chain runs as if the hook were not there; if it had proceeded, that outcome stands.
 - Once the original has run, its outcome stands: an `after` hook that fails never raises. What a `before` hook itself raises is its own
   affair; with "raise" it keeps the original from running only if it could not be asked or did not answer.
+- An invocation that is under way while its hook is removed goes on without it; that is no failure.
 - What goes wrong is counted by cause on the probe point, and logged once per hook and cause (logger `xpc_agent`).
 """
 
@@ -163,6 +164,8 @@ class RemoteHook:
         self.peer = peer
         self.number = number
         self.style = style
+        # The script has taken it away.
+        self.removed = False
         self.orphan_since = 0.0
         self._relayed = relay_name(peer.session, number) if isinstance(peer, RelayedPeer) else b""
         self._orphanage: Optional[LanePool] = None
@@ -255,8 +258,7 @@ class RemoteHook:
             outgoing.converse(lane, pieces, deadline - time.monotonic())
             self.lanes.give(lane)
         except Exception as error:
-            self._failed(lane, error)
-            if self._forbids(error):
+            if self._failed(lane, error) and self._forbids(error):
                 raise self._failure(error) from error
         except BaseException:
             self._abandon(lane)
@@ -277,8 +279,7 @@ class RemoteHook:
             await outgoing.converse_async(lane, pieces, deadline - time.monotonic())
             self.lanes.give(lane)
         except Exception as error:
-            self._failed(lane, error)
-            if self._forbids(error):
+            if self._failed(lane, error) and self._forbids(error):
                 raise self._failure(error) from error
         except BaseException:
             self._abandon(lane)
@@ -303,8 +304,7 @@ class RemoteHook:
             outcome = outgoing.converse(lane, pieces, deadline - time.monotonic(), _unguarded(_bound(proceed, invocation)))
             self.lanes.give(lane)
         except Exception as error:
-            self._failed(lane, error)
-            outcome = self._stands(outgoing, error)
+            outcome = self._stands(outgoing, error, self._failed(lane, error))
         except BaseException:
             self._abandon(lane)
             raise
@@ -329,8 +329,7 @@ class RemoteHook:
             outcome = await outgoing.converse_async(lane, pieces, deadline - time.monotonic(), _bound(proceed, invocation))
             self.lanes.give(lane)
         except Exception as error:
-            self._failed(lane, error)
-            stood = self._stands(outgoing, error)
+            stood = self._stands(outgoing, error, self._failed(lane, error))
             if stood is None:
                 return await proceed(*args, **kwargs)
             outcome = stood
@@ -347,11 +346,11 @@ class RemoteHook:
         if lane is not None:
             self.lanes.drop(lane)
 
-    def _stands(self, outgoing: Optional[Outgoing], error: Exception) -> Optional[Outcome]:
-        """After a failure: the outcome that the application gets, or None if the original is still to run."""
+    def _stands(self, outgoing: Optional[Outgoing], error: Exception, failed: bool) -> Optional[Outcome]:
+        """After an error: the outcome that the application gets, or None if the original is still to run."""
         if outgoing is not None and outgoing.proceeded is not None:
             return outgoing.proceeded
-        if self._on_failure != "raise":
+        if not failed or self._on_failure != "raise":
             return None
         failure = self._failure(error)
         failure.__cause__ = error
@@ -367,17 +366,18 @@ class RemoteHook:
         kind = HookTimeoutError if isinstance(error, DeadlineError) else HookFailedError
         return kind(f"the {self.mode} hook of pid {self.peer.pid} on {self.target} failed: {error}")
 
-    def _failed(self, lane: Optional[Wire], error: Exception) -> None:
+    def _failed(self, lane: Optional[Wire], error: Exception) -> bool:
+        """Count and log an error; False if it is none, because the hook was removed meanwhile."""
         if lane is not None:
             # After a whole answer the lane is good; after anything else nobody knows what comes next on it.
             if isinstance(error, (Failed, NotFound)):
                 self.lanes.give(lane)
             else:
                 self.lanes.drop(lane)
+        if isinstance(error, NotFound) or (self.removed and isinstance(error, ChannelError) and not isinstance(error, DeadlineError)):
+            return False
         if isinstance(error, Failed):
             cause = error.cause
-        elif isinstance(error, NotFound):
-            cause = "gone"
         elif isinstance(error, DeadlineError):
             cause = "timeout"
         elif isinstance(error, PayloadError):
@@ -390,7 +390,7 @@ class RemoteHook:
         if self.orphan_since and cause == "timeout":
             self._ended(self)
         if cause in self._logged:
-            return
+            return True
         self._logged[cause] = True
         before, busy.on = busy.on, True
         try:
@@ -406,3 +406,4 @@ class RemoteHook:
             )
         finally:
             busy.on = before
+        return True
