@@ -143,5 +143,5 @@ def _forwarding_rows(kind: str) -> Iterator[Comparison]:
     yield Comparison(f"{kind}: armed, only forwarding, wrapt", f"{kind}, wrapt", closure, beyond=bare)
 
 
-DISARMED = Group("disarmed", _disarmed, tuple(row for kind in KINDS for row in _disarmed_rows(kind)))
+DISARMED = Group("disarmed", _disarmed, tuple(row for kind in KINDS for row in _disarmed_rows(kind)), share=0.2)
 FORWARDING = Group("forwarding", _forwarding, tuple(row for kind in ("function", "method") for row in _forwarding_rows(kind)))

@@ -56,11 +56,15 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Group:
-    """Ways that are measured together. `set_up` gives their time functions by name, for as long as its context lasts."""
+    """Ways that are measured together. `set_up` gives their time functions by name, for as long as its context lasts.
+
+    `share` is the part of a block that they need: calls of nanoseconds are many in less.
+    """
 
     name: str
     set_up: Callable[[], AbstractContextManager[Mapping[str, TimeFunction]]]
     comparisons: Tuple[Comparison, ...]
+    share: float = 1.0
 
 
 @dataclass
@@ -82,7 +86,7 @@ def measure(group: Group, effort: Effort, progress: Progress) -> Dict[str, Sampl
     for number in range(effort.runs):
         progress(f"{group.name}: run {number + 1} of {effort.runs}")
         with group.set_up() as ways:
-            loops = {name: calibrate(way, effort.block) for name, way in ways.items()}
+            loops = {name: calibrate(way, effort.block * group.share) for name, way in ways.items()}
             values: Dict[str, List[float]] = {name: [] for name in ways}
             for round_ in range(effort.rounds):
                 for name in in_turn(list(ways), round_):
