@@ -34,7 +34,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Dict, List, Optional, Set, Tuple, Type, Union
 
-from .config import SOCKET_PATH_LIMIT, app_mistake
+from .config_rules import SOCKET_PATH_LIMIT, app_mistake
 from .errors import ApplicationNotFoundError, ConfigError, XpcError
 
 VARIABLE = "XPC_INSTRUMENT_RUNTIME_DIR"

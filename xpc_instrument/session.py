@@ -550,7 +550,7 @@ def _is_address(text: str) -> bool:
 
 
 def _name_mistake(name: str) -> Optional[str]:
-    from .config import app_mistake
+    from .config_rules import app_mistake
 
     return app_mistake(name)
 

@@ -35,7 +35,9 @@ LEVELS: Levels = (
     {"xpc_instrument.channel.lanes"},
     {"xpc_instrument.channel.host", "xpc_instrument.channel.joiner"},
     # values, the config file, the runtime dir
-    {"xpc_instrument.pickling", "xpc_instrument.config"},
+    {"xpc_instrument.pickling", "xpc_instrument.toml"},
+    {"xpc_instrument.config_rules"},
+    {"xpc_instrument.config"},
     {"xpc_instrument.conversation", "xpc_instrument.discovery"},
     {"xpc_instrument.manager"},
     # the agent
@@ -65,6 +67,7 @@ LEVELS: Levels = (
 APART = (
     ("xpc_instrument.channel", "xpc_instrument.modes"),
     ("xpc_instrument.config", "xpc_instrument.channel"),
+    ("xpc_instrument.config_rules", "xpc_instrument.channel"),
     ("xpc_instrument.pickling", "xpc_instrument.channel.transport"),
     ("xpc_instrument.hooks", "xpc_agent"),
     ("xpc_instrument.session", "xpc_agent"),
@@ -74,7 +77,7 @@ APART = (
 THIRD_PARTY = {
     "wrapt": {"xpc_agent.patching.wrapper"},
     "cloudpickle": {"xpc_instrument.pickling"},
-    "tomli": {"xpc_instrument.config"},
+    "tomli": {"xpc_instrument.toml"},
     "rich": {"xpc_instrument.cli.output"},
 }
 

@@ -105,7 +105,7 @@ def test_a_size_is_a_number_or_has_a_unit(size: str, expected: int) -> None:
 
 # what a wrong file is answered with ---------------------------------------------------------------------------------------
 
-EVERY_KEY: List[Tuple[str, str]] = [(table, key) for table, rules in module._TABLES.items() for key in rules]
+EVERY_KEY: List[Tuple[str, str]] = [(table, key) for table, rules in module.TABLES.items() for key in rules]
 HEADERS = {"the top of the file": "", "[manager]": "[manager]", "[limits]": "[limits]", "[defaults]": "[defaults]"}
 
 
@@ -148,7 +148,7 @@ def test_a_misspelled_key_is_told_with_the_nearest_of_its_table(table: str, key:
 
 
 @pytest.mark.parametrize(
-    ("table", "key", "home"), [(table, key, home) for table, key in EVERY_KEY for home, rules in module._TABLES.items() if key not in rules]
+    ("table", "key", "home"), [(table, key, home) for table, key in EVERY_KEY for home, rules in module.TABLES.items() if key not in rules]
 )
 def test_a_key_in_the_wrong_table_is_told_its_home(table: str, key: str, home: str) -> None:
     text, line, prefix = document(home, f"{key} = 1")
@@ -319,7 +319,7 @@ def test_a_pyproject_needs_our_table() -> None:
 @example("9" * 70)
 @example("\n")
 def test_every_folder_gives_an_app_name(name: str) -> None:
-    assert app_mistake(module._app_name(name)) is None
+    assert app_mistake(module.app_name(name)) is None
 
 
 def test_a_folders_name_becomes_the_app_name() -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from tests import programs
 from xpc_instrument import discovery
-from xpc_instrument.config import SOCKET_PATH_LIMIT
+from xpc_instrument.config_rules import SOCKET_PATH_LIMIT
 from xpc_instrument.discovery import (
     VARIABLE,
     Doorbell,

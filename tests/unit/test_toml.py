@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xpc_instrument.config import key_lines
+from xpc_instrument.toml import key_lines
 
 pytestmark = pytest.mark.no_process
 
