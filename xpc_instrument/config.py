@@ -4,9 +4,9 @@ Rules:
 - Text becomes one frozen `Config` or one `ConfigError`, nothing else. The error has a line for every mistake:
   `FILE:LINE: KEY: what was seen; what was expected; did you mean X?`
 - A `Config` holds values that are valid, complete (the defaults are merged into each probe) and independent of the
-  current folder (paths are absolute), so that `Config.to_json` can carry it to a child process. The key itself is never
+  current folder (paths are absolute), so that `Config.pack` can carry it to a child process. The key itself is never
   in it, only the path of its file.
-- What comes back through `Config.from_json` passes the same checks as what a user wrote: there is one reader of values.
+- What comes back through `Config.unpack` passes the same checks as what a user wrote: there is one reader of values.
 - The TOML parser and difflib are imported when they are needed, so that an application's start-up does not pay for them.
 """
 
@@ -30,6 +30,8 @@ PYPROJECT_TABLE = ("tool", "xpc-instrument")
 
 _FILE_LIMIT = 16 << 20  # bytes; no config is larger, and `--config /dev/zero` has to end
 _KEY_FILE_LIMIT = 64 << 10  # bytes
+_LONG = 16 << 10  # bytes; a shorter config can be read by eye in the environment
+_COMPRESSED = "zlib:"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,31 +168,55 @@ class Config:
     defaults: DefaultsConfig = DefaultsConfig()
     """What `with_probes` gives to the probes that it adds."""
 
-    def to_json(self) -> str:
-        """This config as one line of ASCII, fit for an environment variable; the inverse of `from_json`."""
+    def pack(self) -> str:
+        """This config as one line of ASCII for an environment variable, compressed if it is long; the inverse of `unpack`."""
+        defaults = _document(self.defaults)
         document = {
             "app": self.app,
             "manager": _document(self.manager),
             "limits": _document(self.limits),
-            "defaults": _document(self.defaults),
-            "probe": [_document(probe) for probe in self.probes],
+            "defaults": defaults,
+            "probe": [{key: value for key, value in _document(probe).items() if defaults.get(key) != value} for probe in self.probes],
         }
-        return json.dumps({"path": None if self.path is None else str(self.path), "config": document})
+        text = json.dumps({"path": None if self.path is None else str(self.path), "config": document})
+        if len(text) <= _LONG:
+            return text
+        import base64
+        import zlib
+
+        return _COMPRESSED + base64.b64encode(zlib.compress(text.encode("ascii"))).decode("ascii")
 
     @classmethod
-    def from_json(cls, text: str) -> Config:
-        """The config that `to_json` made `text` of; ConfigError if it is anything else."""
+    def unpack(cls, text: str) -> Config:
+        """The config that `pack` made `text` of; ConfigError if it is anything else."""
         source = "the config handed over by the parent process"
         try:
-            envelope = json.loads(text)
+            envelope = json.loads(_expanded(text))
             path, document = envelope["path"], envelope["config"]
             if not (path is None or isinstance(path, str)) or not isinstance(document, dict) or len(envelope) != 2:
-                raise TypeError("not the shape that to_json gives")
+                raise TypeError("not the shape that pack gives")
         except (ValueError, TypeError, LookupError, RecursionError) as error:
-            remedy = "expected the JSON of Config.to_json; both sides need the same version of xpc-instrument"
+            remedy = "expected what Config.pack gives; both sides need the same version of xpc-instrument"
             raise ConfigError(f"{source}: cannot be read ({error}); {remedy}") from error
         file = None if path is None else Path(path)
         return _read(Reader(source, {}, (), Path(os.sep)), document, file)
+
+
+def _expanded(text: str) -> str:
+    """The JSON in what `pack` gives. ValueError if it is none, or longer than a config file may be."""
+    if not text.startswith(_COMPRESSED):
+        return text
+    import base64
+    import zlib
+
+    try:
+        decompressor = zlib.decompressobj()
+        data = decompressor.decompress(base64.b64decode(text[len(_COMPRESSED) :], validate=True), _FILE_LIMIT)
+    except zlib.error as error:
+        raise ValueError(str(error)) from error
+    if not decompressor.eof:
+        raise ValueError(f"it is cut off, or over {_FILE_LIMIT} bytes")
+    return data.decode("ascii")
 
 
 def _document(part: Any) -> Dict[str, Any]:

@@ -10,7 +10,7 @@ from xpc_instrument.errors import XpcError
 
 from .lifecycle import start
 
-CONFIG_VARIABLE = "XPC_INSTRUMENT_CONFIG_JSON"
+CONFIG_VARIABLE = "XPC_INSTRUMENT_CONFIG_PACKED"
 MAIN_VARIABLE = "XPC_INSTRUMENT_MAIN_PID"
 
 log = logging.getLogger("xpc_agent")
@@ -19,7 +19,7 @@ log = logging.getLogger("xpc_agent")
 def autostart() -> None:
     """Start the agent; what goes wrong is logged, and the process runs uninstrumented."""
     try:
-        config = Config.from_json(os.environ[CONFIG_VARIABLE])
+        config = Config.unpack(os.environ[CONFIG_VARIABLE])
         start(config, at_once=os.environ.get(MAIN_VARIABLE) == str(os.getpid()))
     except (XpcError, OSError) as error:
         log.error("this process is not instrumented: %s", error)

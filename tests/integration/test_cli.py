@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pty
 import signal
@@ -102,6 +103,20 @@ def test_run_says_what_is_missing(tmp_path: Path) -> None:
     done = cli("run", "--probe", "json:dumps", "--", "no-such-command-here", cwd=tmp_path)
     assert done.returncode == 127
     assert "command not found" in done.stderr
+
+
+def test_run_hands_over_thousands_of_probes_and_says_when_there_are_too_many(tmp_path: Path) -> None:
+    write(tmp_path, 'app = "shop"\n' + "".join(f'[[probe]]\ntarget = "shop:f{number}"\n' for number in range(3000)))
+    code = "import xpc_agent.lifecycle as l; print(len(l.current().table.points))"
+    done = cli("run", "--", sys.executable, "-c", code, cwd=tmp_path)
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "3000", "")
+    odd = "".join(f'[[probe]]\ntarget = "m{number}:f{hashlib.sha256(str(number).encode()).hexdigest()}"\n' for number in range(6000))
+    write(tmp_path, f'app = "shop"\n{odd}')
+    done = cli("run", "--", sys.executable, "-c", "print('it ran')", cwd=tmp_path)
+    assert done.returncode == 6
+    assert "the config has 6000 probes" in done.stderr
+    assert "globs" in done.stderr
+    assert "it ran" not in done.stdout
 
 
 def test_ps_and_ls_show_the_application(tmp_path: Path, run_program: Callable[..., Program]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
+import zlib
 from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
@@ -374,29 +376,41 @@ configs = st.builds(
 
 @given(configs)
 def test_a_config_survives_the_way_to_a_child_process(config: Config) -> None:
-    text = config.to_json()
+    text = config.pack()
     assert text.isascii()
     assert "\n" not in text
-    assert Config.from_json(text) == config
+    assert Config.unpack(text) == config
+
+
+def test_a_config_of_ten_thousand_probes_fits_into_an_environment_variable() -> None:
+    config = from_probes("shop", [f"shop.module_{number % 100}:Service.method_{number}" for number in range(10_000)])
+    text = config.pack()
+    assert len(text) < 128 << 10
+    assert text.isascii()
+    assert Config.unpack(text) == config
 
 
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("", "expected the JSON of Config.to_json"),
-        ("[]", "expected the JSON of Config.to_json"),
-        ('{"path": 1, "config": {}}', "not the shape that to_json gives"),
+        ("", "expected what Config.pack gives"),
+        ("[]", "expected what Config.pack gives"),
+        ('{"path": 1, "config": {}}', "not the shape that pack gives"),
         ('{"path": null, "config": {}, "more": 1}', "not the shape"),
         ("[" * 100_000, "cannot be read"),
         ('{"path": null, "config": {"app": "a b"}}', "the config handed over by the parent process: app: "),
         ('{"path": null, "config": {"app": null}}', "app: nothing; expected a name"),
         ('{"path": null, "config": {"defaults": {"timeout": NaN}}}', "defaults.timeout: nan, which is no finite number"),
         ('{"path": null, "config": {"manager": {"address": "unix:/\\ud800"}}}', "file system's encoding"),
+        ("zlib:?", "cannot be read"),
+        ("zlib:" + base64.b64encode(b"no such stream").decode(), "cannot be read"),
+        ("zlib:" + base64.b64encode(zlib.compress(b"[" * 100)[:-5]).decode(), "it is cut off"),
+        ("zlib:" + base64.b64encode(zlib.compress(b" " * (17 << 20))).decode(), "it is cut off, or over"),
     ],
 )
 def test_what_no_parent_has_handed_over_is_refused(text: str, problem: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(problem)):
-        Config.from_json(text)
+        Config.unpack(text)
 
 
 # any text -----------------------------------------------------------------------------------------------------------------
@@ -450,10 +464,10 @@ tables = st.dictionaries(every_key, values, max_size=4)
 @given(st.dictionaries(every_key, values | tables | st.lists(tables, max_size=3), max_size=5))
 def test_no_values_do_anything_but_give_a_config_or_a_config_error(document: Dict[str, Any]) -> None:
     try:
-        config = Config.from_json(json.dumps({"path": None, "config": document}))
+        config = Config.unpack(json.dumps({"path": None, "config": document}))
     except ConfigError as error:
         problem = str(error)
     else:
-        assert Config.from_json(config.to_json()) == config
+        assert Config.unpack(config.pack()) == config
         return
     assert all(line.startswith("the config handed over by the parent process: ") for line in problem.split("\n"))

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
+from ..config import Config
 from ..errors import InjectionError
 from .options import add_config_options, read_config
 
@@ -20,6 +21,10 @@ _WITH_VALUE = "WX"
 _LONG_WITH_VALUE = "--check-hash-based-pycs"
 # -E and -I ignore PYTHONPATH, -S and -I do not load sitecustomize.
 _BLOCKING = {"I": "ignores the environment", "E": "ignores PYTHONPATH", "S": "does not load sitecustomize"}
+
+
+# Bytes of one variable of the environment on Linux are 128 KiB (execve(2), MAX_ARG_STRLEN), with its name and a zero.
+_LONGEST_VARIABLE = (128 << 10) - 100
 
 
 def add_parser(commands: Any) -> None:
@@ -61,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
             f"xpc-instrument: {words[0]} is not recognised as a Python program; Python programs that it starts are instrumented",
             file=sys.stderr,
         )
-    environment = make_environment(dict(os.environ), config.to_json(), os.getpid())
+    environment = make_environment(dict(os.environ), _packed(config), os.getpid())
     # What this process has buffered would be lost.
     sys.stdout.flush()
     sys.stderr.flush()
@@ -77,6 +82,16 @@ def run(options: argparse.Namespace) -> int:
         return 126
 
 
+def _packed(config: Config) -> str:
+    packed = config.pack()
+    if len(packed) > _LONGEST_VARIABLE:
+        raise InjectionError(
+            f"the config has {len(config.probes)} probes, {len(packed)} bytes when packed, and {_LONGEST_VARIABLE} can be handed over: "
+            "name modules and classes with globs, such as shop.checkout:*, instead of each function"
+        )
+    return packed
+
+
 def make_environment(environment: Dict[str, str], config: str, pid: int) -> Dict[str, str]:
     """The environment that starts the agent in the command and in the Python processes that it starts."""
     import xpc_agent
@@ -86,7 +101,7 @@ def make_environment(environment: Dict[str, str], config: str, pid: int) -> Dict
     # An empty entry means the current folder; an empty variable means nothing.
     entries = [entry for entry in existing.split(os.pathsep) if entry != folder] if existing else []
     environment["PYTHONPATH"] = os.pathsep.join([folder, *entries])
-    environment["XPC_INSTRUMENT_CONFIG_JSON"] = config
+    environment["XPC_INSTRUMENT_CONFIG_PACKED"] = config
     environment["XPC_INSTRUMENT_MAIN_PID"] = str(pid)
     return environment
 

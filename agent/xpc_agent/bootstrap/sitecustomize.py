@@ -24,7 +24,7 @@ def _chain() -> None:
 
 
 def _start() -> None:
-    if "XPC_INSTRUMENT_CONFIG_JSON" not in os.environ:
+    if "XPC_INSTRUMENT_CONFIG_PACKED" not in os.environ:
         return
     try:
         from xpc_agent.autostart import autostart
