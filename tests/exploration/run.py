@@ -120,7 +120,7 @@ def main() -> int:
     if unknown:
         parser.error(f"there is no suite {unknown[0]!r}; there are {', '.join(SUITES)}")
     names = options.names or [name for name, suite in SUITES.items() if suite.small or not options.small]
-    print("| project | tests | passed plainly | armed functions | calls of `around` | different | explained |", end="")
+    print("| project | tests | passed plainly | functions armed | calls of `around` | different | explained |", end="")
     print(" calls of `before` and `after` | different | explained |")
     print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
     # Each is run, whatever came of those before.
