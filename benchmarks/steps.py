@@ -12,9 +12,10 @@ from typing import Iterator, Mapping
 
 from xpc_instrument.channel.connection import Connection, State
 from xpc_instrument.channel.messages import Opcode
-from xpc_instrument.channel.transport import Wire
+from xpc_instrument.channel.wire import Wire
 from xpc_instrument.conversation import Meta
-from xpc_instrument.pickling import Table, Traits, dump, load_with_table
+from xpc_instrument.pickling import Traits, dump
+from xpc_instrument.references import Table, load_with_table
 
 from .measure import Comparison, Group, TimeFunction, timer
 

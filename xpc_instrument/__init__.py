@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .hooks import Call, Handle
     from .manager import Manager, find_free_port
     from .modes import Mode
-    from .pickling import Reference
+    from .references import Reference
     from .session import Session, connect
 
 _HOMES = {
@@ -44,7 +44,7 @@ _HOMES = {
     "Manager": "manager",
     "Mode": "modes",
     "PayloadError": "errors",
-    "Reference": "pickling",
+    "Reference": "references",
     "ReferenceExpiredError": "errors",
     "RemoteError": "errors",
     "RemoteTraceback": "errors",

@@ -18,22 +18,18 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tu
 
 from .channel.codec import Bytes, Frame, load_json
 from .channel.messages import Opcode
-from .channel.transport import Wire
+from .channel.wire import Wire
 from .errors import LocalProtocolError, PayloadError, ReferenceExpiredError, RemoteProtocolError
-from .pickling import (
-    RECORD_SLACK,
+from .exceptions import dump_exception, load_exception
+from .pickling import RECORD_SLACK, Payload, Traits, dump
+from .references import (
     Asker,
-    Payload,
     Reference,
     Table,
-    Traits,
-    dump,
-    dump_exception,
     dump_or_refer,
     dump_result,
     dump_with_asker,
     is_unchanged,
-    load_exception,
     load_with_asker,
     load_with_table,
     perform,

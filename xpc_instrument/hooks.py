@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Dict, Optional, Tuple
 
 from .conversation import Incoming, Meta
 from .errors import PayloadError
+from .exceptions import load_exception
 from .modes import Mode
-from .pickling import Reference, load_exception
+from .references import Reference
 
 if TYPE_CHECKING:
     from .session import Session

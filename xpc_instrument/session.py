@@ -27,7 +27,8 @@ from .channel.connection import State
 from .channel.joiner import Joiner, python_version
 from .channel.limits import Limits
 from .channel.messages import Notice
-from .channel.transport import Address, Wire, parse_address
+from .channel.transport import Address, parse_address
+from .channel.wire import Wire
 from .conversation import Incoming
 from .errors import (
     ApplicationNotFoundError,
@@ -38,9 +39,11 @@ from .errors import (
     XpcError,
 )
 from .hooks import Call, Handle, signature_from_spec
-from .manager import AddressLike, _check_registration
+from .manager import AddressLike
 from .modes import Mode, join_name
-from .pickling import MAX_ITEMS, Traits
+from .pickling import Traits
+from .references import MAX_ITEMS
+from .registry import check_registration
 
 log = logging.getLogger("xpc_instrument")
 
@@ -185,7 +188,7 @@ class Session:
         calls: Optional[int] = None,
         expires: Optional[float] = None,
     ) -> Handle:
-        _check_registration(target, callback, calls, expires)
+        check_registration(target, callback, calls, expires)
         with self._lock:
             if self._closed:
                 raise ChannelError("this session is closed")

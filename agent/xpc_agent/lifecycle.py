@@ -25,10 +25,11 @@ from typing import Dict, Iterable, Optional, Set, Tuple, Union
 
 from xpc_instrument import config as config_module
 from xpc_instrument import discovery
-from xpc_instrument.channel.host import Host, Peer
+from xpc_instrument.channel.host import Host
 from xpc_instrument.channel.joiner import python_version
 from xpc_instrument.channel.lanes import LanePool
 from xpc_instrument.channel.limits import Limits
+from xpc_instrument.channel.peer import Peer
 from xpc_instrument.channel.transport import Address, parse_address
 from xpc_instrument.config import Config
 from xpc_instrument.errors import AddressInUseError, ConfigError, XpcError

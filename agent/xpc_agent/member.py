@@ -15,7 +15,8 @@ from typing import Any, Callable
 from xpc_instrument.channel.joiner import Joiner
 from xpc_instrument.channel.limits import Limits
 from xpc_instrument.channel.messages import Notice, Register
-from xpc_instrument.channel.transport import Address, Wire
+from xpc_instrument.channel.transport import Address
+from xpc_instrument.channel.wire import Wire
 from xpc_instrument.errors import XpcError
 
 log = logging.getLogger("xpc_agent")

@@ -20,15 +20,15 @@ import types
 from typing import Any, Callable, Dict, List, Optional, Set, Tuple, Union
 
 from xpc_instrument.channel.codec import Frame
-from xpc_instrument.channel.host import Peer
 from xpc_instrument.channel.joiner import python_version
 from xpc_instrument.channel.messages import Answer, Notice, Opcode, Query, Register, Unregister
-from xpc_instrument.channel.transport import Wire
+from xpc_instrument.channel.peer import Peer
+from xpc_instrument.channel.wire import Wire
 from xpc_instrument.config import Config, ProbeConfig
 from xpc_instrument.errors import TargetError
-from xpc_instrument.manager import Entry, Registry
 from xpc_instrument.modes import is_target, split_name
 from xpc_instrument.pickling import Traits
+from xpc_instrument.registry import Entry, Registry
 
 from . import targets
 from .dispatch import Dispatcher, Plan, busy

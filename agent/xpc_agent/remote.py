@@ -20,14 +20,16 @@ import types
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Type, TypeVar, Union, cast
 
 from xpc_instrument.channel.codec import Bytes, Frame
-from xpc_instrument.channel.host import Peer
 from xpc_instrument.channel.lanes import LanePool
 from xpc_instrument.channel.messages import Opcode
-from xpc_instrument.channel.transport import Wire
+from xpc_instrument.channel.peer import Peer
+from xpc_instrument.channel.wire import Wire
 from xpc_instrument.conversation import Arguments, Failed, Meta, NotFound, Outcome, Outgoing
 from xpc_instrument.errors import ChannelError, DeadlineError, HookFailedError, HookTimeoutError, PayloadError
+from xpc_instrument.exceptions import dump_exception
 from xpc_instrument.modes import Mode
-from xpc_instrument.pickling import Payload, Table, Traits, dump_exception, safe_repr, type_name
+from xpc_instrument.pickling import Payload, Traits, type_name
+from xpc_instrument.references import Table, safe_repr
 
 from .dispatch import Args, Invocation, Kwargs, busy
 from .member import RelayedPeer, RelayLanes, relay_name

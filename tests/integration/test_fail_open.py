@@ -22,7 +22,8 @@ from xpc_instrument.channel.codec import HEADER, Frame
 from xpc_instrument.channel.joiner import Joiner
 from xpc_instrument.channel.limits import Limits
 from xpc_instrument.channel.messages import Opcode
-from xpc_instrument.channel.transport import Wire, parse_address
+from xpc_instrument.channel.transport import parse_address
+from xpc_instrument.channel.wire import Wire
 
 MODES = ["before", "after", "around", "instead"]
 # What is hooked, how the application calls it, and what the original gives.

@@ -20,15 +20,16 @@ from tests.programs import Program, wait_for
 from xpc_instrument import TargetError, discovery
 from xpc_instrument.channel.codec import HEADER
 from xpc_instrument.channel.connection import new_nonce
-from xpc_instrument.channel.host import Host, Peer
+from xpc_instrument.channel.host import Host
 from xpc_instrument.channel.joiner import Joiner, python_version
 from xpc_instrument.channel.limits import Limits
 from xpc_instrument.channel.messages import PROTOCOL_VERSION, Hello, Opcode, Role
+from xpc_instrument.channel.peer import Peer
 from xpc_instrument.channel.transport import dial, parse_address
 from xpc_instrument.config import LimitsConfig
 from xpc_instrument.errors import ChannelError, RemoteProtocolError
-from xpc_instrument.manager import Registry
-from xpc_instrument.pickling import Reference
+from xpc_instrument.references import Reference
+from xpc_instrument.registry import Registry
 
 # What a thread may wait beyond its deadline, in seconds: a busy machine, not the code.
 MARGIN = 2.0

@@ -18,25 +18,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xpc_instrument.errors import PayloadError, ReferenceExpiredError, RemoteError, RemoteTraceback
-from xpc_instrument.pickling import (
+from xpc_instrument.exceptions import dump_exception, load_exception
+from xpc_instrument.pickling import RECORD_SLACK, Traits, dump, load, type_name
+from xpc_instrument.references import (
     MAX_ITEMS,
-    RECORD_SLACK,
     Reference,
     Table,
-    Traits,
-    dump,
-    dump_exception,
     dump_or_refer,
     dump_result,
     dump_with_asker,
     is_unchanged,
-    load,
-    load_exception,
     load_with_asker,
     load_with_table,
     perform,
     safe_repr,
-    type_name,
 )
 
 pytestmark = pytest.mark.no_process

@@ -14,7 +14,7 @@ import pytest
 from xpc_instrument.channel.codec import encode
 from xpc_instrument.channel.connection import Connection
 from xpc_instrument.channel.messages import Opcode
-from xpc_instrument.channel.transport import Wire
+from xpc_instrument.channel.wire import Wire
 from xpc_instrument.errors import ChannelError, DeadlineError
 
 
@@ -129,7 +129,7 @@ def test_a_peer_that_does_not_read_blocks_no_thread_that_must_not_wait() -> None
         wire = Wire(sock, Connection(dialling=True, key=b"", max_payload=1000))
         rest: Any = [b"x" * 10_000_000]
         for _ in range(3):
-            rest = wire._transmit_some(rest)
+            rest = wire.transmit_some(rest)
             assert rest
         assert wire.drain() == []
         wire.close()

@@ -24,15 +24,11 @@ from typing import Any, Callable, Deque, Dict, List, Optional, Union
 from ..errors import AuthenticationError, ChannelError, LocalProtocolError, RemoteProtocolError, XpcError
 from .codec import Bytes, Frame
 from .connection import Connection
-from .lanes import LanePool
 from .limits import Limits
 from .messages import (
     Answer,
     Hello,
-    LanesWanted,
-    Message,
     Notice,
-    Opcode,
     Ping,
     Pong,
     Query,
@@ -42,115 +38,14 @@ from .messages import (
     Unregister,
     Welcome,
 )
-from .transport import Address, Wire, check_peer, listen
+from .peer import Peer, Policy
+from .transport import Address, check_peer, listen
+from .wire import Wire
 
 # How long accepting rests when the process has no descriptor left, in seconds.
 _REST = 0.2
 # How long the service thread waits for a forked child to announce itself, in seconds.
 _BIRTH_TIMEOUT = 1.0
-
-
-class Policy:
-    """What a host does with those that joined. All methods but `serve` run in the service thread and must not wait."""
-
-    def entered_thread(self) -> None:
-        """A thread of the host has started; runs in it, once."""
-
-    def joined(self, peer: Peer) -> None:
-        """A control connection has been opened."""
-
-    def left(self, peer: Peer) -> None:
-        """The control connection has ended, for whatever reason."""
-
-    def synced(self, peer: Peer) -> None:
-        """The peer has registered all that it wants to register with this process."""
-
-    def noticed(self, peer: Peer, notice: Notice) -> None:
-        """The peer said something that needs no answer."""
-
-    def register(self, peer: Peer, message: Register) -> Optional[Answer]:
-        """Answer a registration; None if the answer follows later, with `Peer.post`."""
-        raise NotImplementedError
-
-    def unregister(self, peer: Peer, message: Unregister) -> Answer:
-        """Answer the end of a registration."""
-        raise NotImplementedError
-
-    def query(self, peer: Peer, message: Query) -> Answer:
-        """Answer a question about this process."""
-        raise NotImplementedError
-
-    def serve(self, wire: Wire, hello: Hello) -> None:
-        """Answer the calls of one lane until it ends; runs in a thread of its own."""
-        raise NotImplementedError
-
-
-class Peer:
-    """One joined node: its control connection and the lanes that it serves."""
-
-    def __init__(self, host: Host, wire: Wire, hello: Hello) -> None:
-        self.session = hello.session
-        self.pid = hello.pid
-        self.python = hello.python
-        self.program = hello.program
-        self.gone = False
-        self.last_heard = time.monotonic()
-        self.wire = wire
-        self.lanes = LanePool(self._want, host.limits.max_lanes)
-        self.calls = 0  # lanes on which this peer calls us
-        self._host = host
-        self._outbox: Deque[Bytes] = deque()
-        self._sending = _thread.allocate_lock()
-
-    def __repr__(self) -> str:
-        return f"<Peer {self.program!r} pid {self.pid}>"
-
-    def post(self, message: Message) -> None:
-        """Send a control message from any thread, without waiting."""
-        self._outbox.extend(self.wire.connection.say(message))
-        self.flush()
-
-    def notify(self, kind: str, **data: Any) -> None:
-        """Tell the peer something that needs no answer."""
-        self.post(Notice(kind, data))
-
-    @property
-    def blocked(self) -> bool:
-        """Whether something waits until the peer reads."""
-        return bool(self._outbox)
-
-    def flush(self) -> None:
-        """Send what the socket takes now; the service thread sends the rest."""
-        # Whoever finds the lock taken leaves its message to the holder, who looks again after letting go.
-        while self._outbox and not self.gone and self._sending.acquire(False):
-            try:
-                stuck = self._flush_locked()
-            finally:
-                self._sending.release()
-            if stuck:
-                self._host.wake()
-                return
-
-    def _flush_locked(self) -> bool:
-        while self._outbox:
-            piece = self._outbox.popleft()
-            try:
-                rest = self.wire._transmit_some([piece])
-            except OSError:
-                # The end of the stream is seen, and acted upon, by the service thread.
-                self._outbox.clear()
-                self._host.wake()
-                return False
-            if rest:
-                self._outbox.appendleft(rest[0])
-                if sum(map(len, self._outbox)) > self._host.limits.max_backlog:
-                    self._outbox.clear()
-                    self._host.expel(self, "it does not read what it is sent")
-                return True
-        return False
-
-    def _want(self, count: int) -> None:
-        self.post(LanesWanted(count))
 
 
 class _Stranger:
@@ -484,7 +379,7 @@ class Host:
     def _answer_stranger(self, stranger: _Stranger) -> None:
         if stranger.outbox:
             # A handshake's answers are far smaller than a socket's buffer; one that does not fit is no honest peer's.
-            if stranger.wire._transmit_some(stranger.outbox):
+            if stranger.wire.transmit_some(stranger.outbox):
                 raise RemoteProtocolError("it does not read its handshake")
             stranger.outbox = []
 
@@ -493,7 +388,7 @@ class Host:
         level = logging.DEBUG if reason == "gone" else logging.WARNING
         self._logger.log(level, "refused a connection at %s: %s: %s", self.address, _ERROR_OF.get(reason, reason), text)
         try:
-            stranger.wire._transmit_some(stranger.wire.connection.refusal(reason, text))
+            stranger.wire.transmit_some(stranger.wire.connection.refusal(reason, text))
         except (OSError, XpcError):
             self._logger.debug("the refused peer was gone already")
         self._forget_stranger(stranger)
@@ -517,7 +412,7 @@ class Host:
                 why = "it has joined already" if peer is not None else f"{len(self.peers)} sessions have joined, the limit (max-sessions)"
                 self.refused += 1
                 self._logger.warning("refused the session of pid %d at %s: %s", hello.pid, self.address, why)
-                wire._transmit_some(wire.connection.turn_away("busy", why))
+                wire.transmit_some(wire.connection.turn_away("busy", why))
                 wire.close()
                 return
             peer = Peer(self, wire, hello)
@@ -530,7 +425,7 @@ class Host:
             self._policy.joined(peer)
             return
         # A lane's first bytes: nothing else is on its socket yet, so they fit.
-        if wire._transmit_some(welcome):
+        if wire.transmit_some(welcome):
             wire.close()
         elif hello.role == Role.SERVE.value:
             if peer is None or not peer.lanes.add(wire):
@@ -623,5 +518,3 @@ class Host:
 
 
 _ERROR_OF = {"authentication": "AuthenticationError", "protocol": "RemoteProtocolError"}
-
-__all__ = ["Frame", "Host", "Opcode", "Peer", "Policy"]

@@ -35,7 +35,8 @@ from .messages import (
     Unregister,
     Welcome,
 )
-from .transport import Address, Wire, dial
+from .transport import Address, dial
+from .wire import Wire
 
 
 def python_version() -> str:

@@ -15,7 +15,7 @@ from collections import deque
 from typing import Any, Callable, Deque, Dict, Optional
 
 from ..errors import ChannelError, DeadlineError
-from .transport import Wire
+from .wire import Wire
 
 
 class LanePool:
