@@ -120,6 +120,7 @@ class Session:
         self._fixed = False
         self._ended = threading.Event()
         self._refused: Dict[str, str] = {}
+        self._last_problem = ""
 
     def __repr__(self) -> str:
         return f"<Session {self.app or '?'}: {len(self._members)} processes, {len(self._hooks)} hooks>"
@@ -295,6 +296,7 @@ class Session:
             try:
                 self._join(address, f"{entry.app} (pid {entry.pid})")
             except (AuthenticationError, ChannelError) as error:
+                self._last_problem = f"{entry.app} (pid {entry.pid}): {error}"
                 if isinstance(error, AuthenticationError):
                     self._refused[str(address)] = f"{entry.pid}"
                 # A short-lived process may be gone by now, which is nothing to warn of.
@@ -504,7 +506,7 @@ class Session:
             remaining = 0.0 if deadline is None else deadline - time.monotonic()
             if remaining <= 0:
                 found = discovery.find(app)  # raises, with the names that there are, if the application is not running
-                raise ChannelError(f"none of the {len(found)} processes of {app} could be joined; the log (logger xpc_instrument) says why")
+                raise ChannelError(f"none of the {len(found)} processes of {app} could be joined; the last: {self._last_problem}")
             with selectors.DefaultSelector() as selector:
                 selector.register(self._bell, selectors.EVENT_READ)
                 selector.select(min(remaining, _LOOK_AGAIN))

@@ -382,6 +382,13 @@ def test_a_node_that_does_not_read_is_let_go_once_its_backlog_is_full(host: Call
     wire.close()
 
 
+def test_a_name_whose_processes_all_turn_the_session_away_is_told_with_a_reason(start: Callable[..., App]) -> None:
+    start("max-sessions = 1")
+    problem = r"none of the 1 processes of shop could be joined; the last: .*max-sessions"
+    with xpc_instrument.connect("shop"), pytest.raises(ChannelError, match=problem):
+        xpc_instrument.connect("shop")
+
+
 # deadlines --------------------------------------------------------------------------------------------------------------------
 
 SCRIPT = """
