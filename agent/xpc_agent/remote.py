@@ -24,7 +24,7 @@ from xpc_instrument.channel.lanes import LanePool
 from xpc_instrument.channel.messages import Opcode
 from xpc_instrument.channel.peer import Peer
 from xpc_instrument.channel.wire import Wire
-from xpc_instrument.conversation import Arguments, Failed, Meta, NotFound, Outcome, Outgoing
+from xpc_instrument.conversation import Arguments, Failed, NotFound, Outcome, Outgoing
 from xpc_instrument.errors import ChannelError, DeadlineError, HookFailedError, HookTimeoutError, PayloadError
 from xpc_instrument.exceptions import dump_exception
 from xpc_instrument.modes import Mode
@@ -221,13 +221,14 @@ class RemoteHook:
             table.add(instance)
             kind, text = type_name(instance), safe_repr(instance)
         error = invocation.exception
-        meta = Meta(invocation.number, self.pid, invocation.thread, kind, text, error is not None, invocation.duration)
-        fixed: Tuple[Any, ...] = (tuple(meta),)
+        # The fields of `Meta`, as the plain tuple that crosses.
+        meta = (invocation.number, self.pid, invocation.thread, kind, text, error is not None, invocation.duration)
+        fixed: Tuple[Any, ...] = (meta,)
         rest: Tuple[Any, ...] = (invocation.result,)
         if error is not None:
             before, busy.on = busy.on, True
             try:
-                fixed, rest = (tuple(meta), bytes(dump_exception(error, self._traits)[0])), ()
+                fixed, rest = (meta, bytes(dump_exception(error, self._traits)[0])), ()
             finally:
                 busy.on = before
         outgoing = kind_of(self._traits, invocation.args, invocation.kwargs, fixed, rest, table=table, extras=self._extra)
