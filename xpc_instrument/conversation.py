@@ -409,6 +409,13 @@ class Incoming:
         """Answer that an observer has observed."""
         self._finish(Opcode.RETURN, _NONE)
 
+    def has_as_it_came(self, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> bool:
+        """Whether the arguments that came with the call have not been changed in place: a fresh copy pickles to the same bytes."""
+        try:
+            return dump_with_asker(self, (args, kwargs), self.traits) == dump_with_asker(self, self.record()[:2], self.traits)
+        except PayloadError:
+            return True  # what cannot go back cannot have been meant to
+
     def give(self, value: Any) -> None:
         """Answer with a value. Raises `PayloadError`, without having answered, if it cannot cross."""
         original = self._original

@@ -235,6 +235,8 @@ def processes(app: Optional[str] = None) -> List[Entry]:
     folder = runtime_dir(create=False)
     found = []
     for name, middle, extension in _files(folder):
+        if extension == "bell" and app in (None, name):
+            _remove_dead_bell(folder / f"{name}.{middle}.bell")
         if (app is not None and name != app) or extension not in {"json", "sock", "tmp"} or not _is_pid(middle):
             continue
         path = folder / f"{name}.{middle}.{extension}"
@@ -478,6 +480,19 @@ def ring(app: str, pid: int) -> Set[str]:
                 else:
                     _log.warning("%s: is no doorbell (%s); skipped", bell, error.strerror)
     return alive
+
+
+def _remove_dead_bell(bell: Path) -> None:
+    """Remove a doorbell whose session is gone; one that was never rung again would stay for ever."""
+    with _socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        sender.setblocking(False)
+        try:
+            sender.connect(os.fspath(bell))
+        except ConnectionRefusedError:
+            if _is_socket(bell):
+                _remove_leftover(bell)
+        except OSError as error:
+            _log.debug("%s: cannot be looked at: %s", bell, error)
 
 
 def _is_socket(path: Path) -> bool:

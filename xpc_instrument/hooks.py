@@ -16,13 +16,17 @@ if TYPE_CHECKING:
     from .session import Session
 
 
+# What cannot be changed in place.
+_ATOMS = frozenset({int, float, complex, bool, str, bytes, type(None)})
+
+
 class Call:
     """One invocation of a target, as a hook sees it.
 
     `target`; `args` and `kwargs` as the caller passed them, without the instance; `instance`, a reference to it (to the class for class
     methods), or None; `pid` and `thread` (its identifier) of the application; `id`, unique among all invocations.
     In an `after` hook also `result` or `exception`, and `duration` in seconds.
-    An `around` hook may assign `args` and `kwargs` before it calls `proceed`.
+    An `around` hook may assign `args` and `kwargs`, or change what is in them, before it calls `proceed`.
     """
 
     __slots__ = (
@@ -61,7 +65,8 @@ class Call:
         else:
             self.result = outcome
         self._incoming = incoming
-        self._original = (args, kwargs)
+        # Kept to tell whether an `around` hook has changed something.
+        self._original = (args, dict(kwargs) if mode is Mode.AROUND else kwargs)
         self._signature = signature
 
     def __repr__(self) -> str:
@@ -81,9 +86,17 @@ class Call:
         """Run the original in the application, in its own thread; returns or raises what it did. In `around` hooks only."""
         if self.mode is not Mode.AROUND:
             raise PayloadError(f"a hook in the mode {self.mode.value!r} cannot proceed: register it with around()")
-        args, kwargs = self._original
-        unchanged = self.args is args and self.kwargs is kwargs
+        unchanged = self._unchanged()
         return self._incoming.proceed(None if unchanged else (tuple(self.args), dict(self.kwargs)))
+
+    def _unchanged(self) -> bool:
+        args, kwargs = self._original
+        now = self.kwargs
+        if self.args is not args or now.keys() != kwargs.keys() or any(now[name] is not value for name, value in kwargs.items()):
+            return False
+        if all(type(value) in _ATOMS for value in (*args, *kwargs.values())):
+            return True
+        return self._incoming.has_as_it_came(args, now)
 
     async def proceed_async(self) -> Any:
         """`proceed` for an `async def` hook: other hooks go on meanwhile."""

@@ -330,7 +330,8 @@ class Manager:
         welcome = wire.connection.welcome
         assert welcome is not None
         traits = Traits(welcome.python, python_version(), wire.connection.max_payload)
-        if entry is None or entry.callback is None or frame.opcode is not Opcode.CALL:
+        # Counted here too: several processes of an application may call it.
+        if entry is None or entry.callback is None or frame.opcode is not Opcode.CALL or not entry.take():
             Incoming(wire, frame, traits).not_found()
             return
         answer(wire, frame, traits, entry.callback)

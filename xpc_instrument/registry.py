@@ -26,6 +26,10 @@ from .pickling import Traits
 _FINAL = frozenset({Opcode.RETURN, Opcode.RETURN_SAME, Opcode.RAISE, Opcode.RAISE_SAME, Opcode.FAILED, Opcode.NOT_FOUND})
 
 
+# What `expires` may be at most, in seconds: some hundred years, far from what a clock cannot hold.
+_LONGEST = 4e9
+
+
 class Entry:
     """A registered name. `peer` is None for a callback of the host itself."""
 
@@ -202,5 +206,5 @@ def check_registration(name: Any, callback: Any, calls: Any, expires: Any) -> No
         raise TypeError(f"{name}: expected something that can be called, got {type(callback).__name__}")
     if calls is not None and (not isinstance(calls, int) or isinstance(calls, bool) or calls < 1):
         raise ValueError(f"{name}: calls={calls!r}: expected a number of calls from 1 upwards")
-    if expires is not None and (isinstance(expires, bool) or not isinstance(expires, (int, float)) or not expires > 0):
-        raise ValueError(f"{name}: expires={expires!r}: expected seconds above 0")
+    if expires is not None and (isinstance(expires, bool) or not isinstance(expires, (int, float)) or not 0 < expires <= _LONGEST):
+        raise ValueError(f"{name}: expires={expires!r}: expected seconds above 0, at most {_LONGEST:.0f}")

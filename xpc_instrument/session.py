@@ -5,6 +5,7 @@ Rules:
 - A process that is born rings the session's doorbell; it is joined, and told of all hooks, before anything else happens to them.
 - Hooks run in the threads of the lanes, several at a time if the application calls so; `async def` hooks on one loop of the session.
 - Leaving, closing or dying disarms: the processes see the connection end.
+- A session belongs to the process that made it; a forked child can only close it, which leaves the connections to the parent.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from .errors import (
 )
 from .hooks import Call, Handle, signature_from_spec
 from .manager import AddressLike
-from .modes import Mode, join_name
+from .modes import Mode, is_target, join_name
 from .pickling import Traits
 from .references import MAX_ITEMS
 from .registry import check_registration
@@ -62,15 +63,33 @@ _RETURN_TIMEOUT = 5.0
 class _Hook:
     """A registered hook."""
 
-    __slots__ = ("callback", "calls", "expires", "handle", "module")
+    __slots__ = ("_lock", "callback", "calls", "expires", "handle", "left", "module")
 
     def __init__(self, handle: Handle, callback: Callable[..., Any], calls: Optional[int], expires: Optional[float]) -> None:
         self.handle = handle
         self.callback = callback
         self.calls = calls
+        # Each process counts its own calls; what counts for all of them is this.
+        self.left = calls
+        self._lock = threading.Lock()
         self.expires = None if expires is None else time.monotonic() + expires
         module = getattr(callback, "__module__", None)
         self.module = module if isinstance(module, str) else ""
+
+    @property
+    def used_up(self) -> bool:
+        """Whether its calls or its time are over."""
+        return self.left == 0 or (self.expires is not None and time.monotonic() >= self.expires)
+
+    def take(self) -> bool:
+        """Count one call; False if there is none left."""
+        if self.left is None:
+            return True
+        with self._lock:
+            if self.left <= 0:
+                return False
+            self.left -= 1
+            return True
 
 
 class _Member:
@@ -117,6 +136,7 @@ class Session:
         self._watcher: Optional[threading.Thread] = None
         self._wake_r = self._wake_w = -1
         self._closed = False
+        self._pid = os.getpid()
         self._fixed = False
         self._ended = threading.Event()
         self._refused: Dict[str, str] = {}
@@ -140,7 +160,8 @@ class Session:
     def before(self, target: str, hook: Any = None, **options: Any) -> Any:
         """Have `hook(call)` called before each invocation of the target. A decorator without `hook`; else returns a handle.
 
-        `calls=N` ends it after N calls, `expires=S` after S seconds; the same for the other three. Raises `TargetError`.
+        `calls=N` ends it after N calls, in all processes together, `expires=S` after S seconds; the same for the other three.
+        Raises `TargetError`.
         """
         return self._register(Mode.BEFORE, target, hook, options)
 
@@ -190,6 +211,9 @@ class Session:
         expires: Optional[float] = None,
     ) -> Handle:
         check_registration(target, callback, calls, expires)
+        if not is_target(target):
+            raise TargetError(f"target {target!r:.200}: expected package.module:Qualified.name")
+        self._check_process()
         with self._lock:
             if self._closed:
                 raise ChannelError("this session is closed")
@@ -211,9 +235,15 @@ class Session:
                 raise
         return handle
 
+    def _check_process(self) -> None:
+        if self._pid != os.getpid():
+            raise ChannelError(f"this session belongs to the process {self._pid}, which made it: call connect() in this one too")
+
     def _tell(self, member: _Member, hook: _Hook, refusals: List[XpcError]) -> bool:
         """Register a hook with one process; a target that this process lacks is noted, its death is no error."""
         handle = hook.handle
+        if hook.used_up:
+            return True
         expires = None if hook.expires is None else max(0.001, hook.expires - time.monotonic())
         try:
             answer = member.joiner.register(
@@ -237,6 +267,7 @@ class Session:
         return True
 
     def _remove(self, handle: Handle) -> None:
+        self._check_process()
         with self._lock:
             for member in list(self._members.values()):
                 if not member.joiner.alive:
@@ -353,7 +384,8 @@ class Session:
     def _serve(self, member: _Member, wire: Wire, frame: Frame) -> None:
         incoming = Incoming(wire, frame, member.traits)
         hook = self._hooks.get(frame.ident)
-        if hook is None:
+        if hook is None or not hook.take():
+            # The process removes the hook when it hears that.
             incoming.not_found()
             return
         mode = hook.handle.mode
@@ -446,8 +478,27 @@ class Session:
         finally:
             self.close()
 
+    def _abandon(self) -> None:
+        """In a forked child: let go of the descriptors. No lock is taken, since a thread of the parent may have held it."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._bell is not None:
+            self._bell.close()
+        for member in list(self._members.values()):
+            member.joiner.abandon()
+        self._members.clear()
+        self._hooks.clear()
+        for fd in (self._wake_r, self._wake_w):
+            if fd >= 0:
+                os.close(fd)
+        self._wake_r = self._wake_w = -1
+
     def close(self) -> None:
         """Disarm all hooks and leave. Harmless if it was closed before."""
+        if self._pid != os.getpid():
+            self._abandon()
+            return
         with self._lock:
             if self._closed:
                 return
@@ -529,6 +580,8 @@ def connect(
     `timeout` is how many seconds to wait for an application that is not there yet. Raises `ApplicationNotFoundError`,
     `AuthenticationError`, `ConnectionRefusedError` or `TimeoutError`.
     """
+    if application is None or isinstance(application, bool):
+        raise TypeError(f"application: expected an app name, a pid or an address, got {application!r}")
     key = authkey.encode() if isinstance(authkey, str) else authkey or b""
     session = Session(limits or Limits(), key)
     try:
@@ -538,7 +591,7 @@ def connect(
         elif isinstance(application, str) and not _is_address(application):
             mistake = _name_mistake(application)
             if mistake:
-                raise ApplicationNotFoundError(mistake)
+                raise ApplicationNotFoundError(f"{application!r:.200} {mistake}")
             session._follow(application, timeout)
         else:
             address = parse_address(application)

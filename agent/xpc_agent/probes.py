@@ -316,6 +316,7 @@ class ProbeTable(Registry):
                     # Inherited over a fork: the same hook, now with a connection of this process's own.
                     hook.rejoin(peer)
                     return
+            self._drop_expired(point)
             if len(point.hooks) >= self.config.limits.max_hooks:
                 raise TargetError(f"{target} has {len(point.hooks)} hooks, the limit (max-hooks)")
             hook = RemoteHook(
@@ -385,6 +386,12 @@ class ProbeTable(Registry):
             return
         # A member's invocation: that the script died is a failure there, that it has removed the hook is none.
         caller.send(None, Opcode.FAILED, 0, json.dumps({"cause": "channel", "message": "the script is gone"}).encode())
+
+    def _drop_expired(self, point: ProbePoint) -> None:
+        """Remove the hooks whose time is over; an invocation does so too, where there is one."""
+        for hook in point.hooks:
+            if hook.expired:
+                self._drop(point, hook)
 
     def _drop(self, point: ProbePoint, hook: RemoteHook) -> None:
         with self._changing:
@@ -475,6 +482,8 @@ class ProbeTable(Registry):
         if message.what != "probes":
             return super().query(peer, message)
         self.look_at_imported()
+        for point in list(self.points.values()):
+            self._drop_expired(point)
         points: List[Dict[str, Any]] = [point.report() for point in list(self.points.values())]
         for probe in self.config.probes:
             if targets.is_glob(probe.target) and not any(targets.matches(probe.target, probe.exclude, point["target"]) for point in points):

@@ -196,6 +196,11 @@ class RemoteHook:
         """The session has dialled in; its lanes are in `peer` from now on."""
         self.peer, self._orphanage, self.orphan_since = peer, None, 0.0
 
+    @property
+    def expired(self) -> bool:
+        """Whether its time is over."""
+        return self._expires is not None and _now() >= self._expires
+
     def _take(self) -> bool:
         """Count one call of the hook; False, and the hook is gone, if its time or its number of calls is over."""
         if self._expires is not None and _now() >= self._expires:
@@ -377,7 +382,11 @@ class RemoteHook:
                 self.lanes.give(lane)
             else:
                 self.lanes.drop(lane)
-        if isinstance(error, NotFound) or (self.removed and isinstance(error, ChannelError) and not isinstance(error, DeadlineError)):
+        if isinstance(error, NotFound):
+            # Removed while this invocation was under way, or used up by the calls of other processes.
+            self._ended(self)
+            return False
+        if self.removed and isinstance(error, ChannelError) and not isinstance(error, DeadlineError):
             return False
         if isinstance(error, Failed):
             cause = error.cause

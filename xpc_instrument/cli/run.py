@@ -118,10 +118,28 @@ def plan_command(words: List[str]) -> Plan:
     path = shutil.which(program)
     if path is None:
         return Plan(words, None)
+    if os.path.basename(program) == "env":
+        behind = _behind_env(words)
+        return Plan(words, plan_command(behind).interpreter if behind else None)
     interpreter, flags = _shebang(path)
     if interpreter is not None:
         _refuse_blocking([interpreter, *flags])
     return Plan(words, interpreter)
+
+
+def _behind_env(words: List[str]) -> List[str]:
+    """The command that env(1) executes; empty where its options do not tell. Raises `InjectionError` where env keeps the agent out."""
+    rest = list(words[1:])
+    while rest and (rest[0].startswith("-") or "=" in rest[0]):
+        word = rest.pop(0)
+        if word in ("-", "-i", "--ignore-environment") or word.startswith("PYTHONPATH="):
+            raise InjectionError(
+                f"{' '.join(words[:4])}: the agent cannot get in, because {word} takes PYTHONPATH from it: leave it out, set the variables "
+                "before `xpc-instrument run`, or call xpc_agent.start() in the program"
+            )
+        if word.startswith("-"):
+            return []
+    return rest
 
 
 def _executes(script: str) -> bool:

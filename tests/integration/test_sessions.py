@@ -1,0 +1,168 @@
+"""Sessions as scripts use them: what ends a registration, forks of a script, and what is told to those who mistype."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any, Callable, Iterator
+
+import pytest
+
+import xpc_instrument
+from tests.integration.app_fixture import App, as_json, start_app
+from tests.integration.test_cli import cli
+from tests.programs import Program
+from xpc_instrument import ApplicationNotFoundError, ChannelError, Session, TargetError
+
+
+@pytest.fixture
+def app(run_program: Callable[..., Program], tmp_path: Path) -> App:
+    return start_app(run_program, tmp_path)
+
+
+@pytest.fixture
+def session(app: App) -> Iterator[Session]:
+    with xpc_instrument.connect("shop") as session:
+        yield session
+
+
+@pytest.mark.parametrize(
+    ("change", "result"),
+    [
+        (lambda call: call.kwargs.update(currency="USD"), "'[1] USD'"),
+        (lambda call: call.args[0].append(2), "'[1, 2] EUR'"),
+        (lambda call: setattr(call, "args", ([7],)), "'[7] EUR'"),
+        (lambda call: call.kwargs.pop("currency"), "'[1] EUR'"),
+        (lambda call: None, "'[1] EUR'"),
+    ],
+    ids=["a keyword", "in an argument", "all", "one less", "nothing"],
+)
+def test_what_an_around_hook_changes_in_the_arguments_reaches_the_original(app: App, session: Session, change: Any, result: str) -> None:
+    def hook(call: Any) -> Any:
+        change(call)
+        return call.proceed()
+
+    session.around("shop:charge", hook)
+    assert app.evaluate("shop.charge([1], currency='EUR')") == result
+
+
+FAMILY = """
+import os, sys, shop
+print("ready", flush=True)
+for line in sys.stdin:
+    if not line.strip():
+        break
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if not pid:
+        os.write(writer, str(shop.charge(1)).encode())
+        os._exit(0)
+    os.waitpid(pid, 0)
+    print("=>", os.read(reader, 100).decode(), flush=True)
+"""
+
+
+def test_a_number_of_calls_counts_for_all_processes_together(run_program: Callable[..., Program], tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text("def charge(n):\n    return n\n")
+    (tmp_path / "main.py").write_text(FAMILY)
+    words = [sys.executable, "-m", "xpc_instrument.cli", "run", "--app", "shop", "--probe", "shop:charge", "--", sys.executable, "main.py"]
+    program = run_program(command=words, cwd=tmp_path)
+    program.read_until("ready")
+    with xpc_instrument.connect("shop") as session:
+        session.instead("shop:charge", lambda n: "hooked", calls=2)
+        answers = []
+        for _ in range(4):
+            program.send_line("go")
+            answers.append(program.read_until("=>"))
+        assert answers == ["=> hooked", "=> hooked", "=> 1", "=> 1"]
+
+
+def test_a_hook_whose_time_is_over_is_not_armed_and_takes_no_place(run_program: Callable[..., Program], tmp_path: Path) -> None:
+    start_app(run_program, tmp_path, '[limits]\nmax-hooks = 1\n[[probe]]\ntarget = "shop:charge"\n')
+
+    def state() -> str:
+        (process,) = as_json(cli("ls", "shop", "--json").stdout)
+        return str(process["probes"][0]["state"])
+
+    with xpc_instrument.connect("shop") as session:
+        session.before("shop:charge", lambda call: None, expires=0.001)
+        while state() == "armed":
+            pass
+        session.before("shop:charge", lambda call: None, expires=0.001)
+        over = time.monotonic() + 0.001
+        while time.monotonic() < over:
+            pass
+        handle = session.before("shop:charge", lambda call: None)
+        assert state() == "armed"
+        handle.remove()
+
+
+def test_a_forked_child_that_closes_the_session_leaves_it_to_its_parent(app: App, session: Session) -> None:
+    session.instead("shop:charge", lambda n: "hooked")
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            try:
+                session.before("shop:charge", print)
+            except ChannelError as error:
+                os.write(writer, str(error).encode())
+            session.close()
+        finally:
+            os._exit(0)
+    os.close(writer)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert f"belongs to the process {os.getpid()}".encode() in os.read(reader, 1000)
+    os.close(reader)
+    assert app.evaluate("shop.charge(1)") == "'hooked'"
+
+
+def test_what_is_no_target_name_or_time_is_answered_with_what_was_expected(app: App, session: Session) -> None:
+    with pytest.raises(TargetError, match=r"target 'nonsense': expected package\.module:Qualified\.name"):
+        session.before("nonsense", print)
+    with pytest.raises(ValueError, match="expires=inf: expected seconds above 0, at most"):
+        session.before("shop:charge", print, expires=float("inf"))
+    with pytest.raises(ApplicationNotFoundError, match="'a b' is no app name; expected"):
+        xpc_instrument.connect("a b")
+    for nothing in (True, None):
+        with pytest.raises(TypeError, match="expected an app name, a pid or an address"):
+            xpc_instrument.connect(nothing)  # type: ignore[arg-type]
+
+
+def test_the_doorbell_of_a_killed_script_is_taken_down_by_who_looks(
+    app: App, run_program: Callable[..., Program], runtime_dir: Path
+) -> None:
+    script = run_program(
+        'import xpc_instrument\napp = xpc_instrument.connect("shop")\nprint("joined", flush=True)\napp.run()\n', name="s.py"
+    )
+    script.read_until("joined")
+    script.signal(signal.SIGKILL)
+    script.wait()
+    assert [path.suffix for path in runtime_dir.iterdir() if path.suffix == ".bell"] == [".bell"]
+    with xpc_instrument.connect("shop"):
+        cli("ps")
+        assert [path.suffix for path in runtime_dir.iterdir()].count(".bell") == 1
+    assert [path for path in runtime_dir.iterdir() if path.suffix == ".bell"] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["env", "python3", "-I", "-c", "1"], "-I ignores the environment"),
+        (["env", "-i", sys.executable, "-c", "1"], "-i takes PYTHONPATH from it"),
+        (["env", "PYTHONPATH=/nowhere", sys.executable, "-c", "1"], "PYTHONPATH=/nowhere takes PYTHONPATH from it"),
+    ],
+)
+def test_env_that_keeps_the_agent_out_is_refused(tmp_path: Path, words: Any, why: str) -> None:
+    done = cli("run", "--probe", "json:dumps", "--", *words, cwd=tmp_path)
+    assert done.returncode == 6
+    assert why in done.stderr
+
+
+def test_env_that_lets_the_agent_in_is_run(tmp_path: Path) -> None:
+    code = "import os, xpc_agent.lifecycle as l; print(os.environ['MINE'], l.current() is not None)"
+    done = cli("run", "--probe", "json:dumps", "--", "env", "MINE=5", sys.executable, "-c", code, cwd=tmp_path)
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "5 True", "")
