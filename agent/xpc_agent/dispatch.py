@@ -13,6 +13,7 @@ Rules:
 from __future__ import annotations
 
 import itertools
+import sys
 import threading
 from threading import get_ident
 from time import perf_counter
@@ -223,17 +224,18 @@ class Dispatcher:
 
                 iterator = _as_async_generator(await plan.around_async(make, bound, invocation.number)(*args, **kwargs))
             try:
-                value = await iterator.__anext__()
+                value = await first_step(iterator)
                 while True:
+                    thrown: Optional[BaseException] = None
                     try:
                         sent = yield value
-                    except GeneratorExit:
-                        await iterator.aclose()
-                        raise
-                    except BaseException as thrown:
-                        value = await iterator.athrow(thrown)
-                    else:
+                    except BaseException as error:
+                        # Thrown on below: in here it would be the context of all that the original raises from now on.
+                        thrown = error
+                    if thrown is None:
                         value = await iterator.asend(sent)
+                    else:
+                        value = await iterator.athrow(thrown)
             except StopAsyncIteration:
                 pass
         except GeneratorExit:
@@ -249,6 +251,16 @@ class Dispatcher:
         _ended(invocation, started, None, None)
         for hook in after:
             await hook.observe_async(invocation)
+
+
+def first_step(iterator: Any) -> Any:
+    """The first `__anext__` of an async generator that another one runs; the event loop is to know, and close, only that one."""
+    known = sys.get_asyncgen_hooks()
+    sys.set_asyncgen_hooks(None, None)
+    try:
+        return iterator.__anext__()
+    finally:
+        sys.set_asyncgen_hooks(*known)
 
 
 def _ended(invocation: Invocation, started: float, result: Any, error: Optional[BaseException]) -> None:

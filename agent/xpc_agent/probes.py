@@ -63,6 +63,8 @@ class ProbePoint:
             self.patch.install()
             # Now, since the code of an armed function is the trampoline's.
             self._signature = targets.signature_spec(self.resolved)
+            self.state, self.reason = "ready", ""
+            self.refresh()
         except UnpatchableError as error:
             self.state, self.reason, self.patch = "unpatchable", str(error), None
         except TargetError as error:
@@ -70,9 +72,6 @@ class ProbePoint:
         except Exception as error:
             log.exception("making %s hookable failed", self.target)
             self.state, self.reason, self.patch = "unpatchable", f"{type(error).__name__}: {error}", None
-        else:
-            self.state, self.reason = "ready", ""
-            self.refresh()
 
     def refresh(self) -> None:
         """Have the target's state follow its list of hooks."""
@@ -336,7 +335,11 @@ class ProbeTable(Registry):
                 ended=lambda hook: self._drop(point, hook),
             )
             point.hooks = [*point.hooks, hook]
-            point.refresh()
+            try:
+                point.refresh()
+            except TargetError:
+                self._drop(point, hook)
+                raise
 
     # members: processes that share this one's fixed address ------------------------------------------------------------
 
@@ -497,7 +500,8 @@ class ProbeTable(Registry):
     def restore_all(self) -> None:
         """Undo all patches."""
         with self._changing:
-            for point in list(self.points.values()):
+            # The newest first: one may have been laid over another, as those of two accessors of a property.
+            for point in reversed(list(self.points.values())):
                 point.restore()
 
     def reset_after_fork(self) -> None:

@@ -148,6 +148,21 @@ def resolve(target: str) -> Resolved:
     return _describe(target, owner, attribute, raw, inherited, accessor)
 
 
+def next_after(cls: Any, resolved: Resolved) -> Optional[Any]:
+    """The function that a class finds for an inherited target behind the class that the target names, as `super()` does; or None."""
+    mro = _of_class(cls, "__mro__")
+    if resolved.owner not in mro:
+        return None
+    for one in mro[mro.index(resolved.owner) + 1 :]:
+        raw = _namespace(one).get(resolved.attribute)
+        if raw is None:
+            continue
+        if _is_a(raw, property):
+            return getattr(property, resolved.accessor).__get__(raw) if resolved.accessor else None
+        return _function_in(raw) if _is_a(raw, staticmethod, classmethod) else raw
+    return None
+
+
 def _describe(target: str, owner: Any, attribute: str, raw: Any, inherited: bool, accessor: str) -> Resolved:
     in_class = _is_a(owner, type)
     if in_class and not _of_class(owner, "__flags__") & (1 << 9):  # Py_TPFLAGS_HEAPTYPE: the others are immutable

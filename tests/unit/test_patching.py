@@ -468,3 +468,173 @@ def test_arming_and_disarming_while_eight_threads_call_loses_nothing(shop: Any) 
     assert wrong == []
     assert min(counts) > 0
     assert rounds > 100
+
+
+@pytest.mark.no_process
+@pytest.mark.parametrize("first", ["function", "alias"])
+def test_a_function_armed_under_two_names_is_untouched_whichever_is_disarmed_first(shop: Any, first: str) -> None:
+    shop.alias = shop.function
+    code = shop.function.__code__
+    signature = str(inspect.signature(shop.function))
+    armed = {name: Armed(name, "code") for name in ("function", "alias")}
+    for _ in range(3):
+        for one in armed.values():
+            one.arm()
+        shop.function.__defaults__ = (8,)
+        assert shop.function(1)[1] == 8
+        armed[first].disarm()
+        shop.function.__defaults__ = (2,)
+        assert str(inspect.signature(shop.function)) == signature
+        assert shop.function(1)[1] == 2
+        for one in armed.values():
+            one.disarm()
+        assert shop.function.__code__ is code
+        assert "__signature__" not in vars(shop.function)
+    assert sorted(len(one.hook.seen) for one in armed.values()) == [3, 6]
+    for one in armed.values():
+        one.patch.uninstall()
+
+
+FAMILY = """
+class Parent:
+    def say(self, more="!"): return "parent" + more
+    @classmethod
+    def name(cls): return "parent"
+    @property
+    def size(self): return 1
+class Plain(Parent): pass
+class Other(Parent):
+    def say(self, more="!"): return "other" + more
+    @classmethod
+    def name(cls): return "other"
+    @property
+    def size(self): return 2
+class Both(Plain, Other): pass
+"""
+
+
+@pytest.mark.no_process
+@pytest.mark.parametrize(
+    ("name", "call"), [("say", lambda m: m.Both().say()), ("name", lambda m: m.Both.name()), ("size", lambda m: m.Both().size)]
+)
+def test_an_inherited_target_gives_a_class_of_two_bases_what_it_found_before(shop: Any, name: str, call: Callable[[Any], Any]) -> None:
+    exec(FAMILY, shop.__dict__)
+    plain = call(shop)
+    armed = Armed(f"Plain.{name}", "code")
+    armed.arm()
+    assert call(shop) == plain
+    assert len(armed.hook.seen) == 1
+
+
+@pytest.mark.no_process
+@pytest.mark.parametrize("names", [("Plain.say", "Parent.say"), ("Parent.say", "Plain.say")])
+def test_an_inherited_target_and_its_own_are_both_hooked_whichever_came_first(shop: Any, names: Tuple[str, str]) -> None:
+    exec(FAMILY, shop.__dict__)
+    code = shop.Parent.say.__code__
+    armed = [Armed(name, "code") for name in names]
+    for one in armed:
+        one.arm()
+    shop.Parent.say.__defaults__ = ("?",)
+    assert shop.Plain().say() == "parent?"
+    assert [len(one.hook.seen) for one in armed] == [1, 1]
+    for one in armed:
+        one.disarm()
+    assert shop.Parent.say.__code__ is code
+    assert "say" not in vars(shop.Plain)
+
+
+@pytest.mark.no_process
+def test_an_inherited_target_can_be_armed_whose_annotations_name_what_is_not_there_yet(shop: Any) -> None:
+    later = "'Later'" if sys.version_info < (3, 14) else "Later"
+    exec(f"class Parent:\n    def say(self, x: {later} = 1): return x\nclass Child(Parent): pass\n", shop.__dict__)
+    armed = Armed("Child.say", "code")
+    armed.arm()
+    assert shop.Child().say() == 1
+    shop.Later = int
+    assert list(shop.Child.say.__annotations__) == ["x"]
+    armed.disarm()
+
+
+@pytest.mark.no_process
+def test_an_inherited_target_whose_class_takes_none_of_its_own_says_so(shop: Any) -> None:
+    exec(
+        "class Meta(type):\n    def __setattr__(cls, name, value): raise AttributeError('closed')\n"
+        "class Parent(metaclass=Meta):\n    def say(self): return 1\nclass Child(Parent): pass\n"
+        "class Own(property):\n    def __init__(self, get): super().__init__(get)\n"
+        "class Has:\n    @Own\n    def size(self): return 1\nclass Inherits(Has): pass\n",
+        shop.__dict__,
+    )
+    armed = Armed("Child.say", "code")
+    with pytest.raises(PatchError, match="closed"):
+        armed.arm()
+    assert shop.Child().say() == 1
+    armed.disarm()
+    with pytest.raises(PatchError, match="a Own of its own cannot be made"):
+        Armed("Inherits.size", "code")
+
+
+@pytest.mark.no_process
+@pytest.mark.parametrize("patcher", ["code", "wrapt"])
+def test_an_async_generator_that_goes_on_after_an_exception_is_out_of_its_handler(shop: Any, patcher: str) -> None:
+    exec(
+        "import sys\nasync def talk():\n    try:\n        yield 1\n    except (KeyError, GeneratorExit):\n        pass\n"
+        "    yield sys.exc_info()[1]\n",
+        shop.__dict__,
+    )
+    armed = Armed("talk", patcher)
+    armed.arm()
+
+    async def converse(error: BaseException) -> Any:
+        iterator = shop.talk()
+        await iterator.__anext__()
+        return await iterator.athrow(error)
+
+    assert run(converse(KeyError())) is None
+    assert run(converse(GeneratorExit())) is None
+
+
+@pytest.mark.no_process
+def test_the_hooks_for_async_generators_are_told_of_the_applications_own_only(shop: Any) -> None:
+    armed = Armed("async_generator", "code")
+    armed.arm()
+    told: List[Any] = []
+    before = sys.get_asyncgen_hooks()
+    sys.set_asyncgen_hooks(firstiter=told.append, finalizer=told.append)
+    try:
+        iterator = shop.async_generator(2)
+        assert run(collect(iterator)) == [0, 1]
+    finally:
+        sys.set_asyncgen_hooks(*before)
+    assert told == [iterator]
+
+
+@pytest.mark.no_process
+def test_a_trampoline_keeps_the_flags_of_the_code(shop: Any) -> None:
+    exec(compile("from __future__ import annotations\ndef later(*args, **kwargs): pass\n", "later", "exec"), shop.__dict__)
+    flags = shop.later.__code__.co_flags
+    Armed("later", "code").arm()
+    assert shop.later.__code__.co_flags == flags
+
+
+@pytest.mark.no_process
+@pytest.mark.parametrize("armed_too", [False, True], ids=["disarmed", "armed"])
+@pytest.mark.parametrize(
+    "name", ["partial", "c_function", "instance", "cached", "Holder.cached", "Holder.static", "Holder.of_class", "Holder.plain"]
+)
+def test_what_wrapt_patches_pickles_as_before(shop: Any, name: str, armed_too: bool) -> None:
+    exec(
+        "class Holder:\n    @functools.lru_cache(None)\n    def cached(self): return 1\n"
+        "    @staticmethod\n    @functools.lru_cache(None)\n    def static(): return 2\n"
+        "    @classmethod\n    def of_class(cls): return cls.__name__\n    def plain(self): return 4\n"
+        "class Heir(Holder): pass\n",
+        shop.__dict__,
+    )
+    armed = Armed(name, "wrapt")
+    if armed_too:
+        armed.arm()
+    for path in {name, name.replace("Holder", "Heir")}:
+        target: Any = functools.reduce(getattr, path.split("."), shop)
+        again = pickle.loads(pickle.dumps(target))
+        assert type(again) in (type(target), type(target.__wrapped__))
+        if name == "Holder.of_class":
+            assert again() == path.partition(".")[0]

@@ -9,7 +9,9 @@ Rules:
   which lives as long as the traceback, lets go of the arguments.
 - A frame that is in the trampoline when it is disarmed, or a copy made while armed, ends up in the entry, which then passes through.
 - If the function's code is not our trampoline any more, somebody else patched over it: theirs stays.
-- An inherited method is not armed in the class that it comes from: the named class gets a function of its own for that time.
+- A function that is armed under two names has two trampolines, one over the other; either may go first.
+- An inherited method is not armed in the class that it comes from: the named class gets a function of its own for that time, which
+  calls what its caller would have found behind that class.
 """
 
 from __future__ import annotations
@@ -19,10 +21,10 @@ import functools
 import inspect
 import sys
 import types
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, Iterator, Optional, Tuple
 
-from ..dispatch import Dispatcher, busy
-from ..targets import Binding, Kind, Resolved
+from ..dispatch import Dispatcher, busy, first_step
+from ..targets import Binding, Kind, Resolved, next_after
 from .interface import Entry, Patch, PatchError
 
 _PLACE = "<xpc-instrument: the gate>"
@@ -64,28 +66,28 @@ def trampoline(*{args}, **{kwargs}):
 async def trampoline(*{args}, **{kwargs}):
     {inner} = {gate}.call_async_generator({args}, {kwargs})
     try:
-        {value} = await {inner}.__anext__()
+        {value} = await {gate}.first_step({inner})
         while True:
+            {thrown} = None
             try:
                 {sent} = yield {value}
-            except GeneratorExit:
-                await {inner}.aclose()
-                raise
             except BaseException as {error}:
-                {value} = await {inner}.athrow({error})
-            else:
+                {thrown} = {error}
+            if {thrown} is None:
                 {value} = await {inner}.asend({sent})
+            else:
+                {value} = await {inner}.athrow({thrown})
     except StopAsyncIteration:
         return
     except BaseException as {error}:
-        {args} = {kwargs} = None
+        {args} = {kwargs} = {thrown} = None
         raise {gate}.cleaned({error})
     {names}
 """,
 }
-_LOCALS = ("args", "error", "inner", "kwargs", "replace", "sent", "value")
+_LOCALS = ("args", "error", "inner", "kwargs", "replace", "sent", "thrown", "value")
 
-_KEPT_FLAGS = inspect.CO_ITERABLE_COROUTINE
+_CO_HAS_DOCSTRING = 0x4000000
 
 
 @functools.lru_cache(maxsize=512)
@@ -111,20 +113,20 @@ def _template(kind: Kind, free: Tuple[str, ...], positional: bool, keyword_only:
     return template
 
 
-def _template_for(function: types.FunctionType, kind: Kind) -> types.CodeType:
-    code = function.__code__
-    return _template(kind, code.co_freevars, code.co_argcount > 0, code.co_kwonlyargcount > 0)
+def _template_for(function: types.FunctionType, kind: Kind, inherited: bool) -> types.CodeType:
+    code = _plain_code(function)
+    return _template(kind, code.co_freevars, inherited or code.co_argcount > 0, code.co_kwonlyargcount > 0)
 
 
 def _trampoline(function: types.FunctionType, kind: Kind, gate: Gate) -> types.CodeType:
-    original = function.__code__
-    template = _template_for(function, kind)
+    original = _plain_code(function)
+    template = _template_for(function, kind, isinstance(gate, _InheritedGate))
     changes: Dict[str, Any] = {
         "co_consts": tuple(gate if const == _PLACE else const for const in template.co_consts),
         "co_name": original.co_name,
         "co_filename": original.co_filename,
         "co_firstlineno": original.co_firstlineno,
-        "co_flags": template.co_flags | (original.co_flags & _KEPT_FLAGS),
+        "co_flags": (template.co_flags & ~inspect.CO_NESTED) | (original.co_flags & ~_CO_HAS_DOCSTRING),
     }
     if sys.version_info >= (3, 11):
         changes["co_qualname"] = original.co_qualname
@@ -134,11 +136,15 @@ def _trampoline(function: types.FunctionType, kind: Kind, gate: Gate) -> types.C
 class Gate:
     """What a trampoline calls: the original, and the entry that it hands over to. One for each armed function."""
 
-    __slots__ = ("bound", "busy", "defaults", "entry", "function", "kwdefaults", "shadow")
+    __slots__ = ("bound", "busy", "defaults", "entry", "function", "kwdefaults", "shadow", "signature")
+
+    first_step = staticmethod(first_step)
 
     def __init__(self, function: types.FunctionType, entry: Entry, bound: bool) -> None:
         self.function = function
         self.shadow = _copy(function, function.__code__)
+        # The `__signature__` that the function has for as long as it is armed.
+        self.signature: Optional[inspect.Signature] = None
         self.entry = entry
         self.bound = bound
         self.busy = busy
@@ -149,8 +155,8 @@ class Gate:
         # Who pickles an armed function by value (cloudpickle, dask) means the original: elsewhere it passes through.
         return _passing_gate, (self.shadow, self.bound)
 
-    def original(self) -> types.FunctionType:
-        """The original, with the defaults that the function has now."""
+    def original(self, args: Tuple[Any, ...]) -> types.FunctionType:
+        """The original of a call with these arguments, with the defaults that the function has now."""
         function, shadow = self.function, self.shadow
         if shadow.__defaults__ is not function.__defaults__:
             shadow.__defaults__ = self.defaults = function.__defaults__
@@ -159,16 +165,16 @@ class Gate:
         return shadow
 
     def call(self, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Any:
-        return self.entry.call(self.original(), args, kwargs, self.bound)
+        return self.entry.call(self.original(args), args, kwargs, self.bound)
 
     def call_async(self, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Any:
-        return self.entry.call_async(self.original(), args, kwargs, self.bound)
+        return self.entry.call_async(self.original(args), args, kwargs, self.bound)
 
     def call_generator(self, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Any:
-        return self.entry.call_generator(self.original(), args, kwargs, self.bound)
+        return self.entry.call_generator(self.original(args), args, kwargs, self.bound)
 
     def call_async_generator(self, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Any:
-        return self.entry.call_async_generator(self.original(), args, kwargs, self.bound)
+        return self.entry.call_async_generator(self.original(args), args, kwargs, self.bound)
 
     def cleaned(self, error: BaseException) -> BaseException:
         """The exception with a traceback from the original on, or without ours where it never came there; for the trampoline to raise.
@@ -195,6 +201,49 @@ class Gate:
         return error.with_traceback(trace)
 
 
+class _InheritedGate(Gate):
+    """The gate of an inherited method, whose function stays where it is. What is called is what `super()` in the named class gives."""
+
+    __slots__ = ("resolved",)
+
+    def __init__(self, resolved: Resolved, entry: Entry) -> None:
+        super().__init__(resolved.function, entry, resolved.binding is not Binding.NONE)
+        self.shadow = resolved.function
+        self.resolved = resolved
+        # No function has these defaults, so that the trampoline always comes to `original`.
+        self.defaults = ("none",)
+
+    def original(self, args: Tuple[Any, ...]) -> types.FunctionType:
+        resolved = self.resolved
+        first = args[0] if args and self.bound else resolved.owner
+        cls = first if resolved.binding is not Binding.INSTANCE else type(first)
+        if cls is not resolved.owner and isinstance(cls, type):
+            found = next_after(cls, resolved)
+            if isinstance(found, types.FunctionType):
+                return found
+        return self.shadow
+
+
+def _gate_of(code: types.CodeType) -> Optional[Gate]:
+    """The gate of a trampoline; None of any other code."""
+    return next((const for const in code.co_consts if isinstance(const, Gate)), None)
+
+
+def _layers(function: types.FunctionType) -> Iterator[Tuple[types.FunctionType, Optional[Gate]]]:
+    """The function and the shadows below it, each with its gate; the last has none."""
+    gate = _gate_of(function.__code__)
+    yield function, gate
+    while gate is not None:
+        function = gate.shadow
+        gate = _gate_of(function.__code__)
+        yield function, gate
+
+
+def _plain_code(function: types.FunctionType) -> types.CodeType:
+    """The code of a function below all trampolines."""
+    return [layer.__code__ for layer, _ in _layers(function)][-1]
+
+
 def _is_ours(frame: types.FrameType) -> bool:
     return str(frame.f_globals.get("__name__")).partition(".")[0] in ("xpc_agent", "xpc_instrument")
 
@@ -212,6 +261,21 @@ def _copy(function: types.FunctionType, code: types.CodeType) -> types.FunctionT
     copy.__module__ = function.__module__
     copy.__doc__ = function.__doc__
     return copy
+
+
+def _double(function: types.FunctionType) -> types.FunctionType:
+    """A second function that shows itself as the first does, for a class that inherits it."""
+    double = _copy(function, _plain_code(function))
+    double.__dict__.update(function.__dict__)
+    # From Python 3.14 on annotations are evaluated when asked for, and may name what is not there yet.
+    annotate = getattr(function, "__annotate__", None)
+    if annotate is None:
+        double.__annotations__ = function.__annotations__
+    else:
+        double.__annotate__ = annotate  # type: ignore[attr-defined,unused-ignore]
+    if sys.version_info >= (3, 12):
+        double.__type_params__ = function.__type_params__
+    return double
 
 
 def _signature(function: types.FunctionType) -> Optional[inspect.Signature]:
@@ -242,32 +306,43 @@ class CodePatch(Patch):
         self._armed: Optional[types.FunctionType] = None
         self._original: Optional[types.CodeType] = None
         self._trampoline: Optional[types.CodeType] = None
-        self._signed: Optional[inspect.Signature] = None
+        self._gate: Optional[Gate] = None
         self._own: Any = None
         # Built now, so that what cannot be reproduced is known before anybody wants to arm it.
-        _template_for(resolved.function, resolved.kind)
+        _template_for(resolved.function, resolved.kind, resolved.inherited)
+        if resolved.inherited:
+            try:
+                self._rebuilt(resolved.function)
+            except Exception as error:
+                raise PatchError(f"{resolved.target}: a {type(resolved.raw).__name__} of its own cannot be made: {error}") from error
 
     def arm(self) -> None:
         if self._armed is not None:
             return
         resolved = self.resolved
-        function = resolved.function
+        gate: Gate
         if resolved.inherited:
-            function = _copy(function, function.__code__)
-            function.__dict__.update(resolved.function.__dict__)
-            function.__annotations__ = resolved.function.__annotations__
-        original = function.__code__
-        gate = Gate(function, self.entry, resolved.binding is not Binding.NONE)
+            function = _double(resolved.function)
+            gate = _InheritedGate(resolved, self.entry)
+        else:
+            function = resolved.function
+            gate = Gate(function, self.entry, resolved.binding is not Binding.NONE)
+        original = _plain_code(function)
         trampoline = _trampoline(function, resolved.kind, gate)
-        signature = _signature(function)
-        self._armed, self._original, self._trampoline = function, original, trampoline
-        if signature is not None:
-            function.__dict__["__signature__"] = signature
-        self._signed = signature
+        below = _gate_of(function.__code__)
+        gate.signature = _signature(function) if below is None else below.signature
+        if gate.signature is not None:
+            function.__dict__["__signature__"] = gate.signature
+        self._armed, self._original, self._trampoline, self._gate = function, original, trampoline, gate
         function.__code__ = trampoline
         if resolved.inherited:
-            self._own = self._rebuilt(function)
-            setattr(resolved.owner, resolved.attribute, self._own)
+            own = self._rebuilt(function)
+            try:
+                setattr(resolved.owner, resolved.attribute, own)
+            except Exception as error:
+                self._armed = None
+                raise PatchError(f"{resolved.target}: its attribute cannot be set: {error}") from error
+            self._own = own
 
     def _rebuilt(self, function: types.FunctionType) -> Any:
         """The descriptor that the class gets for an inherited target."""
@@ -282,20 +357,25 @@ class CodePatch(Patch):
         function, self._armed = self._armed, None
         if function is None:
             return
-        resolved = self.resolved
+        resolved, gate = self.resolved, self._gate
+        assert gate is not None
+        assert self._original is not None
         if resolved.inherited:
             if resolved.owner.__dict__.get(resolved.attribute) is self._own:
                 delattr(resolved.owner, resolved.attribute)
             self._own = None
-        if self._signed is not None and function.__dict__.get("__signature__") is self._signed:
+        for layer, _ in _layers(function):
+            if layer.__code__ is self._trampoline:
+                # Not always the original: it may be the trampoline of another name of the function.
+                layer.__code__ = self._original if resolved.inherited else gate.shadow.__code__
+                break
+        if _gate_of(function.__code__) is None and gate.signature is not None and function.__dict__.get("__signature__") is gate.signature:
             del function.__dict__["__signature__"]
-        self._signed = None
-        if function.__code__ is self._trampoline:
-            assert self._original is not None
-            function.__code__ = self._original
 
     def uninstall(self) -> None:
         self.disarm()
+        if self._gate is None or self.resolved.inherited:
+            return
         function = self.resolved.function
-        if self._original is not None and not self.resolved.inherited and function.__code__ is not self._original:
+        if _plain_code(function) is not self._original or any(gate is self._gate for _, gate in _layers(function)):
             raise PatchError(f"{self.resolved.target}: somebody else replaced its code since; that stays")

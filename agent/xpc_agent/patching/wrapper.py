@@ -4,11 +4,12 @@ Rules:
 - The wrapper is in place from the start, so that names imported afterwards lead to it. While disarmed it asks `enabled`, the bound
   `__len__` of a list, and calls straight through: no Python frame of ours runs.
 - Undo puts the raw descriptor back, or deletes what hid an inherited one, and only if our wrapper is still there.
-- A wrapper pickles by its name, as the function does.
+- A wrapper pickles by its name where what it wraps does so, and else as what it wraps.
 """
 
 from __future__ import annotations
 
+import operator
 from typing import Any, Callable, Dict, List, Tuple
 
 import wrapt
@@ -19,7 +20,12 @@ from .interface import Entry, Patch, PatchError
 
 class _Bound(wrapt.BoundFunctionWrapper):  # type: ignore[misc]
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return getattr, (self._self_instance, self.__wrapped__.__name__)
+        parent = self._self_parent
+        instance = self._self_instance
+        if instance is None:
+            # Reached through a class: a class method has its own there, which may be a subclass.
+            instance = getattr(self.__wrapped__, "__self__", parent._self_xpc_owner)
+        return getattr, (instance, parent._self_xpc_name)
 
     def __copy__(self) -> Any:
         return self
@@ -32,7 +38,13 @@ class _Wrapper(wrapt.FunctionWrapper):  # type: ignore[misc]
     __bound_function_wrapper__ = _Bound
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return getattr(self.__wrapped__, "__qualname__", self._self_xpc_name)
+        if isinstance(self._self_xpc_owner, type):
+            return getattr, (self._self_xpc_owner, self._self_xpc_name)
+        wrapped = self.__wrapped__
+        name = getattr(wrapped, "__qualname__", None)
+        if name is not None and vars(self._self_xpc_owner).get(name) is self and self._self_xpc_owner.__name__ == wrapped.__module__:
+            return name
+        return operator.itemgetter(0), ((wrapped,),)
 
     def __copy__(self) -> Any:
         return self
@@ -77,7 +89,7 @@ class WraptPatch(Patch):
             return enter(_without_instance(wrapped), (instance, *args), kwargs, True)
 
         made = _Wrapper(function, wrapper, enabled=self._switch.__len__)
-        made._self_xpc_name = self.resolved.attribute
+        made._self_xpc_owner, made._self_xpc_name = self.resolved.owner, self.resolved.attribute
         return made
 
     def install(self) -> None:
@@ -108,7 +120,7 @@ class WraptPatch(Patch):
             return enter(wrapped, args, kwargs, True)
 
         made = _Wrapper(accessor, wrapper, enabled=switch.__len__)
-        made._self_xpc_name = self.resolved.attribute
+        made._self_xpc_owner, made._self_xpc_name = self.resolved.owner, self.resolved.attribute
         return made
 
     def arm(self) -> None:
