@@ -230,7 +230,7 @@ class ProbeTable(Registry):
             now = targets.resolve(point.target)
         except TargetError:
             return False
-        if now.function is point.resolved.function or point.patch.patcher == "wrapt":
+        if point.patch.is_on(now):
             return False
         point.patch.disarm()
         return True

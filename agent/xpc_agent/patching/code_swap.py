@@ -316,6 +316,10 @@ class CodePatch(Patch):
             except Exception as error:
                 raise PatchError(f"{resolved.target}: a {type(resolved.raw).__name__} of its own cannot be made: {error}") from error
 
+    def is_on(self, now: Resolved) -> bool:
+        # An inherited method is a function of the class's own while it is armed.
+        return now.function is self.resolved.function or now.function is self._armed
+
     def arm(self) -> None:
         if self._armed is not None:
             return

@@ -48,6 +48,10 @@ class Patch:
     def install(self) -> None:
         """Make hookable, disarmed."""
 
+    def is_on(self, now: Resolved) -> bool:
+        """Whether what the target names now is what this was made for; a reload of its module makes something else."""
+        return now.function is self.resolved.function
+
     def arm(self) -> None:
         """From now on invocations reach the entry."""
         raise NotImplementedError

@@ -123,6 +123,9 @@ class WraptPatch(Patch):
         made._self_xpc_owner, made._self_xpc_name = self.resolved.owner, self.resolved.attribute
         return made
 
+    def is_on(self, now: Resolved) -> bool:
+        return now.raw is self._installed
+
     def arm(self) -> None:
         if not self._switch:
             self._switch.append(True)
