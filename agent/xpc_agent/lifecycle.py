@@ -186,6 +186,7 @@ class Agent:
         """Stop listening and withdraw; probe points stay as they are."""
         host, entry, member = self.host, self._entry, self._member
         self.host = self._entry = self._member = None
+        self.table.let_go()
         if member is not None:
             member.close()
         if entry is not None:

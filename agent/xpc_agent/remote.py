@@ -166,7 +166,7 @@ class RemoteHook:
         self.peer = peer
         self.number = number
         self.style = style
-        # The script has taken it away.
+        # The script has taken it away, or this process leaves.
         self.removed = False
         self.orphan_since = 0.0
         self._relayed = relay_name(peer.session, number) if isinstance(peer, RelayedPeer) else b""

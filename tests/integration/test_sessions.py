@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any, Callable, Iterator
@@ -14,7 +15,7 @@ import pytest
 import xpc_instrument
 from tests.integration.app_fixture import App, as_json, start_app
 from tests.integration.test_cli import cli
-from tests.programs import Program
+from tests.programs import Program, wait_for
 from xpc_instrument import ApplicationNotFoundError, ChannelError, Session, TargetError
 
 
@@ -166,3 +167,45 @@ def test_env_that_lets_the_agent_in_is_run(tmp_path: Path) -> None:
     code = "import os, xpc_agent.lifecycle as l; print(os.environ['MINE'], l.current() is not None)"
     done = cli("run", "--probe", "json:dumps", "--", "env", "MINE=5", sys.executable, "-c", code, cwd=tmp_path)
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "5 True", "")
+
+
+LEAVING = """
+import logging, sys, threading, shop, xpc_agent
+logging.basicConfig(stream=sys.stdout, format="%(name)s %(message)s")
+xpc_agent.start("xpc-instrument.toml")
+print("ready", flush=True)
+sys.stdin.readline()
+thread = threading.Thread(target=lambda: print("=>", shop.charge(1), flush=True))
+thread.start()
+sys.stdin.readline()
+xpc_agent.stop()
+thread.join()
+print("left", flush=True)
+"""
+
+
+def test_an_application_that_leaves_while_a_hook_runs_goes_on_without_it_and_calls_that_no_failure(
+    run_program: Callable[..., Program], tmp_path: Path
+) -> None:
+    (tmp_path / "shop.py").write_text("def charge(n):\n    return n\n")
+    (tmp_path / "xpc-instrument.toml").write_text(
+        'app = "shop"\n[defaults]\ntimeout = 30.0\non-failure = "raise"\n[[probe]]\ntarget = "shop:charge"\n'
+    )
+    program = run_program(LEAVING)
+    program.read_until("ready")
+    entered, left = threading.Event(), threading.Event()
+
+    def hook(n: int) -> str:
+        entered.set()
+        wait_for(left)
+        return "hooked"
+
+    with xpc_instrument.connect("shop") as session:
+        session.instead("shop:charge", hook)
+        program.send_line()
+        wait_for(entered)
+        program.send_line()
+        program.read_until("left")
+        left.set()
+    assert program.wait() == 0
+    assert program.output == ["ready", "=> 1", "left"]
