@@ -132,13 +132,15 @@ class Program:
                 break  # it ended by itself
         if self.process.wait(PATIENCE) < 0:
             killed.add(self.pid)
-        for stream in (self.process.stdin, self.process.stdout):
-            if stream is not None:
-                try:
-                    stream.close()
-                except BrokenPipeError:
-                    pass  # what was still to be written has no reader any more
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        try:
+            self.process.stdin.close()
+        except BrokenPipeError:
+            pass  # what was still to be written has no reader any more
+        # To the end of the output first: closed under its reader, the stream would be an error there.
         self._reader.join(5.0)
+        self.process.stdout.close()
 
 
 def kill(pid: int) -> None:
