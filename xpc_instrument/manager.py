@@ -33,7 +33,8 @@ from .errors import (
 )
 from .modes import is_target
 from .pickling import Traits
-from .registry import Entry, Registry, answer, check_registration
+from .registry import Entry, Registry, answer, check_callback
+from .terms import Terms
 
 log = logging.getLogger("xpc_instrument")
 
@@ -203,18 +204,22 @@ class Manager:
         that it cannot hook.
         """
         self._refuse_proxy("register")
-        check_registration(name, callable, calls, expires)
+        check_callback(name, callable)
+        try:
+            terms = Terms(limit=calls, expires=expires)
+        except ValueError as error:
+            raise ValueError(f"{name}: {str(error).replace('limit=', 'calls=')}") from None
         self._check_process()
         with self._lock:
             self._next += 1
             number = self._next
-        entry = Entry(callable, None, number, calls, expires)
+        entry = Entry(callable, None, number, terms)
         if self._registry is not None:
             return self._registry.put(name, entry)
         joiner = self._require_joiner("register")
         self._callbacks[number] = entry
         try:
-            answered = joiner.register(name, number, "plain", calls=calls, expires=expires, timeout=self._limits.connect_timeout)
+            answered = joiner.register(name, number, "plain", terms=terms.to_json(), timeout=self._limits.connect_timeout)
         except BaseException:
             self._callbacks.pop(number, None)
             raise

@@ -22,12 +22,9 @@ from .conversation import Incoming
 from .errors import ChannelError, PayloadError, RemoteProtocolError, TargetError
 from .modes import is_target
 from .pickling import Traits
+from .terms import Terms
 
 _FINAL = frozenset({Opcode.RETURN, Opcode.RETURN_SAME, Opcode.RAISE, Opcode.RAISE_SAME, Opcode.FAILED, Opcode.NOT_FOUND})
-
-
-# What `expires` may be at most, in seconds: some hundred years, far from what a clock cannot hold.
-_LONGEST = 4e9
 
 
 class Entry:
@@ -40,14 +37,13 @@ class Entry:
         callback: Optional[Callable[..., Any]],
         peer: Optional[Peer],
         hook: int,
-        calls: Optional[int],
-        expires: Optional[float],
+        terms: Terms = Terms(),  # noqa: B008 - it is frozen
     ) -> None:
         self.callback = callback
         self.peer = peer
         self.hook = hook
-        self.left = calls
-        self.expires = None if expires is None else time.monotonic() + expires
+        self.left = terms.limit
+        self.expires = None if terms.expires is None else time.monotonic() + terms.expires
         self.lock = threading.Lock()
 
     def take(self) -> bool:
@@ -115,7 +111,7 @@ class Registry(Policy):
     def register(self, peer: Peer, message: Register) -> Optional[Answer]:
         if is_target(message.name) and message.style != "plain":
             raise TargetError(f"{message.name}: the process at the other end is a plain manager, not an instrumented application")
-        entry = Entry(None, peer, message.hook, message.calls, message.expires)
+        entry = Entry(None, peer, message.hook, read_terms(message))
         return Answer(message.request, True, data={"registered": self.put(message.name, entry)})
 
     def unregister(self, peer: Peer, message: Unregister) -> Answer:
@@ -199,12 +195,17 @@ def answer(wire: Wire, frame: Frame, traits: Traits, callback: Callable[..., Any
         incoming.throw(error)
 
 
-def check_registration(name: Any, callback: Any, calls: Any, expires: Any) -> None:
+def read_terms(message: Register) -> Terms:
+    """The terms of a registration that arrived. Raises `RemoteProtocolError`."""
+    try:
+        return Terms.from_json(message.terms)
+    except ValueError as error:
+        raise RemoteProtocolError(f"REGISTER: {error!s:.200}") from None
+
+
+def check_callback(name: Any, callback: Any) -> None:
+    """Raises `TypeError` for what cannot be registered."""
     if not isinstance(name, str) or not name:
         raise TypeError(f"name: expected a non-empty str, got {name!r:.80}")
     if not callable(callback):
         raise TypeError(f"{name}: expected something that can be called, got {type(callback).__name__}")
-    if calls is not None and (not isinstance(calls, int) or isinstance(calls, bool) or calls < 1):
-        raise ValueError(f"{name}: calls={calls!r}: expected a number of calls from 1 upwards")
-    if expires is not None and (isinstance(expires, bool) or not isinstance(expires, (int, float)) or not 0 < expires <= _LONGEST):
-        raise ValueError(f"{name}: expires={expires!r}: expected seconds above 0, at most {_LONGEST:.0f}")

@@ -11,6 +11,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import inspect
 import itertools
 import logging
@@ -44,9 +45,12 @@ from .manager import AddressLike
 from .modes import Mode, is_target, join_name
 from .pickling import Traits
 from .references import MAX_ITEMS
-from .registry import check_registration
+from .registry import check_callback
+from .terms import Terms
 
 log = logging.getLogger("xpc_instrument")
+
+_TERMS = tuple(field.name for field in dataclasses.fields(Terms))
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -63,16 +67,16 @@ _RETURN_TIMEOUT = 5.0
 class _Hook:
     """A registered hook."""
 
-    __slots__ = ("_lock", "callback", "calls", "expires", "handle", "left", "module")
+    __slots__ = ("_lock", "callback", "expires", "handle", "left", "module", "terms")
 
-    def __init__(self, handle: Handle, callback: Callable[..., Any], calls: Optional[int], expires: Optional[float]) -> None:
+    def __init__(self, handle: Handle, callback: Callable[..., Any], terms: Terms) -> None:
         self.handle = handle
         self.callback = callback
-        self.calls = calls
+        self.terms = terms
         # Each process counts its own calls; what counts for all of them is this.
-        self.left = calls
+        self.left = terms.limit
         self._lock = threading.Lock()
-        self.expires = None if expires is None else time.monotonic() + expires
+        self.expires = None if terms.expires is None else time.monotonic() + terms.expires
         module = getattr(callback, "__module__", None)
         self.module = module if isinstance(module, str) else ""
 
@@ -160,8 +164,9 @@ class Session:
     def before(self, target: str, hook: Any = None, **options: Any) -> Any:
         """Have `hook(call)` called before each invocation of the target. A decorator without `hook`; else returns a handle.
 
-        `calls=N` ends it after N calls, in all processes together, `expires=S` after S seconds; the same for the other three.
-        Raises `TargetError`.
+        For each of the four: `limit=N` ends it after N calls, in all processes together, `expires=S` after S seconds; `sample=F` calls it
+        for that fraction of the invocations, `rate=R` at most R times a second in each process; the others go on without it.
+        For `before` and `after`: `wait=False` has no thread of the application wait for it. Raises `TargetError`.
         """
         return self._register(Mode.BEFORE, target, hook, options)
 
@@ -190,27 +195,26 @@ class Session:
         return self._register(Mode.INSTEAD, target, hook, options)
 
     def _register(self, mode: Mode, target: str, hook: Any, options: Dict[str, Any]) -> Any:
-        unknown = options.keys() - {"calls", "expires"}
+        unknown = options.keys() - _TERMS
         if unknown:
-            raise TypeError(f"{mode.value}(): unknown option {min(unknown)!r}; there are calls= and expires=")
+            raise TypeError(f"{mode.value}(): unknown option {min(unknown)!r}; there are {', '.join(f'{name}=' for name in _TERMS)}")
+        try:
+            terms = Terms(**options)
+        except ValueError as error:
+            raise ValueError(f"{target}: {error}") from None
+        if not terms.wait and mode not in (Mode.BEFORE, Mode.AFTER):
+            raise ValueError(f"{target}: wait=False: what {mode.value}() gives the application has to be waited for; use before or after")
         if hook is None:
 
             def decorate(function: F) -> F:
-                self._add(mode, target, function, **options)
+                self._add(mode, target, function, terms)
                 return function
 
             return decorate
-        return self._add(mode, target, hook, **options)
+        return self._add(mode, target, hook, terms)
 
-    def _add(
-        self,
-        mode: Mode,
-        target: str,
-        callback: Callable[..., Any],
-        calls: Optional[int] = None,
-        expires: Optional[float] = None,
-    ) -> Handle:
-        check_registration(target, callback, calls, expires)
+    def _add(self, mode: Mode, target: str, callback: Callable[..., Any], terms: Terms) -> Handle:
+        check_callback(target, callback)
         if not is_target(target):
             raise TargetError(f"target {target!r:.200}: expected package.module:Qualified.name")
         self._check_process()
@@ -219,7 +223,7 @@ class Session:
                 raise ChannelError("this session is closed")
             self._look_for_processes()
             handle = Handle(self, next(self._numbers), mode, target)
-            hook = _Hook(handle, callback, calls, expires)
+            hook = _Hook(handle, callback, terms)
             self._hooks[handle.number] = hook
             refusals: List[XpcError] = []
             accepted = 0
@@ -244,14 +248,15 @@ class Session:
         handle = hook.handle
         if hook.used_up:
             return True
-        expires = None if hook.expires is None else max(0.001, hook.expires - time.monotonic())
+        terms = hook.terms.to_json()
+        if hook.expires is not None:
+            terms["expires"] = max(0.001, hook.expires - time.monotonic())
         try:
             answer = member.joiner.register(
                 join_name(handle.mode, handle.target),
                 handle.number,
                 "plain" if handle.mode is Mode.INSTEAD else "call",
-                calls=hook.calls,
-                expires=expires,
+                terms=terms,
                 module=hook.module,
                 timeout=self._limits.connect_timeout,
             )

@@ -113,7 +113,7 @@ class Member:
 
     def _add(self, data: Any) -> Any:
         peer = RelayedPeer(self._joiner, data["session"], data["pid"], data["python"])
-        message = Register(0, data["name"], data["hook"], data["style"], data["calls"], data["expires"], "")
+        message = Register(0, data["name"], data["hook"], data["style"], data["terms"], "")
         try:
             self._table.add_hook(peer, message)
         except XpcError as error:

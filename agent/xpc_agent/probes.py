@@ -26,9 +26,9 @@ from xpc_instrument.channel.peer import Peer
 from xpc_instrument.channel.wire import Wire
 from xpc_instrument.config import Config, ProbeConfig
 from xpc_instrument.errors import TargetError
-from xpc_instrument.modes import is_target, split_name
+from xpc_instrument.modes import Mode, is_target, split_name
 from xpc_instrument.pickling import Traits
-from xpc_instrument.registry import Entry, Registry
+from xpc_instrument.registry import Entry, Registry, read_terms
 
 from . import targets
 from .dispatch import Dispatcher, Plan, busy
@@ -309,6 +309,9 @@ class ProbeTable(Registry):
         if mode not in point.config.allow:
             allowed = ", ".join(sorted(one.value for one in point.config.allow))
             raise TargetError(f"{target}: the config does not allow the mode {mode.value!r} here, only {allowed}")
+        terms = read_terms(message)
+        if not terms.wait and mode not in (Mode.BEFORE, Mode.AFTER):
+            raise TargetError(f"{target}: a hook in the mode {mode.value!r} has to be waited for; only before and after take wait=False")
         with self._changing:
             for hook in point.hooks:
                 if hook.session == peer.session and hook.number == message.hook:
@@ -327,8 +330,7 @@ class ProbeTable(Registry):
                 Traits(peer.python, python_version(), self.config.limits.max_payload),
                 timeout=point.config.timeout,
                 on_failure=point.config.on_failure,
-                calls=message.calls,
-                expires=message.expires,
+                terms=terms,
                 counters=point.counters,
                 pid=os.getpid(),
                 signature=point.signature,
@@ -353,8 +355,7 @@ class ProbeTable(Registry):
             name=message.name,
             hook=message.hook,
             style=message.style,
-            calls=message.calls,
-            expires=message.expires,
+            terms=dict(message.terms),
         )
 
     def noticed(self, peer: Peer, notice: Notice) -> None:
@@ -381,7 +382,7 @@ class ProbeTable(Registry):
             return super().find(name)
         _, session, number = name.split("\0")
         peer = self._peers.get(session)
-        return None if peer is None else Entry(None, peer, int(number), None, None)
+        return None if peer is None else Entry(None, peer, int(number))
 
     def lost(self, caller: Wire, frame: Frame) -> None:
         if bytes(frame.buffers[0][:1]) != b"\0":

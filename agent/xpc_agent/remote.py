@@ -30,6 +30,7 @@ from xpc_instrument.exceptions import dump_exception
 from xpc_instrument.modes import Mode
 from xpc_instrument.pickling import Payload, Traits, type_name
 from xpc_instrument.references import Table, safe_repr
+from xpc_instrument.terms import Terms
 
 from .dispatch import Args, Invocation, Kwargs, busy
 from .member import RelayedPeer, RelayLanes, relay_name
@@ -153,8 +154,7 @@ class RemoteHook:
         *,
         timeout: float,
         on_failure: str,
-        calls: Optional[int],
-        expires: Optional[float],
+        terms: Terms,
         counters: Counters,
         pid: int,
         signature: Callable[[], Any],
@@ -175,9 +175,10 @@ class RemoteHook:
         self._traits = traits
         self._timeout = timeout
         self._on_failure = on_failure
-        self._calls = calls
+        self._terms = terms
+        self._calls = terms.limit
         self._next_use = itertools.count().__next__
-        self._expires = None if expires is None else time.monotonic() + expires
+        self._expires = None if terms.expires is None else time.monotonic() + terms.expires
         self._counters = counters
         self._signature = signature
         self._ended = ended

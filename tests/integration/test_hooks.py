@@ -205,7 +205,7 @@ def test_the_session_that_closes_leaves_the_application_as_it_was(app: App) -> N
 
 
 def test_a_registration_for_two_calls_ends_after_two(app: App, session: Session) -> None:
-    session.instead("shop:charge", Mock(return_value=0), calls=2)
+    session.instead("shop:charge", Mock(return_value=0), limit=2)
     assert [app.evaluate("shop.charge(1)") for _ in range(3)] == ["0", "0", "'1 EUR'"]
 
 

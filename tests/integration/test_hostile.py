@@ -94,7 +94,7 @@ def test_targets_that_the_agent_uses_itself_are_hooked_without_recursion_or_dead
             session.before("shop:wait_a_little", lambda call: None)
             session.before(target, lambda call: seen.append("before"))  # noqa: B023
             session.around(target, lambda call: call.proceed(), expires=60.0)
-            session.after(target, lambda call: seen.append("after"), calls=1000)  # noqa: B023
+            session.after(target, lambda call: seen.append("after"), limit=1000)  # noqa: B023
             assert (target, app.evaluate(expression)) == (target, usual[target])
         assert seen[:2] == ["before", "after"], target
     assert "failed" not in app.program.text

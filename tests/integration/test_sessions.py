@@ -73,7 +73,7 @@ def test_a_number_of_calls_counts_for_all_processes_together(run_program: Callab
     program = run_program(command=words, cwd=tmp_path)
     program.read_until("ready")
     with xpc_instrument.connect("shop") as session:
-        session.instead("shop:charge", lambda n: "hooked", calls=2)
+        session.instead("shop:charge", lambda n: "hooked", limit=2)
         answers = []
         for _ in range(4):
             program.send_line("go")

@@ -25,7 +25,7 @@ Levels = Sequence[Collection[str]]
 LEVELS: Levels = (
     {"xpc_instrument"},  # its names are loaded on first use
     {"xpc_instrument.errors"},
-    {"xpc_instrument.modes"},
+    {"xpc_instrument.modes", "xpc_instrument.terms"},
     # the channel
     {"xpc_instrument.channel"},
     {"xpc_instrument.channel.limits", "xpc_instrument.channel.messages"},

@@ -97,7 +97,7 @@ def test_a_large_frame_can_be_received_in_place() -> None:
     "message",
     [
         Hello(1, "control", "s", "n", 5, "3.11", "p"),
-        Register(1, "shop:charge", 2, "call", None, 1.5),
+        Register(1, "shop:charge", 2, "call", {"expires": 1.5}),
         Answer(3, False, "TargetError", "no", {"near": ["a"]}),
     ],
 )

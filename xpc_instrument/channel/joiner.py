@@ -13,7 +13,7 @@ import secrets
 import sys
 import threading
 import time
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Mapping, Optional
 
 from .. import errors
 from ..errors import AuthenticationError, ChannelError, DeadlineError, RemoteProtocolError, XpcError
@@ -233,14 +233,13 @@ class Joiner:
         hook: int,
         style: str,
         *,
-        calls: Optional[int] = None,
-        expires: Optional[float] = None,
+        terms: Mapping[str, Any],
         module: str = "",
         timeout: float,
     ) -> Answer:
         """Register callback number `hook` under `name`; returns the host's answer, or raises the error that it names."""
         self._ensure_lane(timeout)
-        return self._ask(lambda number: Register(number, name, hook, style, calls, expires, module), timeout)
+        return self._ask(lambda number: Register(number, name, hook, style, terms, module), timeout)
 
     def unregister(self, hook: int, timeout: float) -> Answer:
         """End a registration."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from typing import Any, Dict, Mapping, Optional, Tuple, Type, Union
+from typing import Any, Dict, Mapping, Tuple, Type, Union
 
 # Raised when the meaning of a frame changes; both sides must agree on it.
 PROTOCOL_VERSION = 1
@@ -101,16 +101,15 @@ class Register:
     """Ask for `name` to be answered by the sender's callback number `hook`.
 
     `style` is "plain" (called with the caller's arguments) or "call" (called with a record of the invocation).
-    `calls` ends the registration after so many calls, `expires` after so many seconds. `module` is where the callback is defined: the
-    answer says whether the host can import that, or whether its classes have to cross by value.
+    `terms` says how often and how long it is called (`Terms.to_json`). `module` is where the callback is defined: the answer says whether
+    the host can import that, or whether its classes have to cross by value.
     """
 
     request: int
     name: str
     hook: int
     style: str
-    calls: Optional[int] = None
-    expires: Optional[float] = None
+    terms: Mapping[str, Any] = field(default_factory=dict)
     module: str = ""
 
 
@@ -182,9 +181,6 @@ Message = Union[
     Pong,
 ]
 
-_NUMBER = (int, float)
-_OPTIONAL_NUMBER = (int, float, type(None))
-
 # opcode -> the class and its fields with the JSON types that each may have.
 SCHEMAS: Dict[Opcode, Tuple[Type[Any], Dict[str, Tuple[type, ...]]]] = {
     Opcode.HELLO: (
@@ -213,8 +209,7 @@ SCHEMAS: Dict[Opcode, Tuple[Type[Any], Dict[str, Tuple[type, ...]]]] = {
             "name": (str,),
             "hook": (int,),
             "style": (str,),
-            "calls": (int, type(None)),
-            "expires": _OPTIONAL_NUMBER,
+            "terms": (dict,),
             "module": (str,),
         },
     ),

@@ -1,0 +1,59 @@
+"""The terms of a registration: how many calls a hook gets, for how long, which of them, and whether anybody waits for it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Dict, Mapping, Optional
+
+# What `expires` may be at most, in seconds: some hundred years, far from what a clock cannot hold.
+_LONGEST = 4e9
+# What `rate` may be at most, in calls a second: no function is called more often.
+_FASTEST = 1e9
+
+
+@dataclasses.dataclass(frozen=True)
+class Terms:
+    """Checked when it is made: `ValueError` says what was seen and what was expected."""
+
+    limit: Optional[int] = None
+    """The registration ends after so many calls of the hook, in all processes together."""
+
+    expires: Optional[float] = None
+    """It ends after so many seconds."""
+
+    sample: Optional[float] = None
+    """The fraction of the invocations that call the hook, above 0 and up to 1; which of them is left to chance."""
+
+    rate: Optional[float] = None
+    """Calls of the hook per second, in each process; invocations beyond that go on without it."""
+
+    wait: bool = True
+    """Whether the application waits for the hook; only observers can do without."""
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and (not isinstance(self.limit, int) or isinstance(self.limit, bool) or self.limit < 1):
+            raise ValueError(f"limit={self.limit!r}: expected a number of calls from 1 upwards")
+        _check_number("expires", self.expires, _LONGEST, "seconds")
+        _check_number("sample", self.sample, 1.0, "a fraction of the calls")
+        _check_number("rate", self.rate, _FASTEST, "calls per second")
+        if not isinstance(self.wait, bool):
+            raise ValueError(f"wait={self.wait!r}: expected True or False")
+
+    def to_json(self) -> Dict[str, Any]:
+        """What differs from the defaults."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if getattr(self, field.name) != field.default}
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Terms:
+        """The inverse of `to_json`. Raises `ValueError` for what it cannot have given."""
+        unknown = fields.keys() - {field.name for field in dataclasses.fields(cls)}
+        if unknown:
+            raise ValueError(f"unknown term {min(unknown)!r:.80} of a registration; both sides need the same version of xpc-instrument")
+        return cls(**fields)
+
+
+def _check_number(name: str, value: Any, most: float, what: str) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= most:
+        raise ValueError(f"{name}={value!r}: expected {what} above 0, at most {most:.0f}")
