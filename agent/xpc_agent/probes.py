@@ -40,6 +40,10 @@ from .targets import Resolved, UnpatchableError
 log = logging.getLogger("xpc_agent")
 
 
+# What a script may register where the config allows no more than to observe; then nothing that it sends is unpickled.
+_OBSERVERS = frozenset({Mode.BEFORE, Mode.AFTER})
+
+
 class ProbePoint:
     """One target in this process."""
 
@@ -333,6 +337,7 @@ class ProbeTable(Registry):
                 terms=terms,
                 counters=point.counters,
                 pid=os.getpid(),
+                may_refer=not point.config.allow <= _OBSERVERS,
                 signature=point.signature,
                 ended=lambda hook: self._drop(point, hook),
             )
