@@ -49,10 +49,10 @@ class Meta(NamedTuple):
     number: int
     pid: int
     thread: int
-    instance_type: str
-    instance_text: str
-    raised: bool
-    duration: float
+    instance_type: str = ""
+    instance_text: str = ""
+    raised: bool = False
+    duration: float = 0.0
 
     def instance(self, asker: Asker) -> Optional[Reference]:
         """A reference to the instance, or None where there is none."""
@@ -359,8 +359,10 @@ class Incoming:
 
     def plain_arguments(self, callback: Callable[..., Any], record: Tuple[Any, ...]) -> Arguments:
         """What to call a stand-in with: the caller's arguments, after the instance where the stand-in binds as a method."""
-        if len(record) > 2 and record[2][_INSTANCE_TYPE] and binds(callback):
-            return (Meta(*record[2]).instance(self), *record[0]), record[1]
+        if len(record) > 2 and len(record[2]) > _INSTANCE_TYPE and binds(callback):
+            instance = Meta(*record[2]).instance(self)
+            if instance is not None:
+                return (instance, *record[0]), record[1]
         return record[0], record[1]
 
     # asking back -----------------------------------------------------------------------------------------------------------
@@ -373,7 +375,7 @@ class Incoming:
         with self._lock:
             if self._answered:
                 raise ReferenceExpiredError("the call has ended: read what you need of a reference while the hook runs")
-            self._wire.send(None, opcode, 0, body, buffers)
+            self._say(opcode, body, buffers)
             return self._wire.hear(None)
 
     def refer(self, op: str, number: int, name: str, payload: Any) -> Any:
@@ -416,10 +418,13 @@ class Incoming:
             if self._answered:
                 raise LocalProtocolError("this call has been answered already")
             self._answered = True
-            if buffers or len(body) > _SMALL:
-                self._wire.send(None, opcode, 0, body, buffers)
-            else:
-                self._wire.put(opcode, 0, body, None)
+            self._say(opcode, body, buffers)
+
+    def _say(self, opcode: Opcode, body: Bytes, buffers: Sequence[Bytes]) -> None:
+        if buffers or len(body) > _SMALL:
+            self._wire.send(None, opcode, 0, body, buffers)
+        else:
+            self._wire.put(opcode, 0, body, None)
 
     def done(self) -> None:
         """Answer that an observer has observed."""

@@ -148,6 +148,10 @@ def dump(value: Any, traits: Traits, slack: int = 0) -> Payload:
 
     Raises `PayloadError` that says why it cannot cross and what to do.
     """
+    if are_small((value,)):
+        body = dump_small(value)
+        if len(body) <= traits.limit + slack:
+            return body, ()
     writer = _Writer(traits.limit + slack)
     try:
         pickle.Pickler(writer, PROTOCOL, buffer_callback=writer.take_buffer).dump(value)

@@ -15,7 +15,7 @@ from typing import Any, Callable, Dict, List, Optional, Protocol, Sequence, Tupl
 
 from .channel.codec import Bytes
 from .errors import PayloadError, ReferenceExpiredError
-from .pickling import RECORD_SLACK, Payload, Traits, are_small, dump, dump_small, load, type_name
+from .pickling import RECORD_SLACK, Payload, Traits, dump, load, type_name
 
 # What `list(reference)` fetches at most.
 MAX_ITEMS = 10_000
@@ -186,10 +186,6 @@ def load_with_asker(asker: Asker, body: Bytes, buffers: Sequence[Bytes]) -> Any:
 
 def dump_with_asker(asker: Optional[Asker], value: Any, traits: Traits) -> Payload:
     """Pickle what goes back with the call that `asker` belongs to: its references cross as the objects themselves."""
-    if are_small((value,)):
-        body = dump_small(value)
-        if len(body) <= traits.limit:
-            return body, ()
     before = getattr(_here, "sending", None)
     _here.sending = asker
     try:

@@ -121,9 +121,9 @@ def _unguarded(original: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def _shown(instance: Any) -> Tuple[str, str]:
-    """What a hook is told of the instance beside a reference to it: the name of its class, and a text."""
-    return ("", "") if instance is None else (type_name(instance), safe_repr(instance))
+def _shown(instance: Any) -> Tuple[str, ...]:
+    """What a hook is told of the instance beside a reference to it: the name of its class, and a text; nothing if there is none."""
+    return () if instance is None else (type_name(instance), safe_repr(instance))
 
 
 def _bound(proceed: Callable[..., Any], instance: Any) -> Callable[..., Any]:
@@ -259,8 +259,11 @@ class RemoteHook:
 
     def _meta(self, invocation: Invocation) -> Tuple[Any, ...]:
         """The fields of `Meta`, as the plain tuple that crosses."""
-        raised = invocation.exception is not None
-        return (invocation.number, self.pid, invocation.thread, *_shown(invocation.instance), raised, invocation.duration)
+        meta = (invocation.number, self.pid, invocation.thread)
+        if self.mode is not Mode.AFTER:
+            return meta + _shown(invocation.instance)
+        shown = _shown(invocation.instance) or ("", "")
+        return (*meta, *shown, invocation.exception is not None, invocation.duration)
 
     def _observation(self, invocation: Invocation, kind_of: Type[Outgoing] = Outgoing) -> Outgoing:
         """The conversation about an invocation that an observer is told of."""
@@ -364,7 +367,7 @@ class RemoteHook:
         try:
             deadline = _now() + self._timeout
             instance, own = split(args, bound)
-            meta = (number or next_number(), self.pid, get_ident(), *_shown(instance), False, 0.0)
+            meta = (number or next_number(), self.pid, get_ident(), *_shown(instance))
             small = self._small(own, kwargs, meta, None)
             if small is None:
                 outgoing = self._conversation(own, kwargs, instance, (meta,), (None,))
@@ -403,7 +406,7 @@ class RemoteHook:
         try:
             deadline = _now() + self._timeout
             instance, own = split(args, bound)
-            meta = (number or next_number(), self.pid, get_ident(), *_shown(instance), False, 0.0)
+            meta = (number or next_number(), self.pid, get_ident(), *_shown(instance))
             small = self._small(own, kwargs, meta, None)
             outgoing = self._conversation(own, kwargs, instance, (meta,), (None,), _Guarded)
             payload = outgoing.payload() if small is None else (small, ())

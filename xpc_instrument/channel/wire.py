@@ -178,6 +178,8 @@ class Wire:
             data = self.sock.recv(_CHUNK)
         except BlockingIOError:
             return None
+        except OSError as error:
+            raise _broken(error) from error
         finally:
             waiting[False] = False
             if self.closed:
@@ -282,10 +284,7 @@ class Wire:
         connection = self.connection
         frame = None
         if connection.reader.idle and (deadline is None or deadline - monotonic() > _PATIENCE):
-            try:
-                frame = self._read_patiently()
-            except (OSError, ValueError) as error:
-                raise _broken(error) from error
+            frame = self._read_patiently()
         if frame is None:
             frame = self.receive(deadline)
         try:
