@@ -46,6 +46,9 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
             samples = measured[name] = measure(group, FAST if options.fast else FULL, _progress)
         except Unavailable as reason:
             others.append(f"{name} was not measured: {reason}.")
+            # A group that was asked for by name and is not there is a failure; what a machine lacks is none of the whole.
+            if options.only:
+                failed.append(name)
             continue
         except Exception:
             failed.append(name)

@@ -10,8 +10,10 @@ import json
 from contextlib import ExitStack, contextmanager
 from typing import Any, Callable, Iterator, Mapping
 
+from xpc_instrument.hooks import Handle
+
 from .baselines import ping_pong
-from .measure import Comparison, Group, Measured, TimeFunction, seconds_of
+from .measure import Comparison, Group, Measured, TimeFunction, Unavailable, seconds_of
 from .pair import Hooked, hooked, runtime_dir
 from .peers import PeerError
 
@@ -21,6 +23,8 @@ _BURST = 500
 
 @contextmanager
 def _unwaited() -> Iterator[Mapping[str, TimeFunction]]:
+    if not hasattr(Handle, "dropped"):
+        raise Unavailable("this xpc_instrument registers no hooks with wait=False")
     with runtime_dir() as folder, ExitStack() as stack:
         pair = stack.enter_context(hooked(folder, ["unwaited"]))
         pair.calls["unwaited"] = 0
