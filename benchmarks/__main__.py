@@ -29,7 +29,7 @@ ASKED_FOR = ("unwaited",)
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Returns 0, or 1 if something could not run; a ratio that is not as expected is said in the table and is no failure."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="What xpc-instrument costs, as ratios to a baseline.")
-    parser.add_argument("--fast", action="store_true", help="fewer rounds: a minute and a half at most, instead of eight")
+    parser.add_argument("--fast", action="store_true", help="fewer rounds: a minute instead of some seven")
     parser.add_argument("--only", metavar="NAME", action="append", choices=GROUPS, help=f"one of {', '.join(GROUPS)}; may be repeated")
     parser.add_argument("--json", metavar="FILE", help="write all values to FILE too, in pyperf's format")
     options = parser.parse_args(arguments)
