@@ -56,9 +56,12 @@ def _far_end(
             numbers = ",".join(map(str, fds))
             peer = Peer(__name__, kind, numbers, *words, runtime_dir=runtime_dir, pass_fds=fds, pin=pin)
         with peer:
-            yield near
-            for end in near:
-                end.shutdown(socket.SHUT_RDWR)
+            try:
+                yield near
+            finally:
+                # What the far end takes for its end; it would be waited for in vain otherwise.
+                for end in near:
+                    end.shutdown(socket.SHUT_RDWR)
 
 
 def _caller(near: socket.socket) -> Callable[..., Any]:
