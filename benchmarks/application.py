@@ -8,17 +8,14 @@ import json
 import os
 import sys
 import time
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict
 
 import xpc_agent
 
 from . import targets
 from .loops import OwnLoop
-from .measure import seconds_of, seconds_of_each, seconds_of_threads
+from .measure import seconds_at_a_pace, seconds_of, seconds_of_each, seconds_of_threads
 from .sizes import data_of
-
-# Seconds between two calls of a steady load: ten thousand in a second, less what a sleep takes longer than it was asked to.
-_PACE = 0.0001
 
 
 def _answer(measured: Any, calls: int, result: Any) -> Dict[str, Any]:
@@ -65,13 +62,8 @@ def _own_loop() -> OwnLoop:
 
 
 def steady(name: str, loops: str) -> Dict[str, Any]:
-    """Calls at a pace, each timed by itself."""
     function = getattr(targets, name)
-    times: List[float] = []
-    for _ in range(int(loops)):
-        time.sleep(_PACE)
-        times += seconds_of_each(function, 1)
-    return _answer(sum(times), int(loops) + 1, function(12, currency="USD"))
+    return _answer(seconds_at_a_pace(function, int(loops)), int(loops) + 1, function(12, currency="USD"))
 
 
 def mark(path: str) -> Dict[str, Any]:

@@ -49,4 +49,4 @@ def _rows() -> Iterator[Comparison]:
             yield Comparison(name, f"{kind}, {where}", f"sendall of {kind}, {where}", below=1.3, needs=needs)
 
 
-LARGE = Group("large", _large, tuple(_rows()), rounds=8)
+LARGE = Group("large", _large, tuple(_rows()), rounds=6)

@@ -43,4 +43,4 @@ def _rows() -> Iterator[Comparison]:
             yield Comparison(name, _ours(count, tcp), _bare(count, tcp), above=0.6 if count == 8 else None, rate=True)
 
 
-THREADS = Group("threads", _threads, tuple(_rows()), rounds=10)
+THREADS = Group("threads", _threads, tuple(_rows()), rounds=8)
