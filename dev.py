@@ -116,7 +116,7 @@ def types(arguments: Sequence[str]) -> int:
 
 def bench(arguments: Sequence[str]) -> int:
     """Run the benchmarks."""
-    return run(own_environment(), "-m", "benchmarks", *arguments)
+    return run(environment(VENV / "bench", sys.executable, "benchmarks"), "-m", "benchmarks", *arguments)
 
 
 def matrix(arguments: Sequence[str], without: Optional[str] = None) -> int:
