@@ -291,7 +291,7 @@ def test_a_script_that_dies_lets_all_greenlets_go_on(start: Callable[..., Server
     script = run_program(
         "import threading, xpc_instrument\n"
         "app = xpc_instrument.connect('shop')\n"
-        "app.before('shop:price', lambda call: print('reached', flush=True) or threading.Event().wait())\n"
+        "app.before('shop:price', lambda call: print('reached\\n', end='', flush=True) or threading.Event().wait())\n"
         "print('ready', flush=True)\napp.run()\n",
         name="script.py",
     )
@@ -483,5 +483,5 @@ print(json.dumps([name for name, value in before.items() if getattr(primitives, 
 )
 def test_the_primitives_are_the_originals(run_program: Callable[..., Program], library: str, patch: str) -> None:
     need(library)
-    program = run_program(PRIMITIVES.format(patch=patch))
+    program = run_program(PRIMITIVES.replace("{patch}", patch))
     assert json.loads(program.read_until("[")) == []
