@@ -366,7 +366,8 @@ def test_the_server_ends_by_ctrl_c_as_it_does_alone_while_greenlets_wait(
 ) -> None:
     server = start()
     alone = run_program(command=[sys.executable, "server.py", server.library, "never"], cwd=tmp_path)
-    alone.read_until("port ")
+    # It serves by then, and is not on its way to it.
+    assert get(f"http://127.0.0.1:{alone.read_until('port ').split()[1]}/alive") == (200, "alive")
     reached, go_on = threading.Event(), threading.Event()
 
     def stuck(call: Any) -> None:

@@ -160,8 +160,12 @@ class _GeventBell(Bell):
 
 class _Eventlet(Hub):
     def wait(self, fd: int, writing: bool, timeout: Optional[float]) -> bool:
-        from eventlet.hubs import trampoline
+        from eventlet.hubs import get_hub, notify_opened, trampoline
 
+        current = get_hub()
+        if fd in getattr(current, "listeners", {}).get(current.WRITE if writing else current.READ, ()):
+            # Of a file that had the number before, and was closed in a forked child, where the greenlet that waits for it goes on too.
+            notify_opened(fd)
         try:
             trampoline(fd, read=not writing, write=writing, timeout=timeout, timeout_exc=_Late())
         except _Late:
