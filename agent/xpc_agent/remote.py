@@ -14,7 +14,6 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
-import threading
 import time
 import types
 from threading import get_ident
@@ -24,6 +23,7 @@ from xpc_instrument.channel.codec import Bytes, Frame
 from xpc_instrument.channel.lanes import LanePool
 from xpc_instrument.channel.messages import Opcode
 from xpc_instrument.channel.peer import Peer
+from xpc_instrument.channel.primitives import allocate_lock
 from xpc_instrument.channel.wire import Wire
 from xpc_instrument.conversation import Arguments, Failed, NotFound, Outcome, Outgoing
 from xpc_instrument.errors import ChannelError, DeadlineError, HookFailedError, HookTimeoutError, PayloadError
@@ -52,7 +52,7 @@ class Counters:
     def __init__(self) -> None:
         self.calls = 0
         self.failures: Dict[str, int] = {}
-        self._lock = threading.Lock()
+        self._lock = allocate_lock()
 
     def fail(self, cause: str) -> int:
         """Count a failure; returns how many of that cause there are now."""

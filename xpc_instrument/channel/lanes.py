@@ -9,12 +9,14 @@ Rules:
 
 from __future__ import annotations
 
-import _thread
 import time
 from collections import deque
+from sys import modules
 from typing import Any, Callable, Deque, Dict, Optional
 
 from ..errors import ChannelError, DeadlineError
+from .hubs import GREENLET, NO_LOOP, TrioBell, hub, trio
+from .primitives import allocate_lock
 from .wire import Wire
 
 
@@ -73,29 +75,37 @@ class LanePool:
         wire = self._pop()
         if wire is not None:
             return wire
-        lock = _thread.allocate_lock()
-        lock.acquire()
-        wake = _Release(lock)
-        while True:
-            self._waiters.append(wake)
-            self._ask()
-            wire = self._pop()
-            if wire is not None:
-                self._forget(wake)
-                return wire
-            remaining = -1.0 if deadline is None else deadline - time.monotonic()
-            if (deadline is not None and remaining <= 0) or not lock.acquire(True, remaining):
-                self._forget(wake)
-                raise DeadlineError("no lane became free in time")
+        green = hub() if GREENLET in modules else None
+        wake: Any = _Release() if green is None else green.bell()
+        try:
+            while True:
+                self._waiters.append(wake)
+                self._ask()
+                wire = self._pop()
+                if wire is not None:
+                    return wire
+                remaining = -1.0 if deadline is None else deadline - time.monotonic()
+                if (deadline is not None and remaining <= 0) or not wake.wait(remaining):
+                    raise DeadlineError("no lane became free in time")
+        finally:
+            # Also when the thread is interrupted: a wake-up that goes to nobody is one that somebody misses.
+            self._forget(wake)
+            wake.close()
 
     async def take_async(self, deadline: Optional[float]) -> Wire:
         """Like `take`, without blocking the running loop."""
         wire = self._pop()
         if wire is not None:
             return wire
+        library = trio()
+        if library is not None:
+            return await self._take_in_trio(library, deadline)
         from asyncio import get_running_loop
 
-        loop = get_running_loop()
+        try:
+            loop = get_running_loop()
+        except RuntimeError:
+            raise ChannelError(NO_LOOP) from None
         while True:
             woken = loop.create_future()
             wake = _Settle(loop, woken)
@@ -119,6 +129,20 @@ class LanePool:
                 self._forget(wake)
                 if timer is not None:
                     timer.cancel()
+
+    async def _take_in_trio(self, library: Any, deadline: Optional[float]) -> Wire:
+        while True:
+            bell = TrioBell(library)
+            self._waiters.append(bell)
+            try:
+                self._ask()
+                wire = self._pop()
+                if wire is not None:
+                    return wire
+                if not await bell.wait(deadline):
+                    raise DeadlineError("no lane became free in time")
+            finally:
+                self._forget(bell)
 
     def close(self) -> None:
         """Close all lanes and wake all that wait."""
@@ -180,8 +204,9 @@ class _Release:
 
     __slots__ = ("_lock",)
 
-    def __init__(self, lock: Any) -> None:
-        self._lock = lock
+    def __init__(self) -> None:
+        self._lock = allocate_lock()
+        self._lock.acquire()
 
     def __call__(self) -> None:
         try:
@@ -189,6 +214,12 @@ class _Release:
         except RuntimeError:
             # Woken twice: it looks at the free lanes anyway.
             pass
+
+    def wait(self, timeout: float) -> bool:
+        return bool(self._lock.acquire(True, timeout))
+
+    def close(self) -> None:
+        """As a greenlet's bell, which has something to close."""
 
 
 class _Settle:

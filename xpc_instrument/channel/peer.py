@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Deque, Optional
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Deque, Optional
 from .codec import Bytes
 from .lanes import LanePool
 from .messages import Answer, Hello, LanesWanted, Message, Notice, Query, Register, Unregister
+from .primitives import allocate_lock
 from .wire import Wire
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Peer:
         self.calls = 0  # lanes on which this peer calls us
         self._host = host
         self._outbox: Deque[Bytes] = deque()
-        self._sending = _thread.allocate_lock()
+        self._sending = allocate_lock()
 
     def __repr__(self) -> str:
         return f"<Peer {self.program!r} pid {self.pid}>"

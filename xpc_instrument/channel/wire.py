@@ -3,7 +3,7 @@
 Rules:
 - Whoever waits does so in the thread that needs the answer, with a deadline: first in `recv` itself, for `_PATIENCE` at most, which
   spares a system call and lets the kernel keep both sides on one processor; then in `poll`. All else that touches a socket says
-  MSG_DONTWAIT.
+  MSG_DONTWAIT. A greenlet waits through its hub instead, and a task through its loop.
 - A deadline is a `time.monotonic()` instant in seconds, or None for none.
 - A wire whose thread (or task) waits is shut down by `close`, which wakes the waiter; the descriptor is closed by the waiter. Closed
   under it, the number would soon mean another file, and the waiter would wait for that one.
@@ -11,16 +11,18 @@ Rules:
 
 from __future__ import annotations
 
-import select
 import socket
 import struct
+from sys import modules
 from time import monotonic
 from typing import TYPE_CHECKING, Any, List, Optional, Sequence
 
 from ..errors import ChannelError, DeadlineError
 from .codec import HEADER, Bytes, Frame
 from .connection import Connection
+from .hubs import GREENLET, NO_LOOP, hub, trio, wait_in_trio
 from .messages import Message, Opcode
+from .primitives import POLLIN, POLLOUT, poll
 
 if TYPE_CHECKING:
     import asyncio
@@ -67,10 +69,11 @@ class Wire:
     # waiting in the calling thread -----------------------------------------------------------------------------------
 
     def _wait(self, writing: bool, deadline: Optional[float]) -> None:
+        green = hub() if GREENLET in modules else None
         poller = self._pollers[writing]
-        if poller is None:
-            poller = select.poll()
-            poller.register(self.sock.fileno(), select.POLLOUT if writing else select.POLLIN)
+        if poller is None and green is None:
+            poller = poll()
+            poller.register(self.sock.fileno(), POLLOUT if writing else POLLIN)
             self._pollers[writing] = poller
         remaining = None if deadline is None else deadline - monotonic()
         self._waiting[writing] = True
@@ -78,6 +81,10 @@ class Wire:
             # Looked at after `_waiting` is set, as `close` looks at `_waiting` after it has set `closed`: one of the two sees the other.
             if self.closed:
                 raise ChannelError(_CLOSED)
+            if green is not None:
+                if (remaining is not None and remaining <= 0) or not green.wait(self.sock.fileno(), writing, remaining):
+                    raise DeadlineError("the other side did not answer in time")
+                return
             # poll() rounds up to milliseconds, so an empty answer means that the deadline has passed.
             if remaining is None:
                 poller.poll()
@@ -191,10 +198,16 @@ class Wire:
     # waiting on an event loop ------------------------------------------------------------------------------------------
 
     async def _wait_async(self, writing: bool, deadline: Optional[float]) -> None:
+        library = trio()
+        if library is not None:
+            return await self._wait_in_trio(library, writing, deadline)
         # Importing asyncio costs 40 ms; whoever comes here has paid that already.
         from asyncio import get_running_loop
 
-        loop = get_running_loop()
+        try:
+            loop = get_running_loop()
+        except RuntimeError:
+            raise ChannelError(NO_LOOP) from None
         ready = loop.create_future()
         self._waiting[writing] = True
         try:
@@ -212,6 +225,17 @@ class Wire:
                 (loop.remove_writer if writing else loop.remove_reader)(fd)
                 if timer is not None:
                     timer.cancel()
+        finally:
+            self._waited(writing)
+
+    async def _wait_in_trio(self, module: Any, writing: bool, deadline: Optional[float]) -> None:
+        self._waiting[writing] = True
+        try:
+            fd = self.sock.fileno()
+            if self.closed or fd < 0:
+                raise ChannelError(_CLOSED)
+            if not await wait_in_trio(module, fd, writing, deadline):
+                raise DeadlineError("the other side did not answer in time")
         finally:
             self._waited(writing)
 
