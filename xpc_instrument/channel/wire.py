@@ -308,7 +308,9 @@ class Wire:
         connection = self.connection
         frame = None
         if connection.reader.idle and (deadline is None or deadline - monotonic() > _PATIENCE):
-            frame = self._read_patiently()
+            # Not in a greenlet, whose whole thread would wait.
+            if GREENLET not in modules or hub() is None:
+                frame = self._read_patiently()
         if frame is None:
             frame = self.receive(deadline)
         try:
