@@ -2,8 +2,8 @@
 
 Rules:
 - Whoever waits does so in the thread that needs the answer, with a deadline: first in `recv` itself, for `_PATIENCE` at most, which
-  spares a system call and lets the kernel keep both sides on one processor; then in `poll`. All else that touches a socket says
-  MSG_DONTWAIT.
+  spares a system call and lets the kernel keep both sides on one processor; then in `poll`, as from the beginning where a timer ticks.
+  All else that touches a socket says MSG_DONTWAIT.
 - A deadline is a `time.monotonic()` instant in seconds, or None for none.
 - A wire whose thread (or task) waits is shut down by `close`, which wakes the waiter; the descriptor is closed by the waiter. Closed
   under it, the number would soon mean another file, and the waiter would wait for that one.
@@ -12,6 +12,7 @@ Rules:
 from __future__ import annotations
 
 import select
+import signal
 import socket
 import struct
 import time
@@ -35,8 +36,21 @@ _NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
 _DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
 _AT_ONCE = _NO_SIGNAL | _DONT_WAIT
 # How long `recv` waits at most, in seconds: longer than most answers take, shorter than any wait that has to end in time.
-_PATIENCE = 0.04
+_PATIENCE = 0.005
 _TIMEVAL = struct.pack("ll", 0, int(_PATIENCE * 1_000_000))
+
+
+# The interval timers that may send signals; none on Windows.
+_TIMERS = tuple(getattr(signal, name) for name in ("ITIMER_REAL", "ITIMER_PROF", "ITIMER_VIRTUAL") if hasattr(signal, name))
+_getitimer = getattr(signal, "getitimer", None)
+
+
+def _ticking() -> bool:
+    """Whether a timer, a profiler's say, interrupts `recv` again and again: Python then has it wait anew, and it would never give up."""
+    for timer in _TIMERS:
+        if _getitimer(timer)[1]:  # type: ignore[misc]
+            return True
+    return False
 
 
 class Wire:
@@ -140,7 +154,7 @@ class Wire:
         reader = self.connection.reader
         try:
             frame = None if reader.idle else reader.next_frame()
-            if frame is None and (deadline is None or deadline - time.monotonic() > _PATIENCE):
+            if frame is None and (deadline is None or deadline - time.monotonic() > _PATIENCE) and not _ticking():
                 frame = self._read_patiently()
             while frame is None:
                 self._wait(False, deadline)
