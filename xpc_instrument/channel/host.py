@@ -122,6 +122,11 @@ class Host:
         self._selector.register(self._listener, selectors.EVENT_READ, self._listener)
         self.resume()
 
+    @property
+    def in_service_thread(self) -> bool:
+        """Whether the calling thread is the one that serves."""
+        return _thread.get_ident() == self._thread_id
+
     def wake(self) -> None:
         """Have the service thread look at everything again."""
         try:
@@ -303,11 +308,11 @@ class Host:
             if now - peer.last_heard > self.limits.silence:
                 self._lose(peer, f"nothing was heard of it for {self.limits.silence} s")
                 continue
+            if peer.blocked:
+                peer.flush()
             wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if peer.blocked else 0)
             if selector.get_key(peer.wire.sock).events != wanted:
                 selector.modify(peer.wire.sock, wanted, peer)
-            if peer.blocked:
-                peer.flush()
         if self._rest_until and now >= self._rest_until:
             self._rest_until = 0.0
             selector.register(self._listener, selectors.EVENT_READ, self._listener)

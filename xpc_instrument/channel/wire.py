@@ -40,23 +40,20 @@ _PATIENCE = 0.005
 _TIMEVAL = struct.pack("ll", 0, int(_PATIENCE * 1_000_000))
 
 
-# The interval timers that may send signals; none on Windows.
-_TIMERS = tuple(getattr(signal, name) for name in ("ITIMER_REAL", "ITIMER_PROF", "ITIMER_VIRTUAL") if hasattr(signal, name))
-_getitimer = getattr(signal, "getitimer", None)
+# What asks for an interval timer; Windows has none.
+_timer = getattr(signal, "getitimer", lambda which: (0.0, 0.0))
 
 
 def _ticking() -> bool:
     """Whether a timer, a profiler's say, interrupts `recv` again and again: Python then has it wait anew, and it would never give up."""
-    for timer in _TIMERS:
-        if _getitimer(timer)[1]:  # type: ignore[misc]
-            return True
-    return False
+    # ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF; before each wait, so it has to be quick.
+    return bool(_timer(0)[1] or _timer(1)[1] or _timer(2)[1])
 
 
 class Wire:
     """One connection: a socket and its state machine. One thread (or task) at a time uses it, but any may close it."""
 
-    __slots__ = ("_pollers", "_waiting", "closed", "connection", "peer", "sock")
+    __slots__ = ("__weakref__", "_pollers", "_waiting", "closed", "connection", "peer", "sock")
 
     def __init__(self, sock: socket.socket, connection: Connection) -> None:
         # Blocking for the kernel, with a bound; not for Python, which would poll before each call if it knew of a time-out.
@@ -77,6 +74,10 @@ class Wire:
 
     def fileno(self) -> int:
         return self.sock.fileno()
+
+    def __del__(self) -> None:
+        # Lost by a thread that was interrupted as it took it; the other side sees its end.
+        self.sock.close()
 
     # waiting in the calling thread -----------------------------------------------------------------------------------
 
