@@ -341,7 +341,7 @@ class Host:
                 continue  # that connection was gone before we took it
             if len(self._strangers) >= self.limits.max_unauthenticated:
                 oldest = next(iter(self._strangers.values()))
-                self._refuse(oldest, "busy", "too many connections wait for their handshake")
+                self._refuse(oldest, "crowded", "too many connections wait for their handshake")
             limits = self.limits
             connection = Connection(dialling=False, key=self._key, max_payload=limits.max_payload, max_nesting=limits.max_nesting)
             wire = Wire(sock, connection)

@@ -9,6 +9,7 @@ Rules:
 from __future__ import annotations
 
 import os
+import random
 import secrets
 import sys
 import threading
@@ -16,7 +17,7 @@ import time
 from typing import Any, Callable, Dict, List, Optional
 
 from .. import errors
-from ..errors import AuthenticationError, ChannelError, DeadlineError, RemoteProtocolError, XpcError
+from ..errors import AuthenticationError, ChannelError, CrowdedError, DeadlineError, RemoteProtocolError, XpcError
 from .codec import Frame
 from .connection import new_nonce
 from .limits import Limits
@@ -37,6 +38,9 @@ from .messages import (
 )
 from .transport import Address, dial
 from .wire import Wire
+
+# How long a node waits before it dials again where many came at once, in seconds; each time longer, by chance.
+_FIRST_PAUSE = 0.005
 
 
 def python_version() -> str:
@@ -136,7 +140,16 @@ class Joiner:
             python=python_version(),
             program=os.path.basename(sys.argv[0] or "python")[:200] if getattr(sys, "argv", None) else "python",
         )
-        return dial(self.address, self._key, hello, deadline, self.limits)
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                return dial(self.address, self._key, hello, deadline, self.limits)
+            except CrowdedError:
+                # Many came at once and we had to give way. Not all again at the same moment.
+                pause *= 1 + random.random()  # noqa: S311 - no secret
+                if time.monotonic() + pause >= deadline or self._closed:
+                    raise
+                time.sleep(pause)
 
     def _end(self, reason: str) -> None:
         with self._lock:
