@@ -86,7 +86,7 @@ def let_go():
 def resources():
     gc.collect()
     fds = {name: os.readlink(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{name}")}
-    return {"fds": len(fds), "threads": len(os.listdir("/proc/self/task")), "python threads": threading.active_count()}
+    return {"fds": len(fds), "threads": len(os.listdir("/proc/self/task"))}
 
 def memory():
     gc.collect()
@@ -193,7 +193,8 @@ class Faulty(App):
         deadline = time.monotonic() + PATIENCE
         while self.resources() != before and time.monotonic() < deadline:
             patience.wait(0.02)
-        assert self.resources() == before
+        now = self.resources()
+        assert now == before, (now, before)
 
     def disarmed(self) -> None:
         """Wait until no hook is left."""
