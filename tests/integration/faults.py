@@ -7,6 +7,8 @@ machine that does other work too a thread may be woken late through no fault of 
 from __future__ import annotations
 
 import ast
+import os
+import signal
 import threading
 import time
 from pathlib import Path
@@ -223,6 +225,12 @@ def start_faulty(
     app = Faulty(start_app(run, folder, f'{more}[defaults]\ntimeout = {timeout}\n{probes}[[probe]]\ntarget = "shop:*"\n').program)
     app.value("globals().update(till=__import__('till'))")
     return app
+
+
+def stop(program: Program) -> None:
+    """Stop a program by SIGSTOP; no thread of it does anything more when this returns."""
+    program.signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, program.pid, os.WSTOPPED)
 
 
 def holds_once(attempt: Callable[[int], float], bound: float = LATE) -> None:

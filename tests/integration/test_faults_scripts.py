@@ -9,7 +9,7 @@ from typing import Any, Callable, List, Tuple, Union
 
 import pytest
 
-from tests.integration.faults import SCRIPT, Faulty, holds_once, start_faulty
+from tests.integration.faults import SCRIPT, Faulty, holds_once, start_faulty, stop
 from tests.programs import Program
 
 MODES = ["before", "after", "around", "instead"]
@@ -66,7 +66,7 @@ def kill(program: Program) -> float:
 
 def killed_before_it_receives(app: Faulty, script: Script, kind: str, mode: str, number: int) -> float:
     program = script(kind, "pay", mode, "waits")
-    program.signal(signal.SIGSTOP)
+    stop(program)
     app.begin("call", call(kind, "pay", number))
     assert app.value("till.begun['call'].thread.is_alive()")
     return kill(program)
@@ -147,7 +147,7 @@ def test_a_script_killed_while_the_original_runs_inside_proceed_leaves_its_outco
 def test_a_script_killed_while_large_arguments_are_on_their_way_is_waited_for_no_longer(app: Faulty, script: Script, kind: str) -> None:
     def attempt(number: int) -> float:
         program = script(kind, "pay", "instead", "waits")
-        program.signal(signal.SIGSTOP)
+        stop(program)
         # Far more than a socket takes: the thread stands in the middle of sending.
         app.begin("call", call(kind, "pay", f"b'x' * 30_000_000 + bytes([{number}])"))
         assert app.value("till.begun['call'].thread.is_alive()")
@@ -172,7 +172,7 @@ def test_a_script_stopped_before_the_call_costs_its_deadline_and_hooks_again_onc
     hooked = "hooked" if mode in ("around", "instead") else "paid"
     program = script(kind, "pay", mode, "answers")
     assert hasty.value(call(kind, "pay", -1)) == hooked
-    program.signal(signal.SIGSTOP)
+    stop(program)
     originals = [] if mode == "instead" else [-1]
 
     def attempt(number: int) -> float:
@@ -202,7 +202,7 @@ def test_a_script_stopped_inside_its_hook_costs_its_deadline_and_runs_nothing_af
     def attempt(number: int) -> float:
         hasty.begin("call", call(kind, "pay", number))
         program.read_until("inside")
-        program.signal(signal.SIGSTOP)
+        stop(program)
         done = hasty.end("call")
         originals.append(number)
         assert done["outcome"] == "paid"
@@ -223,7 +223,7 @@ def test_a_script_that_is_stopped_and_continued_within_its_deadline_has_hooked(a
     for _ in range(3):
         app.begin("call", "till.pay(1)")
         program.read_until("inside")
-        program.signal(signal.SIGSTOP)
+        stop(program)
         program.send_line()
         assert app.value("till.begun['call'].thread.is_alive()")
         program.signal(signal.SIGCONT)
