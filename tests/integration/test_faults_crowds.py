@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from pathlib import Path
 from typing import Any, Callable
 
 import pytest
 
+import xpc_instrument
 from tests.integration.faults import Faulty, start_faulty
 from tests.programs import Program
 from xpc_instrument import discovery
@@ -138,15 +141,11 @@ def test_a_script_that_registers_and_dies_a_thousand_times_leaves_nothing_behind
     assert app.value(keep) == state
     assert app.value("till.pay(1)") == "paid"
     discovery.processes()
-    assert [name for name in __import__("os").listdir(discovery.runtime_dir()) if name.endswith(".bell")] == []
+    assert [name for name in os.listdir(discovery.runtime_dir()) if name.endswith(".bell")] == []
 
 
 @pytest.mark.parametrize("mode", ["before", "after", "around", "instead"])
 def test_hundreds_of_calls_that_fail_cost_the_application_nothing(app: Faulty, mode: str) -> None:
-    import threading
-
-    import xpc_instrument
-
     def hook(*args: Any) -> Any:
         raise SystemExit
 

@@ -15,7 +15,8 @@ from typing import Any, Callable, Dict, List
 import pytest
 
 import xpc_instrument
-from tests.integration.faults import ATTEMPTS, LATE, SCRIPT, Faulty, holds_once, start_faulty, stop
+from tests.integration.app_fixture import MAIN, SNAPSHOT, TARGETS
+from tests.integration.faults import ATTEMPTS, LATE, SCRIPT, TILL, Faulty, holds_once, start_faulty, stop
 from tests.programs import Program, wait_for
 from xpc_instrument import discovery
 
@@ -139,12 +140,11 @@ def call():
     # What follows is said only by a thread that the interpreter lets run on.
     os.write(1, b"thread got %s\\n" % till.pay(1).encode())
 
-for daemon in {daemons}:
-    threading.Thread(target=call, daemon=daemon).start()
 print("ready", flush=True)
 sys.stdin.readline()
-if os.environ["WAY"] == "stop":
-    os.kill(os.getpid(), signal.SIGTERM)
+for daemon in {daemons}:
+    threading.Thread(target=call, daemon=daemon).start()
+sys.stdin.readline()
 print("leaving", time.monotonic(), flush=True)
 {leave}
 """
@@ -170,8 +170,6 @@ def test_an_application_that_leaves_with_calls_in_flight_is_gone_at_once(
     run_program: Callable[..., Program], tmp_path: Path, way: str, daemon: bool
 ) -> None:
     leave, status = WAYS[way]
-    from tests.integration.faults import TILL
-
     (tmp_path / "till.py").write_text(TILL)
     (tmp_path / "exits.py").write_text(EXITS.format(leave=leave, daemons=[daemon] * 4))
     timeout = 60.0 if daemon else TIMEOUT
@@ -180,8 +178,10 @@ def test_an_application_that_leaves_with_calls_in_flight_is_gone_at_once(
 
     def attempt(number: int) -> float:
         holding = run_program(HOLDING, name="holding.py")
-        program = run_program(command=[*CLI, "run", "--", sys.executable, "exits.py"], cwd=tmp_path, env={"WAY": way})
+        program = run_program(command=[*CLI, "run", "--", sys.executable, "exits.py"], cwd=tmp_path)
         program.read_until("ready")
+        holding.read_until("hooked")
+        program.send_line()
         for _ in range(4):
             holding.read_until("inside")
         # Nothing else runs in it now: what it takes from here on is the leaving.
@@ -209,6 +209,7 @@ def hook(*args):
     os.write(1, b"inside\\n")
     threading.Event().wait()
 app.instead("till:pay", hook)
+print("hooked", flush=True)
 app.run()
 """
 
@@ -404,9 +405,6 @@ def test_a_full_disk_in_the_runtime_directory_harms_neither_application_nor_sess
     )
     if not may or may.returncode:
         pytest.skip("a small disk of one's own needs unshare and the right to mount; full files are tested with ulimit -f")
-    run_program(command=["true"])
-    from tests.integration.app_fixture import MAIN, SNAPSHOT, TARGETS
-
     for name, text in (("shop", TARGETS), ("snapshot", SNAPSHOT), ("main", MAIN)):
         (tmp_path / f"{name}.py").write_text(text)
     (tmp_path / "xpc-instrument.toml").write_text('app = "shop"\n[defaults]\ntimeout = 5\n[[probe]]\ntarget = "shop:*"\n')

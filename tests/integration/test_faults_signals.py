@@ -72,9 +72,14 @@ def start(run_program: Callable[..., Program], tmp_path: Path) -> Callable[..., 
     return start_with
 
 
-@pytest.mark.parametrize("way", ["raises", "raises_in_a_method"])
-@pytest.mark.parametrize("name", [*ENDS, *LIMITS])
-@pytest.mark.parametrize("mode", ["before", "after", "around", "instead"])
+@pytest.mark.parametrize(
+    ("mode", "name", "way"),
+    [
+        *(("around", name, "raises") for name in [*ENDS, *LIMITS]),
+        *(("instead", name, "raises_in_a_method") for name in [*ENDS, *LIMITS]),
+        *((mode, name, "raises") for mode in ("before", "after") for name in ("SystemExit", "TimeoutError", "SoftTimeLimit")),
+    ],
+)
 def test_what_a_signal_handler_raises_in_a_thread_that_waits_for_a_hook_reaches_the_application(
     start: Callable[..., Faulty], mode: str, name: str, way: str
 ) -> None:
