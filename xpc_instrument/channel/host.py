@@ -439,7 +439,13 @@ class Host:
             wire.close()
         else:
             self._serving[id(wire)] = wire
-            _thread.start_new_thread(self._serve, (wire, hello))
+            try:
+                _thread.start_new_thread(self._serve, (wire, hello))
+            except RuntimeError as error:
+                # The process has no room for a thread: its caller is turned away, and all others are served on.
+                self._logger.warning("a call of pid %d at %s cannot be served: %s", hello.pid, self.address, error)
+                self._serving.pop(id(wire), None)
+                wire.close()
 
     def _serve(self, wire: Wire, hello: Hello) -> None:
         try:
