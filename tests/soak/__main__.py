@@ -120,7 +120,7 @@ class Soak:
             return self.look()
         steps: List[Callable[[], str]] = [self.visit] * 6 + [self.register] * 4 + [self.remove] * 3 + [self.depart] * 2
         steps += [self.kill, self.kill, self.stop, self.stop, self.fork, self.fork, self.descriptors, self.script_storm]
-        steps += [self.restart] * (self.step % 7 == 0) + [self.delete_sockets] * (self.step % 11 == 0)
+        steps += [self.restart] * 8 * (self.step % 7 == 0) + [self.delete_sockets] * 8 * (self.step % 11 == 0)
         what = self.choose.choice(steps)()
         for application in self.applications:
             self.take_in(application.ask("report"), application)

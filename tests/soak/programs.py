@@ -152,8 +152,13 @@ class Application(Process):
             self.process.kill()
         else:
             self.send(way)
-        status = self.wait()
+        try:
+            self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            pass  # said below
         took = time.monotonic() - begun
+        # To the end of its output, which a child of it may have open a little longer.
+        status = self.wait()
         self.check()
         if status != (-9 if way == "kill" else 0):
             raise Violation(f"application {self.pid} ended with status {status}: {''.join(self.text[-20:])}")
