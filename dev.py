@@ -7,8 +7,9 @@
     python3 dev.py bench [ARGS]       measure what it costs; ARGS such as: --fast --only roundtrip
     python3 dev.py matrix [ARGS]      run the tests on every CPython 3.9 to 3.15 of this machine
     python3 dev.py pyodide [ARGS]     run the tests marked no_process on Pyodide (CPython 3.14 and 3.15) under node
+    python3 dev.py soak [ARGS]        all faults at random for minutes; ARGS such as: --minutes 5 --seed 1
     python3 dev.py explore [NAMES]    run the suites of other projects with every function armed; --small: those that `all` runs
-    python3 dev.py all                all but the demonstration and the benchmarks
+    python3 dev.py all                all but the demonstration, the benchmarks and the soak
 
 Each makes what it needs under `.venv`, once for each state of pyproject.toml. Delete that folder to start afresh.
 """
@@ -188,6 +189,11 @@ def explore(arguments: Sequence[str]) -> int:
     return run(own_environment(), "-m", "tests.exploration.run", *arguments)
 
 
+def soak(arguments: Sequence[str]) -> int:
+    """Kill, stop, fork and starve applications and scripts at random, for minutes, and check what every call gets."""
+    return run(own_environment(), "-m", "tests.soak", *arguments)
+
+
 def all_of_it(arguments: Sequence[str]) -> int:
     """Everything that must hold before a change lands; goes on after a failure, to show all there are."""
     own = "{}.{}".format(*sys.version_info)
@@ -260,6 +266,7 @@ COMMANDS = {
     "matrix": matrix,
     "pyodide": pyodide,
     "explore": explore,
+    "soak": soak,
     "all": all_of_it,
 }
 

@@ -47,7 +47,7 @@ LEVELS: Levels = (
     {"xpc_instrument.registry"},
     {"xpc_instrument.manager"},
     # the agent
-    {"xpc_agent.targets", "xpc_agent.dispatch", "xpc_agent.member"},
+    {"xpc_agent.targets", "xpc_agent.dispatch", "xpc_agent.member", "xpc_agent.interrupts"},
     {"xpc_agent.imports"},
     {"xpc_agent.patching.interface"},
     {"xpc_agent.patching.code_swap", "xpc_agent.patching.wrapper"},

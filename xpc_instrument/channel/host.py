@@ -122,6 +122,11 @@ class Host:
         self._selector.register(self._listener, selectors.EVENT_READ, self._listener)
         self.resume()
 
+    @property
+    def in_service_thread(self) -> bool:
+        """Whether the calling thread is the one that serves."""
+        return bool(get_ident() == self._thread_id)
+
     def wake(self) -> None:
         """Have the service thread look at everything again."""
         try:
@@ -303,11 +308,11 @@ class Host:
             if now - peer.last_heard > self.limits.silence:
                 self._lose(peer, f"nothing was heard of it for {self.limits.silence} s")
                 continue
+            if peer.blocked:
+                peer.flush()
             wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if peer.blocked else 0)
             if selector.get_key(peer.wire.sock).events != wanted:
                 selector.modify(peer.wire.sock, wanted, peer)
-            if peer.blocked:
-                peer.flush()
         if self._rest_until and now >= self._rest_until:
             self._rest_until = 0.0
             selector.register(self._listener, selectors.EVENT_READ, self._listener)
@@ -336,7 +341,7 @@ class Host:
                 continue  # that connection was gone before we took it
             if len(self._strangers) >= self.limits.max_unauthenticated:
                 oldest = next(iter(self._strangers.values()))
-                self._refuse(oldest, "busy", "too many connections wait for their handshake")
+                self._refuse(oldest, "crowded", "too many connections wait for their handshake")
             limits = self.limits
             connection = Connection(dialling=False, key=self._key, max_payload=limits.max_payload, max_nesting=limits.max_nesting)
             wire = Wire(sock, connection)
@@ -434,7 +439,13 @@ class Host:
             wire.close()
         else:
             self._serving[id(wire)] = wire
-            start_new_thread(self._serve, (wire, hello))
+            try:
+                start_new_thread(self._serve, (wire, hello))
+            except RuntimeError as error:
+                # The process has no room for a thread: its caller is turned away, and all others are served on.
+                self._logger.warning("a call of pid %d at %s cannot be served: %s", hello.pid, self.address, error)
+                self._serving.pop(id(wire), None)
+                wire.close()
 
     def _serve(self, wire: Wire, hello: Hello) -> None:
         try:

@@ -5,6 +5,8 @@ Rules:
 - No lock is held while anything else runs: a signal handler or a `__del__` that interrupts `take` may call `take` itself. The free
   lanes and the waiters are deques, whose single operations are atomic; a waiter that is woken looks again.
 - Whoever takes the last free lane, or finds none, asks for one more, up to the limit.
+- A thread may be interrupted anywhere, by a signal handler that raises. A lane that it had in its hands is known here weakly: nobody
+  gives it back, but it ends with its last reference and leaves its place to another. A waiter that leaves passes on its wake-up.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ from __future__ import annotations
 import time
 from collections import deque
 from sys import modules
-from typing import Any, Callable, Deque, Dict, Optional
+from typing import Any, Callable, Deque, Optional
+from weakref import WeakValueDictionary
 
 from ..errors import ChannelError, DeadlineError
 from .hubs import GREENLET, NO_LOOP, TrioBell, hub, trio
@@ -27,7 +30,7 @@ class LanePool:
         self.want = want
         self._limit = limit
         self._free: Deque[Wire] = deque()
-        self._all: Dict[int, Wire] = {}
+        self._all: WeakValueDictionary[int, Wire] = WeakValueDictionary()
         self._waiters: Deque[Callable[[], None]] = deque()
         self._asked = 0
         self.closed = False
@@ -181,7 +184,12 @@ class LanePool:
         missing = min(waiting - self._asked, room)
         if missing > 0:
             self._asked += missing
-            self.want(missing)
+            try:
+                self.want(missing)
+            except BaseException:
+                # Whether it was said is not known: rather one lane too many than one too few.
+                self.missed(missing)
+                raise
 
     def _wake_one(self) -> None:
         try:

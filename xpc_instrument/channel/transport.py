@@ -16,7 +16,7 @@ import struct
 import sys
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, List, Optional, Tuple, Union
+from typing import TYPE_CHECKING, Any, List, Optional, Sequence, Tuple, Union
 
 from ..errors import (
     AddressInUseError,
@@ -27,6 +27,7 @@ from ..errors import (
     NobodyListensError,
     RemoteProtocolError,
 )
+from .codec import Bytes
 from .connection import Connection
 from .limits import Limits
 from .messages import Hello, Welcome
@@ -217,11 +218,11 @@ def dial(address: Address, key: bytes, hello: Hello, deadline: float, limits: Li
     try:
         check_peer(sock)
         nobody = Welcome("", 0, "", "", 0)
-        wire.transmit(wire.connection.start(hello), deadline)
+        pieces = wire.connection.start(hello)
         while not wire.connection.open:
-            pieces = wire.connection.shake(wire.receive(deadline), nobody)
             if pieces:
-                wire.transmit(pieces, deadline)
+                _transmit_or_hear_why(wire, pieces, deadline)
+            pieces = wire.connection.shake(wire.receive(deadline), nobody)
     except DeadlineError:
         wire.close()
         raise ConnectTimeoutError(
@@ -237,6 +238,17 @@ def dial(address: Address, key: bytes, hello: Hello, deadline: float, limits: Li
         wire.close()
         raise
     return wire
+
+
+def _transmit_or_hear_why(wire: Wire, pieces: Sequence[Bytes], deadline: float) -> None:
+    """Send a part of the handshake; if the other side has closed the connection, raise the reason that it sent before, if it did."""
+    try:
+        wire.transmit(pieces, deadline)
+    except DeadlineError:
+        raise
+    except ChannelError:
+        wire.connection.shake(wire.receive(deadline), Welcome("", 0, "", "", 0))
+        raise
 
 
 def _connect(address: Address, deadline: float) -> socket.socket:

@@ -2,8 +2,8 @@
 
 Rules:
 - Whoever waits does so in the thread that needs the answer, with a deadline: first in `recv` itself, for `_PATIENCE` at most, which
-  spares a system call and lets the kernel keep both sides on one processor; then in `poll`. All else that touches a socket says
-  MSG_DONTWAIT. A greenlet waits through its hub instead, and a task through its loop.
+  spares a system call and lets the kernel keep both sides on one processor; then in `poll`, as from the beginning where a timer ticks.
+  All else that touches a socket says MSG_DONTWAIT. A greenlet waits through its hub instead, and a task through its loop.
 - A deadline is a `time.monotonic()` instant in seconds, or None for none.
 - A wire whose thread (or task) waits is shut down by `close`, which wakes the waiter; the descriptor is closed by the waiter. Closed
   under it, the number would soon mean another file, and the waiter would wait for that one.
@@ -11,6 +11,7 @@ Rules:
 
 from __future__ import annotations
 
+import signal
 import socket
 import struct
 from sys import modules
@@ -37,14 +38,24 @@ _NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
 _DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
 _AT_ONCE = _NO_SIGNAL | _DONT_WAIT
 # How long `recv` waits at most, in seconds: longer than most answers take, shorter than any wait that has to end in time.
-_PATIENCE = 0.04
+_PATIENCE = 0.005
 _TIMEVAL = struct.pack("ll", 0, int(_PATIENCE * 1_000_000))
+
+
+# What asks for an interval timer; Windows has none.
+_timer = getattr(signal, "getitimer", lambda which: (0.0, 0.0))
+
+
+def _ticking() -> bool:
+    """Whether a timer, a profiler's say, interrupts `recv` again and again: Python then has it wait anew, and it would never give up."""
+    # ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF; before each wait, so it has to be quick.
+    return bool(_timer(0)[1] or _timer(1)[1] or _timer(2)[1])
 
 
 class Wire:
     """One connection: a socket and its state machine. One thread (or task) at a time uses it, but any may close it."""
 
-    __slots__ = ("_pollers", "_waiting", "closed", "connection", "peer", "sock")
+    __slots__ = ("__weakref__", "_pollers", "_waiting", "closed", "connection", "peer", "sock")
 
     def __init__(self, sock: socket.socket, connection: Connection) -> None:
         # Blocking for the kernel, with a bound; not for Python, which would poll before each call if it knew of a time-out.
@@ -65,6 +76,10 @@ class Wire:
 
     def fileno(self) -> int:
         return self.sock.fileno()
+
+    def __del__(self) -> None:
+        # Lost by a thread that was interrupted as it took it; the other side sees its end.
+        self.sock.close()
 
     # waiting in the calling thread -----------------------------------------------------------------------------------
 
@@ -307,7 +322,7 @@ class Wire:
         """Receive one frame that the state allows."""
         connection = self.connection
         frame = None
-        if connection.reader.idle and (deadline is None or deadline - monotonic() > _PATIENCE):
+        if connection.reader.idle and (deadline is None or (deadline - monotonic() > _PATIENCE and not _ticking())):
             # Not in a greenlet, whose whole thread would wait.
             if GREENLET not in modules or hub() is None:
                 frame = self._read_patiently()
