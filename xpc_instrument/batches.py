@@ -33,7 +33,7 @@ _WEIGHT = 64
 
 Packed = Tuple[Any, ...]
 Event = Tuple[Any, ...]
-"""As it crosses: (hook, number, thread, args, kwargs, instance, duration, outcome), or the first four where the rest says nothing.
+"""As it crosses: (hook, number, thread, args, kwargs, instance, duration, outcome), or the first four or five where the rest says nothing.
 
 With `args` a list, it and the values of `kwargs` are packed; a tuple holds the values. `instance` is None or its type and text. `outcome`
 is None for a `before` hook, a packed result, or the bytes of an exception.
@@ -158,7 +158,8 @@ def unpack(packed: Packed, position: int) -> Any:
 def unpack_event(event: Event, pid: int) -> Tuple[Any, ...]:
     """The record of a call, as `Call` takes it: (args, kwargs, meta, outcome)."""
     _, number, thread, args = event[:4]
-    kwargs, instance, duration, outcome = event[4:] if len(event) > 4 else ({}, None, 0.0, None)
+    kwargs = event[4] if len(event) > 4 else {}
+    instance, duration, outcome = event[5:] or (None, 0.0, None)
     if type(args) is list:
         packed, args = args, tuple([unpack(value, place) for place, value in enumerate(args, 1)])
         kwargs = {name: unpack(value, place) for place, (name, value) in enumerate(kwargs.items(), len(packed) + 1)}

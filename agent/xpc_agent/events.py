@@ -31,6 +31,8 @@ log = logging.getLogger("xpc_agent")
 
 # How long an event waits for others to go with it, in seconds.
 _GATHER = 0.005
+# For how long after the last event the sender looks again before it has to be woken, which costs the caller more than all else.
+_LINGER = 0.1
 # A batch is closed when it has so many events, or bytes.
 BATCH_EVENTS = 512
 BATCH_BYTES = 256 * 1024
@@ -43,8 +45,10 @@ _TRIES = 5
 _DIAL_TIMEOUT = 0.2
 
 
-# How many fields an event has in the queue, if it has more than the first four.
-_QUEUED = 9
+# An event with so many fields crosses as it was queued.
+_PLAIN = 5
+# And a packed one with all there is has so many.
+_CROSSING = 8
 
 
 class Tally:
@@ -99,6 +103,8 @@ class Waker(Protocol):
     max_queue: int
     max_bytes: int
     source: str
+    # The numbers of batches go up for a source, whatever becomes of its queues.
+    next_batch: Callable[[], int]
 
     def wake(self) -> None: ...
 
@@ -136,10 +142,10 @@ class EventQueue:
         self._begin()
 
     def _begin(self) -> None:
-        self._number = 0
         self._told: Dict[int, int] = {}
         self._signed: Set[int] = set()
         self._due = 0.0
+        self._awake_until = 0.0
         self._hurry = False
         # The batch that is to be sent, or under way: its body, its events, and the barrier behind it.
         self._body: Optional[bytes] = None
@@ -224,11 +230,14 @@ class EventQueue:
         """Seconds until a batch is to be packed; None, and asleep, if there is nothing to pack."""
         if not self.items and not self._untold():
             self._due = 0.0
+            if now < self._awake_until and not finishing:
+                return _GATHER
             # Looked at after `sleeping` is set, as the threads append before they look at it: one of the two sees the other.
             self.sleeping = True
             if not self.items and not self._untold():
                 return None
             self.sleeping = False
+        self._awake_until = now + _LINGER
         if not self._due:
             self._due = now + _GATHER
         if finishing or self._hurry or len(self.items) >= BATCH_EVENTS:
@@ -257,7 +266,7 @@ class EventQueue:
             elif event[0] in hooks:
                 # One whose hook is forgotten was late: its invocation began before the hook was removed.
                 counts[event[0]] = counts.get(event[0], 0) + 1
-                events.append(event if len(event) != _QUEUED else _crossing(event))
+                events.append(event if len(event) <= _PLAIN else _crossing(event))
         self._count(counts)
         for hook in list(hooks.values()):
             hook.settle()
@@ -269,10 +278,13 @@ class EventQueue:
             return
         self._behind, self._batch, self._telling, self._tries = behind, events, dropped, 0
         self._signing = {number for number in counts if number not in self._signed}
-        self._number += 1
         signatures = {number: hooks[number].signature() for number in self._signing}
-        batch = Batch(self._sender.source, os.getpid(), self._number, dropped, signatures, events)
-        self._body = batch.dump()
+        batch = Batch(self._sender.source, os.getpid(), self._sender.next_batch(), dropped, signatures, events)
+        try:
+            self._body = batch.dump()
+        except Exception:
+            log.exception("%d events of session %.8s were dropped", len(events), self.session)
+            self._end_batch(False)
 
     def _count(self, counts: Dict[int, int]) -> None:
         for number, count in counts.items():
@@ -413,5 +425,8 @@ class EventQueue:
 
 def _crossing(event: Event) -> Event:
     """The event as it crosses; queued, it has the instance's class and `id` only, so that its text costs the caller nothing."""
-    hook, number, thread, args, kwargs, cls, ident, duration, outcome = event
+    if len(event) == _CROSSING:
+        return event  # put back when it was packed already
+    hook, number, thread, args, kwargs, cls, ident = event[:7]
+    duration, outcome = event[7:] or (0.0, None)
     return hook, number, thread, args, kwargs, None if cls is None else instance_text(cls, ident), duration, outcome

@@ -9,6 +9,7 @@ Rules:
 from __future__ import annotations
 
 import _thread
+import itertools
 import logging
 import os
 import select
@@ -34,9 +35,13 @@ class Sender:
         self.max_queue = max_queue
         self.max_bytes = max_bytes
         self.source = ""
+        self.next_batch = itertools.count(1).__next__
         self._queues: List[EventQueue] = []
         self._lock = _thread.allocate_lock()
         self._wake_r = self._wake_w = -1
+        # Released to end a nap, in which nothing is under way; else the thread polls.
+        self._nap = _thread.allocate_lock()
+        self._napping = False
         self._running = False
         self._held = False
         self._finishing = False
@@ -74,16 +79,28 @@ class Sender:
     def wake(self) -> None:
         """Have the thread look at all queues; starts it if it does not run and may."""
         if self._running:
-            try:
-                _write(self._wake_w, b"w")
-            except OSError:
-                pass  # full of wake-ups that are not read yet, or just closed, at the end of the process
+            self._rouse()
         elif not self._held:
             before, busy.on = busy.on, True
             try:
                 self._start()
             finally:
                 busy.on = before
+
+    def _rouse(self) -> None:
+        if self._napping:
+            # Cheaper for the caller than a write, which would let go of the GIL: the sender would take it, and keep it for its turn.
+            try:
+                self._nap.release()
+            except RuntimeError:
+                pass  # another thread was faster
+            # Else it has begun to poll meanwhile, perhaps without having seen that.
+            if self._napping:
+                return
+        try:
+            _write(self._wake_w, b"w")
+        except OSError:
+            pass  # full of wake-ups that are not read yet, or just closed, at the end of the process
 
     def _start(self) -> None:
         if not self._lock.acquire(True, 0.01):
@@ -120,23 +137,38 @@ class Sender:
         except Exception:
             self._running = False
             log.exception("the sender of events failed; it is started again with the next event")
+            for queue in list(self._queues):
+                queue.sleeping = True
         finally:
             stopped.release()
 
     def _turn(self) -> None:
+        # Set before the queues are looked at: whoever appends after that finds it, and ends a nap that is to come.
+        self._nap.acquire(False)
+        self._napping = True
         poller = select.poll()
         poller.register(self._wake_r, select.POLLIN)
         now = time.monotonic()
         waits: List[float] = []
+        under_way = False
         for queue in list(self._queues):
             wait = queue.step(now, self._finishing)
             if wait is not None:
                 waits.append(wait)
             if queue.wire is not None and not queue.wire.closed:
+                under_way = True
                 poller.register(queue.wire.fileno(), select.POLLOUT if queue.unsent else select.POLLIN)
-        if self._is_done():
+        if self._is_done() or not self._running:
             return
-        for fd, _events in poller.poll(max(0.0, min(waits)) * 1000 if waits else None):
+        patience = max(0.0, min(waits)) if waits else None
+        if not under_way:
+            # A wake-up since the beginning of the turn has released it already.
+            self._nap.acquire(True, -1 if patience is None else patience)
+            return
+        self._napping = False
+        if self._nap.acquire(False):
+            return  # woken, by one who saw a nap coming
+        for fd, _events in poller.poll(None if patience is None else patience * 1000):
             if fd == self._wake_r:
                 try:
                     while len(os.read(self._wake_r, 512)) == 512:
@@ -165,10 +197,7 @@ class Sender:
         self._held = True
         if self._running:
             self._running = False
-            try:
-                _write(self._wake_w, b"w")
-            except BlockingIOError:
-                pass  # full of wake-ups already
+            self._rouse()
             if self._stopped.acquire(True, timeout):
                 self._stopped.release()
 
@@ -182,6 +211,7 @@ class Sender:
         """In a forked child: begin with empty queues and without a thread."""
         self._lock = _thread.allocate_lock()
         self._close_pipe()
+        self._nap, self._napping = _thread.allocate_lock(), False
         self._running = self._held = self._finishing = False
         self._stopped = None
         self.source = ""

@@ -14,7 +14,7 @@ from threading import get_ident
 from time import perf_counter
 from typing import Any, Callable, Optional, Tuple
 
-from xpc_instrument.batches import BIG, SHORT, is_atom, pack, pack_all
+from xpc_instrument.batches import AS_IS, BIG, SHORT, is_atom, pack, pack_all
 from xpc_instrument.exceptions import dump_exception
 from xpc_instrument.modes import Mode
 from xpc_instrument.terms import Terms
@@ -74,18 +74,18 @@ class UnwaitedHook(RemoteHook):
     # appending, in the threads of the application ------------------------------------------------------------------------
 
     def _passing_before(self) -> Callable[..., Any]:
-        queue, number_of_hook, record = self.queue, self.number, self._record_call
-        items, limit = queue.items, queue.limit
+        queue, hook, record = self.queue, self.number, self._record_call
+        items, limit, termed = queue.items, queue.limit, self._termed
         append, drop, next_number, ident = items.append, self.tally.add, _next_number, get_ident
-        termed = self._termed
         few, short, big = _FEW, SHORT + 1, BIG
-        length, kind_of = len, type
+        length, kind_of, address = len, type, id
 
         def passing(proceed: Callable[..., Any], args: Args, kwargs: Kwargs, bound: bool, number: int = 0) -> Any:
-            if bound or kwargs or termed or length(args) > few:
+            if termed or length(args) + length(kwargs) > few or (bound and (not args or args[0] is None)):
                 record(args, kwargs, bound)
                 return proceed(*args, **kwargs)
-            for value in args:
+            values = args[1:] if bound else args
+            for value in (*values, *kwargs.values()) if kwargs else values:
                 kind = kind_of(value)
                 if kind is int:
                     if -big < value < big:
@@ -95,12 +95,17 @@ class UnwaitedHook(RemoteHook):
                         continue
                 elif kind is float or kind is bool or value is None:
                     continue
-                record(args, kwargs, False)
+                record(args, kwargs, bound)
                 return proceed(*args, **kwargs)
-            if length(items) < limit:
-                append((number_of_hook, next_number(), ident(), args))
-            else:
+            if length(items) >= limit:
                 drop()
+            elif bound:
+                instance = args[0]
+                append((hook, next_number(), ident(), values, kwargs, kind_of(instance), address(instance)))
+            elif kwargs:
+                append((hook, next_number(), ident(), args, kwargs))
+            else:
+                append((hook, next_number(), ident(), args))
             if queue.sleeping:
                 queue.wake()
             return proceed(*args, **kwargs)
@@ -108,7 +113,11 @@ class UnwaitedHook(RemoteHook):
         return passing
 
     def _passing_after(self) -> Callable[..., Any]:
-        record, clock = self._record_call, perf_counter
+        queue, hook, record = self.queue, self.number, self._record_call
+        items, limit, termed = queue.items, queue.limit, self._termed
+        append, drop, next_number, ident, clock = items.append, self.tally.add, _next_number, get_ident, perf_counter
+        few, short, big = _FEW, SHORT + 1, BIG
+        length, kind_of, address = len, type, id
 
         def passing(proceed: Callable[..., Any], args: Args, kwargs: Kwargs, bound: bool, number: int = 0) -> Any:
             started = clock()
@@ -117,7 +126,32 @@ class UnwaitedHook(RemoteHook):
             except Exception as error:
                 record(args, kwargs, bound, clock() - started, None, error)
                 raise
-            record(args, kwargs, bound, clock() - started, result)
+            duration = clock() - started
+            if termed or length(args) + length(kwargs) > few or (bound and (not args or args[0] is None)):
+                record(args, kwargs, bound, duration, result)
+                return result
+            values = args[1:] if bound else args
+            for value in (*values, *kwargs.values(), result) if kwargs else (*values, result):
+                kind = kind_of(value)
+                if kind is int:
+                    if -big < value < big:
+                        continue
+                elif kind is str or kind is bytes:
+                    if length(value) < short:
+                        continue
+                elif kind is float or kind is bool or value is None:
+                    continue
+                record(args, kwargs, bound, duration, result)
+                return result
+            if length(items) >= limit:
+                drop()
+            elif bound:
+                instance = args[0]
+                append((hook, next_number(), ident(), values, kwargs, kind_of(instance), address(instance), duration, (AS_IS, result)))
+            else:
+                append((hook, next_number(), ident(), args, kwargs, None, 0, duration, (AS_IS, result)))
+            if queue.sleeping:
+                queue.wake()
             return result
 
         return passing
@@ -201,7 +235,7 @@ class UnwaitedHook(RemoteHook):
 
     def _outcome(self, result: Any, error: Optional[BaseException]) -> Tuple[Any, int]:
         if error is None and is_atom(result):
-            return (0, result), 0
+            return (AS_IS, result), 0
         before, busy.on = busy.on, True
         try:
             if error is None:

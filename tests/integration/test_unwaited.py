@@ -67,6 +67,16 @@ def test_events_arrive_in_the_order_of_the_calls(start: Callable[..., App]) -> N
         assert handle.delivered == 3000
 
 
+def test_hooks_may_come_after_the_last_one_is_gone(start: Callable[..., App]) -> None:
+    app = start()
+    with xpc_instrument.connect("shop") as session:
+        for _ in range(3):
+            handle = session.before("shop:charge", Seen(), wait=False)
+            app.evaluate("[shop.charge(i) for i in range(1000)] and None")
+            handle.remove()
+            assert (handle.delivered, handle.dropped) == (1000, 0)
+
+
 def test_events_of_before_and_after_hooks_of_one_session_are_in_order(start: Callable[..., App]) -> None:
     app = start()
     with xpc_instrument.connect("shop") as session:
