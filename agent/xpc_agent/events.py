@@ -39,7 +39,7 @@ BATCH_BYTES = 256 * 1024
 # How long to wait for a lane before asking again, in seconds: doubled each time, up to the second.
 _RETRY = 0.002
 _RETRY_MOST = 0.05
-# How often a batch is sent whose answer makes no sense, or whose lane breaks, before it is given up.
+# How often a batch is sent whose answer makes no sense before it is given up; one whose lane breaks is sent as long as there is a session.
 _TRIES = 5
 # How long dialling the host of a fixed address may take.
 _DIAL_TIMEOUT = 0.2
@@ -337,7 +337,7 @@ class EventQueue:
             log.debug("a lane for the events of session %.8s broke: %s", self.session, error)
             self.wire, self.unsent = None, []
             self._lanes.drop(wire)
-            self._tries += 1
+            self._tries += isinstance(error, RemoteProtocolError)
             if self._tries >= _TRIES:
                 self._end_batch(False)
 
