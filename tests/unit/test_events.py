@@ -286,6 +286,34 @@ def test_a_batch_is_bounded_and_one_is_under_way_at_a_time() -> None:
     net.close()
 
 
+@pytest.mark.parametrize("run", [True, False])
+def test_a_batch_whose_lane_breaks_is_sent_again_and_run_once(run: bool) -> None:
+    net = Net()
+    hook = net.register()
+    for number in range(5):
+        hook.sole(value_of, (number,), {}, False)
+    net.open_lane()
+    net.queue.step(time.monotonic(), True)
+    net.serve(run=run, answer=False)
+    assert len(net.seen) == 5 * run
+    net.settle(time.monotonic())
+    assert net.seen == [0, 1, 2, 3, 4]
+    assert (net.hooks[1].handle.delivered, net.hooks[1].handle.dropped) == (5, 0)
+    net.close()
+
+
+def test_what_has_come_when_the_hook_is_removed_is_dropped_and_counted() -> None:
+    net = Net()
+    hook = net.register()
+    handle = net.hooks[1].handle
+    net.hooks[1].callback = lambda call: handle.ended() if call.args[0] == 2 else None
+    for number in range(7):
+        hook.sole(value_of, (number,), {}, False)
+    net.settle(time.monotonic())
+    assert (handle.delivered, handle.dropped) == (3, 4)
+    net.close()
+
+
 def test_the_end_of_a_session_drops_and_counts_what_is_queued() -> None:
     net = Net()
     hook = net.register()
