@@ -370,6 +370,28 @@ def test_a_forked_child_sends_its_own_events_and_none_of_its_parents(start: Call
         assert (handle.delivered, handle.dropped) == (7, 0)
 
 
+def test_no_thread_of_ours_is_there_at_a_fork(run_program: Callable[..., Program], tmp_path: Path) -> None:
+    # From Python 3.12 on a fork beside a second thread is warned of.
+    app = start_app(run_program, tmp_path, python=["-W", "error::DeprecationWarning"])
+    with xpc_instrument.connect("shop") as session:
+        seen = Seen()
+        go_on = threading.Event()
+        slow = session.before("shop:fail", lambda call: go_on.wait(PATIENCE), wait=False)
+        session.before("shop:charge", seen, wait=False)
+        fork = "[os.waitpid(pid, 0) if pid else os._exit(0) for pid in [os.fork()]] and shop.charge({})".replace("os.", "__import__('os').")
+        # Asleep, between two looks, and with a batch under way.
+        assert app.evaluate(fork.format(1)) == "'1 EUR'"
+        assert app.evaluate(fork.format(2)) == "'2 EUR'"
+        seen.wait_for(2)
+        app.evaluate("shop.fail('x')")
+        for number in range(3, 6):
+            assert app.evaluate(fork.format(number)) == f"'{number} EUR'"
+        go_on.set()
+        assert seen.wait_for(5) == [1, 2, 3, 4, 5]
+        slow.remove()
+        assert (slow.delivered, slow.dropped) == (1, 0)
+
+
 def test_an_exit_delivers_what_is_queued(start: Callable[..., App]) -> None:
     app = start()
     with xpc_instrument.connect("shop") as session:
