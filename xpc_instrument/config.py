@@ -109,6 +109,12 @@ class LimitsConfig:
     max_nesting: int = 32
     """Containers within containers in one JSON message."""
 
+    max_queue: int = 10_000
+    """Events that wait to be sent to one session whose hooks nobody waits for (`wait=False`); what comes beyond that is dropped."""
+
+    max_queue_bytes: int = 64 << 20
+    """What these events may weigh together, in bytes, roughly. Or `"64 MiB"`."""
+
     handshake_timeout: float = 2.0
     """Seconds from an accepted connection to its proof of the key."""
 

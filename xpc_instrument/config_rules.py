@@ -317,6 +317,8 @@ TABLES: Dict[str, Dict[str, _Rule]] = {
         "max-sessions": _count(10_000),
         "max-unauthenticated": _count(10_000),
         "max-nesting": _count(200),  # the interpreter's own recursion limit has to stay out of reach
+        "max-queue": _count(1_000_000),
+        "max-queue-bytes": _size,
         "handshake-timeout": _seconds,
     },
     "[defaults]": _SETTINGS,

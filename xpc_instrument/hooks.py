@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 import threading
-from typing import TYPE_CHECKING, Any, Dict, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Tuple
 
-from .conversation import Incoming, Meta
+from .conversation import Meta
 from .errors import PayloadError
 from .exceptions import load_exception
 from .modes import Mode
@@ -46,7 +46,7 @@ class Call:
         "thread",
     )
 
-    def __init__(self, incoming: Incoming, record: Tuple[Any, ...], target: str, mode: Mode, signature: Any) -> None:
+    def __init__(self, incoming: Any, record: Tuple[Any, ...], target: str, mode: Mode, signature: Any) -> None:
         args, kwargs, meta_fields, outcome = record
         meta = Meta(*meta_fields)
         self.target = target
@@ -96,7 +96,7 @@ class Call:
             return False
         if all(type(value) in _ATOMS for value in (*args, *kwargs.values())):
             return True
-        return self._incoming.has_as_it_came(args, now)
+        return bool(self._incoming.has_as_it_came(args, now))
 
     async def proceed_async(self) -> Any:
         """`proceed` for an `async def` hook: other hooks go on meanwhile."""
@@ -121,7 +121,11 @@ def signature_from_spec(spec: Any) -> Optional[inspect.Signature]:
 
 
 class Handle:
-    """One registered hook. `remove`, or leaving it as a context manager, disarms it."""
+    """One registered hook. `remove`, or leaving it as a context manager, disarms it.
+
+    With `wait=False`: `delivered` events were handed to the hook here, `dropped` were not, for lack of room or of time; once it is removed,
+    the two together are all the calls that there were.
+    """
 
     def __init__(self, session: Session, number: int, mode: Mode, target: str) -> None:
         self.mode = mode
@@ -129,6 +133,12 @@ class Handle:
         self.number = number
         self.failures = 0
         self.last_failure: Optional[BaseException] = None
+        self.delivered = 0
+        # By the process that has dropped them, and under "" those that came here but were not run.
+        self._dropped: Dict[str, int] = {}
+        self._waiting = 0
+        self._over = False
+        self._counting = threading.Lock()
         self._session = session
         self._lock = threading.Lock()
         self._removed = False
@@ -136,8 +146,53 @@ class Handle:
     def __repr__(self) -> str:
         return f"<Handle {self.mode} {self.target}{' removed' if self._removed else ''}>"
 
+    # events of a hook that nobody waits for ------------------------------------------------------------------------------
+
+    @property
+    def dropped(self) -> int:
+        """How many events were dropped, as far as the processes have told."""
+        with self._counting:
+            return sum(self._dropped.values())
+
+    def told(self, source: str, count: int) -> None:
+        """A process has dropped so many in all."""
+        with self._counting:
+            self._dropped[source] = max(count, self._dropped.get(source, 0))
+
+    def arrived(self, count: int) -> None:
+        """So many have come, to be run."""
+        with self._counting:
+            if self._over:
+                self._dropped[""] = self._dropped.get("", 0) + count
+            else:
+                self._waiting += count
+
+    def begins(self, take: Callable[[], bool]) -> bool:
+        """Count one as delivered, which the hook is called for next; False if it is dropped instead."""
+        with self._counting:
+            if self._over:
+                return False
+            self._waiting -= 1
+            if not take():
+                self._dropped[""] = self._dropped.get("", 0) + 1
+                return False
+            self.delivered += 1
+            return True
+
+    def ended(self) -> None:
+        """The hook is removed: what has come and not been run is dropped."""
+        with self._counting:
+            self._over = True
+            self._dropped[""] = self._dropped.get("", 0) + self._waiting
+            self._waiting = 0
+
+    # life ----------------------------------------------------------------------------------------------------------------
+
     def remove(self) -> None:
-        """Disarm the hook in every process; returns when that is done. Harmless if it was removed before."""
+        """Disarm the hook in every process; returns when that is done. Harmless if it was removed before.
+
+        With `wait=False` it returns when what was queued is delivered, or counted as dropped where that takes too long.
+        """
         with self._lock:
             if self._removed:
                 return

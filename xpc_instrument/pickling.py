@@ -264,6 +264,10 @@ _name_of = type.__dict__["__name__"].__get__
 
 def type_name(value: Any) -> str:
     """`module.Qualified` of a value's class, from the class itself: runs no code of the value, its class or its metaclass."""
-    cls = type(value)
+    return class_name(type(value))
+
+
+def class_name(cls: type) -> str:
+    """The same of a class."""
     module = _module_of(cls)
     return f"{module if type(module) is str else '?'}.{_qualname_of(cls)}"

@@ -114,7 +114,7 @@ class Registry(Policy):
         entry = Entry(None, peer, message.hook, read_terms(message))
         return Answer(message.request, True, data={"registered": self.put(message.name, entry)})
 
-    def unregister(self, peer: Peer, message: Unregister) -> Answer:
+    def unregister(self, peer: Peer, message: Unregister) -> Optional[Answer]:
         for name, entry in list(self._names.items()):
             if entry.peer is peer and entry.hook == message.hook:
                 return Answer(message.request, True, data={"unregistered": self.take_away(name, peer)})
@@ -127,12 +127,14 @@ class Registry(Policy):
         traits = Traits(hello.python, python_version(), self._limits.max_payload)
         while True:
             frame = wire.hear(None)
-            if frame.opcode is not Opcode.CALL_NAMED or not frame.buffers:
+            if frame.opcode not in (Opcode.CALL_NAMED, Opcode.EVENTS) or not frame.buffers:
                 raise RemoteProtocolError(f"{frame.opcode.name} on a lane that calls by name")
             entry = self.find(bytes(frame.buffers[0]).decode("utf-8", "replace"))
             if entry is None:
                 wire.send(None, Opcode.NOT_FOUND)
             elif entry.peer is None:
+                if frame.opcode is Opcode.EVENTS:
+                    raise RemoteProtocolError("EVENTS for a callback of this process")
                 assert entry.callback is not None
                 answer(wire, frame, traits, entry.callback)
             else:
@@ -151,7 +153,8 @@ class Registry(Policy):
         except ChannelError:
             self.lost(caller, frame)
             return
-        opcode, body, buffers = Opcode.CALL, frame.body, frame.buffers[1:]
+        opcode = Opcode.EVENTS if frame.opcode is Opcode.EVENTS else Opcode.CALL
+        body, buffers = frame.body, frame.buffers[1:]
         ident = entry.hook
         try:
             while True:

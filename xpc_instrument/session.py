@@ -28,7 +28,7 @@ from .channel.codec import Frame
 from .channel.connection import State
 from .channel.joiner import Joiner, python_version
 from .channel.limits import Limits
-from .channel.messages import Notice
+from .channel.messages import Notice, Opcode
 from .channel.transport import Address, parse_address
 from .channel.wire import Wire
 from .conversation import Incoming
@@ -40,6 +40,7 @@ from .errors import (
     TargetError,
     XpcError,
 )
+from .events import EventReader
 from .hooks import Call, Handle, signature_from_spec
 from .manager import AddressLike
 from .modes import Mode, is_target, join_name
@@ -62,6 +63,8 @@ _PLAIN = frozenset({type(None), bool, int, float, str, bytes, tuple, list, dict}
 _LEAVE_TIMEOUT = 1.0
 # How long a session at a fixed address dials again after the process that hosted it is gone, in seconds.
 _RETURN_TIMEOUT = 5.0
+# The part of the time for removing a hook that may go by until its events are delivered.
+_DELIVERING = 0.8
 
 
 class _Hook:
@@ -145,6 +148,7 @@ class Session:
         self._ended = threading.Event()
         self._refused: Dict[str, str] = {}
         self._last_problem = ""
+        self._events = EventReader(self._hooks, self._finished, self._report)
 
     def __repr__(self) -> str:
         return f"<Session {self.app or '?'}: {len(self._members)} processes, {len(self._hooks)} hooks>"
@@ -273,16 +277,30 @@ class Session:
 
     def _remove(self, handle: Handle) -> None:
         self._check_process()
-        with self._lock:
-            for member in list(self._members.values()):
-                if not member.joiner.alive:
-                    continue
+        told: List[_Member] = []
+        while True:
+            with self._lock:
+                members = [member for member in self._members.values() if member.joiner.alive and member not in told]
+                if not members:
+                    # Last, so that an invocation that is under way meanwhile still finds it.
+                    self._hooks.pop(handle.number, None)
+                    break
+            # Without the lock, which a hook whose events are delivered meanwhile may need.
+            for member in members:
+                told.append(member)
                 try:
-                    member.joiner.unregister(handle.number, self._limits.connect_timeout)
+                    self._unregister(member, handle.number, self._limits.connect_timeout)
                 except ChannelError as error:
                     log.warning("%s: removing a hook: %s", member.name, error)
-            # Last, so that an invocation that is under way meanwhile still finds it.
-            self._hooks.pop(handle.number, None)
+        handle.ended()
+
+    def _unregister(self, member: _Member, number: int, timeout: float) -> None:
+        """Have one process remove a hook, and deliver the events that it has of it."""
+        hook = self._hooks.get(number)
+        waits = hook is not None and not hook.terms.wait and not self._events.running
+        answer = member.joiner.unregister(number, timeout, timeout * _DELIVERING if waits else 0.0)
+        if hook is not None and "dropped" in answer.data:
+            hook.handle.told(str(answer.data["source"]), int(answer.data["dropped"]))
 
     # processes ---------------------------------------------------------------------------------------------------------
 
@@ -380,6 +398,9 @@ class Session:
         return False
 
     def _noticed(self, name: str, notice: Notice) -> None:
+        if notice.kind == "events-dropped":
+            self._events.told(str(notice.data["source"]), {int(number): count for number, count in notice.data["dropped"].items()})
+            return
         # A lane that cannot be opened to a process that is going away is no news.
         level = logging.DEBUG if notice.kind == "no-lane" else logging.WARNING
         log.log(level, "%s: %s: %s", name, notice.kind, notice.data.get("message", dict(notice.data)))
@@ -387,6 +408,9 @@ class Session:
     # hooks at work -----------------------------------------------------------------------------------------------------
 
     def _serve(self, member: _Member, wire: Wire, frame: Frame) -> None:
+        if frame.opcode is Opcode.EVENTS:
+            self._events.serve(member.signatures, wire, frame)
+            return
         incoming = Incoming(wire, frame, member.traits)
         hook = self._hooks.get(frame.ident)
         if hook is None or not hook.take():
@@ -518,6 +542,8 @@ class Session:
         if self._bell is not None:
             self._bell.close()
         self._disarm(members)
+        for hook in list(self._hooks.values()):
+            hook.handle.ended()
         self._hooks.clear()
         for member in members:
             member.joiner.close()
@@ -539,7 +565,7 @@ class Session:
             try:
                 for number in list(self._hooks):
                     if member.joiner.alive:
-                        member.joiner.unregister(number, max(0.001, deadline - time.monotonic()))
+                        self._unregister(member, number, max(0.001, deadline - time.monotonic()))
             except ChannelError as error:
                 # The end of its connection tells it the same.
                 log.debug("%s: leaving: %s", member.name, error)

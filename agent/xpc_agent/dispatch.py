@@ -107,7 +107,7 @@ class Hook(Protocol):
 class Plan:
     """The hooks of a probe point in the order in which they run (`nest` from the inside out); immutable.
 
-    `sole` is the `replace` of a hook that is alone, and so the whole plan.
+    `sole` is the `replace` of a hook that is alone, and so the whole plan, or what such an observer has to the same end.
     """
 
     __slots__ = ("after", "before", "hooks", "nest", "sole")
@@ -117,7 +117,9 @@ class Plan:
         self.before = tuple(hook for hook in hooks if hook.mode is Mode.BEFORE)
         self.nest = tuple(hook for hook in hooks if hook.mode in (Mode.AROUND, Mode.INSTEAD))
         self.after = tuple(hook for hook in reversed(hooks) if hook.mode is Mode.AFTER)
-        self.sole = self.nest[0].replace if len(self.hooks) == len(self.nest) == 1 else None
+        self.sole = None
+        if len(self.hooks) == 1:
+            self.sole = self.nest[0].replace if self.nest else getattr(self.hooks[0], "sole", None)
 
     def around(self, original: Callable[..., Any], bound: bool, number: int) -> Callable[..., Any]:
         """The original inside of all hooks that nest."""

@@ -46,6 +46,8 @@ log = logging.getLogger("xpc_agent")
 _SYNC_TIMEOUT = 1.0
 # How long a process whose host has died tries to take its place or to join the next one, in seconds.
 _TAKEOVER_TIMEOUT = 10.0
+# How long a process that leaves takes to deliver the events that are queued for scripts, in seconds.
+_FLUSH_TIMEOUT = 0.2
 
 
 class Agent:
@@ -187,6 +189,11 @@ class Agent:
         host, entry, member = self.host, self._entry, self._member
         self.host = self._entry = self._member = None
         self.table.let_go()
+        untold = self.table.sender.finish(_FLUSH_TIMEOUT)
+        if host is not None:
+            for peer in list(host.peers.values()):
+                if peer.session in untold:
+                    peer.notify("events-dropped", source=self.table.sender.source, dropped=untold[peer.session])
         if member is not None:
             member.close()
         if entry is not None:
@@ -209,6 +216,7 @@ class Agent:
             self._forks += 1
             if host is not None:
                 host.pause()
+            self.table.sender.pause()
         if host is None:
             return
         # A child that shares a fixed address is told of all hooks by its host, which may be this process: nothing to wait for.
@@ -230,8 +238,10 @@ class Agent:
                 host.await_birth(birth[0])
         with self._forking:
             self._forks -= 1
-            if host is not None and not self._forks:
-                host.resume()
+            if not self._forks:
+                self.table.sender.resume()
+                if host is not None:
+                    host.resume()
 
     def after_fork_in_child(self) -> None:
         """Leave the parent's connections alone and listen at an address of our own."""

@@ -112,9 +112,16 @@ class Member:
             problem = self._add(data)
             self._joiner.notify("hook-answer", key=data["key"], error=problem[0], message=problem[1])
         elif notice.kind == "hook-removed":
-            self._table.drop_hook(data["session"], data["hook"])
+            key = f"removed {data['session']} {data['hook']}"
+            self._table.drop_hook(data["session"], data["hook"], data["within"], lambda: self._say_removed(key))
         elif notice.kind == "all-hooks":
             self._told.set()
+
+    def _say_removed(self, key: str) -> None:
+        try:
+            self._joiner.notify("hook-answer", key=key, error="", message="")
+        except XpcError as error:
+            log.debug("the process that hosts the address is gone before it heard that a hook is removed: %s", error)
 
     def _add(self, data: Any) -> Any:
         peer = RelayedPeer(self._joiner, data["session"], data["pid"], data["python"])

@@ -9,7 +9,9 @@ Rules:
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
+import functools
 import importlib.machinery
 import json
 import logging
@@ -35,7 +37,9 @@ from .dispatch import Dispatcher, Plan, busy
 from .member import RelayedPeer, is_member
 from .patching import Patch, load_wrapt, make_patch
 from .remote import Counters, RemoteHook, guarded
+from .sender import Sender
 from .targets import Resolved, UnpatchableError
+from .unwaited import UnwaitedHook
 
 log = logging.getLogger("xpc_agent")
 
@@ -116,6 +120,7 @@ class ProbePoint:
             "on-failure": self.config.on_failure,
             "hooks": [{"mode": hook.mode.value, "pid": hook.peer.pid} for hook in self.hooks],
             "calls": self.counters.calls,
+            "dropped": self.counters.dropped,
             "failures": dict(self.counters.failures),
         }
 
@@ -150,6 +155,7 @@ class ProbeTable(Registry):
         self.on_first_ready: Optional[Callable[[], None]] = None
         self.on_synced: Optional[Callable[[Peer], None]] = None
         self.on_joined: Optional[Callable[[Peer], None]] = None
+        self.sender = Sender(config.limits.max_queue, config.limits.max_queue_bytes)
         self._changing = RLock()
         self._here = _Here()
         # The probes by the module of their target; those whose module is a glob are asked one by one.
@@ -325,7 +331,8 @@ class ProbeTable(Registry):
             self._drop_expired(point)
             if len(point.hooks) >= self.config.limits.max_hooks:
                 raise TargetError(f"{target} has {len(point.hooks)} hooks, the limit (max-hooks)")
-            hook = RemoteHook(
+            make: Callable[..., RemoteHook] = RemoteHook if terms.wait else functools.partial(UnwaitedHook, sender=self.sender)
+            hook = make(
                 mode,
                 target,
                 peer,
@@ -346,6 +353,7 @@ class ProbeTable(Registry):
                 point.refresh()
             except TargetError:
                 self._drop(point, hook)
+                self._retire(hook, 0.0)
                 raise
 
     # members: processes that share this one's fixed address ------------------------------------------------------------
@@ -376,7 +384,8 @@ class ProbeTable(Registry):
         waiting.members.discard(member)
         if waiting.members:
             return
-        del self._waiting[key]
+        if self._waiting.pop(key, None) is None:
+            return  # the sender of events and the service thread were at the last two at once
         answer = waiting.answer
         if waiting.accepted and not answer.ok:
             answer = Answer(answer.request, True, data={"registered": True, "importable": True})
@@ -407,21 +416,61 @@ class ProbeTable(Registry):
             point.hooks = [one for one in point.hooks if one is not hook]
             point.refresh()
 
-    def unregister(self, peer: Peer, message: Unregister) -> Answer:
-        shared = self._shared.pop((peer.session, message.hook), None) is not None
-        if shared:
-            self._tell_members_removed(peer.session, message.hook)
-        if self.drop_hook(peer.session, message.hook) or shared:
-            return Answer(message.request, True, data={"unregistered": True})
-        return super().unregister(peer, message)
+    def unregister(self, peer: Peer, message: Unregister) -> Optional[Answer]:
+        session, number = peer.session, message.hook
+        shared = self._shared.pop((session, number), None)
+        members: Set[str] = set()
+        if shared is not None:
+            members = self._tell_members_removed(session, number, message.within)
+        removed = self._disarm(session, number) or shared is not None
+        unwaited = self.sender.find(session, number)
+        if not removed and unwaited is None:
+            return super().unregister(peer, message)
+        answer = Answer(message.request, True, data={"unregistered": True})
+        if unwaited is None and not (members and message.within):
+            return answer
+        # The answer follows when what is queued is delivered, here and in the members.
+        key = f"removed {session} {number}"
+        waiting = _Waiting(peer, answer, {"", *members} if message.within else {""})
+        self._waiting[key] = waiting
 
-    def _tell_members_removed(self, session: str, hook: int) -> None:
-        for member in list(self._peers.values()):
-            if is_member(member.session):
-                member.notify("hook-removed", session=session, hook=hook)
+        def passed() -> None:
+            if unwaited is not None:
+                waiting.answer = dataclasses.replace(
+                    answer, data={"unregistered": True, "source": self.sender.source, "dropped": unwaited.dropped}
+                )
+            self._answered(key, waiting, "")
 
-    def drop_hook(self, session: str, number: int) -> bool:
-        """Remove one hook of a session; False if there is none of that number."""
+        if unwaited is None:
+            passed()
+        else:
+            unwaited.queue.retire(unwaited, message.within, passed)
+        return None
+
+    def _tell_members_removed(self, session: str, hook: int, within: float = 0.0) -> Set[str]:
+        """Returns the members that were told; each answers if it is given time."""
+        members = [one for one in self._peers.values() if is_member(one.session)]
+        for member in members:
+            member.notify("hook-removed", session=session, hook=hook, within=within)
+        return {member.session for member in members}
+
+    def drop_hook(self, session: str, number: int, within: float, done: Callable[[], None]) -> None:
+        """Remove one hook of a session; `done` is called when its events are delivered too, or not in time."""
+        self._disarm(session, number)
+        unwaited = self.sender.find(session, number)
+        if unwaited is None:
+            done()
+        else:
+            unwaited.queue.retire(unwaited, within, done)
+
+    @staticmethod
+    def _retire(hook: RemoteHook, within: float) -> None:
+        """Forget a hook that is disarmed."""
+        if isinstance(hook, UnwaitedHook):
+            hook.queue.retire(hook, within, _nothing)
+
+    def _disarm(self, session: str, number: int) -> bool:
+        """Remove one hook of a session from its point; False if there is none of that number."""
         for point in list(self.points.values()):
             for hook in point.hooks:
                 if hook.session == session and hook.number == number:
@@ -443,6 +492,7 @@ class ProbeTable(Registry):
                 if len(kept) != len(point.hooks):
                     point.hooks = kept
                     point.refresh()
+        self.sender.discard(session)
 
     def drop_orphans(self, session: str) -> None:
         """Remove the hooks of a session that were inherited over a fork, but not those that it has registered with this process."""
@@ -451,6 +501,7 @@ class ProbeTable(Registry):
                 for hook in point.hooks:
                     if hook.session == session and hook.orphan_since:
                         self._drop(point, hook)
+                        self._retire(hook, 0.0)
 
     def entered_thread(self) -> None:
         # The threads of the channel do nothing but work of ours.
@@ -528,6 +579,11 @@ class ProbeTable(Registry):
             point.counters = Counters()
             for hook in point.hooks:
                 hook.pid = pid
+        self.sender.reset_after_fork()
+
+
+def _nothing() -> None:
+    """Nobody waits."""
 
 
 def _initializing(module: Any) -> bool:

@@ -47,12 +47,16 @@ _now = time.monotonic
 
 
 class Counters:
-    """What happened at one probe point: `calls` to hooks, and failures by cause. Read by `ls`."""
+    """What happened at one probe point: `calls` to hooks, and failures by cause; `dropped` events of hooks that nobody waits for.
 
-    __slots__ = ("_lock", "calls", "failures")
+    Read by `ls`.
+    """
+
+    __slots__ = ("_lock", "calls", "dropped", "failures")
 
     def __init__(self) -> None:
         self.calls = 0
+        self.dropped = 0
         self.failures: Dict[str, int] = {}
         self._lock = allocate_lock()
 

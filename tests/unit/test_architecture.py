@@ -43,7 +43,7 @@ LEVELS: Levels = (
     {"xpc_instrument.config"},
     {"xpc_instrument.references", "xpc_instrument.discovery"},
     {"xpc_instrument.exceptions"},
-    {"xpc_instrument.conversation"},
+    {"xpc_instrument.conversation", "xpc_instrument.batches"},
     {"xpc_instrument.registry"},
     {"xpc_instrument.manager"},
     # the agent
@@ -53,7 +53,9 @@ LEVELS: Levels = (
     {"xpc_agent.patching.code_swap", "xpc_agent.patching.wrapper"},
     {"xpc_agent.patching.choice"},
     {"xpc_agent.patching"},
-    {"xpc_agent.remote"},
+    {"xpc_agent.remote", "xpc_agent.events"},
+    {"xpc_agent.sender"},
+    {"xpc_agent.unwaited"},
     {"xpc_agent.probes"},
     {"xpc_agent.lifecycle"},
     {"xpc_agent"},
@@ -61,6 +63,7 @@ LEVELS: Levels = (
     {"xpc_agent.bootstrap.sitecustomize"},
     # the probe script
     {"xpc_instrument.hooks"},
+    {"xpc_instrument.events"},
     {"xpc_instrument.session"},
     # the command line
     {"xpc_instrument.cli.output", "xpc_instrument.cli.options"},

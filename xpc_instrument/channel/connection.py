@@ -14,6 +14,7 @@ Rules:
 - Until the handshake ends, frames are at most `MAX_UNPROVED` bytes and none of them can hold a pickle.
 - A lane carries one conversation at a time: the caller sends CALL and waits; the callee answers with RETURN, RAISE, FAILED or
   NOT_FOUND, and may first ask back with PROCEED or REFER, each answered by RESULT or FAULT. So a lane never holds two questions.
+- EVENTS is called like CALL, with a batch of invocations that nobody waits for; its answer, an empty RETURN, asks for the next one.
 """
 
 from __future__ import annotations
@@ -82,6 +83,7 @@ TRANSITIONS: Dict[Tuple[State, str, Opcode], State] = {
     # WELCOME leads on to the state that the role asks for: see _OPENED.
     (_S.CALLER_IDLE, SEND, _O.CALL): _S.CALLER_WAITING,
     (_S.CALLER_IDLE, SEND, _O.CALL_NAMED): _S.CALLER_WAITING,
+    (_S.CALLER_IDLE, SEND, _O.EVENTS): _S.CALLER_WAITING,
     (_S.CALLER_WAITING, RECEIVE, _O.PROCEED): _S.CALLER_SERVING,
     (_S.CALLER_WAITING, RECEIVE, _O.REFER): _S.CALLER_SERVING,
     (_S.CALLER_SERVING, SEND, _O.RESULT): _S.CALLER_WAITING,
@@ -94,6 +96,7 @@ TRANSITIONS: Dict[Tuple[State, str, Opcode], State] = {
     (_S.CALLER_WAITING, RECEIVE, _O.NOT_FOUND): _S.CALLER_IDLE,
     (_S.CALLEE_IDLE, RECEIVE, _O.CALL): _S.CALLEE_RUNNING,
     (_S.CALLEE_IDLE, RECEIVE, _O.CALL_NAMED): _S.CALLEE_RUNNING,
+    (_S.CALLEE_IDLE, RECEIVE, _O.EVENTS): _S.CALLEE_RUNNING,
     (_S.CALLEE_RUNNING, SEND, _O.PROCEED): _S.CALLEE_ASKING,
     (_S.CALLEE_RUNNING, SEND, _O.REFER): _S.CALLEE_ASKING,
     (_S.CALLEE_ASKING, RECEIVE, _O.RESULT): _S.CALLEE_RUNNING,

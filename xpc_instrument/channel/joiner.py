@@ -260,9 +260,9 @@ class Joiner:
         self._ensure_lane(timeout)
         return self._ask(lambda number: Register(number, name, hook, style, terms or {}, module), timeout)
 
-    def unregister(self, hook: int, timeout: float) -> Answer:
-        """End a registration."""
-        return self._ask(lambda number: Unregister(number, hook), timeout)
+    def unregister(self, hook: int, timeout: float, within: float = 0.0) -> Answer:
+        """End a registration; the host may take up to `within` seconds for what is still to be delivered."""
+        return self._ask(lambda number: Unregister(number, hook, within), timeout)
 
     def query(self, what: str, timeout: float) -> Answer:
         """Ask the host about itself."""

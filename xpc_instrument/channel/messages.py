@@ -40,6 +40,7 @@ class Opcode(enum.IntEnum):
     CALL_NAMED = 33
     RESULT = 34
     FAULT = 35
+    EVENTS = 36
     # A lane: from the callee.
     RETURN = 48
     RETURN_SAME = 49
@@ -115,8 +116,11 @@ class Register:
 
 @dataclass(frozen=True)
 class Unregister:
+    """End a registration. The answer follows when the events of a hook that nobody waits for are delivered, or `within` so many seconds."""
+
     request: int
     hook: int
+    within: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -213,7 +217,7 @@ SCHEMAS: Dict[Opcode, Tuple[Type[Any], Dict[str, Tuple[type, ...]]]] = {
             "module": (str,),
         },
     ),
-    Opcode.UNREGISTER: (Unregister, {"request": (int,), "hook": (int,)}),
+    Opcode.UNREGISTER: (Unregister, {"request": (int,), "hook": (int,), "within": (int, float)}),
     Opcode.QUERY: (Query, {"request": (int,), "what": (str,)}),
     Opcode.ANSWER: (
         Answer,

@@ -38,8 +38,8 @@ class Policy:
         """Answer a registration; None if the answer follows later, with `Peer.post`."""
         raise NotImplementedError
 
-    def unregister(self, peer: Peer, message: Unregister) -> Answer:
-        """Answer the end of a registration."""
+    def unregister(self, peer: Peer, message: Unregister) -> Optional[Answer]:
+        """Answer the end of a registration; None if the answer follows later, with `Peer.post`."""
         raise NotImplementedError
 
     def query(self, peer: Peer, message: Query) -> Answer:
