@@ -74,7 +74,7 @@ class UnwaitedHook(RemoteHook):
     def _passing_before(self) -> Callable[..., Any]:
         queue, hook, record = self.queue, self.number, self._record_call
         items, limit, termed = queue.items, queue.limit, self._termed
-        append, drop, next_number, ident = items.append, self.tally.add, next_number, get_ident
+        append, drop, numbered, ident = items.append, self.tally.add, next_number, get_ident
         few, short, big = _FEW, SHORT + 1, BIG
         length, kind_of, address = len, type, id
 
@@ -99,11 +99,11 @@ class UnwaitedHook(RemoteHook):
                 drop()
             elif bound:
                 instance = args[0]
-                append((hook, next_number(), ident(), values, kwargs, kind_of(instance), address(instance)))
+                append((hook, numbered(), ident(), values, kwargs, kind_of(instance), address(instance)))
             elif kwargs:
-                append((hook, next_number(), ident(), args, kwargs))
+                append((hook, numbered(), ident(), args, kwargs))
             else:
-                append((hook, next_number(), ident(), args))
+                append((hook, numbered(), ident(), args))
             if queue.sleeping:
                 queue.wake()
             return proceed(*args, **kwargs)
@@ -113,7 +113,7 @@ class UnwaitedHook(RemoteHook):
     def _passing_after(self) -> Callable[..., Any]:
         queue, hook, record = self.queue, self.number, self._record_call
         items, limit, termed = queue.items, queue.limit, self._termed
-        append, drop, next_number, ident, clock = items.append, self.tally.add, next_number, get_ident, perf_counter
+        append, drop, numbered, ident, clock = items.append, self.tally.add, next_number, get_ident, perf_counter
         few, short, big = _FEW, SHORT + 1, BIG
         length, kind_of, address = len, type, id
 
@@ -145,9 +145,9 @@ class UnwaitedHook(RemoteHook):
                 drop()
             elif bound:
                 instance = args[0]
-                append((hook, next_number(), ident(), values, kwargs, kind_of(instance), address(instance), duration, (AS_IS, result)))
+                append((hook, numbered(), ident(), values, kwargs, kind_of(instance), address(instance), duration, (AS_IS, result)))
             else:
-                append((hook, next_number(), ident(), args, kwargs, None, 0, duration, (AS_IS, result)))
+                append((hook, numbered(), ident(), args, kwargs, None, 0, duration, (AS_IS, result)))
             if queue.sleeping:
                 queue.wake()
             return result
