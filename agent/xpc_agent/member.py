@@ -15,7 +15,7 @@ from typing import Any, Callable
 from xpc_instrument.channel.joiner import Joiner
 from xpc_instrument.channel.limits import Limits
 from xpc_instrument.channel.messages import Notice, Register
-from xpc_instrument.channel.transport import Address
+from xpc_instrument.channel.transport import NO_PROTECTION, Address, Protection
 from xpc_instrument.channel.wire import Wire
 from xpc_instrument.errors import XpcError
 
@@ -68,7 +68,15 @@ class RelayedPeer:
 class Member:
     """This process's membership. `table` gets the hooks; `lost` is called, in a thread of ours, when the host is gone."""
 
-    def __init__(self, address: Address, key: bytes, limits: Limits, table: Any, lost: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        address: Address,
+        key: bytes,
+        limits: Limits,
+        table: Any,
+        lost: Callable[[], None],
+        protection: Protection = NO_PROTECTION,
+    ) -> None:
         import secrets
         import threading
 
@@ -82,6 +90,7 @@ class Member:
             on_notice=self._noticed,
             on_lost=self._ended,
             session=PREFIX + secrets.token_hex(16),
+            protection=protection,
         )
 
     def join(self, timeout: float) -> None:

@@ -23,7 +23,7 @@ import hmac
 import secrets
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from ..errors import AuthenticationError, LocalProtocolError, RemoteProtocolError
+from ..errors import AuthenticationError, CrowdedError, LocalProtocolError, RemoteProtocolError
 from .codec import MAX_CONTROL, Bytes, Frame, FrameReader, dump_message, encode, load_message
 from .limits import Limits
 from .messages import PROTOCOL_VERSION, Challenge, Hello, Message, Opcode, Proof, Refused, Role, Welcome
@@ -136,6 +136,11 @@ def prove(key: bytes, side: str, hello: bytes, challenge: bytes) -> str:
     return hmac.new(key, transcript, "sha256").hexdigest()
 
 
+def _same(expected: str, seen: str) -> bool:
+    # JSON can hold surrogates without their partner, which have no encoding of their own.
+    return hmac.compare_digest(expected.encode(), seen.encode("utf-8", "surrogatepass"))
+
+
 def new_nonce() -> str:
     """A fresh random number for one handshake, in hexadecimal."""
     return secrets.token_hex(_NONCE_BYTES)
@@ -209,11 +214,10 @@ class Connection:
         self.accept(frame)
         message = self.read(frame)
         if isinstance(message, Refused):
-            raise (
-                AuthenticationError(message.message)
-                if message.reason == "authentication"
-                else RemoteProtocolError(f"refused ({message.reason}): {message.message}")
-            )
+            if message.reason == "authentication":
+                raise AuthenticationError(message.message)
+            kind = CrowdedError if message.reason == "crowded" else RemoteProtocolError
+            raise kind(f"refused ({message.reason}): {message.message}")
         if isinstance(message, Hello):
             self.hello = message
             self._hello_bytes = bytes(frame.body)
@@ -247,7 +251,7 @@ class Connection:
 
     def _finish_listening(self, proof: Proof, welcome: Welcome) -> List[Bytes]:
         expected = prove(self._key, "dialler", self._hello_bytes, self._challenge_bytes)
-        if not hmac.compare_digest(expected.encode(), proof.mac.encode()):
+        if not _same(expected, proof.mac):
             raise AuthenticationError("the keys of the two sides differ")
         mac = prove(self._key, "listener", self._hello_bytes, self._challenge_bytes)
         self.welcome = Welcome(mac, welcome.pid, welcome.python, welcome.app, welcome.max_payload)
@@ -258,7 +262,7 @@ class Connection:
     def _finish_dialling(self, frame: Frame) -> List[Bytes]:
         welcome = self.read(frame)
         expected = prove(self._key, "listener", self._hello_bytes, self._challenge_bytes)
-        if not hmac.compare_digest(expected.encode(), welcome.mac.encode()):
+        if not _same(expected, welcome.mac):
             raise AuthenticationError("the listening side does not hold the key: something else answers at that address")
         self.welcome = welcome
         self._opened()

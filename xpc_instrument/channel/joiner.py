@@ -35,7 +35,7 @@ from .messages import (
     Unregister,
     Welcome,
 )
-from .transport import Address, dial
+from .transport import NO_PROTECTION, Address, Protection, dial
 from .wire import Wire
 
 
@@ -61,12 +61,14 @@ class Joiner:
         on_notice: Optional[Callable[[Notice], None]] = None,
         on_lost: Optional[Callable[[str], None]] = None,
         session: str = "",
+        protection: Protection = NO_PROTECTION,
     ) -> None:
         self.address = address
         self.limits = limits
         self.session = session or secrets.token_hex(16)
         self.lost = ""
         self._key = key
+        self._protection = protection
         self._serve = serve
         self._on_notice = on_notice
         self._on_lost = on_lost
@@ -136,7 +138,7 @@ class Joiner:
             python=python_version(),
             program=os.path.basename(sys.argv[0] or "python")[:200] if getattr(sys, "argv", None) else "python",
         )
-        return dial(self.address, self._key, hello, deadline, self.limits)
+        return dial(self.address, self._key, hello, deadline, self.limits, self._protection)
 
     def _end(self, reason: str) -> None:
         with self._lock:

@@ -64,6 +64,9 @@ class Wire:
     def fileno(self) -> int:
         return self.sock.fileno()
 
+    def shake_hands(self, deadline: Optional[float]) -> None:
+        """Dialling side: what comes before the first frame. Nothing, on a plain wire."""
+
     # waiting in the calling thread -----------------------------------------------------------------------------------
 
     def _wait(self, writing: bool, deadline: Optional[float]) -> None:
