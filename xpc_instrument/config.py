@@ -395,7 +395,8 @@ def _read(reader: Reader, document: object, path: Optional[Path]) -> Config:
     if isinstance(address, str) and address.startswith("tcp:") and "authkey_file" not in manager:
         problem = 'a tcp address without a key; expected authkey-file = "FILE" beside it: anybody can reach a TCP port'
         reader.report((*where, "manager", "address"), problem)
-    _check_tls(reader, (*where, "manager"), manager)
+    if not reader.mistakes:
+        _check_tls(reader, (*where, "manager"), manager)
     if reader.mistakes:
         raise ConfigError("\n".join(text for _, text in sorted(reader.mistakes, key=lambda mistake: mistake[0])))
     defaults = DefaultsConfig(**found.get("defaults", {}))

@@ -163,7 +163,7 @@ def is_beyond_loopback(address: str) -> bool:
 
 def _flag(reader: Reader, where: KeyPath, value: object) -> object:
     if not isinstance(value, bool):
-        hint = str(value).lower() if str(value).lower() in {"true", "false"} else None
+        hint = value.lower() if isinstance(value, str) and value.lower() in {"true", "false"} else None
         reader.wrong(where, value, "true or false", hint)
     return value
 

@@ -162,7 +162,7 @@ class Door:
         self._read(stranger)
         loser = self._strangers.one_too_many(now)
         if loser is not None:
-            self._refuse(loser, "crowded", f"over {limits.max_unauthenticated} connections wait for their handshake (max-unauthenticated)")
+            self._refuse(loser, "crowded", "too many connections wait for their handshake (max-unauthenticated)")
 
     # handshakes --------------------------------------------------------------------------------------------------------
 
