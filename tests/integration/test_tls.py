@@ -22,8 +22,11 @@ import xpc_instrument
 from tests.integration.app_fixture import App, as_json, start_app
 from tests.programs import Program
 from xpc_instrument import TLS, AuthenticationError, ChannelError, ConfigError, Manager, PlaintextError, find_free_port
+from xpc_instrument.channel.codec import encode
+from xpc_instrument.channel.connection import Connection
 from xpc_instrument.channel.joiner import Joiner
 from xpc_instrument.channel.limits import Limits
+from xpc_instrument.channel.messages import Opcode
 from xpc_instrument.channel.transport import Protection, parse_address
 
 pytest.importorskip("cryptography")
@@ -141,6 +144,31 @@ def test_who_is_on_the_way_reads_nothing(host: Manager, scripts: TLS) -> None:
     assert len(heard) > 2000
     for word in (b"secret value", b"HELLO", b"session", b"mac", b"echo", b"xpc"):
         assert word not in bytes(heard)
+
+
+def test_what_the_socket_does_not_take_yet_is_not_taken_for_sent(shop: TLS, scripts: TLS) -> None:
+    one, two = socket.socketpair()
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    deadline = time.monotonic() + 20
+    dialler = scripts.wire(one, Connection(dialling=True, key=b"", max_payload=1), listening=False)
+    listener = shop.wire(two, Connection(dialling=False, key=b"", max_payload=1), listening=True)
+    listener.connection.reader.limit = 1_000_000
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(listener.receive, deadline)
+        dialler.shake_hands(deadline)
+        dialler.transmit(encode(Opcode.PING, 0, b""), deadline)
+        assert first.result().opcode is Opcode.PING
+        # All of it is encrypted at once, and little of it fits.
+        rest = dialler.transmit_some(encode(Opcode.CALL, 7, b"x" * 100_000))
+        assert rest == [b""]
+        second = pool.submit(listener.receive, deadline)
+        dialler.transmit(rest, deadline)
+        assert bytes(second.result().body) == b"x" * 100_000
+    # Several frames that came in one piece are there without anything else coming.
+    dialler.transmit([*encode(Opcode.PING, 1, b""), *encode(Opcode.PING, 2, b""), *encode(Opcode.PING, 3, b"")], deadline)
+    assert [listener.receive(time.monotonic() + 0.01 * n + 5).ident for n in range(3)] == [1, 2, 3]
+    dialler.close()
+    listener.close()
 
 
 def _relay(listener: socket.socket, where: Any, heard: bytearray) -> None:
