@@ -5,11 +5,12 @@
     python3 dev.py lint               ruff: rules and format
     python3 dev.py types              mypy, strict
     python3 dev.py bench [ARGS]       measure what it costs; ARGS such as: --fast --only roundtrip
+    python3 dev.py fuzz [ARGS]        look for bytes that the channel must not take; ARGS such as: --minutes 10, handshake
     python3 dev.py matrix [ARGS]      run the tests on every CPython 3.9 to 3.15 of this machine
     python3 dev.py pyodide [ARGS]     run the tests marked no_process on Pyodide (CPython 3.14 and 3.15) under node
     python3 dev.py soak [ARGS]        all faults at random for minutes; ARGS such as: --minutes 5 --seed 1
     python3 dev.py explore [NAMES]    run the suites of other projects with every function armed; --small: those that `all` runs
-    python3 dev.py all                all but the demonstration, the benchmarks and the soak
+    python3 dev.py all                all but the demonstration, the benchmarks, the soak and the fuzzing
 
 Each makes what it needs under `.venv`, once for each state of pyproject.toml. Delete that folder to start afresh.
 """
@@ -118,6 +119,15 @@ def types(arguments: Sequence[str]) -> int:
 def bench(arguments: Sequence[str]) -> int:
     """Run the benchmarks."""
     return run(environment(VENV / "bench", sys.executable, "benchmarks"), "-m", "benchmarks", *arguments)
+
+
+def fuzz(arguments: Sequence[str]) -> int:
+    """Fuzz the channel, by coverage where atheris can be had."""
+    python = own_environment()
+    if subprocess.run([str(python), "-c", "import atheris"], stderr=subprocess.DEVNULL, check=False).returncode:
+        # Only as a wheel: building it needs a compiler of its own.
+        subprocess.run([*_pip(python), "install", "--quiet", "--only-binary=:all:", "atheris"], check=False)
+    return run(python, "-m", "tests.fuzz", *arguments)
 
 
 def matrix(arguments: Sequence[str], without: Optional[str] = None) -> int:
@@ -263,6 +273,7 @@ COMMANDS = {
     "lint": lint,
     "types": types,
     "bench": bench,
+    "fuzz": fuzz,
     "matrix": matrix,
     "pyodide": pyodide,
     "explore": explore,

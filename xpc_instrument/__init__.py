@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from .channel.tls import TLS
     from .errors import (
         AddressInUseError,
         ApplicationNotFoundError,
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
         HookFailedError,
         HookTimeoutError,
         PayloadError,
+        PlaintextError,
         ReferenceExpiredError,
         RemoteError,
         RemoteTraceback,
@@ -44,11 +46,13 @@ _HOMES = {
     "Manager": "manager",
     "Mode": "modes",
     "PayloadError": "errors",
+    "PlaintextError": "errors",
     "Reference": "references",
     "ReferenceExpiredError": "errors",
     "RemoteError": "errors",
     "RemoteTraceback": "errors",
     "Session": "session",
+    "TLS": "channel.tls",
     "TargetError": "errors",
     "XpcError": "errors",
     "connect": "session",
@@ -56,6 +60,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "TLS",
     "AddressInUseError",
     "ApplicationNotFoundError",
     "AuthenticationError",
@@ -68,6 +73,7 @@ __all__ = [
     "Manager",
     "Mode",
     "PayloadError",
+    "PlaintextError",
     "Reference",
     "ReferenceExpiredError",
     "RemoteError",

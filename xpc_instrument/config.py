@@ -20,10 +20,10 @@ import stat
 from pathlib import Path
 from typing import Any, Dict, FrozenSet, Iterable, Literal, Optional, Sequence, Tuple, Union
 
-from .config_rules import MODES, TABLES, Reader, app_mistake, app_name, quoted, target_mistake
+from .config_rules import MODES, TABLES, Reader, app_mistake, app_name, is_beyond_loopback, quoted, target_mistake
 from .errors import ConfigError
 from .modes import Mode
-from .toml import key_lines, parser
+from .toml import KeyPath, key_lines, parser
 
 FILE_NAME = "xpc-instrument.toml"
 PYPROJECT_TABLE = ("tool", "xpc-instrument")
@@ -43,6 +43,18 @@ class ManagerConfig:
 
     authkey_file: Optional[Path] = None
     """The file that holds the key; never None for a tcp address."""
+
+    tls_certificate: Optional[Path] = None
+    """The certificate that this application shows on a tcp address, PEM; set if and only if `tls_key` and `tls_ca` are."""
+
+    tls_key: Optional[Path] = None
+    """The private key to it, PEM, open to its owner only."""
+
+    tls_ca: Optional[Path] = None
+    """The certificate of the CA that the other side's certificate has to be of, PEM."""
+
+    plaintext_beyond_loopback: bool = False
+    """Whether a tcp address that is not loopback may do without TLS."""
 
     @property
     def endpoint(self) -> Union[str, Tuple[str, int], None]:
@@ -389,6 +401,8 @@ def _read(reader: Reader, document: object, path: Optional[Path]) -> Config:
     if isinstance(address, str) and address.startswith("tcp:") and "authkey_file" not in manager:
         problem = 'a tcp address without a key; expected authkey-file = "FILE" beside it: anybody can reach a TCP port'
         reader.report((*where, "manager", "address"), problem)
+    if not reader.mistakes:
+        _check_tls(reader, (*where, "manager"), manager)
     if reader.mistakes:
         raise ConfigError("\n".join(text for _, text in sorted(reader.mistakes, key=lambda mistake: mistake[0])))
     defaults = DefaultsConfig(**found.get("defaults", {}))
@@ -400,3 +414,27 @@ def _read(reader: Reader, document: object, path: Optional[Path]) -> Config:
         path=path,
         defaults=defaults,
     )
+
+
+_TLS_KEYS = ("tls-certificate", "tls-key", "tls-ca")
+
+
+def _check_tls(reader: Reader, where: KeyPath, manager: Dict[str, Any]) -> None:
+    """All of the three or none; for a tcp address only; and beyond loopback not none, unless the config says so."""
+    given = [key for key in _TLS_KEYS if key.replace("-", "_") in manager]
+    for key in _TLS_KEYS if given else ():
+        if key not in given:
+            problem = f"{key} is missing; expected all three of {', '.join(_TLS_KEYS)}, or none of them"
+            reader.report((*where, given[0]), problem)
+    address = manager.get("address", "unix")
+    if not isinstance(address, str):
+        return
+    if given and not address.startswith("tcp:"):
+        seen = f"TLS for the address {quoted(address)}"
+        reader.report((*where, given[0]), f"{seen}; expected it with a tcp address only: a unix socket is private by its mode")
+    if is_beyond_loopback(address) and not given and manager.get("plaintext_beyond_loopback") is not True:
+        reader.report(
+            (*where, "address"),
+            f"{quoted(address)} is beyond loopback, and without TLS everybody on the way can read and change what crosses; expected "
+            "tls-certificate, tls-key and tls-ca (`xpc-instrument certificates` makes them), or plaintext-beyond-loopback = true",
+        )

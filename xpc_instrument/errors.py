@@ -27,6 +27,10 @@ class InjectionError(XpcError, RuntimeError):
     """The command cannot be started with the agent in it."""
 
 
+class CertificatesError(XpcError, RuntimeError):
+    """The certificates of a fleet cannot be made."""
+
+
 class ChannelError(XpcError, ConnectionError):
     """The connection to the other process does not work, or no longer."""
 
@@ -47,6 +51,10 @@ class DeadlineError(ChannelError, TimeoutError):
     """The other side did not answer before the deadline."""
 
 
+class PlaintextError(ChannelError, PermissionError):
+    """A TCP address beyond loopback without TLS, which nobody has allowed."""
+
+
 class AuthenticationError(XpcError):
     """The two sides do not hold the same key, or the peer belongs to another user."""
 
@@ -60,7 +68,7 @@ class RemoteProtocolError(ChannelError):
 
 
 class CrowdedError(RemoteProtocolError):
-    """Too many connections wait for their handshake over there at the moment: try again."""
+    """Too many connections wait for their handshake there (`max-unauthenticated`), and this one had to give way."""
 
 
 class PayloadError(XpcError, ValueError):

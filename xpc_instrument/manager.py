@@ -14,14 +14,14 @@ import os
 import socket
 import threading
 import time
-from typing import Any, Callable, Dict, Optional, Tuple, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Tuple, Union
 
 from .channel.codec import Frame
 from .channel.host import Host
 from .channel.joiner import Joiner, python_version
 from .channel.limits import Limits
 from .channel.messages import Opcode
-from .channel.transport import Address, parse_address
+from .channel.transport import NO_PROTECTION, Address, Protection, parse_address
 from .channel.wire import Wire
 from .conversation import Incoming, NotFound, Outgoing
 from .errors import (
@@ -35,6 +35,9 @@ from .modes import is_target
 from .pickling import Traits
 from .registry import Entry, Registry, answer, check_callback
 from .terms import Terms
+
+if TYPE_CHECKING:
+    from .channel.tls import TLS
 
 log = logging.getLogger("xpc_instrument")
 
@@ -52,7 +55,8 @@ class Manager:
     """The node of the cross-process call: it hosts a registry, or joins one; unpickled, it is a proxy that can only call.
 
     `address` is `(host, port)`, `"tcp:HOST:PORT"`, `"unix:PATH"` or a path; without one, a socket in the user's runtime directory at
-    which all managers without an address meet. `authkey` is str or bytes, and TCP needs one. All times are in seconds.
+    which all managers without an address meet. `authkey` is str or bytes, and TCP needs one; beyond loopback it needs `tls` too, unless
+    `plaintext_beyond_loopback` says that it does not. All times are in seconds.
     """
 
     def __init__(
@@ -61,6 +65,8 @@ class Manager:
         authkey: Union[str, bytes, None] = None,
         *,
         limits: Optional[Limits] = None,
+        tls: Optional[TLS] = None,
+        plaintext_beyond_loopback: bool = False,
     ) -> None:
         self._address = _default_address() if address is None else parse_address(address)
         if isinstance(authkey, str):
@@ -74,6 +80,7 @@ class Manager:
             )
         self._key = authkey or b""
         self._limits = limits or Limits()
+        self._protection = Protection(tls, plaintext_beyond_loopback)
         self._host: Optional[Host] = None
         self._registry: Optional[Registry] = None
         self._joiner: Optional[Joiner] = None
@@ -111,6 +118,7 @@ class Manager:
                 python=python_version(),
                 limits=self._limits,
                 logger=log,
+                protection=self._protection,
             )
             while True:
                 try:
@@ -131,7 +139,14 @@ class Manager:
         self._refuse_proxy("connect")
         with self._lock:
             self._refuse_second_life()
-            joiner = Joiner(self._address, self._key, limits=self._limits, serve=self._serve, on_lost=self._lost)
+            joiner = Joiner(
+                self._address,
+                self._key,
+                limits=self._limits,
+                serve=self._serve,
+                on_lost=self._lost,
+                protection=self._protection,
+            )
             patience = self._limits.connect_timeout if timeout is None else timeout
             deadline = time.monotonic() + patience
             while True:
@@ -186,7 +201,7 @@ class Manager:
         self.shutdown()
 
     def __reduce__(self) -> Any:
-        return _make_proxy, (str(self._address), self._key, self._limits)
+        return _make_proxy, (str(self._address), self._key, self._limits, self._protection)
 
     # registering -------------------------------------------------------------------------------------------------------
 
@@ -293,7 +308,7 @@ class Manager:
                 self._joiner.close()
                 self._joiner = None
             if self._joiner is None:
-                joiner = Joiner(self._address, self._key, limits=self._limits, on_lost=self._lost)
+                joiner = Joiner(self._address, self._key, limits=self._limits, on_lost=self._lost, protection=self._protection)
                 joiner.connect(time.monotonic() + self._limits.connect_timeout)
                 self._joiner = joiner
             return self._joiner
@@ -381,8 +396,9 @@ class Manager:
             joiner.abandon()
 
 
-def _make_proxy(address: str, key: bytes, limits: Limits) -> Manager:
+def _make_proxy(address: str, key: bytes, limits: Limits, protection: Protection = NO_PROTECTION) -> Manager:
     manager = Manager(address, key or None, limits=limits)
+    manager._protection = protection
     manager._proxy = True
     return manager
 

@@ -21,7 +21,7 @@ import selectors
 import threading
 import time
 import types
-from typing import Any, Callable, Dict, List, Optional, Set, TypeVar, Union, overload
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Set, TypeVar, Union, overload
 
 from . import discovery
 from .channel.codec import Frame
@@ -29,7 +29,7 @@ from .channel.connection import State
 from .channel.joiner import Joiner, python_version
 from .channel.limits import Limits
 from .channel.messages import Notice, Opcode
-from .channel.transport import Address, parse_address
+from .channel.transport import NO_PROTECTION, Address, Protection, parse_address
 from .channel.wire import Wire
 from .conversation import Incoming
 from .errors import (
@@ -48,6 +48,9 @@ from .pickling import Traits
 from .references import MAX_ITEMS
 from .registry import check_callback
 from .terms import Terms
+
+if TYPE_CHECKING:
+    from .channel.tls import TLS
 
 log = logging.getLogger("xpc_instrument")
 
@@ -127,10 +130,11 @@ class _Member:
 class Session:
     """Made by `connect`. A context manager; `close` ends it."""
 
-    def __init__(self, limits: Limits, key: bytes) -> None:
+    def __init__(self, limits: Limits, key: bytes, protection: Protection = NO_PROTECTION) -> None:
         self.app = ""
         self._limits = limits
         self._key = key
+        self._protection = protection
         # The same in all processes: a forked child knows by it whose hooks it has inherited.
         self._id = secrets.token_hex(16)
         self._members: Dict[str, _Member] = {}
@@ -315,6 +319,7 @@ class Session:
             on_notice=lambda notice: self._noticed(name, notice),
             on_lost=lambda reason: self._lost(str(address), name, reason),
             session=self._id,
+            protection=self._protection,
         )
         member = _Member(joiner, name)
         member_of.append(member)
@@ -605,16 +610,21 @@ def connect(
     *,
     timeout: Optional[float] = None,
     limits: Optional[Limits] = None,
+    tls: Optional[TLS] = None,
+    plaintext_beyond_loopback: bool = False,
 ) -> Session:
     """Join an instrumented application: by its name (all its processes, those born later too), a pid (that process) or an address.
 
-    `timeout` is how many seconds to wait for an application that is not there yet. Raises `ApplicationNotFoundError`,
-    `AuthenticationError`, `ConnectionRefusedError` or `TimeoutError`.
+    `timeout` is how many seconds to wait for an application that is not there yet. An application on TCP needs its `authkey`, and beyond
+    loopback `tls` too, unless `plaintext_beyond_loopback` says that it does not. Raises `ApplicationNotFoundError`,
+    `AuthenticationError`, `ConnectionRefusedError` or `TimeoutError`, `ConfigError` for certificates that cannot be loaded.
     """
     if application is None or isinstance(application, bool):
         raise TypeError(f"application: expected an app name, a pid or an address, got {application!r}")
     key = authkey.encode() if isinstance(authkey, str) else authkey or b""
-    session = Session(limits or Limits(), key)
+    if tls is not None:
+        tls.load()
+    session = Session(limits or Limits(), key, Protection(tls, plaintext_beyond_loopback))
     try:
         if isinstance(application, int) or (isinstance(application, str) and application.isdigit()):
             entry = discovery.find(int(application))[0]

@@ -30,8 +30,8 @@ from xpc_instrument.channel.lanes import LanePool
 from xpc_instrument.channel.limits import Limits
 from xpc_instrument.channel.peer import Peer
 from xpc_instrument.channel.primitives import Local, Tally, allocate_lock, get_ident
-from xpc_instrument.channel.transport import Address, parse_address
-from xpc_instrument.config import Config
+from xpc_instrument.channel.transport import Address, Protection, parse_address
+from xpc_instrument.config import Config, ManagerConfig
 from xpc_instrument.errors import AddressInUseError, ConfigError, XpcError
 
 from .dispatch import busy
@@ -69,6 +69,7 @@ class Agent:
         self.host: Optional[Host] = None
         self._member: Optional[Member] = None
         self._key = config.manager.read_authkey() or b""
+        self._protection = _protection(config.manager)
         self._entry: Optional[discovery.Entry] = None
         self._orphans: Dict[str, LanePool] = {}
         # The pipes of the forks that are under way, by thread; each tells the parent that its child is announced.
@@ -125,6 +126,7 @@ class Agent:
             python=python_version(),
             limits=self.limits,
             logger=log,
+            protection=self._protection,
         )
         try:
             host.start()
@@ -143,7 +145,7 @@ class Agent:
 
     def _join_host(self, address: Address) -> None:
         """Another process of the application hosts the fixed address: share it."""
-        member = Member(address, self._key, self.limits, self.table, self._host_is_gone)
+        member = Member(address, self._key, self.limits, self.table, self._host_is_gone, self._protection)
         try:
             member.join(_SYNC_TIMEOUT)
         except BaseException:
@@ -314,6 +316,18 @@ class Agent:
             if pool is not None:
                 self.table.drop_orphans(session)
                 pool.close()
+
+
+def _protection(config: ManagerConfig) -> Protection:
+    """What the config says of TLS; its files are read now, as the key is. Raises `ConfigError`."""
+    tls = None
+    if config.tls_certificate is not None and config.tls_key is not None and config.tls_ca is not None:
+        # Late: an application without TLS has no use for `ssl`.
+        from xpc_instrument.channel.tls import TLS
+
+        tls = TLS(config.tls_certificate, config.tls_key, config.tls_ca)
+        tls.load()
+    return Protection(tls, config.plaintext_beyond_loopback)
 
 
 def _close_with_multiprocessing(agent: Agent) -> None:

@@ -16,7 +16,7 @@ from xpc_instrument.channel.hubs import trio
 from xpc_instrument.channel.joiner import Joiner
 from xpc_instrument.channel.limits import Limits
 from xpc_instrument.channel.messages import Notice, Register
-from xpc_instrument.channel.transport import Address
+from xpc_instrument.channel.transport import NO_PROTECTION, Address, Protection
 from xpc_instrument.channel.wire import Wire
 from xpc_instrument.errors import XpcError
 
@@ -73,7 +73,15 @@ class RelayedPeer:
 class Member:
     """This process's membership. `table` gets the hooks; `lost` is called, in a thread of ours, when the host is gone."""
 
-    def __init__(self, address: Address, key: bytes, limits: Limits, table: Any, lost: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        address: Address,
+        key: bytes,
+        limits: Limits,
+        table: Any,
+        lost: Callable[[], None],
+        protection: Protection = NO_PROTECTION,
+    ) -> None:
         import secrets
         import threading
 
@@ -87,6 +95,7 @@ class Member:
             on_notice=self._noticed,
             on_lost=self._ended,
             session=PREFIX + secrets.token_hex(16),
+            protection=protection,
         )
 
     def join(self, timeout: float) -> None:

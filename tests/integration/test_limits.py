@@ -25,7 +25,7 @@ from xpc_instrument.channel.joiner import Joiner, python_version
 from xpc_instrument.channel.limits import Limits
 from xpc_instrument.channel.messages import PROTOCOL_VERSION, Hello, Opcode, Role
 from xpc_instrument.channel.peer import Peer
-from xpc_instrument.channel.transport import dial, parse_address
+from xpc_instrument.channel.transport import dial, is_loopback, parse_address
 from xpc_instrument.config import LimitsConfig
 from xpc_instrument.errors import ChannelError, RemoteProtocolError
 from xpc_instrument.references import Reference
@@ -424,3 +424,66 @@ def test_a_script_that_is_stopped_costs_each_hook_its_timeout_and_no_more(
     found, seconds = timed(app, f"bool({call})")
     assert found is True
     assert 0.9 <= seconds < 0.9 + MARGIN
+
+
+# what nobody thought of -------------------------------------------------------------------------------------------------------
+
+
+class Broken(Watched):
+    """A policy with mistakes in it."""
+
+    def joined(self, peer: Peer) -> None:
+        if peer.pid == 13:
+            raise ZeroDivisionError("in joined")
+        super().joined(peer)
+
+    def noticed(self, peer: Peer, notice: Any) -> None:
+        raise ZeroDivisionError("in noticed")
+
+
+def test_an_error_that_nobody_thought_of_ends_one_session_and_not_the_service(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    limits = Limits()
+    watched = Broken(limits)
+    where = parse_address(str(tmp_path / "host"))
+    server = Host(where, b"", watched, app="", python=python_version(), limits=limits, logger=logging.getLogger("test"))
+    server.start()
+    lost = threading.Event()
+    joiner = Joiner(where, b"", limits=limits, on_lost=lambda reason: lost.set())
+    joiner.connect(time.monotonic() + 20)
+    joiner.notify("noise")
+    wait_for(lost)
+    wait_for(watched.went)
+    watched.went.clear()
+    hello = Hello(PROTOCOL_VERSION, Role.CONTROL.value, "unlucky", new_nonce(), 13, python_version(), "test")
+    wire = dial(where, b"", hello, time.monotonic() + 20, limits)
+    wait_for(watched.went)
+    assert server.peers == {}
+    again = Joiner(where, b"", limits=limits)
+    again.connect(time.monotonic() + 20)
+    assert again.alive
+    for one in (again, joiner):
+        one.close()
+    wire.close()
+    server.stop()
+    assert caplog.text.count("could not be dealt with; it is gone") == 2
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("127.0.0.1", True),
+        ("127.255.255.254", True),
+        ("::1", True),
+        ("::ffff:127.0.0.1", True),
+        ("::1%lo", True),
+        ("0.0.0.0", False),
+        ("", False),
+        ("::", False),
+        ("128.0.0.1", False),
+        ("::ffff:10.0.0.1", False),
+        ("::127.0.0.1", False),
+        ("localhost", False),  # a name: what it resolves to is what counts
+    ],
+)
+def test_what_is_loopback(host: str, expected: bool) -> None:
+    assert is_loopback(host) is expected

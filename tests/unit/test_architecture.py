@@ -33,9 +33,10 @@ LEVELS: Levels = (
     {"xpc_instrument.channel.codec"},
     {"xpc_instrument.channel.connection"},
     {"xpc_instrument.channel.wire"},
+    {"xpc_instrument.channel.tls", "xpc_instrument.channel.strangers"},
     {"xpc_instrument.channel.transport"},
     {"xpc_instrument.channel.lanes"},
-    {"xpc_instrument.channel.peer"},
+    {"xpc_instrument.channel.peer", "xpc_instrument.channel.door"},
     {"xpc_instrument.channel.host", "xpc_instrument.channel.joiner"},
     # values, the config file, the runtime dir
     {"xpc_instrument.pickling", "xpc_instrument.toml"},
@@ -67,7 +68,13 @@ LEVELS: Levels = (
     {"xpc_instrument.session"},
     # the command line
     {"xpc_instrument.cli.output", "xpc_instrument.cli.options"},
-    {"xpc_instrument.cli.check", "xpc_instrument.cli.ls", "xpc_instrument.cli.ps", "xpc_instrument.cli.run"},
+    {
+        "xpc_instrument.cli.certificates",
+        "xpc_instrument.cli.check",
+        "xpc_instrument.cli.ls",
+        "xpc_instrument.cli.ps",
+        "xpc_instrument.cli.run",
+    },
     {"xpc_instrument.cli"},
     {"xpc_instrument.cli.__main__"},
 )
@@ -94,6 +101,7 @@ THIRD_PARTY = {
     "cloudpickle": {"xpc_instrument.pickling"},
     "tomli": {"xpc_instrument.toml"},
     "rich": {"xpc_instrument.cli.output"},
+    "cryptography": {"xpc_instrument.cli.certificates"},
 }
 
 # In the standard library of a Python later than the oldest supported one.

@@ -131,6 +131,8 @@ WRONG_TYPES = {
 @pytest.mark.parametrize(("table", "key"), [place for place in EVERY_KEY if place != ("[[probe]]", "target")])
 @pytest.mark.parametrize("value", WRONG_TYPES, ids=lambda value: value[:10])
 def test_a_wrong_type_is_told_with_file_line_key_and_what_was_expected(table: str, key: str, value: str) -> None:
+    if (key, value) == ("plaintext-beyond-loopback", "true"):
+        return  # the one key that takes a boolean
     text, line, prefix = document(table, f"{key} = {value}")
     found = mistakes(text, path=Path("/srv/x.toml"))
     assert len(found) == 1
@@ -174,6 +176,7 @@ WRONG_VALUES = [
     ("[manager]", f'address = "unix:/{"x" * 200}"', "manager.address", "has 201 bytes; expected at most 10[37], the limit of unix sockets"),
     ("[manager]", 'address = "localhost:80"', "manager.address", 'did you mean "tcp:localhost:80"'),
     ("[manager]", 'address = "tcp:localhost:80"', "manager.address", "a tcp address without a key; expected authkey-file"),
+    ("[manager]", 'plaintext-beyond-loopback = "True"', "manager.plaintext-beyond-loopback", "expected true or false; did you mean true"),
     ("[manager]", 'authkey-file = ""', "manager.authkey-file", "an empty string; expected the path of a file"),
     ("[manager]", 'authkey-file = "a\\u0000b"', "manager.authkey-file", "expected the path of a file"),
     ("[limits]", 'max-payload = "64 MIB"', "limits.max-payload", 'did you mean "64 MiB"'),
@@ -202,6 +205,46 @@ def test_a_wrong_value_is_told_with_the_nearest_right_one(table: str, line: str,
     (found,) = mistakes(text)
     assert re.match(rf"<config>:{number}: {re.escape(key)}: ", found)
     assert re.search(problem, found)
+
+
+THREE = 'tls-certificate = "c.pem"\ntls-key = "k.pem"\ntls-ca = "ca.pem"'
+
+
+def test_tls_is_three_files_beside_the_config() -> None:
+    manager = parse(f'[manager]\naddress = "tcp:0.0.0.0:80"\nauthkey-file = "k"\n{THREE}', Path("/srv/xpc-instrument.toml")).manager
+    assert (manager.tls_certificate, manager.tls_key, manager.tls_ca) == (Path("/srv/c.pem"), Path("/srv/k.pem"), Path("/srv/ca.pem"))
+    assert not manager.plaintext_beyond_loopback
+
+
+@pytest.mark.parametrize("missing", ["tls-certificate", "tls-key", "tls-ca"])
+def test_two_of_the_three_files_of_tls_are_refused(missing: str) -> None:
+    two = "\n".join(line for line in THREE.splitlines() if not line.startswith(missing))
+    (found,) = mistakes(f'[manager]\naddress = "tcp:localhost:80"\nauthkey-file = "k"\n{two}')
+    assert f"{missing} is missing; expected all three of tls-certificate, tls-key, tls-ca, or none of them" in found
+
+
+def test_tls_on_a_unix_socket_is_refused() -> None:
+    found = mistakes(f"[manager]\n{THREE}")
+    assert found == [
+        '<config>:2: manager.tls-certificate: TLS for the address "unix"; expected it with a tcp address only: '
+        "a unix socket is private by its mode"
+    ]
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.7", "[::]", "[2001:db8::1]", "[::ffff:192.0.2.7]", "128.0.0.1"])
+def test_tcp_beyond_loopback_needs_tls_or_the_word_that_it_does_not(host: str) -> None:
+    document = f'[manager]\naddress = "tcp:{host}:80"\nauthkey-file = "k"\n'
+    (found,) = mistakes(document)
+    assert f'manager.address: "tcp:{host}:80" is beyond loopback' in found
+    assert found.endswith("or plaintext-beyond-loopback = true")
+    assert mistakes(document + "plaintext-beyond-loopback = false") != []
+    assert parse(document + "plaintext-beyond-loopback = true").manager.plaintext_beyond_loopback
+    assert parse(document + THREE).manager.tls_ca is not None
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.255.0.3", "[::1]", "[::ffff:127.0.0.1]", "a.name.to.resolve.later"])
+def test_tcp_on_loopback_needs_none_and_a_name_is_resolved_when_it_is_used(host: str) -> None:
+    assert parse(f'[manager]\naddress = "tcp:{host}:80"\nauthkey-file = "k"\n').manager.tls_ca is None
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,7 @@ class Net:
             terms=terms,
             counters=Counters(),
             pid=1,
+            may_refer=True,
             signature=lambda: [("value", 1, False)],
             ended=lambda hook: None,
             sender=self.waker,

@@ -1,4 +1,4 @@
-"""The node that listens: accepts connections, proves keys, keeps the control connections of those that joined.
+"""The node that listens: keeps the control connections of those that joined, and their lanes.
 
 Rules:
 - One service thread does all of it, with non-blocking sockets and one `poll`; it never runs a callback of a user and never waits for
@@ -8,6 +8,7 @@ Rules:
 - It can be paused around a fork and resumed after it: a child must not inherit half of its work, and from Python 3.12 on `os.fork`
   warns when the process has a second thread. Resumed, it may have to wait for a birth before it answers anybody.
 - What waits to be sent to a peer is bounded; a peer that does not read is gone.
+- Nothing that one peer sends ends the service of the others: an error that nobody thought of costs that peer alone.
 """
 
 from __future__ import annotations
@@ -16,14 +17,13 @@ import errno
 import logging
 import os
 import selectors
-import socket
 import time
 from collections import deque
 from typing import Any, Callable, Deque, Dict, List, Optional, Union
 
-from ..errors import AuthenticationError, ChannelError, LocalProtocolError, RemoteProtocolError, XpcError
+from ..errors import ChannelError, LocalProtocolError, RemoteProtocolError, XpcError
 from .codec import Bytes, Frame
-from .connection import Connection
+from .door import Door
 from .limits import Limits
 from .messages import (
     Answer,
@@ -39,31 +39,19 @@ from .messages import (
     Welcome,
 )
 from .peer import Peer, Policy
-from .primitives import Selector, accept, allocate_lock, get_ident, read, start_new_thread, write
-from .transport import Address, check_peer, listen
+from .primitives import Selector, allocate_lock, get_ident, read, start_new_thread, write
+from .strangers import Stranger
+from .transport import NO_PROTECTION, Address, Protection, listen
 from .wire import Wire
 
-# How long accepting rests when the process has no descriptor left, in seconds.
-_REST = 0.2
 # How long the service thread waits for a forked child to announce itself, in seconds.
 _BIRTH_TIMEOUT = 1.0
-
-
-class _Stranger:
-    """A connection in its handshake."""
-
-    __slots__ = ("deadline", "outbox", "wire")
-
-    def __init__(self, wire: Wire, deadline: float) -> None:
-        self.wire = wire
-        self.deadline = deadline
-        self.outbox: List[Bytes] = []
 
 
 class Host:
     """A listening node. `start` binds and serves in a thread; `stop` ends it; both may be repeated.
 
-    `logger` gets a line for each refused connection, `refused` counts them.
+    `logger` gets a line for each refused connection, unless there are very many; `refused` counts them.
     """
 
     def __init__(
@@ -76,26 +64,26 @@ class Host:
         python: str,
         limits: Limits,
         logger: logging.Logger,
+        protection: Protection = NO_PROTECTION,
     ) -> None:
         self.address = address
         self.limits = limits
         self.peers: Dict[str, Peer] = {}
-        self.refused = 0
         self._key = key
+        self._protection = protection
         self._policy = policy
         self._app = app
         self._python = python
         self._logger = logger
-        self._listener: Optional[socket.socket] = None
         self._inode = 0
         self._selector: Optional[Selector] = None
-        self._strangers: Dict[int, _Stranger] = {}
+        self._door: Optional[Door] = None
+        self._refused_before = 0
         self._serving: Dict[int, Wire] = {}
         self._wake_r = self._wake_w = -1
         self._running = False
         self._stopped: Any = None
         self._thread_id = 0
-        self._rest_until = 0.0
         self._expelled: Deque[Any] = deque()
         self._owner = 0
         self._births: List[int] = []
@@ -104,13 +92,18 @@ class Host:
 
     @property
     def running(self) -> bool:
-        return self._listener is not None
+        return self._door is not None
+
+    @property
+    def refused(self) -> int:
+        """How many connections have been refused."""
+        return self._refused_before + (0 if self._door is None else self._door.refused)
 
     def start(self) -> None:
         """Listen and serve. Raises `AddressInUseError` or `ChannelError`."""
-        if self._listener is not None:
+        if self._door is not None:
             raise LocalProtocolError(f"this node already listens at {self.address}")
-        self._listener = listen(self.address)
+        listener = listen(self.address, self._key, self._protection)
         if self.address.is_unix:
             self._inode = os.stat(self.address.path).st_ino
         self._owner = os.getpid()
@@ -119,7 +112,17 @@ class Host:
         os.set_blocking(self._wake_w, False)
         self._selector = Selector()
         self._selector.register(self._wake_r, selectors.EVENT_READ, None)
-        self._selector.register(self._listener, selectors.EVENT_READ, self._listener)
+        self._door = Door(
+            self.address,
+            self._key,
+            self._protection,
+            self.limits,
+            self._logger,
+            welcome=Welcome("", self._owner, self._python, self._app, self.limits.max_payload),
+            admit=self._admit,
+            full=self._full,
+        )
+        self._door.open(listener, self._selector)
         self.resume()
 
     @property
@@ -151,7 +154,7 @@ class Host:
 
     def resume(self) -> None:
         """Start the service thread (again)."""
-        if self._running or self._listener is None:
+        if self._running or self._door is None:
             return
         self._running = True
         stopped = allocate_lock()
@@ -169,14 +172,14 @@ class Host:
 
         So whoever gets an answer finds the children announced that were forked before it, or they inherit what it registered.
         """
-        if self._listener is None:
+        if self._door is None:
             os.close(descriptor)
         else:
             self._births.append(descriptor)
 
     def stop(self) -> None:
         """Close the listener, all connections and lanes, and end the service thread. A unix socket of ours is unlinked."""
-        if self._listener is None:
+        if self._door is None:
             return
         if get_ident() != self._thread_id:
             self.pause(timeout=5.0)
@@ -200,9 +203,10 @@ class Host:
             self._logger.debug("the socket %s was already gone: %s", self.address.path, error)
 
     def _close_all(self, abandon: bool) -> None:
-        listener, self._listener = self._listener, None
-        if listener is not None:
-            listener.close()
+        door, self._door = self._door, None
+        if door is not None:
+            self._refused_before += door.refused
+            door.close(abandon)
         if self._selector is not None:
             self._selector.close()
             self._selector = None
@@ -212,9 +216,6 @@ class Host:
         self._wake_r = self._wake_w = -1
         while self._births:
             os.close(self._births.pop())
-        for stranger in list(self._strangers.values()):
-            stranger.wire.abandon() if abandon else stranger.wire.close()
-        self._strangers.clear()
         for wire in list(self._serving.values()):
             wire.abandon() if abandon else wire.close()
         self._serving.clear()
@@ -262,8 +263,8 @@ class Host:
             self.wake()
 
     def _turn(self) -> None:
-        selector = self._selector
-        assert selector is not None
+        selector, door = self._selector, self._door
+        assert selector is not None and door is not None
         events = selector.select(self._patience())
         for key, mask in events:
             if not self._running:
@@ -274,11 +275,10 @@ class Host:
             elif isinstance(owner, Peer):
                 if mask & selectors.EVENT_READ:
                     self._read_peer(owner)
-            elif isinstance(owner, _Stranger):
-                self._read_stranger(owner, mask)
             else:
-                self._accept()
-        self._look_after(time.monotonic())
+                door.handle(owner if isinstance(owner, Stranger) else None)
+        if self._running:
+            self._look_after(time.monotonic())
 
     def _drain_wakeups(self) -> None:
         try:
@@ -289,21 +289,18 @@ class Host:
 
     def _patience(self) -> Optional[float]:
         """Seconds until something is due even if nothing arrives; None if nothing is."""
-        due = [stranger.deadline for stranger in self._strangers.values()]
-        due += [peer.last_heard + self.limits.silence for peer in self.peers.values()]
-        if self._rest_until:
-            due.append(self._rest_until)
+        due = [peer.last_heard + self.limits.silence for peer in self.peers.values()]
+        if self._door is not None:
+            due += self._door.due()
         return max(0.0, min(due) - time.monotonic()) if due else None
 
     def _look_after(self, now: float) -> None:
-        """Time-outs, peers that block, and accepting again after a rest."""
-        selector = self._selector
-        assert selector is not None and self._listener is not None
+        """Time-outs, peers that block, the door."""
+        selector, door = self._selector, self._door
+        assert selector is not None and door is not None
         while self._expelled:
             peer, why = self._expelled.popleft()
             self._lose(peer, why)
-        for stranger in [s for s in self._strangers.values() if s.deadline <= now]:
-            self._refuse(stranger, "handshake", f"no handshake within {self.limits.handshake_timeout} s")
         for peer in list(self.peers.values()):
             if now - peer.last_heard > self.limits.silence:
                 self._lose(peer, f"nothing was heard of it for {self.limits.silence} s")
@@ -313,109 +310,29 @@ class Host:
             wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if peer.blocked else 0)
             if selector.get_key(peer.wire.sock).events != wanted:
                 selector.modify(peer.wire.sock, wanted, peer)
-        if self._rest_until and now >= self._rest_until:
-            self._rest_until = 0.0
-            selector.register(self._listener, selectors.EVENT_READ, self._listener)
+            if peer.blocked:
+                peer.flush()
+        door.look_after(now)
 
     def expel(self, peer: Peer, why: str) -> None:
         """Have the service thread end a session."""
         self._expelled.append((peer, why))
         self.wake()
 
-    # strangers ---------------------------------------------------------------------------------------------------------
+    # those who are in ---------------------------------------------------------------------------------------------------
 
-    def _accept(self) -> None:
-        selector, listener = self._selector, self._listener
-        assert selector is not None and listener is not None
-        for _ in range(32):
-            try:
-                sock = accept(listener)
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                    self._logger.warning("cannot accept connections at %s for now: %s", self.address, error)
-                    selector.unregister(listener)
-                    self._rest_until = time.monotonic() + _REST
-                    return
-                continue  # that connection was gone before we took it
-            if len(self._strangers) >= self.limits.max_unauthenticated:
-                oldest = next(iter(self._strangers.values()))
-                self._refuse(oldest, "crowded", "too many connections wait for their handshake")
-            limits = self.limits
-            connection = Connection(dialling=False, key=self._key, max_payload=limits.max_payload, max_nesting=limits.max_nesting)
-            wire = Wire(sock, connection)
-            stranger = _Stranger(wire, time.monotonic() + self.limits.handshake_timeout)
-            self._strangers[id(stranger)] = stranger
-            selector.register(sock, selectors.EVENT_READ, stranger)
-            try:
-                check_peer(sock)
-            except AuthenticationError as error:
-                self._refuse(stranger, "authentication", str(error))
+    def _full(self) -> int:
+        return len(self.peers) if len(self.peers) >= self.limits.max_sessions else 0
 
-    def _read_stranger(self, stranger: _Stranger, mask: int) -> None:
-        if id(stranger) not in self._strangers:
-            return
-        connection = stranger.wire.connection
-        welcome = Welcome("", os.getpid(), self._python, self._app, self.limits.max_payload)
-        try:
-            for frame in stranger.wire.drain() if mask & selectors.EVENT_READ else ():
-                stranger.outbox.extend(connection.shake(frame, welcome))
-                if connection.open:
-                    self._admit(stranger)
-                    return
-                if self._is_one_too_many(connection.hello):
-                    self._refuse(stranger, "busy", f"{len(self.peers)} sessions have joined, the limit (max-sessions)")
-                    return
-            self._answer_stranger(stranger)
-        except AuthenticationError as error:
-            self._refuse(stranger, "authentication", str(error))
-        except RemoteProtocolError as error:
-            self._refuse(stranger, "protocol", str(error))
-        except LocalProtocolError as error:
-            self._refuse(stranger, "protocol", str(error))
-        except OSError as error:
-            self._refuse(stranger, "gone", str(error))
-
-    def _is_one_too_many(self, hello: Optional[Hello]) -> bool:
-        """Whether a session that wants to join will find no room; said before WELCOME, after which nothing can be refused with a reason."""
-        return hello is not None and hello.role == Role.CONTROL.value and len(self.peers) >= self.limits.max_sessions
-
-    def _answer_stranger(self, stranger: _Stranger) -> None:
-        if stranger.outbox:
-            # A handshake's answers are far smaller than a socket's buffer; one that does not fit is no honest peer's.
-            if stranger.wire.transmit_some(stranger.outbox):
-                raise RemoteProtocolError("it does not read its handshake")
-            stranger.outbox = []
-
-    def _refuse(self, stranger: _Stranger, reason: str, text: str) -> None:
-        self.refused += 1
-        level = logging.DEBUG if reason == "gone" else logging.WARNING
-        self._logger.log(level, "refused a connection at %s: %s: %s", self.address, _ERROR_OF.get(reason, reason), text)
-        try:
-            stranger.wire.transmit_some(stranger.wire.connection.refusal(reason, text))
-        except (OSError, XpcError):
-            self._logger.debug("the refused peer was gone already")
-        self._forget_stranger(stranger)
-        stranger.wire.close()
-
-    def _forget_stranger(self, stranger: _Stranger) -> None:
-        self._strangers.pop(id(stranger), None)
-        if self._selector is not None:
-            self._selector.unregister(stranger.wire.sock)
-
-    def _admit(self, stranger: _Stranger) -> None:
+    def _admit(self, wire: Wire, welcome: List[Bytes]) -> None:
         """The key is proved: make of the connection what its role says."""
-        wire = stranger.wire
         hello = wire.connection.hello
         assert hello is not None
-        self._forget_stranger(stranger)
-        welcome, stranger.outbox = stranger.outbox, []
         peer = self.peers.get(hello.session)
         if hello.role == Role.CONTROL.value:
             if peer is not None or len(self.peers) >= self.limits.max_sessions:
                 why = "it has joined already" if peer is not None else f"{len(self.peers)} sessions have joined, the limit (max-sessions)"
-                self.refused += 1
+                self._refused_before += 1
                 self._logger.warning("refused the session of pid %d at %s: %s", hello.pid, self.address, why)
                 wire.transmit_some(wire.connection.turn_away("busy", why))
                 wire.close()
@@ -427,7 +344,10 @@ class Host:
             # WELCOME goes first: whatever the policy says to the newcomer comes after it.
             peer._outbox.extend(welcome)
             peer.flush()
-            self._policy.joined(peer)
+            try:
+                self._policy.joined(peer)
+            except Exception as error:
+                self._fail(peer, error)
             return
         # A lane's first bytes: nothing else is on its socket yet, so they fit.
         if wire.transmit_some(welcome):
@@ -476,6 +396,12 @@ class Host:
         except (RemoteProtocolError, LocalProtocolError) as error:
             self._logger.warning("the session of pid %d broke the protocol: %s", peer.pid, error)
             self._lose(peer, str(error))
+        except Exception as error:
+            self._fail(peer, error)
+
+    def _fail(self, peer: Peer, error: Exception) -> None:
+        self._logger.error("what the session of pid %d sent could not be dealt with; it is gone", peer.pid, exc_info=error)
+        self._lose(peer, f"{type(error).__name__}: {error}")
 
     def _obey(self, peer: Peer, frame: Frame) -> None:
         peer.wire.connection.accept(frame)
@@ -526,6 +452,3 @@ class Host:
             self._policy.left(peer)
         finally:
             peer.lanes.close()
-
-
-_ERROR_OF = {"authentication": "AuthenticationError", "protocol": "RemoteProtocolError"}

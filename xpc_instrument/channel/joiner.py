@@ -9,7 +9,6 @@ Rules:
 from __future__ import annotations
 
 import os
-import random
 import secrets
 import sys
 import threading
@@ -17,7 +16,7 @@ import time
 from typing import Any, Callable, Dict, List, Mapping, Optional
 
 from .. import errors
-from ..errors import AuthenticationError, ChannelError, CrowdedError, DeadlineError, RemoteProtocolError, XpcError
+from ..errors import AuthenticationError, ChannelError, DeadlineError, RemoteProtocolError, XpcError
 from .codec import Frame
 from .connection import new_nonce
 from .limits import Limits
@@ -36,11 +35,8 @@ from .messages import (
     Unregister,
     Welcome,
 )
-from .transport import Address, dial
+from .transport import NO_PROTECTION, Address, Protection, dial
 from .wire import Wire
-
-# How long a node waits before it dials again where many came at once, in seconds; each time longer, by chance.
-_FIRST_PAUSE = 0.005
 
 
 def python_version() -> str:
@@ -65,12 +61,14 @@ class Joiner:
         on_notice: Optional[Callable[[Notice], None]] = None,
         on_lost: Optional[Callable[[str], None]] = None,
         session: str = "",
+        protection: Protection = NO_PROTECTION,
     ) -> None:
         self.address = address
         self.limits = limits
         self.session = session or secrets.token_hex(16)
         self.lost = ""
         self._key = key
+        self._protection = protection
         self._serve = serve
         self._on_notice = on_notice
         self._on_lost = on_lost
@@ -140,16 +138,7 @@ class Joiner:
             python=python_version(),
             program=os.path.basename(sys.argv[0] or "python")[:200] if getattr(sys, "argv", None) else "python",
         )
-        pause = _FIRST_PAUSE
-        while True:
-            try:
-                return dial(self.address, self._key, hello, deadline, self.limits)
-            except CrowdedError:
-                # Many came at once and we had to give way. Not all again at the same moment.
-                pause *= 1 + random.random()  # noqa: S311 - no secret
-                if time.monotonic() + pause >= deadline or self._closed:
-                    raise
-                time.sleep(pause)
+        return dial(self.address, self._key, hello, deadline, self.limits, self._protection)
 
     def _end(self, reason: str) -> None:
         with self._lock:

@@ -57,10 +57,10 @@ except AttributeError:
     poll, POLLIN, POLLOUT = None, 1, 4
 
 
-def accept(listener: Socket) -> Socket:
-    """A connection of a listening socket. `socket.accept` makes a socket of the class that the name stands for by then."""
-    descriptor, _where = listener._accept()  # type: ignore[attr-defined]
-    return Socket(listener.family, listener.type, listener.proto, fileno=descriptor)
+def accept(listener: Socket) -> Tuple[Socket, Any]:
+    """A connection of a listening socket, and where it comes from. `socket.accept` asks for the class only then, and gets one that is patched."""
+    descriptor, where = listener._accept()  # type: ignore[attr-defined]
+    return Socket(listener.family, listener.type, listener.proto, fileno=descriptor), where
 
 
 class RLock:

@@ -4,12 +4,16 @@ Rules:
 - A deadline is a `time.monotonic()` instant in seconds, or None for none.
 - An unauthenticated peer is bounded in bytes (codec), in time (deadline) and in number (host).
 - On unix sockets the peer's uid is the kernel's word, not the peer's.
+- TCP needs a key, and beyond loopback TLS, on the side that listens and on the side that dials. What counts is the address that a name
+  resolves to, and the one that was looked at is the one that is used.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import re
+import secrets
 import socket
 import stat
 import struct
@@ -23,8 +27,10 @@ from ..errors import (
     AuthenticationError,
     ChannelError,
     ConnectTimeoutError,
+    CrowdedError,
     DeadlineError,
     NobodyListensError,
+    PlaintextError,
     RemoteProtocolError,
 )
 from .codec import Bytes
@@ -35,7 +41,7 @@ from .primitives import Socket
 from .wire import Wire
 
 if TYPE_CHECKING:
-    pass
+    from .tls import TLS, TlsWire
 
 # sun_path holds 108 bytes on Linux and 104 on macOS, with a zero at the end.
 MAX_UNIX_PATH = 107 if sys.platform.startswith("linux") else 103
@@ -58,6 +64,28 @@ class Address:
         if self.path:
             return f"unix:{self.path}"
         return f"tcp:[{self.host}]:{self.port}" if ":" in self.host else f"tcp:{self.host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class Protection:
+    """What protects a node's TCP connections from who is on the way: TLS, or the word of its owner that none is needed."""
+
+    tls: Optional[TLS] = None
+    plaintext_beyond_loopback: bool = False
+
+    @property
+    def allows_plaintext(self) -> bool:
+        """Whether any address will do."""
+        return self.tls is not None or self.plaintext_beyond_loopback
+
+    def wire(self, sock: socket.socket, connection: Connection, *, listening: bool) -> Union[Wire, TlsWire]:
+        """A wire on a connected socket. Raises `ConfigError` if the certificates cannot be loaded."""
+        if self.tls is None or sock.family == getattr(socket, "AF_UNIX", None):
+            return Wire(sock, connection)
+        return self.tls.wire(sock, connection, listening=listening)
+
+
+NO_PROTECTION = Protection()
 
 
 def parse_address(value: Union[str, bytes, os.PathLike[str], Tuple[str, int], Address]) -> Address:
@@ -100,18 +128,31 @@ def _require_unix() -> None:
 # listening ---------------------------------------------------------------------------------------------------------------
 
 
-def listen(address: Address) -> socket.socket:
+def listen(address: Address, key: bytes = b"", protection: Protection = NO_PROTECTION) -> socket.socket:
     """A non-blocking listening socket. A unix socket is made with mode 0600, and a dead one in its place is replaced.
 
-    Raises `AddressInUseError` if a live process listens there, `ChannelError` for any other reason.
+    Raises `AddressInUseError` if a live process listens there, `AuthenticationError` for TCP without a key, `PlaintextError` for TCP
+    beyond loopback without TLS, `ConfigError` for certificates that cannot be loaded, `ChannelError` for any other reason.
     """
     if address.is_unix:
         return _listen_unix(address)
-    sock = Socket(socket.AF_INET6 if ":" in address.host else socket.AF_INET, socket.SOCK_STREAM)
+    _require_key(address, key)
+    if protection.tls is not None:
+        protection.tls.load()
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    where: Tuple[Any, ...] = (address.host, address.port)
+    if address.host:
+        # Resolved here and not by `bind`, so that what is looked at is what is bound.
+        try:
+            where = socket.getaddrinfo(address.host, address.port, family, socket.SOCK_STREAM, 0, socket.AI_PASSIVE)[0][4]
+        except OSError as error:
+            raise _cannot_listen(address, error) from error
+    _refuse_plaintext(address, str(where[0]), protection)
+    sock = Socket(family, socket.SOCK_STREAM)
     try:
         # Lets a node that was shut down start again at once; two live listeners are still refused on POSIX.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((address.host, address.port))
+        sock.bind(where)
         sock.listen(_BACKLOG)
         sock.setblocking(False)
     except OSError as error:
@@ -187,6 +228,36 @@ def socket_is_alive(path: str) -> bool:
     return True
 
 
+def is_loopback(host: str) -> bool:
+    """Whether a numeric address is reached from this machine alone; False for a name, and for "" and 0.0.0.0, which mean all addresses."""
+    try:
+        packed = socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host.partition("%")[0])
+    except OSError:
+        return False
+    if packed[:12] == b"\0" * 10 + b"\xff\xff":
+        packed = packed[12:]
+    return packed[0] == 127 if len(packed) == 4 else packed == b"\0" * 15 + b"\x01"
+
+
+def _require_key(address: Address, key: bytes) -> None:
+    if not key:
+        raise AuthenticationError(
+            f"{address} needs a key, since every user of every host that reaches it could run code: pass authkey=..., on the command line "
+            "--authkey-file, in the config authkey-file"
+        )
+
+
+def _refuse_plaintext(address: Address, resolved: str, protection: Protection) -> None:
+    if protection.allows_plaintext or is_loopback(resolved):
+        return
+    seen = f"{address} is {resolved}," if resolved and resolved != address.host else f"{address} is"
+    raise PlaintextError(
+        f"{seen} beyond loopback, where everybody on the way could read and change what crosses: use TLS (tls=TLS(...), in the config "
+        "tls-certificate, tls-key and tls-ca; `xpc-instrument certificates` makes them), a tunnel to a loopback address, or say "
+        "plaintext_beyond_loopback=True (in the config plaintext-beyond-loopback = true)"
+    )
+
+
 def check_peer(sock: socket.socket) -> None:
     """On a unix socket, refuse a peer of another user. Raises `AuthenticationError`."""
     if sock.family != getattr(socket, "AF_UNIX", None):
@@ -208,15 +279,39 @@ def _peer_uid(sock: socket.socket) -> int:
 # dialling ----------------------------------------------------------------------------------------------------------------
 
 
-def dial(address: Address, key: bytes, hello: Hello, deadline: float, limits: Limits) -> Wire:
-    """Connect and shake hands; returns a wire that is open.
+def dial(
+    address: Address, key: bytes, hello: Hello, deadline: float, limits: Limits, protection: Protection = NO_PROTECTION
+) -> Union[Wire, TlsWire]:
+    """Connect and shake hands; returns a wire that is open. Where too many stand in the door, it comes again until `deadline`.
 
-    Raises `NobodyListensError`, `ConnectTimeoutError`, `AuthenticationError` or `ChannelError`, all before `deadline`.
+    Raises `NobodyListensError`, `ConnectTimeoutError`, `AuthenticationError`, `PlaintextError`, `ConfigError` or `ChannelError`, all
+    before `deadline`.
     """
-    sock = _connect(address, deadline)
-    wire = Wire(sock, Connection(dialling=True, key=key, max_payload=limits.max_payload, max_nesting=limits.max_nesting))
+    if not address.is_unix:
+        _require_key(address, key)
+    pause = _FIRST_PAUSE
+    while True:
+        try:
+            return _dial_once(address, key, hello, deadline, limits, protection)
+        except CrowdedError:
+            if time.monotonic() + pause >= deadline:
+                raise
+        # Of those who were turned away together, not all should come back together.
+        time.sleep(pause * (0.5 + secrets.randbelow(1000) / 1000))
+        pause = min(pause * 2, _LONGEST_PAUSE)
+
+
+def _dial_once(address: Address, key: bytes, hello: Hello, deadline: float, limits: Limits, protection: Protection) -> Union[Wire, TlsWire]:
+    sock = _connect(address, deadline, protection)
+    connection = Connection(dialling=True, key=key, max_payload=limits.max_payload, max_nesting=limits.max_nesting)
+    try:
+        wire = protection.wire(sock, connection, listening=False)
+    except BaseException:
+        sock.close()
+        raise
     try:
         check_peer(sock)
+        wire.shake_hands(deadline)
         nobody = Welcome("", 0, "", "", 0)
         pieces = wire.connection.start(hello)
         while not wire.connection.open:
@@ -230,10 +325,13 @@ def dial(address: Address, key: bytes, hello: Hello, deadline: float, limits: Li
         ) from None
     except (AuthenticationError, RemoteProtocolError) as error:
         wire.close()
-        raise type(error)(f"{address}: {error}") from None
+        hint = "; it seems to speak TLS: pass tls=..." if protection.tls is None and _ALERT.search(str(error)) else ""
+        raise type(error)(f"{address}: {error}{hint}") from None
     except ChannelError as error:
         wire.close()
-        raise ChannelError(f"{address}: {error} during the handshake") from error
+        # An alert is lost where the other side closes before it has read all; TLS 1.3 refuses certificates as late as this.
+        hint = "" if address.is_unix else ": is TLS configured on both sides, with certificates of one CA? The log of the other says why"
+        raise ChannelError(f"{address}: {error} during the handshake{hint}") from error
     except BaseException:
         wire.close()
         raise
@@ -251,7 +349,14 @@ def _transmit_or_hear_why(wire: Wire, pieces: Sequence[Bytes], deadline: float) 
         raise
 
 
-def _connect(address: Address, deadline: float) -> socket.socket:
+# Between two attempts where too many stand in the door, in seconds: at first, and at most.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.25
+
+# How an alert of TLS begins, as the message of a frame reader shows it.
+_ALERT = re.compile("begins with the bytes 150[0-9]")
+
+
+def _connect(address: Address, deadline: float, protection: Protection) -> socket.socket:
     if address.is_unix:
         _require_unix()
         candidates: List[Tuple[int, Any]] = [(socket.AF_UNIX, address.path)]
@@ -260,6 +365,8 @@ def _connect(address: Address, deadline: float) -> socket.socket:
             found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
         except OSError as error:
             raise ChannelError(f"{address}: the host name cannot be resolved: {error}") from error
+        for *_, where in found:
+            _refuse_plaintext(address, str(where[0]), protection)
         candidates = [(int(family), where) for family, _, _, _, where in found]
     failure: Optional[OSError] = None
     for family, where in candidates:

@@ -81,6 +81,9 @@ class Wire:
         # Lost by a thread that was interrupted as it took it; the other side sees its end.
         self.sock.close()
 
+    def shake_hands(self, deadline: Optional[float]) -> None:
+        """Dialling side: what comes before the first frame. Nothing, on a plain wire."""
+
     # waiting in the calling thread -----------------------------------------------------------------------------------
 
     def _wait(self, writing: bool, deadline: Optional[float]) -> None:

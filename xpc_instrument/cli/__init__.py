@@ -1,7 +1,8 @@
 """The command line: `xpc-instrument COMMAND`. Each command is a module with `add_parser` and `run`.
 
 Exit codes: 0 success; 1 the answer is bad news (`check` found a target that cannot be hooked); 2 wrong usage; 3 wrong config; 4 no such
-application; 5 the application cannot be talked to; 6 the command cannot be instrumented; 126 and 127 it cannot be executed, or found.
+application; 5 the application cannot be talked to; 6 the command cannot be instrumented; 7 the certificates cannot be made; 126 and 127 the
+command cannot be executed, or found.
 """
 
 from __future__ import annotations
@@ -16,22 +17,24 @@ from .. import __version__
 from ..errors import (
     ApplicationNotFoundError,
     AuthenticationError,
+    CertificatesError,
     ChannelError,
     ConfigError,
     InjectionError,
     TargetError,
     XpcError,
 )
-from . import check, ls, ps, run
+from . import certificates, check, ls, ps, run
 
-_COMMANDS = (run, ps, ls, check)
+_COMMANDS = (run, ps, ls, check, certificates)
 
 EXIT_CODES = """\
 exit codes:
   0  success                       4  no such application
   1  bad news (see the output)     5  the application cannot be talked to
   2  wrong usage                   6  the command cannot be instrumented
-  3  wrong config                  126, 127  the command cannot be executed, or found
+  3  wrong config                  7  the certificates cannot be made
+  126, 127  the command cannot be executed, or found
 """
 
 EXAMPLES = """\
@@ -41,6 +44,7 @@ examples:
   xpc-instrument ps
   xpc-instrument ls shop
   xpc-instrument check
+  xpc-instrument certificates certs shop scripts
 """
 
 
@@ -83,6 +87,7 @@ def _code(error: XpcError) -> int:
         (AuthenticationError, 5),
         (ChannelError, 5),
         (InjectionError, 6),
+        (CertificatesError, 7),
         (TargetError, 1),
     ):
         if isinstance(error, kind):

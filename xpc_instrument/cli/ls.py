@@ -5,15 +5,18 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
 from .. import discovery
 from ..channel.joiner import Joiner
 from ..channel.limits import Limits
-from ..channel.transport import parse_address
+from ..channel.transport import Protection, parse_address
 from ..config import ManagerConfig
 from ..errors import AuthenticationError, ChannelError
 from .output import counts, show, show_json
+
+if TYPE_CHECKING:
+    from ..channel.tls import TLS
 
 
 def add_parser(commands: Any) -> None:
@@ -25,6 +28,12 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("app", metavar="APP", help="an app name or a pid, as `xpc-instrument ps` shows")
     parser.add_argument("--authkey-file", metavar="FILE", help="the key of an application that listens on TCP")
+    parser.add_argument(
+        "--tls-dir",
+        metavar="DIR",
+        help="for TLS: a folder with certificate.pem, key.pem and ca.pem, as `xpc-instrument certificates` makes one for each name",
+    )
+    parser.add_argument("--plaintext-beyond-loopback", action="store_true", help="allow TCP beyond loopback without TLS")
     parser.add_argument("--json", action="store_true", help="print JSON: a list of processes with their probe points")
     parser.set_defaults(run=run)
 
@@ -32,7 +41,8 @@ def add_parser(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print the table."""
     key = ManagerConfig(authkey_file=Path(options.authkey_file)).read_authkey() if options.authkey_file else None
-    answers = [_ask(entry, key or b"") for entry in discovery.find(options.app)]
+    protection = Protection(_tls(options.tls_dir), options.plaintext_beyond_loopback)
+    answers = [_ask(entry, key or b"", protection) for entry in discovery.find(options.app)]
     if options.json:
         show_json(answers)
         return 0 if not any("error" in answer for answer in answers) else 5
@@ -44,9 +54,19 @@ def run(options: argparse.Namespace) -> int:
     return 5 if failed else 0
 
 
-def _ask(entry: discovery.Entry, key: bytes) -> Dict[str, Any]:
+def _tls(folder: Optional[str]) -> Optional[TLS]:
+    if folder is None:
+        return None
+    from ..channel.tls import TLS
+
+    tls = TLS.from_folder(folder)
+    tls.load()
+    return tls
+
+
+def _ask(entry: discovery.Entry, key: bytes, protection: Protection) -> Dict[str, Any]:
     limits = Limits()
-    joiner = Joiner(parse_address(entry.address), key, limits=limits)
+    joiner = Joiner(parse_address(entry.address), key, limits=limits, protection=protection)
     try:
         joiner.connect(time.monotonic() + limits.connect_timeout)
         return dict(joiner.query("probes", limits.connect_timeout).data)
