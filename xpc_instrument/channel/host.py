@@ -400,8 +400,8 @@ class Host:
         stranger.wire.close()
 
     def _forget_stranger(self, stranger: _Stranger) -> None:
-        self._strangers.pop(id(stranger), None)
-        if self._selector is not None:
+        # One that is gone the moment it was admitted is forgotten twice.
+        if self._strangers.pop(id(stranger), None) is not None and self._selector is not None:
             self._selector.unregister(stranger.wire.sock)
 
     def _admit(self, stranger: _Stranger) -> None:
