@@ -125,7 +125,7 @@ def half_an_answer(wire, frame):
 def hook(*args):
     if step == "answers":
         return "hooked" if mode == "instead" else (args[0].proceed(), "hooked")[1] if mode == "around" else None
-    print("inside", flush=True)
+    print("=inside", flush=True)
     if step == "proceeds":
         args[0].proceed()
         print("proceeded", flush=True)
@@ -137,7 +137,7 @@ def hook(*args):
         try:
             args[0].proceed()
         except BaseException as error:
-            print("late", type(error).__name__, flush=True)
+            print("=late", type(error).__name__, flush=True)
             raise
     return "hooked"
 

@@ -75,7 +75,7 @@ def killed_before_it_receives(app: Faulty, script: Script, kind: str, mode: str,
 def killed_in_the_hook(app: Faulty, script: Script, kind: str, mode: str, number: int) -> float:
     program = script(kind, "pay", mode, "waits")
     app.begin("call", call(kind, "pay", number))
-    program.read_until("inside")
+    program.read_until("=inside")
     return kill(program)
 
 
@@ -201,7 +201,7 @@ def test_a_script_stopped_inside_its_hook_costs_its_deadline_and_runs_nothing_af
 
     def attempt(number: int) -> float:
         hasty.begin("call", call(kind, "pay", number))
-        program.read_until("inside")
+        program.read_until("=inside")
         stop(program)
         done = hasty.end("call")
         originals.append(number)
@@ -210,7 +210,7 @@ def test_a_script_stopped_inside_its_hook_costs_its_deadline_and_runs_nothing_af
         program.send_line()
         if mode == "around":
             # It asks for the original when that has run long since.
-            program.read_until("late")
+            program.read_until("=late")
         return float(done["ended"] - done["began"] - TIMEOUT)
 
     holds_once(attempt)
@@ -222,7 +222,7 @@ def test_a_script_that_is_stopped_and_continued_within_its_deadline_has_hooked(a
     program = script("sync", "pay", mode, "waits")
     for _ in range(3):
         app.begin("call", "till.pay(1)")
-        program.read_until("inside")
+        program.read_until("=inside")
         stop(program)
         program.send_line()
         assert app.value("till.begun['call'].thread.is_alive()")

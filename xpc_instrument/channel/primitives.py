@@ -58,7 +58,7 @@ except AttributeError:
 
 
 def accept(listener: Socket) -> Tuple[Socket, Any]:
-    """A connection of a listening socket, and where it comes from. `socket.accept` asks for the class only then, and gets one that is patched."""
+    """A connection of a listening socket, and where it comes from. `socket.accept` would give one of a class that is patched by then."""
     descriptor, where = listener._accept()  # type: ignore[attr-defined]
     return Socket(listener.family, listener.type, listener.proto, fileno=descriptor), where
 
