@@ -5,6 +5,7 @@ Rules:
 - No lock is held while anything else runs: a signal handler or a `__del__` that interrupts `take` may call `take` itself. The free
   lanes and the waiters are deques, whose single operations are atomic; a waiter that is woken looks again.
 - Whoever takes the last free lane, or finds none, asks for one more, up to the limit.
+- A lane that is not used any more settles its account; what was waited for a lane is on the account of whom it is for.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import _thread
 import time
 from collections import deque
-from typing import Any, Callable, Deque, Dict, Optional
+from typing import Any, Callable, Deque, Dict, List, Optional
 
 from ..errors import ChannelError, DeadlineError
 from .wire import Wire
@@ -33,10 +34,17 @@ class LanePool:
     def __len__(self) -> int:
         return len(self._all)
 
+    def wires(self) -> List[Wire]:
+        """All lanes that there are, those in use included."""
+        return list(self._all.values())
+
     def add(self, wire: Wire) -> bool:
         """A new lane has been opened; False if it is one too many or the pool is closed."""
         if self.closed or len(self._all) >= self._limit:
             return False
+        # The handshake is on nobody's account.
+        wire.sent = wire.received = 0
+        wire.waited = wire.longest = 0.0
         self._all[id(wire)] = wire
         self._asked = max(0, self._asked - 1)
         self.give(wire)
@@ -56,6 +64,8 @@ class LanePool:
 
     def drop(self, wire: Wire) -> None:
         """Close a lane for good."""
+        # Before it is no longer found, since what it has counted is looked for in one of the two places.
+        wire.charge(None)
         self._all.pop(id(wire), None)
         wire.close()
         # One that waits may now ask for a replacement.
@@ -72,6 +82,7 @@ class LanePool:
         wire = self._pop()
         if wire is not None:
             return wire
+        started = time.monotonic()
         lock = _thread.allocate_lock()
         lock.acquire()
         wake = _Release(lock)
@@ -81,7 +92,7 @@ class LanePool:
             wire = self._pop()
             if wire is not None:
                 self._forget(wake)
-                return wire
+                return _after_waiting(wire, started)
             remaining = -1.0 if deadline is None else deadline - time.monotonic()
             if (deadline is not None and remaining <= 0) or not lock.acquire(True, remaining):
                 self._forget(wake)
@@ -94,6 +105,7 @@ class LanePool:
             return wire
         from asyncio import get_running_loop
 
+        started = time.monotonic()
         loop = get_running_loop()
         while True:
             woken = loop.create_future()
@@ -106,7 +118,7 @@ class LanePool:
                 self._ask()
                 wire = self._pop()
                 if wire is not None:
-                    return wire
+                    return _after_waiting(wire, started)
                 if not await woken:
                     raise DeadlineError("no lane became free in time")
             except BaseException:
@@ -125,7 +137,12 @@ class LanePool:
         for wire in list(self._all.values()):
             wire.close()
         self._all.clear()
-        self._free.clear()
+        # Those in use settle their accounts when their users drop them.
+        while self._free:
+            try:
+                self._free.pop().charge(None)
+            except IndexError:
+                break  # its last user was faster
         while self._waiters:
             self._wake_one()
 
@@ -148,6 +165,7 @@ class LanePool:
                 return None
             if not wire.closed:
                 return wire
+            wire.charge(None)
             self._all.pop(id(wire), None)
 
     def _ask(self) -> None:
@@ -172,6 +190,14 @@ class LanePool:
             # Already woken, by a lane that another one may use.
             if self._free:
                 self._wake_one()
+
+
+def _after_waiting(wire: Wire, started: float) -> Wire:
+    """A lane on whose next account is the time since `started`."""
+    wire.charge(None)
+    wire.sent = wire.received = 0
+    wire.waited = wire.longest = time.monotonic() - started
+    return wire
 
 
 class _Release:

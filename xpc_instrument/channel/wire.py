@@ -7,6 +7,7 @@ Rules:
 - A deadline is a `time.monotonic()` instant in seconds, or None for none.
 - A wire whose thread (or task) waits is shut down by `close`, which wakes the waiter; the descriptor is closed by the waiter. Closed
   under it, the number would soon mean another file, and the waiter would wait for that one.
+- What crosses is counted here, where one thread at a time works, so that it takes no lock; `charge` says for whom.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ _TIMEVAL = struct.pack("ll", 0, int(_PATIENCE * 1_000_000))
 class Wire:
     """One connection: a socket and its state machine. One thread (or task) at a time uses it, but any may close it."""
 
-    __slots__ = ("_pollers", "_waiting", "closed", "connection", "peer", "sock")
+    __slots__ = ("_pollers", "_waiting", "account", "closed", "connection", "longest", "peer", "received", "sent", "sock", "waited")
 
     def __init__(self, sock: socket.socket, connection: Connection) -> None:
         # Blocking for the kernel, with a bound; not for Python, which would poll before each call if it knew of a time-out.
@@ -57,12 +58,29 @@ class Wire:
         self.connection = connection
         self.closed = False
         self.peer: Any = None
+        # Counted since the account was opened: bytes, and seconds waited for what has a deadline, in all and at most at once.
+        self.account: Any = None
+        self.sent = self.received = 0
+        self.waited = self.longest = 0.0
         # By direction, since one thread may send while another receives.
         self._pollers: List[Any] = [None, None]
         self._waiting = [False, False]
 
     def fileno(self) -> int:
         return self.sock.fileno()
+
+    def charge(self, account: Any) -> None:
+        """What is counted from now on is for `account`; the one before settles for what was counted so far. Called by the wire's user."""
+        before, self.account = self.account, account
+        if before is not None:
+            sent, received, waited, longest = self.sent, self.received, self.waited, self.longest
+            self.sent = self.received = 0
+            self.waited = self.longest = 0.0
+            before.settle(sent, received, waited, longest)
+
+    def _has_waited(self, seconds: float) -> None:
+        self.waited += seconds
+        self.longest = max(self.longest, seconds)
 
     # waiting in the calling thread -----------------------------------------------------------------------------------
 
@@ -106,10 +124,12 @@ class Wire:
         try:
             if len(pieces) == 1:
                 sent = self.sock.send(pieces[0], _AT_ONCE)
+                self.sent += sent
                 if sent == len(pieces[0]):
                     return []
             else:
                 sent = self.sock.sendmsg(pieces, (), _AT_ONCE)
+                self.sent += sent
         except BlockingIOError:
             return list(pieces)
         rest: List[Bytes] = []
@@ -129,18 +149,21 @@ class Wire:
             data = self.sock.recv(_CHUNK, flags)
             if not data:
                 raise ChannelError("the other side closed the connection")
+            self.received += len(data)
             return reader.feed(data)
         count = self.sock.recv_into(missing, 0, flags)
         if not count:
             raise ChannelError("the other side closed the connection")
+        self.received += count
         return reader.advance(count)
 
     def receive(self, deadline: Optional[float]) -> Frame:
         """The next frame. Raises `DeadlineError`, `RemoteProtocolError` or `ChannelError`; the wire is then unusable."""
         reader = self.connection.reader
+        started = 0.0 if deadline is None else time.monotonic()
         try:
             frame = None if reader.idle else reader.next_frame()
-            if frame is None and (deadline is None or deadline - time.monotonic() > _PATIENCE):
+            if frame is None and (deadline is None or deadline - started > _PATIENCE):
                 frame = self._read_patiently()
             while frame is None:
                 self._wait(False, deadline)
@@ -150,6 +173,9 @@ class Wire:
                     continue
         except (OSError, ValueError) as error:
             raise _broken(error) from error
+        finally:
+            if started:
+                self._has_waited(time.monotonic() - started)
         return frame
 
     def _read_patiently(self) -> Optional[Frame]:
@@ -204,6 +230,7 @@ class Wire:
     async def receive_async(self, deadline: Optional[float]) -> Frame:
         """Like `receive`, without blocking the running loop."""
         reader = self.connection.reader
+        started = 0.0 if deadline is None else time.monotonic()
         try:
             frame = None if reader.idle else reader.next_frame()
             while frame is None:
@@ -214,6 +241,9 @@ class Wire:
                     continue
         except (OSError, ValueError) as error:
             raise _broken(error) from error
+        finally:
+            if started:
+                self._has_waited(time.monotonic() - started)
         return frame
 
     # never waiting: for a thread that serves many wires ----------------------------------------------------------------
