@@ -35,6 +35,8 @@ from .references import (
     perform,
 )
 
+# What is shorter goes with its header in one piece, in bytes.
+_SMALL = 4096
 # Nesting of the JSON on lanes: one object of plain values.
 _FLAT = 1
 
@@ -47,16 +49,19 @@ class Meta(NamedTuple):
     number: int
     pid: int
     thread: int
-    instance_type: str
-    instance_text: str
-    raised: bool
-    duration: float
+    instance_type: str = ""
+    instance_text: str = ""
+    raised: bool = False
+    duration: float = 0.0
 
     def instance(self, asker: Asker) -> Optional[Reference]:
         """A reference to the instance, or None where there is none."""
         if not self.instance_type:
             return None
         return Reference(asker, 0, self.instance_type, self.instance_text)
+
+
+_INSTANCE_TYPE = Meta._fields.index("instance_type")
 
 
 def binds(callback: Any) -> bool:
@@ -104,7 +109,8 @@ class Outgoing:
     """The caller's end of one call. It sends the record `(args, kwargs, *fixed, *rest)`; of that, arguments and parts of `rest` that cannot
     cross are sent as references, `fixed` is sent as it is.
 
-    `extras` answers questions about the call that are not about an object ("signature", say): name -> JSON value.
+    `extras` answers questions about the call that are not about an object ("signature", say): name -> JSON value. If the callee only
+    observes (`observing`), nothing that it answers is loaded; if it `may_refer`, it may use references, with arguments that are.
     """
 
     def __init__(
@@ -117,6 +123,8 @@ class Outgoing:
         *,
         table: Optional[Table] = None,
         extras: Optional[Callable[[str], Any]] = None,
+        observing: bool = False,
+        may_refer: bool = True,
     ) -> None:
         self.traits = traits
         self.table = table or Table()
@@ -126,6 +134,8 @@ class Outgoing:
         self._fixed = fixed
         self._rest = rest
         self._extras = extras
+        self._observing = observing
+        self._may_refer = may_refer
 
     # what is sent ------------------------------------------------------------------------------------------------------
 
@@ -201,6 +211,9 @@ class Outgoing:
             if answer.error is None:
                 return wire.connection.send(Opcode.RESULT, 0, *dump(answer.value, self.traits, RECORD_SLACK))
             outcome = answer
+        elif not self._may_refer:
+            # Nothing that came with it has been loaded.
+            outcome = Outcome(error=PayloadError("the config allows no more than to observe this target: its references cannot be used"))
         else:
             arguments: Arguments = ((), {})
             if frame.buffers:
@@ -228,12 +241,14 @@ class Outgoing:
         """The outcome in a final frame. Raises `Failed`, `NotFound` or `PayloadError`."""
         opcode = frame.opcode
         if opcode is Opcode.RETURN:
-            return Outcome(load_with_table(self.table, frame.body, frame.buffers))
+            return Outcome() if self._observing else Outcome(load_with_table(self.table, frame.body, frame.buffers))
         if opcode in (Opcode.RETURN_SAME, Opcode.RAISE_SAME):
             if self.proceeded is None:
                 raise RemoteProtocolError(f"{opcode.name} although the original has not run")
             return self.proceeded
         if opcode is Opcode.RAISE:
+            if self._observing:
+                raise RemoteProtocolError("RAISE from an observer")
             return Outcome(error=load_exception(frame.body, table=self.table))
         if opcode is Opcode.NOT_FOUND:
             raise NotFound("the other side has no such callback any more")
@@ -248,49 +263,49 @@ class Outgoing:
         self,
         wire: Wire,
         pieces: List[Bytes],
-        budget: Optional[float],
+        deadline: Optional[float],
         original: Optional[Callable[..., Any]] = None,
     ) -> Outcome:
-        """Send the call and serve it to its end in the calling thread; `budget` is in seconds, None for no limit."""
-        deadline = None if budget is None else time.monotonic() + budget
+        """Send the call and serve it to its end in the calling thread."""
         wire.transmit(pieces, deadline)
+        return self.serve(wire, wire.hear(deadline), deadline, original)
+
+    def serve(self, wire: Wire, frame: Frame, deadline: Optional[float], original: Optional[Callable[..., Any]] = None) -> Outcome:
+        """From the callee's first frame on: do what it asks for, to the end."""
         while True:
-            frame = wire.hear(deadline)
             if frame.opcode is Opcode.REFER:
                 wire.transmit(self.after_refer(wire, frame), deadline)
+                frame = wire.hear(deadline)
                 continue
+            if frame.opcode is Opcode.PROCEED and original is None:
+                raise RemoteProtocolError("PROCEED, but this call has no original")
             arguments = self.wants_original(frame)
             if arguments is None:
                 return self.end(frame)
-            if original is None:
-                raise RemoteProtocolError("PROCEED, but this call has no original")
+            assert original is not None
             started = time.monotonic()
             outcome = run_original(original, *arguments)
             if deadline is not None:
                 deadline += time.monotonic() - started
             self.proceeded = outcome
             wire.transmit(self.after_original(wire, outcome), deadline)
+            frame = wire.hear(deadline)
 
-    async def converse_async(
-        self,
-        wire: Wire,
-        pieces: List[Bytes],
-        budget: Optional[float],
-        original: Optional[Callable[..., Any]] = None,
+    async def serve_async(
+        self, wire: Wire, frame: Frame, deadline: Optional[float], original: Optional[Callable[..., Any]] = None
     ) -> Outcome:
-        """Like `converse` for an `async def` original: awaits the lane and the original on the running loop."""
-        deadline = None if budget is None else time.monotonic() + budget
-        await wire.transmit_async(pieces, deadline)
+        """Like `serve` for an `async def` original: awaits the lane and the original on the running loop."""
         while True:
-            frame = wire.connection.accept(await wire.receive_async(deadline))
             if frame.opcode is Opcode.REFER:
                 await wire.transmit_async(self.after_refer(wire, frame), deadline)
+                frame = await wire.hear_async(deadline)
                 continue
+            if frame.opcode is Opcode.PROCEED and original is None:
+                raise RemoteProtocolError("PROCEED, but this call has no original")
             arguments = self.wants_original(frame)
             if arguments is None:
                 return self.end(frame)
-            if original is None:
-                raise RemoteProtocolError("PROCEED, but this call has no original")
+            assert original is not None
             started = time.monotonic()
             try:
                 outcome = Outcome(await original(*arguments[0], **arguments[1]))
@@ -300,6 +315,7 @@ class Outgoing:
                 deadline += time.monotonic() - started
             self.proceeded = outcome
             await wire.transmit_async(self.after_original(wire, outcome), deadline)
+            frame = await wire.hear_async(deadline)
 
 
 class Incoming:
@@ -343,12 +359,11 @@ class Incoming:
 
     def plain_arguments(self, callback: Callable[..., Any], record: Tuple[Any, ...]) -> Arguments:
         """What to call a stand-in with: the caller's arguments, after the instance where the stand-in binds as a method."""
-        args, kwargs = record[:2]
-        if len(record) > 2 and binds(callback):
+        if len(record) > 2 and len(record[2]) > _INSTANCE_TYPE and binds(callback):
             instance = Meta(*record[2]).instance(self)
             if instance is not None:
-                return (instance, *args), kwargs
-        return args, kwargs
+                return (instance, *record[0]), record[1]
+        return record[0], record[1]
 
     # asking back -----------------------------------------------------------------------------------------------------------
 
@@ -360,7 +375,7 @@ class Incoming:
         with self._lock:
             if self._answered:
                 raise ReferenceExpiredError("the call has ended: read what you need of a reference while the hook runs")
-            self._wire.send(None, opcode, 0, body, buffers)
+            self._say(opcode, body, buffers)
             return self._wire.hear(None)
 
     def refer(self, op: str, number: int, name: str, payload: Any) -> Any:
@@ -403,7 +418,13 @@ class Incoming:
             if self._answered:
                 raise LocalProtocolError("this call has been answered already")
             self._answered = True
+            self._say(opcode, body, buffers)
+
+    def _say(self, opcode: Opcode, body: Bytes, buffers: Sequence[Bytes]) -> None:
+        if buffers or len(body) > _SMALL:
             self._wire.send(None, opcode, 0, body, buffers)
+        else:
+            self._wire.put(opcode, 0, body, None)
 
     def done(self) -> None:
         """Answer that an observer has observed."""

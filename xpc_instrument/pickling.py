@@ -15,12 +15,13 @@ Rules:
 
 from __future__ import annotations
 
+import functools
 import pickle
 import pickletools
 import sys
 import threading
 import types
-from typing import Any, FrozenSet, List, Optional, Sequence, Tuple
+from typing import Any, Callable, FrozenSet, Iterable, List, Optional, Sequence, Tuple
 
 from .channel.codec import Bytes
 from .errors import PayloadError
@@ -109,11 +110,48 @@ class _Writer:
         return False
 
 
+# Of such values no code runs while they are pickled, and no name is looked up while they are loaded.
+_SCALARS = frozenset({int, float, complex, bool, type(None)})
+# What counts as small: bytes or characters of a string, items of a container, containers within each other.
+_SMALL_TEXT = 4096
+_SMALL_COUNT = 16
+_SMALL_DEPTH = 2
+
+
+def are_small(values: Iterable[Any], depth: int = _SMALL_DEPTH) -> bool:
+    """Whether all values are plain and small: then plain pickle does, and neither the limit nor a missing module can be in its way."""
+    for value in values:
+        kind = type(value)
+        if kind in _SCALARS:
+            continue
+        if kind is str or kind is bytes:
+            if len(value) > _SMALL_TEXT:
+                return False
+        elif kind is dict:
+            # Copied in one step each: another thread may change it meanwhile.
+            if len(value) > _SMALL_COUNT or not depth or not are_small(list(value), 0) or not are_small(list(value.values()), depth - 1):
+                return False
+        elif kind is list or kind is tuple:
+            if len(value) > _SMALL_COUNT or not depth or not are_small(tuple(value), depth - 1):
+                return False
+        else:
+            return False
+    return True
+
+
+# Pickles what is known to be plain and small.
+dump_small: Callable[[Any], bytes] = functools.partial(pickle.dumps, protocol=PROTOCOL)
+
+
 def dump(value: Any, traits: Traits, slack: int = 0) -> Payload:
     """Pickle one value for the other side, in at most `traits.limit` and `slack` bytes.
 
     Raises `PayloadError` that says why it cannot cross and what to do.
     """
+    if are_small((value,)):
+        body = dump_small(value)
+        if len(body) <= traits.limit + slack:
+            return body, ()
     writer = _Writer(traits.limit + slack)
     try:
         pickle.Pickler(writer, PROTOCOL, buffer_callback=writer.take_buffer).dump(value)

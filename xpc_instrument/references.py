@@ -9,6 +9,7 @@ Rules:
 from __future__ import annotations
 
 import itertools
+import pickle
 import threading
 from typing import Any, Callable, Dict, List, Optional, Protocol, Sequence, Tuple
 
@@ -18,6 +19,9 @@ from .pickling import RECORD_SLACK, Payload, Traits, dump, load, type_name
 
 # What `list(reference)` fetches at most.
 MAX_ITEMS = 10_000
+
+# The opcode with which a pickle of protocol 5 gets at anything that can be called.
+_NAMED = pickle.STACK_GLOBAL
 
 _here = threading.local()
 
@@ -151,8 +155,15 @@ def _take_reference(number: int) -> Any:
     return table.get(number)
 
 
+def is_plain(body: Bytes) -> bool:
+    """Whether a small pickle surely calls nothing when it is loaded; one that arrived in one piece is bytes."""
+    return type(body) is bytes and _NAMED not in body
+
+
 def load_with_table(table: Table, body: Bytes, buffers: Sequence[Bytes]) -> Any:
     """Load what came back from the other side; references in it turn into the objects themselves."""
+    if is_plain(body):
+        return load(body, buffers)
     before = getattr(_here, "table", None)
     _here.table = table
     try:
@@ -163,6 +174,8 @@ def load_with_table(table: Table, body: Bytes, buffers: Sequence[Bytes]) -> Any:
 
 def load_with_asker(asker: Asker, body: Bytes, buffers: Sequence[Bytes]) -> Any:
     """Load what came with a call; handles in it turn into references that ask through `asker`."""
+    if is_plain(body):
+        return load(body, buffers)
     before = getattr(_here, "asker", None)
     _here.asker = asker
     try:

@@ -25,7 +25,7 @@ Args = Tuple[Any, ...]
 Kwargs = Dict[str, Any]
 
 # What runs before `busy` is set is taken by its own name here: any of it may be a target, and would lead back into itself.
-_next_number = itertools.count(1).__next__
+next_number = itertools.count(1).__next__
 
 
 class _Busy(threading.local):
@@ -35,19 +35,23 @@ class _Busy(threading.local):
 busy = _Busy()
 
 
+def split(args: Args, bound: bool) -> Tuple[Any, Args]:
+    """The instance (None if there is none) and the arguments behind it."""
+    # Called as `Class.method(self=obj)` there is nothing to split off. None can be passed as the first argument, but not bound.
+    if bound and args and args[0] is not None:
+        return args[0], args[1:]
+    return None, args
+
+
 class Invocation:
     """One invocation of a probe point, as a hook sees it: `args` without the instance; `duration` is in seconds."""
 
     __slots__ = ("args", "duration", "exception", "instance", "kwargs", "number", "result", "thread")
 
     def __init__(self, args: Args, kwargs: Kwargs, bound: bool, number: int = 0) -> None:
-        # Called as `Class.method(self=obj)` there is nothing to split off. None can be passed as the first argument, but not bound.
-        if bound and args and args[0] is not None:
-            self.instance, self.args = args[0], args[1:]
-        else:
-            self.instance, self.args = None, args
+        self.instance, self.args = split(args, bound)
         self.kwargs = kwargs
-        self.number = number or _next_number()
+        self.number = number or next_number()
         self.thread = get_ident()
         self.result: Any = None
         self.exception: Optional[BaseException] = None

@@ -43,6 +43,10 @@ from .reports import report_points
 log = logging.getLogger("xpc_agent")
 
 
+# What a script may register where the config allows no more than to observe; then nothing that it sends is unpickled.
+_OBSERVERS = frozenset({Mode.BEFORE, Mode.AFTER})
+
+
 class _Waiting:
     """A registration whose answer waits for members."""
 
@@ -262,6 +266,7 @@ class ProbeTable(Registry):
                 terms=terms,
                 patience=_patience(point.config),
                 pid=os.getpid(),
+                may_refer=not point.config.allow <= _OBSERVERS,
                 signature=point.signature,
                 ended=lambda hook: self._drop(point, hook),
             )

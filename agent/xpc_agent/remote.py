@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import functools
 import logging
-import time
 import types
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Type, TypeVar, Union, cast
+from threading import get_ident
+from typing import Any, Callable, Dict, List, Optional, Tuple, Type, TypeVar, Union, cast
 
 from xpc_instrument.channel.codec import Bytes, Frame
 from xpc_instrument.channel.lanes import LanePool
@@ -27,18 +27,21 @@ from xpc_instrument.conversation import Arguments, Failed, NotFound, Outcome, Ou
 from xpc_instrument.errors import ChannelError, DeadlineError, HookFailedError, HookTimeoutError, PayloadError
 from xpc_instrument.exceptions import dump_exception
 from xpc_instrument.modes import Mode
-from xpc_instrument.pickling import Payload, Traits, type_name
-from xpc_instrument.references import Table, safe_repr
+from xpc_instrument.pickling import Payload, Traits, are_small, dump_small, load, type_name
+from xpc_instrument.references import Table, is_plain, safe_repr
 from xpc_instrument.terms import Terms
 
 from .counters import HookCounters
-from .dispatch import Args, Invocation, Kwargs, busy
+from .dispatch import Args, Invocation, Kwargs, busy, next_number, split
 from .gate import Gate, Patience
 from .member import RelayedPeer, RelayLanes, relay_name
 
 log = logging.getLogger("xpc_agent")
 
 Work = TypeVar("Work", bound=Callable[..., Any])
+
+# By its own name: `time:monotonic` may be a target.
+_now = time.monotonic
 
 
 class _Guarded(Outgoing):
@@ -96,9 +99,13 @@ def _unguarded(original: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def _bound(proceed: Callable[..., Any], invocation: Invocation) -> Callable[..., Any]:
+def _shown(instance: Any) -> Tuple[str, ...]:
+    """What a hook is told of the instance beside a reference to it: the name of its class, and a text; nothing if there is none."""
+    return () if instance is None else (type_name(instance), safe_repr(instance))
+
+
+def _bound(proceed: Callable[..., Any], instance: Any) -> Callable[..., Any]:
     """What a hook that knows the arguments without the instance proceeds to."""
-    instance = invocation.instance
     return proceed if instance is None else types.MethodType(proceed, instance)
 
 
@@ -133,6 +140,7 @@ class RemoteHook:
         terms: Terms,
         patience: Patience,
         pid: int,
+        may_refer: bool,
         signature: Callable[[], Any],
         ended: Callable[[RemoteHook], None],
     ) -> None:
@@ -145,8 +153,11 @@ class RemoteHook:
         # The script has taken it away, or this process leaves.
         self.removed = False
         self.orphan_since = 0.0
+        # Where invocations get their lanes.
+        self.lanes: Union[LanePool, RelayLanes] = peer.lanes
         self._relayed = relay_name(peer.session, number) if isinstance(peer, RelayedPeer) else b""
-        self._orphanage: Optional[LanePool] = None
+        self._observing = mode in (Mode.BEFORE, Mode.AFTER)
+        self._may_refer = may_refer
         self.pid = pid
         self._traits = traits
         self._timeout = timeout
@@ -163,18 +174,13 @@ class RemoteHook:
     def _install(self, take: Callable[[], Any]) -> None:
         self._take = take
 
-    @property
-    def lanes(self) -> Union[LanePool, RelayLanes]:
-        """Where invocations get their lanes."""
-        return self.peer.lanes if self._orphanage is None else self._orphanage
-
     def adopt(self, pool: LanePool, now: float) -> None:
         """In a forked child: wait on `pool` until the session dials this process too."""
-        self._orphanage, self.orphan_since = pool, now
+        self.lanes, self.orphan_since = pool, now
 
     def rejoin(self, peer: Union[Peer, RelayedPeer]) -> None:
         """The session has dialled in; its lanes are in `peer` from now on."""
-        self.peer, self._orphanage, self.orphan_since = peer, None, 0.0
+        self.peer, self.lanes, self.orphan_since = peer, peer.lanes, 0.0
 
     def reset_after_fork(self, pid: int) -> None:
         """In a forked child: count anew."""
@@ -184,31 +190,72 @@ class RemoteHook:
 
     # sending ---------------------------------------------------------------------------------------------------------
 
-    def _outgoing(self, invocation: Invocation, kind_of: Type[Outgoing] = Outgoing) -> Tuple[Outgoing, Payload]:
+    def _small(self, args: Args, kwargs: Kwargs, meta: Tuple[Any, ...], outcome: Any) -> Optional[bytes]:
+        """The record of a call whose values are all plain and small, pickled; None of any other. Most calls are such."""
+        if self._relayed or not are_small(args) or (kwargs and not are_small(list(kwargs.values()))):
+            return None
+        if outcome is not None and not are_small((outcome,)):
+            return None
+        body = dump_small((args, kwargs, meta, outcome))
+        return body if len(body) <= self._traits.limit else None
+
+    def _conversation(
+        self,
+        args: Args,
+        kwargs: Kwargs,
+        instance: Any,
+        fixed: Tuple[Any, ...] = (),
+        rest: Tuple[Any, ...] = (),
+        kind_of: Type[Outgoing] = Outgoing,
+    ) -> Outgoing:
+        """What keeps the values of a call for as long as the hook may ask for them."""
         table = Table()
-        instance = invocation.instance
-        kind = text = ""
         if instance is not None:
             table.add(instance)
-            kind, text = type_name(instance), safe_repr(instance)
-        error = invocation.exception
-        # The fields of `Meta`, as the plain tuple that crosses.
-        meta = (invocation.number, self.pid, invocation.thread, kind, text, error is not None, invocation.duration)
-        fixed: Tuple[Any, ...] = (meta,)
-        rest: Tuple[Any, ...] = (invocation.result,)
-        if error is not None:
-            before, busy.on = busy.on, True
-            try:
-                fixed, rest = (meta, bytes(dump_exception(error, self._traits)[0])), ()
-            finally:
-                busy.on = before
-        outgoing = kind_of(self._traits, invocation.args, invocation.kwargs, fixed, rest, table=table, extras=self._extra)
-        return outgoing, outgoing.payload()
+        return kind_of(
+            self._traits,
+            args,
+            kwargs,
+            fixed,
+            rest,
+            table=table,
+            extras=self._extra,
+            observing=self._observing,
+            may_refer=self._may_refer,
+        )
 
-    def _call(self, lane: Wire, body: Bytes, buffers: Sequence[Bytes]) -> List[Bytes]:
+    def _meta(self, invocation: Invocation) -> Tuple[Any, ...]:
+        """The fields of `Meta`, as the plain tuple that crosses."""
+        meta = (invocation.number, self.pid, invocation.thread)
+        if self.mode is not Mode.AFTER:
+            return meta + _shown(invocation.instance)
+        shown = _shown(invocation.instance) or ("", "")
+        return (*meta, *shown, invocation.exception is not None, invocation.duration)
+
+    def _observation(self, invocation: Invocation, kind_of: Type[Outgoing] = Outgoing) -> Outgoing:
+        """The conversation about an invocation that an observer is told of."""
+        meta, error = self._meta(invocation), invocation.exception
+        args, kwargs, instance = invocation.args, invocation.kwargs, invocation.instance
+        if error is None:
+            return self._conversation(args, kwargs, instance, (meta,), (invocation.result,), kind_of)
+        before, busy.on = busy.on, True
+        try:
+            fixed = (meta, bytes(dump_exception(error, self._traits)[0]))
+        finally:
+            busy.on = before
+        return self._conversation(args, kwargs, instance, fixed, (), kind_of)
+
+    def _small_observation(self, invocation: Invocation) -> Optional[bytes]:
+        """The record of an invocation, pickled, if it is small."""
+        if invocation.exception is not None:
+            return None
+        return self._small(invocation.args, invocation.kwargs, self._meta(invocation), invocation.result)
+
+    def _call(self, lane: Wire, payload: Payload) -> List[Bytes]:
         """The frame that calls the hook: by number, or through the host of the address, by name."""
         if lane.account is not self.counters:
             lane.charge(self.counters)
+        body, buffers = payload
         if self._relayed:
             return lane.connection.send(Opcode.CALL_NAMED, 0, body, [self._relayed, *buffers])
         return lane.connection.send(Opcode.CALL, self.number, body, buffers)
@@ -227,11 +274,28 @@ class RemoteHook:
         lane: Optional[Wire] = None
         busy.on = True
         try:
-            deadline = time.monotonic() + self._timeout
-            outgoing, (body, buffers) = self._outgoing(invocation)
-            lane = self.lanes.take(deadline)
-            pieces = self._call(lane, body, buffers)
-            outgoing.converse(lane, pieces, deadline - time.monotonic())
+            deadline = _now() + self._timeout
+            small = self._small_observation(invocation)
+            if small is None:
+                outgoing = self._observation(invocation)
+                payload = outgoing.payload()
+                lane = self.lanes.take(deadline)
+                lane.transmit(self._call(lane, payload), deadline)
+                frame = lane.hear(deadline)
+            else:
+                lane = self.lanes.take(deadline)
+                if lane.account is not self.counters:
+                    lane.charge(self.counters)
+                lane.put(Opcode.CALL, self.number, small, deadline)
+                frame = lane.hear(deadline)
+                if frame.opcode is Opcode.RETURN:
+                    # What it holds is of no interest, and not loaded.
+                    self.lanes.give(lane)
+                    if self.gate.failures:
+                        self._well()
+                    return
+                outgoing = self._observation(invocation)
+            outgoing.serve(lane, frame, deadline)
             self.lanes.give(lane)
             if self.gate.failures:
                 self._well()
@@ -250,11 +314,13 @@ class RemoteHook:
             return
         lane: Optional[Wire] = None
         try:
-            deadline = time.monotonic() + self._timeout
-            outgoing, (body, buffers) = self._outgoing(invocation, _Guarded)
+            deadline = _now() + self._timeout
+            outgoing = self._observation(invocation, _Guarded)
+            small = self._small_observation(invocation)
+            payload = outgoing.payload() if small is None else (small, ())
             lane = await self.lanes.take_async(deadline)
-            pieces = self._call(lane, body, buffers)
-            await outgoing.converse_async(lane, pieces, deadline - time.monotonic())
+            await lane.transmit_async(self._call(lane, payload), deadline)
+            await outgoing.serve_async(lane, await lane.hear_async(deadline), deadline)
             self.lanes.give(lane)
             if self.gate.failures:
                 self._well()
@@ -276,12 +342,30 @@ class RemoteHook:
         outcome: Optional[Outcome]
         busy.on = True
         try:
-            deadline = time.monotonic() + self._timeout
-            invocation = Invocation(args, kwargs, bound, number)
-            outgoing, (body, buffers) = self._outgoing(invocation)
-            lane = self.lanes.take(deadline)
-            pieces = self._call(lane, body, buffers)
-            outcome = outgoing.converse(lane, pieces, deadline - time.monotonic(), _unguarded(_bound(proceed, invocation)))
+            deadline = _now() + self._timeout
+            instance, own = split(args, bound)
+            meta = (number or next_number(), self.pid, get_ident(), *_shown(instance))
+            small = self._small(own, kwargs, meta, None)
+            if small is None:
+                outgoing = self._conversation(own, kwargs, instance, (meta,), (None,))
+                payload = outgoing.payload()
+                lane = self.lanes.take(deadline)
+                lane.transmit(self._call(lane, payload), deadline)
+                frame = lane.hear(deadline)
+            else:
+                lane = self.lanes.take(deadline)
+                if lane.account is not self.counters:
+                    lane.charge(self.counters)
+                lane.put(Opcode.CALL, self.number, small, deadline)
+                frame = lane.hear(deadline)
+                if frame.opcode is Opcode.RETURN and is_plain(frame.body):
+                    value = load(frame.body, frame.buffers)
+                    self.lanes.give(lane)
+                    if self.gate.failures:
+                        self._well()
+                    return value
+                outgoing = self._conversation(own, kwargs, instance, (meta,), (None,))
+            outcome = outgoing.serve(lane, frame, deadline, _unguarded(_bound(proceed, instance)))
             self.lanes.give(lane)
             if self.gate.failures:
                 self._well()
@@ -303,12 +387,16 @@ class RemoteHook:
         lane: Optional[Wire] = None
         outgoing: Optional[Outgoing] = None
         try:
-            deadline = time.monotonic() + self._timeout
-            invocation = Invocation(args, kwargs, bound, number)
-            outgoing, (body, buffers) = self._outgoing(invocation, _Guarded)
+            deadline = _now() + self._timeout
+            instance, own = split(args, bound)
+            meta = (number or next_number(), self.pid, get_ident(), *_shown(instance))
+            small = self._small(own, kwargs, meta, None)
+            outgoing = self._conversation(own, kwargs, instance, (meta,), (None,), _Guarded)
+            payload = outgoing.payload() if small is None else (small, ())
             lane = await self.lanes.take_async(deadline)
-            pieces = self._call(lane, body, buffers)
-            outcome = await outgoing.converse_async(lane, pieces, deadline - time.monotonic(), _bound(proceed, invocation))
+            await lane.transmit_async(self._call(lane, payload), deadline)
+            frame = await lane.hear_async(deadline)
+            outcome = await outgoing.serve_async(lane, frame, deadline, _bound(proceed, instance))
             self.lanes.give(lane)
             if self.gate.failures:
                 self._well()

@@ -30,6 +30,8 @@ Bytes = Union[bytes, bytearray, memoryview]
 HEADER = struct.Struct("!BBHII")
 _HEADER_SIZE = HEADER.size
 _ALIGNMENT = 16
+# A larger body is sent as a piece of its own, which costs less than copying it behind its header.
+_WORTH_A_PIECE = 16 * 1024
 MAX_BUFFERS = 255
 # A HELLO is about 300 bytes; nothing that comes before the keys are proved needs more.
 MAX_UNPROVED = 4096
@@ -58,6 +60,8 @@ class Frame:
 def encode(opcode: Opcode, ident: int, body: Bytes, buffers: Sequence[Bytes] = ()) -> List[Bytes]:
     """The pieces of one frame, to be sent in this order; large buffers are passed on without a copy."""
     if not buffers:
+        if len(body) > _WORTH_A_PIECE:
+            return [HEADER.pack(opcode, 0, 0, ident, len(body)), body]
         return [HEADER.pack(opcode, 0, 0, ident, len(body)) + body]
     if len(buffers) > MAX_BUFFERS:
         raise LocalProtocolError(f"{len(buffers)} buffers in one frame; at most {MAX_BUFFERS} fit")
@@ -75,40 +79,43 @@ def _pad(length: int) -> bytes:
 
 
 class FrameReader:
-    """Bytes in, frames out. `limit` bounds the bytes of one frame after its header; it may be raised between frames."""
+    """Bytes in, frames out. `limit` bounds the bytes of one frame after its header; it may be raised between frames.
+
+    `idle` says whether the reader stands between two frames.
+    """
+
+    __slots__ = ("_data", "_filled", "_head", "_storage", "idle", "limit")
 
     def __init__(self, limit: int = MAX_UNPROVED) -> None:
         self.limit = limit
+        self.idle = True
         self._data = bytearray()
         # A frame whose sizes are known but whose bytes are not all here: (opcode, ident, sizes, storage, bytes filled).
         self._storage: Optional[bytearray] = None
         self._filled = 0
         self._head: Tuple[Opcode, int, Tuple[int, ...]] = (Opcode.PING, 0, (0,))
 
-    @property
-    def idle(self) -> bool:
-        """Whether the reader stands between two frames."""
-        return self._storage is None and not self._data
-
     def feed(self, data: Bytes) -> Optional[Frame]:
         """Take bytes; returns the first whole frame, or None if more bytes are needed. More may wait: call `next_frame`.
 
         Raises `RemoteProtocolError` for what is no frame or is over the limit.
         """
-        if self._storage is None and not self._data:
+        if self.idle:
             # The usual case: one read brought exactly one small frame.
             if len(data) >= _HEADER_SIZE:
                 opcode, count, zero, ident, length = HEADER.unpack_from(data)
                 if count == 0 and len(data) == _HEADER_SIZE + length and zero == 0 and length <= self.limit:
                     known = _OPCODES.get(opcode)
                     if known is not None:
-                        return Frame(known, ident, memoryview(data)[_HEADER_SIZE:])
+                        return Frame(known, ident, data[_HEADER_SIZE:])
         self._data += data
+        self.idle = False
         return self.next_frame()
 
     def next_frame(self) -> Optional[Frame]:
         """The next frame out of what has been fed already, or None."""
         if self._storage is None and not self._start():
+            self.idle = not self._data
             return None
         storage = self._storage
         assert storage is not None
@@ -164,6 +171,7 @@ class FrameReader:
         if self._filled < len(storage):
             return None
         self._storage = None
+        self.idle = not self._data
         opcode, ident, sizes = self._head
         view = memoryview(storage)
         if len(sizes) == 1:

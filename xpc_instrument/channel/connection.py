@@ -32,8 +32,9 @@ from .messages import PROTOCOL_VERSION, Challenge, Hello, Message, Opcode, Proof
 class State(enum.Enum):
     """Where one side of a connection stands."""
 
-    # Members are compared by identity; Enum's own hash is a Python function, which each look into the table would call.
-    __hash__ = object.__hash__
+    # The row of the table that is this state's: what it may send and receive, and where that leads.
+    sends: Dict[Opcode, State]
+    receives: Dict[Opcode, State]
 
     # handshake, dialling side
     START = "start"
@@ -118,6 +119,10 @@ for _opcode in (
     TRANSITIONS[_S.CONTROL, SEND, _opcode] = _S.CONTROL
     TRANSITIONS[_S.CONTROL, RECEIVE, _opcode] = _S.CONTROL
 
+for _state in State:
+    _state.sends = {opcode: to for (at, way, opcode), to in TRANSITIONS.items() if at is _state and way == SEND}
+    _state.receives = {opcode: to for (at, way, opcode), to in TRANSITIONS.items() if at is _state and way == RECEIVE}
+
 # role -> the state of the dialling and of the listening side once WELCOME has been said.
 _OPENED: Dict[str, Tuple[State, State]] = {
     Role.CONTROL.value: (_S.CONTROL, _S.CONTROL),
@@ -160,16 +165,20 @@ class Connection:
 
     def send(self, opcode: Opcode, ident: int = 0, body: Bytes = b"", buffers: Sequence[Bytes] = ()) -> List[Bytes]:
         """The pieces of a frame to transmit. Raises `LocalProtocolError` where the state does not allow it."""
+        self.sending(opcode)
+        return encode(opcode, ident, body, buffers)
+
+    def sending(self, opcode: Opcode) -> None:
+        """Account for a frame that is about to be transmitted. Raises `LocalProtocolError` where the state does not allow it."""
         try:
-            self.state = TRANSITIONS[self.state, SEND, opcode]
+            self.state = self.state.sends[opcode]
         except KeyError:
             raise LocalProtocolError(f"cannot send {opcode.name} in the state {self.state.value!r}") from None
-        return encode(opcode, ident, body, buffers)
 
     def accept(self, frame: Frame) -> Frame:
         """Account for a frame that arrived. Raises `RemoteProtocolError` where the state does not allow it."""
         try:
-            self.state = TRANSITIONS[self.state, RECEIVE, frame.opcode]
+            self.state = self.state.receives[frame.opcode]
         except KeyError:
             raise RemoteProtocolError(f"{frame.opcode.name} in the state {self.state.value!r}") from None
         return frame
@@ -236,7 +245,7 @@ class Connection:
 
     def refusal(self, reason: str, text: str) -> List[Bytes]:
         """What to transmit before closing, or nothing where the state has no room for it."""
-        if (self.state, SEND, Opcode.REFUSED) not in TRANSITIONS:
+        if Opcode.REFUSED not in self.state.sends:
             return []
         return self.say(Refused(reason, text[:500]))
 

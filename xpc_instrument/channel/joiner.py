@@ -233,13 +233,13 @@ class Joiner:
         hook: int,
         style: str,
         *,
-        terms: Mapping[str, Any],
+        terms: Optional[Mapping[str, Any]] = None,
         module: str = "",
         timeout: float,
     ) -> Answer:
         """Register callback number `hook` under `name`; returns the host's answer, or raises the error that it names."""
         self._ensure_lane(timeout)
-        return self._ask(lambda number: Register(number, name, hook, style, terms, module), timeout)
+        return self._ask(lambda number: Register(number, name, hook, style, terms or {}, module), timeout)
 
     def unregister(self, hook: int, timeout: float) -> Answer:
         """End a registration."""

@@ -60,7 +60,8 @@ class LanePool:
             self.drop(wire)
             return
         self._free.append(wire)
-        self._wake_one()
+        if self._waiters:
+            self._wake_one()
 
     def drop(self, wire: Wire) -> None:
         """Close a lane for good."""
