@@ -331,15 +331,15 @@ class Session:
         log.log(level, "%s: %s: %s", name, notice.kind, data.get("message", dict(data)))
 
     def _suspension(self, name: str, begins: bool, data: Mapping[str, Any]) -> None:
-        """A process goes on without a hook that fails, or has it back."""
+        """A process goes on without a hook that fails, or has it back; unless the hook was removed meanwhile."""
         hook = self._hooks.get(data.get("hook", 0))
         if hook is None:
-            return  # removed meanwhile
-        handle, pid = hook.handle, data.get("pid")
-        handle._suspension(pid, begins)
+            return
+        handle = hook.handle
+        handle._suspension(data.get("pid"), begins)
         if begins:
-            text = "%s suspends the %s hook on %s for %s s: it failed %s times in a row (%s)"
-            log.warning(text, name, handle.mode, handle.target, data.get("pause"), data.get("failures"), data.get("cause"))
+            text = "%s suspends the %s hook on %s: it failed %s times in a row (%s), and is tried again in %s s"
+            log.warning(text, name, handle.mode, handle.target, data.get("failures"), data.get("cause"), data.get("pause"))
         else:
             log.info("%s has the %s hook on %s back", name, handle.mode, handle.target)
 
@@ -352,11 +352,10 @@ class Session:
         for joiner in joiners:
             try:
                 data = joiner.query("probes", self._limits.connect_timeout).data
+                found += [read_probe(data["pid"], report) for report in data["probes"]]
             except ChannelError:
                 if joiner.alive:
                     raise
-                continue
-            found += [read_probe(data["pid"], report) for report in data["probes"]]
         return found
 
     # hooks at work -----------------------------------------------------------------------------------------------------
@@ -542,7 +541,9 @@ def connect(
             entry = discovery.find(int(application))[0]
             session._join(parse_address(entry.address), f"{entry.app} (pid {entry.pid})")
         elif isinstance(application, str) and not _is_address(application):
-            mistake = _name_mistake(application)
+            from .config_rules import app_mistake
+
+            mistake = app_mistake(application)
             if mistake:
                 raise ApplicationNotFoundError(f"{application!r:.200} {mistake}")
             session._follow(application, timeout)
@@ -558,9 +559,3 @@ def connect(
 
 def _is_address(text: str) -> bool:
     return text.startswith(("unix:", "tcp:")) or os.sep in text
-
-
-def _name_mistake(name: str) -> Optional[str]:
-    from .config_rules import app_mistake
-
-    return app_mistake(name)

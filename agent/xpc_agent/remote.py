@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import time
 import types
 from threading import get_ident
 from typing import Any, Callable, Dict, List, Optional, Tuple, Type, TypeVar, Union, cast

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, Dict, Sequence
+from typing import Any, Mapping, Sequence
 
-_COLOURS = {"armed": "bold green", "ready": "cyan", "pending": "yellow", "missing": "red", "unpatchable": "red"}
+_COLOURS = {"armed": "bold green", "suspended": "bold red", "ready": "cyan", "pending": "yellow", "missing": "red", "unpatchable": "red"}
 
 
 def show(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -44,6 +44,25 @@ def show_json(value: Any) -> None:
     print(json.dumps(value, indent=2 if sys.stdout.isatty() else None, sort_keys=True))
 
 
-def counts(values: Dict[str, int]) -> str:
+def amount(size: int) -> str:
+    """A number of bytes, in three digits or four: `980 B`, `12.3 kB`, `4.0 MB`."""
+    if size < 1000:
+        return f"{size} B"
+    number = float(size)
+    for unit in ("kB", "MB", "GB"):
+        number /= 1000
+        if number < 999.95:
+            return f"{number:.1f} {unit}"
+    return f"{number / 1000:.1f} TB"
+
+
+def duration(microseconds: float) -> str:
+    """A time: `35 us`, `1.2 ms`, `3.4 s`."""
+    if microseconds < 999.5:
+        return f"{microseconds:.0f} us"
+    return f"{microseconds / 1e3:.1f} ms" if microseconds < 999_950 else f"{microseconds / 1e6:.1f} s"
+
+
+def counts(values: Mapping[str, int]) -> str:
     """`cause:number` for each that is not zero."""
     return " ".join(f"{cause}:{number}" for cause, number in sorted(values.items()) if number) or "-"
