@@ -77,7 +77,7 @@ def _row(pid: int, probe: Dict[str, Any]) -> List[str]:
 
 # What has a column only where there is something in it.
 _RARE = ("SKIPPED", "FAILURES", "SUSPENDED", "DROPPED")
-_STATS = ("PID", "TARGET", "HOOK", "CALLS", *_RARE, "OUT", "IN", "WAITED", "EACH", "LONGEST")
+_STATS = ("PID", "TARGET", "HOOK", "CALLS", *_RARE, "OUT/IN", "WAITED", "EACH", "MAX")
 
 
 def _show_stats(answers: List[Dict[str, Any]]) -> None:
@@ -101,7 +101,7 @@ def _show_stats(answers: List[Dict[str, Any]]) -> None:
             print(f"pid {answer['pid']}: {', '.join(parts)}")
 
 
-_PROCESS = {"sessions": "sessions", "lanes": "lanes", "refused": "connections refused"}
+_PROCESS = {"sessions": "sessions, this command's included", "lanes": "lanes", "refused": "connections refused"}
 
 
 def _figures(pid: int, target: str, hook: str, figures: Figures, now: str) -> Dict[str, str]:
@@ -110,8 +110,7 @@ def _figures(pid: int, target: str, hook: str, figures: Figures, now: str) -> Di
         counts(figures.failures),
         " ".join(filter(None, (str(figures.suspensions or ""), now))) or "-",
         str(figures.dropped or "-"),
-        amount(figures.bytes_sent),
-        amount(figures.bytes_received),
+        f"{amount(figures.bytes_sent)}/{amount(figures.bytes_received)}",
         duration(figures.waited_us),
         duration(figures.wait_per_call_us) if figures.calls else "-",
         duration(figures.longest_wait_us),

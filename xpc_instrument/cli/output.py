@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Any, Mapping, Sequence
 
+# The columns that a narrow terminal breaks into several lines; the others have short words and numbers.
+_LONG = frozenset({"TARGET", "HOOKS", "FAILURES", "SKIPPED", "REASON", "COMMAND"})
 _COLOURS = {"armed": "bold green", "suspended": "bold red", "ready": "cyan", "pending": "yellow", "missing": "red", "unpatchable": "red"}
 
 
@@ -21,7 +23,7 @@ def show(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         else:
             table = Table(box=None, pad_edge=False, header_style="bold")
             for column in columns:
-                table.add_column(column, overflow="fold")
+                table.add_column(column, overflow="fold", no_wrap=column not in _LONG)
             for row in rows:
                 table.add_row(*(Text(cell, style=_COLOURS.get(cell, "")) for cell in row))
             Console().print(table)
@@ -45,22 +47,21 @@ def show_json(value: Any) -> None:
 
 
 def amount(size: int) -> str:
-    """A number of bytes, in three digits or four: `980 B`, `12.3 kB`, `4.0 MB`."""
-    if size < 1000:
-        return f"{size} B"
-    number = float(size)
-    for unit in ("kB", "MB", "GB"):
-        number /= 1000
-        if number < 999.95:
-            return f"{number:.1f} {unit}"
-    return f"{number / 1000:.1f} TB"
+    """A number of bytes, in three digits: `980`, `12.3k`, `458M`."""
+    return _short(size, ("", "k", "M", "G", "T"))
 
 
 def duration(microseconds: float) -> str:
-    """A time: `35 us`, `1.2 ms`, `3.4 s`."""
-    if microseconds < 999.5:
-        return f"{microseconds:.0f} us"
-    return f"{microseconds / 1e3:.1f} ms" if microseconds < 999_950 else f"{microseconds / 1e6:.1f} s"
+    """A time, in three digits where it is not of hours: `35us`, `1.2ms`, `914ms`, `3.4s`."""
+    return _short(microseconds, ("us", "ms", "s"))
+
+
+def _short(number: float, units: Sequence[str]) -> str:
+    """Whole in the first of the units, each of which is a thousand of the one before; with one decimal beyond if it is below 100."""
+    unit = 0
+    while number >= 999.5 and unit + 1 < len(units):
+        number, unit = number / 1000, unit + 1
+    return f"{number:.{1 if unit and number < 99.95 else 0}f}{units[unit]}"
 
 
 def counts(values: Mapping[str, int]) -> str:
