@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .modes import Mode
     from .references import Reference
     from .session import Session, connect
+    from .stats import Figures, HookStats, ProbeStats
 
 _HOMES = {
     "AddressInUseError": "errors",
@@ -38,12 +39,15 @@ _HOMES = {
     "Call": "hooks",
     "ChannelError": "errors",
     "ConfigError": "errors",
+    "Figures": "stats",
     "Handle": "hooks",
     "HookFailedError": "errors",
+    "HookStats": "stats",
     "HookTimeoutError": "errors",
     "Manager": "manager",
     "Mode": "modes",
     "PayloadError": "errors",
+    "ProbeStats": "stats",
     "Reference": "references",
     "ReferenceExpiredError": "errors",
     "RemoteError": "errors",
@@ -62,12 +66,15 @@ __all__ = [
     "Call",
     "ChannelError",
     "ConfigError",
+    "Figures",
     "Handle",
     "HookFailedError",
+    "HookStats",
     "HookTimeoutError",
     "Manager",
     "Mode",
     "PayloadError",
+    "ProbeStats",
     "Reference",
     "ReferenceExpiredError",
     "RemoteError",
