@@ -90,6 +90,7 @@ def test_a_script_that_is_stopped_is_suspended_while_that_of_another_goes_on(
         script.read_until("armed")
     assert app.evaluate("shop.charge(0)") == "'0 EUR'"
     stopped.signal(signal.SIGSTOP)
+    os.waitpid(stopped.pid, os.WUNTRACED)  # until it has stopped; it is not reaped
     try:
         for number in (1, 2, 3):
             result, seconds = timed(app, f"shop.charge({number})")
