@@ -7,8 +7,9 @@
     python3 dev.py bench [ARGS]       measure what it costs; ARGS such as: --fast --only roundtrip
     python3 dev.py matrix [ARGS]      run the tests on every CPython 3.9 to 3.15 of this machine
     python3 dev.py pyodide [ARGS]     run the tests marked no_process on Pyodide (CPython 3.14 and 3.15) under node
+    python3 dev.py soak [ARGS]        all faults at random for minutes; ARGS such as: --minutes 5 --seed 1
     python3 dev.py explore [NAMES]    run the suites of other projects with every function armed; --small: those that `all` runs
-    python3 dev.py all                all but the demonstration and the benchmarks
+    python3 dev.py all                all but the demonstration, the benchmarks and the soak
 
 Each makes what it needs under `.venv`, once for each state of pyproject.toml. Delete that folder to start afresh.
 """
@@ -116,7 +117,7 @@ def types(arguments: Sequence[str]) -> int:
 
 def bench(arguments: Sequence[str]) -> int:
     """Run the benchmarks."""
-    return run(own_environment(), "-m", "benchmarks", *arguments)
+    return run(environment(VENV / "bench", sys.executable, "benchmarks"), "-m", "benchmarks", *arguments)
 
 
 def matrix(arguments: Sequence[str], without: Optional[str] = None) -> int:
@@ -186,6 +187,11 @@ def _install_pyodide(folder: Path, version: str, npm: str, specification: str) -
 def explore(arguments: Sequence[str]) -> int:
     """Run the suites of other projects with every function armed, and compare."""
     return run(own_environment(), "-m", "tests.exploration.run", *arguments)
+
+
+def soak(arguments: Sequence[str]) -> int:
+    """Kill, stop, fork and starve applications and scripts at random, for minutes, and check what every call gets."""
+    return run(own_environment(), "-m", "tests.soak", *arguments)
 
 
 def all_of_it(arguments: Sequence[str]) -> int:
@@ -260,6 +266,7 @@ COMMANDS = {
     "matrix": matrix,
     "pyodide": pyodide,
     "explore": explore,
+    "soak": soak,
     "all": all_of_it,
 }
 

@@ -6,31 +6,50 @@ import argparse
 import signal
 import sys
 import traceback
-from typing import Dict, List, Optional, Sequence
+from typing import Dict, List, Optional, Sequence, Union
 
 from .disarmed import DISARMED, FORWARDING
-from .measure import FAST, FULL, Group, Samples, measure
+from .inflight import ASYNC
+from .large import LARGE
+from .measure import FAST, FULL, Group, Samples, Unavailable, measure
 from .report import Row, row, table
 from .roundtrip import ROUNDTRIP, SEED, TCP
 from .steps import STEPS
+from .syscalls import SYSCALLS, Tally
+from .threads import THREADS
+from .unwaited import UNWAITED
 
-GROUPS: Dict[str, Group] = {group.name: group for group in (DISARMED, FORWARDING, STEPS, ROUNDTRIP, TCP, SEED)}
+GROUPS: Dict[str, Union[Group, Tally]] = {
+    group.name: group for group in (DISARMED, FORWARDING, STEPS, ROUNDTRIP, TCP, THREADS, LARGE, ASYNC, UNWAITED, SEED, SYSCALLS)
+}
+# Run only where `--only` asks for them.
+ASKED_FOR = ("unwaited",)
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Returns 0, or 1 if something could not run; a ratio that is not as expected is said in the table and is no failure."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="What xpc-instrument costs, as ratios to a baseline.")
-    parser.add_argument("--fast", action="store_true", help="fewer rounds: half a minute instead of some four")
+    parser.add_argument("--fast", action="store_true", help="fewer rounds: a minute instead of some seven")
     parser.add_argument("--only", metavar="NAME", action="append", choices=GROUPS, help=f"one of {', '.join(GROUPS)}; may be repeated")
     parser.add_argument("--json", metavar="FILE", help="write all values to FILE too, in pyperf's format")
     options = parser.parse_args(arguments)
     rows: List[Row] = []
+    others: List[str] = []
     measured: Dict[str, Dict[str, Samples]] = {}
     failed = []
-    for name in options.only or GROUPS:
+    for name in options.only or [name for name in GROUPS if name not in ASKED_FOR]:
         group = GROUPS[name]
         try:
+            if isinstance(group, Tally):
+                others.append(group.table(_progress))
+                continue
             samples = measured[name] = measure(group, FAST if options.fast else FULL, _progress)
+        except Unavailable as reason:
+            others.append(f"{name} was not measured: {reason}.")
+            # A group that was asked for by name and is not there is a failure; what a machine lacks is none of the whole.
+            if options.only:
+                failed.append(name)
+            continue
         except Exception:
             failed.append(name)
             _progress("")
@@ -38,7 +57,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
             continue
         rows += [row(comparison, samples) for comparison in group.comparisons]
     _progress("")
-    print(table(rows))
+    print("\n\n".join([*([table(rows)] if rows else []), *others]))
     if options.json:
         from .suite import make_suite
 

@@ -1,24 +1,93 @@
-"""The application: `python -m benchmarks.application CONFIG`. A line `FUNCTION LOOPS` has it call one of the targets; it answers with
-the seconds that this took and the last result, in JSON."""
+"""The application: `python -m benchmarks.application CONFIG`. Each line has it call one of the targets in some way, and it answers with
+what that took (`measured`, in seconds), how many calls it made, and the last result, in JSON."""
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 import sys
+import time
+from typing import Any, Callable, Dict
 
 import xpc_agent
 
 from . import targets
-from .measure import seconds_of
+from .loops import OwnLoop
+from .measure import seconds_at_a_pace, seconds_of, seconds_of_each, seconds_of_threads
+from .sizes import data_of
+
+
+def _answer(measured: Any, calls: int, result: Any) -> Dict[str, Any]:
+    return {"measured": measured, "calls": calls, "result": result}
+
+
+def block(name: str, loops: str) -> Dict[str, Any]:
+    function = getattr(targets, name)
+    return _answer(seconds_of(function, int(loops)), int(loops) + 1, function(12, currency="USD"))
+
+
+def each(name: str, loops: str) -> Dict[str, Any]:
+    function = getattr(targets, name)
+    return _answer(seconds_of_each(function, int(loops)), int(loops) + 1, function(12, currency="USD"))
+
+
+def threads(name: str, count: str, loops: str) -> Dict[str, Any]:
+    function = getattr(targets, name)
+    seconds = seconds_of_threads([function] * int(count), int(loops))
+    return _answer(seconds, -(-int(loops) // int(count)) * int(count) + 1, function(12, currency="USD"))
+
+
+def large(kind: str, loops: str) -> Dict[str, Any]:
+    data = _data_of(kind)
+    function = targets.large
+    started = time.perf_counter()
+    for _ in range(int(loops)):
+        function(data)
+    return _answer(time.perf_counter() - started, int(loops) + 1, function(data))
+
+
+_data_of = functools.cache(data_of)
+
+
+def tasks(name: str, count: str) -> Dict[str, Any]:
+    function = getattr(targets, name)
+    figures, results = _own_loop().blocked_by(function, int(count))
+    return _answer(figures, len(results), results[-1])
+
+
+@functools.cache
+def _own_loop() -> OwnLoop:
+    return OwnLoop()
+
+
+def steady(name: str, loops: str) -> Dict[str, Any]:
+    function = getattr(targets, name)
+    return _answer(seconds_at_a_pace(function, int(loops)), int(loops) + 1, function(12, currency="USD"))
+
+
+def mark(path: str) -> Dict[str, Any]:
+    """A system call that strace sees."""
+    return _answer(float(os.access(path, os.F_OK)), 0, None)
+
+
+COMMANDS: Dict[str, Callable[..., Dict[str, Any]]] = {
+    "block": block,
+    "each": each,
+    "threads": threads,
+    "large": large,
+    "tasks": tasks,
+    "steady": steady,
+    "mark": mark,
+}
 
 
 def main() -> None:
     xpc_agent.start(sys.argv[1])
     print("ready", flush=True)
     for line in sys.stdin:
-        name, loops = line.split()
-        function = getattr(targets, name)
-        print(json.dumps([seconds_of(function, int(loops)), function(12, currency="USD")]), flush=True)
+        command, *words = line.split()
+        print(json.dumps(COMMANDS[command](*words)), flush=True)
     xpc_agent.stop()
 
 

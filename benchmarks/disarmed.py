@@ -144,4 +144,4 @@ def _forwarding_rows(kind: str) -> Iterator[Comparison]:
 
 
 DISARMED = Group("disarmed", _disarmed, tuple(row for kind in KINDS for row in _disarmed_rows(kind)), share=0.2)
-FORWARDING = Group("forwarding", _forwarding, tuple(row for kind in ("function", "method") for row in _forwarding_rows(kind)))
+FORWARDING = Group("forwarding", _forwarding, tuple(row for kind in ("function", "method") for row in _forwarding_rows(kind)), share=0.5)

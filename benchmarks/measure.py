@@ -8,22 +8,32 @@ tools are those that people know.
 Rules:
 - A run is a fresh set-up (new functions, processes and connections); its first blocks calibrate and are thrown away.
 - Rounds go forwards and backwards in turn, so that a drift within a round favours nobody.
+- Where every call is timed by itself, a block's value is the median of its calls, and a run's 99th percentile is that of its calls in all
+  blocks: in one block alone it would be a matter of two or three calls.
 """
 
 from __future__ import annotations
 
+import os
+import statistics
+import threading
 import time
 import timeit
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
-# Seconds that so many calls took.
-TimeFunction = Callable[[int], float]
+# What so many calls took, in seconds: all together, or each by itself, or several figures of the block by their names.
+Measured = Union[float, List[float], Dict[str, float]]
+TimeFunction = Callable[[int], Measured]
 Progress = Callable[[str], None]
 
 # How often a statement is written out in the body of a loop, which then adds less than a nanosecond to each.
 _WRITTEN_OUT = 50
+# Seconds between two calls of a steady load: ten thousand a second, less what a sleep takes longer than it was asked to.
+_PACE = 0.0001
+# Added to the name of a way whose calls are timed one by one.
+TAIL = ", 99th percentile"
 
 
 @dataclass(frozen=True)
@@ -43,7 +53,9 @@ FULL = Effort(runs=8, rounds=20, block=0.05)
 class Comparison:
     """One row of the table: the time of `way` over that of `baseline`, which should be `below` or `above` a number.
 
-    With `beyond`, what the two take beyond that way is compared: what they add to a bare call, say.
+    With `beyond`, what the two take beyond that way is compared: what they add to a bare call, say. With `rate`, calls per second are
+    compared, not seconds per call. With `more`, so many seconds more than the baseline are expected at most. `needs` names what is
+    missing here, so that the row cannot be measured.
     """
 
     name: str
@@ -52,24 +64,34 @@ class Comparison:
     below: Optional[float] = None
     above: Optional[float] = None
     beyond: Optional[str] = None
+    rate: bool = False
+    more: Optional[float] = None
+    needs: str = ""
 
 
 @dataclass(frozen=True)
 class Group:
     """Ways that are measured together. `set_up` gives their time functions by name, for as long as its context lasts.
 
-    `share` is the part of a block that they need: calls of nanoseconds are many in less.
+    `share` is the part of a block that they need: calls of nanoseconds are many in less. `loops` is for what cannot be calibrated, and
+    says how many calls a block has. `rounds` is for what takes long, and says how many are enough.
     """
 
     name: str
     set_up: Callable[[], AbstractContextManager[Mapping[str, TimeFunction]]]
     comparisons: Tuple[Comparison, ...]
     share: float = 1.0
+    loops: Optional[int] = None
+    rounds: Optional[int] = None
+
+
+class Unavailable(Exception):
+    """A group needs something that is not here; the message says what."""
 
 
 @dataclass
 class Samples:
-    """Seconds per call of one way: a list for each run, with one value for each round; `loops` of each run."""
+    """Seconds per call of one way: a list for each run, with one value for each round (a 99th percentile: one); `loops` of each run."""
 
     runs: List[List[float]] = field(default_factory=list)
     loops: List[int] = field(default_factory=list)
@@ -83,19 +105,46 @@ class Samples:
 def measure(group: Group, effort: Effort, progress: Progress) -> Dict[str, Samples]:
     """Time all ways of a group; samples by the name of the way. The values at one position belong to one round."""
     samples: Dict[str, Samples] = {}
+    rounds = effort.rounds if group.rounds is None else min(group.rounds, effort.rounds)
     for number in range(effort.runs):
         progress(f"{group.name}: run {number + 1} of {effort.runs}")
         with group.set_up() as ways:
-            loops = {name: calibrate(way, effort.block * group.share) for name, way in ways.items()}
-            values: Dict[str, List[float]] = {name: [] for name in ways}
-            for round_ in range(effort.rounds):
+            loops = {name: _loops(group, way, effort) for name, way in ways.items()}
+            values: Dict[str, List[float]] = {}
+            calls: Dict[str, List[float]] = {}
+            for round_ in range(rounds):
                 for name in in_turn(list(ways), round_):
-                    values[name].append(ways[name](loops[name]) / loops[name])
+                    measured = ways[name](loops[name])
+                    if isinstance(measured, list):
+                        calls.setdefault(name, []).extend(measured)
+                        measured = statistics.median(measured) * loops[name]
+                    if isinstance(measured, dict):
+                        for figure, value in measured.items():
+                            values.setdefault(f"{name}, {figure}", []).append(value)
+                            loops.setdefault(f"{name}, {figure}", loops[name])
+                    else:
+                        values.setdefault(name, []).append(measured / loops[name])
+        for name, each in calls.items():
+            values[name + TAIL] = [percentile(each, 99)]
+            loops[name + TAIL] = len(each)
         for name, run in values.items():
             sample = samples.setdefault(name, Samples())
             sample.runs.append(run)
             sample.loops.append(loops[name])
     return samples
+
+
+def _loops(group: Group, way: TimeFunction, effort: Effort) -> int:
+    if group.loops is None:
+        return calibrate(way, effort.block * group.share)
+    way(group.loops)
+    return group.loops
+
+
+def percentile(values: Sequence[float], part: int) -> float:
+    """The least of the values that `part` percent of them are not above."""
+    ordered = sorted(values)
+    return ordered[max(0, -(-len(ordered) * part // 100) - 1)]
 
 
 def in_turn(names: Sequence[str], round_: int) -> Sequence[str]:
@@ -107,7 +156,9 @@ def calibrate(way: TimeFunction, block: float) -> int:
     """How many calls take `block` seconds; at least one. Warms the way up meanwhile."""
     loops = 1
     while True:
-        seconds = way(loops)
+        measured = way(loops)
+        assert not isinstance(measured, dict), "figures of a block are not its time: the group says how many loops it has"
+        seconds = sum(measured) if isinstance(measured, list) else measured
         if seconds >= block / 2:
             return max(1, round(loops * block / seconds))
         loops *= 2 if seconds <= 0 else max(2, min(10, int(block / seconds)))
@@ -131,3 +182,72 @@ def seconds_of(call: Callable[..., Any], loops: int) -> float:
     for _ in range(loops):
         call(12, currency="USD")
     return time.perf_counter() - started
+
+
+def seconds_of_each(call: Callable[..., Any], loops: int) -> List[float]:
+    """Seconds that each of `loops` calls with small arguments takes. Looking at the clock adds some 50 ns to each."""
+    clock = time.perf_counter
+    times = [0.0] * loops
+    for number in range(loops):
+        started = clock()
+        call(12, currency="USD")
+        times[number] = clock() - started
+    return times
+
+
+def seconds_at_a_pace(call: Callable[..., Any], loops: int) -> float:
+    """Seconds that `loops` calls take, without the sleeps before each. What slept finds less of its own in the processor's caches."""
+    seconds = 0.0
+    for _ in range(loops):
+        time.sleep(_PACE)
+        seconds += seconds_of(call, 1)
+    return seconds
+
+
+def seconds_of_threads(calls: Sequence[Callable[..., Any]], loops: int) -> float:
+    """Seconds that `loops` calls take that threads share, one for each of `calls`: from when all are ready till the last is done."""
+    each = -(-loops // len(calls))
+    barrier = threading.Barrier(len(calls) + 1)
+    failures: List[BaseException] = []
+
+    def work(call: Callable[..., Any]) -> None:
+        barrier.wait()
+        try:
+            seconds_of(call, each)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(call,)) for call in calls]
+    for thread in threads:
+        thread.start()
+    barrier.wait()
+    started = time.perf_counter()
+    for thread in threads:
+        thread.join()
+    seconds = time.perf_counter() - started
+    if failures:
+        raise failures[0]
+    # A few calls more than were asked for are set right in proportion.
+    return seconds * loops / (each * len(calls))
+
+
+# one processor -------------------------------------------------------------------------------------------------------------------
+
+
+def can_pin() -> bool:
+    """Whether a process can be held on one processor here, and there is another one that it is kept from."""
+    return hasattr(os, "sched_setaffinity") and len(os.sched_getaffinity(0)) > 1
+
+
+@contextmanager
+def pinned(pin: bool = True) -> Iterator[None]:
+    """Hold this thread, and the threads and processes that it starts meanwhile, on one processor: the last of those that it may use."""
+    if not pin:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)

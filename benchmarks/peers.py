@@ -10,6 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Optional, Sequence, Type
 
+from .measure import pinned
+
 ROOT = Path(__file__).resolve().parents[1]
 
 # Seconds that a peer may take for one answer, or to leave when its standard input has ended.
@@ -21,20 +23,26 @@ class PeerError(Exception):
 
 
 class Peer:
-    """`python -m MODULE ARGS`, which says "ready", then answers each line with one line and ends with its standard input."""
+    """`python -m MODULE ARGS`, which says "ready", then answers each line with one line and ends with its standard input.
 
-    def __init__(self, module: str, *args: str, runtime_dir: Path, pass_fds: Sequence[int] = ()) -> None:
+    `pin` holds it on one processor, `prefix` is a command that runs it.
+    """
+
+    def __init__(
+        self, module: str, *args: str, runtime_dir: Path, pass_fds: Sequence[int] = (), pin: bool = False, prefix: Sequence[str] = ()
+    ) -> None:
         self.name = module
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", module, *args],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            cwd=ROOT,
-            env={**os.environ, "XPC_INSTRUMENT_RUNTIME_DIR": str(runtime_dir)},
-            pass_fds=pass_fds,
-            text=True,
-            bufsize=1,
-        )
+        with pinned(pin):
+            self._process = subprocess.Popen(
+                [*prefix, sys.executable, "-m", module, *args],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                cwd=ROOT,
+                env={**os.environ, "XPC_INSTRUMENT_RUNTIME_DIR": str(runtime_dir)},
+                pass_fds=pass_fds,
+                text=True,
+                bufsize=1,
+            )
         self._ready = False
 
     def ask(self, line: str) -> str:

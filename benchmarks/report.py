@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass
+from math import isnan, nan
 from typing import Dict, List, Sequence, Tuple
 
 from .measure import Comparison, Samples
@@ -46,9 +47,11 @@ def quartiles(values: Sequence[float]) -> Tuple[float, float]:
     return first, third
 
 
-def expectation(comparison: Comparison, ratio: float) -> str:
-    """What the ratio should be, and whether it is."""
-    if comparison.below is not None:
+def expectation(comparison: Comparison, ratio: float, more: float = 0.0) -> str:
+    """What the ratio should be (or how many seconds `more` there may be), and whether it is."""
+    if comparison.more is not None:
+        text, held = f"at most {in_units(comparison.more)} more", more <= comparison.more
+    elif comparison.below is not None:
         text, held = f"below {comparison.below:g}", ratio < comparison.below
     elif comparison.above is not None:
         text, held = f"above {comparison.above:g}", ratio > comparison.above
@@ -58,12 +61,14 @@ def expectation(comparison: Comparison, ratio: float) -> str:
 
 
 def row(comparison: Comparison, samples: Dict[str, Samples]) -> Row:
-    """The figures of one comparison."""
+    """The figures of one comparison; none where it needs what is not here."""
+    if comparison.needs:
+        return Row(comparison.name, comparison.baseline, nan, nan, nan, (nan, nan), f"not run: needs {comparison.needs}")
     values, baseline = samples[comparison.way].values, samples[comparison.baseline].values
     if comparison.beyond is not None:
         common = samples[comparison.beyond].values
         values, baseline = differences(values, common), differences(baseline, common)
-    each = ratios(values, baseline)
+    each = ratios(baseline, values) if comparison.rate else ratios(values, baseline)
     ratio = statistics.median(each)
     return Row(
         comparison.name,
@@ -72,12 +77,14 @@ def row(comparison: Comparison, samples: Dict[str, Samples]) -> Row:
         statistics.median(baseline),
         ratio,
         quartiles(each),
-        expectation(comparison, ratio),
+        expectation(comparison, ratio, statistics.median(value - base for value, base in zip(values, baseline))),
     )
 
 
 def in_units(seconds: float) -> str:
     """Three digits and a unit: 27.4 µs."""
+    if isnan(seconds):
+        return "-"
     scale, unit = next((pair for pair in reversed(_UNITS) if seconds >= pair[0]), _UNITS[0])
     number = seconds / scale
     return f"{number:.{2 if number < 10 else 1 if number < 100 else 0}f} {unit}"
@@ -87,9 +94,13 @@ def table(rows: Sequence[Row]) -> str:
     """The rows in Markdown, lined up for reading."""
     lines = [["what", "over", "median", "baseline", "ratio", "quartiles", "expected"]]
     for one in rows:
-        spread = f"{one.spread[0]:.2f} to {one.spread[1]:.2f}"
-        times = [in_units(one.seconds), in_units(one.baseline_seconds)]
-        lines.append([one.name, one.baseline, *times, f"{one.ratio:.2f}", spread, one.expected])
+        figures = ["-", "-"] if isnan(one.ratio) else [f"{one.ratio:.2f}", f"{one.spread[0]:.2f} to {one.spread[1]:.2f}"]
+        lines.append([one.name, one.baseline, in_units(one.seconds), in_units(one.baseline_seconds), *figures, one.expected])
+    return markdown(lines)
+
+
+def markdown(lines: Sequence[Sequence[str]]) -> str:
+    """A table whose first line is its head, lined up for reading."""
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    lines.insert(1, ["-" * width for width in widths])
-    return "\n".join("| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths)) + " |" for line in lines)
+    whole = [lines[0], ["-" * width for width in widths], *lines[1:]]
+    return "\n".join("| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths)) + " |" for line in whole)

@@ -1,129 +1,73 @@
-"""What an invocation with a hook in another process costs: an application with the agent, a probe script, and a socket between them.
+"""What an invocation with a hook in another process costs, call by call, over a bare ping-pong between two processes.
 
-Each is a process of its own. The application times its own calls. When a run ends, the script says how often its hooks were called: the
-application fails open, so a broken hook would otherwise look like a very fast one.
+The kernel tends to keep the two ends of the bare ping-pong on one processor, and to spread ours over two, so each is measured once more
+with all processes held on one.
 """
 
 from __future__ import annotations
 
 import functools
-import json
-import os
-import tempfile
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, Mapping, Sequence
-
-from xpc_instrument import find_free_port
+from typing import Any, Callable, Dict, Iterator, List, Mapping
 
 from . import targets
 from .baselines import per_call, ping_pong
-from .measure import Comparison, Group, TimeFunction, seconds_of
-from .peers import Peer, PeerError
+from .measure import TAIL, Comparison, Group, TimeFunction, can_pin, pinned, seconds_of, seconds_of_each
+from .pair import hooked, runtime_dir
 
-_PACKAGE = __package__ or "benchmarks"
-# Long enough that nothing fails open because another program had the processor.
-_TIMEOUT = 10
-
-
-def _config(folder: Path, tcp: bool) -> Sequence[str]:
-    """Write a config file; returns its path, and where the script connects to."""
-    app = "tcp-benchmark" if tcp else "benchmark"
-    manager, where = "", [app]
-    if tcp:
-        key = folder / "key"
-        key.touch(mode=0o600)
-        key.write_text("the key of the benchmark")
-        address = f"tcp:127.0.0.1:{find_free_port('127.0.0.1')}"
-        manager = f'[manager]\naddress = "{address}"\nauthkey-file = "{key.name}"\n'
-        where = [address, key.read_text()]
-    probes = "".join(f'[[probe]]\ntarget = "{targets.__name__}:{mode}"\n' for mode in targets.MODES)
-    path = folder / f"{app}.toml"
-    path.write_text(f'app = "{app}"\n{manager}[defaults]\ntimeout = {_TIMEOUT}\n{probes}')
-    return [str(path), *where]
+_PINNED = ", one processor"
+# Short blocks, so that the ways take turns often; each is some hundreds of calls at least.
+_SHARE = 0.4
+_MODES = {False: targets.MODES, True: ("before", "instead")}
 
 
-class _Hooked:
-    """An application and a probe script; `calls` is what the application was asked for, by mode."""
-
-    def __init__(self, application: Peer, script: Peer) -> None:
-        self._application = application
-        self._script = script
-        self.calls = dict.fromkeys(targets.MODES, 0)
-
-    def time(self, mode: str, loops: int) -> float:
-        seconds, result = json.loads(self._application.ask(f"{mode} {loops}"))
-        self.calls[mode] += loops + 1
-        expected = targets.STAND_IN if mode == "instead" else targets.ORIGINAL
-        if result != expected:
-            raise PeerError(f"the target hooked in the mode {mode} gave {result}; expected {expected}")
-        return float(seconds)
-
-    def check(self) -> None:
-        counts = json.loads(self._script.ask("counts"))
-        if counts != self.calls:
-            raise PeerError(f"the hooks were called {counts} times; expected {self.calls}")
-
-
-@contextmanager
-def _hooked(runtime_dir: Path, *, tcp: bool = False) -> Iterator[_Hooked]:
-    config, *where = _config(runtime_dir, tcp)
-    with ExitStack() as stack:
-        application = stack.enter_context(Peer(f"{_PACKAGE}.application", config, runtime_dir=runtime_dir))
-        script = stack.enter_context(Peer(f"{_PACKAGE}.probe_script", *where, runtime_dir=runtime_dir))
-        hooked = _Hooked(application, script)
-        yield hooked
-        hooked.check()
-
-
-def _timed(call: Callable[..., Any]) -> TimeFunction:
+def _timed(call: Callable[..., Any], pin: bool = False) -> TimeFunction:
     assert call(12, currency="USD") == targets.STAND_IN
-    return functools.partial(seconds_of, call)
 
+    def way(loops: int) -> List[float]:
+        with pinned(pin):
+            return seconds_of_each(call, loops)
 
-@contextmanager
-def _runtime_dir() -> Iterator[Path]:
-    # The path of a unix socket has room for about a hundred bytes, and some systems' temporary folders use half of them.
-    with tempfile.TemporaryDirectory(prefix="xpcb", dir="/tmp" if os.path.isdir("/tmp") else None) as folder:
-        yield Path(folder)
+    return way
 
 
 @contextmanager
 def _roundtrip(*, tcp: bool) -> Iterator[Mapping[str, TimeFunction]]:
-    with _runtime_dir() as folder, ExitStack() as stack:
-        hooked = stack.enter_context(_hooked(folder, tcp=tcp))
-        bare = stack.enter_context(ping_pong(folder, tcp=tcp))
-        ways: Dict[str, TimeFunction] = {"bare": _timed(bare)}
-        for mode in ("instead",) if tcp else targets.MODES:
-            ways[mode] = functools.partial(hooked.time, mode)
+    with runtime_dir() as folder, ExitStack() as stack:
+        ways: Dict[str, TimeFunction] = {}
+        for pin in (False, True) if can_pin() else (False,):
+            pair = stack.enter_context(hooked(folder, tcp=tcp, pin=pin))
+            bare = stack.enter_context(ping_pong(folder, tcp=tcp, pin=pin))
+            suffix = _PINNED if pin else ""
+            ways["bare" + suffix] = _timed(bare, pin)
+            for mode in _MODES[tcp or pin]:
+                ways[mode + suffix] = pair.way("each", mode, mode)
         yield ways
 
 
 @contextmanager
 def _seed() -> Iterator[Mapping[str, TimeFunction]]:
-    with _runtime_dir() as folder, ExitStack() as stack:
-        hooked = stack.enter_context(_hooked(folder))
-        yield {
-            "instead": functools.partial(hooked.time, "instead"),
-            "per call": _timed(stack.enter_context(per_call(folder))),
-        }
+    with runtime_dir() as folder, ExitStack() as stack:
+        pair = stack.enter_context(hooked(folder))
+        call = stack.enter_context(per_call(folder))
+        assert call(12, currency="USD") == targets.STAND_IN
+        yield {"instead": pair.way("block", "instead", "instead"), "per call": functools.partial(seconds_of, call)}
 
 
-ROUNDTRIP = Group(
-    "roundtrip",
-    functools.partial(_roundtrip, tcp=False),
-    (
-        Comparison("`instead`, unix socket", "instead", "bare", below=3),
-        Comparison("`before`, unix socket", "before", "bare"),
-        Comparison("`around` that proceeds, unix socket", "around", "bare"),
-    ),
-)
+def _rows(where: str, tcp: bool) -> Iterator[Comparison]:
+    for suffix in ("", _PINNED) if can_pin() else ("",):
+        for mode in _MODES[bool(tcp or suffix)][::-1]:
+            name = f"`{mode}`{' that proceeds' if mode == 'around' else ''}, {where}{suffix}"
+            # An `around` crosses twice.
+            below = None if mode == "around" else 1.5
+            yield Comparison(name, mode + suffix, "bare" + suffix, below=below)
+            if mode != "around":
+                yield Comparison(name + TAIL, mode + suffix + TAIL, "bare" + suffix + TAIL, below=1.8)
 
-TCP = Group(
-    "tcp",
-    functools.partial(_roundtrip, tcp=True),
-    (Comparison("`instead`, TCP loopback", "instead", "bare"),),
-)
+
+ROUNDTRIP = Group("roundtrip", functools.partial(_roundtrip, tcp=False), tuple(_rows("unix socket", False)), share=_SHARE)
+
+TCP = Group("tcp", functools.partial(_roundtrip, tcp=True), tuple(_rows("TCP loopback", True)), share=_SHARE)
 
 SEED = Group(
     "seed",

@@ -74,4 +74,5 @@ STEPS = Group(
         Comparison("loading a call, with its record and references", "load", "pickle.loads"),
         Comparison("a frame there and one back, in one thread", "frames", "send and recv"),
     ),
+    share=0.5,
 )

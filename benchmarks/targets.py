@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Dict
 
-# They are named for the mode of their hook. The answers of originals and stand-ins differ, so that a
-# hook that failed open is noticed.
+# The answers of originals and stand-ins differ, so that a hook that failed open is noticed.
 ORIGINAL = {"ok": True, "from": "the original"}
 STAND_IN = {"ok": True, "from": "the script"}
 
@@ -22,4 +21,21 @@ def instead(amount: int, currency: str = "EUR") -> Dict[str, Any]:
     return ORIGINAL
 
 
+def unwaited(amount: int, currency: str = "EUR") -> Dict[str, Any]:
+    return ORIGINAL
+
+
+def large(data: Any) -> Dict[str, Any]:
+    return ORIGINAL
+
+
+async def awaited(amount: int, currency: str = "EUR") -> Dict[str, Any]:
+    return ORIGINAL
+
+
+async def unarmed(amount: int, currency: str = "EUR") -> Dict[str, Any]:
+    return ORIGINAL
+
+
+# Those that are named for the mode of their hook.
 MODES = ("before", "around", "instead")

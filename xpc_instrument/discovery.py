@@ -34,6 +34,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Dict, List, Optional, Set, Tuple, Type, Union
 
+from .channel.primitives import Socket
 from .config_rules import SOCKET_PATH_LIMIT, app_mistake
 from .errors import ApplicationNotFoundError, ConfigError, XpcError
 
@@ -44,8 +45,8 @@ _log = logging.getLogger("xpc_instrument")
 _ENTRY_LIMIT = 64 << 10  # bytes of an entry's file; `_own_argv` keeps far below
 _RINGS_PER_DRAIN = 1_000  # a flood must not keep `drain` from returning; select tells that there are more
 
-# The originals: gevent replaces the names in the module later, and a ring must not enter its event loop.
-_socket = socket.socket
+# By this name, as gevent replaces those in the module: a ring must not enter its event loop.
+_socket = Socket
 
 
 class RuntimeDirError(XpcError, OSError):

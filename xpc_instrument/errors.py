@@ -59,6 +59,10 @@ class RemoteProtocolError(ChannelError):
     """The other side sent something that the protocol does not allow."""
 
 
+class CrowdedError(RemoteProtocolError):
+    """Too many connections wait for their handshake over there at the moment: try again."""
+
+
 class PayloadError(XpcError, ValueError):
     """A value cannot cross: it cannot be pickled, it is too large, or the other side cannot load it."""
 

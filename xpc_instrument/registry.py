@@ -7,7 +7,6 @@ Rules:
 
 from __future__ import annotations
 
-import threading
 import time
 from typing import Any, Callable, Dict, Optional
 
@@ -17,6 +16,7 @@ from .channel.joiner import python_version
 from .channel.limits import Limits
 from .channel.messages import Answer, Hello, Opcode, Query, Register, Unregister
 from .channel.peer import Peer, Policy
+from .channel.primitives import allocate_lock
 from .channel.wire import Wire
 from .conversation import Incoming
 from .errors import ChannelError, PayloadError, RemoteProtocolError, TargetError
@@ -44,7 +44,7 @@ class Entry:
         self.hook = hook
         self.left = terms.limit
         self.expires = None if terms.expires is None else time.monotonic() + terms.expires
-        self.lock = threading.Lock()
+        self.lock = allocate_lock()
 
     def take(self) -> bool:
         """Count one call; False if the registration has ended."""
@@ -64,7 +64,7 @@ class Registry(Policy):
 
     def __init__(self, limits: Limits) -> None:
         self._names: Dict[str, Entry] = {}
-        self._lock = threading.Lock()
+        self._lock = allocate_lock()
         self._limits = limits
 
     def put(self, name: str, entry: Entry) -> bool:

@@ -11,16 +11,18 @@ Rules:
 from __future__ import annotations
 
 import itertools
-import threading
 from collections import deque
-from typing import Any, Deque, Dict, Iterable, Mapping, Optional
+from typing import Any, Deque, Dict, Iterable, Mapping, Optional, Tuple
 
+from xpc_instrument.channel.primitives import RLock
 from xpc_instrument.stats import Figures
 
 SKIPPED = ("sample", "rate", "suspended")
 
 # Of so many hooks that have gone a probe point keeps the counters apart; an invocation that outlives its hook by more is not counted.
 _KEPT = 32
+# So much of what lanes have counted is kept apart until it is summed up.
+_PARTS = 256
 
 
 class Count:
@@ -42,7 +44,20 @@ class Count:
 class HookCounters:
     """Of one hook in this process. `dropped` is raised by whoever drops events, under a lock of its own."""
 
-    __slots__ = ("_heir", "_lock", "_longest", "_received", "_sent", "_waited", "calls", "dropped", "failures", "skipped", "suspensions")
+    __slots__ = (
+        "_heir",
+        "_lock",
+        "_longest",
+        "_parts",
+        "_received",
+        "_sent",
+        "_waited",
+        "calls",
+        "dropped",
+        "failures",
+        "skipped",
+        "suspensions",
+    )
 
     def __init__(self) -> None:
         self.calls = Count()
@@ -52,9 +67,10 @@ class HookCounters:
         self.dropped = 0
         self._sent = self._received = 0
         self._waited = self._longest = 0.0
+        self._parts: Deque[Tuple[int, int, float, float]] = deque()
         self._heir: Optional[Counters] = None
         # A signal handler or a `__del__` may come here in the thread that is here already.
-        self._lock = threading.RLock()
+        self._lock = RLock()
 
     def fail(self, cause: str) -> None:
         """Count a failure."""
@@ -71,14 +87,22 @@ class HookCounters:
 
     def settle(self, sent: int, received: int, waited: float, longest: float) -> None:
         """Take over what a lane has counted: bytes, and seconds waited, in all and at most at once."""
+        if self._heir is not None:
+            self._heir.inherit(_of_lane(sent, received, waited, longest))
+            return
+        # Each call comes here where several hooks of a script take turns on a lane: one atomic step, and the sums later.
+        self._parts.append((sent, received, waited, longest))
+        if len(self._parts) > _PARTS:
+            self._sum_up()
+
+    def _sum_up(self) -> None:
         with self._lock:
-            if self._heir is None:
+            while self._parts:
+                sent, received, waited, longest = self._parts.popleft()
                 self._sent += sent
                 self._received += received
                 self._waited += waited
                 self._longest = max(self._longest, longest)
-                return
-        self._heir.inherit(_of_lane(sent, received, waited, longest))
 
     def bequeath(self, heir: Counters) -> Figures:
         """All that was counted; what comes later goes to `heir`."""
@@ -88,6 +112,7 @@ class HookCounters:
 
     def figures(self) -> Figures:
         """What was counted so far, but for what is still on the lanes."""
+        self._sum_up()
         with self._lock:
             lanes = _of_lane(self._sent, self._received, self._waited, self._longest)
             failures = dict(self.failures)
@@ -110,7 +135,7 @@ class Counters:
     def __init__(self) -> None:
         self._past = Figures()
         self._gone: Deque[HookCounters] = deque()
-        self._lock = threading.RLock()
+        self._lock = RLock()
 
     def retire(self, counters: HookCounters) -> None:
         """A hook has gone."""

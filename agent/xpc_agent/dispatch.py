@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import itertools
 import sys
-import threading
-from threading import get_ident
 from time import perf_counter
 from typing import Any, AsyncGenerator, Callable, Dict, Generator, Optional, Protocol, Sequence, Tuple
 
+from xpc_instrument.channel.hubs import getcurrent, on_first_hub
+from xpc_instrument.channel.primitives import Local, get_ident
 from xpc_instrument.modes import Mode
 
 Args = Tuple[Any, ...]
@@ -28,11 +28,39 @@ Kwargs = Dict[str, Any]
 next_number = itertools.count(1).__next__
 
 
-class _Busy(threading.local):
+class _Busy(Local):
     on = False
+    # A thread of the channel, which does nothing else.
+    ours = False
 
 
+class _GreenBusy(_Busy):
+    """The same for each greenlet: while one does our work, or waits for it, others of its thread do the application's."""
+
+    @property
+    def on(self) -> bool:
+        return _MARK in getcurrent().__dict__ or self.ours
+
+    @on.setter
+    def on(self, value: bool) -> None:
+        if value:
+            getcurrent().__dict__[_MARK] = True
+        else:
+            getcurrent().__dict__.pop(_MARK, None)
+
+
+_MARK = "_xpc_busy"
 busy = _Busy()
+
+
+def _go_green() -> None:
+    """From now on by greenlet. Nobody has switched yet while a thread was busy, so only the running one has anything to take along."""
+    before = busy.on
+    busy.__class__ = _GreenBusy
+    busy.on = before
+
+
+on_first_hub(_go_green)
 
 
 def split(args: Args, bound: bool) -> Tuple[Any, Args]:

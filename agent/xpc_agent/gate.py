@@ -3,7 +3,7 @@
 Rules:
 - `take` is what an invocation asks. It is exchanged when the state changes, and for a hook without terms that is not suspended it is the
   C function that counts calls: what is not used costs nothing.
-- No thread waits here. Whoever finds the lock taken goes on without the hook, or comes later.
+- No thread waits here: a lock is taken for a moment, and only where the state of a suspension changes or tokens are counted.
 - A hook that fails so many times in a row is suspended: invocations go on without it. After a pause one invocation tries it, while the
   others still go without. If that ends well the hook is back; if not, the next pause is twice as long, up to a maximum.
 - What counts as a failure is that no answer came in time, or none that can be used: time-outs (waiting for a free lane included), a lost
@@ -16,11 +16,10 @@ from __future__ import annotations
 
 import itertools
 import random
-import threading
 import time
-from _thread import get_ident
 from typing import Any, Callable, Dict, NamedTuple, Optional
 
+from xpc_instrument.channel.primitives import RLock, allocate_lock, get_ident
 from xpc_instrument.terms import Terms
 
 from .counters import HookCounters
@@ -116,7 +115,7 @@ class Gate:
         self._pause = 0.0
         self._trial = 0
         # A signal handler may come here in the thread that is here already.
-        self._lock = threading.RLock()
+        self._lock = RLock()
         self._admit: Callable[[], Any] = self._counters.calls.up if self._plain else self._obey
         self._swing(self._admit)
 
@@ -171,9 +170,7 @@ class Gate:
         return False
 
     def _claim(self) -> bool:
-        if not self._lock.acquire(False):
-            return False
-        try:
+        with self._lock:
             now = self._clock()
             if self.suspended:
                 if now < self.retry_at:
@@ -181,8 +178,6 @@ class Gate:
                 self.retry_at = now + self._patience.lost_after
                 self._trial = get_ident()
             return True
-        finally:
-            self._lock.release()
 
     # what an invocation tells ------------------------------------------------------------------------------------------
 
@@ -260,7 +255,7 @@ class Bucket:
 
     def reset(self) -> None:
         """In a forked child, where another thread of the parent may have held the lock."""
-        self._lock = threading.Lock()
+        self._lock = allocate_lock()
 
     def take(self) -> bool:
         """Whether there was a token. Who comes while another thread looks gets none: the token stays for the next."""

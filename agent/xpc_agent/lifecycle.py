@@ -19,7 +19,6 @@ import atexit
 import logging
 import os
 import sys
-import threading
 import time
 from typing import Dict, Iterable, List, Optional, Set, Tuple, Union
 
@@ -30,6 +29,7 @@ from xpc_instrument.channel.joiner import python_version
 from xpc_instrument.channel.lanes import LanePool
 from xpc_instrument.channel.limits import Limits
 from xpc_instrument.channel.peer import Peer
+from xpc_instrument.channel.primitives import Local, Tally, allocate_lock, get_ident
 from xpc_instrument.channel.transport import Address, parse_address
 from xpc_instrument.config import Config
 from xpc_instrument.errors import AddressInUseError, ConfigError, XpcError
@@ -76,8 +76,8 @@ class Agent:
         # The pipes of the forks that are under way, by thread; each tells the parent that its child is announced.
         self._births: Dict[int, Tuple[int, int]] = {}
         self._forks = 0
-        self._forking = threading.Lock()
-        self._synced = threading.Semaphore(0)
+        self._forking = allocate_lock()
+        self._synced = Tally()
         self.table.on_synced = self._on_synced
         self.table.on_joined = self._on_joined
         self.table.about_process = self.about
@@ -108,7 +108,7 @@ class Agent:
         sessions = len(discovery.ring(self.config.app, os.getpid()))
         deadline = time.monotonic() + _SYNC_TIMEOUT
         for _joined in range(sessions):
-            if not self._synced.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            if not self._synced.wait(max(0.0, deadline - time.monotonic())):
                 log.warning("%d sessions were told of this process, but not all joined within %s s", sessions, _SYNC_TIMEOUT)
                 return
 
@@ -191,7 +191,7 @@ class Agent:
             peer.lanes = pool
 
     def _on_synced(self, peer: Peer) -> None:
-        self._synced.release()
+        self._synced.add()
 
     def close(self) -> None:
         """Stop listening and withdraw; probe points stay as they are."""
@@ -225,13 +225,13 @@ class Agent:
         # A child that shares a fixed address is told of all hooks by its host, which may be this process: nothing to wait for.
         if self.config.manager.address == "unix":
             try:
-                self._births[threading.get_ident()] = os.pipe()
+                self._births[get_ident()] = os.pipe()
             except OSError as error:
                 log.warning("a child that is forked now may miss the hooks that are registered at this moment: %s", error)
 
     def after_fork_in_parent(self) -> None:
         """Have the service thread go on, once no other thread forks."""
-        birth = self._births.pop(threading.get_ident(), None)
+        birth = self._births.pop(get_ident(), None)
         host = self.host
         if birth is not None:
             os.close(birth[1])
@@ -246,11 +246,11 @@ class Agent:
 
     def after_fork_in_child(self) -> None:
         """Leave the parent's connections alone and listen at an address of our own."""
-        own = self._births.pop(threading.get_ident(), None)
+        own = self._births.pop(get_ident(), None)
         for other in self._births.values():
             os.close(other[0])
             os.close(other[1])
-        self._births, self._forks, self._forking = {}, 0, threading.Lock()
+        self._births, self._forks, self._forking = {}, 0, allocate_lock()
         try:
             self._begin_anew()
         finally:
@@ -260,7 +260,7 @@ class Agent:
 
     def _begin_anew(self) -> None:
         self.table.reset_after_fork()
-        self._synced = threading.Semaphore(0)
+        self._synced = Tally()
         host, member = self.host, self._member
         self.host = self._entry = self._member = None
         if host is None and member is None:
@@ -329,7 +329,7 @@ def _finalize_later(agent: Agent) -> None:
     util.Finalize(agent, guarded(agent.close), exitpriority=0)
 
 
-class _Forking(threading.local):
+class _Forking(Local):
     was_busy = False
 
 

@@ -12,6 +12,7 @@ import logging
 import time
 from typing import Any, Callable, List
 
+from xpc_instrument.channel.hubs import trio
 from xpc_instrument.channel.joiner import Joiner
 from xpc_instrument.channel.limits import Limits
 from xpc_instrument.channel.messages import Notice, Register
@@ -42,6 +43,10 @@ class RelayLanes:
 
     async def take_async(self, deadline: float) -> Wire:
         """Like `take`, without blocking the running loop."""
+        library = trio()
+        if library is not None:
+            taken: Wire = await library.to_thread.run_sync(self._joiner.take_call_lane, deadline)
+            return taken
         from asyncio import get_running_loop
 
         return await get_running_loop().run_in_executor(None, self._joiner.take_call_lane, deadline)

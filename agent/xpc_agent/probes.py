@@ -15,7 +15,6 @@ import json
 import logging
 import os
 import sys
-import threading
 import types
 from typing import Any, Callable, Dict, List, Optional, Set, Tuple, Union
 
@@ -23,6 +22,7 @@ from xpc_instrument.channel.codec import Frame
 from xpc_instrument.channel.joiner import python_version
 from xpc_instrument.channel.messages import Answer, Notice, Opcode, Query, Register, Unregister
 from xpc_instrument.channel.peer import Peer
+from xpc_instrument.channel.primitives import Local, RLock, allocate_lock
 from xpc_instrument.channel.wire import Wire
 from xpc_instrument.config import Config, ProbeConfig
 from xpc_instrument.errors import TargetError
@@ -59,7 +59,7 @@ class _Waiting:
         self.accepted = answer.ok
 
 
-class _Here(threading.local):
+class _Here(Local):
     """What a thread is patching: modules that have run meanwhile wait in `imported`."""
 
     def __init__(self) -> None:
@@ -79,7 +79,7 @@ class ProbeTable(Registry):
         self.on_joined: Optional[Callable[[Peer], None]] = None
         # What is to be told of the process as a whole.
         self.about_process: Callable[[], Dict[str, Any]] = dict
-        self._changing = threading.RLock()
+        self._changing = RLock()
         self._here = _Here()
         # The probes by the module of their target; those whose module is a glob are asked one by one.
         self._by_module: Dict[str, List[ProbeConfig]] = {}
@@ -393,7 +393,7 @@ class ProbeTable(Registry):
 
     def entered_thread(self) -> None:
         # The threads of the channel do nothing but work of ours.
-        busy.on = True
+        busy.ours = busy.on = True
 
     def joined(self, peer: Peer) -> None:
         peer.lanes.want = guarded(peer.lanes.want)
@@ -462,9 +462,9 @@ class ProbeTable(Registry):
 
     def reset_after_fork(self) -> None:
         """In a forked child, where another thread of the parent may have held the lock."""
-        self._changing = threading.RLock()
+        self._changing = RLock()
         self._here = _Here()
-        self._lock = threading.Lock()
+        self._lock = allocate_lock()
         self._names = {}
         reseed()
         self._peers, self._shared, self._waiting = {}, {}, {}

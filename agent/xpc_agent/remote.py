@@ -6,6 +6,7 @@ Rules:
 - Once the original has run, its outcome stands: an `after` hook that fails never raises. What a `before` hook itself raises is its own
   affair; with "raise" it keeps the original from running only if it could not be asked or did not answer.
 - An invocation that is under way while its hook is removed goes on without it; that is no failure.
+- What a signal handler raises in a thread that waits here, such as a time limit of the application, is the application's.
 - What goes wrong is counted by cause, and logged once per hook and cause (logger `xpc_agent`).
 - Whether an invocation calls the hook at all is the gate's affair (`gate.py`), which is told how calls end.
 """
@@ -35,6 +36,7 @@ from xpc_instrument.terms import Terms
 from .counters import HookCounters
 from .dispatch import Args, Invocation, Kwargs, busy, next_number, split
 from .gate import Gate, Patience
+from .interrupts import raise_on, raised_by_handler
 from .member import RelayedPeer, RelayLanes, relay_name
 
 log = logging.getLogger("xpc_agent")
@@ -441,7 +443,11 @@ class RemoteHook:
         return kind(f"the {self.mode} hook of pid {self.peer.pid} on {self.target} failed: {error}")
 
     def _failed(self, lane: Optional[Wire], error: Exception) -> bool:
-        """Count and log an error; False if it is none, because the hook was removed meanwhile."""
+        """Count and log an error; False if it is none, because the hook was removed meanwhile. Raises what a signal handler raised."""
+        raised = raised_by_handler(error)
+        if raised is not None:
+            self._abandon(lane)
+            raise_on(raised)
         if lane is not None:
             # After a whole answer the lane is good; after anything else nobody knows what comes next on it.
             if isinstance(error, (Failed, NotFound)):

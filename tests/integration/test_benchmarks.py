@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
-from typing import List
+from typing import Any, List
 
 import pytest
 
-from benchmarks.__main__ import main
-from benchmarks.measure import Effort, Group, Samples, measure
+from benchmarks import sizes
+from benchmarks.__main__ import ASKED_FOR, GROUPS, main
+from benchmarks.inflight import ASYNC
+from benchmarks.large import LARGE
+from benchmarks.loops import OwnLoop
+from benchmarks.measure import Effort, Group, Samples, can_pin, measure, pinned, seconds_of_threads
 from benchmarks.roundtrip import ROUNDTRIP, SEED, TCP
+from benchmarks.syscalls import SYSCALLS
+from benchmarks.threads import THREADS
+from benchmarks.unwaited import UNWAITED
+from xpc_instrument.hooks import Handle
 
 ROOT = Path(__file__).resolve().parents[2]
 # One block of each way: the least that goes through everything.
@@ -31,12 +42,19 @@ def test_the_table_is_printed_and_the_values_are_kept(tmp_path: Path) -> None:
     assert "disarmed: function, bare" in pyperf.BenchmarkSuite.load(str(file)).get_benchmark_names()
 
 
-@pytest.mark.parametrize("group", [ROUNDTRIP, TCP, SEED], ids=lambda group: group.name)
+# Whether hooks that nobody waits for are there to be measured.
+UNWAITED_TOO = [UNWAITED] if hasattr(Handle, "dropped") else []
+
+
+@pytest.mark.parametrize("group", [ROUNDTRIP, TCP, THREADS, LARGE, ASYNC, SEED, *UNWAITED_TOO], ids=lambda group: group.name)
 def test_processes_of_a_group_do_their_part_and_leave(group: Group) -> None:
     said: List[str] = []
     samples = measure(group, LEAST, said.append)
     assert said == [f"{group.name}: run 1 of 1"]
     for comparison in group.comparisons:
+        if comparison.needs:
+            assert comparison.needs == "numpy" and not sizes.has_numpy()
+            continue
         assert samples[comparison.way].values[0] > 0
         assert samples[comparison.baseline].values[0] > 0
 
@@ -65,3 +83,92 @@ def test_the_suite_is_in_pyperfs_form() -> None:
     benchmark = suite.get_benchmark("group: ours")
     assert benchmark.get_values() == (20e-6, 60e-6, 30e-6)
     assert [run.get_loops() for run in benchmark.get_runs()] == [10, 20]
+
+
+def test_what_is_asked_for_by_name_only_is_not_in_the_whole() -> None:
+    assert set(ASKED_FOR) < set(GROUPS)
+
+
+@pytest.mark.skipif(bool(UNWAITED_TOO), reason="hooks that nobody waits for are there")
+def test_hooks_that_nobody_waits_for_are_said_to_be_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--fast", "--only", "unwaited"]) == 1
+    assert "unwaited was not measured: this xpc_instrument registers no hooks with wait=False" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+def test_system_calls_are_counted_on_both_sides() -> None:
+    said: List[str] = []
+    head, _rule, *counts = SYSCALLS.table(said.append, 20).splitlines()
+    assert "`instead`, application" in head and "`before`, script" in head
+    assert said == ["syscalls: under strace"]
+    cells = {name: numbers for name, *numbers in ([cell.strip() for cell in one.strip("|").split("|")] for one in counts)}
+    # Each side sends and receives once for a call.
+    assert len(cells.pop("all")) == 4
+    assert all(float(number) >= 0.9 for numbers in (cells["sendto"], cells["recvfrom"]) for number in numbers)
+
+
+def test_without_strace_the_system_calls_are_said_not_to_be_counted(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("benchmarks.__main__.GROUPS", {"syscalls": SYSCALLS})
+    assert main(["--fast"]) == 0
+    assert capsys.readouterr().out == "syscalls was not measured: strace is not installed.\n"
+
+
+def test_a_turn_of_the_loop_that_takes_long_is_found() -> None:
+    own = OwnLoop()
+    released = threading.Event()
+
+    async def quick(amount: int, currency: str) -> int:
+        return amount
+
+    async def blocks(amount: int, currency: str) -> int:
+        # The least that blocks a loop: it waits for what never comes.
+        released.wait(0.002)
+        return amount
+
+    async def blocks_later(amount: int, currency: str) -> int:
+        import asyncio
+
+        await asyncio.sleep(0.001)
+        released.wait(0.02)
+        return amount
+
+    try:
+        figures, results = own.blocked_by(quick, 10)
+        assert results == [12] * 10
+        figures, _ = own.blocked_by(blocks, 10)
+        assert figures["first turn"] >= 0.02
+        assert figures["heartbeat"] >= 0.015
+        figures, _ = own.blocked_by(blocks_later, 2)
+        assert figures["first turn"] < 0.02 <= figures["later turns"]
+    finally:
+        own.close()
+
+
+def test_threads_share_the_calls_and_what_one_of_them_raises_is_raised() -> None:
+    seen: List[int] = []
+
+    def call(amount: int, currency: str) -> None:
+        seen.append(threading.get_ident())
+
+    def broken(amount: int, currency: str) -> Any:
+        raise RuntimeError("no such thing here")
+
+    assert seconds_of_threads([call, call], 10) > 0
+    assert sorted(seen.count(thread) for thread in set(seen)) == [5, 5]
+    with pytest.raises(RuntimeError, match="no such thing here"):
+        seconds_of_threads([call, broken], 2)
+
+
+@pytest.mark.skipif(not can_pin(), reason="there is one processor, or it cannot be chosen")
+def test_what_is_pinned_runs_on_one_processor_and_afterwards_on_all() -> None:
+    before = os.sched_getaffinity(0)
+    with pinned():
+        child = subprocess.run(
+            [sys.executable, "-c", "import os; print(len(os.sched_getaffinity(0)))"], capture_output=True, text=True, check=True
+        )
+        assert len(os.sched_getaffinity(0)) == 1
+    assert child.stdout == "1\n"
+    assert os.sched_getaffinity(0) == before

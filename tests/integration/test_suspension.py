@@ -26,7 +26,7 @@ import logging, sys
 logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(levelname)s %(message)s")
 import xpc_instrument
 app = xpc_instrument.connect("shop")
-app.after("shop:charge", lambda call: print("told of", call.args[0]))
+app.after("shop:charge", lambda call: sys.stdout.write(f"told of {call.args[0]}\\n"))
 print("armed")
 app.run()
 """

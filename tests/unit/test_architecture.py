@@ -28,7 +28,8 @@ LEVELS: Levels = (
     {"xpc_instrument.modes", "xpc_instrument.terms", "xpc_instrument.stats"},
     # the channel
     {"xpc_instrument.channel"},
-    {"xpc_instrument.channel.limits", "xpc_instrument.channel.messages"},
+    {"xpc_instrument.channel.limits", "xpc_instrument.channel.messages", "xpc_instrument.channel.primitives"},
+    {"xpc_instrument.channel.hubs"},  # where gevent, eventlet and trio switch tasks
     {"xpc_instrument.channel.codec"},
     {"xpc_instrument.channel.connection"},
     {"xpc_instrument.channel.wire"},
@@ -46,7 +47,7 @@ LEVELS: Levels = (
     {"xpc_instrument.registry"},
     {"xpc_instrument.manager"},
     # the agent
-    {"xpc_agent.targets", "xpc_agent.dispatch", "xpc_agent.member", "xpc_agent.counters"},
+    {"xpc_agent.targets", "xpc_agent.dispatch", "xpc_agent.member", "xpc_agent.counters", "xpc_agent.interrupts"},
     {"xpc_agent.gate", "xpc_agent.reports"},
     {"xpc_agent.imports"},
     {"xpc_agent.patching.interface"},
@@ -86,6 +87,10 @@ APART = (
 # What is not in the standard library, and who alone may import it.
 THIRD_PARTY = {
     "wrapt": {"xpc_agent.patching.wrapper"},
+    # Of the application's own, where it has loaded them.
+    "gevent": {"xpc_instrument.channel.hubs"},
+    "gevent.hub": {"xpc_instrument.channel.hubs"},
+    "eventlet": {"xpc_instrument.channel.hubs"},
     "cloudpickle": {"xpc_instrument.pickling"},
     "tomli": {"xpc_instrument.toml"},
     "rich": {"xpc_instrument.cli.output"},

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from math import inf
 from typing import Dict, List
 
 import pytest
 
-from benchmarks.measure import Comparison, Samples, calibrate, in_turn
+from benchmarks.measure import TAIL, Comparison, Effort, Group, Samples, calibrate, in_turn, measure, percentile
 from benchmarks.report import differences, expectation, in_units, quartiles, ratios, row, table
+from benchmarks.syscalls import count
 
 pytestmark = pytest.mark.no_process
 
@@ -105,3 +108,73 @@ def test_what_two_ways_add_to_a_common_part_is_compared() -> None:
     assert differences([2e-9], [3e-9]) == [1e-12]
     with pytest.raises(ValueError, match="not measured together"):
         differences([1.0], [])
+
+
+def test_calls_that_are_timed_one_by_one_give_a_median_for_each_round_and_a_tail_for_each_run() -> None:
+    blocks = iter([[1.0] * 50, [1.0] * 49 + [2.0], [3.0] * 48 + [9.0] * 2])
+
+    def way(loops: int) -> List[float]:
+        assert loops == 50
+        return next(blocks)
+
+    group = Group("", lambda: nullcontext({"ours": way}), (), loops=50)
+    found = measure(group, Effort(runs=1, rounds=2, block=inf), lambda text: None)
+    # The first block warms up.
+    assert found["ours"].runs == [[1.0, 3.0]]
+    assert found["ours" + TAIL].runs == [[9.0]]
+    assert found["ours" + TAIL].loops == [100]
+
+
+@pytest.mark.parametrize(("part", "value"), [(99, 99.0), (50, 50.0), (100, 100.0), (0, 1.0)])
+def test_a_percentile_is_one_of_the_values(part: int, value: float) -> None:
+    assert percentile([float(number) for number in range(100, 0, -1)], part) == value
+    assert percentile([5.0], part) == 5.0
+
+
+def test_a_block_may_give_several_figures_which_are_not_divided_by_its_calls() -> None:
+    figures: Dict[str, float] = {"first": 1.0, "later": 2.0}
+    group = Group("", lambda: nullcontext({"ours": lambda loops: figures}), (), loops=1000, rounds=2)
+    found = measure(group, Effort(runs=2, rounds=9, block=inf), lambda text: None)
+    assert {name: samples.runs for name, samples in found.items()} == {
+        "ours, first": [[1.0, 1.0], [1.0, 1.0]],
+        "ours, later": [[2.0, 2.0], [2.0, 2.0]],
+    }
+
+
+def test_calls_per_second_are_compared_the_other_way_round() -> None:
+    found = row(Comparison("", "ours", "bare", above=0.6, rate=True), SAMPLES)
+    assert (round(found.ratio, 6), found.expected) == (0.5, "above 0.6: missed")
+
+
+@pytest.mark.parametrize(("more", "text"), [(0.02, "at most 20.0 ms more"), (19e-6, "at most 19.0 µs more: missed")])
+def test_what_may_be_more_than_the_baseline_is_held_against_the_difference(more: float, text: str) -> None:
+    assert row(Comparison("", "ours", "bare", more=more), SAMPLES).expected == text
+
+
+def test_a_row_that_needs_what_is_not_here_says_so() -> None:
+    lines = table([row(Comparison("an array", "ours", "bare", below=2, needs="numpy"), {})]).splitlines()
+    assert [cell.strip() for cell in lines[2].strip("|").split("|")] == ["an array", "bare", "-", "-", "-", "-", "not run: needs numpy"]
+
+
+STRACE = """\
+10 openat(AT_FDCWD, "/x", O_RDONLY) = 3
+10 faccessat2(AT_FDCWD, "/tmp/a/begins", F_OK) = -1 ENOENT (No such file or directory)
+10 sendto(3, "..."..., 4, MSG_DONTWAIT, NULL, 0) = 4
+11 futex(0x7f, FUTEX_WAIT_PRIVATE, 0, NULL <unfinished ...>
+10 recvfrom(3,  <unfinished ...>
+11 <... futex resumed>) = 0
+10 <... recvfrom resumed>"...", 16384, 0, NULL, NULL) = 4
+10 --- SIGCHLD {si_signo=SIGCHLD} ---
+10 sendto(3, "..."..., 4, MSG_DONTWAIT, NULL, 0) = 4
+10 faccessat2(AT_FDCWD, "/tmp/a/ends", F_OK) = -1 ENOENT (No such file or directory)
+10 close(3) = 0
+""".splitlines()
+
+
+def test_system_calls_between_two_marks_are_counted_once_each() -> None:
+    assert count(STRACE, "begins", "ends") == {"sendto": 2, "recvfrom": 1, "futex": 1}
+
+
+def test_a_mark_that_strace_has_not_seen_is_an_error() -> None:
+    with pytest.raises(ValueError, match="strace has seen nothing of over"):
+        count(STRACE, "begins", "over")

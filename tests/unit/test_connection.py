@@ -119,3 +119,9 @@ def test_nothing_but_the_handshake_is_heard_before_its_end(opcode: Opcode) -> No
     with pytest.raises(RemoteProtocolError):
         listener.shake(Frame(opcode, 0, b"{}"), WELCOME)
     assert listener.reader.limit == 4096
+
+
+def test_each_state_has_the_rows_of_the_table_that_are_its_own() -> None:
+    rows = {(state, SEND, opcode): to for state in State for opcode, to in state.sends.items()}
+    rows.update({(state, RECEIVE, opcode): to for state in State for opcode, to in state.receives.items()})
+    assert rows == TRANSITIONS

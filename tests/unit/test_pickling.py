@@ -8,6 +8,7 @@ import dataclasses
 import io
 import itertools
 import pickle
+import pickletools
 import sys
 import threading
 import types
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 
 from xpc_instrument.errors import PayloadError, ReferenceExpiredError, RemoteError, RemoteTraceback
 from xpc_instrument.exceptions import dump_exception, load_exception
-from xpc_instrument.pickling import RECORD_SLACK, Traits, dump, load, type_name
+from xpc_instrument.pickling import RECORD_SLACK, Traits, are_small, dump, dump_small, load, type_name
 from xpc_instrument.references import (
     MAX_ITEMS,
     Reference,
@@ -27,6 +28,7 @@ from xpc_instrument.references import (
     dump_or_refer,
     dump_result,
     dump_with_asker,
+    is_plain,
     is_unchanged,
     load_with_asker,
     load_with_table,
@@ -675,3 +677,59 @@ def test_huge_and_recursive_values_have_short_texts() -> None:
     assert safe_repr(list(range(10**6))) == "list(0, 1, 2, 3, ...)"
     assert safe_repr({1: 2}) == "{1: 2}"
     assert safe_repr(types.SimpleNamespace()).startswith("types.SimpleNamespace at")
+
+
+# the short way of small values ---------------------------------------------------------------------------------------------
+
+ATOMS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()
+NESTED = st.recursive(ATOMS, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner) | st.tuples(inner, inner))
+
+
+@given(NESTED)
+def test_what_counts_as_small_names_nothing_and_comes_back_equal(value: Any) -> None:
+    if not are_small((value,)):
+        return
+    body = dump_small(value)
+    assert pickle.loads(body) == value
+    assert not any(opcode.name in ("GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD") for opcode, _, _ in pickletools.genops(body))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Point(1, 2),
+        Foreign(),
+        [Foreign()],
+        {"key": Foreign()},
+        {Foreign: 1},
+        [[[[1]]]],
+        "x" * 5000,
+        b"x" * 5000,
+        list(range(100)),
+        dict.fromkeys(range(100)),
+        type("Integer", (int,), {})(3),
+        type("Text", (str,), {})("x"),
+        {1, 2},
+        pickle.loads,
+    ],
+    ids=lambda value: type_name(value),
+)
+def test_what_is_large_deep_or_no_plain_value_does_not_count_as_small(value: Any) -> None:
+    assert not are_small((value,))
+
+
+def test_the_limit_holds_for_small_values_too() -> None:
+    with pytest.raises(PayloadError, match="max-payload"):
+        dump("x" * 500, Traits("3.11", "3.11", 100))
+
+
+def test_a_list_that_contains_itself_is_not_small() -> None:
+    items: List[Any] = []
+    items.append(items)
+    assert not are_small((items,))
+
+
+def test_a_pickle_that_names_something_is_not_taken_for_plain() -> None:
+    assert is_plain(dump_small((1, "two")))
+    assert not is_plain(pickle.dumps(Point(1, 2), 5))
+    assert not is_plain(pickle.dumps(Table().handle(object()), 5))

@@ -11,11 +11,11 @@ from typing import Any, List
 
 import pytest
 
-from xpc_instrument.channel.codec import encode
-from xpc_instrument.channel.connection import Connection
+from xpc_instrument.channel.codec import HEADER, encode
+from xpc_instrument.channel.connection import Connection, State
 from xpc_instrument.channel.messages import Opcode
 from xpc_instrument.channel.wire import Wire
-from xpc_instrument.errors import ChannelError, DeadlineError
+from xpc_instrument.errors import ChannelError, DeadlineError, LocalProtocolError
 
 
 class ClosingPoller:
@@ -132,4 +132,36 @@ def test_a_peer_that_does_not_read_blocks_no_thread_that_must_not_wait() -> None
             rest = wire.transmit_some(rest)
             assert rest
         assert wire.drain() == []
+        wire.close()
+
+
+@pytest.mark.parametrize("size", [0, 1, 16 * 1024, 1_000_000])
+def test_put_says_what_send_says_whatever_fits_into_the_socket(size: int) -> None:
+    body = b"x" * size
+    received = []
+    for method in ("put", "send"):
+        near, far = socket.socketpair()
+        with far:
+            wire = Wire(near, Connection(dialling=True, key=b"", max_payload=1000))
+            wire.connection.state = State.CALLER_IDLE
+            reader = threading.Thread(target=lambda far=far: received.append(far.recv(size + HEADER.size, socket.MSG_WAITALL)))
+            reader.start()
+            if method == "put":
+                wire.put(Opcode.CALL, 7, body, time.monotonic() + 10)
+            else:
+                wire.send(time.monotonic() + 10, Opcode.CALL, 7, body)
+            reader.join(10)
+            assert wire.connection.state is State.CALLER_WAITING
+            wire.close()
+    assert received[0] == received[1]
+    assert len(received[0]) == size + HEADER.size
+
+
+def test_put_refuses_what_the_state_does_not_allow() -> None:
+    near, far = socket.socketpair()
+    with far:
+        wire = Wire(near, Connection(dialling=True, key=b"", max_payload=1000))
+        wire.connection.state = State.CALLEE_IDLE
+        with pytest.raises(LocalProtocolError, match="CALL"):
+            wire.put(Opcode.CALL, 7, b"", None)
         wire.close()

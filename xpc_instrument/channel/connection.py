@@ -23,7 +23,7 @@ import hmac
 import secrets
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from ..errors import AuthenticationError, LocalProtocolError, RemoteProtocolError
+from ..errors import AuthenticationError, CrowdedError, LocalProtocolError, RemoteProtocolError
 from .codec import MAX_CONTROL, Bytes, Frame, FrameReader, dump_message, encode, load_message
 from .limits import Limits
 from .messages import PROTOCOL_VERSION, Challenge, Hello, Message, Opcode, Proof, Refused, Role, Welcome
@@ -218,11 +218,10 @@ class Connection:
         self.accept(frame)
         message = self.read(frame)
         if isinstance(message, Refused):
-            raise (
-                AuthenticationError(message.message)
-                if message.reason == "authentication"
-                else RemoteProtocolError(f"refused ({message.reason}): {message.message}")
-            )
+            if message.reason == "authentication":
+                raise AuthenticationError(message.message)
+            kind = CrowdedError if message.reason == "crowded" else RemoteProtocolError
+            raise kind(f"refused ({message.reason}): {message.message}")
         if isinstance(message, Hello):
             self.hello = message
             self._hello_bytes = bytes(frame.body)

@@ -3,7 +3,8 @@
 Rules:
 - One service thread does all of it, with non-blocking sockets and one `poll`; it never runs a callback of a user and never waits for
   a peer. What an invocation needs, the calling thread does itself on a lane.
-- The thread is started below the `threading` module, so that an application that counts or joins its threads does not see it.
+- The thread is started below the `threading` module, so that an application that counts or joins its threads does not see it; and it is
+  a real one, with real locks, wherever gevent or eventlet has patched them (`primitives`).
 - It can be paused around a fork and resumed after it: a child must not inherit half of its work, and from Python 3.12 on `os.fork`
   warns when the process has a second thread. Resumed, it may have to wait for a birth before it answers anybody.
 - What waits to be sent to a peer is bounded; a peer that does not read is gone.
@@ -11,7 +12,6 @@ Rules:
 
 from __future__ import annotations
 
-import _thread
 import errno
 import logging
 import os
@@ -39,6 +39,7 @@ from .messages import (
     Welcome,
 )
 from .peer import Peer, Policy
+from .primitives import Selector, accept, allocate_lock, get_ident, read, start_new_thread, write
 from .transport import Address, check_peer, listen
 from .wire import Wire
 
@@ -87,7 +88,7 @@ class Host:
         self._logger = logger
         self._listener: Optional[socket.socket] = None
         self._inode = 0
-        self._selector: Optional[selectors.BaseSelector] = None
+        self._selector: Optional[Selector] = None
         self._strangers: Dict[int, _Stranger] = {}
         self._serving: Dict[int, Wire] = {}
         self._wake_r = self._wake_w = -1
@@ -116,16 +117,20 @@ class Host:
         self._wake_r, self._wake_w = os.pipe()
         os.set_blocking(self._wake_r, False)
         os.set_blocking(self._wake_w, False)
-        # PollSelector has no descriptor of its own that a forked child would share with its parent.
-        self._selector = selectors.PollSelector()
+        self._selector = Selector()
         self._selector.register(self._wake_r, selectors.EVENT_READ, None)
         self._selector.register(self._listener, selectors.EVENT_READ, self._listener)
         self.resume()
 
+    @property
+    def in_service_thread(self) -> bool:
+        """Whether the calling thread is the one that serves."""
+        return bool(get_ident() == self._thread_id)
+
     def wake(self) -> None:
         """Have the service thread look at everything again."""
         try:
-            os.write(self._wake_w, b"w")
+            write(self._wake_w, b"w")
         except BlockingIOError:
             pass  # it has not read the earlier wake-ups yet, so it will look
         except OSError as error:
@@ -149,11 +154,11 @@ class Host:
         if self._running or self._listener is None:
             return
         self._running = True
-        stopped = _thread.allocate_lock()
+        stopped = allocate_lock()
         stopped.acquire()
         previous, self._stopped = self._stopped, stopped
         try:
-            _thread.start_new_thread(self._run, (stopped, previous))
+            start_new_thread(self._run, (stopped, previous))
         except RuntimeError as error:
             self._running = False
             stopped.release()
@@ -173,7 +178,7 @@ class Host:
         """Close the listener, all connections and lanes, and end the service thread. A unix socket of ours is unlinked."""
         if self._listener is None:
             return
-        if _thread.get_ident() != self._thread_id:
+        if get_ident() != self._thread_id:
             self.pause(timeout=5.0)
         self._running = False
         self._unlink()
@@ -229,7 +234,7 @@ class Host:
             # One that was paused in the middle of something longer ends it first.
             previous.acquire()
             previous.release()
-        self._thread_id = _thread.get_ident()
+        self._thread_id = get_ident()
         self._policy.entered_thread()
         try:
             self._await_births(stopped)
@@ -244,7 +249,7 @@ class Host:
         deadline = time.monotonic() + _BIRTH_TIMEOUT
         waited = bool(self._births)
         while self._births and self._running and self._stopped is stopped:
-            with selectors.PollSelector() as selector:
+            with Selector() as selector:
                 selector.register(self._wake_r, selectors.EVENT_READ)
                 selector.register(self._births[-1], selectors.EVENT_READ)
                 ready = [key.fd for key, _ in selector.select(max(0.0, deadline - time.monotonic()))]
@@ -277,7 +282,7 @@ class Host:
 
     def _drain_wakeups(self) -> None:
         try:
-            while os.read(self._wake_r, 512):
+            while read(self._wake_r, 512):
                 pass
         except BlockingIOError:
             pass
@@ -303,11 +308,11 @@ class Host:
             if now - peer.last_heard > self.limits.silence:
                 self._lose(peer, f"nothing was heard of it for {self.limits.silence} s")
                 continue
+            if peer.blocked:
+                peer.flush()
             wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if peer.blocked else 0)
             if selector.get_key(peer.wire.sock).events != wanted:
                 selector.modify(peer.wire.sock, wanted, peer)
-            if peer.blocked:
-                peer.flush()
         if self._rest_until and now >= self._rest_until:
             self._rest_until = 0.0
             selector.register(self._listener, selectors.EVENT_READ, self._listener)
@@ -324,7 +329,7 @@ class Host:
         assert selector is not None and listener is not None
         for _ in range(32):
             try:
-                sock, _where = listener.accept()
+                sock = accept(listener)
             except BlockingIOError:
                 return
             except OSError as error:
@@ -336,7 +341,7 @@ class Host:
                 continue  # that connection was gone before we took it
             if len(self._strangers) >= self.limits.max_unauthenticated:
                 oldest = next(iter(self._strangers.values()))
-                self._refuse(oldest, "busy", "too many connections wait for their handshake")
+                self._refuse(oldest, "crowded", "too many connections wait for their handshake")
             limits = self.limits
             connection = Connection(dialling=False, key=self._key, max_payload=limits.max_payload, max_nesting=limits.max_nesting)
             wire = Wire(sock, connection)
@@ -434,7 +439,13 @@ class Host:
             wire.close()
         else:
             self._serving[id(wire)] = wire
-            _thread.start_new_thread(self._serve, (wire, hello))
+            try:
+                start_new_thread(self._serve, (wire, hello))
+            except RuntimeError as error:
+                # The process has no room for a thread: its caller is turned away, and all others are served on.
+                self._logger.warning("a call of pid %d at %s cannot be served: %s", hello.pid, self.address, error)
+                self._serving.pop(id(wire), None)
+                wire.close()
 
     def _serve(self, wire: Wire, hello: Hello) -> None:
         try:

@@ -9,6 +9,7 @@ Rules:
 from __future__ import annotations
 
 import os
+import random
 import secrets
 import sys
 import threading
@@ -16,7 +17,7 @@ import time
 from typing import Any, Callable, Dict, List, Mapping, Optional
 
 from .. import errors
-from ..errors import AuthenticationError, ChannelError, DeadlineError, RemoteProtocolError, XpcError
+from ..errors import AuthenticationError, ChannelError, CrowdedError, DeadlineError, RemoteProtocolError, XpcError
 from .codec import Frame
 from .connection import new_nonce
 from .limits import Limits
@@ -37,6 +38,9 @@ from .messages import (
 )
 from .transport import Address, dial
 from .wire import Wire
+
+# How long a node waits before it dials again where many came at once, in seconds; each time longer, by chance.
+_FIRST_PAUSE = 0.005
 
 
 def python_version() -> str:
@@ -136,7 +140,16 @@ class Joiner:
             python=python_version(),
             program=os.path.basename(sys.argv[0] or "python")[:200] if getattr(sys, "argv", None) else "python",
         )
-        return dial(self.address, self._key, hello, deadline, self.limits)
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                return dial(self.address, self._key, hello, deadline, self.limits)
+            except CrowdedError:
+                # Many came at once and we had to give way. Not all again at the same moment.
+                pause *= 1 + random.random()  # noqa: S311 - no secret
+                if time.monotonic() + pause >= deadline or self._closed:
+                    raise
+                time.sleep(pause)
 
     def _end(self, reason: str) -> None:
         with self._lock:
@@ -177,6 +190,9 @@ class Joiner:
                 self._obey(wire.connection.read(frame))
         except (OSError, XpcError) as error:
             reason = str(error)
+        except Exception as error:
+            # A control connection that nobody reads any more must not be taken for alive.
+            reason = f"{type(error).__name__}: {error}"
         self._end(reason)
 
     def _obey(self, message: Any) -> None:
@@ -188,7 +204,10 @@ class Joiner:
                 pending.done.set()
         elif isinstance(message, LanesWanted):
             # In a thread of its own: a handshake needs the host's answer, and this thread must go on reading.
-            threading.Thread(target=self._open_lanes, args=(message.count,), name="xpc-instrument dialling", daemon=True).start()
+            try:
+                threading.Thread(target=self._open_lanes, args=(message.count,), name="xpc-instrument dialling", daemon=True).start()
+            except RuntimeError as error:
+                self._missed(message.count, f"no thread can be started for a lane: {error}")
         elif isinstance(message, Notice) and self._on_notice is not None:
             self._on_notice(message)
 
@@ -273,14 +292,21 @@ class Joiner:
                 self._open_lane(time.monotonic() + self.limits.connect_timeout)
                 opened += 1
         except (OSError, AuthenticationError, RemoteProtocolError) as error:
-            if not self._closed and self._on_notice is not None:
-                self._on_notice(Notice("no-lane", {"message": str(error)}))
-        if opened < count and not self._closed:
-            # Else the host would wait for them, and never ask for others.
-            try:
-                self.notify("no-lane", count=count - opened)
-            except ChannelError:
-                pass  # the host is gone, which the control thread sees too
+            self._missed(count - opened, str(error))
+            return
+        if opened < count:
+            self._missed(count - opened, "")
+
+    def _missed(self, count: int, why: str) -> None:
+        """Tell the host that so many lanes will not come, lest it wait for them and never ask for others; and this side, why."""
+        if self._closed:
+            return
+        if why and self._on_notice is not None:
+            self._on_notice(Notice("no-lane", {"message": why}))
+        try:
+            self.notify("no-lane", count=count)
+        except ChannelError:
+            pass  # the host is gone, which the control thread sees too
 
     def _open_lane(self, deadline: float) -> None:
         wire = self._dial(Role.SERVE, deadline)
@@ -290,7 +316,11 @@ class Joiner:
                 wire.close()
                 return
             # Started before anybody can find it, since `close` joins what it finds.
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError as error:
+                wire.close()
+                raise ChannelError(f"no thread can be started for a lane: {error}") from error
             self._serving[wire] = thread
 
     def _serve_lane(self, wire: Wire) -> None:

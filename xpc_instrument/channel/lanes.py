@@ -6,16 +6,21 @@ Rules:
   lanes and the waiters are deques, whose single operations are atomic; a waiter that is woken looks again.
 - Whoever takes the last free lane, or finds none, asks for one more, up to the limit.
 - A lane that is not used any more settles its account; what was waited for a lane is on the account of whom it is for.
+- A thread may be interrupted anywhere, by a signal handler that raises. A lane that it had in its hands is known here weakly: nobody
+  gives it back, but it ends with its last reference and leaves its place to another. A waiter that leaves passes on its wake-up.
 """
 
 from __future__ import annotations
 
-import _thread
 import time
 from collections import deque
-from typing import Any, Callable, Deque, Dict, List, Optional
+from sys import modules
+from typing import Any, Callable, Deque, List, Optional
+from weakref import WeakValueDictionary
 
 from ..errors import ChannelError, DeadlineError
+from .hubs import GREENLET, NO_LOOP, TrioBell, hub, trio
+from .primitives import allocate_lock
 from .wire import Wire
 
 
@@ -26,7 +31,7 @@ class LanePool:
         self.want = want
         self._limit = limit
         self._free: Deque[Wire] = deque()
-        self._all: Dict[int, Wire] = {}
+        self._all: WeakValueDictionary[int, Wire] = WeakValueDictionary()
         self._waiters: Deque[Callable[[], None]] = deque()
         self._asked = 0
         self.closed = False
@@ -84,30 +89,38 @@ class LanePool:
         if wire is not None:
             return wire
         started = time.monotonic()
-        lock = _thread.allocate_lock()
-        lock.acquire()
-        wake = _Release(lock)
-        while True:
-            self._waiters.append(wake)
-            self._ask()
-            wire = self._pop()
-            if wire is not None:
-                self._forget(wake)
-                return _after_waiting(wire, started)
-            remaining = -1.0 if deadline is None else deadline - time.monotonic()
-            if (deadline is not None and remaining <= 0) or not lock.acquire(True, remaining):
-                self._forget(wake)
-                raise DeadlineError("no lane became free in time")
+        green = hub() if GREENLET in modules else None
+        wake: Any = _Release() if green is None else green.bell()
+        try:
+            while True:
+                self._waiters.append(wake)
+                self._ask()
+                wire = self._pop()
+                if wire is not None:
+                    return _after_waiting(wire, started)
+                remaining = -1.0 if deadline is None else deadline - time.monotonic()
+                if (deadline is not None and remaining <= 0) or not wake.wait(remaining):
+                    raise DeadlineError("no lane became free in time")
+        finally:
+            # Also when the thread is interrupted: a wake-up that goes to nobody is one that somebody misses.
+            self._forget(wake)
+            wake.close()
 
     async def take_async(self, deadline: Optional[float]) -> Wire:
         """Like `take`, without blocking the running loop."""
         wire = self._pop()
         if wire is not None:
             return wire
+        library = trio()
+        if library is not None:
+            return await self._take_in_trio(library, deadline)
         from asyncio import get_running_loop
 
         started = time.monotonic()
-        loop = get_running_loop()
+        try:
+            loop = get_running_loop()
+        except RuntimeError:
+            raise ChannelError(NO_LOOP) from None
         while True:
             woken = loop.create_future()
             wake = _Settle(loop, woken)
@@ -131,6 +144,21 @@ class LanePool:
                 self._forget(wake)
                 if timer is not None:
                     timer.cancel()
+
+    async def _take_in_trio(self, library: Any, deadline: Optional[float]) -> Wire:
+        started = time.monotonic()
+        while True:
+            bell = TrioBell(library)
+            self._waiters.append(bell)
+            try:
+                self._ask()
+                wire = self._pop()
+                if wire is not None:
+                    return _after_waiting(wire, started)
+                if not await bell.wait(deadline):
+                    raise DeadlineError("no lane became free in time")
+            finally:
+                self._forget(bell)
 
     def close(self) -> None:
         """Close all lanes and wake all that wait."""
@@ -175,7 +203,12 @@ class LanePool:
         missing = min(waiting - self._asked, room)
         if missing > 0:
             self._asked += missing
-            self.want(missing)
+            try:
+                self.want(missing)
+            except BaseException:
+                # Whether it was said is not known: rather one lane too many than one too few.
+                self.missed(missing)
+                raise
 
     def _wake_one(self) -> None:
         try:
@@ -206,8 +239,9 @@ class _Release:
 
     __slots__ = ("_lock",)
 
-    def __init__(self, lock: Any) -> None:
-        self._lock = lock
+    def __init__(self) -> None:
+        self._lock = allocate_lock()
+        self._lock.acquire()
 
     def __call__(self) -> None:
         try:
@@ -215,6 +249,12 @@ class _Release:
         except RuntimeError:
             # Woken twice: it looks at the free lanes anyway.
             pass
+
+    def wait(self, timeout: float) -> bool:
+        return bool(self._lock.acquire(True, timeout))
+
+    def close(self) -> None:
+        """As a greenlet's bell, which has something to close."""
 
 
 class _Settle:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Deque, Optional
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Deque, Optional
 from .codec import Bytes
 from .lanes import LanePool
 from .messages import Answer, Hello, LanesWanted, Message, Notice, Query, Register, Unregister
+from .primitives import allocate_lock
 from .wire import Wire
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Peer:
         self.calls = 0  # lanes on which this peer calls us
         self._host = host
         self._outbox: Deque[Bytes] = deque()
-        self._sending = _thread.allocate_lock()
+        self._sending = allocate_lock()
 
     def __repr__(self) -> str:
         return f"<Peer {self.program!r} pid {self.pid}>"
@@ -74,7 +74,12 @@ class Peer:
     def post(self, message: Message) -> None:
         """Send a control message from any thread, without waiting."""
         self._outbox.extend(self.wire.connection.say(message))
-        self.flush()
+        if self._host.in_service_thread:
+            self.flush()
+        else:
+            # A thread of the application may be interrupted by a signal handler that raises: between two steps of sending, a message
+            # would be lost or sent twice, or the lock kept. The service thread is never interrupted.
+            self._host.wake()
 
     def notify(self, kind: str, **data: Any) -> None:
         """Tell the peer something that needs no answer."""
@@ -86,7 +91,7 @@ class Peer:
         return bool(self._outbox)
 
     def flush(self) -> None:
-        """Send what the socket takes now; the service thread sends the rest."""
+        """Send what the socket takes now, in the service thread; it looks again when the socket takes more."""
         # Whoever finds the lock taken leaves its message to the holder, who looks again after letting go.
         while self._outbox and not self.gone and self._sending.acquire(False):
             try:
@@ -94,7 +99,6 @@ class Peer:
             finally:
                 self._sending.release()
             if stuck:
-                self._host.wake()
                 return
 
     def _flush_locked(self) -> bool:

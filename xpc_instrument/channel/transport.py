@@ -16,7 +16,7 @@ import struct
 import sys
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, List, Optional, Tuple, Union
+from typing import TYPE_CHECKING, Any, List, Optional, Sequence, Tuple, Union
 
 from ..errors import (
     AddressInUseError,
@@ -27,9 +27,11 @@ from ..errors import (
     NobodyListensError,
     RemoteProtocolError,
 )
+from .codec import Bytes
 from .connection import Connection
 from .limits import Limits
 from .messages import Hello, Welcome
+from .primitives import Socket
 from .wire import Wire
 
 if TYPE_CHECKING:
@@ -105,7 +107,7 @@ def listen(address: Address) -> socket.socket:
     """
     if address.is_unix:
         return _listen_unix(address)
-    sock = socket.socket(socket.AF_INET6 if ":" in address.host else socket.AF_INET, socket.SOCK_STREAM)
+    sock = Socket(socket.AF_INET6 if ":" in address.host else socket.AF_INET, socket.SOCK_STREAM)
     try:
         # Lets a node that was shut down start again at once; two live listeners are still refused on POSIX.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -122,7 +124,7 @@ def _listen_unix(address: Address) -> socket.socket:
     _require_unix()
     path = address.path
     for attempt in (1, 2):
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock = Socket(socket.AF_UNIX, socket.SOCK_STREAM)
         # Bound under a name of its own, made private, then given its real name: nobody can connect before the mode is
         # right, no umask is changed, and of two nodes that start at once exactly one gets the name.
         temporary = f"{path[: MAX_UNIX_PATH - 9]}.{os.urandom(4).hex()}"
@@ -171,7 +173,7 @@ def _remove_dead_socket(path: str) -> bool:
 def socket_is_alive(path: str) -> bool:
     """Whether a process listens on the unix socket at `path`."""
     _require_unix()
-    probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    probe = Socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         probe.setblocking(False)
         probe.connect(path)
@@ -216,11 +218,11 @@ def dial(address: Address, key: bytes, hello: Hello, deadline: float, limits: Li
     try:
         check_peer(sock)
         nobody = Welcome("", 0, "", "", 0)
-        wire.transmit(wire.connection.start(hello), deadline)
+        pieces = wire.connection.start(hello)
         while not wire.connection.open:
-            pieces = wire.connection.shake(wire.receive(deadline), nobody)
             if pieces:
-                wire.transmit(pieces, deadline)
+                _transmit_or_hear_why(wire, pieces, deadline)
+            pieces = wire.connection.shake(wire.receive(deadline), nobody)
     except DeadlineError:
         wire.close()
         raise ConnectTimeoutError(
@@ -238,6 +240,17 @@ def dial(address: Address, key: bytes, hello: Hello, deadline: float, limits: Li
     return wire
 
 
+def _transmit_or_hear_why(wire: Wire, pieces: Sequence[Bytes], deadline: float) -> None:
+    """Send a part of the handshake; if the other side has closed the connection, raise the reason that it sent before, if it did."""
+    try:
+        wire.transmit(pieces, deadline)
+    except DeadlineError:
+        raise
+    except ChannelError:
+        wire.connection.shake(wire.receive(deadline), Welcome("", 0, "", "", 0))
+        raise
+
+
 def _connect(address: Address, deadline: float) -> socket.socket:
     if address.is_unix:
         _require_unix()
@@ -250,7 +263,7 @@ def _connect(address: Address, deadline: float) -> socket.socket:
         candidates = [(int(family), where) for family, _, _, _, where in found]
     failure: Optional[OSError] = None
     for family, where in candidates:
-        sock = socket.socket(family, socket.SOCK_STREAM)
+        sock = Socket(family, socket.SOCK_STREAM)
         try:
             sock.settimeout(max(0.001, deadline - time.monotonic()))
             sock.connect(where)

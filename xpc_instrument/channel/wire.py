@@ -2,8 +2,8 @@
 
 Rules:
 - Whoever waits does so in the thread that needs the answer, with a deadline: first in `recv` itself, for `_PATIENCE` at most, which
-  spares a system call and lets the kernel keep both sides on one processor; then in `poll`. All else that touches a socket says
-  MSG_DONTWAIT.
+  spares a system call and lets the kernel keep both sides on one processor; then in `poll`, as from the beginning where a timer ticks.
+  All else that touches a socket says MSG_DONTWAIT. A greenlet waits through its hub instead, and a task through its loop.
 - A deadline is a `time.monotonic()` instant in seconds, or None for none.
 - A wire whose thread (or task) waits is shut down by `close`, which wakes the waiter; the descriptor is closed by the waiter. Closed
   under it, the number would soon mean another file, and the waiter would wait for that one.
@@ -12,16 +12,19 @@ Rules:
 
 from __future__ import annotations
 
-import select
+import signal
 import socket
 import struct
+from sys import modules
 from time import monotonic
 from typing import TYPE_CHECKING, Any, List, Optional, Sequence
 
 from ..errors import ChannelError, DeadlineError
 from .codec import HEADER, Bytes, Frame
 from .connection import Connection
+from .hubs import GREENLET, NO_LOOP, hub, trio, wait_in_trio
 from .messages import Message, Opcode
+from .primitives import POLLIN, POLLOUT, poll
 
 if TYPE_CHECKING:
     import asyncio
@@ -36,14 +39,37 @@ _NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
 _DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
 _AT_ONCE = _NO_SIGNAL | _DONT_WAIT
 # How long `recv` waits at most, in seconds: longer than most answers take, shorter than any wait that has to end in time.
-_PATIENCE = 0.04
+_PATIENCE = 0.005
 _TIMEVAL = struct.pack("ll", 0, int(_PATIENCE * 1_000_000))
+
+
+# What asks for an interval timer; Windows has none.
+_timer = getattr(signal, "getitimer", lambda which: (0.0, 0.0))
+
+
+def _ticking() -> bool:
+    """Whether a timer, a profiler's say, interrupts `recv` again and again: Python then has it wait anew, and it would never give up."""
+    # ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF; before each wait, so it has to be quick.
+    return bool(_timer(0)[1] or _timer(1)[1] or _timer(2)[1])
 
 
 class Wire:
     """One connection: a socket and its state machine. One thread (or task) at a time uses it, but any may close it."""
 
-    __slots__ = ("_pollers", "_waiting", "account", "closed", "connection", "longest", "peer", "received", "sent", "sock", "waited")
+    __slots__ = (
+        "__weakref__",
+        "_pollers",
+        "_waiting",
+        "account",
+        "closed",
+        "connection",
+        "longest",
+        "peer",
+        "received",
+        "sent",
+        "sock",
+        "waited",
+    )
 
     def __init__(self, sock: socket.socket, connection: Connection) -> None:
         # Blocking for the kernel, with a bound; not for Python, which would poll before each call if it knew of a time-out.
@@ -83,13 +109,18 @@ class Wire:
         if seconds > self.longest:  # noqa: PLR1730 - each call on a lane comes here, and `max` takes longer than all the rest
             self.longest = seconds
 
+    def __del__(self) -> None:
+        # Lost by a thread that was interrupted as it took it; the other side sees its end.
+        self.sock.close()
+
     # waiting in the calling thread -----------------------------------------------------------------------------------
 
     def _wait(self, writing: bool, deadline: Optional[float]) -> None:
+        green = hub() if GREENLET in modules else None
         poller = self._pollers[writing]
-        if poller is None:
-            poller = select.poll()
-            poller.register(self.sock.fileno(), select.POLLOUT if writing else select.POLLIN)
+        if poller is None and green is None:
+            poller = poll()
+            poller.register(self.sock.fileno(), POLLOUT if writing else POLLIN)
             self._pollers[writing] = poller
         remaining = None if deadline is None else deadline - monotonic()
         self._waiting[writing] = True
@@ -97,6 +128,10 @@ class Wire:
             # Looked at after `_waiting` is set, as `close` looks at `_waiting` after it has set `closed`: one of the two sees the other.
             if self.closed:
                 raise ChannelError(_CLOSED)
+            if green is not None:
+                if (remaining is not None and remaining <= 0) or not green.wait(self.sock.fileno(), writing, remaining):
+                    raise DeadlineError("the other side did not answer in time")
+                return
             # poll() rounds up to milliseconds, so an empty answer means that the deadline has passed.
             if remaining is None:
                 poller.poll()
@@ -216,10 +251,16 @@ class Wire:
     # waiting on an event loop ------------------------------------------------------------------------------------------
 
     async def _wait_async(self, writing: bool, deadline: Optional[float]) -> None:
+        library = trio()
+        if library is not None:
+            return await self._wait_in_trio(library, writing, deadline)
         # Importing asyncio costs 40 ms; whoever comes here has paid that already.
         from asyncio import get_running_loop
 
-        loop = get_running_loop()
+        try:
+            loop = get_running_loop()
+        except RuntimeError:
+            raise ChannelError(NO_LOOP) from None
         ready = loop.create_future()
         self._waiting[writing] = True
         try:
@@ -237,6 +278,17 @@ class Wire:
                 (loop.remove_writer if writing else loop.remove_reader)(fd)
                 if timer is not None:
                     timer.cancel()
+        finally:
+            self._waited(writing)
+
+    async def _wait_in_trio(self, module: Any, writing: bool, deadline: Optional[float]) -> None:
+        self._waiting[writing] = True
+        try:
+            fd = self.sock.fileno()
+            if self.closed or fd < 0:
+                raise ChannelError(_CLOSED)
+            if not await wait_in_trio(module, fd, writing, deadline):
+                raise DeadlineError("the other side did not answer in time")
         finally:
             self._waited(writing)
 
@@ -309,15 +361,17 @@ class Wire:
         connection = self.connection
         frame = None
         if deadline is None:
-            if connection.reader.idle:
+            if connection.reader.idle and (GREENLET not in modules or hub() is None):
+                # Not in a greenlet, whose whole thread would wait.
                 frame = self._read_patiently()
             if frame is None:
                 frame = self.receive(None)
         else:
             started = monotonic()
             try:
-                if connection.reader.idle and deadline - started > _PATIENCE:
-                    frame = self._read_patiently()
+                if connection.reader.idle and deadline - started > _PATIENCE and not _ticking():
+                    if GREENLET not in modules or hub() is None:
+                        frame = self._read_patiently()
                 if frame is None:
                     frame = self.receive(deadline)
             finally:

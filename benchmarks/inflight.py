@@ -1,0 +1,57 @@
+"""How long an event loop is blocked by a thousand tasks that each await a hook in another process, beyond what bare ping-pongs block it.
+
+The tasks start all at once. Each takes its first step in one and the same turn of the loop, so whatever it does before it first waits is
+done a thousand times in that turn; afterwards as many go on in one turn as answers have arrived. So the two are told apart.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, contextmanager
+from typing import Any, Callable, Dict, Iterator, Mapping
+
+from . import targets
+from .baselines import streams
+from .loops import OwnLoop
+from .measure import Comparison, Group, TimeFunction
+from .pair import hooked, runtime_dir
+
+TASKS = 1000
+# As many connections as an application has lanes to one script, if the config does not say otherwise.
+_CONNECTIONS = 32
+
+
+@contextmanager
+def _in_flight() -> Iterator[Mapping[str, TimeFunction]]:
+    with runtime_dir() as folder, ExitStack() as stack:
+        pair = stack.enter_context(hooked(folder, ["awaited"]))
+        own = OwnLoop()
+        stack.callback(own.close)
+        call = stack.enter_context(streams(folder, own.loop, _CONNECTIONS))
+        yield {
+            "streams": _bare(own, call),
+            "unarmed": pair.way("tasks", "unarmed", "unarmed"),
+            "async": pair.way("tasks", "awaited", "awaited"),
+        }
+
+
+def _bare(own: OwnLoop, call: Callable[..., Any]) -> TimeFunction:
+    def way(loops: int) -> Dict[str, float]:
+        figures, results = own.blocked_by(call, loops)
+        assert results == [targets.STAND_IN] * loops
+        return figures
+
+    return way
+
+
+ASYNC = Group(
+    "async",
+    _in_flight,
+    (
+        Comparison("1,000 tasks: the loop's turn of all first steps", "async, first turn", "streams, first turn", more=0.001),
+        Comparison("1,000 tasks: the loop's longest turn after that", "async, later turns", "streams, later turns", more=0.001),
+        Comparison("1,000 tasks: the latest of a heartbeat", "async, heartbeat", "streams, heartbeat", more=0.001),
+        Comparison("1,000 tasks: the latest of a heartbeat", "async, heartbeat", "unarmed, heartbeat"),
+    ),
+    loops=TASKS,
+    rounds=10,
+)

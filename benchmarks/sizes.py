@@ -1,0 +1,24 @@
+"""Large arguments, by what a row calls them."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any, Dict
+
+SIZES: Dict[str, int] = {"64KB": 64 * 1024, "1MB": 1024 * 1024, "80MB": 80_000_000}
+# What is an array of numpy's; the others are `bytes`.
+ARRAYS = ("80MB",)
+
+
+def has_numpy() -> bool:
+    """Whether numpy, which the extra `benchmarks` brings, is installed."""
+    return importlib.util.find_spec("numpy") is not None
+
+
+def data_of(kind: str) -> Any:
+    """An argument of that size, none of its pages still to be made."""
+    if kind not in ARRAYS:
+        return b"x" * SIZES[kind]
+    import numpy
+
+    return numpy.ones(SIZES[kind] // 8)

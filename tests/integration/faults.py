@@ -1,0 +1,245 @@
+"""What the tests of faults share: an application that measures itself, scripts that break where they are told to, and fair bounds.
+
+The application and the test read the same clock, CLOCK_MONOTONIC, so that "killed at" here and "went on at" there can be compared. On a
+machine that does other work too a thread may be woken late through no fault of anybody: a bound holds if it holds in one of a few attempts.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Optional
+
+from tests.integration.app_fixture import App, start_app
+from tests.programs import PATIENCE, Program
+
+# No thread waits longer than its deadline, or than the death of the script, by more than this, in seconds.
+LATE = 0.05
+# How often a bound may be tried, and after how many failures it counts as broken.
+ATTEMPTS = 6
+
+TILL = """
+import asyncio, gc, os, signal, sys, threading, time
+
+ran = []                     # what the originals were called with
+release = threading.Event()  # lets go of those that are held
+
+def pay(n):
+    ran.append(n)
+    return "paid"
+
+def hold(n):
+    ran.append(n)
+    print("original", n, flush=True)
+    release.wait(60)
+    return "held"
+
+async def pay_async(n):
+    ran.append(n)
+    return "paid"
+
+async def hold_async(n):
+    ran.append(n)
+    print("original", n, flush=True)
+    await asyncio.get_running_loop().run_in_executor(None, release.wait, 60)
+    return "held"
+
+class Call:
+    def __init__(self, function):
+        self.function = function
+
+    def run(self):
+        self.began = time.monotonic()
+        try:
+            self.outcome = self.function()
+        except BaseException as error:
+            self.outcome = f"raised {type(error).__name__}: {error}"
+        self.ended = time.monotonic()
+
+    def report(self):
+        return {"outcome": self.outcome, "began": self.began, "ended": self.ended}
+
+def timed(function):
+    call = Call(function)
+    call.run()
+    return call.report()
+
+begun = {}
+
+def begin(name, function):
+    call = Call(function)
+    call.thread = threading.Thread(target=call.run)
+    begun[name] = call
+    call.thread.start()
+
+def end(name):
+    call = begun.pop(name)
+    call.thread.join(60)
+    return call.report()
+
+def let_go():
+    release.set()
+    return time.monotonic()
+
+def resources():
+    gc.collect()
+    fds = {name: os.readlink(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{name}")}
+    return {"fds": len(fds), "threads": len(os.listdir("/proc/self/task"))}
+
+def memory():
+    gc.collect()
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+"""
+
+TARGETS = ("pay", "hold", "pay_async", "hold_async")
+
+# Breaks at the step that it is told: `script.py TARGET MODE STEP`.
+SCRIPT = """
+import os, signal, sys, time
+import xpc_instrument
+from xpc_instrument import discovery
+from xpc_instrument.channel.joiner import Joiner
+from xpc_instrument.channel.limits import Limits
+from xpc_instrument.channel.messages import Opcode
+from xpc_instrument.channel.transport import parse_address
+
+target, mode, step = sys.argv[1:4]
+LARGE = 8_000_000
+
+def die():
+    # In one write, and then at once: nothing of ours runs any more.
+    os.write(1, f"dying {time.monotonic()}\\n".encode())
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def half_an_answer(wire, frame):
+    opcode = Opcode.PROCEED if step == "half of proceed" else Opcode.RETURN
+    pieces = b"".join(bytes(piece) for piece in wire.connection.send(opcode, 0, b"x" * LARGE))
+    wire.sock.sendall(pieces[: LARGE // 2])
+    die()
+
+def hook(*args):
+    if step == "answers":
+        return "hooked" if mode == "instead" else (args[0].proceed(), "hooked")[1] if mode == "around" else None
+    print("inside", flush=True)
+    if step == "proceeds":
+        args[0].proceed()
+        print("proceeded", flush=True)
+    elif step == "dies after proceed":
+        args[0].proceed()
+        die()
+    sys.stdin.readline()
+    if step == "proceeds late":
+        try:
+            args[0].proceed()
+        except BaseException as error:
+            print("late", type(error).__name__, flush=True)
+            raise
+    return "hooked"
+
+if step.startswith("half"):
+    joiner = Joiner(parse_address(discovery.find("shop")[0].address), b"", limits=Limits(), serve=half_an_answer)
+    joiner.connect(time.monotonic() + 20)
+    joiner.register(f"{mode}:{target}", 1, "plain" if mode == "instead" else "call", timeout=20)
+    print("hooked", flush=True)
+    sys.stdin.readline()
+else:
+    app = xpc_instrument.connect("shop")
+    getattr(app, mode)(target, hook)
+    print("hooked", flush=True)
+    app.run()
+"""
+
+
+class Faulty(App):
+    """The application, with calls that run in threads of their own and are timed there."""
+
+    def value(self, expression: str) -> Any:
+        """What an expression gives: a plain value."""
+        text = self.evaluate(expression)
+        assert not text.startswith("raised "), text
+        return ast.literal_eval(text)
+
+    def begin(self, name: str, expression: str) -> None:
+        """Have a thread evaluate it."""
+        self.value(f"till.begin({name!r}, lambda: {expression})")
+
+    def end(self, name: str) -> Dict[str, Any]:
+        """Its `outcome`, and when it `began` and `ended`."""
+        found: Dict[str, Any] = self.value(f"till.end({name!r})")
+        return found
+
+    def timed(self, expression: str) -> Dict[str, Any]:
+        """The same in the main thread."""
+        found: Dict[str, Any] = self.value(f"till.timed(lambda: {expression})")
+        return found
+
+    @property
+    def ran(self) -> List[Any]:
+        """What the originals were called with."""
+        found: List[Any] = self.value("till.ran")
+        return found
+
+    def resources(self) -> Dict[str, int]:
+        """Descriptors and threads."""
+        found: Dict[str, int] = self.value("till.resources()")
+        return found
+
+    def settles_at(self, before: Dict[str, int]) -> None:
+        """It has as many descriptors and threads as before, at the latest when those that left have been noticed."""
+        patience = threading.Event()
+        deadline = time.monotonic() + PATIENCE
+        while self.resources() != before and time.monotonic() < deadline:
+            patience.wait(0.02)
+        now = self.resources()
+        assert now == before, (now, before)
+
+    def disarmed(self) -> None:
+        """Wait until no hook is left."""
+        patience = threading.Event()
+        deadline = time.monotonic() + PATIENCE
+        expression = "sum(len(point.hooks) for point in sys.modules['xpc_agent.lifecycle'].current().table.points.values())"
+        while self.value(expression) and time.monotonic() < deadline:
+            patience.wait(0.02)
+        assert self.value(expression) == 0
+
+
+def start_faulty(
+    run_program: Callable[..., Program],
+    folder: Path,
+    timeout: float = 20.0,
+    more: str = "",
+    env: Optional[Dict[str, str]] = None,
+) -> Faulty:
+    """Start the application; ready when it returns."""
+    (folder / "till.py").write_text(TILL)
+    probes = "".join(f'[[probe]]\ntarget = "till:{name}"\n' for name in TARGETS)
+
+    def run(*args: Any, **options: Any) -> Program:
+        return run_program(*args, **options, **({"env": env} if env else {}))
+
+    app = Faulty(start_app(run, folder, f'{more}[defaults]\ntimeout = {timeout}\n{probes}[[probe]]\ntarget = "shop:*"\n').program)
+    app.value("globals().update(till=__import__('till'))")
+    return app
+
+
+def stop(program: Program) -> None:
+    """Stop a program by SIGSTOP; no thread of it does anything more when this returns."""
+    program.signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, program.pid, os.WSTOPPED)
+
+
+def holds_once(attempt: Callable[[int], float], bound: float = LATE) -> None:
+    """Some attempt is late by no more than the bound; each gets its number and returns by how many seconds it was late."""
+    seen: List[float] = []
+    for number in range(ATTEMPTS):
+        seen.append(attempt(number))
+        if seen[-1] <= bound:
+            return
+    raise AssertionError(
+        f"late by {', '.join(f'{one * 1000:.0f}' for one in seen)} ms; expected at most {bound * 1000:.0f} ms, once at least"
+    )

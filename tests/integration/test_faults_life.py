@@ -1,0 +1,624 @@
+"""The application forks, leaves, recurses, and runs out of descriptors, disk and time while invocations are under way."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, Callable, Dict, List
+
+import pytest
+
+import xpc_instrument
+from tests.integration.app_fixture import MAIN, SNAPSHOT, TARGETS
+from tests.integration.faults import ATTEMPTS, LATE, SCRIPT, TILL, Faulty, holds_once, start_faulty, stop
+from tests.programs import Program, wait_for
+from xpc_instrument import discovery
+
+CLI = [sys.executable, "-m", "xpc_instrument.cli"]
+TIMEOUT = 0.5
+
+Start = Callable[..., Faulty]
+
+
+@pytest.fixture
+def start(run_program: Callable[..., Program], tmp_path: Path) -> Start:
+    def start_with(timeout: float = 20.0, more: str = "", env: Any = None, module: str = "") -> Faulty:
+        (tmp_path / "extra.py").write_text(module)
+        app = start_faulty(run_program, tmp_path, timeout, more, env)
+        app.value("globals().update(extra=__import__('extra'))")
+        return app
+
+    return start_with
+
+
+# forks ------------------------------------------------------------------------------------------------------------------------
+
+FORKS = """
+import os, threading, time, till
+
+def sockets():
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{name}")
+        except OSError:
+            continue
+        if target.startswith("socket:"):
+            found.add(target)
+    return found
+
+def fork():
+    before = sockets()
+    out, into = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(out)
+        shared = before & sockets()
+        began = time.monotonic()
+        answer = till.pay(7)
+        os.write(into, repr((answer, len(shared), threading.active_count(), time.monotonic() - began)).encode())
+        os._exit(0)
+    os.close(into)
+    text = b""
+    while True:
+        piece = os.read(out, 4096)
+        if not piece:
+            break
+        text += piece
+    os.close(out)
+    return eval(text), os.waitpid(pid, 0)[1]
+"""
+
+
+@pytest.mark.parametrize("step", ["inside", "original"])
+def test_a_fork_in_the_middle_of_a_call_of_another_thread_leaves_each_process_its_own(start: Start, step: str) -> None:
+    app = start(module=FORKS)
+    inside, leave = threading.Event(), threading.Event()
+
+    def hook(call: Any) -> Any:
+        if step == "inside":
+            inside.set()
+            wait_for(leave)
+        return ("hooked", call.proceed())
+
+    with xpc_instrument.connect("shop") as session:
+        session.around("till:hold", hook)
+        session.instead("till:pay", lambda n: f"hooked {n}")
+        before = app.resources()
+        app.begin("call", "till.hold(1)")
+        if step == "inside":
+            wait_for(inside)
+        else:
+            app.program.read_until("original 1")
+        for _ in range(5):
+            (answer, shared, threads, _), status = app.value("extra.fork()")
+            # The waiting thread has no copy in the child, and its connections stay the parent's.
+            assert (answer, shared, threads, status) == ("hooked 7", 0, 1, 0)
+        leave.set()
+        app.value("till.let_go()")
+        assert app.end("call")["outcome"] == ("hooked", "held")
+        assert app.ran == [1]
+        app.value("till.pay(1) and None")
+        app.value("till.resources()")
+        assert app.resources()["fds"] <= before["fds"] + 2  # a lane more
+    discovery.processes()
+
+
+def test_a_child_forked_in_the_middle_of_a_call_to_a_stopped_script_waits_once_and_no_longer(
+    start: Start, run_program: Callable[..., Program]
+) -> None:
+    app = start(timeout=TIMEOUT, module=FORKS)
+    script = run_program(SCRIPT, "till:pay", "instead", "answers", name="script.py")
+    script.read_until("hooked")
+    stop(script)
+
+    def attempt(number: int) -> float:
+        app.begin("call", "till.pay(1)")
+        (answer, shared, threads, waited), status = app.value("extra.fork()")
+        assert (answer, shared, threads, status) == ("paid", 0, 1, 0)
+        assert app.end("call")["outcome"] == "paid"
+        return float(waited - TIMEOUT)
+
+    holds_once(attempt)
+    script.kill()
+    discovery.processes()
+
+
+# exits ------------------------------------------------------------------------------------------------------------------------
+
+EXITS = """
+import os, signal, sys, threading, time
+import till
+
+def call():
+    # What follows is said only by a thread that the interpreter lets run on.
+    os.write(1, b"thread got %s\\n" % till.pay(1).encode())
+
+print("ready", flush=True)
+sys.stdin.readline()
+for daemon in {daemons}:
+    threading.Thread(target=call, daemon=daemon).start()
+sys.stdin.readline()
+print("leaving", time.monotonic(), flush=True)
+{leave}
+"""
+
+# How the application leaves, with daemon threads or others that wait in hooks, and its exit status.
+WAYS: Dict[str, Any] = {
+    "sys.exit": ("sys.exit(3)", 3),
+    "os._exit": ("os._exit(4)", 4),
+    "the end": ("", 0),
+    "an exception": ("raise ValueError('unhandled')", 1),
+    "SIGTERM": ("os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)", -signal.SIGTERM),
+    "a handler that exits": (
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(5)); os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)",
+        5,
+    ),
+    "Ctrl-C": ("os.kill(os.getpid(), signal.SIGINT); time.sleep(60)", -signal.SIGINT),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("daemon", [True, False])
+def test_an_application_that_leaves_with_calls_in_flight_is_gone_at_once(
+    run_program: Callable[..., Program], tmp_path: Path, way: str, daemon: bool
+) -> None:
+    leave, status = WAYS[way]
+    (tmp_path / "till.py").write_text(TILL)
+    (tmp_path / "exits.py").write_text(EXITS.format(leave=leave, daemons=[daemon] * 4))
+    timeout = 60.0 if daemon else TIMEOUT
+    (tmp_path / "xpc-instrument.toml").write_text(f'app = "shop"\n[[probe]]\ntarget = "till:pay"\ntimeout = {timeout}\n')
+    waits = not daemon and way not in ("os._exit", "SIGTERM")
+
+    def attempt(number: int) -> float:
+        holding = run_program(HOLDING, name="holding.py")
+        program = run_program(command=[*CLI, "run", "--", sys.executable, "exits.py"], cwd=tmp_path)
+        program.read_until("ready")
+        holding.read_until("hooked")
+        program.send_line()
+        for _ in range(4):
+            holding.read_until("inside")
+        # Nothing else runs in it now: what it takes from here on is the leaving.
+        program.send_line()
+        left = float(program.read_until("leaving").split()[1])
+        assert program.wait() == status
+        gone = time.monotonic()
+        holding.kill()
+        # Other threads than daemons the interpreter waits for, and they for their deadline: as long as the hook may take. Daemons go on
+        # without their hooks as soon as the agent leaves, if the interpreter lets them.
+        went_on = program.text.count("thread got paid")
+        assert went_on == 4 if waits else went_on <= 4
+        assert "Fatal" not in program.text and program.text.count("Traceback") == (way in ("an exception", "Ctrl-C"))
+        return gone - left - (TIMEOUT if waits else 0)
+
+    # Leaving is more than a wait: the interpreter ends, by itself some 30 ms.
+    holds_once(attempt, bound=LATE + 0.1)
+    discovery.processes()
+
+
+HOLDING = """
+import os, sys, threading, xpc_instrument
+app = xpc_instrument.connect("shop", timeout=30)
+def hook(*args):
+    os.write(1, b"inside\\n")
+    threading.Event().wait()
+app.instead("till:pay", hook)
+print("hooked", flush=True)
+app.run()
+"""
+
+
+# hooks that come back by HTTP -------------------------------------------------------------------------------------------------
+
+SERVER = """
+import http.server, threading
+
+handled = []
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        handled.append(self.path)
+        body = answer(self.path).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args):
+        pass
+
+def answer(path):
+    return f"original {path}"
+
+def serve(kind):
+    server = getattr(http.server, kind)(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server.server_port
+"""
+
+GET = "__import__('urllib.request').request.urlopen('http://127.0.0.1:{}/{}', timeout=20).read().decode()"
+
+
+def get(port: int, path: str) -> str:
+    import urllib.request
+
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=20) as answer:
+        text: str = answer.read().decode()
+        return text
+
+
+def test_a_hook_that_requests_the_application_again_is_answered_by_a_server_with_threads(start: Start) -> None:
+    app = start(more='[[probe]]\ntarget = "extra:answer"\n', module=SERVER)
+    port = app.value("extra.serve('ThreadingHTTPServer')")
+
+    def hook(call: Any) -> str:
+        depth = int(call.args[0].lstrip("/"))
+        inner = get(port, str(depth - 1)) if depth else "the ground"
+        return f"{call.proceed()} < {inner}"
+
+    with xpc_instrument.connect("shop") as session:
+        session.around("extra:answer", hook)
+        expected = "original /3 < original /2 < original /1 < original /0 < the ground"
+        assert app.value(GET.format(port, 3)) == expected
+        assert sorted(app.value("extra.handled")) == ["/0", "/1", "/2", "/3"]
+
+
+def test_a_hook_that_requests_a_server_with_one_thread_ends_by_its_deadline_and_fails_open(start: Start) -> None:
+    app = start(more=f'[[probe]]\ntarget = "extra:answer"\ntimeout = {TIMEOUT}\n', module=SERVER)
+    port = app.value("extra.serve('HTTPServer')")
+    again: List[str] = []
+
+    def hook(call: Any) -> Any:
+        if call.args[0] == "/outer":
+            # The only thread of the server waits for us, so this is answered when it has given up.
+            again.append(get(port, "inner"))
+        return call.proceed()
+
+    with xpc_instrument.connect("shop") as session:
+        session.around("extra:answer", hook)
+
+        def attempt(number: int) -> float:
+            done = app.timed(GET.format(port, "outer"))
+            assert done["outcome"] == "original /outer"
+            return float(done["ended"] - done["began"]) - TIMEOUT
+
+        holds_once(attempt, bound=LATE)
+        handled = app.value("extra.handled")
+        assert handled.count("/outer") == handled.count("/inner") or handled.count("/outer") == handled.count("/inner") + 1
+    assert set(again) <= {"original /inner"}
+
+
+# the runtime directory ----------------------------------------------------------------------------------------------------------
+
+
+def test_sockets_that_are_deleted_while_in_use_cost_hooks_at_most(start: Start, runtime_dir: Path) -> None:
+    app = start(timeout=TIMEOUT, module=FORKS)
+    entered, leave = threading.Semaphore(0), threading.Event()
+
+    def hook(n: int) -> str:
+        if n < 0:
+            entered.release()
+            wait_for(leave)
+        return "hooked"
+
+    with xpc_instrument.connect("shop") as session:
+        session.instead("till:pay", hook)
+        assert app.value("till.pay(1)") == "hooked"
+        for path in runtime_dir.iterdir():
+            path.unlink()
+        # The lane that is there goes on; a second one cannot be dialled any more.
+        assert app.value("till.pay(1)") == "hooked"
+        app.begin("held", "till.pay(-1)")
+        assert entered.acquire(timeout=20)
+
+        def attempt(number: int) -> float:
+            done = app.timed(f"till.pay({number})")
+            assert done["outcome"] in ("paid", "hooked")
+            return float(done["ended"] - done["began"]) - TIMEOUT
+
+        holds_once(attempt)
+        leave.set()
+        app.end("held")
+        (_, shared, _, _), status = app.value("extra.fork()")
+        assert (shared, status) == (0, 0)
+    discovery.processes()
+    assert app.value("till.pay(2)") == "paid"
+    app.program.send_line("")
+    assert app.program.wait() == 0
+    assert "Traceback" not in app.program.text
+
+
+FULL = """
+import os, subprocess, sys
+folder = sys.argv[1]
+os.environ["XPC_INSTRUMENT_RUNTIME_DIR"] = folder
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k,nr_inodes=16,mode=0700", "none", folder], check=True)
+import xpc_instrument
+run = [sys.executable, "-m", "xpc_instrument.cli", "run", "--", sys.executable, "main.py"]
+
+def start():
+    app = subprocess.Popen(run, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=sys.argv[2])
+    while "ready" not in (line := app.stdout.readline()):
+        print("app:", line.strip())
+        assert line
+    return app
+
+def ask(app, expression):
+    app.stdin.write(expression + "\\n")
+    app.stdin.flush()
+    while not (line := app.stdout.readline()).startswith("=> "):
+        if line.strip():
+            print("app:", line.strip())
+        assert line
+    return line[3:].strip()
+
+def fill():
+    try:
+        with open(os.path.join(folder, "filling"), "wb", buffering=0) as file:
+            while True:
+                file.write(b"x" * 512)
+    except OSError:
+        pass
+    number = 0
+    try:
+        while True:
+            open(os.path.join(folder, f"filling{number}"), "x").close()
+            number += 1
+    except OSError:
+        pass
+
+app = start()
+session = xpc_instrument.connect("shop")
+session.instead("shop:charge", lambda amount: "hooked")
+fill()
+print("armed:", ask(app, "shop.charge(1)"))
+forked = "(lambda pid: os.waitpid(pid, 0)[1] if pid else os._exit(len(shop.charge(2))))(os.fork())"
+print("child:", ask(app, "globals().update(os=__import__('os'))"), ask(app, forked))
+try:
+    xpc_instrument.connect("shop")
+except OSError as error:
+    print("connect:", type(error).__name__, error)
+session.before("shop:fail", print)
+print("still:", ask(app, "shop.charge(3)"))
+session.close()
+print("disarmed:", ask(app, "shop.charge(4)"))
+app.stdin.close()
+print("status:", app.wait())
+other = start()
+print("other:", ask(other, "shop.charge(5)"))
+other.stdin.close()
+print("status:", other.wait())
+"""
+
+
+def test_a_full_disk_in_the_runtime_directory_harms_neither_application_nor_session(
+    run_program: Callable[..., Program], tmp_path: Path, runtime_dir: Path
+) -> None:
+    may = shutil.which("unshare") and subprocess.run(
+        ["unshare", "-rm", "mount", "-t", "tmpfs", "-o", "size=4k", "none", str(runtime_dir)], capture_output=True, check=False
+    )
+    if not may or may.returncode:
+        pytest.skip("a small disk of one's own needs unshare and the right to mount; full files are tested with ulimit -f")
+    for name, text in (("shop", TARGETS), ("snapshot", SNAPSHOT), ("main", MAIN)):
+        (tmp_path / f"{name}.py").write_text(text)
+    (tmp_path / "xpc-instrument.toml").write_text('app = "shop"\n[defaults]\ntimeout = 5\n[[probe]]\ntarget = "shop:*"\n')
+    (tmp_path / "full.py").write_text(FULL)
+    program = run_program(command=["unshare", "-rm", sys.executable, "full.py", str(runtime_dir), str(tmp_path)], cwd=tmp_path)
+    assert program.wait() == 0, program.text
+    assert "armed: 'hooked'" in program.text
+    # 5 letters of '2 EUR': the child cannot be found, so it runs the original.
+    assert f"child: None {5 << 8}" in program.text
+    assert "connect: " in program.text
+    assert "still: 'hooked'" in program.text
+    assert "disarmed: '4 EUR'" in program.text
+    assert "other: '5 EUR'" in program.text
+    assert program.text.count("status: 0") == 2
+    assert "Traceback" not in program.text
+
+
+# descriptors ------------------------------------------------------------------------------------------------------------------
+
+GREEDY = """
+import os, resource
+
+taken = []
+
+def take_all(spare=0):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, hard), hard))
+    try:
+        while True:
+            taken.append(os.open("/dev/null", os.O_RDONLY))
+    except OSError:
+        pass
+    for _ in range(spare):
+        os.close(taken.pop())
+
+def give_back():
+    while taken:
+        os.close(taken.pop())
+"""
+
+
+def test_an_application_without_descriptors_goes_on_and_is_hooked_again_when_it_has_some(start: Start) -> None:
+    app = start(timeout=TIMEOUT, module=GREEDY)
+    entered, leave = threading.Semaphore(0), threading.Event()
+
+    def hook(n: int) -> str:
+        if n < 0:
+            entered.release()
+            wait_for(leave)
+        return "hooked"
+
+    with xpc_instrument.connect("shop") as session:
+        session.instead("till:pay", hook)
+        assert app.value("till.pay(1)") == "hooked"
+        app.value("extra.take_all()")
+        # On the lane that is there.
+        assert app.value("till.pay(2)") == "hooked"
+        app.begin("held", "till.pay(-1)")
+        assert entered.acquire(timeout=20)
+
+        def attempt(number: int) -> float:
+            done = app.timed(f"till.pay({number})")
+            # The lane that is held comes free by its deadline, or does not.
+            assert done["outcome"] in ("paid", "hooked")
+            return float(done["ended"] - done["began"]) - TIMEOUT
+
+        holds_once(attempt)
+        leave.set()
+        app.end("held")
+        assert app.value("till.pay(3)") in ("paid", "hooked")
+        app.value("extra.give_back()")
+        deadline = time.monotonic() + 20
+        while app.value("till.pay(4)") != "hooked":
+            assert time.monotonic() < deadline
+        with xpc_instrument.connect("shop") as second:
+            second.instead("till:pay", lambda n: "second")
+            assert app.value("till.pay(5)") == "second"
+        assert app.value("till.pay(6)") == "hooked"
+    assert app.value("till.pay(7)") == "paid"
+    assert "Traceback" not in app.program.text
+
+
+GREEDY_SCRIPT = """
+import sys, threading, xpc_instrument, greedy
+app = xpc_instrument.connect("shop")
+app.instead("till:pay", lambda n: "hooked")
+for line in sys.stdin:
+    word = line.strip()
+    if word == "take":
+        greedy.take_all()
+    elif word == "give":
+        greedy.give_back()
+    elif word == "register":
+        try:
+            app.before("till:pay", lambda call: None).remove()
+            print("registered", flush=True)
+        except OSError as error:
+            print("refused", type(error).__name__, flush=True)
+        continue
+    else:
+        break
+    print("done", flush=True)
+app.close()
+print("closed", flush=True)
+"""
+
+
+def test_a_script_without_descriptors_keeps_its_hooks_and_opens_more_lanes_later(
+    start: Start, run_program: Callable[..., Program], tmp_path: Path
+) -> None:
+    app = start(timeout=TIMEOUT)
+    (tmp_path / "greedy.py").write_text(GREEDY)
+    script = run_program(GREEDY_SCRIPT + "# hooked\n", name="script.py")
+    script.send_line("take")
+    script.read_until("done")
+    assert app.value("till.pay(1)") == "hooked"
+    # More threads than lanes, none of which can be opened now: each is hooked or fails open, and by its deadline.
+    for number in range(4):
+        app.begin(str(number), f"[till.pay({number}) for _ in range(20)]")
+    for number in range(4):
+        done = app.end(str(number))
+        assert set(done["outcome"]) <= {"hooked", "paid"}
+    script.send_line("register")
+    assert script.read_until("re") in ("registered", "refused OSError", "refused ChannelError")
+    script.send_line("give")
+    script.read_until("done")
+    script.send_line("register")
+    assert script.read_until("re") == "registered"
+    assert app.value("till.pay(2)") == "hooked"
+    script.send_line("close")
+    script.read_until("closed")
+    assert script.wait() == 0
+    assert app.value("till.pay(3)") == "paid"
+
+
+# clocks -----------------------------------------------------------------------------------------------------------------------
+
+JUMPING = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+
+/* Each look at the wall clock finds it a year away from the last one. */
+static volatile unsigned looks;
+
+static long jump(void) { return (++looks % 2 ? 1L : -1L) * 31536000L; }
+
+int clock_gettime(clockid_t which, struct timespec *now) {
+    int result = (int)syscall(SYS_clock_gettime, which, now);
+    if (which == CLOCK_REALTIME || which == CLOCK_REALTIME_COARSE) now->tv_sec += jump();
+    return result;
+}
+
+int gettimeofday(struct timeval *now, void *zone) {
+    struct timespec real;
+    (void)zone;
+    syscall(SYS_clock_gettime, CLOCK_REALTIME, &real);
+    now->tv_sec = real.tv_sec + jump();
+    now->tv_usec = real.tv_nsec / 1000;
+    return 0;
+}
+
+time_t time(time_t *where) {
+    struct timespec real;
+    syscall(SYS_clock_gettime, CLOCK_REALTIME, &real);
+    real.tv_sec += jump();
+    if (where) *where = real.tv_sec;
+    return real.tv_sec;
+}
+"""
+
+
+@pytest.fixture
+def jumping(tmp_path: Path) -> Dict[str, str]:
+    """The environment of a program whose wall clock jumps."""
+    compiler = shutil.which("cc")
+    if compiler is None or not sys.platform.startswith("linux"):
+        pytest.skip("a clock that jumps needs a C compiler and LD_PRELOAD")
+    (tmp_path / "jumping.c").write_text(JUMPING)
+    library = tmp_path / "jumping.so"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", str(library), str(tmp_path / "jumping.c"), "-ldl"], check=True)
+    env = {"LD_PRELOAD": str(library)}
+    look = "import time; one, two = time.time(), time.time(); print(abs(one - two) > 1e7, time.monotonic() < one)"
+    seen = subprocess.run([sys.executable, "-c", look], env={**os.environ, **env}, capture_output=True, text=True, check=True).stdout
+    assert seen.split()[0] == "True", "the clock does not jump"
+    return env
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_clocks_that_jump_decide_nothing(start: Start, run_program: Callable[..., Program], jumping: Dict[str, str], kind: str) -> None:
+    app = start(timeout=TIMEOUT, more="[limits]\nmax-lanes = 1\n", env=jumping)
+    target, expression = ("pay", "till.pay({})") if kind == "sync" else ("pay_async", "asyncio.run(till.pay_async({}))")
+    script = run_program(SCRIPT, f"till:{target}", "instead", "answers", name="script.py", env=jumping)
+    script.read_until("hooked")
+    for number in range(20):
+        assert app.value(expression.format(number)) == "hooked"
+    stop(script)
+
+    def attempt(number: int) -> float:
+        # The first waits for an answer, and then for a lane, of which there is one: both by their deadline.
+        done = app.timed(expression.format(number))
+        assert done["outcome"] == "paid"
+        assert done["ended"] - done["began"] >= TIMEOUT - 0.001
+        return float(done["ended"] - done["began"]) - TIMEOUT
+
+    for _ in range(3):
+        holds_once(attempt)
+    assert len(app.ran) <= 3 * ATTEMPTS
+    script.signal(signal.SIGCONT)
+    deadline = time.monotonic() + 20
+    while app.value(expression.format(99)) != "hooked":
+        assert time.monotonic() < deadline
+    script.kill()
+    app.disarmed()

@@ -1,0 +1,182 @@
+"""`async def` targets on uvloop's event loop, which has its own ways with descriptors, timers and wake-ups from other threads."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from pathlib import Path
+from typing import Any, Callable, List
+
+import pytest
+
+import xpc_instrument
+from tests.integration.test_fail_open import failures
+from tests.integration.test_real_applications import RUN
+from tests.programs import PATIENCE, Program, wait_for
+
+pytest.importorskip("uvloop", reason="uvloop is not installed")
+
+SHOP = """
+async def price(n):
+    return f"price {n}"
+
+async def items(n):
+    for i in range(n):
+        yield i
+"""
+
+# Each line of its input is an awaitable that runs as a task beside all others; what it gives is printed.
+MAIN = """
+import asyncio, json, sys
+import shop, uvloop
+
+async def listed(n):
+    return [i async for i in shop.items(n)]
+
+async def at_most(seconds, job):
+    try:
+        return await asyncio.wait_for(job, seconds)
+    except asyncio.TimeoutError:
+        return "too slow"
+
+async def gather(n):
+    return await asyncio.gather(*map(shop.price, range(n)))
+
+async def report(job):
+    print("=> " + json.dumps(await job) + "\\n", end="", flush=True)
+
+async def main():
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, uvloop.Loop), loop
+    print("ready", flush=True)
+    tasks = []
+    while True:
+        line = (await loop.run_in_executor(None, sys.stdin.readline)).strip()
+        if not line:
+            return
+        tasks.append(asyncio.ensure_future(report(eval(line))))
+
+loop = uvloop.new_event_loop()
+loop.run_until_complete(main())
+loop.close()
+"""
+
+
+class Application:
+    """A program whose coroutines uvloop runs, one for each line that it reads."""
+
+    def __init__(self, run_program: Callable[..., Program], folder: Path, settings: str) -> None:
+        (folder / "shop.py").write_text(SHOP)
+        (folder / "main.py").write_text(MAIN)
+        (folder / "xpc-instrument.toml").write_text(f'app = "shop"\n{settings}\n[[probe]]\ntarget = "shop:*"\n')
+        self.program = run_program(command=[*RUN, "--", sys.executable, "main.py"], cwd=folder)
+        self.program.read_until("ready")
+
+    def start(self, job: str) -> None:
+        self.program.send_line(job)
+
+    def result(self) -> Any:
+        return json.loads(self.program.read_until("=> ").split("=> ", 1)[1])
+
+    def evaluate(self, job: str) -> Any:
+        self.start(job)
+        return self.result()
+
+    def end(self) -> None:
+        self.program.send_line("")
+        assert self.program.wait() == 0
+        assert "Traceback" not in self.program.text
+
+
+@pytest.fixture
+def start(run_program: Callable[..., Program], tmp_path: Path) -> Callable[..., Application]:
+    """Starts the application: `start(settings)`."""
+    return lambda settings="[defaults]\ntimeout = 20.0": Application(run_program, tmp_path, settings)
+
+
+def test_all_modes_on_a_coroutine(start: Callable[..., Application]) -> None:
+    app = start()
+    seen: List[Any] = []
+    with xpc_instrument.connect("shop") as session:
+        with session.before("shop:price", lambda call: seen.append(call.args)):
+            assert app.evaluate("shop.price(1)") == "price 1"
+        with session.after("shop:price", lambda call: seen.append(call.result)):
+            assert app.evaluate("shop.price(1)") == "price 1"
+        assert seen == [(1,), "price 1"]
+        with session.around("shop:price", lambda call: f"around {call.proceed()}"):
+            assert app.evaluate("shop.price(2)") == "around price 2"
+        with session.instead("shop:price", lambda n: f"instead {n}"):
+            assert app.evaluate("shop.price(3)") == "instead 3"
+        with session.around("shop:items", lambda call: call.proceed()):
+            assert app.evaluate("listed(3)") == [0, 1, 2]
+        assert failures("shop:price") == {}
+    assert app.evaluate("shop.price(4)") == "price 4"
+    app.end()
+
+
+def test_a_hundred_tasks_wait_at_once_for_fewer_lanes_and_the_loop_goes_on(start: Callable[..., Application]) -> None:
+    app = start()
+    reached, go_on = threading.Event(), threading.Event()
+
+    def around(call: Any) -> str:
+        reached.set()
+        wait_for(go_on)
+        return f"{call.args[0]}: {call.proceed()}"
+
+    with xpc_instrument.connect("shop") as session:
+        session.around("shop:price", around)
+        app.start("gather(100)")
+        wait_for(reached)
+        assert app.evaluate("listed(1)") == [0]
+        go_on.set()
+        assert app.result() == [f"{n}: price {n}" for n in range(100)]
+        assert failures("shop:price") == {}
+    app.end()
+
+
+def test_a_hook_that_does_not_answer_fails_open_at_its_deadline(start: Callable[..., Application]) -> None:
+    app = start("[defaults]\ntimeout = 0.5\n[limits]\nmax-lanes = 1")
+    go_on = threading.Event()
+    with xpc_instrument.connect("shop") as session:
+        session.before("shop:price", lambda call: go_on.wait(PATIENCE))
+        try:
+            # One has the lane, the others wait for it.
+            assert app.evaluate("gather(3)") == ["price 0", "price 1", "price 2"]
+            assert failures("shop:price") == {"timeout": 3}
+        finally:
+            go_on.set()
+    app.end()
+
+
+def test_a_task_that_is_cancelled_while_it_waits_leaves_its_hook_at_once(start: Callable[..., Application]) -> None:
+    app = start()
+    go_on = threading.Event()
+    with xpc_instrument.connect("shop") as session:
+        handle = session.before("shop:price", lambda call: go_on.wait(PATIENCE))
+        try:
+            assert app.evaluate("at_most(0.2, shop.price(1))") == "too slow"
+        finally:
+            go_on.set()
+        assert failures("shop:price") == {"interrupted": 1}
+        handle.remove()
+        session.instead("shop:price", lambda n: f"instead {n}")
+        assert app.evaluate("gather(40)") == [f"instead {n}" for n in range(40)]
+    app.end()
+
+
+def test_a_hook_of_a_script_that_dies_is_gone(start: Callable[..., Application], run_program: Callable[..., Program]) -> None:
+    app = start()
+    script = run_program(
+        "import threading, xpc_instrument\n"
+        "app = xpc_instrument.connect('shop')\n"
+        "app.before('shop:price', lambda call: print('reached', flush=True) or threading.Event().wait())\n"
+        "print('ready', flush=True)\napp.run()\n",
+        name="script.py",
+    )
+    script.read_until("ready")
+    app.start("shop.price(1)")
+    script.read_until("reached")
+    script.kill()
+    assert app.result() == "price 1"
+    app.end()

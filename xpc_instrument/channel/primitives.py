@@ -1,0 +1,185 @@
+"""Sockets, threads, locks and polling as the standard library made them, in an application that gevent or eventlet has patched.
+
+Rules:
+- The service thread is a real thread, and what it and the application share has to work between threads. The patched names switch
+  greenlets instead of waiting, in whichever thread calls them: a service thread that did would wait for a hub that nobody runs.
+- They are taken once, when this module is imported: as they are where nobody has patched yet, from the library that patched otherwise.
+  Looked up later, by their module, they would be the patched ones.
+- A lock from here is held for a moment only, and never while something is waited for: whoever waits for it stops its whole thread, all
+  greenlets of it included.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import os
+import selectors
+import sys
+from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional, Tuple
+
+
+def _original(module: str, name: str, kind: str) -> Any:
+    """A name of the standard library as it was before anybody patched; `kind` is eventlet's word for the group that it is patched with."""
+    gevent = sys.modules.get("gevent.monkey")
+    if gevent is not None and hasattr(gevent, "get_original"):
+        return gevent.get_original(module, name)
+    eventlet = sys.modules.get("eventlet.patcher")
+    if eventlet is not None and hasattr(eventlet, "is_monkey_patched") and eventlet.is_monkey_patched(kind):
+        return getattr(eventlet.original(module), name)
+    return getattr(importlib.import_module(module), name)
+
+
+allocate_lock: Any = _original("_thread", "allocate_lock", "thread")
+start_new_thread: Any = _original("_thread", "start_new_thread", "thread")
+get_ident: Any = _original("_thread", "get_ident", "thread")
+_sleep: Any = _original("time", "sleep", "time")
+if TYPE_CHECKING:
+    import socket
+    import threading
+
+    Local = threading.local
+    Socket = socket.socket
+else:
+    Local = _original("_thread", "_local", "thread")
+    Socket = _original("socket", "socket", "socket")
+# What the names in `os` stand for; eventlet's `os.read` waits on a hub.
+_os: Any = sys.modules[os.name]
+read: Any = _os.read
+write: Any = _os.write
+
+# Absent where there is no poll: Windows, WebAssembly.
+try:
+    poll: Any = _original("select", "poll", "select")
+    POLLIN: int = _original("select", "POLLIN", "select")
+    POLLOUT: int = _original("select", "POLLOUT", "select")
+except AttributeError:
+    poll, POLLIN, POLLOUT = None, 1, 4
+
+
+def accept(listener: Socket) -> Socket:
+    """A connection of a listening socket. `socket.accept` makes a socket of the class that the name stands for by then."""
+    descriptor, _where = listener._accept()  # type: ignore[attr-defined]
+    return Socket(listener.family, listener.type, listener.proto, fileno=descriptor)
+
+
+class RLock:
+    """A lock that a thread may take again, a signal handler that interrupts it included; `with` only.
+
+    Not one of `threading`: eventlet replaces those that it finds, by locks that do not work between threads, and tells the application's
+    log of those that it cannot replace.
+    """
+
+    __slots__ = ("_holder", "_outermost")
+
+    def __init__(self) -> None:
+        self._holder: Dict[None, Tuple[int, object]] = {}
+        self._outermost: List[bool] = []
+
+    def __enter__(self) -> None:
+        mine = (get_ident(), object())
+        while True:
+            # One atomic step says who holds it, and since when.
+            holder = self._holder.setdefault(None, mine)
+            if holder[0] == mine[0]:
+                break
+            # It is held for moments, and hardly ever by two.
+            _sleep(0.001)
+        self._outermost.append(holder is mine)
+
+    def __exit__(self, *_: Any) -> None:
+        if self._outermost.pop():
+            self._holder.clear()
+
+
+class Tally:
+    """A count that one thread adds to and another one waits for."""
+
+    __slots__ = ("_arrivals",)
+
+    def __init__(self) -> None:
+        # Of C, and patched in the module `queue` only.
+        from _queue import SimpleQueue
+
+        self._arrivals: Any = SimpleQueue()
+
+    def add(self) -> None:
+        """One more."""
+        self._arrivals.put(None)
+
+    def wait(self, timeout: float) -> bool:
+        """Take one off, when there is one; False if there is none within `timeout` seconds."""
+        from _queue import Empty
+
+        try:
+            self._arrivals.get(timeout=timeout)
+        except Empty:
+            return False
+        return True
+
+
+class Key(NamedTuple):
+    """What a selector knows of a file."""
+
+    fileobj: Any
+    fd: int
+    events: int
+    data: Any
+
+
+class Selector:
+    """`selectors.PollSelector` on the original poll. It has no descriptor of its own that a forked child would share with its parent."""
+
+    def __init__(self) -> None:
+        self._poll = poll()
+        self._keys: Dict[Any, Key] = {}
+        self._by_fd: Dict[int, Key] = {}
+
+    def __enter__(self) -> Selector:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> None:
+        """Watch a file, a descriptor or an object with a `fileno`. Raises `KeyError` if it is watched already."""
+        if fileobj in self._keys:
+            raise KeyError(f"{fileobj!r} is already registered")
+        self._watch(Key(fileobj, fileobj if isinstance(fileobj, int) else fileobj.fileno(), events, data))
+
+    def _watch(self, key: Key) -> None:
+        wanted = (POLLIN if key.events & selectors.EVENT_READ else 0) | (POLLOUT if key.events & selectors.EVENT_WRITE else 0)
+        self._poll.register(key.fd, wanted)
+        self._keys[key.fileobj] = self._by_fd[key.fd] = key
+
+    def unregister(self, fileobj: Any) -> None:
+        """Watch it no more, closed or not. Raises `KeyError` if it was not watched."""
+        key = self._keys.pop(fileobj)
+        # Closed meanwhile, its number may be another file's.
+        if self._by_fd.get(key.fd) is key:
+            del self._by_fd[key.fd]
+            self._poll.unregister(key.fd)
+
+    def modify(self, fileobj: Any, events: int, data: Any = None) -> None:
+        """Watch it for other events."""
+        self._watch(Key(fileobj, self._keys[fileobj].fd, events, data))
+
+    def get_key(self, fileobj: Any) -> Key:
+        """What is known of it. Raises `KeyError` if it is not watched."""
+        return self._keys[fileobj]
+
+    def select(self, timeout: Optional[float] = None) -> List[Tuple[Key, int]]:
+        """The files at which something has happened, waiting `timeout` seconds at most, or without end."""
+        ready = []
+        # Rounded up to milliseconds, so that what is due in less is not asked for again and again.
+        for fd, event in self._poll.poll(None if timeout is None else max(0, math.ceil(timeout * 1000))):
+            key = self._by_fd.get(fd)
+            if key is not None:
+                mask = (selectors.EVENT_WRITE if event & ~POLLIN else 0) | (selectors.EVENT_READ if event & ~POLLOUT else 0)
+                ready.append((key, mask & key.events))
+        return ready
+
+    def close(self) -> None:
+        """Watch nothing any more."""
+        self._keys.clear()
+        self._by_fd.clear()
