@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .modes import Mode
     from .references import Reference
     from .session import Session, connect
+    from .stats import Figures, HookStats, ProbeStats
 
 _HOMES = {
     "AddressInUseError": "errors",
@@ -40,13 +41,16 @@ _HOMES = {
     "Call": "hooks",
     "ChannelError": "errors",
     "ConfigError": "errors",
+    "Figures": "stats",
     "Handle": "hooks",
     "HookFailedError": "errors",
+    "HookStats": "stats",
     "HookTimeoutError": "errors",
     "Manager": "manager",
     "Mode": "modes",
     "PayloadError": "errors",
     "PlaintextError": "errors",
+    "ProbeStats": "stats",
     "Reference": "references",
     "ReferenceExpiredError": "errors",
     "RemoteError": "errors",
@@ -67,13 +71,16 @@ __all__ = [
     "Call",
     "ChannelError",
     "ConfigError",
+    "Figures",
     "Handle",
     "HookFailedError",
+    "HookStats",
     "HookTimeoutError",
     "Manager",
     "Mode",
     "PayloadError",
     "PlaintextError",
+    "ProbeStats",
     "Reference",
     "ReferenceExpiredError",
     "RemoteError",

@@ -130,6 +130,15 @@ class LimitsConfig:
     handshake_timeout: float = 2.0
     """Seconds from an accepted connection to its proof of the key."""
 
+    heartbeat: float = 5.0
+    """Seconds between the signs of life that a process sends to the one that hosts the fixed address; below `silence`."""
+
+    silence: float = 30.0
+    """Seconds without a sign of life after which a session, or the process that hosts the fixed address, is gone."""
+
+    max_backlog: int = 4 << 20
+    """Bytes of control messages that wait for a session that does not read, before it is thrown out. Or `"4 MiB"`."""
+
 
 @dataclasses.dataclass(frozen=True)
 class ProbeConfig:
@@ -153,6 +162,15 @@ class ProbeConfig:
     patcher: Literal["auto", "code", "wrapt"] = "auto"
     """How the function is patched."""
 
+    suspend_after: int = 3
+    """Failures in a row after which a hook is suspended; 0 for never."""
+
+    suspend_for: float = 1.0
+    """Seconds of the first pause; each that follows is twice as long until the hook is well again."""
+
+    suspend_at_most: float = 60.0
+    """Seconds of the longest pause."""
+
 
 @dataclasses.dataclass(frozen=True)
 class DefaultsConfig:
@@ -163,6 +181,9 @@ class DefaultsConfig:
     timeout: float = 1.0
     on_failure: Literal["original", "raise"] = "original"
     patcher: Literal["auto", "code", "wrapt"] = "auto"
+    suspend_after: int = 3
+    suspend_for: float = 1.0
+    suspend_at_most: float = 60.0
 
     def probe(self, target: str, **own: Any) -> ProbeConfig:
         """A probe on `target` with its `own` settings over these."""
@@ -403,13 +424,19 @@ def _read(reader: Reader, document: object, path: Optional[Path]) -> Config:
         reader.report((*where, "manager", "address"), problem)
     if not reader.mistakes:
         _check_tls(reader, (*where, "manager"), manager)
+    limits = found.get("limits", {})
+    heartbeat, silence = limits.get("heartbeat", LimitsConfig.heartbeat), limits.get("silence", LimitsConfig.silence)
+    if not reader.mistakes and heartbeat >= silence:
+        key = "heartbeat" if "heartbeat" in limits else "silence"
+        problem = f"heartbeat is {heartbeat:g} and silence {silence:g}; expected a heartbeat below silence, or nobody is ever heard in time"
+        reader.report((*where, "limits", key), problem)
     if reader.mistakes:
         raise ConfigError("\n".join(text for _, text in sorted(reader.mistakes, key=lambda mistake: mistake[0])))
     defaults = DefaultsConfig(**found.get("defaults", {}))
     return Config(
         app=found["app"] if "app" in found else default_app(reader.folder),
         manager=ManagerConfig(**manager),
-        limits=LimitsConfig(**found.get("limits", {})),
+        limits=LimitsConfig(**limits),
         probes=tuple(defaults.probe(**probe) for probe in found.get("probe", ())),
         path=path,
         defaults=defaults,

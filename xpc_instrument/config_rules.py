@@ -23,6 +23,7 @@ SOCKET_PATH_LIMIT = 107 if sys.platform.startswith("linux") else 103
 """Bytes in the path of a unix socket: `sun_path` less its NUL; 108 on Linux (unix(7)), 104 on macOS and the BSDs."""
 
 _LONGEST_WAIT = 86_400.0  # seconds; socket time-outs overflow a C timeval at some larger number that differs by system
+_SIGN_OF_LIFE = 5.0  # seconds; `heartbeat` of a probe script, which does not read the application's config
 _LARGEST_PAYLOAD = 1 << 30  # bytes; a payload is held in memory whole, on both sides
 
 MODES = {mode.value: mode for mode in Mode}
@@ -176,10 +177,18 @@ def _seconds(reader: Reader, where: KeyPath, value: object) -> object:
     return value
 
 
-def _count(largest: int) -> _Rule:
+def _silence(reader: Reader, where: KeyPath, value: object) -> object:
+    seconds = _seconds(reader, where, value)
+    if isinstance(seconds, float) and seconds <= _SIGN_OF_LIFE:
+        expected = f"more than {_SIGN_OF_LIFE:g} seconds: a probe script says that often that it is alive, and would be taken for gone"
+        reader.wrong(where, value, expected)
+    return seconds
+
+
+def _count(largest: int, smallest: int = 1) -> _Rule:
     def rule(reader: Reader, where: KeyPath, value: object) -> object:
-        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= largest:
-            reader.wrong(where, value, f"a whole number from 1 to {largest}")
+        if not isinstance(value, int) or isinstance(value, bool) or not smallest <= value <= largest:
+            reader.wrong(where, value, f"a whole number from {smallest} to {largest}")
         return value
 
     return rule
@@ -319,6 +328,9 @@ _SETTINGS: Dict[str, _Rule] = {
     "timeout": _seconds,
     "on-failure": _choice("original", "raise"),
     "patcher": _choice("auto", "code", "wrapt"),
+    "suspend-after": _count(1_000_000, smallest=0),
+    "suspend-for": _seconds,
+    "suspend-at-most": _seconds,
 }
 _PROBE: Dict[str, _Rule] = {"target": _target, **_SETTINGS}
 TABLES: Dict[str, Dict[str, _Rule]] = {
@@ -347,6 +359,9 @@ TABLES: Dict[str, Dict[str, _Rule]] = {
         "max-queue": _count(1_000_000),
         "max-queue-bytes": _size,
         "handshake-timeout": _seconds,
+        "heartbeat": _seconds,
+        "silence": _silence,
+        "max-backlog": _size,
     },
     "[defaults]": _SETTINGS,
     "[[probe]]": _PROBE,

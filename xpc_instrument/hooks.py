@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Set, Tuple
 
 from .conversation import Meta
 from .errors import PayloadError
@@ -123,6 +123,8 @@ def signature_from_spec(spec: Any) -> Optional[inspect.Signature]:
 class Handle:
     """One registered hook. `remove`, or leaving it as a context manager, disarms it.
 
+    `failures` counts what the hook raised or could not send, `last_failure` is the last of it. `suspensions` counts how often processes of
+    the application suspended the hook since it failed several times in a row, and `suspended` lists those that do so now.
     With `wait=False`: `delivered` events were handed to the hook here, `dropped` were not, for lack of room or of time; once it is removed,
     the two together are all the calls that there were.
     """
@@ -139,12 +141,28 @@ class Handle:
         self._waiting = 0
         self._over = False
         self._counting = threading.Lock()
+        self.suspensions = 0
+        self._suspended_in: Set[int] = set()
         self._session = session
         self._lock = threading.Lock()
         self._removed = False
 
     def __repr__(self) -> str:
         return f"<Handle {self.mode} {self.target}{' removed' if self._removed else ''}>"
+
+    @property
+    def suspended(self) -> List[int]:
+        """The pids of the processes that go on without the hook now, because it failed there several times in a row."""
+        with self._lock:
+            return sorted(self._suspended_in)
+
+    def _suspension(self, pid: Any, begins: bool) -> None:
+        with self._lock:
+            if begins and isinstance(pid, int):
+                self._suspended_in.add(pid)
+                self.suspensions += 1
+            else:
+                self._suspended_in.discard(pid)
 
     # events of a hook that nobody waits for ------------------------------------------------------------------------------
 

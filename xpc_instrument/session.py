@@ -10,7 +10,6 @@ Rules:
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import inspect
 import itertools
@@ -20,13 +19,13 @@ import secrets
 import selectors
 import threading
 import time
-import types
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Set, TypeVar, Union, overload
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Set, TypeVar, Union, overload
 
 from . import discovery
+from .async_hooks import AsyncHooks
 from .channel.codec import Frame
 from .channel.connection import State
-from .channel.joiner import Joiner, python_version
+from .channel.joiner import Joiner
 from .channel.limits import Limits
 from .channel.messages import Notice, Opcode
 from .channel.transport import NO_PROTECTION, Address, Protection, parse_address
@@ -43,10 +42,11 @@ from .errors import (
 from .events import EventReader
 from .hooks import Call, Handle, signature_from_spec
 from .manager import AddressLike
+from .members import Hook as _Hook
+from .members import Member as _Member
 from .modes import Mode, is_target, join_name
-from .pickling import Traits
-from .references import MAX_ITEMS
 from .registry import check_callback
+from .stats import ProbeStats, read_probe
 from .terms import Terms
 
 if TYPE_CHECKING:
@@ -60,71 +60,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 # The doorbell tells of new processes at once; looking anyway, this often in seconds, covers a process that could not ring.
 _LOOK_AGAIN = 1.0
-# What a hook returns most often; to ask `inspect` whether it is awaitable costs more than all else that `_finished` does.
-_PLAIN = frozenset({type(None), bool, int, float, str, bytes, tuple, list, dict})
 # How long a session that ends waits for the processes to remove its hooks, in seconds, for all of them together.
 _LEAVE_TIMEOUT = 1.0
 # How long a session at a fixed address dials again after the process that hosted it is gone, in seconds.
 _RETURN_TIMEOUT = 5.0
 # The part of the time for removing a hook that may go by until its events are delivered.
 _DELIVERING = 0.8
-
-
-class _Hook:
-    """A registered hook."""
-
-    __slots__ = ("_lock", "callback", "expires", "handle", "left", "module", "terms")
-
-    def __init__(self, handle: Handle, callback: Callable[..., Any], terms: Terms) -> None:
-        self.handle = handle
-        self.callback = callback
-        self.terms = terms
-        # Each process counts its own calls; what counts for all of them is this.
-        self.left = terms.limit
-        self._lock = threading.Lock()
-        self.expires = None if terms.expires is None else time.monotonic() + terms.expires
-        module = getattr(callback, "__module__", None)
-        self.module = module if isinstance(module, str) else ""
-
-    @property
-    def used_up(self) -> bool:
-        """Whether its calls or its time are over."""
-        return self.left == 0 or (self.expires is not None and time.monotonic() >= self.expires)
-
-    def take(self) -> bool:
-        """Count one call; False if there is none left."""
-        if self.left is None:
-            return True
-        with self._lock:
-            if self.left <= 0:
-                return False
-            self.left -= 1
-            return True
-
-
-class _Member:
-    """One process of the application."""
-
-    __slots__ = ("_lock", "_traits", "joiner", "name", "signatures")
-
-    def __init__(self, joiner: Joiner, name: str) -> None:
-        self.joiner = joiner
-        self.name = name
-        self.signatures: Dict[str, Optional[inspect.Signature]] = {}
-        self._traits: Optional[Traits] = None
-        self._lock = threading.Lock()
-
-    @property
-    def traits(self) -> Traits:
-        """How values are pickled for the process. Invocations that waited for this session come while it is still joining."""
-        traits = self._traits
-        if traits is None:
-            with self._lock:
-                traits = self._traits
-                if traits is None:
-                    welcome = self.joiner.welcome
-                    traits = self._traits = Traits(welcome.python, python_version(), welcome.max_payload)
-        return traits
 
 
 class Session:
@@ -142,8 +83,7 @@ class Session:
         self._numbers = itertools.count(1)
         self._lock = threading.RLock()
         self._bell: Optional[discovery.Doorbell] = None
-        self._loop: Optional[asyncio.AbstractEventLoop] = None
-        self._loop_thread: Optional[threading.Thread] = None
+        self._async = AsyncHooks()
         self._watcher: Optional[threading.Thread] = None
         self._wake_r = self._wake_w = -1
         self._closed = False
@@ -152,7 +92,7 @@ class Session:
         self._ended = threading.Event()
         self._refused: Dict[str, str] = {}
         self._last_problem = ""
-        self._events = EventReader(self._hooks, self._finished, self._report)
+        self._events = EventReader(self._hooks, self._async.finished, self._report)
 
     def __repr__(self) -> str:
         return f"<Session {self.app or '?'}: {len(self._members)} processes, {len(self._hooks)} hooks>"
@@ -384,6 +324,8 @@ class Session:
     def _lost(self, address: str, name: str, reason: str) -> None:
         member = self._members.pop(address, None)
         if member is not None and not self._closed:
+            for hook in list(self._hooks.values()):
+                hook.handle._suspension(member.joiner.welcome.pid, False)
             log.info("%s is gone: %s", name, reason)
         if self._bell is None and not self._members and not self._closed and not self._return_to(address, name):
             self._ended.set()
@@ -403,12 +345,44 @@ class Session:
         return False
 
     def _noticed(self, name: str, notice: Notice) -> None:
+        data = notice.data
         if notice.kind == "events-dropped":
-            self._events.told(str(notice.data["source"]), {int(number): count for number, count in notice.data["dropped"].items()})
+            self._events.told(str(data["source"]), {int(number): count for number, count in data["dropped"].items()})
+            return
+        if notice.kind in ("suspended", "resumed"):
+            self._suspension(name, notice.kind == "suspended", data)
             return
         # A lane that cannot be opened to a process that is going away is no news.
         level = logging.DEBUG if notice.kind == "no-lane" else logging.WARNING
-        log.log(level, "%s: %s: %s", name, notice.kind, notice.data.get("message", dict(notice.data)))
+        log.log(level, "%s: %s: %s", name, notice.kind, data.get("message", dict(data)))
+
+    def _suspension(self, name: str, begins: bool, data: Mapping[str, Any]) -> None:
+        """A process goes on without a hook that fails, or has it back; unless the hook was removed meanwhile."""
+        hook = self._hooks.get(data.get("hook", 0))
+        if hook is None:
+            return
+        handle = hook.handle
+        handle._suspension(data.get("pid"), begins)
+        if begins:
+            text = "%s suspends the %s hook on %s: it failed %s times in a row (%s), and is tried again in %s s"
+            log.warning(text, name, handle.mode, handle.target, data.get("failures"), data.get("cause"), data.get("pause"))
+        else:
+            log.info("%s has the %s hook on %s back", name, handle.mode, handle.target)
+
+    def stats(self) -> List[ProbeStats]:
+        """What each process has counted of each of its probe points, over the hooks of all scripts. A process that has gone is left out."""
+        self._check_process()
+        with self._lock:
+            joiners = [member.joiner for member in self._members.values()]
+        found: List[ProbeStats] = []
+        for joiner in joiners:
+            try:
+                data = joiner.query("probes", self._limits.connect_timeout).data
+                found += [read_probe(data["pid"], report) for report in data["probes"]]
+            except ChannelError:
+                if joiner.alive:
+                    raise
+        return found
 
     # hooks at work -----------------------------------------------------------------------------------------------------
 
@@ -427,11 +401,11 @@ class Session:
             record = incoming.record()
             if mode is Mode.INSTEAD:
                 args, kwargs = incoming.plain_arguments(hook.callback, record)
-                value = self._finished(hook.callback(*args, **kwargs))
+                value = self._async.finished(hook.callback(*args, **kwargs))
             else:
                 signature = self._signature(member, incoming, hook.handle.target)
                 call = Call(incoming, record, hook.handle.target, mode, signature)
-                value = self._finished(hook.callback(call))
+                value = self._async.finished(hook.callback(call))
         except Exception as error:
             self._answer_error(hook, incoming, wire, error)
             return
@@ -472,29 +446,6 @@ class Session:
             signature = signature_from_spec(incoming.extra("signature"))
             member.signatures[target] = signature
             return signature
-
-    def _finished(self, value: Any) -> Any:
-        """What a hook returned, once awaited; a generator is run to its end, since it cannot cross."""
-        if type(value) in _PLAIN:
-            return value
-        if isinstance(value, types.GeneratorType):
-            return list(itertools.islice(value, MAX_ITEMS))
-        if inspect.isasyncgen(value):
-            value = _collect(value)
-        if inspect.isawaitable(value):
-            try:
-                return asyncio.run_coroutine_threadsafe(_wait_for(value), self._running_loop()).result()
-            except _Ended as ended:
-                raise ended.error from None
-        return value
-
-    def _running_loop(self) -> asyncio.AbstractEventLoop:
-        with self._lock:
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                self._loop_thread = threading.Thread(target=self._loop.run_forever, name="xpc-instrument async hooks", daemon=True)
-                self._loop_thread.start()
-            return self._loop
 
     # life --------------------------------------------------------------------------------------------------------------
 
@@ -556,11 +507,7 @@ class Session:
             if fd >= 0:
                 os.close(fd)
         self._wake_r = self._wake_w = -1
-        if self._loop is not None and self._loop_thread is not None:
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._loop_thread.join(5.0)
-            if not self._loop_thread.is_alive():
-                self._loop.close()
+        self._async.close()
         self._ended.set()
 
     def _disarm(self, members: List[_Member]) -> None:
@@ -630,7 +577,9 @@ def connect(
             entry = discovery.find(int(application))[0]
             session._join(parse_address(entry.address), f"{entry.app} (pid {entry.pid})")
         elif isinstance(application, str) and not _is_address(application):
-            mistake = _name_mistake(application)
+            from .config_rules import app_mistake
+
+            mistake = app_mistake(application)
             if mistake:
                 raise ApplicationNotFoundError(f"{application!r:.200} {mistake}")
             session._follow(application, timeout)
@@ -646,35 +595,3 @@ def connect(
 
 def _is_address(text: str) -> bool:
     return text.startswith(("unix:", "tcp:")) or os.sep in text
-
-
-def _name_mistake(name: str) -> Optional[str]:
-    from .config_rules import app_mistake
-
-    return app_mistake(name)
-
-
-class _Ended(Exception):
-    """Carries what is no `Exception` out of the loop: raised there, it would end the loop for all hooks."""
-
-    def __init__(self, error: BaseException) -> None:
-        super().__init__()
-        self.error = error
-
-
-async def _wait_for(value: Any) -> Any:
-    try:
-        return await value
-    except Exception:
-        raise
-    except BaseException as error:
-        raise _Ended(error) from None
-
-
-async def _collect(generator: Any) -> List[Any]:
-    items: List[Any] = []
-    async for item in generator:
-        items.append(item)
-        if len(items) >= MAX_ITEMS:
-            break
-    return items

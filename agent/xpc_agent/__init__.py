@@ -1,10 +1,10 @@
 """The agent: the part of xpc-instrument that lives inside the application.
 
-`start()` makes this process hookable, `stop()` undoes it. Under `xpc-instrument run` neither is needed.
+`start()` makes this process hookable, `stop()` undoes it. Under `xpc-instrument run` neither is needed. `stats()` tells what was counted.
 """
 
 from __future__ import annotations
 
-from .lifecycle import start, stop
+from .lifecycle import start, stats, stop
 
-__all__ = ["start", "stop"]
+__all__ = ["start", "stats", "stop"]

@@ -20,7 +20,7 @@ import logging
 import os
 import sys
 import time
-from typing import Dict, Iterable, Optional, Set, Tuple, Union
+from typing import Dict, Iterable, List, Optional, Set, Tuple, Union
 
 from xpc_instrument import config as config_module
 from xpc_instrument import discovery
@@ -33,6 +33,7 @@ from xpc_instrument.channel.primitives import Local, Tally, allocate_lock, get_i
 from xpc_instrument.channel.transport import Address, Protection, parse_address
 from xpc_instrument.config import Config, ManagerConfig
 from xpc_instrument.errors import AddressInUseError, ConfigError, XpcError
+from xpc_instrument.stats import ProbeStats, read_probe
 
 from .dispatch import busy
 from .imports import ImportWatcher
@@ -63,6 +64,9 @@ class Agent:
             max_unauthenticated=limits.max_unauthenticated,
             max_nesting=limits.max_nesting,
             handshake_timeout=limits.handshake_timeout,
+            heartbeat=limits.heartbeat,
+            silence=limits.silence,
+            max_backlog=limits.max_backlog,
         )
         self.table = ProbeTable(config, self.limits)
         self.watcher = ImportWatcher(guarded(self.table.wants_module), guarded(self.table.module_imported))
@@ -79,6 +83,7 @@ class Agent:
         self._synced = Tally()
         self.table.on_synced = self._on_synced
         self.table.on_joined = self._on_joined
+        self.table.about_process = self.about
 
     def start(self, *, at_once: bool) -> None:
         """Watch imports, patch what is there, and listen: at once, or when the first probe point is ready."""
@@ -175,6 +180,12 @@ class Agent:
         if self.config.manager.address == "unix":
             return parse_address(str(discovery.socket_path(self.config.app)))
         return parse_address(self.config.manager.address)
+
+    def about(self) -> Dict[str, int]:
+        """What `ls --stats` shows of the process as a whole."""
+        host = self.host
+        peers = [] if host is None else list(host.peers.values())
+        return {"sessions": len(peers), "lanes": sum(len(peer.lanes) for peer in peers), "refused": 0 if host is None else host.refused}
 
     def _on_joined(self, peer: Peer) -> None:
         """A session that was inherited over a fork has come: its hooks wait on these lanes."""
@@ -386,6 +397,15 @@ def stop() -> None:
     if agent is not None:
         atexit.unregister(_at_exit)
         agent.stop()
+
+
+@guarded
+def stats() -> List[ProbeStats]:
+    """What was counted of each probe point of this process; nothing if no agent runs in it."""
+    agent = _agent
+    if agent is None:
+        return []
+    return [read_probe(os.getpid(), report) for report in agent.table.report()]
 
 
 def current() -> Optional[Agent]:

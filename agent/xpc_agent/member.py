@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any, Callable
+from typing import Any, Callable, List
 
 from xpc_instrument.channel.hubs import trio
 from xpc_instrument.channel.joiner import Joiner
@@ -51,6 +51,10 @@ class RelayLanes:
 
         return await get_running_loop().run_in_executor(None, self._joiner.take_call_lane, deadline)
 
+    def wires(self) -> List[Wire]:
+        """All lanes to the host, whichever script they lead to."""
+        return self._joiner.call_lanes()
+
     def give(self, wire: Wire) -> None:
         """Put a lane back."""
         self._joiner.give_call_lane(wire)
@@ -68,6 +72,11 @@ class RelayedPeer:
         self.pid = pid
         self.python = python
         self.lanes = RelayLanes(joiner)
+        self._joiner = joiner
+
+    def notify(self, kind: str, **data: Any) -> None:
+        """Tell the script something, through the host. Raises `ChannelError`."""
+        self._joiner.notify("to-script", session=self.session, notice=kind, data=data)
 
 
 class Member:

@@ -33,12 +33,15 @@ from xpc_instrument.pickling import Traits
 from xpc_instrument.registry import Entry, Registry, read_terms
 
 from . import targets
-from .dispatch import Dispatcher, Plan, busy
+from .counters import Counters
+from .dispatch import busy
+from .gate import Patience, reseed
 from .member import RelayedPeer, is_member
-from .patching import Patch, load_wrapt, make_patch
-from .remote import Counters, RemoteHook, guarded
+from .patching import load_wrapt
+from .points import ProbePoint
+from .remote import RemoteHook, guarded
+from .reports import report_points
 from .sender import Sender
-from .targets import Resolved, UnpatchableError
 from .unwaited import UnwaitedHook
 
 log = logging.getLogger("xpc_agent")
@@ -46,83 +49,6 @@ log = logging.getLogger("xpc_agent")
 
 # What a script may register where the config allows no more than to observe; then nothing that it sends is unpickled.
 _OBSERVERS = frozenset({Mode.BEFORE, Mode.AFTER})
-
-
-class ProbePoint:
-    """One target in this process."""
-
-    def __init__(self, target: str, config: ProbeConfig) -> None:
-        self.target = target
-        self.config = config
-        self.state = "pending"
-        self.reason = "its module is not imported yet"
-        self.dispatcher = Dispatcher()
-        self.counters = Counters()
-        self.hooks: List[RemoteHook] = []
-        self.resolved: Optional[Resolved] = None
-        self.patch: Optional[Patch] = None
-        self._signature: Any = None
-
-    def make_hookable(self) -> None:
-        """Resolve and patch; what cannot be has a state and a reason afterwards."""
-        try:
-            self.resolved = targets.resolve(self.target)
-            self.patch = make_patch(self.resolved, self.dispatcher, self.config.patcher)
-            self.patch.install()
-            # Now, since the code of an armed function is the trampoline's.
-            self._signature = targets.signature_spec(self.resolved)
-            self.state, self.reason = "ready", ""
-            self.refresh()
-        except UnpatchableError as error:
-            self.state, self.reason, self.patch = "unpatchable", str(error), None
-        except TargetError as error:
-            self.state, self.reason = "missing", str(error)
-        except Exception as error:
-            log.exception("making %s hookable failed", self.target)
-            self.state, self.reason, self.patch = "unpatchable", f"{type(error).__name__}: {error}", None
-
-    def refresh(self) -> None:
-        """Have the target's state follow its list of hooks."""
-        self.dispatcher.plan = Plan(self.hooks) if self.hooks else None
-        if self.patch is None:
-            return
-        if self.hooks:
-            self.patch.arm()
-        else:
-            self.patch.disarm()
-
-    def restore(self) -> None:
-        """Undo the patch."""
-        self.hooks = []
-        self.dispatcher.plan = None
-        patch, self.patch = self.patch, None
-        if patch is not None:
-            try:
-                patch.uninstall()
-            except TargetError as error:
-                log.warning("%s", error)
-
-    def signature(self) -> Any:
-        """The parameters of the target, for binding arguments by name."""
-        return self._signature
-
-    def report(self) -> Dict[str, Any]:
-        """What `ls` shows."""
-        kind = "" if self.resolved is None else self.resolved.kind.value
-        return {
-            "target": self.target,
-            "state": "armed" if self.hooks and self.patch is not None else self.state,
-            "reason": self.reason,
-            "kind": kind,
-            "patcher": "" if self.patch is None else self.patch.patcher,
-            "allow": sorted(mode.value for mode in self.config.allow),
-            "timeout": self.config.timeout,
-            "on-failure": self.config.on_failure,
-            "hooks": [{"mode": hook.mode.value, "pid": hook.peer.pid} for hook in self.hooks],
-            "calls": self.counters.calls,
-            "dropped": self.counters.dropped,
-            "failures": dict(self.counters.failures),
-        }
 
 
 class _Waiting:
@@ -156,6 +82,8 @@ class ProbeTable(Registry):
         self.on_synced: Optional[Callable[[Peer], None]] = None
         self.on_joined: Optional[Callable[[Peer], None]] = None
         self.sender = Sender(config.limits.max_queue, config.limits.max_queue_bytes)
+        # What is to be told of the process as a whole.
+        self.about_process: Callable[[], Dict[str, Any]] = dict
         self._changing = RLock()
         self._here = _Here()
         # The probes by the module of their target; those whose module is a glob are asked one by one.
@@ -342,7 +270,7 @@ class ProbeTable(Registry):
                 timeout=point.config.timeout,
                 on_failure=point.config.on_failure,
                 terms=terms,
-                counters=point.counters,
+                patience=_patience(point.config),
                 pid=os.getpid(),
                 may_refer=not point.config.allow <= _OBSERVERS,
                 signature=point.signature,
@@ -378,6 +306,12 @@ class ProbeTable(Registry):
                 if not notice.data.get("error"):
                     waiting.accepted = True
                 self._answered(str(notice.data.get("key")), waiting, peer.session)
+        elif notice.kind == "to-script" and is_member(peer.session):
+            # What a member has to tell the script of its hooks.
+            script = self._peers.get(str(notice.data.get("session")))
+            data = notice.data.get("data")
+            if script is not None and isinstance(data, dict):
+                script.post(Notice(str(notice.data.get("notice")), data))
 
     def _answered(self, key: str, waiting: _Waiting, member: str) -> None:
         """A member has answered, or is gone; after the last one the script gets its answer."""
@@ -408,12 +342,13 @@ class ProbeTable(Registry):
     def _drop_expired(self, point: ProbePoint) -> None:
         """Remove the hooks whose time is over; an invocation does so too, where there is one."""
         for hook in point.hooks:
-            if hook.expired:
+            if hook.gate.expired:
                 self._drop(point, hook)
 
     def _drop(self, point: ProbePoint, hook: RemoteHook) -> None:
         with self._changing:
             point.hooks = [one for one in point.hooks if one is not hook]
+            point.counters.retire(hook.counters)
             point.refresh()
 
     def unregister(self, peer: Peer, message: Unregister) -> Optional[Answer]:
@@ -490,6 +425,9 @@ class ProbeTable(Registry):
             for point in list(self.points.values()):
                 kept = [hook for hook in point.hooks if hook.session != session]
                 if len(kept) != len(point.hooks):
+                    for hook in point.hooks:
+                        if hook.session == session:
+                            point.counters.retire(hook.counters)
                     point.hooks = kept
                     point.refresh()
         self.sender.discard(session)
@@ -541,16 +479,21 @@ class ProbeTable(Registry):
     def query(self, peer: Peer, message: Query) -> Answer:
         if message.what != "probes":
             return super().query(peer, message)
+        data = {"app": self.config.app, "pid": os.getpid(), "process": self.about_process(), "probes": self.report()}
+        return Answer(message.request, True, data=data)
+
+    def report(self) -> List[Dict[str, Any]]:
+        """What `ls` shows: all probe points, and the globs that nothing matches yet."""
         self.look_at_imported()
-        for point in list(self.points.values()):
+        points = list(self.points.values())
+        for point in points:
             self._drop_expired(point)
-        points: List[Dict[str, Any]] = [point.report() for point in list(self.points.values())]
         for probe in self.config.probes:
-            if targets.is_glob(probe.target) and not any(targets.matches(probe.target, probe.exclude, point["target"]) for point in points):
+            if targets.is_glob(probe.target) and not any(targets.matches(probe.target, probe.exclude, point.target) for point in points):
                 waiting = ProbePoint(probe.target, probe)
                 waiting.reason = "no function matches yet"
-                points.append(waiting.report())
-        return Answer(message.request, True, data={"app": self.config.app, "pid": os.getpid(), "probes": points})
+                points.append(waiting)
+        return report_points(points, [peer.lanes for peer in list(self._peers.values())])
 
     # ends --------------------------------------------------------------------------------------------------------------
 
@@ -573,17 +516,23 @@ class ProbeTable(Registry):
         self._here = _Here()
         self._lock = allocate_lock()
         self._names = {}
+        reseed()
         self._peers, self._shared, self._waiting = {}, {}, {}
         pid = os.getpid()
         for point in list(self.points.values()):
             point.counters = Counters()
             for hook in point.hooks:
-                hook.pid = pid
+                hook.reset_after_fork(pid)
         self.sender.reset_after_fork()
 
 
 def _nothing() -> None:
     """Nobody waits."""
+
+
+def _patience(config: ProbeConfig) -> Patience:
+    """When a hook on the probe point is suspended. An invocation that tries it is given up when it should have timed out long ago."""
+    return Patience(config.suspend_after, config.suspend_for, config.suspend_at_most, config.timeout + config.suspend_at_most)
 
 
 def _initializing(module: Any) -> bool:

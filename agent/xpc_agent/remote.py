@@ -7,13 +7,13 @@ Rules:
   affair; with "raise" it keeps the original from running only if it could not be asked or did not answer.
 - An invocation that is under way while its hook is removed goes on without it; that is no failure.
 - What a signal handler raises in a thread that waits here, such as a time limit of the application, is the application's.
-- What goes wrong is counted by cause on the probe point, and logged once per hook and cause (logger `xpc_agent`).
+- What goes wrong is counted by cause, and logged once per hook and cause (logger `xpc_agent`).
+- Whether an invocation calls the hook at all is the gate's affair (`gate.py`), which is told how calls end.
 """
 
 from __future__ import annotations
 
 import functools
-import itertools
 import logging
 import time
 import types
@@ -24,7 +24,6 @@ from xpc_instrument.channel.codec import Bytes, Frame
 from xpc_instrument.channel.lanes import LanePool
 from xpc_instrument.channel.messages import Opcode
 from xpc_instrument.channel.peer import Peer
-from xpc_instrument.channel.primitives import allocate_lock
 from xpc_instrument.channel.wire import Wire
 from xpc_instrument.conversation import Arguments, Failed, NotFound, Outcome, Outgoing
 from xpc_instrument.errors import ChannelError, DeadlineError, HookFailedError, HookTimeoutError, PayloadError
@@ -34,7 +33,9 @@ from xpc_instrument.pickling import Payload, Traits, are_small, dump_small, load
 from xpc_instrument.references import Table, is_plain, safe_repr
 from xpc_instrument.terms import Terms
 
+from .counters import HookCounters
 from .dispatch import Args, Invocation, Kwargs, busy, next_number, split
+from .gate import Gate, Patience
 from .interrupts import raise_on, raised_by_handler
 from .member import RelayedPeer, RelayLanes, relay_name
 
@@ -42,34 +43,8 @@ log = logging.getLogger("xpc_agent")
 
 Work = TypeVar("Work", bound=Callable[..., Any])
 
-# By its own name: `time:monotonic` may be a target, and this is asked before the thread's work counts as ours.
+# By its own name: `time:monotonic` may be a target.
 _now = time.monotonic
-
-
-class Counters:
-    """What happened at one probe point: `calls` to hooks, and failures by cause; `dropped` events of hooks that nobody waits for.
-
-    Read by `ls`.
-    """
-
-    __slots__ = ("_lock", "calls", "dropped", "failures")
-
-    def __init__(self) -> None:
-        self.calls = 0
-        self.dropped = 0
-        self.failures: Dict[str, int] = {}
-        self._lock = allocate_lock()
-
-    def fail(self, cause: str) -> int:
-        """Count a failure; returns how many of that cause there are now."""
-        # A signal handler may interrupt the holder in the same thread; a lost count is better than a deadlock.
-        held = self._lock.acquire(timeout=0.01)
-        try:
-            self.failures[cause] = self.failures.get(cause, 0) + 1
-            return self.failures[cause]
-        finally:
-            if held:
-                self._lock.release()
 
 
 class _Guarded(Outgoing):
@@ -166,7 +141,7 @@ class RemoteHook:
         timeout: float,
         on_failure: str,
         terms: Terms,
-        counters: Counters,
+        patience: Patience,
         pid: int,
         may_refer: bool,
         signature: Callable[[], Any],
@@ -190,14 +165,17 @@ class RemoteHook:
         self._traits = traits
         self._timeout = timeout
         self._on_failure = on_failure
-        self._terms = terms
-        self._calls = terms.limit
-        self._next_use = itertools.count().__next__
-        self._expires = None if terms.expires is None else time.monotonic() + terms.expires
-        self._counters = counters
+        self.terms = terms
+        self.counters = HookCounters()
         self._signature = signature
         self._ended = ended
         self._logged: Dict[str, bool] = {}
+        # Whether an invocation calls the hook, counted if it does. The gate's own function, without one of ours around it.
+        self._take: Callable[[], Any]
+        self.gate = Gate(terms, self.counters, patience, install=self._install, ended=lambda: self._ended(self))
+
+    def _install(self, take: Callable[[], Any]) -> None:
+        self._take = take
 
     def adopt(self, pool: LanePool, now: float) -> None:
         """In a forked child: wait on `pool` until the session dials this process too."""
@@ -207,25 +185,11 @@ class RemoteHook:
         """The session has dialled in; its lanes are in `peer` from now on."""
         self.peer, self.lanes, self.orphan_since = peer, peer.lanes, 0.0
 
-    @property
-    def expired(self) -> bool:
-        """Whether its time is over."""
-        return self._expires is not None and _now() >= self._expires
-
-    def _take(self) -> bool:
-        """Count one call of the hook; False, and the hook is gone, if its time or its number of calls is over."""
-        if self._expires is not None and _now() >= self._expires:
-            self._ended(self)
-            return False
-        if self._calls is not None:
-            # One atomic step, so that threads that come at once get different numbers.
-            number = self._next_use()
-            if number >= self._calls:
-                return False
-            if number == self._calls - 1:
-                self._ended(self)
-        self._counters.calls += 1
-        return True
+    def reset_after_fork(self, pid: int) -> None:
+        """In a forked child: count anew."""
+        self.pid = pid
+        self.counters = HookCounters()
+        self.gate.reset(self.counters)
 
     # sending ---------------------------------------------------------------------------------------------------------
 
@@ -292,6 +256,8 @@ class RemoteHook:
 
     def _call(self, lane: Wire, payload: Payload) -> List[Bytes]:
         """The frame that calls the hook: by number, or through the host of the address, by name."""
+        if lane.account is not self.counters:
+            lane.charge(self.counters)
         body, buffers = payload
         if self._relayed:
             return lane.connection.send(Opcode.CALL_NAMED, 0, body, [self._relayed, *buffers])
@@ -321,15 +287,21 @@ class RemoteHook:
                 frame = lane.hear(deadline)
             else:
                 lane = self.lanes.take(deadline)
+                if lane.account is not self.counters:
+                    lane.charge(self.counters)
                 lane.put(Opcode.CALL, self.number, small, deadline)
                 frame = lane.hear(deadline)
                 if frame.opcode is Opcode.RETURN:
                     # What it holds is of no interest, and not loaded.
                     self.lanes.give(lane)
+                    if self.gate.failures:
+                        self._well()
                     return
                 outgoing = self._observation(invocation)
             outgoing.serve(lane, frame, deadline)
             self.lanes.give(lane)
+            if self.gate.failures:
+                self._well()
         except Exception as error:
             if self._failed(lane, error) and self._forbids(error):
                 raise self._failure(error) from error
@@ -353,6 +325,8 @@ class RemoteHook:
             await lane.transmit_async(self._call(lane, payload), deadline)
             await outgoing.serve_async(lane, await lane.hear_async(deadline), deadline)
             self.lanes.give(lane)
+            if self.gate.failures:
+                self._well()
         except Exception as error:
             if self._failed(lane, error) and self._forbids(error):
                 raise self._failure(error) from error
@@ -383,15 +357,21 @@ class RemoteHook:
                 frame = lane.hear(deadline)
             else:
                 lane = self.lanes.take(deadline)
+                if lane.account is not self.counters:
+                    lane.charge(self.counters)
                 lane.put(Opcode.CALL, self.number, small, deadline)
                 frame = lane.hear(deadline)
                 if frame.opcode is Opcode.RETURN and is_plain(frame.body):
                     value = load(frame.body, frame.buffers)
                     self.lanes.give(lane)
+                    if self.gate.failures:
+                        self._well()
                     return value
                 outgoing = self._conversation(own, kwargs, instance, (meta,), (None,))
             outcome = outgoing.serve(lane, frame, deadline, _unguarded(_bound(proceed, instance)))
             self.lanes.give(lane)
+            if self.gate.failures:
+                self._well()
         except Exception as error:
             outcome = self._stands(outgoing, error, self._failed(lane, error))
         except BaseException:
@@ -421,6 +401,8 @@ class RemoteHook:
             frame = await lane.hear_async(deadline)
             outcome = await outgoing.serve_async(lane, frame, deadline, _bound(proceed, instance))
             self.lanes.give(lane)
+            if self.gate.failures:
+                self._well()
         except Exception as error:
             stood = self._stands(outgoing, error, self._failed(lane, error))
             if stood is None:
@@ -435,7 +417,8 @@ class RemoteHook:
 
     def _abandon(self, lane: Optional[Wire]) -> None:
         """The waiting thread is leaving (KeyboardInterrupt, a cancelled task): the lane is in the middle of a call."""
-        self._counters.fail("interrupted")
+        self.counters.fail("interrupted")
+        self.gate.given_up()
         if lane is not None:
             self.lanes.drop(lane)
 
@@ -487,24 +470,60 @@ class RemoteHook:
             cause = "channel"
         else:
             cause = "internal"
-        self._counters.fail(cause)
+        self.counters.fail(cause)
         if self.orphan_since and cause == "timeout":
             self._ended(self)
-        if cause in self._logged:
+        if lane is None and cause == "timeout":
+            # Nor was there a lane to count what the thread has waited.
+            self.counters.settle(0, 0, self._timeout, self._timeout)
+        self._log_once(
+            cause,
+            "failed (%s): %s; the application goes on without it. Further failures of this kind are counted, not logged.",
+            cause,
+            str(error) or type(error).__name__,
+            exc_info=error if cause == "internal" else None,
+        )
+        if cause == "raised":
+            # It has answered (`gate.py` says why that is no failure there).
+            if self.gate.failures:
+                self._well()
             return True
+        pause = self.gate.failed(cause)
+        if pause is not None:
+            failures = self.gate.failures
+            self._log_once(
+                "suspended",
+                "failed %d times in a row (%s): it is suspended for %s s. Further suspensions are counted, not logged.",
+                failures,
+                cause,
+                pause,
+            )
+            self._notify("suspended", cause=cause, failures=failures, pause=pause)
+        return True
+
+    def _well(self) -> None:
+        """A call ended well after others that did not."""
+        if self.gate.well():
+            self._notify("resumed")
+
+    def _log_once(self, cause: str, text: str, *args: Any, exc_info: Optional[BaseException] = None) -> None:
+        """Log what happened to the hook, for the first time that it happens."""
+        if cause in self._logged:
+            return
         self._logged[cause] = True
         before, busy.on = busy.on, True
         try:
-            log.warning(
-                "the %s hook of pid %d on %s failed (%s): %s; the application goes on without it. "
-                "Further failures of this kind are counted, not logged.",
-                self.mode,
-                self.peer.pid,
-                self.target,
-                cause,
-                str(error) or type(error).__name__,
-                exc_info=error if cause == "internal" else None,
-            )
+            log.warning("the %s hook of pid %d on %s " + text, self.mode, self.peer.pid, self.target, *args, exc_info=exc_info)
         finally:
             busy.on = before
-        return True
+
+    def _notify(self, kind: str, **data: Any) -> None:
+        """Tell the script what became of its hook, without waiting for it."""
+        before, busy.on = busy.on, True
+        try:
+            self.peer.notify(kind, hook=self.number, target=self.target, pid=self.pid, **data)
+        except (OSError, ChannelError) as error:
+            # The connection to it is gone, which its owner acts upon.
+            log.debug("the script (pid %d) cannot be told that a hook on %s is %s: %s", self.peer.pid, self.target, kind, error)
+        finally:
+            busy.on = before

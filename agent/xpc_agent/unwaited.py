@@ -37,7 +37,7 @@ class UnwaitedHook(RemoteHook):
         # Dropped after they were queued; the sender's.
         self.lost = 0
         self._settled = 0
-        self._termed = self._terms != Terms(wait=False)
+        self._termed: bool = options["terms"] != Terms(wait=False)
         self.queue = sender.add(self)
         self.sole = self._passing_before() if self.mode is Mode.BEFORE else self._passing_after()
 
@@ -51,18 +51,18 @@ class UnwaitedHook(RemoteHook):
     def count_calls(self, count: int) -> None:
         """So many events have been taken from the queue."""
         if not self._termed:
-            self._counters.calls += count
+            self.counters.batched += count
 
     def lose(self, count: int) -> None:
         """So many events that had been queued are dropped."""
         self.lost += count
-        self._counters.dropped += count
+        self.counters.dropped += count
 
     def settle(self) -> None:
         """Add to the counters of the probe point what threads have dropped since the last time."""
         dropped = self.tally.read()
         self.count_calls(dropped - self._settled)
-        self._counters.dropped += dropped - self._settled
+        self.counters.dropped += dropped - self._settled
         self._settled = dropped
 
     def signature(self) -> Any:
@@ -200,7 +200,9 @@ class UnwaitedHook(RemoteHook):
                 fillers += size // queue.share
         except Exception:
             self._drop()
-            if self._counters.fail("internal") == 1:
+            self.counters.fail("internal")
+            if not self._logged.get("internal"):
+                self._logged["internal"] = True
                 log.exception("an event of the %s hook on %s was dropped; further ones are counted, not logged", self.mode, self.target)
             return
         except BaseException:

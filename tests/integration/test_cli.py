@@ -374,10 +374,10 @@ def test_commands_in_a_folder_that_has_been_removed_say_so(tmp_path: Path) -> No
 # terminals ---------------------------------------------------------------------------------------------------------------
 
 
-def on_a_terminal(*words: str, cwd: Path) -> str:
+def on_a_terminal(*words: str, cwd: Path, columns: int = 200) -> str:
     """What a command prints when its standard output is a terminal."""
     leader, follower = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "200"}
+    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": str(columns)}
     environment.pop("NO_COLOR", None)
     process = subprocess.Popen([*CLI, *words], stdout=follower, stderr=follower, stdin=follower, cwd=cwd, env=environment)
     os.close(follower)
@@ -396,7 +396,7 @@ def on_a_terminal(*words: str, cwd: Path) -> str:
 def test_a_terminal_gets_colours_a_pipe_gets_columns_and_json_is_json_in_both(tmp_path: Path, run_program: Callable[..., Program]) -> None:
     pytest.importorskip("rich", reason="rich is not installed")
     start_app(run_program, tmp_path)
-    for words in (["ps"], ["ls", "shop"], ["check"]):
+    for words in (["ps"], ["ls", "shop"], ["ls", "shop", "--stats"], ["check"]):
         terminal = on_a_terminal(*words, cwd=tmp_path)
         pipe = cli(*words, cwd=tmp_path).stdout
         assert "\x1b[" in terminal

@@ -254,7 +254,7 @@ def liar(app: App) -> Iterator[Callable[[Callable[[Wire, Frame], None], str], Jo
         joiner = Joiner(parse_address(discovery.find("shop")[0].address), b"", limits=Limits(), serve=answer)
         joined.append(joiner)
         joiner.connect(time.monotonic() + 20)
-        joiner.register(name, 1, "call", timeout=20)
+        joiner.register(name, 1, "call", terms={}, timeout=20)
         return joiner
 
     yield join

@@ -177,7 +177,7 @@ def test_recursion_deeper_than_the_lanes_fails_open_at_the_deepest_levels(start:
 
 
 def test_a_script_that_offers_fewer_lanes_than_it_is_asked_for_is_asked_again(start: Callable[..., App]) -> None:
-    app = start("max-lanes = 32", "timeout = 0.5")
+    app = start("max-lanes = 32", "timeout = 0.5\nsuspend-after = 0")
     entered, release = threading.Event(), threading.Event()
 
     def hook(*args: Any) -> str:

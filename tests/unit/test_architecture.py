@@ -25,7 +25,7 @@ Levels = Sequence[Collection[str]]
 LEVELS: Levels = (
     {"xpc_instrument"},  # its names are loaded on first use
     {"xpc_instrument.errors"},
-    {"xpc_instrument.modes", "xpc_instrument.terms"},
+    {"xpc_instrument.modes", "xpc_instrument.terms", "xpc_instrument.stats"},
     # the channel
     {"xpc_instrument.channel"},
     {"xpc_instrument.channel.limits", "xpc_instrument.channel.messages", "xpc_instrument.channel.primitives"},
@@ -48,14 +48,15 @@ LEVELS: Levels = (
     {"xpc_instrument.registry"},
     {"xpc_instrument.manager"},
     # the agent
-    {"xpc_agent.targets", "xpc_agent.dispatch", "xpc_agent.member", "xpc_agent.interrupts"},
+    {"xpc_agent.targets", "xpc_agent.dispatch", "xpc_agent.member", "xpc_agent.counters", "xpc_agent.interrupts"},
+    {"xpc_agent.gate", "xpc_agent.reports"},
     {"xpc_agent.imports"},
     {"xpc_agent.patching.interface"},
     {"xpc_agent.patching.code_swap", "xpc_agent.patching.wrapper"},
     {"xpc_agent.patching.choice"},
     {"xpc_agent.patching"},
     {"xpc_agent.remote", "xpc_agent.events"},
-    {"xpc_agent.sender"},
+    {"xpc_agent.sender", "xpc_agent.points"},
     {"xpc_agent.unwaited"},
     {"xpc_agent.probes"},
     {"xpc_agent.lifecycle"},
@@ -63,8 +64,8 @@ LEVELS: Levels = (
     {"xpc_agent.autostart"},
     {"xpc_agent.bootstrap.sitecustomize"},
     # the probe script
-    {"xpc_instrument.hooks"},
-    {"xpc_instrument.events"},
+    {"xpc_instrument.hooks", "xpc_instrument.async_hooks"},
+    {"xpc_instrument.members", "xpc_instrument.events"},
     {"xpc_instrument.session"},
     # the command line
     {"xpc_instrument.cli.output", "xpc_instrument.cli.options"},

@@ -59,7 +59,11 @@ def test_a_probe_has_the_defaults_that_it_does_not_set_itself(tmp_path: Path) ->
         [limits]
         max-payload = "2 MiB"
         handshake-timeout = 3
+        heartbeat = 2
+        silence = 12
+        max-backlog = "1 MiB"
         [defaults]
+        suspend-for = 4
         allow = ["before", "after"]
         timeout = 2
         exclude = ["*._*"]
@@ -68,6 +72,8 @@ def test_a_probe_has_the_defaults_that_it_does_not_set_itself(tmp_path: Path) ->
         [[probe]]
         target = "shop:charge"
         timeout = 0.5
+        suspend-after = 0
+        suspend-at-most = 9.5
         on-failure = "raise"
         patcher = "wrapt"
         exclude = []
@@ -77,10 +83,10 @@ def test_a_probe_has_the_defaults_that_it_does_not_set_itself(tmp_path: Path) ->
     )
     assert config.manager == ManagerConfig("tcp:[::1]:5000", tmp_path / "shop.key")
     assert config.manager.endpoint == ("::1", 5000)
-    assert config.limits == LimitsConfig(max_payload=2 << 20, handshake_timeout=3.0)
+    assert config.limits == LimitsConfig(max_payload=2 << 20, handshake_timeout=3.0, heartbeat=2.0, silence=12.0, max_backlog=1 << 20)
     assert config.probes == (
-        ProbeConfig("shop.*:Gateway.*", ("*._*",), frozenset({Mode.BEFORE, Mode.AFTER}), 2.0),
-        ProbeConfig("shop:charge", (), frozenset({Mode.INSTEAD}), 0.5, "raise", "wrapt"),
+        ProbeConfig("shop.*:Gateway.*", ("*._*",), frozenset({Mode.BEFORE, Mode.AFTER}), 2.0, suspend_for=4.0),
+        ProbeConfig("shop:charge", (), frozenset({Mode.INSTEAD}), 0.5, "raise", "wrapt", 0, 4.0, 9.5),
     )
     assert config.defaults.timeout == 2.0
 
@@ -184,6 +190,16 @@ WRONG_VALUES = [
     ("[limits]", 'max-payload = "2 GiB"', "limits.max-payload", "expected a number of bytes up to 1073741824"),
     ("[limits]", 'max-payload = "0 B"', "limits.max-payload", "expected a number of bytes up to"),
     ("[limits]", "max-lanes = 0", "limits.max-lanes", "expected a whole number from 1 to 1000"),
+    ("[limits]", "heartbeat = 0", "limits.heartbeat", "expected a number of seconds, more than 0"),
+    ("[limits]", "heartbeat = 30", "limits.heartbeat", "heartbeat is 30 and silence 30; expected a heartbeat below silence"),
+    ("[limits]", "heartbeat = 9\nsilence = 8", "limits.heartbeat", "heartbeat is 9 and silence 8"),
+    ("[limits]", "silence = 5", "limits.silence", "the integer 5; expected more than 5 seconds: a probe script says that often"),
+    ("[limits]", 'max-backlog = "4 MIB"', "limits.max-backlog", 'did you mean "4 MiB"'),
+    ("[defaults]", "suspend-after = -1", "defaults.suspend-after", "expected a whole number from 0 to 1000000"),
+    ("[defaults]", "suspend-after = true", "defaults.suspend-after", "the boolean true; expected a whole number"),
+    ("[defaults]", "suspend-for = 0", "defaults.suspend-for", "expected a number of seconds, more than 0"),
+    ("[defaults]", 'suspend-at-most = "1 min"', "defaults.suspend-at-most", "expected a number of seconds"),
+    ("[limits]", "suspend-after = 3", "limits.suspend-after", "unknown key; expected in "),
     ("[limits]", "max-nesting = 201", "limits.max-nesting", "expected a whole number from 1 to 200"),
     ("[limits]", "handshake-timeout = 0.0", "limits.handshake-timeout", "the number 0.0; expected a number of seconds, more than 0"),
     ("[defaults]", "timeout = inf", "defaults.timeout", "inf, which is no finite number"),
@@ -399,6 +415,9 @@ probe_settings: Dict[str, Any] = {
     "timeout": seconds,
     "on_failure": st.sampled_from(["original", "raise"]),
     "patcher": st.sampled_from(["auto", "code", "wrapt"]),
+    "suspend_after": st.integers(0, 1000),
+    "suspend_for": seconds,
+    "suspend_at_most": seconds,
 }
 targets = st.from_regex(r"[a-zé_][a-z0-9_]{0,3}(\.[a-z*]{1,3})?:[A-Z_*][a-z0-9_]{0,4}(\.[a-z_*]{1,3})?", fullmatch=True)
 paths = st.text("ab é\udc80-", min_size=1, max_size=6).map(lambda name: Path("/srv", name))

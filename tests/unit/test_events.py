@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from tests.unit.test_connection import pair
 from xpc_agent.events import BATCH_EVENTS, EventQueue, Tally
-from xpc_agent.remote import Counters
+from xpc_agent.gate import Patience
 from xpc_agent.unwaited import UnwaitedHook
 from xpc_instrument.batches import AS_IS, PICKLED, TOLD, Batch, is_atom, pack, pack_all, unpack
 from xpc_instrument.channel.lanes import LanePool
@@ -87,7 +87,7 @@ class Net:
             timeout=1.0,
             on_failure="original",
             terms=terms,
-            counters=Counters(),
+            patience=Patience(3, 1.0, 60.0, 61.0),
             pid=1,
             may_refer=True,
             signature=lambda: [("value", 1, False)],
@@ -329,7 +329,8 @@ def test_the_end_of_a_session_drops_and_counts_what_is_queued() -> None:
     net.queue.gone = True
     net.queue.step(time.monotonic(), False)
     assert passed == [1]
-    assert hook._counters.calls == hook._counters.dropped == 37
+    figures = hook.counters.figures()
+    assert (figures.calls, figures.dropped) == (37, 37)
     assert not net.queue.needed
     net.close()
 
@@ -341,7 +342,7 @@ def test_an_event_of_a_hook_that_is_gone_is_late_and_counts_nowhere() -> None:
     net.queue.step(time.monotonic() + 1, False)
     hook.sole(value_of, (1,), {}, False)
     net.queue.step(time.monotonic() + 1, True)
-    assert hook._counters.calls == 0
+    assert hook.counters.figures().calls == 0
     assert not net.queue.items
     net.close()
 

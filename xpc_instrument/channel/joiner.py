@@ -346,6 +346,11 @@ class Joiner:
                 return wire
             self.drop_call_lane(wire)
 
+    def call_lanes(self) -> List[Wire]:
+        """The lanes on which this node calls, in use or idle."""
+        with self._lock:
+            return [*self._idle_calls, *self._busy_calls.values()]
+
     def give_call_lane(self, wire: Wire) -> None:
         """Put a lane back after a call that ended well."""
         with self._lock:
@@ -353,10 +358,12 @@ class Joiner:
             if not self._closed and not wire.closed:
                 self._idle_calls.append(wire)
                 return
+        wire.charge(None)
         wire.close()
 
     def drop_call_lane(self, wire: Wire) -> None:
         """Close a lane whose call did not end well."""
+        wire.charge(None)
         with self._lock:
             self._busy_calls.pop(id(wire), None)
         wire.close()

@@ -5,6 +5,7 @@ Rules:
 - No lock is held while anything else runs: a signal handler or a `__del__` that interrupts `take` may call `take` itself. The free
   lanes and the waiters are deques, whose single operations are atomic; a waiter that is woken looks again.
 - Whoever takes the last free lane, or finds none, asks for one more, up to the limit.
+- A lane that is not used any more settles its account; what was waited for a lane is on the account of whom it is for.
 - A thread may be interrupted anywhere, by a signal handler that raises. A lane that it had in its hands is known here weakly: nobody
   gives it back, but it ends with its last reference and leaves its place to another. A waiter that leaves passes on its wake-up.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from sys import modules
-from typing import Any, Callable, Deque, Optional
+from typing import Any, Callable, Deque, List, Optional
 from weakref import WeakValueDictionary
 
 from ..errors import ChannelError, DeadlineError
@@ -38,10 +39,17 @@ class LanePool:
     def __len__(self) -> int:
         return len(self._all)
 
+    def wires(self) -> List[Wire]:
+        """All lanes that there are, those in use included."""
+        return list(self._all.values())
+
     def add(self, wire: Wire) -> bool:
         """A new lane has been opened; False if it is one too many or the pool is closed."""
         if self.closed or len(self._all) >= self._limit:
             return False
+        # The handshake is on nobody's account.
+        wire.sent = wire.received = 0
+        wire.waited = wire.longest = 0.0
         self._all[id(wire)] = wire
         self._asked = max(0, self._asked - 1)
         self.give(wire)
@@ -62,6 +70,8 @@ class LanePool:
 
     def drop(self, wire: Wire) -> None:
         """Close a lane for good."""
+        # Before it is no longer found, since what it has counted is looked for in one of the two places.
+        wire.charge(None)
         self._all.pop(id(wire), None)
         wire.close()
         # One that waits may now ask for a replacement.
@@ -78,6 +88,7 @@ class LanePool:
         wire = self._pop()
         if wire is not None:
             return wire
+        started = time.monotonic()
         green = hub() if GREENLET in modules else None
         wake: Any = _Release() if green is None else green.bell()
         try:
@@ -86,7 +97,7 @@ class LanePool:
                 self._ask()
                 wire = self._pop()
                 if wire is not None:
-                    return wire
+                    return _after_waiting(wire, started)
                 remaining = -1.0 if deadline is None else deadline - time.monotonic()
                 if (deadline is not None and remaining <= 0) or not wake.wait(remaining):
                     raise DeadlineError("no lane became free in time")
@@ -105,6 +116,7 @@ class LanePool:
             return await self._take_in_trio(library, deadline)
         from asyncio import get_running_loop
 
+        started = time.monotonic()
         try:
             loop = get_running_loop()
         except RuntimeError:
@@ -120,7 +132,7 @@ class LanePool:
                 self._ask()
                 wire = self._pop()
                 if wire is not None:
-                    return wire
+                    return _after_waiting(wire, started)
                 if not await woken:
                     raise DeadlineError("no lane became free in time")
             except BaseException:
@@ -134,6 +146,7 @@ class LanePool:
                     timer.cancel()
 
     async def _take_in_trio(self, library: Any, deadline: Optional[float]) -> Wire:
+        started = time.monotonic()
         while True:
             bell = TrioBell(library)
             self._waiters.append(bell)
@@ -141,7 +154,7 @@ class LanePool:
                 self._ask()
                 wire = self._pop()
                 if wire is not None:
-                    return wire
+                    return _after_waiting(wire, started)
                 if not await bell.wait(deadline):
                     raise DeadlineError("no lane became free in time")
             finally:
@@ -153,7 +166,12 @@ class LanePool:
         for wire in list(self._all.values()):
             wire.close()
         self._all.clear()
-        self._free.clear()
+        # Those in use settle their accounts when their users drop them.
+        while self._free:
+            try:
+                self._free.pop().charge(None)
+            except IndexError:
+                break  # its last user was faster
         while self._waiters:
             self._wake_one()
 
@@ -176,6 +194,7 @@ class LanePool:
                 return None
             if not wire.closed:
                 return wire
+            wire.charge(None)
             self._all.pop(id(wire), None)
 
     def _ask(self) -> None:
@@ -205,6 +224,14 @@ class LanePool:
             # Already woken, by a lane that another one may use.
             if self._free:
                 self._wake_one()
+
+
+def _after_waiting(wire: Wire, started: float) -> Wire:
+    """A lane on whose next account is the time since `started`."""
+    wire.charge(None)
+    wire.sent = wire.received = 0
+    wire.waited = wire.longest = time.monotonic() - started
+    return wire
 
 
 class _Release:

@@ -7,6 +7,7 @@ Rules:
 - A deadline is a `time.monotonic()` instant in seconds, or None for none.
 - A wire whose thread (or task) waits is shut down by `close`, which wakes the waiter; the descriptor is closed by the waiter. Closed
   under it, the number would soon mean another file, and the waiter would wait for that one.
+- What crosses is counted here, where one thread at a time works, so that it takes no lock; `charge` says for whom.
 """
 
 from __future__ import annotations
@@ -55,7 +56,20 @@ def _ticking() -> bool:
 class Wire:
     """One connection: a socket and its state machine. One thread (or task) at a time uses it, but any may close it."""
 
-    __slots__ = ("__weakref__", "_pollers", "_waiting", "closed", "connection", "peer", "sock")
+    __slots__ = (
+        "__weakref__",
+        "_pollers",
+        "_waiting",
+        "account",
+        "closed",
+        "connection",
+        "longest",
+        "peer",
+        "received",
+        "sent",
+        "sock",
+        "waited",
+    )
 
     def __init__(self, sock: socket.socket, connection: Connection) -> None:
         # Blocking for the kernel, with a bound; not for Python, which would poll before each call if it knew of a time-out.
@@ -70,12 +84,30 @@ class Wire:
         self.connection = connection
         self.closed = False
         self.peer: Any = None
+        # Counted since the account was opened: bytes, and seconds waited for what has a deadline, in all and at most at once.
+        self.account: Any = None
+        self.sent = self.received = 0
+        self.waited = self.longest = 0.0
         # By direction, since one thread may send while another receives.
         self._pollers: List[Any] = [None, None]
         self._waiting = [False, False]
 
     def fileno(self) -> int:
         return self.sock.fileno()
+
+    def charge(self, account: Any) -> None:
+        """What is counted from now on is for `account`; the one before settles for what was counted so far. Called by the wire's user."""
+        before, self.account = self.account, account
+        if before is not None:
+            sent, received, waited, longest = self.sent, self.received, self.waited, self.longest
+            self.sent = self.received = 0
+            self.waited = self.longest = 0.0
+            before.settle(sent, received, waited, longest)
+
+    def _has_waited(self, seconds: float) -> None:
+        self.waited += seconds
+        if seconds > self.longest:  # noqa: PLR1730 - each call on a lane comes here, and `max` takes longer than all the rest
+            self.longest = seconds
 
     def __del__(self) -> None:
         # Lost by a thread that was interrupted as it took it; the other side sees its end.
@@ -131,6 +163,7 @@ class Wire:
             sent = 0
         except OSError as error:
             raise _broken(error) from error
+        self.sent += sent
         if sent != len(data):
             self.transmit([memoryview(data)[sent:]], deadline)
 
@@ -149,10 +182,12 @@ class Wire:
         try:
             if len(pieces) == 1:
                 sent = self.sock.send(pieces[0], _AT_ONCE)
+                self.sent += sent
                 if sent == len(pieces[0]):
                     return []
             else:
                 sent = self.sock.sendmsg(pieces, (), _AT_ONCE)
+                self.sent += sent
         except BlockingIOError:
             return list(pieces)
         rest: List[Bytes] = []
@@ -172,10 +207,12 @@ class Wire:
             data = self.sock.recv(_CHUNK, flags)
             if not data:
                 raise ChannelError("the other side closed the connection")
+            self.received += len(data)
             return reader.feed(data)
         count = self.sock.recv_into(missing, 0, flags)
         if not count:
             raise ChannelError("the other side closed the connection")
+        self.received += count
         return reader.advance(count)
 
     def receive(self, deadline: Optional[float]) -> Frame:
@@ -211,6 +248,7 @@ class Wire:
                 self._waited(False)
         if not data:
             raise ChannelError("the other side closed the connection")
+        self.received += len(data)
         return self.connection.reader.feed(data)
 
     # waiting on an event loop ------------------------------------------------------------------------------------------
@@ -325,12 +363,22 @@ class Wire:
         """Receive one frame that the state allows."""
         connection = self.connection
         frame = None
-        if connection.reader.idle and (deadline is None or (deadline - monotonic() > _PATIENCE and not _ticking())):
-            # Not in a greenlet, whose whole thread would wait.
-            if GREENLET not in modules or hub() is None:
+        if deadline is None:
+            if connection.reader.idle and (GREENLET not in modules or hub() is None):
+                # Not in a greenlet, whose whole thread would wait.
                 frame = self._read_patiently()
-        if frame is None:
-            frame = self.receive(deadline)
+            if frame is None:
+                frame = self.receive(None)
+        else:
+            started = monotonic()
+            try:
+                if connection.reader.idle and deadline - started > _PATIENCE and not _ticking():
+                    if GREENLET not in modules or hub() is None:
+                        frame = self._read_patiently()
+                if frame is None:
+                    frame = self.receive(deadline)
+            finally:
+                self._has_waited(monotonic() - started)
         try:
             # What `accept` does, one call less.
             connection.state = connection.state.receives[frame.opcode]
@@ -340,7 +388,11 @@ class Wire:
 
     async def hear_async(self, deadline: Optional[float]) -> Frame:
         """Like `hear`, without blocking the running loop."""
-        return self.connection.accept(await self.receive_async(deadline))
+        started = monotonic()
+        try:
+            return self.connection.accept(await self.receive_async(deadline))
+        finally:
+            self._has_waited(monotonic() - started)
 
     def close(self) -> None:
         """Close the connection: the other side, and a thread of ours that waits on it, see its end."""

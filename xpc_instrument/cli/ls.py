@@ -1,4 +1,4 @@
-"""`xpc-instrument ls APP`: the probe points of an application, their state, and why one cannot be hooked."""
+"""`xpc-instrument ls APP`: the probe points of an application, their state, and why one cannot be hooked; or what was counted of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from ..channel.limits import Limits
 from ..channel.transport import Protection, parse_address
 from ..config import ManagerConfig
 from ..errors import AuthenticationError, ChannelError
-from .output import counts, show, show_json
+from ..stats import Figures, read_probe
+from .output import amount, counts, duration, show, show_json
 
 if TYPE_CHECKING:
     from ..channel.tls import TLS
@@ -34,6 +35,7 @@ def add_parser(commands: Any) -> None:
         help="for TLS: a folder with certificate.pem, key.pem and ca.pem, as `xpc-instrument certificates` makes one for each name",
     )
     parser.add_argument("--plaintext-beyond-loopback", action="store_true", help="allow TCP beyond loopback without TLS")
+    parser.add_argument("--stats", action="store_true", help="show what was counted of the probe points that have or had hooks")
     parser.add_argument("--json", action="store_true", help="print JSON: a list of processes with their probe points")
     parser.set_defaults(run=run)
 
@@ -46,8 +48,11 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         show_json(answers)
         return 0 if not any("error" in answer for answer in answers) else 5
-    rows = [_row(answer["pid"], probe) for answer in answers for probe in answer.get("probes", ())]
-    show(("PID", "TARGET", "STATE", "PATCHER", "HOOKS", "CALLS", "FAILURES", "REASON"), rows)
+    if options.stats:
+        _show_stats(answers)
+    else:
+        rows = [_row(answer["pid"], probe) for answer in answers for probe in answer.get("probes", ())]
+        show(("PID", "TARGET", "STATE", "PATCHER", "HOOKS", "CALLS", "FAILURES", "REASON"), rows)
     failed = [answer for answer in answers if "error" in answer]
     for answer in failed:
         print(f"pid {answer['pid']}: {answer['error']}")
@@ -88,3 +93,46 @@ def _row(pid: int, probe: Dict[str, Any]) -> List[str]:
         counts(probe["failures"]),
         probe["reason"],
     ]
+
+
+# What has a column only where there is something in it.
+_RARE = ("SKIPPED", "FAILURES", "SUSPENDED", "DROPPED")
+_STATS = ("PID", "TARGET", "HOOK", "CALLS", *_RARE, "OUT/IN", "WAITED", "EACH", "MAX")
+
+
+def _show_stats(answers: List[Dict[str, Any]]) -> None:
+    rows: List[Dict[str, str]] = []
+    for answer in answers:
+        for report in answer.get("probes", ()):
+            probe = read_probe(answer["pid"], report)
+            if not probe.hooks and not probe.to_json():
+                continue
+            if len(probe.hooks) != 1 or probe.hooks[0].to_json() != probe.to_json():
+                rows.append(_figures(probe.pid, probe.target, "all", probe, ""))
+            for hook in probe.hooks:
+                name = f"{hook.mode}:{hook.script}"
+                rows.append(_figures(probe.pid, probe.target, name, hook, "now" if hook.suspended else ""))
+    columns = [column for column in _STATS if column not in _RARE or any(row[column] != "-" for row in rows)]
+    show(columns, [[row[column] for column in columns] for row in rows])
+    for answer in answers:
+        if "process" in answer:
+            facts = answer["process"]
+            parts = [f"{facts[key]} {text}" for key, text in _PROCESS.items() if key in facts]
+            print(f"pid {answer['pid']}: {', '.join(parts)}")
+
+
+_PROCESS = {"sessions": "sessions, this command's included", "lanes": "lanes", "refused": "connections refused"}
+
+
+def _figures(pid: int, target: str, hook: str, figures: Figures, now: str) -> Dict[str, str]:
+    cells = (
+        counts(figures.skipped),
+        counts(figures.failures),
+        " ".join(filter(None, (str(figures.suspensions or ""), now))) or "-",
+        str(figures.dropped or "-"),
+        f"{amount(figures.bytes_sent)}/{amount(figures.bytes_received)}",
+        duration(figures.waited_us),
+        duration(figures.wait_per_call_us) if figures.calls else "-",
+        duration(figures.longest_wait_us),
+    )
+    return dict(zip(_STATS, (str(pid), target, hook, str(figures.calls), *cells)))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, Dict, Sequence
+from typing import Any, Mapping, Sequence
 
-_COLOURS = {"armed": "bold green", "ready": "cyan", "pending": "yellow", "missing": "red", "unpatchable": "red"}
+# The columns that a narrow terminal breaks into several lines; the others have short words and numbers.
+_LONG = frozenset({"TARGET", "HOOKS", "FAILURES", "SKIPPED", "REASON", "COMMAND"})
+_COLOURS = {"armed": "bold green", "suspended": "bold red", "ready": "cyan", "pending": "yellow", "missing": "red", "unpatchable": "red"}
 
 
 def show(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -21,7 +23,7 @@ def show(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         else:
             table = Table(box=None, pad_edge=False, header_style="bold")
             for column in columns:
-                table.add_column(column, overflow="fold")
+                table.add_column(column, overflow="fold", no_wrap=column not in _LONG)
             for row in rows:
                 table.add_row(*(Text(cell, style=_COLOURS.get(cell, "")) for cell in row))
             Console().print(table)
@@ -44,6 +46,24 @@ def show_json(value: Any) -> None:
     print(json.dumps(value, indent=2 if sys.stdout.isatty() else None, sort_keys=True))
 
 
-def counts(values: Dict[str, int]) -> str:
+def amount(size: int) -> str:
+    """A number of bytes, in three digits: `980`, `12.3k`, `458M`."""
+    return _short(size, ("", "k", "M", "G", "T"))
+
+
+def duration(microseconds: float) -> str:
+    """A time, in three digits where it is not of hours: `35us`, `1.2ms`, `914ms`, `3.4s`."""
+    return _short(microseconds, ("us", "ms", "s"))
+
+
+def _short(number: float, units: Sequence[str]) -> str:
+    """Whole in the first of the units, each of which is a thousand of the one before; with one decimal beyond if it is below 100."""
+    unit = 0
+    while number >= 999.5 and unit + 1 < len(units):
+        number, unit = number / 1000, unit + 1
+    return f"{number:.{1 if unit and number < 99.95 else 0}f}{units[unit]}"
+
+
+def counts(values: Mapping[str, int]) -> str:
     """`cause:number` for each that is not zero."""
     return " ".join(f"{cause}:{number}" for cause, number in sorted(values.items()) if number) or "-"

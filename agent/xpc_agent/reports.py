@@ -1,0 +1,75 @@
+"""What this process tells of its probe points: states with their reasons, hooks, and what was counted. Plain data, for JSON."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Tuple
+
+from xpc_instrument.stats import Figures
+
+from .counters import HookCounters, on_lanes
+
+if TYPE_CHECKING:
+    from .points import ProbePoint
+    from .remote import RemoteHook
+
+Held = Mapping[HookCounters, Figures]
+
+
+def report_points(points: List[ProbePoint], pools: List[Any]) -> List[Dict[str, Any]]:
+    """Of each probe point; `pools` are those of the sessions that are joined, beside those of the hooks."""
+    held = on_lanes([*pools, *(hook.lanes for point in points for hook in point.hooks)])
+    return [_report(point, held) for point in points]
+
+
+def _report(point: ProbePoint, held: Held) -> Dict[str, Any]:
+    hooks = list(point.hooks)
+    state, reason = _state(point, hooks)
+    figures = point.counters.figures([hook.counters for hook in hooks], held)
+    return {
+        "target": point.target,
+        "state": state,
+        "reason": reason,
+        "kind": "" if point.resolved is None else point.resolved.kind.value,
+        "patcher": "" if point.patch is None else point.patch.patcher,
+        "allow": sorted(mode.value for mode in point.config.allow),
+        "timeout": point.config.timeout,
+        "on-failure": point.config.on_failure,
+        "hooks": [_report_hook(hook, held) for hook in hooks],
+        "calls": figures.calls,
+        "failures": dict(figures.failures),
+        "stats": figures.to_json(),
+    }
+
+
+def _report_hook(hook: RemoteHook, held: Held) -> Dict[str, Any]:
+    figures = hook.counters.figures().plus(held.get(hook.counters, Figures()))
+    return {
+        "mode": hook.mode.value,
+        "pid": hook.peer.pid,
+        "terms": hook.terms.to_json(),
+        "suspended": _why_suspended(hook),
+        "stats": figures.to_json(),
+    }
+
+
+def _state(point: ProbePoint, hooks: List[RemoteHook]) -> Tuple[str, str]:
+    """The state, and why it is so where it is not as it should be."""
+    if not hooks or point.patch is None:
+        return point.state, point.reason
+    reasons = [_why_suspended(hook) for hook in hooks]
+    if None in reasons:
+        return "armed", ""
+    return "suspended", "; ".join(reason for reason in reasons if reason)
+
+
+def _why_suspended(hook: RemoteHook) -> Optional[str]:
+    status = hook.gate.status()
+    if status is None:
+        return None
+    if status["trying"]:
+        when = "being tried now"
+    elif status["retry-in"] > 0:
+        when = f"tried again in {status['retry-in']:.1f} s"
+    else:
+        when = "tried again by the next invocation"
+    return f"{hook.mode.value}:{hook.peer.pid} failed {status['failures']} times in a row ({status['cause']}), {when}"

@@ -1,0 +1,120 @@
+"""What is counted of hooks, as plain records: `Session.stats()`, `xpc_agent.stats()` and `xpc-instrument ls --stats` give these.
+
+All numbers count from the start of the process, or from the fork that made it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Dict, Mapping, Optional, Tuple
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What was counted. Bytes and waits are exact once the lanes are at rest; all else is exact at any time."""
+
+    calls: int = 0
+    """Invocations that called the hook."""
+
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    """Invocations that went on without the hook, by what kept them from it: `sample`, `rate`, `suspended`."""
+
+    failures: Mapping[str, int] = field(default_factory=dict)
+    """Calls that failed, by cause, such as `timeout` or `channel`; `raised` is what an observer itself raised."""
+
+    suspensions: int = 0
+    """How often a hook was suspended."""
+
+    dropped: int = 0
+    """Events of hooks registered with `wait=False` that were dropped."""
+
+    bytes_sent: int = 0
+    """Bytes from the application to the script, headers included."""
+
+    bytes_received: int = 0
+    """Bytes from the script to the application."""
+
+    waited_us: int = 0
+    """Microseconds that threads or tasks of the application waited for answers and for free lanes, all together."""
+
+    longest_wait_us: int = 0
+    """The longest single wait, in microseconds."""
+
+    @property
+    def timeouts(self) -> int:
+        """How many of the failures were time-outs."""
+        return self.failures.get("timeout", 0)
+
+    @property
+    def wait_per_call_us(self) -> float:
+        """Microseconds waited per call of the hook."""
+        return self.waited_us / self.calls if self.calls else 0.0
+
+    def plus(self, other: Figures) -> Figures:
+        """Both together."""
+        return Figures(
+            calls=self.calls + other.calls,
+            skipped=_sum(self.skipped, other.skipped),
+            failures=_sum(self.failures, other.failures),
+            suspensions=self.suspensions + other.suspensions,
+            dropped=self.dropped + other.dropped,
+            bytes_sent=self.bytes_sent + other.bytes_sent,
+            bytes_received=self.bytes_received + other.bytes_received,
+            waited_us=self.waited_us + other.waited_us,
+            longest_wait_us=max(self.longest_wait_us, other.longest_wait_us),
+        )
+
+    def to_json(self) -> Dict[str, Any]:
+        """All fields but those that are zero or empty."""
+        return {
+            item.name.replace("_", "-"): dict(value) if isinstance(value, Mapping) else value
+            for item in dataclasses.fields(Figures)
+            for value in (getattr(self, item.name),)
+            if value
+        }
+
+
+@dataclass(frozen=True)
+class HookStats(Figures):
+    """The figures of one hook in one process."""
+
+    mode: str = ""
+    script: int = 0
+    """The pid of the probe script."""
+
+    suspended: Optional[str] = None
+    """Why the hook is suspended now, and when it is tried again; None if it is not."""
+
+
+@dataclass(frozen=True)
+class ProbeStats(Figures):
+    """The figures of one probe point in one process, over all hooks that it has or had."""
+
+    pid: int = 0
+    """The process of the application."""
+
+    target: str = ""
+    state: str = ""
+    """As `xpc-instrument ls` shows it: `ready`, `armed`, `suspended`, ..."""
+
+    hooks: Tuple[HookStats, ...] = ()
+    """The hooks that it has now."""
+
+
+def read_probe(pid: int, report: Mapping[str, Any]) -> ProbeStats:
+    """The record in what a process reports of a probe point."""
+    hooks = tuple(
+        HookStats(**_figures(hook.get("stats", {})), mode=hook["mode"], script=hook["pid"], suspended=hook.get("suspended"))
+        for hook in report["hooks"]
+    )
+    return ProbeStats(**_figures(report.get("stats", {})), pid=pid, target=report["target"], state=report["state"], hooks=hooks)
+
+
+def _figures(fields: Mapping[str, Any]) -> Dict[str, Any]:
+    known = {item.name.replace("_", "-"): item.name for item in dataclasses.fields(Figures)}
+    return {known[key]: value for key, value in fields.items() if key in known}
+
+
+def _sum(one: Mapping[str, int], other: Mapping[str, int]) -> Dict[str, int]:
+    return {key: one.get(key, 0) + other.get(key, 0) for key in {**one, **other}}
