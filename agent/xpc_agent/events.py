@@ -208,10 +208,11 @@ class EventQueue:
             if self.gone:
                 self.discard()
                 return None
-            for barrier in [one for one in self.barriers if one.deadline <= now]:
-                self._overdue(barrier)
+            # Before anybody is overdue: what was on a lane that has broken is queued still.
             if self.wire is not None:
                 self._exchange()
+            for barrier in [one for one in self.barriers if one.deadline <= now]:
+                self._overdue(barrier)
             if self.wire is not None:
                 return min((one.deadline - now for one in self.barriers), default=None)
             if self._body is None:
