@@ -318,10 +318,11 @@ class RemoteHook:
         lane: Optional[Wire] = None
         try:
             deadline = _now() + self._timeout
+            # The lane first: what many tasks that wait for one pickle meanwhile would all be done in one turn of the loop.
+            lane = await self.lanes.take_async(deadline)
             outgoing = self._observation(invocation, _Guarded)
             small = self._small_observation(invocation)
             payload = outgoing.payload() if small is None else (small, ())
-            lane = await self.lanes.take_async(deadline)
             await lane.transmit_async(self._call(lane, payload), deadline)
             await outgoing.serve_async(lane, await lane.hear_async(deadline), deadline)
             self.lanes.give(lane)
@@ -391,12 +392,13 @@ class RemoteHook:
         outgoing: Optional[Outgoing] = None
         try:
             deadline = _now() + self._timeout
+            # The lane first; see `observe_async`.
+            lane = await self.lanes.take_async(deadline)
             instance, own = split(args, bound)
             meta = (number or next_number(), self.pid, get_ident(), *_shown(instance))
             small = self._small(own, kwargs, meta, None)
             outgoing = self._conversation(own, kwargs, instance, (meta,), (None,), _Guarded)
             payload = outgoing.payload() if small is None else (small, ())
-            lane = await self.lanes.take_async(deadline)
             await lane.transmit_async(self._call(lane, payload), deadline)
             frame = await lane.hear_async(deadline)
             outcome = await outgoing.serve_async(lane, frame, deadline, _bound(proceed, instance))

@@ -81,6 +81,9 @@ class Joiner:
         self._idle_calls: List[Wire] = []
         self._busy_calls: Dict[int, Wire] = {}
         self._closed = False
+        # Lanes that the host wants and nobody dials yet, and whether a thread is dialling.
+        self._wanted = 0
+        self._dialling = False
         self._thread: Optional[threading.Thread] = None
         self._last_heard = 0.0
 
@@ -194,7 +197,7 @@ class Joiner:
         elif isinstance(message, LanesWanted):
             # In a thread of its own: a handshake needs the host's answer, and this thread must go on reading.
             try:
-                threading.Thread(target=self._open_lanes, args=(message.count,), name="xpc-instrument dialling", daemon=True).start()
+                self._want_lanes(message.count)
             except RuntimeError as error:
                 self._missed(message.count, f"no thread can be started for a lane: {error}")
         elif isinstance(message, Notice) and self._on_notice is not None:
@@ -272,6 +275,30 @@ class Joiner:
             if self._serving:
                 return
         self._open_lane(time.monotonic() + timeout)
+
+    def _want_lanes(self, count: int) -> None:
+        """Dial so many, one after the other, since a crowd at the door turns away all others. Raises `RuntimeError`."""
+        with self._lock:
+            self._wanted += count
+            if self._dialling:
+                return
+            self._dialling = True
+        try:
+            threading.Thread(target=self._dial_lanes, name="xpc-instrument dialling", daemon=True).start()
+        except RuntimeError:
+            with self._lock:
+                self._wanted -= count
+                self._dialling = False
+            raise
+
+    def _dial_lanes(self) -> None:
+        while True:
+            with self._lock:
+                count, self._wanted = self._wanted, 0
+                if not count:
+                    self._dialling = False
+                    return
+            self._open_lanes(count)
 
     def _open_lanes(self, count: int) -> None:
         wanted = min(count, self.limits.max_lanes - len(self._serving))

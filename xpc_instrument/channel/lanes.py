@@ -21,6 +21,7 @@ from weakref import WeakValueDictionary
 from ..errors import ChannelError, DeadlineError
 from .hubs import GREENLET, NO_LOOP, TrioBell, hub, trio
 from .primitives import allocate_lock
+from .turns import Turns, turns_of
 from .wire import Wire
 
 
@@ -121,29 +122,36 @@ class LanePool:
             loop = get_running_loop()
         except RuntimeError:
             raise ChannelError(NO_LOOP) from None
-        while True:
-            woken = loop.create_future()
-            wake = _Settle(loop, woken)
-            timer = None
-            if deadline is not None:
-                timer = loop.call_later(max(0.0, deadline - time.monotonic()), _settle, woken, False)
-            self._waiters.append(wake)
-            try:
+        turns = turns_of(loop)
+        wake = _Settle(turns, loop.create_future())
+        self._waiters.append(wake)
+        wire = None
+        queued = True
+        try:
+            while True:
                 self._ask()
                 wire = self._pop()
                 if wire is not None:
                     return _after_waiting(wire, started)
-                if not await woken:
-                    raise DeadlineError("no lane became free in time")
-            except BaseException:
-                if woken.done() and not woken.cancelled() and woken.result():
-                    # The wake-up was for us but we are leaving: pass it on.
-                    self._wake_one()
-                raise
-            finally:
+                if deadline is not None:
+                    turns.expire(wake.future, deadline)
+                await wake.future
+                queued = False
+                wire = self._pop()
+                if wire is not None:
+                    return _after_waiting(wire, started)
+                # Another one, who had not waited, was faster. Who waits longest stays first.
+                turns.forget(wake.future)
+                wake.future = loop.create_future()
+                self._waiters.appendleft(wake)
+                queued = True
+        finally:
+            turns.forget(wake.future)
+            if queued:
                 self._forget(wake)
-                if timer is not None:
-                    timer.cancel()
+            elif wire is None:
+                # The wake-up was for a task that is leaving: pass it on.
+                self._wake_one()
 
     async def _take_in_trio(self, library: Any, deadline: Optional[float]) -> Wire:
         started = time.monotonic()
@@ -260,20 +268,15 @@ class _Release:
 class _Settle:
     """Wakes a task that waits in `take_async`, from any thread."""
 
-    __slots__ = ("_future", "_loop")
+    __slots__ = ("_turns", "future")
 
-    def __init__(self, loop: Any, future: Any) -> None:
-        self._loop = loop
-        self._future = future
+    def __init__(self, turns: Turns, future: Any) -> None:
+        self._turns = turns
+        self.future = future
 
     def __call__(self) -> None:
         try:
-            self._loop.call_soon_threadsafe(_settle, self._future, True)
+            self._turns.settle_soon(self.future)
         except RuntimeError:
             # The loop was closed meanwhile; nobody waits there any more.
             pass
-
-
-def _settle(future: Any, value: bool) -> None:
-    if not future.done():
-        future.set_result(value)

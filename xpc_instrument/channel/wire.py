@@ -17,7 +17,7 @@ import socket
 import struct
 from sys import modules
 from time import monotonic
-from typing import TYPE_CHECKING, Any, List, Optional, Sequence
+from typing import Any, List, Optional, Sequence
 
 from ..errors import ChannelError, DeadlineError
 from .codec import HEADER, Bytes, Frame
@@ -25,9 +25,7 @@ from .connection import Connection
 from .hubs import GREENLET, NO_LOOP, hub, trio, wait_in_trio
 from .messages import Message, Opcode
 from .primitives import POLLIN, POLLOUT, poll
-
-if TYPE_CHECKING:
-    import asyncio
+from .turns import turns_of
 
 _CLOSED = "the connection was closed"
 # One read takes this much at most; what is larger goes straight into the frame's own storage.
@@ -270,17 +268,26 @@ class Wire:
             fd = self.sock.fileno()
             if self.closed or fd < 0:
                 raise ChannelError(_CLOSED)
-            (loop.add_writer if writing else loop.add_reader)(fd, _settle, ready)
-            timer = None
+            turns = turns_of(loop)
+            add, remove = (loop.add_writer, loop.remove_writer) if writing else (loop.add_reader, loop.remove_reader)
+            watched = True
+
+            def arrived() -> None:
+                # Once is enough: it may be some turns until the task goes on.
+                nonlocal watched
+                watched = False
+                remove(fd)
+                turns.settle(ready)
+
+            add(fd, arrived)
             if deadline is not None:
-                remaining = max(0.0, deadline - monotonic())
-                timer = loop.call_later(remaining, _expire, ready)
+                turns.expire(ready, deadline)
             try:
                 await ready
             finally:
-                (loop.remove_writer if writing else loop.remove_reader)(fd)
-                if timer is not None:
-                    timer.cancel()
+                if watched:
+                    remove(fd)
+                turns.forget(ready)
         finally:
             self._waited(writing)
 
@@ -411,16 +418,6 @@ class Wire:
         """Close this process's descriptor only: after a fork the connection belongs to the parent."""
         self.closed = True
         self.sock.close()
-
-
-def _settle(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
-
-
-def _expire(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_exception(DeadlineError("the other side did not answer in time"))
 
 
 def _broken(error: Exception) -> Exception:
