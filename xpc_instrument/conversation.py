@@ -21,7 +21,7 @@ from .channel.messages import Opcode
 from .channel.wire import Wire
 from .errors import LocalProtocolError, PayloadError, ReferenceExpiredError, RemoteProtocolError
 from .exceptions import dump_exception, load_exception
-from .pickling import RECORD_SLACK, Payload, Traits, dump
+from .pickling import RECORD_SLACK, Payload, Traits, beside, dump
 from .references import (
     Asker,
     Reference,
@@ -142,7 +142,7 @@ class Outgoing:
     def payload(self) -> Payload:
         """The record, pickled."""
         try:
-            return dump((self._args, self._kwargs, *self._fixed, *self._rest), self.traits)
+            return dump((beside(self._args), self._kwargs, *self._fixed, *self._rest), self.traits)
         except PayloadError:
             return self._by_reference()
 

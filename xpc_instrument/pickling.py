@@ -110,6 +110,26 @@ class _Writer:
         return False
 
 
+class _Beside:
+    """Stands for large `bytes` in what is pickled: they travel beside the pickle, and are copied once, where they are loaded."""
+
+    __slots__ = ("_data",)
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def __reduce__(self) -> Any:
+        return bytes, (pickle.PickleBuffer(self._data),)
+
+
+def beside(values: Tuple[Any, ...]) -> Tuple[Any, ...]:
+    """The values, each that is large `bytes` put beside the pickle; these values themselves if there is none."""
+    for value in values:
+        if type(value) is bytes and len(value) >= _OUT_OF_BAND:
+            return tuple([_Beside(one) if type(one) is bytes and len(one) >= _OUT_OF_BAND else one for one in values])
+    return values
+
+
 # Of such values no code runs while they are pickled, and no name is looked up while they are loaded.
 _SCALARS = frozenset({int, float, complex, bool, type(None)})
 # What counts as small: bytes or characters of a string, items of a container, containers within each other.

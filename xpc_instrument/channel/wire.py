@@ -35,9 +35,14 @@ _FRAMES_AT_ONCE = 64
 # An application that restored the default action of SIGPIPE must not die of a probe script that went away.
 _NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
 _DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
+_WAIT_ALL = getattr(socket, "MSG_WAITALL", 0)
 _AT_ONCE = _NO_SIGNAL | _DONT_WAIT
 # How long `recv` waits at most, in seconds: longer than most answers take, shorter than any wait that has to end in time.
 _PATIENCE = 0.005
+# Sent in one call, at most, while waiting in `send`, which may wait as long as `recv` for each piece that the kernel cuts it into (some
+# 36 KiB on a unix socket): so only while the deadline is further away than all those waits together.
+_SLICE = 256 * 1024
+_SLICE_PATIENCE = (_SLICE // (32 * 1024) + 1) * _PATIENCE
 _TIMEVAL = struct.pack("ll", 0, int(_PATIENCE * 1_000_000))
 
 
@@ -73,6 +78,7 @@ class Wire:
         # Blocking for the kernel, with a bound; not for Python, which would poll before each call if it knew of a time-out.
         sock.settimeout(None)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL)
         if hasattr(socket, "SO_NOSIGPIPE"):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_NOSIGPIPE, 1)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
@@ -170,10 +176,35 @@ class Wire:
         try:
             rest = self.transmit_some(pieces)
             while rest:
-                self._wait(True, deadline)
-                rest = self.transmit_some(rest)
+                if self._may_be_patient(deadline, _SLICE_PATIENCE):
+                    rest = self._send_patiently(rest)
+                else:
+                    self._wait(True, deadline)
+                    rest = self.transmit_some(rest)
         except (OSError, ValueError) as error:
             raise _broken(error) from error
+
+    @staticmethod
+    def _may_be_patient(deadline: Optional[float], patience: float) -> bool:
+        """Whether to wait in `send` and `recv` themselves. Not in a greenlet, whose whole thread would wait."""
+        if deadline is not None and (deadline - monotonic() <= patience or _ticking()):
+            return False
+        return GREENLET not in modules or hub() is None
+
+    def _send_patiently(self, rest: List[Bytes]) -> List[Bytes]:
+        """Send some of it, waiting in `send` itself, so that the kernel copies while the other side reads; returns what is left."""
+        self._waiting[True] = True
+        try:
+            if self.closed:
+                raise ChannelError(_CLOSED)
+            first = memoryview(rest[0])
+            sent = self.sock.send(first[:_SLICE], _NO_SIGNAL)
+            self.sent += sent
+            return [first[sent:], *rest[1:]] if sent < len(first) else rest[1:]
+        except BlockingIOError:
+            return rest
+        finally:
+            self._waited(True)
 
     def transmit_some(self, pieces: Sequence[Bytes]) -> List[Bytes]:
         """Send what fits now; returns what is left."""
@@ -207,7 +238,7 @@ class Wire:
                 raise ChannelError("the other side closed the connection")
             self.received += len(data)
             return reader.feed(data)
-        count = self.sock.recv_into(missing, 0, flags)
+        count = self.sock.recv_into(missing, 0, flags or _WAIT_ALL)
         if not count:
             raise ChannelError("the other side closed the connection")
         self.received += count
@@ -219,6 +250,10 @@ class Wire:
         try:
             frame = None if reader.idle else reader.next_frame()
             while frame is None:
+                if reader.missing() is not None and self._may_be_patient(deadline, _PATIENCE):
+                    # The rest of a frame that has begun: it is on its way.
+                    frame = self._read_patiently()
+                    continue
                 self._wait(False, deadline)
                 try:
                     frame = self._read_some()
@@ -235,6 +270,8 @@ class Wire:
         try:
             if self.closed:
                 raise ChannelError(_CLOSED)
+            if not self.connection.reader.idle:
+                return self._read_some(0)
             data = self.sock.recv(_CHUNK)
         except BlockingIOError:
             return None
