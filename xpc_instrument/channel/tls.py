@@ -163,6 +163,10 @@ class TlsWire(Wire):
     def put(self, opcode: Opcode, ident: int, body: Bytes, deadline: Optional[float]) -> None:
         self.transmit(self.connection.send(opcode, ident, body), deadline)
 
+    @staticmethod
+    def _may_be_patient(deadline: Optional[float], patience: float) -> bool:
+        return False
+
     def _read_patiently(self) -> Optional[Frame]:
         # `_read_some` does all reading: what arrives may be a part of a record, and may want an answer of OpenSSL's.
         return None
