@@ -262,11 +262,10 @@ def resources() -> Dict[str, Any]:
     }
     agent = sys.modules["xpc_agent.lifecycle"].current()
     if agent is not None:
-        points = list(agent.table.points.values())
-        found["hooks"] = sum(len(point.hooks) for point in points)
+        found["hooks"] = sum(len(point.hooks) for point in list(agent.table.points.values()))
         failures: Dict[str, int] = {}
-        for point in points:
-            for cause, number in point.counters.failures.items():
+        for probe in sys.modules["xpc_agent"].stats():
+            for cause, number in probe.failures.items():
                 failures[cause] = failures.get(cause, 0) + number
         found["failures"] = failures
     return found

@@ -184,6 +184,9 @@ class Host:
         if get_ident() != self._thread_id:
             self.pause(timeout=5.0)
         self._running = False
+        for peer in list(self.peers.values()):
+            # The last words: there is nobody else who could send them now.
+            peer.flush()
         self._unlink()
         self._close_all(abandon=False)
 
