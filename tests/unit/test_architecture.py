@@ -32,6 +32,7 @@ LEVELS: Levels = (
     {"xpc_instrument.channel.codec"},
     {"xpc_instrument.channel.connection"},
     {"xpc_instrument.channel.wire"},
+    {"xpc_instrument.channel.hot"},
     {"xpc_instrument.channel.transport"},
     {"xpc_instrument.channel.lanes"},
     {"xpc_instrument.channel.peer"},

@@ -28,6 +28,7 @@ from ..errors import (
     RemoteProtocolError,
 )
 from .connection import Connection
+from .hot import OpeningWire
 from .limits import Limits
 from .messages import Hello, Welcome
 from .wire import Wire
@@ -212,7 +213,8 @@ def dial(address: Address, key: bytes, hello: Hello, deadline: float, limits: Li
     Raises `NobodyListensError`, `ConnectTimeoutError`, `AuthenticationError` or `ChannelError`, all before `deadline`.
     """
     sock = _connect(address, deadline)
-    wire = Wire(sock, Connection(dialling=True, key=key, max_payload=limits.max_payload, max_nesting=limits.max_nesting))
+    connection = Connection(dialling=True, key=key, max_payload=limits.max_payload, max_nesting=limits.max_nesting)
+    wire = OpeningWire(sock, connection) if hello.hot else Wire(sock, connection)
     try:
         check_peer(sock)
         nobody = Welcome("", 0, "", "", 0)
@@ -235,7 +237,7 @@ def dial(address: Address, key: bytes, hello: Hello, deadline: float, limits: Li
     except BaseException:
         wire.close()
         raise
-    return wire
+    return wire.opened(limits) if isinstance(wire, OpeningWire) else wire
 
 
 def _connect(address: Address, deadline: float) -> socket.socket:

@@ -42,7 +42,7 @@ _TIMEVAL = struct.pack("ll", 0, int(_PATIENCE * 1_000_000))
 class Wire:
     """One connection: a socket and its state machine. One thread (or task) at a time uses it, but any may close it."""
 
-    __slots__ = ("_pollers", "_waiting", "closed", "connection", "peer", "sock")
+    __slots__ = ("_pollers", "_waiting", "closed", "connection", "peer", "plain", "sock")
 
     def __init__(self, sock: socket.socket, connection: Connection) -> None:
         # Blocking for the kernel, with a bound; not for Python, which would poll before each call if it knew of a time-out.
@@ -57,6 +57,8 @@ class Wire:
         self.connection = connection
         self.closed = False
         self.peer: Any = None
+        # Why it is no hot lane, if somebody asked whether it could be one.
+        self.plain = ""
         # By direction, since one thread may send while another receives.
         self._pollers: List[Any] = [None, None]
         self._waiting = [False, False]
@@ -282,17 +284,20 @@ class Wire:
     def hear(self, deadline: Optional[float]) -> Frame:
         """Receive one frame that the state allows."""
         connection = self.connection
-        frame = None
-        if connection.reader.idle and (deadline is None or deadline - monotonic() > _PATIENCE):
-            frame = self._read_patiently()
-        if frame is None:
-            frame = self.receive(deadline)
+        frame = self._next(deadline)
         try:
             # What `accept` does, one call less.
             connection.state = connection.state.receives[frame.opcode]
         except KeyError:
             connection.accept(frame)
         return frame
+
+    def _next(self, deadline: Optional[float]) -> Frame:
+        """The next frame, waiting in `recv` first."""
+        frame = None
+        if self.connection.reader.idle and (deadline is None or deadline - monotonic() > _PATIENCE):
+            frame = self._read_patiently()
+        return self.receive(deadline) if frame is None else frame
 
     async def hear_async(self, deadline: Optional[float]) -> Frame:
         """Like `hear`, without blocking the running loop."""

@@ -1,0 +1,357 @@
+"""Hot lanes: a lane whose small frames travel through memory that both processes share, for as long as calls follow each other closely.
+
+The socket stays. It carries what is large, what is said to a side that sleeps, the doorbell, and the end of the other process.
+
+How it works
+- The memory is a memfd, made and sealed against resizing by the listening side and passed to the dialling one with WELCOME. Each direction
+  has a slot for one frame, a byte with the number of the last frame that was put there, and a byte in which its reader says that it is
+  awake: that it will look into the memory before it sleeps. The two sides take turns on a lane, so one slot is enough.
+- A frame has a number, from 1 to 255 and round again, whichever way it goes. It is in the memory if the byte says its number; its
+  reader then sets the byte to 0, before it answers, and so before the other side can put the next frame there.
+- Who is not awake is told over the socket, as on any lane: so calls that come now and then cost what they cost there, and nobody spins.
+- The side that answers calls wakes when several calls in a row came soon after it began to wait. The side that calls is awake while it
+  waits for an answer to what it has put into the memory. Who is awake looks again and again, for `Limits.hot_spin` seconds at most; then it
+  says that it sleeps, looks once more, and waits on its socket. Each time that this was in vain it stays asleep for twice as many waits.
+- Only one thread of a process looks again and again at a time, and none where the process may run on one processor only: else it
+  would keep from the processor, or from the interpreter, whoever it waits for.
+
+Why no frame is lost (x86-64 only; elsewhere lanes are plain)
+- Stores of one processor are seen by all others in their order, and loads happen in theirs (Intel SDM volume 3A, 9.2.3; the same holds
+  for AMD). The frame is copied first, then the byte of its number is stored, by a separate instruction, which is what 9.2.4 asks for
+  behind a copy that may use string instructions. A store of one byte cannot be torn. So who sees the number sees the frame.
+- A load may overtake an older store to another place. Who says that it sleeps and then looks for a frame, and who puts a frame and then
+  looks whether the other one sleeps, must not both see the old state: each has a full barrier between the two. Taking and releasing a
+  lock that nobody else has is one: both are locked instructions (a semaphore's before Python 3.13, a mutex' from then on).
+- So at least one of the two sees what the other has done, and whoever put the frame rings. A doorbell that comes too late is ignored.
+  tests/unit/test_hot_model.py tries all interleavings, with store buffers, and finds the loss if a barrier is left out.
+
+What the other side may do to the memory: anything, at any time. Every header is copied once and checked as a copy, the body is copied and
+loaded as a copy, and nothing else is read but single bytes that are compared. What is wrong ends the lane.
+"""
+
+from __future__ import annotations
+
+import _thread
+import array
+import mmap
+import os
+import platform
+import socket
+import sys
+from time import monotonic
+from typing import List, Optional, Sequence, Tuple
+
+from ..errors import ChannelError
+from .codec import HEADER, Bytes, Frame, read_header
+from .connection import Connection, State
+from .limits import Limits
+from .messages import Opcode
+from .wire import Wire
+
+try:
+    import fcntl
+except ImportError:  # not on this system, where lanes are plain
+    fcntl = None  # type: ignore[assignment,unused-ignore]
+
+# Where things are in the memory. Each byte has a cache line of its own, and a slot begins with a page.
+_NUMBERS = (0, 64)
+_AWAKE = (128, 192)
+_SLOTS = (4096, 4096 + 68 * 1024)
+# Room for a body of 64 KiB behind its header.
+SLOT = 68 * 1024
+SIZE = 4096 + 2 * SLOT
+_ROOM = 64 * 1024 + HEADER.size
+_CHUNK = 16 * 1024
+_INT = array.array("i").itemsize
+# In the place of a frame that went over the socket, for a reader that looks here.
+_ELSEWHERE = 0
+# How often the memory is looked at between two looks at the clock.
+_LOOKS = (None,) * 40
+# Waits in a row that were short, before the side that answers wakes.
+_STREAK = 3
+# Waits that a side sleeps through at most after it has spun in vain.
+_LONGEST_PAUSE = 256
+
+
+def why_plain() -> str:
+    """Why this process cannot have hot lanes; empty if it can."""
+    if not sys.platform.startswith("linux") or not hasattr(os, "memfd_create") or not hasattr(fcntl, "F_ADD_SEALS"):
+        return "this system has no sealed memory (memfd)"
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return f"the order of stores on {platform.machine()} is not what hot lanes rely on"
+    if len(os.sched_getaffinity(0)) < 2:
+        return "this process may run on one processor only"
+    return ""
+
+
+_seals = 0 if fcntl is None else getattr(fcntl, "F_SEAL_SHRINK", 0) | getattr(fcntl, "F_SEAL_GROW", 0) | getattr(fcntl, "F_SEAL_SEAL", 0)
+
+
+def make_memory() -> Tuple[int, mmap.mmap]:
+    """A new sealed memory: its descriptor, to be passed on and closed, and the mapping. Raises `OSError`."""
+    descriptor = os.memfd_create("xpc-instrument lane", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(descriptor, SIZE)
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _seals)
+        return descriptor, mmap.mmap(descriptor, SIZE)
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def take_memory(descriptor: int) -> mmap.mmap:
+    """The mapping of a memory that came from the other side; closes the descriptor. Raises `ChannelError` if it is not as it must be."""
+    try:
+        seals = fcntl.fcntl(descriptor, fcntl.F_GET_SEALS)
+        if seals & _seals != _seals or os.fstat(descriptor).st_size != SIZE:
+            # One that can shrink would end this process with a signal.
+            raise ChannelError("the other side passed a memory that is not sealed, or has another size")
+        return mmap.mmap(descriptor, SIZE)
+    except OSError as error:
+        raise ChannelError(f"the other side passed no memory that can be mapped: {error}") from error
+    finally:
+        os.close(descriptor)
+
+
+class OpeningWire(Wire):
+    """A wire in its handshake, on the dialling side: with WELCOME a memory may come."""
+
+    __slots__ = ("_descriptors",)
+
+    def __init__(self, sock: socket.socket, connection: Connection) -> None:
+        super().__init__(sock, connection)
+        self._descriptors: List[int] = []
+
+    def _read_some(self, flags: int = socket.MSG_DONTWAIT) -> Optional[Frame]:
+        # Room for more than is expected, since what does not fit would be closed without a word.
+        data, ancillary, _, _ = self.sock.recvmsg(_CHUNK, socket.CMSG_SPACE(4 * _INT), flags | socket.MSG_CMSG_CLOEXEC)
+        for level, kind, content in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                self._descriptors += array.array("i", content[: len(content) - len(content) % _INT])
+        if not data:
+            raise ChannelError("the other side closed the connection")
+        return self.connection.reader.feed(data)
+
+    def opened(self, limits: Limits) -> Wire:
+        """The lane, once its handshake has ended: hot if exactly one memory came that is as it must be."""
+        descriptors, self._descriptors = self._descriptors, []
+        wire: Wire = Wire(self.sock, self.connection)
+        try:
+            if len(descriptors) == 1:
+                wire = HotWire(self, take_memory(descriptors.pop()), False, limits)
+        except ChannelError as error:
+            # The other side sees that nobody looks into it.
+            wire.plain = str(error)
+        finally:
+            _close(descriptors)
+        return wire
+
+    def close(self) -> None:
+        super().close()
+        _close(self._descriptors)
+
+
+def _close(descriptors: List[int]) -> None:
+    while descriptors:
+        os.close(descriptors.pop())
+
+
+def welcome_with_memory(wire: Wire, pieces: Sequence[Bytes], limits: Limits) -> Wire:
+    """Listening side: transmit WELCOME, with a memory if one can be had; returns the lane. Raises `OSError` if the other side is gone."""
+    wire.plain = why_plain()
+    if not wire.plain:
+        try:
+            descriptor, memory = make_memory()
+        except OSError as error:
+            wire.plain = f"no memory could be made: {error}"
+        else:
+            try:
+                passed = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))
+                sent = wire.sock.sendmsg(pieces, [passed], socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            finally:
+                os.close(descriptor)
+            if sent != sum(map(len, pieces)):
+                raise ChannelError("WELCOME did not fit into the empty buffer of a socket")
+            return HotWire(wire, memory, True, limits)
+    if wire.transmit_some(pieces):
+        raise ChannelError("WELCOME did not fit into the empty buffer of a socket")
+    return wire
+
+
+# Held by the thread of this process that looks again and again.
+_one_at_a_time = _thread.allocate_lock()
+
+_DOORBELL = HEADER.pack(Opcode.DOORBELL, 0, 0, 0, 0)
+
+
+class HotWire(Wire):
+    """A lane of which small frames may go through a memory. `listening` says which of the two sides this is."""
+
+    __slots__ = ("_awake", "_barrier", "_in", "_limits", "_memory", "_out", "_pause", "_penalty", "_received", "_sent", "_streak", "_told")
+
+    def __init__(self, wire: Wire, memory: mmap.mmap, listening: bool, limits: Limits) -> None:
+        super().__init__(wire.sock, wire.connection)
+        self._memory = memory
+        mine, other = (0, 1) if listening else (1, 0)
+        # Of the direction in which this side writes, and of the other: (byte of the number, byte of its reader, slot).
+        self._out = (_NUMBERS[mine], _AWAKE[mine], _SLOTS[mine])
+        self._in = (_NUMBERS[other], _AWAKE[other], _SLOTS[other])
+        self._barrier = _thread.allocate_lock()
+        self._limits = limits
+        self._sent = self._received = 0
+        self._awake = self._told = False
+        self._streak = self._pause = 0
+        self._penalty = 1
+
+    # sending -----------------------------------------------------------------------------------------------------------
+
+    def put(self, opcode: Opcode, ident: int, body: Bytes, deadline: Optional[float]) -> None:
+        connection = self.connection
+        try:
+            connection.state = connection.state.sends[opcode]
+        except KeyError:
+            connection.sending(opcode)
+        data = HEADER.pack(opcode, 0, 0, ident, len(body)) + body
+        if not self._publish((data,), True, deadline):
+            super().transmit((data,), deadline)
+
+    def transmit(self, pieces: Sequence[Bytes], deadline: Optional[float]) -> None:
+        if not self._publish(pieces, True, deadline):
+            super().transmit(pieces, deadline)
+
+    async def transmit_async(self, pieces: Sequence[Bytes], deadline: Optional[float]) -> None:
+        # A task cannot look again and again: what it waits for comes over the socket.
+        if not self._publish(pieces, False, deadline):
+            await super().transmit_async(pieces, deadline)
+
+    def _publish(self, pieces: Sequence[Bytes], waits: bool, deadline: Optional[float]) -> bool:
+        """Count a frame, and put it into the memory if the other side looks there; False if it is to go over the socket."""
+        number = self._sent = self._sent % 255 + 1
+        memory = self._memory
+        at, reader, slot = self._out
+        self._told = False
+        if memory[reader] != 1:
+            return False
+        if sum(map(len, pieces)) > _ROOM or pieces[0][1]:
+            # Too large, or with buffers of its own.
+            memory[slot] = _ELSEWHERE
+            memory[at] = number
+            return False
+        for piece in pieces:
+            memory[slot : slot + len(piece)] = piece
+            slot += len(piece)
+        if waits and not self._awake:
+            if self._pause:
+                self._pause -= 1
+            else:
+                self._wake()
+        memory[at] = number
+        self._barrier.acquire()
+        self._barrier.release()
+        self._told = True
+        if memory[reader] != 1:
+            super().transmit((_DOORBELL,), deadline)
+        return True
+
+    # receiving ---------------------------------------------------------------------------------------------------------
+
+    def hear(self, deadline: Optional[float]) -> Frame:
+        number = self._received = self._received % 255 + 1
+        frame = None
+        if self._awake:
+            if self._memory[self._in[0]] == number:
+                frame = self._taken()
+            elif self._told or self.connection.state is State.CALLEE_IDLE:
+                frame = self._look_again(number, deadline)
+            if frame is None:
+                frame = self._sleep(number)
+        if frame is None:
+            frame = self._hear_socket(number, deadline)
+        return self.connection.accept(frame)
+
+    async def hear_async(self, deadline: Optional[float]) -> Frame:
+        number = self._received = self._received % 255 + 1
+        frame = self._sleep(number) if self._awake else None
+        while frame is None:
+            frame = await self.receive_async(deadline)
+            if frame.opcode is Opcode.DOORBELL:
+                frame = self._taken() if self._memory[self._in[0]] == number else None
+        if self._memory[self._in[0]]:
+            self._memory[self._in[0]] = 0
+        return self.connection.accept(frame)
+
+    def _wake(self) -> None:
+        self._awake = True
+        self._memory[self._in[1]] = 1
+
+    def _look_again(self, number: int, deadline: Optional[float]) -> Optional[Frame]:
+        """Look again and again, for a while."""
+        if not _one_at_a_time.acquire(False):
+            return None
+        try:
+            memory, at = self._memory, self._in[0]
+            end = monotonic() + self._limits.hot_spin
+            if deadline is not None and deadline < end:
+                end = deadline
+            while True:
+                for _ in _LOOKS:
+                    if memory[at] == number:
+                        self._penalty = 1
+                        return self._taken()
+                if monotonic() >= end or self.closed:
+                    break
+        finally:
+            _one_at_a_time.release()
+        self._pause = self._penalty = min(2 * self._penalty, _LONGEST_PAUSE)
+        self._streak = 0
+        return None
+
+    def _sleep(self, number: int) -> Optional[Frame]:
+        """Say that this side does not look any more, and look once more."""
+        self._awake = False
+        memory = self._memory
+        memory[self._in[1]] = 0
+        self._barrier.acquire()
+        self._barrier.release()
+        return self._taken() if memory[self._in[0]] == number else None
+
+    def _taken(self) -> Optional[Frame]:
+        """The frame in the memory, as a copy; None if it went over the socket."""
+        memory, (at, _, slot) = self._memory, self._in
+        # Else it would be taken for the frame of that number in the next round.
+        memory[at] = 0
+        header = memory[slot : slot + HEADER.size]
+        if header[0] == _ELSEWHERE:
+            return None
+        opcode, ident, length = read_header(header, min(self.connection.reader.limit, _ROOM - HEADER.size))
+        slot += HEADER.size
+        return Frame(opcode, ident, memory[slot : slot + length])
+
+    def _hear_socket(self, number: int, deadline: Optional[float]) -> Frame:
+        idle = self.connection.state is State.CALLEE_IDLE
+        started = monotonic()
+        frame: Optional[Frame] = None
+        while frame is None:
+            frame = self._next(deadline)
+            if frame.opcode is Opcode.DOORBELL:
+                frame = self._taken() if self._memory[self._in[0]] == number else None
+        if self._memory[self._in[0]]:
+            self._memory[self._in[0]] = 0
+        if idle:
+            self._streak = self._streak + 1 if monotonic() - started < self._limits.hot_short else 0
+            if self._streak >= _STREAK:
+                if self._pause:
+                    self._pause -= 1
+                else:
+                    self._wake()
+        return frame
+
+
+def _fork() -> None:
+    """In a child: the thread that had it is not there."""
+    global _one_at_a_time
+    _one_at_a_time = _thread.allocate_lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_fork)
