@@ -181,6 +181,8 @@ def welcome_with_memory(wire: Wire, pieces: Sequence[Bytes], limits: Limits) -> 
 # Held by the thread of this process that looks again and again.
 _one_at_a_time = _thread.allocate_lock()
 
+_yield = os.sched_yield
+
 _DOORBELL = HEADER.pack(Opcode.DOORBELL, 0, 0, 0, 0)
 
 
@@ -205,15 +207,9 @@ class HotWire(Wire):
 
     # sending -----------------------------------------------------------------------------------------------------------
 
-    def put(self, opcode: Opcode, ident: int, body: Bytes, deadline: Optional[float]) -> None:
-        connection = self.connection
-        try:
-            connection.state = connection.state.sends[opcode]
-        except KeyError:
-            connection.sending(opcode)
-        data = HEADER.pack(opcode, 0, 0, ident, len(body)) + body
+    def _push(self, data: Bytes, deadline: Optional[float]) -> None:
         if not self._publish((data,), True, deadline):
-            super().transmit((data,), deadline)
+            super()._push(data, deadline)
 
     def transmit(self, pieces: Sequence[Bytes], deadline: Optional[float]) -> None:
         if not self._publish(pieces, True, deadline):
@@ -250,14 +246,14 @@ class HotWire(Wire):
         self._barrier.release()
         self._told = True
         if memory[reader] != 1:
-            super().transmit((_DOORBELL,), deadline)
+            super()._push(_DOORBELL, deadline)
         return True
 
     # receiving ---------------------------------------------------------------------------------------------------------
 
     def hear(self, deadline: Optional[float]) -> Frame:
         number = self._received = self._received % 255 + 1
-        frame = None
+        frame: Optional[Frame] = None
         if self._awake:
             if self._memory[self._in[0]] == number:
                 frame = self._taken()
@@ -300,6 +296,7 @@ class HotWire(Wire):
                         return self._taken()
                 if monotonic() >= end or self.closed:
                     break
+                _yield()
         finally:
             _one_at_a_time.release()
         self._pause = self._penalty = min(2 * self._penalty, _LONGEST_PAUSE)
@@ -328,8 +325,7 @@ class HotWire(Wire):
         return Frame(opcode, ident, memory[slot : slot + length])
 
     def _hear_socket(self, number: int, deadline: Optional[float]) -> Frame:
-        idle = self.connection.state is State.CALLEE_IDLE
-        started = monotonic()
+        started = monotonic() if self.connection.state is State.CALLEE_IDLE else 0.0
         frame: Optional[Frame] = None
         while frame is None:
             frame = self._next(deadline)
@@ -337,7 +333,7 @@ class HotWire(Wire):
                 frame = self._taken() if self._memory[self._in[0]] == number else None
         if self._memory[self._in[0]]:
             self._memory[self._in[0]] = 0
-        if idle:
+        if started:
             self._streak = self._streak + 1 if monotonic() - started < self._limits.hot_short else 0
             if self._streak >= _STREAK:
                 if self._pause:

@@ -101,7 +101,10 @@ class Wire:
             connection.state = connection.state.sends[opcode]
         except KeyError:
             connection.sending(opcode)
-        data = HEADER.pack(opcode, 0, 0, ident, len(body)) + body
+        self._push(HEADER.pack(opcode, 0, 0, ident, len(body)) + body, deadline)
+
+    def _push(self, data: Bytes, deadline: Optional[float]) -> None:
+        """Transmit what fits into the empty buffer of a socket, as a rule in one step."""
         try:
             sent = self.sock.send(data, _AT_ONCE)
         except BlockingIOError:
