@@ -311,6 +311,7 @@ class EventQueue:
             log.debug("no lane for the events of session %.8s: %s", self.session, error)
             return False
         assert self._body is not None
+        wire.cool()
         self.wire = wire
         name = [relay_name(self.session, 0)] if relayed else []
         self.unsent = wire.connection.send(Opcode.EVENTS, 0, self._body, name)

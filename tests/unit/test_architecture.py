@@ -34,7 +34,7 @@ LEVELS: Levels = (
     {"xpc_instrument.channel.connection"},
     {"xpc_instrument.channel.turns"},
     {"xpc_instrument.channel.wire"},
-    {"xpc_instrument.channel.tls", "xpc_instrument.channel.strangers"},
+    {"xpc_instrument.channel.tls", "xpc_instrument.channel.hot", "xpc_instrument.channel.strangers"},
     {"xpc_instrument.channel.transport"},
     {"xpc_instrument.channel.lanes"},
     {"xpc_instrument.channel.peer", "xpc_instrument.channel.door"},

@@ -74,6 +74,15 @@ def encode(opcode: Opcode, ident: int, body: Bytes, buffers: Sequence[Bytes] = (
     return pieces
 
 
+def read_header(header: bytes, limit: int) -> Tuple[Opcode, int, int]:
+    """`(opcode, ident, length of the body)` of a frame without buffers. Raises `RemoteProtocolError`."""
+    opcode, count, zero, ident, length = HEADER.unpack(header)
+    known = _OPCODES.get(opcode)
+    if known is None or count or zero or length > limit:
+        raise RemoteProtocolError(f"not a small frame: it begins with the bytes {header.hex()}")
+    return known, ident, length
+
+
 def _pad(length: int) -> bytes:
     return _PADS[-length % _ALIGNMENT]
 

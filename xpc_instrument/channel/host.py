@@ -24,6 +24,7 @@ from typing import Any, Callable, Deque, Dict, List, Optional, Union
 from ..errors import ChannelError, LocalProtocolError, RemoteProtocolError, XpcError
 from .codec import Bytes, Frame
 from .door import Door
+from .hot import welcome_with_memory
 from .limits import Limits
 from .messages import (
     Answer,
@@ -352,13 +353,12 @@ class Host:
             except Exception as error:
                 self._fail(peer, error)
             return
-        # A lane's first bytes: nothing else is on its socket yet, so they fit.
-        if wire.transmit_some(welcome):
-            wire.close()
-        elif hello.role == Role.SERVE.value:
+        if hello.role == Role.SERVE.value:
+            wire = self._welcome_lane(wire, hello, welcome)
             if peer is None or not peer.lanes.add(wire):
                 wire.close()
-        elif len(self._serving) >= self.limits.max_sessions * self.limits.max_lanes:
+        # A lane's first bytes: nothing else is on its socket yet, so they fit.
+        elif wire.transmit_some(welcome) or len(self._serving) >= self.limits.max_sessions * self.limits.max_lanes:
             wire.close()
         else:
             self._serving[id(wire)] = wire
@@ -369,6 +369,14 @@ class Host:
                 self._logger.warning("a call of pid %d at %s cannot be served: %s", hello.pid, self.address, error)
                 self._serving.pop(id(wire), None)
                 wire.close()
+
+    def _welcome_lane(self, wire: Wire, hello: Hello, welcome: List[Bytes]) -> Wire:
+        """Transmit WELCOME on a lane; returns the lane, which is hot if both sides can have that."""
+        if hello.hot and self.address.is_unix and self.limits.hot_lanes:
+            return welcome_with_memory(wire, welcome, self.limits)
+        wire.plain = "hot-lanes = false" if not self.limits.hot_lanes else "the script cannot have hot lanes"
+        wire.transmit(welcome, time.monotonic())
+        return wire
 
     def _serve(self, wire: Wire, hello: Hello) -> None:
         try:

@@ -19,6 +19,7 @@ from .. import errors
 from ..errors import AuthenticationError, ChannelError, DeadlineError, RemoteProtocolError, XpcError
 from .codec import Frame
 from .connection import new_nonce
+from .hot import why_plain
 from .limits import Limits
 from .messages import (
     PROTOCOL_VERSION,
@@ -139,6 +140,7 @@ class Joiner:
             nonce=new_nonce(),
             pid=os.getpid(),
             python=python_version(),
+            hot=role is Role.SERVE and self.address.is_unix and self.limits.hot_lanes and not why_plain(),
             program=os.path.basename(sys.argv[0] or "python")[:200] if getattr(sys, "argv", None) else "python",
         )
         return dial(self.address, self._key, hello, deadline, self.limits, self._protection)

@@ -29,3 +29,9 @@ class Limits:
     silence: float = 30.0
     # Control messages that wait for a peer that does not read, before the peer counts as gone.
     max_backlog: int = 4 * 1024 * 1024
+    # Whether small frames may go through memory that both processes share, while calls follow each other closely (see hot.py), ...
+    hot_lanes: bool = True
+    # ... for how long a side looks there again and again before it sleeps, ...
+    hot_spin: float = 0.00005
+    # ... and below what a wait counts as short.
+    hot_short: float = 0.0001

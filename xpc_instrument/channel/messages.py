@@ -50,6 +50,8 @@ class Opcode(enum.IntEnum):
     NOT_FOUND = 53
     PROCEED = 54
     REFER = 55
+    # A hot lane: what is said has been put into the memory. Says nothing to the state machine.
+    DOORBELL = 63
 
 
 class Role(str, enum.Enum):
@@ -69,6 +71,7 @@ class Hello:
     pid: int
     python: str
     program: str
+    hot: bool = False  # whether the dialling side can take a memory with WELCOME; for lanes on which it answers
 
 
 @dataclass(frozen=True)
@@ -197,6 +200,7 @@ SCHEMAS: Dict[Opcode, Tuple[Type[Any], Dict[str, Tuple[type, ...]]]] = {
             "pid": (int,),
             "python": (str,),
             "program": (str,),
+            "hot": (bool,),
         },
     ),
     Opcode.CHALLENGE: (Challenge, {"version": (int,), "nonce": (str,)}),

@@ -35,6 +35,7 @@ from ..errors import (
 )
 from .codec import Bytes
 from .connection import Connection
+from .hot import OpeningWire
 from .limits import Limits
 from .messages import Hello, Welcome
 from .primitives import Socket
@@ -305,7 +306,7 @@ def _dial_once(address: Address, key: bytes, hello: Hello, deadline: float, limi
     sock = _connect(address, deadline, protection)
     connection = Connection(dialling=True, key=key, max_payload=limits.max_payload, max_nesting=limits.max_nesting)
     try:
-        wire = protection.wire(sock, connection, listening=False)
+        wire = OpeningWire(sock, connection) if hello.hot else protection.wire(sock, connection, listening=False)
     except BaseException:
         sock.close()
         raise
@@ -335,7 +336,7 @@ def _dial_once(address: Address, key: bytes, hello: Hello, deadline: float, limi
     except BaseException:
         wire.close()
         raise
-    return wire
+    return wire.opened(limits) if isinstance(wire, OpeningWire) else wire
 
 
 def _transmit_or_hear_why(wire: Wire, pieces: Sequence[Bytes], deadline: float) -> None:

@@ -66,8 +66,10 @@ class Wire:
         "account",
         "closed",
         "connection",
+        "given_away",
         "longest",
         "peer",
+        "plain",
         "received",
         "sent",
         "sock",
@@ -88,10 +90,14 @@ class Wire:
         self.connection = connection
         self.closed = False
         self.peer: Any = None
+        # The socket is another wire's now.
+        self.given_away = False
         # Counted since the account was opened: bytes, and seconds waited for what has a deadline, in all and at most at once.
         self.account: Any = None
         self.sent = self.received = 0
         self.waited = self.longest = 0.0
+        # Why it is no hot lane, if somebody asked whether it could be one.
+        self.plain = ""
         # By direction, since one thread may send while another receives.
         self._pollers: List[Any] = [None, None]
         self._waiting = [False, False]
@@ -115,7 +121,8 @@ class Wire:
 
     def __del__(self) -> None:
         # Lost by a thread that was interrupted as it took it; the other side sees its end.
-        self.sock.close()
+        if not self.given_away:
+            self.sock.close()
 
     def shake_hands(self, deadline: Optional[float]) -> None:
         """Dialling side: what comes before the first frame. Nothing, on a plain wire."""
@@ -160,7 +167,10 @@ class Wire:
             connection.state = connection.state.sends[opcode]
         except KeyError:
             connection.sending(opcode)
-        data = HEADER.pack(opcode, 0, 0, ident, len(body)) + body
+        self._push(HEADER.pack(opcode, 0, 0, ident, len(body)) + body, deadline)
+
+    def _push(self, data: Bytes, deadline: Optional[float]) -> None:
+        """Transmit what fits into the empty buffer of a socket, as a rule in one step."""
         try:
             sent = self.sock.send(data, _AT_ONCE)
         except BlockingIOError:
@@ -169,7 +179,7 @@ class Wire:
             raise _broken(error) from error
         self.sent += sent
         if sent != len(data):
-            self.transmit([memoryview(data)[sent:]], deadline)
+            Wire.transmit(self, [memoryview(data)[sent:]], deadline)
 
     def transmit(self, pieces: Sequence[Bytes], deadline: Optional[float]) -> None:
         """Send all pieces. Raises `DeadlineError` or `ChannelError`; the wire is then unusable."""
@@ -406,21 +416,12 @@ class Wire:
     def hear(self, deadline: Optional[float]) -> Frame:
         """Receive one frame that the state allows."""
         connection = self.connection
-        frame = None
         if deadline is None:
-            if connection.reader.idle and (GREENLET not in modules or hub() is None):
-                # Not in a greenlet, whose whole thread would wait.
-                frame = self._read_patiently()
-            if frame is None:
-                frame = self.receive(None)
+            frame = self._next(None)
         else:
             started = monotonic()
             try:
-                if connection.reader.idle and deadline - started > _PATIENCE and not _ticking():
-                    if GREENLET not in modules or hub() is None:
-                        frame = self._read_patiently()
-                if frame is None:
-                    frame = self.receive(deadline)
+                frame = self._next(deadline)
             finally:
                 self._has_waited(monotonic() - started)
         try:
@@ -430,6 +431,13 @@ class Wire:
             connection.accept(frame)
         return frame
 
+    def _next(self, deadline: Optional[float]) -> Frame:
+        """The next frame, waiting in `recv` first."""
+        frame = None
+        if self.connection.reader.idle and self._may_be_patient(deadline, _PATIENCE):
+            frame = self._read_patiently()
+        return self.receive(deadline) if frame is None else frame
+
     async def hear_async(self, deadline: Optional[float]) -> Frame:
         """Like `hear`, without blocking the running loop."""
         started = monotonic()
@@ -437,6 +445,9 @@ class Wire:
             return self.connection.accept(await self.receive_async(deadline))
         finally:
             self._has_waited(monotonic() - started)
+
+    def cool(self) -> None:
+        """Have what comes next come over the socket, for one who waits for that; see `hot`. To be called while nothing is under way."""
 
     def close(self) -> None:
         """Close the connection: the other side, and a thread of ours that waits on it, see its end."""

@@ -1,0 +1,367 @@
+"""Hot lanes: a lane whose small frames travel through memory that both processes share, for as long as calls follow each other closely.
+
+The socket stays. It carries what is large, what is said to a side that sleeps, the doorbell, and the end of the other process.
+
+How it works
+- The memory is a memfd, made and sealed against resizing by the listening side and passed to the dialling one with WELCOME. Each direction
+  has a slot for one frame, a byte with the number of the last frame that was put there, and a byte in which its reader says that it is
+  awake: that it will look into the memory before it sleeps. The two sides take turns on a lane, so one slot is enough.
+- A frame that goes through the memory has a number, from 1 to 255 and round again. It is there if the byte says its number; its reader
+  then sets the byte to 0, before it answers, and so before the other side can put the next frame there.
+- Who is not awake is told over the socket, as on any lane: so calls that come now and then cost what they cost there, and nobody spins.
+- The side that answers calls wakes when several calls in a row came soon after it began to wait. The side that calls is awake while it
+  waits for an answer to what it has put into the memory. Who is awake looks again and again, for `Limits.hot_spin` seconds at most; then it
+  says that it sleeps, looks once more, and waits on its socket. Each time that this was in vain it stays asleep for twice as many waits.
+- Only one thread of a process looks again and again at a time, and none where the process may run on one processor only: else it
+  would keep from the processor, or from the interpreter, whoever it waits for.
+
+Why no frame is lost (x86-64 only; elsewhere lanes are plain)
+- Stores of one processor are seen by all others in their order, and loads happen in theirs (Intel SDM volume 3A, 9.2.3; the same holds
+  for AMD). The frame is copied first, then the byte of its number is stored, by a separate instruction, which is what 9.2.4 asks for
+  behind a copy that may use string instructions. A store of one byte cannot be torn. So who sees the number sees the frame.
+- A load may overtake an older store to another place. Who says that it sleeps and then looks for a frame, and who puts a frame and then
+  looks whether the other one sleeps, must not both see the old state: each has a full barrier between the two. Taking and releasing a
+  lock that nobody else has is one: both are locked instructions (a semaphore's before Python 3.13, a mutex' from then on).
+- So at least one of the two sees what the other has done, and whoever put the frame rings. A doorbell that comes too late is ignored.
+  tests/unit/test_hot_model.py tries all interleavings, with store buffers, and finds the loss if a barrier is left out.
+
+What the other side may do to the memory: anything, at any time. Every header is copied once and checked as a copy, the body is copied and
+loaded as a copy, and nothing else is read but single bytes that are compared. What is wrong ends the lane.
+"""
+
+from __future__ import annotations
+
+import array
+import mmap
+import os
+import platform
+import socket
+import sys
+from sys import modules
+from time import monotonic
+from typing import List, Optional, Sequence, Tuple
+
+from ..errors import ChannelError
+from .codec import HEADER, Bytes, Frame, read_header
+from .connection import Connection, State
+from .hubs import GREENLET, hub
+from .limits import Limits
+from .messages import Opcode
+from .primitives import allocate_lock
+from .wire import Wire
+
+try:
+    import fcntl
+except ImportError:  # not on this system, where lanes are plain
+    fcntl = None  # type: ignore[assignment,unused-ignore]
+
+# Where things are in the memory. Each byte has a cache line of its own, and a slot begins with a page.
+_NUMBERS = (0, 64)
+_AWAKE = (128, 192)
+_SLOTS = (4096, 4096 + 68 * 1024)
+# Room for a body of 64 KiB behind its header.
+SLOT = 68 * 1024
+SIZE = 4096 + 2 * SLOT
+_ROOM = 64 * 1024 + HEADER.size
+_CHUNK = 16 * 1024
+_INT = array.array("i").itemsize
+# How often the memory is looked at between two looks at the clock.
+_LOOKS = (None,) * 40
+# Waits in a row that were short, before the side that answers wakes.
+_STREAK = 3
+# Waits that a side sleeps through at most after it has spun in vain.
+_LONGEST_PAUSE = 256
+
+
+def why_plain() -> str:
+    """Why this process cannot have hot lanes; empty if it can."""
+    if not sys.platform.startswith("linux") or not hasattr(os, "memfd_create") or not hasattr(fcntl, "F_ADD_SEALS"):
+        return "this system has no sealed memory (memfd)"
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return f"the order of stores on {platform.machine()} is not what hot lanes rely on"
+    if len(os.sched_getaffinity(0)) < 2:
+        return "this process may run on one processor only"
+    return ""
+
+
+_seals = 0 if fcntl is None else getattr(fcntl, "F_SEAL_SHRINK", 0) | getattr(fcntl, "F_SEAL_GROW", 0) | getattr(fcntl, "F_SEAL_SEAL", 0)
+
+
+def make_memory() -> Tuple[int, mmap.mmap]:
+    """A new sealed memory: its descriptor, to be passed on and closed, and the mapping. Raises `OSError`."""
+    descriptor = os.memfd_create("xpc-instrument lane", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(descriptor, SIZE)
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _seals)
+        return descriptor, mmap.mmap(descriptor, SIZE)
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def take_memory(descriptor: int) -> mmap.mmap:
+    """The mapping of a memory that came from the other side; closes the descriptor. Raises `ChannelError` if it is not as it must be."""
+    try:
+        seals = fcntl.fcntl(descriptor, fcntl.F_GET_SEALS)
+        if seals & _seals != _seals or os.fstat(descriptor).st_size != SIZE:
+            # One that can shrink would end this process with a signal.
+            raise ChannelError("the other side passed a memory that is not sealed, or has another size")
+        return mmap.mmap(descriptor, SIZE)
+    except OSError as error:
+        raise ChannelError(f"the other side passed no memory that can be mapped: {error}") from error
+    finally:
+        os.close(descriptor)
+
+
+class OpeningWire(Wire):
+    """A wire in its handshake, on the dialling side: with WELCOME a memory may come."""
+
+    __slots__ = ("_descriptors",)
+
+    def __init__(self, sock: socket.socket, connection: Connection) -> None:
+        super().__init__(sock, connection)
+        self._descriptors: List[int] = []
+
+    def _read_some(self, flags: int = socket.MSG_DONTWAIT) -> Optional[Frame]:
+        if self.connection.open:
+            return super()._read_some(flags)
+        # Room for more than is expected, since what does not fit would be closed without a word.
+        data, ancillary, _, _ = self.sock.recvmsg(_CHUNK, socket.CMSG_SPACE(4 * _INT), flags | socket.MSG_CMSG_CLOEXEC)
+        for level, kind, content in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                self._descriptors += array.array("i", content[: len(content) - len(content) % _INT])
+        if not data:
+            raise ChannelError("the other side closed the connection")
+        return self.connection.reader.feed(data)
+
+    def opened(self, limits: Limits) -> Wire:
+        """The lane, once its handshake has ended: hot if exactly one memory came that is as it must be."""
+        descriptors, self._descriptors = self._descriptors, []
+        try:
+            if len(descriptors) == 1:
+                return HotWire(self, take_memory(descriptors.pop()), False, limits)
+        except ChannelError as error:
+            # The other side sees that nobody looks into it.
+            self.plain = str(error)
+        finally:
+            _close(descriptors)
+        return self
+
+    def close(self) -> None:
+        super().close()
+        _close(self._descriptors)
+
+
+def _close(descriptors: List[int]) -> None:
+    while descriptors:
+        os.close(descriptors.pop())
+
+
+def welcome_with_memory(wire: Wire, pieces: Sequence[Bytes], limits: Limits) -> Wire:
+    """Listening side: transmit WELCOME, with a memory if one can be had; returns the lane. Raises `OSError` if the other side is gone."""
+    wire.plain = why_plain()
+    if not wire.plain:
+        try:
+            descriptor, memory = make_memory()
+        except OSError as error:
+            wire.plain = f"no memory could be made: {error}"
+        else:
+            try:
+                passed = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))
+                sent = wire.sock.sendmsg(pieces, [passed], socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            finally:
+                os.close(descriptor)
+            if sent != sum(map(len, pieces)):
+                raise ChannelError("WELCOME did not fit into the empty buffer of a socket")
+            return HotWire(wire, memory, True, limits)
+    if wire.transmit_some(pieces):
+        raise ChannelError("WELCOME did not fit into the empty buffer of a socket")
+    return wire
+
+
+# Held by the thread of this process that looks again and again.
+_one_at_a_time = allocate_lock()
+
+_yield = os.sched_yield
+
+_DOORBELL = HEADER.pack(Opcode.DOORBELL, 0, 0, 0, 0)
+
+
+class HotWire(Wire):
+    """A lane of which small frames may go through a memory; takes the socket of `wire` over. `listening` says which side this is."""
+
+    __slots__ = ("_awake", "_barrier", "_in", "_limits", "_memory", "_out", "_pause", "_penalty", "_put", "_streak", "_taken_last", "_told")
+
+    def __init__(self, wire: Wire, memory: mmap.mmap, listening: bool, limits: Limits) -> None:
+        super().__init__(wire.sock, wire.connection)
+        wire.given_away = True
+        self._memory = memory
+        mine, other = (0, 1) if listening else (1, 0)
+        # Of the direction in which this side writes, and of the other: (byte of the number, byte of its reader, slot).
+        self._out = (_NUMBERS[mine], _AWAKE[mine], _SLOTS[mine])
+        self._in = (_NUMBERS[other], _AWAKE[other], _SLOTS[other])
+        self._barrier = allocate_lock()
+        self._limits = limits
+        # The numbers of the last frame in each direction.
+        self._put = self._taken_last = 0
+        self._awake = self._told = False
+        self._streak = self._pause = 0
+        self._penalty = 1
+
+    # sending -----------------------------------------------------------------------------------------------------------
+
+    def _push(self, data: Bytes, deadline: Optional[float]) -> None:
+        if not self._publish((data,), deadline):
+            super()._push(data, deadline)
+
+    def transmit(self, pieces: Sequence[Bytes], deadline: Optional[float]) -> None:
+        if not self._publish(pieces, deadline):
+            super().transmit(pieces, deadline)
+
+    async def transmit_async(self, pieces: Sequence[Bytes], deadline: Optional[float]) -> None:
+        # A task cannot look again and again: what it waits for is to come over the socket.
+        self.cool()
+        await super().transmit_async(pieces, deadline)
+
+    def _publish(self, pieces: Sequence[Bytes], deadline: Optional[float]) -> bool:
+        """Put a frame into the memory if it is small and the other side looks there; False if it is to go over the socket."""
+        memory = self._memory
+        at, reader, slot = self._out
+        self._told = False
+        if memory[reader] != 1:
+            return False
+        size = sum(map(len, pieces))
+        if size > _ROOM or pieces[0][1]:
+            return False  # too large, or with buffers of its own
+        for piece in pieces:
+            memory[slot : slot + len(piece)] = piece
+            slot += len(piece)
+        if not self._awake:
+            if self._pause:
+                self._pause -= 1
+            elif GREENLET not in modules or hub() is None:
+                self._wake()
+        number = self._put = self._put % 255 + 1
+        memory[at] = number
+        self._barrier.acquire()
+        self._barrier.release()
+        self.sent += size
+        self._told = True
+        if memory[reader] != 1:
+            super()._push(_DOORBELL, deadline)
+        return True
+
+    # receiving ---------------------------------------------------------------------------------------------------------
+
+    def hear(self, deadline: Optional[float]) -> Frame:
+        started = monotonic()
+        try:
+            frame = self._hear_memory(started, deadline) if self._awake else None
+            if frame is None:
+                frame = self._hear_socket(started, deadline)
+        finally:
+            if deadline is not None:
+                self._has_waited(monotonic() - started)
+        return self.connection.accept(frame)
+
+    def _hear_memory(self, now: float, deadline: Optional[float]) -> Optional[Frame]:
+        """While this side is awake: the frame, or None, and it sleeps."""
+        frame = self._look()
+        if frame is None and (self._told or self.connection.state is State.CALLEE_IDLE):
+            frame = self._look_again(now, deadline)
+        if frame is None:
+            self.cool()
+            frame = self._look()
+        return frame
+
+    async def hear_async(self, deadline: Optional[float]) -> Frame:
+        started = monotonic()
+        try:
+            frame = None
+            while frame is None:
+                frame = self._unless_bell(await self.receive_async(deadline))
+        finally:
+            self._has_waited(monotonic() - started)
+        return self.connection.accept(frame)
+
+    def drain(self) -> List[Frame]:
+        return [frame for frame in super().drain() if frame.opcode is not Opcode.DOORBELL]
+
+    def cool(self) -> None:
+        if self._awake:
+            self._awake = False
+            self._memory[self._in[1]] = 0
+            self._barrier.acquire()
+            self._barrier.release()
+
+    def _wake(self) -> None:
+        self._awake = True
+        self._memory[self._in[1]] = 1
+
+    def _look(self) -> Optional[Frame]:
+        """The frame in the memory, as a copy, or None."""
+        memory, (at, _, slot) = self._memory, self._in
+        number = self._taken_last % 255 + 1
+        if memory[at] != number:
+            return None
+        self._taken_last = number
+        header = memory[slot : slot + HEADER.size]
+        opcode, ident, length = read_header(header, min(self.connection.reader.limit, _ROOM - HEADER.size))
+        slot += HEADER.size
+        body = memory[slot : slot + length]
+        # Before the answer, and so before the next frame. Else it would be taken for the one of that number in the next round.
+        memory[at] = 0
+        self.received += HEADER.size + length
+        return Frame(opcode, ident, body)
+
+    def _look_again(self, now: float, deadline: Optional[float]) -> Optional[Frame]:
+        """Look again and again, for a while."""
+        if not _one_at_a_time.acquire(False):
+            return None
+        try:
+            memory, at = self._memory, self._in[0]
+            number = self._taken_last % 255 + 1
+            end = now + self._limits.hot_spin
+            if deadline is not None and deadline < end:
+                end = deadline
+            while True:
+                for _ in _LOOKS:
+                    if memory[at] == number:
+                        self._penalty = 1
+                        return self._look()
+                if monotonic() >= end or self.closed:
+                    break
+                _yield()
+        finally:
+            _one_at_a_time.release()
+        self._pause = self._penalty = min(2 * self._penalty, _LONGEST_PAUSE)
+        self._streak = 0
+        return None
+
+    def _hear_socket(self, started: float, deadline: Optional[float]) -> Frame:
+        idle = self.connection.state is State.CALLEE_IDLE
+        frame: Optional[Frame] = None
+        while frame is None:
+            frame = self._unless_bell(self._next(deadline))
+        if idle:
+            self._streak = self._streak + 1 if monotonic() - started < self._limits.hot_short else 0
+            if self._streak >= _STREAK:
+                if self._pause:
+                    self._pause -= 1
+                elif GREENLET not in modules or hub() is None:
+                    self._wake()
+        return frame
+
+    def _unless_bell(self, frame: Frame) -> Optional[Frame]:
+        """What came over the socket; for a doorbell what it rings for, None if that has been taken already."""
+        return self._look() if frame.opcode is Opcode.DOORBELL else frame
+
+
+def _fork() -> None:
+    """In a child: the thread that had it is not there."""
+    global _one_at_a_time
+    _one_at_a_time = allocate_lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_fork)
