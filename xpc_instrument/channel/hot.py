@@ -12,6 +12,7 @@ How it works
 - The side that answers calls wakes when several calls in a row came soon after it began to wait. The side that calls is awake while it
   waits for an answer to what it has put into the memory. Who is awake looks again and again, for `Limits.hot_spin` seconds at most; then it
   says that it sleeps, looks once more, and waits on its socket. Each time that this was in vain it stays asleep for twice as many waits.
+- The dialling side leaves the processor of the listening one. The application is never moved.
 - Only one thread of a process looks again and again at a time, and none where the process may run on one processor only: else it
   would keep from the processor, or from the interpreter, whoever it waits for.
 
@@ -38,6 +39,7 @@ import platform
 import socket
 import sys
 from sys import modules
+from threading import get_native_id
 from time import monotonic
 from typing import List, Optional, Sequence, Tuple
 
@@ -58,6 +60,7 @@ except ImportError:  # not on this system, where lanes are plain
 # Where things are in the memory. Each byte has a cache line of its own, and a slot begins with a page.
 _NUMBERS = (0, 64)
 _AWAKE = (128, 192)
+_THREAD = 256  # the native identifier of the listening side's thread, in 4 bytes
 _SLOTS = (4096, 4096 + 68 * 1024)
 # Room for a body of 64 KiB behind its header.
 SLOT = 68 * 1024
@@ -66,9 +69,14 @@ _ROOM = 64 * 1024 + HEADER.size
 _CHUNK = 16 * 1024
 _INT = array.array("i").itemsize
 # How often the memory is looked at between two looks at the clock.
-_LOOKS = (None,) * 40
+_LOOKS = (None,) * 12
 # Waits in a row that were short, before the side that answers wakes.
 _STREAK = 3
+# A frame that comes after the processor was yielded so often at most was put by one that had to wait for it. After so many such frames in a
+# row the dialling side asks on which processors the two run: it reads two files for that, which costs some 100 µs. Each time in vain, it
+# asks half as often.
+_FEW_YIELDS = 2
+_SPREAD_AFTER, _SPREAD_LATEST = 24, 1 << 20
 # Waits that a side sleeps through at most after it has spun in vain.
 _LONGEST_PAUSE = 256
 
@@ -190,7 +198,22 @@ _DOORBELL = HEADER.pack(Opcode.DOORBELL, 0, 0, 0, 0)
 class HotWire(Wire):
     """A lane of which small frames may go through a memory; takes the socket of `wire` over. `listening` says which side this is."""
 
-    __slots__ = ("_awake", "_barrier", "_in", "_limits", "_memory", "_out", "_pause", "_penalty", "_put", "_streak", "_taken_last", "_told")
+    __slots__ = (
+        "_awake",
+        "_barrier",
+        "_in",
+        "_limits",
+        "_memory",
+        "_out",
+        "_pause",
+        "_penalty",
+        "_put",
+        "_spread_after",
+        "_spread_in",
+        "_streak",
+        "_taken_last",
+        "_told",
+    )
 
     def __init__(self, wire: Wire, memory: mmap.mmap, listening: bool, limits: Limits) -> None:
         super().__init__(wire.sock, wire.connection)
@@ -207,6 +230,8 @@ class HotWire(Wire):
         self._awake = self._told = False
         self._streak = self._pause = 0
         self._penalty = 1
+        # After how many frames in a row to look on which processor the other side is; 0 for never, since the application stays where it is.
+        self._spread_in = self._spread_after = 0 if listening else _SPREAD_AFTER
 
     # sending -----------------------------------------------------------------------------------------------------------
 
@@ -296,6 +321,8 @@ class HotWire(Wire):
 
     def _wake(self) -> None:
         self._awake = True
+        if not self._spread_after:
+            self._memory[_THREAD : _THREAD + 4] = get_native_id().to_bytes(4, "little")
         self._memory[self._in[1]] = 1
 
     def _look(self) -> Optional[Frame]:
@@ -324,19 +351,47 @@ class HotWire(Wire):
             end = now + self._limits.hot_spin
             if deadline is not None and deadline < end:
                 end = deadline
+            yields = 0
             while True:
                 for _ in _LOOKS:
                     if memory[at] == number:
                         self._penalty = 1
+                        if 0 < yields <= _FEW_YIELDS:
+                            self._spread_in -= 1
+                            if not self._spread_in:
+                                self._spread()
+                        else:
+                            self._spread_in = self._spread_after
                         return self._look()
                 if monotonic() >= end or self.closed:
                     break
                 _yield()
+                yields += 1
         finally:
             _one_at_a_time.release()
         self._pause = self._penalty = min(2 * self._penalty, _LONGEST_PAUSE)
         self._streak = 0
         return None
+
+    def _spread(self) -> None:
+        """Leave the processor on which the other side runs: the kernel keeps two that take turns together, where they take turns only."""
+        welcome = self.connection.welcome
+        thread = int.from_bytes(self._memory[_THREAD : _THREAD + 4], "little")
+        moved = False
+        try:
+            here = _processor("/proc/thread-self/stat")
+            if welcome is not None and here == _processor(f"/proc/{welcome.pid}/task/{thread}/stat"):
+                allowed = os.sched_getaffinity(0)
+                if len(allowed) > 1:
+                    os.sched_setaffinity(0, allowed - {here})
+                    os.sched_setaffinity(0, allowed)
+                    moved = True
+        except (OSError, ValueError, IndexError):
+            # Not to be known here, in a container of its own say: the kernel spreads them in time.
+            self._spread_after = _SPREAD_LATEST
+        if not moved:
+            self._spread_after = min(2 * self._spread_after, _SPREAD_LATEST)
+        self._spread_in = self._spread_after
 
     def _hear_socket(self, started: float, deadline: Optional[float]) -> Frame:
         idle = self.connection.state is State.CALLEE_IDLE
@@ -355,6 +410,12 @@ class HotWire(Wire):
     def _unless_bell(self, frame: Frame) -> Optional[Frame]:
         """What came over the socket; for a doorbell what it rings for, None if that has been taken already."""
         return self._look() if frame.opcode is Opcode.DOORBELL else frame
+
+
+def _processor(path: str) -> int:
+    """The processor that a thread runs on, or ran last; proc(5), field 39. The second field is a name in parentheses."""
+    with open(path, "rb") as file:
+        return int(file.read().rpartition(b")")[2].split()[36])
 
 
 def _fork() -> None:
