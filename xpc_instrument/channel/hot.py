@@ -262,10 +262,7 @@ class HotWire(Wire):
             memory[slot : slot + len(piece)] = piece
             slot += len(piece)
         if not self._awake:
-            if self._pause:
-                self._pause -= 1
-            elif GREENLET not in modules or hub() is None:
-                self._wake()
+            self._wake_unless_paused()
         number = self._put = self._put % 255 + 1
         memory[at] = number
         self._barrier.acquire()
@@ -280,6 +277,8 @@ class HotWire(Wire):
 
     def hear(self, deadline: Optional[float]) -> Frame:
         started = monotonic()
+        if not self._awake and self._streak >= _STREAK and self.connection.state is State.CALLEE_IDLE:
+            self._wake_unless_paused()
         try:
             frame = self._hear_memory(started, deadline) if self._awake else None
             if frame is None:
@@ -319,11 +318,14 @@ class HotWire(Wire):
             self._barrier.acquire()
             self._barrier.release()
 
-    def _wake(self) -> None:
-        self._awake = True
-        if not self._spread_after:
-            self._memory[_THREAD : _THREAD + 4] = get_native_id().to_bytes(4, "little")
-        self._memory[self._in[1]] = 1
+    def _wake_unless_paused(self) -> None:
+        if self._pause:
+            self._pause -= 1
+        elif GREENLET not in modules or hub() is None:
+            if not self._spread_after:
+                self._memory[_THREAD : _THREAD + 4] = get_native_id().to_bytes(4, "little")
+            self._awake = True
+            self._memory[self._in[1]] = 1
 
     def _look(self) -> Optional[Frame]:
         """The frame in the memory, as a copy, or None."""
@@ -400,11 +402,6 @@ class HotWire(Wire):
             frame = self._unless_bell(self._next(deadline))
         if idle:
             self._streak = self._streak + 1 if monotonic() - started < self._limits.hot_short else 0
-            if self._streak >= _STREAK:
-                if self._pause:
-                    self._pause -= 1
-                elif GREENLET not in modules or hub() is None:
-                    self._wake()
         return frame
 
     def _unless_bell(self, frame: Frame) -> Optional[Frame]:
