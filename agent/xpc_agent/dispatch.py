@@ -107,18 +107,20 @@ class Hook(Protocol):
 class Plan:
     """The hooks of a probe point in the order in which they run (`nest` from the inside out); immutable.
 
-    `sole` is the `replace` of a hook that is alone, and so the whole plan, or what such an observer has to the same end.
+    `sole` is the `replace` of a hook that is alone, and so the whole plan, or what such an observer has to the same end; `sole_async` the
+    `replace_async`.
     """
 
-    __slots__ = ("after", "before", "hooks", "nest", "sole")
+    __slots__ = ("after", "before", "hooks", "nest", "sole", "sole_async")
 
     def __init__(self, hooks: Sequence[Hook]) -> None:
         self.hooks = tuple(hooks)
         self.before = tuple(hook for hook in hooks if hook.mode is Mode.BEFORE)
         self.nest = tuple(hook for hook in hooks if hook.mode in (Mode.AROUND, Mode.INSTEAD))
         self.after = tuple(hook for hook in reversed(hooks) if hook.mode is Mode.AFTER)
-        self.sole = None
+        self.sole = self.sole_async = None
         if len(self.hooks) == 1:
+            self.sole_async = self.nest[0].replace_async if self.nest else None
             self.sole = self.nest[0].replace if self.nest else getattr(self.hooks[0], "sole", None)
 
     def around(self, original: Callable[..., Any], bound: bool, number: int) -> Callable[..., Any]:
@@ -193,6 +195,8 @@ class Dispatcher:
         plan = self._plan
         if plan is None or busy.on:
             return await original(*args, **kwargs)
+        if plan.sole_async is not None:
+            return await plan.sole_async(original, args, kwargs, bound)
         invocation = Invocation(args, kwargs, bound)
         for hook in plan.before:
             await hook.observe_async(invocation)

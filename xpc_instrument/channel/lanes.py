@@ -108,13 +108,10 @@ class LanePool:
             wake.close()
 
     async def take_async(self, deadline: Optional[float]) -> Wire:
-        """Like `take`, without blocking the running loop."""
-        wire = self._pop()
-        if wire is not None:
-            return wire
+        """Like `take`, without blocking the running loop. Where many tasks come in one turn of it, only a few get a lane in that turn."""
         library = trio()
         if library is not None:
-            return await self._take_in_trio(library, deadline)
+            return self._pop() or await self._take_in_trio(library, deadline)
         from asyncio import get_running_loop
 
         started = time.monotonic()
@@ -123,16 +120,18 @@ class LanePool:
         except RuntimeError:
             raise ChannelError(NO_LOOP) from None
         turns = turns_of(loop)
+        wire = self._pop() if turns.admits() else None
+        if wire is not None:
+            return wire
         wake = _Settle(turns, loop.create_future())
         self._waiters.append(wake)
-        wire = None
         queued = True
         try:
             while True:
-                self._ask()
-                wire = self._pop()
-                if wire is not None:
-                    return _after_waiting(wire, started)
+                if self.closed:
+                    raise ChannelError("the session is gone")
+                # Once for all that come in this turn.
+                turns.once(self._look_after_waiters)
                 if deadline is not None:
                     turns.expire(wake.future, deadline)
                 await wake.future
@@ -217,6 +216,14 @@ class LanePool:
                 # Whether it was said is not known: rather one lane too many than one too few.
                 self.missed(missing)
                 raise
+
+    def _look_after_waiters(self) -> None:
+        """Ask for the lanes that are missing, and wake as many waiters as there are free ones."""
+        if self.closed:
+            return
+        self._ask()
+        for _ in range(min(len(self._free), len(self._waiters))):
+            self._wake_one()
 
     def _wake_one(self) -> None:
         try:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, Deque, Dict, MutableMapping, Optional
+from typing import TYPE_CHECKING, Any, Callable, Deque, Dict, MutableMapping, Optional, Set
 from weakref import WeakKeyDictionary
 
 from ..errors import DeadlineError
@@ -26,7 +26,7 @@ _IN_ONE_TURN = 8
 class Turns:
     """Of one loop."""
 
-    __slots__ = ("_deadlines", "_loop", "_next", "_ready", "_room", "_running_loop", "_timer")
+    __slots__ = ("_deadlines", "_loop", "_next", "_once", "_ready", "_room", "_running_loop", "_timer")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         from asyncio import _get_running_loop
@@ -36,19 +36,26 @@ class Turns:
         self._ready: Deque[asyncio.Future[None]] = deque()
         # How many more may go on in this turn; None if nobody has in it.
         self._room: Optional[int] = None
+        self._once: Set[Callable[[], None]] = set()
         self._deadlines: Dict[asyncio.Future[None], float] = {}
         self._timer: Optional[asyncio.TimerHandle] = None
         self._next = float("inf")
 
     # going on ----------------------------------------------------------------------------------------------------------
 
-    def settle(self, future: asyncio.Future[None]) -> None:
-        """Have the task that awaits the future go on, in this turn or a later one."""
+    def admits(self) -> bool:
+        """Whether the running task may go on in this turn; it is counted. If not, it should wait to be settled."""
         if self._room is None:
             self._room = _IN_ONE_TURN
             self._loop.call_soon(self._turn)
         if self._room > 0 and not self._ready:
             self._room -= 1
+            return True
+        return False
+
+    def settle(self, future: asyncio.Future[None]) -> None:
+        """Have the task that awaits the future go on, in this turn or a later one."""
+        if self.admits():
             _settle(future)
         else:
             self._ready.append(future)
@@ -71,6 +78,16 @@ class Turns:
         while ready and self._room > 0:
             self._room -= 1
             _settle(ready.popleft())
+
+    def once(self, call: Callable[[], None]) -> None:
+        """Have something called after this turn, however many ask for it."""
+        if call not in self._once:
+            self._once.add(call)
+            self._loop.call_soon(self._call, call)
+
+    def _call(self, call: Callable[[], None]) -> None:
+        self._once.discard(call)
+        call()
 
     # giving up -----------------------------------------------------------------------------------------------------------
 
