@@ -163,15 +163,22 @@ def are_small(values: Iterable[Any], depth: int = _SMALL_DEPTH) -> bool:
 dump_small: Callable[[Any], bytes] = functools.partial(pickle.dumps, protocol=PROTOCOL)
 
 
+def dump_if_small(value: Any, limit: int) -> Optional[bytes]:
+    """The pickle of a plain and small value that is within the limit; None of any other."""
+    if not are_small((value,)):
+        return None
+    body = dump_small(value)
+    return body if len(body) <= limit else None
+
+
 def dump(value: Any, traits: Traits, slack: int = 0) -> Payload:
     """Pickle one value for the other side, in at most `traits.limit` and `slack` bytes.
 
     Raises `PayloadError` that says why it cannot cross and what to do.
     """
-    if are_small((value,)):
-        body = dump_small(value)
-        if len(body) <= traits.limit + slack:
-            return body, ()
+    body = dump_if_small(value, traits.limit + slack)
+    if body is not None:
+        return body, ()
     writer = _Writer(traits.limit + slack)
     try:
         pickle.Pickler(writer, PROTOCOL, buffer_callback=writer.take_buffer).dump(value)

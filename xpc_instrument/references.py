@@ -15,7 +15,7 @@ from typing import Any, Callable, Dict, List, Optional, Protocol, Sequence, Tupl
 
 from .channel.codec import Bytes
 from .errors import PayloadError, ReferenceExpiredError
-from .pickling import RECORD_SLACK, Payload, Traits, dump, load, type_name
+from .pickling import RECORD_SLACK, Payload, Traits, dump, dump_if_small, load, type_name
 
 # What `list(reference)` fetches at most.
 MAX_ITEMS = 10_000
@@ -186,6 +186,9 @@ def load_with_asker(asker: Asker, body: Bytes, buffers: Sequence[Bytes]) -> Any:
 
 def dump_with_asker(asker: Optional[Asker], value: Any, traits: Traits) -> Payload:
     """Pickle what goes back with the call that `asker` belongs to: its references cross as the objects themselves."""
+    body = dump_if_small(value, traits.limit)
+    if body is not None:
+        return body, ()
     before = getattr(_here, "sending", None)
     _here.sending = asker
     try:

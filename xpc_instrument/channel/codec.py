@@ -38,7 +38,7 @@ MAX_UNPROVED = 4096
 # A list of 10,000 probe points with their states is about 3 MB.
 MAX_CONTROL = 16 * 1024 * 1024
 
-_OPCODES = {int(opcode): opcode for opcode in Opcode}
+OPCODES_BY_NUMBER = {int(opcode): opcode for opcode in Opcode}
 _PADS = [b"\0" * n for n in range(_ALIGNMENT)]
 
 
@@ -74,15 +74,6 @@ def encode(opcode: Opcode, ident: int, body: Bytes, buffers: Sequence[Bytes] = (
     return pieces
 
 
-def read_header(header: bytes, limit: int) -> Tuple[Opcode, int, int]:
-    """`(opcode, ident, length of the body)` of a frame without buffers. Raises `RemoteProtocolError`."""
-    opcode, count, zero, ident, length = HEADER.unpack(header)
-    known = _OPCODES.get(opcode)
-    if known is None or count or zero or length > limit:
-        raise RemoteProtocolError(f"not a small frame: it begins with the bytes {header.hex()}")
-    return known, ident, length
-
-
 def _pad(length: int) -> bytes:
     return _PADS[-length % _ALIGNMENT]
 
@@ -114,7 +105,7 @@ class FrameReader:
             if len(data) >= _HEADER_SIZE:
                 opcode, count, zero, ident, length = HEADER.unpack_from(data)
                 if count == 0 and len(data) == _HEADER_SIZE + length and zero == 0 and length <= self.limit:
-                    known = _OPCODES.get(opcode)
+                    known = OPCODES_BY_NUMBER.get(opcode)
                     if known is not None:
                         return Frame(known, ident, data[_HEADER_SIZE:])
         self._data += data
@@ -151,7 +142,7 @@ class FrameReader:
         if len(data) < _HEADER_SIZE:
             return False
         opcode, count, zero, ident, length = HEADER.unpack_from(data)
-        known = _OPCODES.get(opcode)
+        known = OPCODES_BY_NUMBER.get(opcode)
         if known is None or zero:
             raise RemoteProtocolError(f"not a frame: it begins with the bytes {bytes(data[:_HEADER_SIZE]).hex()}")
         if count and known not in LANE_OPCODES:

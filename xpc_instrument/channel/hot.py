@@ -43,8 +43,8 @@ from threading import get_native_id
 from time import monotonic
 from typing import List, Optional, Sequence, Tuple
 
-from ..errors import ChannelError
-from .codec import HEADER, Bytes, Frame, read_header
+from ..errors import ChannelError, RemoteProtocolError
+from .codec import HEADER, OPCODES_BY_NUMBER, Bytes, Frame
 from .connection import Connection, State
 from .hubs import GREENLET, hub
 from .limits import Limits
@@ -65,7 +65,9 @@ _SLOTS = (4096, 4096 + 68 * 1024)
 # Room for a body of 64 KiB behind its header.
 SLOT = 68 * 1024
 SIZE = 4096 + 2 * SLOT
-_ROOM = 64 * 1024 + HEADER.size
+_HEADER_SIZE = HEADER.size
+_LONGEST_BODY = 64 * 1024
+_ROOM = _HEADER_SIZE + _LONGEST_BODY
 _CHUNK = 16 * 1024
 _INT = array.array("i").itemsize
 # How often the memory is looked at between two looks at the clock.
@@ -236,11 +238,31 @@ class HotWire(Wire):
     # sending -----------------------------------------------------------------------------------------------------------
 
     def _push(self, data: Bytes, deadline: Optional[float]) -> None:
-        if not self._publish((data,), deadline):
-            super()._push(data, deadline)
+        memory = self._memory
+        at, reader, slot = self._out
+        size = len(data)
+        if memory[reader] != 1 or size > _ROOM:
+            self._told = False
+            Wire._push(self, data, deadline)
+            return
+        memory[slot : slot + size] = data
+        if not self._awake:
+            self._wake_unless_paused()
+        memory[at] = self._put = self._put % 255 + 1
+        barrier = self._barrier
+        barrier.acquire()
+        barrier.release()
+        self.sent += size
+        self._told = True
+        if memory[reader] != 1:
+            Wire._push(self, _DOORBELL, deadline)
 
     def transmit(self, pieces: Sequence[Bytes], deadline: Optional[float]) -> None:
-        if not self._publish(pieces, deadline):
+        # What has buffers of its own says so in its second byte, and goes over the socket.
+        if pieces[0][1] == 0 and sum(map(len, pieces)) <= _ROOM:
+            self._push(pieces[0] if len(pieces) == 1 else b"".join(pieces), deadline)
+        else:
+            self._told = False
             super().transmit(pieces, deadline)
 
     async def transmit_async(self, pieces: Sequence[Bytes], deadline: Optional[float]) -> None:
@@ -248,51 +270,39 @@ class HotWire(Wire):
         self.cool()
         await super().transmit_async(pieces, deadline)
 
-    def _publish(self, pieces: Sequence[Bytes], deadline: Optional[float]) -> bool:
-        """Put a frame into the memory if it is small and the other side looks there; False if it is to go over the socket."""
-        memory = self._memory
-        at, reader, slot = self._out
-        self._told = False
-        if memory[reader] != 1:
-            return False
-        size = sum(map(len, pieces))
-        if size > _ROOM or pieces[0][1]:
-            return False  # too large, or with buffers of its own
-        for piece in pieces:
-            memory[slot : slot + len(piece)] = piece
-            slot += len(piece)
-        if not self._awake:
-            self._wake_unless_paused()
-        number = self._put = self._put % 255 + 1
-        memory[at] = number
-        self._barrier.acquire()
-        self._barrier.release()
-        self.sent += size
-        self._told = True
-        if memory[reader] != 1:
-            super()._push(_DOORBELL, deadline)
-        return True
-
     # receiving ---------------------------------------------------------------------------------------------------------
 
     def hear(self, deadline: Optional[float]) -> Frame:
-        started = monotonic()
-        if not self._awake and self._streak >= _STREAK and self.connection.state is State.CALLEE_IDLE:
+        connection = self.connection
+        if not self._awake and self._streak >= _STREAK and connection.state is State.CALLEE_IDLE:
             self._wake_unless_paused()
-        try:
-            frame = self._hear_memory(started, deadline) if self._awake else None
+        frame = None
+        if deadline is None:
+            if self._awake:
+                frame = self._look() or self._hear_memory(None)
             if frame is None:
-                frame = self._hear_socket(started, deadline)
-        finally:
-            if deadline is not None:
+                frame = self._hear_socket(None)
+        else:
+            started = monotonic()
+            try:
+                if self._awake:
+                    frame = self._look() or self._hear_memory(deadline)
+                if frame is None:
+                    frame = self._hear_socket(deadline)
+            finally:
                 self._has_waited(monotonic() - started)
-        return self.connection.accept(frame)
+        try:
+            # What `accept` does, one call less.
+            connection.state = connection.state.receives[frame.opcode]
+        except KeyError:
+            connection.accept(frame)
+        return frame
 
-    def _hear_memory(self, now: float, deadline: Optional[float]) -> Optional[Frame]:
-        """While this side is awake: the frame, or None, and it sleeps."""
-        frame = self._look()
-        if frame is None and (self._told or self.connection.state is State.CALLEE_IDLE):
-            frame = self._look_again(now, deadline)
+    def _hear_memory(self, deadline: Optional[float]) -> Optional[Frame]:
+        """While this side is awake, and there is no frame yet: the frame, or None, and it sleeps."""
+        frame = None
+        if self._told or self.connection.state is State.CALLEE_IDLE:
+            frame = self._look_again(deadline)
         if frame is None:
             self.cool()
             frame = self._look()
@@ -334,23 +344,26 @@ class HotWire(Wire):
         if memory[at] != number:
             return None
         self._taken_last = number
-        header = memory[slot : slot + HEADER.size]
-        opcode, ident, length = read_header(header, min(self.connection.reader.limit, _ROOM - HEADER.size))
-        slot += HEADER.size
+        # Each field is copied once; what is checked is the copy.
+        opcode, count, zero, ident, length = HEADER.unpack_from(memory, slot)
+        known = OPCODES_BY_NUMBER.get(opcode)
+        if known is None or count or zero or length > _LONGEST_BODY or length > self.connection.reader.limit:
+            raise RemoteProtocolError(f"no small frame in the memory: opcode {opcode}, {count} buffers, {length} bytes")
+        slot += _HEADER_SIZE
         body = memory[slot : slot + length]
         # Before the answer, and so before the next frame. Else it would be taken for the one of that number in the next round.
         memory[at] = 0
-        self.received += HEADER.size + length
-        return Frame(opcode, ident, body)
+        self.received += _HEADER_SIZE + length
+        return Frame(known, ident, body)
 
-    def _look_again(self, now: float, deadline: Optional[float]) -> Optional[Frame]:
+    def _look_again(self, deadline: Optional[float]) -> Optional[Frame]:
         """Look again and again, for a while."""
         if not _one_at_a_time.acquire(False):
             return None
         try:
             memory, at = self._memory, self._in[0]
             number = self._taken_last % 255 + 1
-            end = now + self._limits.hot_spin
+            end = monotonic() + self._limits.hot_spin
             if deadline is not None and deadline < end:
                 end = deadline
             yields = 0
@@ -395,7 +408,8 @@ class HotWire(Wire):
             self._spread_after = min(2 * self._spread_after, _SPREAD_LATEST)
         self._spread_in = self._spread_after
 
-    def _hear_socket(self, started: float, deadline: Optional[float]) -> Frame:
+    def _hear_socket(self, deadline: Optional[float]) -> Frame:
+        started = monotonic()
         idle = self.connection.state is State.CALLEE_IDLE
         frame: Optional[Frame] = None
         while frame is None:
