@@ -44,6 +44,8 @@ def test_all_ways_to_read_give_the_same(app: App) -> None:
         assert read_probe(process["pid"], report) == asked
         inside = app.evaluate("[repr(one) for one in __import__('xpc_agent').stats() if one.target == 'shop:charge'][0]")
         assert eval(inside) == repr(asked)
+        lanes = process["process"].pop("by-session")
+        assert [one["lanes"] for one in lanes] == [1, 0] and lanes[0]["hot"] + sum(lanes[0]["plain"].values()) == 1
         assert process["process"] == {"sessions": 2, "lanes": 1, "refused": 0}
         before, instead = asked.hooks
         assert (before.mode, before.script, before.calls) == ("before", os.getpid(), 100)
