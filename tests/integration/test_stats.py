@@ -151,10 +151,11 @@ def test_ls_shows_the_figures_of_each_hook_and_of_what_is_left_of_those_that_hav
     with xpc_instrument.connect("shop") as session:
         session.before("shop:charge", lambda call: None)
         app.evaluate("[shop.charge(1) for _ in range(3)]")
-        head, row, process = cli("ls", "shop", "--stats").stdout.splitlines()
+        head, row, process, lanes = cli("ls", "shop", "--stats").stdout.splitlines()
         assert head.split() == ["PID", "TARGET", "HOOK", "CALLS", "OUT/IN", "WAITED", "EACH", "MAX"]
         assert row.split()[:4] == [str(app.program.pid), "shop:charge", f"before:{os.getpid()}", "3"]
         assert process == f"pid {app.program.pid}: 2 sessions, this command's included, 1 lanes, 0 connections refused"
+        assert lanes.startswith(f"pid {app.program.pid}: session of pid {os.getpid()}: ") and " of 1 lanes can be hot; " in lanes
         session.before("shop:charge", lambda call: 1 / 0)
         app.evaluate("shop.charge(1)")
         rows = [line.split() for line in cli("ls", "shop", "--stats").stdout.splitlines()]

@@ -295,8 +295,8 @@ def test_one_thread_of_a_process_looks_at_a_time_and_a_wire_that_was_interrupted
 def test_a_thread_that_is_interrupted_anywhere_keeps_nobody_else_from_looking(place: str) -> None:
     """An exception at each line of a step in turn, as a signal handler raises it."""
     code = getattr(HotWire, place).__code__
-    for at in range(40):
-        caller, callee = lane(Limits(hot_spin=0.0002))
+    for at in range(1000):
+        caller, callee = lane(Limits(hot_spin=0.00001))
         wake(caller)
         wake(callee)
         left = at
@@ -518,6 +518,7 @@ def test_doorbells_without_end_do_not_prolong_a_wait(pair: Tuple[HotWire, HotWir
 
 
 def descriptors() -> List[str]:
+    gc.collect()
     found = []
     for name in os.listdir("/proc/self/fd"):
         try:
@@ -667,6 +668,7 @@ def test_lanes_that_were_opened_and_closed_leave_nothing(runtime_dir: Path) -> N
     host.start()
     joiner = Joiner(address, KEY, limits=limits, serve=lambda wire, frame: wire.put(Opcode.RETURN, 0, b"back", None))
     joiner.connect(later())
+
     def rounds(count: int) -> None:
         for _ in range(count):
             joiner._open_lane(later())
