@@ -139,6 +139,12 @@ class LimitsConfig:
     max_backlog: int = 4 << 20
     """Bytes of control messages that wait for a session that does not read, before it is thrown out. Or `"4 MiB"`."""
 
+    hot_lanes: bool = True
+    """Whether small frames may go through memory that is shared with the script, while calls follow each other closely."""
+
+    hot_spin: float = 0.00005
+    """Seconds for which a thread that waits looks into that memory again and again, before it sleeps; at most 0.001."""
+
 
 @dataclasses.dataclass(frozen=True)
 class ProbeConfig:

@@ -23,6 +23,7 @@ SOCKET_PATH_LIMIT = 107 if sys.platform.startswith("linux") else 103
 """Bytes in the path of a unix socket: `sun_path` less its NUL; 108 on Linux (unix(7)), 104 on macOS and the BSDs."""
 
 _LONGEST_WAIT = 86_400.0  # seconds; socket time-outs overflow a C timeval at some larger number that differs by system
+_LONGEST_SPIN = 0.001  # seconds; to look for longer keeps a processor busy for longer than any sleep costs
 _SIGN_OF_LIFE = 5.0  # seconds; `heartbeat` of a probe script, which does not read the application's config
 _LARGEST_PAYLOAD = 1 << 30  # bytes; a payload is held in memory whole, on both sides
 
@@ -175,6 +176,14 @@ def _seconds(reader: Reader, where: KeyPath, value: object) -> object:
         return float(value)
     reader.wrong(where, value, f"a number of seconds, more than 0 and at most {_LONGEST_WAIT:.0f}")
     return value
+
+
+def _spin(reader: Reader, where: KeyPath, value: object) -> object:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= _LONGEST_SPIN:
+        return float(value)
+    expected = f"a number of seconds, more than 0 and at most {_LONGEST_SPIN:g}; hot-lanes = false is for no looking at all"
+    reader.wrong(where, value, expected)
+    return None
 
 
 def _silence(reader: Reader, where: KeyPath, value: object) -> object:
@@ -362,6 +371,8 @@ TABLES: Dict[str, Dict[str, _Rule]] = {
         "heartbeat": _seconds,
         "silence": _silence,
         "max-backlog": _size,
+        "hot-lanes": _flag,
+        "hot-spin": _spin,
     },
     "[defaults]": _SETTINGS,
     "[[probe]]": _PROBE,

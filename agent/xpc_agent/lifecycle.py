@@ -20,7 +20,7 @@ import logging
 import os
 import sys
 import time
-from typing import Dict, Iterable, List, Optional, Set, Tuple, Union
+from typing import Any, Dict, Iterable, List, Optional, Set, Tuple, Union
 
 from xpc_instrument import config as config_module
 from xpc_instrument import discovery
@@ -40,6 +40,7 @@ from .imports import ImportWatcher
 from .member import Member
 from .probes import ProbeTable
 from .remote import guarded
+from .reports import report_lanes
 
 log = logging.getLogger("xpc_agent")
 
@@ -67,6 +68,8 @@ class Agent:
             heartbeat=limits.heartbeat,
             silence=limits.silence,
             max_backlog=limits.max_backlog,
+            hot_lanes=limits.hot_lanes,
+            hot_spin=limits.hot_spin,
         )
         self.table = ProbeTable(config, self.limits)
         self.watcher = ImportWatcher(guarded(self.table.wants_module), guarded(self.table.module_imported))
@@ -181,11 +184,16 @@ class Agent:
             return parse_address(str(discovery.socket_path(self.config.app)))
         return parse_address(self.config.manager.address)
 
-    def about(self) -> Dict[str, int]:
+    def about(self) -> Dict[str, Any]:
         """What `ls --stats` shows of the process as a whole."""
         host = self.host
         peers = [] if host is None else list(host.peers.values())
-        return {"sessions": len(peers), "lanes": sum(len(peer.lanes) for peer in peers), "refused": 0 if host is None else host.refused}
+        return {
+            "sessions": len(peers),
+            "lanes": sum(len(peer.lanes) for peer in peers),
+            "refused": 0 if host is None else host.refused,
+            "by-session": [report_lanes(peer.pid, peer.lanes.wires()) for peer in peers],
+        }
 
     def _on_joined(self, peer: Peer) -> None:
         """A session that was inherited over a fork has come: its hooks wait on these lanes."""

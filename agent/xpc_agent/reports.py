@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Tuple
 
+from xpc_instrument.channel.hot import HotWire
+from xpc_instrument.channel.wire import Wire
 from xpc_instrument.stats import Figures
 
 from .counters import HookCounters, on_lanes
@@ -73,3 +76,10 @@ def _why_suspended(hook: RemoteHook) -> Optional[str]:
     else:
         when = "tried again by the next invocation"
     return f"{hook.mode.value}:{hook.peer.pid} failed {status['failures']} times in a row ({status['cause']}), {when}"
+
+
+def report_lanes(script: int, wires: List[Wire]) -> Dict[str, Any]:
+    """Of the lanes that a session has now: how many can be hot, the frames that went through their memory, and why the others are plain."""
+    hot = [wire for wire in wires if isinstance(wire, HotWire)]
+    why = Counter(wire.plain or "not a unix socket" for wire in wires if not isinstance(wire, HotWire))
+    return {"script": script, "lanes": len(wires), "hot": len(hot), "frames": sum(wire.passed for wire in hot), "plain": dict(why)}

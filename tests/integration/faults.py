@@ -98,9 +98,9 @@ def memory():
 
 TARGETS = ("pay", "hold", "pay_async", "hold_async")
 
-# Breaks at the step that it is told: `script.py TARGET MODE STEP`.
+# Breaks at the step that it is told: `script.py TARGET MODE STEP [CALLS]`; the first so many calls it answers.
 SCRIPT = """
-import os, signal, sys, time
+import os, pickle, signal, sys, time
 import xpc_instrument
 from xpc_instrument import discovery
 from xpc_instrument.channel.joiner import Joiner
@@ -109,6 +109,7 @@ from xpc_instrument.channel.messages import Opcode
 from xpc_instrument.channel.transport import parse_address
 
 target, mode, step = sys.argv[1:4]
+warm = int(sys.argv[4]) if len(sys.argv) > 4 else 0
 LARGE = 8_000_000
 
 def die():
@@ -116,15 +117,27 @@ def die():
     os.write(1, f"dying {time.monotonic()}\\n".encode())
     os.kill(os.getpid(), signal.SIGKILL)
 
+def warming():
+    global warm
+    warm -= 1
+    return warm >= 0
+
 def half_an_answer(wire, frame):
+    if warming():
+        wire.put(Opcode.RETURN, 0, pickle.dumps("hooked", 5), None)
+        return
     opcode = Opcode.PROCEED if step == "half of proceed" else Opcode.RETURN
     pieces = b"".join(bytes(piece) for piece in wire.connection.send(opcode, 0, b"x" * LARGE))
     wire.sock.sendall(pieces[: LARGE // 2])
     die()
 
 def hook(*args):
+    if warming():
+        return "hooked"
     if step == "answers":
         return "hooked" if mode == "instead" else (args[0].proceed(), "hooked")[1] if mode == "around" else None
+    if step == "dies":
+        die()
     print("=inside", flush=True)
     if step == "proceeds":
         args[0].proceed()

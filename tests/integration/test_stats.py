@@ -44,6 +44,8 @@ def test_all_ways_to_read_give_the_same(app: App) -> None:
         assert read_probe(process["pid"], report) == asked
         inside = app.evaluate("[repr(one) for one in __import__('xpc_agent').stats() if one.target == 'shop:charge'][0]")
         assert eval(inside) == repr(asked)
+        lanes = process["process"].pop("by-session")
+        assert [one["lanes"] for one in lanes] == [1, 0] and lanes[0]["hot"] + sum(lanes[0]["plain"].values()) == 1
         assert process["process"] == {"sessions": 2, "lanes": 1, "refused": 0}
         before, instead = asked.hooks
         assert (before.mode, before.script, before.calls) == ("before", os.getpid(), 100)
@@ -149,10 +151,11 @@ def test_ls_shows_the_figures_of_each_hook_and_of_what_is_left_of_those_that_hav
     with xpc_instrument.connect("shop") as session:
         session.before("shop:charge", lambda call: None)
         app.evaluate("[shop.charge(1) for _ in range(3)]")
-        head, row, process = cli("ls", "shop", "--stats").stdout.splitlines()
+        head, row, process, lanes = cli("ls", "shop", "--stats").stdout.splitlines()
         assert head.split() == ["PID", "TARGET", "HOOK", "CALLS", "OUT/IN", "WAITED", "EACH", "MAX"]
         assert row.split()[:4] == [str(app.program.pid), "shop:charge", f"before:{os.getpid()}", "3"]
         assert process == f"pid {app.program.pid}: 2 sessions, this command's included, 1 lanes, 0 connections refused"
+        assert lanes.startswith(f"pid {app.program.pid}: session of pid {os.getpid()}: ") and " of 1 lanes can be hot; " in lanes
         session.before("shop:charge", lambda call: 1 / 0)
         app.evaluate("shop.charge(1)")
         rows = [line.split() for line in cli("ls", "shop", "--stats").stdout.splitlines()]

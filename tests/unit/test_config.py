@@ -62,6 +62,8 @@ def test_a_probe_has_the_defaults_that_it_does_not_set_itself(tmp_path: Path) ->
         heartbeat = 2
         silence = 12
         max-backlog = "1 MiB"
+        hot-lanes = false
+        hot-spin = 0.0001
         [defaults]
         suspend-for = 4
         allow = ["before", "after"]
@@ -83,7 +85,15 @@ def test_a_probe_has_the_defaults_that_it_does_not_set_itself(tmp_path: Path) ->
     )
     assert config.manager == ManagerConfig("tcp:[::1]:5000", tmp_path / "shop.key")
     assert config.manager.endpoint == ("::1", 5000)
-    assert config.limits == LimitsConfig(max_payload=2 << 20, handshake_timeout=3.0, heartbeat=2.0, silence=12.0, max_backlog=1 << 20)
+    assert config.limits == LimitsConfig(
+        max_payload=2 << 20,
+        handshake_timeout=3.0,
+        heartbeat=2.0,
+        silence=12.0,
+        max_backlog=1 << 20,
+        hot_lanes=False,
+        hot_spin=0.0001,
+    )
     assert config.probes == (
         ProbeConfig("shop.*:Gateway.*", ("*._*",), frozenset({Mode.BEFORE, Mode.AFTER}), 2.0, suspend_for=4.0),
         ProbeConfig("shop:charge", (), frozenset({Mode.INSTEAD}), 0.5, "raise", "wrapt", 0, 4.0, 9.5),
@@ -137,8 +147,8 @@ WRONG_TYPES = {
 @pytest.mark.parametrize(("table", "key"), [place for place in EVERY_KEY if place != ("[[probe]]", "target")])
 @pytest.mark.parametrize("value", WRONG_TYPES, ids=lambda value: value[:10])
 def test_a_wrong_type_is_told_with_file_line_key_and_what_was_expected(table: str, key: str, value: str) -> None:
-    if (key, value) == ("plaintext-beyond-loopback", "true"):
-        return  # the one key that takes a boolean
+    if key in ("plaintext-beyond-loopback", "hot-lanes") and value == "true":
+        return  # the keys that take a boolean
     text, line, prefix = document(table, f"{key} = {value}")
     found = mistakes(text, path=Path("/srv/x.toml"))
     assert len(found) == 1
@@ -195,6 +205,17 @@ WRONG_VALUES = [
     ("[limits]", "heartbeat = 9\nsilence = 8", "limits.heartbeat", "heartbeat is 9 and silence 8"),
     ("[limits]", "silence = 5", "limits.silence", "the integer 5; expected more than 5 seconds: a probe script says that often"),
     ("[limits]", 'max-backlog = "4 MIB"', "limits.max-backlog", 'did you mean "4 MiB"'),
+    ("[limits]", "hot-lanes = 1", "limits.hot-lanes", "the integer 1; expected true or false"),
+    ("[limits]", "hot-lane = false", "limits.hot-lane", "did you mean hot-lanes"),
+    (
+        "[limits]",
+        "hot-spin = 0",
+        "limits.hot-spin",
+        "expected a number of seconds, more than 0 and at most 0.001; hot-lanes = false is for",
+    ),
+    ("[limits]", "hot-spin = 0.01", "limits.hot-spin", "more than 0 and at most 0.001"),
+    ("[limits]", "hot-spin = true", "limits.hot-spin", "the boolean true; expected a number of seconds"),
+    ("[limits]", "hot-spin = nan", "limits.hot-spin", "expected a number of seconds, more than 0 and at most 0.001"),
     ("[defaults]", "suspend-after = -1", "defaults.suspend-after", "expected a whole number from 0 to 1000000"),
     ("[defaults]", "suspend-after = true", "defaults.suspend-after", "the boolean true; expected a whole number"),
     ("[defaults]", "suspend-for = 0", "defaults.suspend-for", "expected a number of seconds, more than 0"),

@@ -13,8 +13,9 @@ How it works
   waits for an answer to what it has put into the memory. Who is awake looks again and again, for `Limits.hot_spin` seconds at most; then it
   says that it sleeps, looks once more, and waits on its socket. Each time that this was in vain it stays asleep for twice as many waits.
 - The dialling side leaves the processor of the listening one. The application is never moved.
-- Only one thread of a process looks again and again at a time, and none where the process may run on one processor only: else it
-  would keep from the processor, or from the interpreter, whoever it waits for.
+- Only one thread of a process looks again and again at a time, no greenlet does, and none where the process could run on one processor
+  only when the lane was opened: else it would keep from the processor, or from the interpreter, whoever it waits for.
+- After a fork the memory is the parent's, as the socket is: the child lets go of both.
 
 Why no frame is lost (x86-64 only; elsewhere lanes are plain)
 - Stores of one processor are seen by all others in their order, and loads happen in theirs (Intel SDM volume 3A, 9.2.3; the same holds
@@ -35,13 +36,12 @@ from __future__ import annotations
 import array
 import mmap
 import os
-import platform
 import socket
 import sys
 from sys import modules
 from threading import get_native_id
 from time import monotonic
-from typing import List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from ..errors import ChannelError, RemoteProtocolError
 from .codec import HEADER, OPCODES_BY_NUMBER, Bytes, Frame
@@ -50,7 +50,7 @@ from .hubs import GREENLET, hub
 from .limits import Limits
 from .messages import Opcode
 from .primitives import allocate_lock
-from .wire import Wire
+from .wire import Wire, _broken
 
 try:
     import fcntl
@@ -70,6 +70,8 @@ _LONGEST_BODY = 64 * 1024
 _ROOM = _HEADER_SIZE + _LONGEST_BODY
 _CHUNK = 16 * 1024
 _INT = array.array("i").itemsize
+# Descriptors that the dialling side takes, of which one is right.
+_MOST = 4
 # How often the memory is looked at between two looks at the clock.
 _LOOKS = (None,) * 12
 # Waits in a row that were short, before the side that answers wakes.
@@ -84,11 +86,15 @@ _LONGEST_PAUSE = 256
 
 
 def why_plain() -> str:
-    """Why this process cannot have hot lanes; empty if it can."""
+    """Why this process cannot have hot lanes as it is now; empty if it can."""
     if not sys.platform.startswith("linux") or not hasattr(os, "memfd_create") or not hasattr(fcntl, "F_ADD_SEALS"):
         return "this system has no sealed memory (memfd)"
-    if platform.machine() not in ("x86_64", "AMD64"):
-        return f"the order of stores on {platform.machine()} is not what hot lanes rely on"
+    machine = os.uname().machine
+    if machine != "x86_64":
+        return f"the order of stores on {machine} is not what hot lanes rely on"
+    if sys.implementation.name != "cpython" or not getattr(sys, "_is_gil_enabled", lambda: True)():
+        # The mapping is used without a lock of its own, and may be let go of by another thread.
+        return "this Python runs without the GIL of CPython"
     if len(os.sched_getaffinity(0)) < 2:
         return "this process may run on one processor only"
     return ""
@@ -97,13 +103,22 @@ def why_plain() -> str:
 _seals = 0 if fcntl is None else getattr(fcntl, "F_SEAL_SHRINK", 0) | getattr(fcntl, "F_SEAL_GROW", 0) | getattr(fcntl, "F_SEAL_SEAL", 0)
 
 
+# Before Python 3.13 a mapping keeps a descriptor of its own.
+_NO_DESCRIPTOR: Dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
+
+
+def _mapped(descriptor: int) -> mmap.mmap:
+    return mmap.mmap(descriptor, SIZE, **_NO_DESCRIPTOR)
+
+
 def make_memory() -> Tuple[int, mmap.mmap]:
     """A new sealed memory: its descriptor, to be passed on and closed, and the mapping. Raises `OSError`."""
     descriptor = os.memfd_create("xpc-instrument lane", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
-        os.ftruncate(descriptor, SIZE)
+        # All of it now: a page that cannot be had later, where memory is short, would end this process with a signal.
+        os.posix_fallocate(descriptor, 0, SIZE)
         fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _seals)
-        return descriptor, mmap.mmap(descriptor, SIZE)
+        return descriptor, _mapped(descriptor)
     except BaseException:
         os.close(descriptor)
         raise
@@ -116,7 +131,7 @@ def take_memory(descriptor: int) -> mmap.mmap:
         if seals & _seals != _seals or os.fstat(descriptor).st_size != SIZE:
             # One that can shrink would end this process with a signal.
             raise ChannelError("the other side passed a memory that is not sealed, or has another size")
-        return mmap.mmap(descriptor, SIZE)
+        return _mapped(descriptor)
     except OSError as error:
         raise ChannelError(f"the other side passed no memory that can be mapped: {error}") from error
     finally:
@@ -136,10 +151,12 @@ class OpeningWire(Wire):
         if self.connection.open:
             return super()._read_some(flags)
         # Room for more than is expected, since what does not fit would be closed without a word.
-        data, ancillary, _, _ = self.sock.recvmsg(_CHUNK, socket.CMSG_SPACE(4 * _INT), flags | socket.MSG_CMSG_CLOEXEC)
+        data, ancillary, _, _ = self.sock.recvmsg(_CHUNK, socket.CMSG_SPACE(_MOST * _INT), flags | socket.MSG_CMSG_CLOEXEC)
         for level, kind, content in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 self._descriptors += array.array("i", content[: len(content) - len(content) % _INT])
+        # Whoever sends some with each piece of each message must not fill the table of this process.
+        _close(self._descriptors, _MOST)
         if not data:
             raise ChannelError("the other side closed the connection")
         return self.connection.reader.feed(data)
@@ -150,6 +167,7 @@ class OpeningWire(Wire):
         try:
             if len(descriptors) == 1:
                 return HotWire(self, take_memory(descriptors.pop()), False, limits)
+            self.plain = f"the other side passed {len(descriptors) or 'no'} descriptors; expected that of one memory"
         except ChannelError as error:
             # The other side sees that nobody looks into it.
             self.plain = str(error)
@@ -162,8 +180,8 @@ class OpeningWire(Wire):
         _close(self._descriptors)
 
 
-def _close(descriptors: List[int]) -> None:
-    while descriptors:
+def _close(descriptors: List[int], but: int = 0) -> None:
+    while len(descriptors) > but:
         os.close(descriptors.pop())
 
 
@@ -179,18 +197,23 @@ def welcome_with_memory(wire: Wire, pieces: Sequence[Bytes], limits: Limits) -> 
             try:
                 passed = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))
                 sent = wire.sock.sendmsg(pieces, [passed], socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            except OSError as error:
+                # Too many are under way (ETOOMANYREFS), or a rule of this system forbids it: without one, unless the other side is gone.
+                wire.plain = f"the memory could not be passed: {error}"
+            else:
+                if sent != sum(map(len, pieces)):
+                    raise ChannelError("WELCOME did not fit into the empty buffer of a socket")
+                return HotWire(wire, memory, True, limits)
             finally:
                 os.close(descriptor)
-            if sent != sum(map(len, pieces)):
-                raise ChannelError("WELCOME did not fit into the empty buffer of a socket")
-            return HotWire(wire, memory, True, limits)
     if wire.transmit_some(pieces):
         raise ChannelError("WELCOME did not fit into the empty buffer of a socket")
     return wire
 
 
-# Held by the thread of this process that looks again and again.
-_one_at_a_time = allocate_lock()
+# The wire whose thread looks again and again: one of this process. Not a lock, which a thread that is interrupted as it takes or releases
+# it would keep: it leaves its wire here, but that is closed then, and gives way.
+_looking: Dict[None, HotWire] = {}
 
 _yield = os.sched_yield
 
@@ -215,6 +238,7 @@ class HotWire(Wire):
         "_streak",
         "_taken_last",
         "_told",
+        "passed",
     )
 
     def __init__(self, wire: Wire, memory: mmap.mmap, listening: bool, limits: Limits) -> None:
@@ -232,8 +256,15 @@ class HotWire(Wire):
         self._awake = self._told = False
         self._streak = self._pause = 0
         self._penalty = 1
+        # Frames that went through the memory, in either direction.
+        self.passed = 0
         # After how many frames in a row to look on which processor the other side is; 0 for never, since the application stays where it is.
         self._spread_in = self._spread_after = 0 if listening else _SPREAD_AFTER
+
+    def abandon(self) -> None:
+        super().abandon()
+        # The thread that forked may be in the middle of using it, interrupted by a signal: what it did there, it would do to its parent.
+        self._memory.close()
 
     # sending -----------------------------------------------------------------------------------------------------------
 
@@ -241,21 +272,24 @@ class HotWire(Wire):
         memory = self._memory
         at, reader, slot = self._out
         size = len(data)
-        if memory[reader] != 1 or size > _ROOM:
-            self._told = False
-            Wire._push(self, data, deadline)
-            return
-        memory[slot : slot + size] = data
-        if not self._awake:
-            self._wake_unless_paused()
-        memory[at] = self._put = self._put % 255 + 1
-        barrier = self._barrier
-        barrier.acquire()
-        barrier.release()
-        self.sent += size
-        self._told = True
-        if memory[reader] != 1:
-            Wire._push(self, _DOORBELL, deadline)
+        self._told = False
+        try:
+            if size > _ROOM or memory[reader] != 1:
+                Wire._push(self, data, deadline)
+                return
+            memory[slot : slot + size] = data
+            if not self._awake:
+                self._wake_unless_paused()
+            memory[at] = self._put = self._put % 255 + 1
+            with self._barrier:
+                self.sent += size
+            self.passed += 1
+            self._told = True
+            if memory[reader] != 1:
+                Wire._push(self, _DOORBELL, deadline)
+        except ValueError as error:
+            # The memory is closed, and so is the wire.
+            raise _broken(error) from error
 
     def transmit(self, pieces: Sequence[Bytes], deadline: Optional[float]) -> None:
         # What has buffers of its own says so in its second byte, and goes over the socket.
@@ -274,23 +308,26 @@ class HotWire(Wire):
 
     def hear(self, deadline: Optional[float]) -> Frame:
         connection = self.connection
-        if not self._awake and self._streak >= _STREAK and connection.state is State.CALLEE_IDLE:
-            self._wake_unless_paused()
         frame = None
-        if deadline is None:
-            if self._awake:
-                frame = self._look() or self._hear_memory(None)
-            if frame is None:
-                frame = self._hear_socket(None)
-        else:
-            started = monotonic()
-            try:
+        try:
+            if not self._awake and self._streak >= _STREAK and connection.state is State.CALLEE_IDLE:
+                self._wake_unless_paused()
+            if deadline is None:
                 if self._awake:
-                    frame = self._look() or self._hear_memory(deadline)
+                    frame = self._look() or self._hear_memory(None)
                 if frame is None:
-                    frame = self._hear_socket(deadline)
-            finally:
-                self._has_waited(monotonic() - started)
+                    frame = self._hear_socket(None)
+            else:
+                started = monotonic()
+                try:
+                    if self._awake:
+                        frame = self._look() or self._hear_memory(deadline)
+                    if frame is None:
+                        frame = self._hear_socket(deadline)
+                finally:
+                    self._has_waited(monotonic() - started)
+        except ValueError as error:
+            raise _broken(error) from error
         try:
             # What `accept` does, one call less.
             connection.state = connection.state.receives[frame.opcode]
@@ -301,7 +338,10 @@ class HotWire(Wire):
     def _hear_memory(self, deadline: Optional[float]) -> Optional[Frame]:
         """While this side is awake, and there is no frame yet: the frame, or None, and it sleeps."""
         frame = None
-        if self._told or self.connection.state is State.CALLEE_IDLE:
+        if GREENLET in modules and hub() is not None:
+            # A greenlet, on a lane that a thread without a hub had before: to look again and again would stop all others.
+            self._told = False
+        elif self._told or self.connection.state is State.CALLEE_IDLE:
             frame = self._look_again(deadline)
         if frame is None:
             self.cool()
@@ -325,8 +365,8 @@ class HotWire(Wire):
         if self._awake:
             self._awake = False
             self._memory[self._in[1]] = 0
-            self._barrier.acquire()
-            self._barrier.release()
+            with self._barrier:
+                pass
 
     def _wake_unless_paused(self) -> None:
         if self._pause:
@@ -354,13 +394,17 @@ class HotWire(Wire):
         # Before the answer, and so before the next frame. Else it would be taken for the one of that number in the next round.
         memory[at] = 0
         self.received += _HEADER_SIZE + length
+        self.passed += 1
         return Frame(known, ident, body)
 
     def _look_again(self, deadline: Optional[float]) -> Optional[Frame]:
         """Look again and again, for a while."""
-        if not _one_at_a_time.acquire(False):
-            return None
+        holder = _looking.setdefault(None, self)
         try:
+            if holder is not self:
+                if holder.closed:
+                    _looking.clear()
+                return None
             memory, at = self._memory, self._in[0]
             number = self._taken_last % 255 + 1
             end = monotonic() + self._limits.hot_spin
@@ -383,7 +427,8 @@ class HotWire(Wire):
                 _yield()
                 yields += 1
         finally:
-            _one_at_a_time.release()
+            if _looking.get(None) is self:
+                _looking.clear()
         self._pause = self._penalty = min(2 * self._penalty, _LONGEST_PAUSE)
         self._streak = 0
         return None
@@ -398,8 +443,10 @@ class HotWire(Wire):
             if welcome is not None and here == _processor(f"/proc/{welcome.pid}/task/{thread}/stat"):
                 allowed = os.sched_getaffinity(0)
                 if len(allowed) > 1:
-                    os.sched_setaffinity(0, allowed - {here})
-                    os.sched_setaffinity(0, allowed)
+                    try:
+                        os.sched_setaffinity(0, allowed - {here})
+                    finally:
+                        os.sched_setaffinity(0, allowed)
                     moved = True
         except (OSError, ValueError, IndexError):
             # Not to be known here, in a container of its own say: the kernel spreads them in time.
@@ -430,9 +477,8 @@ def _processor(path: str) -> int:
 
 
 def _fork() -> None:
-    """In a child: the thread that had it is not there."""
-    global _one_at_a_time
-    _one_at_a_time = allocate_lock()
+    """In a child: the thread that looks is not there."""
+    _looking.clear()
 
 
 if hasattr(os, "register_at_fork"):

@@ -119,6 +119,16 @@ def _show_stats(answers: List[Dict[str, Any]]) -> None:
             facts = answer["process"]
             parts = [f"{facts[key]} {text}" for key, text in _PROCESS.items() if key in facts]
             print(f"pid {answer['pid']}: {', '.join(parts)}")
+            for session in facts.get("by-session", ()):
+                if session["lanes"]:
+                    print(f"pid {answer['pid']}: {_lanes(session)}")
+
+
+def _lanes(session: Dict[str, Any]) -> str:
+    """What the lanes of a session are: hot ones, or plain ones with the reason."""
+    parts = [f"{session['hot']} of {session['lanes']} lanes can be hot", f"{session['frames']} frames went through memory"]
+    parts += [f"{count} plain: {why}" for why, count in session["plain"].items()]
+    return f"session of pid {session['script']}: {'; '.join(parts)}"
 
 
 _PROCESS = {"sessions": "sessions, this command's included", "lanes": "lanes", "refused": "connections refused"}

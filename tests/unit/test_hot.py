@@ -1,0 +1,687 @@
+"""Hot lanes: frames through memory and socket arrive once, in order and whole, whatever the other side does to the memory."""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import gc
+import logging
+import mmap
+import os
+import random
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from xpc_instrument.channel import hot
+from xpc_instrument.channel.codec import HEADER, Frame
+from xpc_instrument.channel.connection import Connection
+from xpc_instrument.channel.host import Host
+from xpc_instrument.channel.hot import HotWire, OpeningWire, welcome_with_memory, why_plain
+from xpc_instrument.channel.joiner import Joiner
+from xpc_instrument.channel.limits import Limits
+from xpc_instrument.channel.messages import Hello, Opcode, Welcome
+from xpc_instrument.channel.peer import Policy
+from xpc_instrument.channel.transport import parse_address
+from xpc_instrument.channel.wire import Wire
+from xpc_instrument.errors import ChannelError, DeadlineError, RemoteProtocolError
+
+pytestmark = pytest.mark.skipif(bool(why_plain()), reason=f"no hot lanes here: {why_plain()}")
+
+# Looked at for longer than the system needs to run the other thread, so that what is to be hot is.
+PATIENT = Limits(hot_spin=0.2, hot_short=0.2)
+WELCOME = Welcome("", os.getpid(), "3", "app", 1 << 20)
+KEY = b"key"
+
+
+def later(seconds: float = 10.0) -> float:
+    return time.monotonic() + seconds
+
+
+def shaken(limits: Limits) -> Tuple[Wire, List[Any], OpeningWire]:
+    """A listening wire that has WELCOME to transmit, and the dialling one that waits for it."""
+    near, far = socket.socketpair()
+    listening = Wire(near, Connection(dialling=False, key=KEY, max_payload=limits.max_payload))
+    dialling = OpeningWire(far, Connection(dialling=True, key=KEY, max_payload=limits.max_payload))
+    hello = Hello(1, "serve", "s", "00", os.getpid(), "3", "test", True)
+    dialling.transmit(dialling.connection.start(hello), None)
+    listening.transmit(listening.connection.shake(listening.receive(later()), WELCOME), None)
+    dialling.transmit(dialling.connection.shake(dialling.receive(later()), WELCOME), None)
+    return listening, listening.connection.shake(listening.receive(later()), WELCOME), dialling
+
+
+def opened(dialling: OpeningWire, limits: Limits) -> Wire:
+    dialling.connection.shake(dialling.receive(later()), WELCOME)
+    return dialling.opened(limits)
+
+
+def lane(limits: Limits = PATIENT) -> Tuple[HotWire, HotWire]:
+    """A lane: the side that calls, as the application does, and the side that answers."""
+    listening, welcome, dialling = shaken(limits)
+    caller = welcome_with_memory(listening, welcome, limits)
+    callee = opened(dialling, limits)
+    assert isinstance(caller, HotWire) and isinstance(callee, HotWire)
+    return caller, callee
+
+
+@pytest.fixture
+def pair() -> Iterator[Tuple[HotWire, HotWire]]:
+    caller, callee = lane()
+    yield caller, callee
+    caller.close()
+    callee.close()
+
+
+def wake(wire: HotWire) -> None:
+    """Have a side be awake, whatever it has gone through."""
+    wire._pause = 0
+    if not wire._awake:
+        wire._wake_unless_paused()
+    assert wire._awake
+
+
+def whole(frame: Frame) -> Tuple[Opcode, int, bytes, List[bytes]]:
+    return frame.opcode, frame.ident, bytes(frame.body), [bytes(one) for one in frame.buffers]
+
+
+# frames -------------------------------------------------------------------------------------------------------------------------
+
+SIZES = st.sampled_from([0, 1, 100, 16 * 1024, 16 * 1024 + 1, 64 * 1024 - 12, 64 * 1024, 64 * 1024 + 1, 300_000])
+ANSWERS = [Opcode.RETURN, Opcode.RAISE, Opcode.FAILED, Opcode.NOT_FOUND]
+
+
+class Lane(RuleBasedStateMachine):
+    """Both sides in one thread, by turns: what was sent is heard before anything else can be, as the state machine of a lane has it."""
+
+    @initialize()
+    def open(self) -> None:
+        # Not to look for long, since nobody puts anything meanwhile.
+        self.caller, self.callee = lane(Limits(hot_spin=0.00001))
+        self.sides = [self.caller, self.callee]
+        self.under_way: Optional[Tuple[HotWire, Any]] = None
+        self.loop = asyncio.new_event_loop()
+
+    def teardown(self) -> None:
+        self.caller.close()
+        self.callee.close()
+        self.loop.close()
+
+    @precondition(lambda self: self.under_way is None)
+    @rule(
+        how=st.sampled_from(["put", "send", "async", "some"]),
+        size=SIZES,
+        buffers=st.lists(st.sampled_from([0, 5, 70_000]), max_size=3),
+        pick=st.integers(0, 9),
+        asleep=st.booleans(),
+        late=st.booleans(),
+    )
+    def send(self, how: str, size: int, buffers: List[int], pick: int, asleep: bool, late: bool) -> None:
+        sender, reader = (self.caller, self.callee) if self.caller.connection.state.sends else (self.callee, self.caller)
+        if not sender.connection.state.sends:
+            sender, reader = reader, sender
+        opcode = sorted(sender.connection.state.sends)[pick % len(sender.connection.state.sends)]
+        body = bytes([pick + 1]) * size
+        kept = [bytes([pick + 2]) * one for one in buffers] if how != "put" else []
+        passed = sender.passed
+        if asleep:
+            reader.cool()
+        expects_memory = reader._awake and how in ("put", "send") and not kept and size <= 64 * 1024
+        if how == "put":
+            sender.put(opcode, 0, body, later())
+        elif how == "send":
+            # In a thread, since what does not fit waits for the reader.
+            expected = (opcode, 7, body, kept)
+            self.under_way = (reader, expected)
+            thread = threading.Thread(target=sender.send, args=(later(), opcode, 7, body, kept))
+            thread.start()
+            assert whole(reader.hear(later())) == expected
+            thread.join()
+            self.under_way = None
+            assert sender.passed - passed == expects_memory == sender._told
+            return
+        elif how == "async":
+            thread = threading.Thread(
+                target=lambda: asyncio.run(sender.transmit_async(sender.connection.send(opcode, 7, body, kept), later()))
+            )
+            thread.start()
+            assert whole(self.loop.run_until_complete(reader.hear_async(later()))) == (opcode, 7, body, kept)
+            thread.join()
+            assert sender.passed == passed and not sender._awake
+            return
+        else:
+            sender.cool()
+            kept, body = [], body[:50_000]
+            assert not sender.transmit_some(sender.connection.send(opcode, 0, body))
+        assert sender.passed - passed == (how == "put" and expects_memory)
+        if late and expects_memory:
+            # A doorbell for what is taken before it is heard: to be ignored.
+            Wire._push(sender, hot._DOORBELL, later())
+        self.under_way = (reader, (opcode, 0, body, kept))
+
+    @precondition(lambda self: self.under_way is not None)
+    @rule(way=st.sampled_from(["hear", "hear_async", "drain"]))
+    def hear(self, way: str) -> None:
+        assert self.under_way is not None
+        reader, expected = self.under_way
+        self.under_way = None
+        if way == "hear":
+            frame = reader.hear(later())
+        else:
+            in_memory = reader._awake
+            if in_memory:
+                # What a task does first; what is in the memory by now is rung for by nobody, so its owner looks.
+                reader.cool()
+                frame_or_none = reader._look()
+            else:
+                frame_or_none = None
+            if frame_or_none is not None:
+                frame = reader.connection.accept(frame_or_none)
+            elif way == "hear_async":
+                frame = self.loop.run_until_complete(reader.hear_async(later()))
+            else:
+                (frame,) = reader.drain()
+                reader.connection.accept(frame)
+        assert whole(frame) == expected
+
+    @rule(side=st.integers(0, 1))
+    def cool(self, side: int) -> None:
+        if self.under_way is None:
+            self.sides[side].cool()
+
+    @rule(side=st.integers(0, 1))
+    def wake(self, side: int) -> None:
+        if self.under_way is None:
+            wake(self.sides[side])
+
+    @precondition(lambda self: self.under_way is None)
+    @rule(side=st.integers(0, 1))
+    def nothing_comes(self, side: int) -> None:
+        with pytest.raises(DeadlineError):
+            self.sides[side].hear(time.monotonic() + 0.0005)
+        assert self.sides[side].drain() == []
+
+
+TestLane = Lane.TestCase
+TestLane.settings = settings(
+    max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+
+
+def test_back_to_back_calls_go_through_memory_in_order_and_numbers_go_round(pair: Tuple[HotWire, HotWire]) -> None:
+    caller, callee = pair
+
+    def answer() -> None:
+        for number in range(1000):
+            frame = callee.hear(later())
+            assert bytes(frame.body) == b"%d" % number
+            callee.put(Opcode.RETURN, 0, b"%d!" % number, later())
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    for number in range(1000):
+        caller.put(Opcode.CALL, 1, b"%d" % number, later())
+        assert bytes(caller.hear(later()).body) == b"%d!" % number
+    thread.join()
+    # The first few wake them.
+    # In one process only one of the two looks at a time.
+    assert caller.passed > 500 and callee.passed == caller.passed
+    sizes = sum(len(f"{number}") + HEADER.size for number in range(1000))
+    # What is heard in vain is a doorbell, if the reader fell asleep in between.
+    assert caller.sent >= sizes and callee.received >= sizes
+    assert caller.received >= sizes + 1000 and callee.sent >= sizes + 1000
+
+
+def test_a_lane_that_is_used_now_and_then_uses_its_socket() -> None:
+    caller, callee = lane(Limits(hot_short=0.0))
+
+    def answer() -> None:
+        for _ in range(50):
+            callee.hear(later())
+            callee.put(Opcode.RETURN, 0, b"", later())
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    for _ in range(50):
+        caller.put(Opcode.CALL, 1, b"", later())
+        caller.hear(later())
+    thread.join()
+    # No wait was short; so nobody has woken.
+    assert caller.passed == callee.passed == 0
+    caller.close()
+    callee.close()
+
+
+def test_whoever_has_looked_in_vain_looks_ever_less_often(pair: Tuple[HotWire, HotWire]) -> None:
+    _, callee = pair
+    callee._limits = Limits(hot_spin=0.0001)
+    pauses = []
+    for _ in range(10):
+        wake(callee)
+        with pytest.raises(DeadlineError):
+            callee.hear(time.monotonic() + 0.001)
+        assert not callee._awake
+        pauses.append(callee._pause)
+    assert pauses == [2, 4, 8, 16, 32, 64, 128, 256, 256, 256]
+
+
+def test_one_thread_of_a_process_looks_at_a_time_and_a_wire_that_was_interrupted_there_gives_way(pair: Tuple[HotWire, HotWire]) -> None:
+    _, callee = pair
+    other, its_callee = lane()
+    hot._looking[None] = other
+    wake(callee)
+    started = time.monotonic()
+    assert callee._look_again(started, None) is None
+    # It has not looked at all, and has not been counted as in vain.
+    assert hot._looking == {None: other} and callee._penalty == 1
+    other.close()
+    assert callee._look_again(started, None) is None
+    assert hot._looking == {}
+    callee._limits = Limits(hot_spin=0.0001)
+    assert callee._look_again(time.monotonic(), None) is None
+    assert callee._penalty == 2 and hot._looking == {}
+    its_callee.close()
+
+
+@pytest.mark.parametrize("place", ["_look_again", "_publish", "cool"])
+def test_a_thread_that_is_interrupted_anywhere_keeps_nobody_else_from_looking(place: str) -> None:
+    """An exception at each line of a step in turn, as a signal handler raises it."""
+    code = getattr(HotWire, place).__code__
+    for at in range(1000):
+        caller, callee = lane(Limits(hot_spin=0.00001))
+        wake(caller)
+        wake(callee)
+        left = at
+        raised = False
+
+        def trace(frame: Any, event: str, _arg: Any, code: Any = code) -> Any:
+            nonlocal left, raised
+            if frame.f_code is code and event == "line":
+                left -= 1
+                if left < 0 and not raised:
+                    raised = True
+                    raise KeyboardInterrupt
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            caller.put(Opcode.CALL, 1, b"x", later())
+            caller.hear(time.monotonic() + 0.002)
+        except (KeyboardInterrupt, DeadlineError):
+            pass
+        finally:
+            sys.settrace(before)
+        caller.close()
+        callee.close()
+        # The next one looks, at the latest after one that took the closed one away.
+        one, other = lane(Limits(hot_spin=0.00001))
+        wake(one)
+        one._look_again(time.monotonic(), None)
+        one._look_again(time.monotonic(), None)
+        assert one._penalty > 1 and not hot._looking
+        assert not one._barrier.locked()
+        one.close()
+        other.close()
+        if not raised:
+            return
+    raise AssertionError("the step never ends")
+
+
+def test_closing_ends_a_thread_that_looks(pair: Tuple[HotWire, HotWire]) -> None:
+    _, callee = pair
+    callee._limits = Limits(hot_spin=60.0)
+    wake(callee)
+    ended: List[BaseException] = []
+
+    def look() -> None:
+        try:
+            callee.hear(None)
+        except ChannelError as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    while not hot._looking:
+        pass
+    callee.close()
+    thread.join(10)
+    assert not thread.is_alive() and len(ended) == 1
+
+
+def test_the_end_of_the_other_side_is_noticed_while_it_counts_as_awake(pair: Tuple[HotWire, HotWire]) -> None:
+    caller, callee = pair
+    caller._limits = Limits(hot_spin=0.001)
+    wake(callee)
+    callee.close()
+    caller.put(Opcode.CALL, 1, b"", later())
+    started = time.monotonic()
+    with pytest.raises(ChannelError):
+        caller.hear(later())
+    assert time.monotonic() - started < 1.0
+
+
+def test_a_forked_child_touches_neither_the_memory_nor_the_socket_of_its_parent(pair: Tuple[HotWire, HotWire]) -> None:
+    caller, callee = pair
+    wake(callee)
+    caller.put(Opcode.CALL, 1, b"for the parent", later())
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            callee.abandon()
+            try:
+                callee.hear(later(0.1))
+            except ChannelError:
+                try:
+                    callee._publish((HEADER.pack(Opcode.RETURN, 0, 0, 0, 0),), None)
+                except ChannelError:
+                    pass
+                mapped = "memfd:xpc-instrument" in Path("/proc/self/maps").read_text()
+                status = 2 if mapped and caller._memory.closed else 0
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0 if hasattr(os, "waitstatus_to_exitcode") else True
+    assert bytes(callee.hear(later()).body) == b"for the parent"
+
+
+# what the other side may do to the memory ------------------------------------------------------------------------------------------
+
+
+def forged(opcode: int = Opcode.CALL, buffers: int = 0, zero: int = 0, length: int = 0) -> bytes:
+    return HEADER.pack(opcode, buffers, zero, 1, length)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        forged(length=hot.SLOT),
+        forged(length=0xFFFFFFFF),
+        forged(length=64 * 1024 + 1),
+        forged(buffers=1),
+        forged(zero=1),
+        forged(opcode=0),
+        forged(opcode=255),
+        b"\xff" * HEADER.size,
+        # Frames, but not now.
+        forged(opcode=Opcode.RETURN),
+        forged(opcode=Opcode.DOORBELL),
+        forged(opcode=Opcode.HELLO),
+    ],
+    ids=repr,
+)
+def test_a_header_in_the_memory_is_checked_before_anything_is_read(pair: Tuple[HotWire, HotWire], header: bytes) -> None:
+    caller, callee = pair
+    wake(callee)
+    number, _, slot = caller._out
+    caller._memory[slot : slot + len(header)] = header
+    caller._memory[number] = 1
+    with pytest.raises(RemoteProtocolError):
+        callee.hear(later())
+
+
+def test_a_body_is_bounded_by_the_payload_limit_too(pair: Tuple[HotWire, HotWire]) -> None:
+    caller, callee = pair
+    callee.connection.reader.limit = 100
+    wake(callee)
+    caller.put(Opcode.CALL, 1, b"x" * 101, later())
+    with pytest.raises(RemoteProtocolError):
+        callee.hear(later())
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_scribbling_over_the_memory_spoils_nothing_but_the_lane(seed: int) -> None:
+    rng = random.Random(seed)
+    for _ in range(12):
+        caller, callee = lane(Limits(hot_spin=0.0005))
+        memory = caller._memory if seed % 2 else callee._memory
+        ended = threading.Event()
+
+        def scribble(memory: mmap.mmap = memory, ended: threading.Event = ended) -> None:
+            while not ended.is_set():
+                at = rng.choice([*hot._NUMBERS, *hot._AWAKE, *hot._SLOTS, hot._THREAD, rng.randrange(hot.SIZE - 64)])
+                what = rng.choice(
+                    [b"\0", b"\1", bytes([rng.randrange(256)]), rng.randbytes(12) if hasattr(rng, "randbytes") else b"\xee" * 12]
+                )
+                memory[at : at + len(what)] = what
+                if rng.random() < 0.05:
+                    memory[:] = bytes([rng.randrange(3)]) * hot.SIZE
+
+        def talk(wire: HotWire, calls: bool, outcomes: List[Any]) -> None:
+            deadline = time.monotonic() + 0.2
+            try:
+                for number in range(200):
+                    if calls:
+                        wire.put(Opcode.CALL, 1, b"x" * (number * 300), deadline)
+                        frame = wire.hear(deadline)
+                    else:
+                        frame = wire.hear(deadline)
+                        wire.put(Opcode.RETURN, 0, b"y" * (number * 300), deadline)
+                    assert len(frame.body) <= 64 * 1024
+                outcomes.append(None)
+            except BaseException as error:
+                outcomes.append(error)
+            finally:
+                # The other one is not to wait for its deadline.
+                wire.close()
+            outcomes.append(time.monotonic() - deadline)
+
+        outcomes: List[Any] = []
+        threads = [
+            threading.Thread(target=talk, args=(caller, True, outcomes)),
+            threading.Thread(target=talk, args=(callee, False, outcomes)),
+            threading.Thread(target=scribble),
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads[:2]:
+            thread.join(20)
+        ended.set()
+        threads[2].join(20)
+        assert not any(thread.is_alive() for thread in threads)
+        errors = [one for one in outcomes if isinstance(one, BaseException)]
+        assert all(isinstance(one, (ChannelError, RemoteProtocolError)) for one in errors), errors
+        assert max(one for one in outcomes if isinstance(one, float)) < 5.0
+
+
+def test_doorbells_without_end_do_not_prolong_a_wait(pair: Tuple[HotWire, HotWire]) -> None:
+    caller, callee = pair
+    caller.put(Opcode.CALL, 1, b"", later())
+    going = True
+
+    def ring() -> None:
+        while going:
+            try:
+                callee.sock.send(hot._DOORBELL * 100, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                pass
+
+    thread = threading.Thread(target=ring)
+    thread.start()
+    started = time.monotonic()
+    with pytest.raises(DeadlineError):
+        caller.hear(started + 0.1)
+    going = False
+    thread.join()
+    assert time.monotonic() - started < 5.0
+
+
+# the memory on its way -------------------------------------------------------------------------------------------------------------
+
+
+def descriptors() -> List[str]:
+    gc.collect()
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found.append(os.readlink(f"/proc/self/fd/{name}"))
+        except OSError:
+            continue  # that of the listing
+    return sorted(one for one in found if "memfd" in one or "xpc" in one or "/dev/null" in one)
+
+
+def mappings() -> int:
+    gc.collect()
+    return Path("/proc/self/maps").read_text().count("memfd:xpc-instrument")
+
+
+def unsealed() -> int:
+    descriptor = os.memfd_create("xpc-instrument test", os.MFD_ALLOW_SEALING)
+    os.ftruncate(descriptor, hot.SIZE)
+    return descriptor
+
+
+def resized(size: int) -> Callable[[], int]:
+    def make() -> int:
+        descriptor = os.memfd_create("xpc-instrument test", os.MFD_ALLOW_SEALING)
+        os.ftruncate(descriptor, size)
+        hot.fcntl.fcntl(descriptor, hot.fcntl.F_ADD_SEALS, hot._seals)
+        return descriptor
+
+    return make
+
+
+def write_sealed() -> int:
+    descriptor = resized(hot.SIZE)
+    made = os.memfd_create("xpc-instrument test", os.MFD_ALLOW_SEALING)
+    os.close(descriptor())
+    os.ftruncate(made, hot.SIZE)
+    hot.fcntl.fcntl(made, hot.fcntl.F_ADD_SEALS, hot.fcntl.F_SEAL_WRITE | hot.fcntl.F_SEAL_SHRINK | hot.fcntl.F_SEAL_GROW)
+    hot.fcntl.fcntl(made, hot.fcntl.F_ADD_SEALS, hot.fcntl.F_SEAL_SEAL)
+    return made
+
+
+def no_memory() -> int:
+    return os.open("/dev/null", os.O_RDWR)
+
+
+WRONG: Dict[str, Tuple[List[Callable[[], int]], str]] = {
+    "not sealed": ([unsealed], "not sealed, or has another size"),
+    "too small": ([resized(4096)], "not sealed, or has another size"),
+    "too large": ([resized(2 * hot.SIZE)], "not sealed, or has another size"),
+    "sealed against writing": ([write_sealed], "no memory that can be mapped"),
+    "another file": ([no_memory], "no memory that can be mapped"),
+    "none": ([], "passed no descriptors"),
+    "two": ([resized(hot.SIZE)] * 2, "passed 2 descriptors"),
+    "five": ([resized(hot.SIZE)] * 5, "passed 4 descriptors"),
+}
+
+
+@pytest.mark.parametrize("what", list(WRONG))
+def test_a_memory_that_is_not_as_it_must_be_makes_a_plain_lane_that_says_why(what: str) -> None:
+    makers, why = WRONG[what]
+    before = descriptors()
+    listening, welcome, dialling = shaken(Limits())
+    made = [make() for make in makers]
+    passed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", made))] if made else []
+    listening.sock.sendmsg(welcome, passed)
+    for one in made:
+        os.close(one)
+    wire = opened(dialling, Limits())
+    assert type(wire) is OpeningWire and why in wire.plain
+    assert descriptors() == before
+    listening.put(Opcode.CALL, 1, b"plain", later())
+    assert bytes(wire.hear(later()).body) == b"plain"
+    wire.close()
+    listening.close()
+
+
+def test_descriptors_in_the_middle_of_the_handshake_do_not_fill_the_table() -> None:
+    before = descriptors()
+    near, far = socket.socketpair()
+    wire = OpeningWire(far, Connection(dialling=True, key=KEY, max_payload=1000))
+    wire.connection.start(Hello(1, "serve", "s", "00", os.getpid(), "3", "test", True))
+    null = os.open("/dev/null", os.O_RDWR)
+    for byte in forged(opcode=Opcode.CHALLENGE, length=100):
+        near.sendmsg([bytes([byte])], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [null] * 4))])
+        with pytest.raises(DeadlineError):
+            wire.receive(time.monotonic() + 0.001)
+    os.close(null)
+    assert len(descriptors()) <= len(before) + hot._MOST
+    near.close()
+    wire.close()
+    assert descriptors() == before
+
+
+class Refusing:
+    """A socket that passes no descriptors, as a rule of a system may have it."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+    def sendmsg(self, buffers: Any, ancdata: Any = (), *rest: Any) -> int:
+        if ancdata:
+            raise OSError(109, "Too many references: cannot splice")
+        return self._sock.sendmsg(buffers, ancdata, *rest)
+
+
+def test_a_memory_that_cannot_be_passed_makes_a_plain_lane() -> None:
+    before = descriptors(), mappings()
+    listening, welcome, dialling = shaken(Limits())
+    listening.sock = Refusing(listening.sock)  # type: ignore[assignment]
+    wire = welcome_with_memory(listening, welcome, Limits())
+    assert wire is listening and "cannot splice" in wire.plain
+    other = opened(dialling, Limits())
+    assert "passed no descriptors" in other.plain
+    assert (descriptors(), mappings()) == before
+    wire.close()
+    other.close()
+
+
+def test_where_there_can_be_no_hot_lanes_the_reason_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def seen(name: str, value: Any, on: Any = os) -> str:
+        with monkeypatch.context() as patch:
+            patch.setattr(on, name, value, raising=False)
+            return why_plain()
+
+    assert seen("uname", lambda: SimpleNamespace(machine="aarch64")) == "the order of stores on aarch64 is not what hot lanes rely on"
+    assert seen("sched_getaffinity", lambda _: {3}) == "this process may run on one processor only"
+    assert seen("_is_gil_enabled", lambda: False, sys) == "this Python runs without the GIL of CPython"
+    assert seen("platform", "darwin", sys) == "this system has no sealed memory (memfd)"
+    assert why_plain() == ""
+
+
+class Welcoming(Policy):
+    """Takes everybody."""
+
+    def joined(self, peer: Any) -> None:
+        self.peer = peer
+
+
+def test_lanes_that_were_opened_and_closed_leave_nothing(runtime_dir: Path) -> None:
+    before = descriptors(), mappings()
+    policy = Welcoming()
+    address = parse_address(str(runtime_dir / "s"))
+    limits = Limits(max_lanes=1000)
+    host = Host(address, KEY, policy, app="app", python="3", limits=limits, logger=logging.getLogger("test"))
+    host.start()
+    joiner = Joiner(address, KEY, limits=limits, serve=lambda wire, frame: wire.put(Opcode.RETURN, 0, b"back", None))
+    joiner.connect(later())
+
+    def rounds(count: int) -> None:
+        for _ in range(count):
+            joiner._open_lane(later())
+            wire = policy.peer.lanes.take(later())
+            assert isinstance(wire, HotWire)
+            for _ in range(5):
+                wire.put(Opcode.CALL, 1, b"there", later())
+                assert bytes(wire.hear(later()).body) == b"back"
+            policy.peer.lanes.drop(wire)
+
+    rounds(200)
+    # Others were asked for meanwhile, since the last free one was taken: 200 are more than what may be left.
+    assert mappings() < 50
+    joiner.close()
+    host.stop()
+    assert (descriptors(), mappings()) == before
