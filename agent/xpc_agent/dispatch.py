@@ -182,6 +182,7 @@ class Dispatcher:
             _ended(invocation, started, None, error)
             for hook in plan.after:
                 hook.observe(invocation)
+            invocation.exception = None  # its traceback holds this frame
             raise
         _ended(invocation, started, result, None)
         for hook in plan.after:
@@ -206,6 +207,7 @@ class Dispatcher:
             _ended(invocation, started, None, error)
             for hook in plan.after:
                 await hook.observe_async(invocation)
+            invocation.exception = None  # its traceback holds this frame
             raise
         _ended(invocation, started, result, None)
         for hook in plan.after:
@@ -232,6 +234,7 @@ class Dispatcher:
             _ended(invocation, started, None, error)
             for hook in plan.after:
                 hook.observe(invocation)
+            invocation.exception = None  # its traceback holds this frame
             raise
         _ended(invocation, started, result, None)
         for hook in plan.after:
@@ -281,6 +284,7 @@ class Dispatcher:
             _ended(invocation, started, None, error)
             for hook in after:
                 await hook.observe_async(invocation)
+            invocation.exception = None  # its traceback holds this frame
             raise
         _ended(invocation, started, None, None)
         for hook in after:
