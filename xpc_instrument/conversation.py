@@ -91,9 +91,14 @@ class Outcome:
         self.error = error
 
     def get(self) -> Any:
-        """The value; raises the exception if there is one."""
-        if self.error is not None:
-            raise self.error
+        """The value; raises the exception if there is one. To be asked once."""
+        # Forgotten: the traceback holds the frames through which it is raised, which hold this.
+        error, self.error = self.error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error
         return self.value
 
 

@@ -184,6 +184,7 @@ class Dispatcher:
             _ended(invocation, started, None, error)
             for hook in plan.after:
                 hook.observe(invocation)
+            invocation.exception = None  # its traceback holds this frame
             raise
         _ended(invocation, started, result, None)
         for hook in plan.after:
@@ -210,6 +211,7 @@ class Dispatcher:
             _ended(invocation, started, None, error)
             for hook in plan.after:
                 await hook.observe_async(invocation)
+            invocation.exception = None  # its traceback holds this frame
             raise
         _ended(invocation, started, result, None)
         for hook in plan.after:
@@ -236,6 +238,7 @@ class Dispatcher:
             _ended(invocation, started, None, error)
             for hook in plan.after:
                 hook.observe(invocation)
+            invocation.exception = None  # its traceback holds this frame
             raise
         _ended(invocation, started, result, None)
         for hook in plan.after:
@@ -285,6 +288,7 @@ class Dispatcher:
             _ended(invocation, started, None, error)
             for hook in after:
                 await hook.observe_async(invocation)
+            invocation.exception = None  # its traceback holds this frame
             raise
         _ended(invocation, started, None, None)
         for hook in after:

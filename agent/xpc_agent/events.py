@@ -90,6 +90,8 @@ class QueuedHook(Protocol):
 
     def count_calls(self, count: int) -> None: ...
 
+    def count_bytes(self, sent: int, received: int) -> None: ...
+
     def lose(self, count: int) -> None: ...
 
     def settle(self) -> None: ...
@@ -118,6 +120,29 @@ class Barrier:
         self.hook = hook
         self.deadline = deadline
         self.passed = passed
+
+
+class Freight:
+    """The account of a lane that carries a batch: its bytes are those of the hooks whose events are in it, each by its number of events."""
+
+    __slots__ = ("_counts", "_hooks")
+
+    def __init__(self, hooks: Dict[int, QueuedHook], batch: List[Event]) -> None:
+        self._hooks = hooks
+        self._counts: Dict[int, int] = {}
+        for event in batch:
+            self._counts[event[0]] = self._counts.get(event[0], 0) + 1
+
+    def settle(self, sent: int, received: int, waited: float, longest: float) -> None:
+        """As `HookCounters.settle`; nobody has waited."""
+        whole = sum(self._counts.values())
+        for number, count in self._counts.items():
+            hook = self._hooks.get(number)
+            if hook is not None:
+                part, also = sent * count // whole, received * count // whole
+                hook.count_bytes(part, also)
+                sent, received = sent - part, received - also
+            whole -= count
 
 
 class EventQueue:
@@ -312,6 +337,7 @@ class EventQueue:
             return False
         assert self._body is not None
         wire.cool()
+        wire.charge(Freight(self.hooks, self._batch))
         self.wire = wire
         name = [relay_name(self.session, 0)] if relayed else []
         self.unsent = wire.connection.send(Opcode.EVENTS, 0, self._body, name)
@@ -331,6 +357,7 @@ class EventQueue:
                 if frame.opcode in (Opcode.PROCEED, Opcode.REFER):
                     raise RemoteProtocolError(f"{frame.opcode.name} as the answer to EVENTS")
                 self.wire = None
+                wire.charge(None)
                 self._lanes.give(wire)
                 # Whatever its body holds: nothing of it is read.
                 self._end_batch(frame.opcode is Opcode.RETURN)

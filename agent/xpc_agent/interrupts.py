@@ -6,6 +6,8 @@ ours to be hidden: without us it would have been raised in the middle of the ori
 Rules:
 - A handler is known by what only a handler has: its argument is the frame that it interrupted, which is also its caller.
 - A failure of ours that was made of it (`raise ... from`) counts too; what the application was handling before (`__context__`) does not.
+- Frames of ours are not looked into: before Python 3.13 a frame keeps what `f_locals` gave, the error included, and would live, with all
+  that it holds, until the garbage collector finds the cycle.
 """
 
 from __future__ import annotations
@@ -22,11 +24,15 @@ def raised_by_handler(error: BaseException) -> Optional[BaseException]:
             return None
         trace = seen.__traceback__
         while trace is not None:
-            if _is_handler(trace.tb_frame):
+            if not _is_ours(trace.tb_frame) and _is_handler(trace.tb_frame):
                 return seen
             trace = trace.tb_next
         seen = seen.__cause__
     return None
+
+
+def _is_ours(frame: FrameType) -> bool:
+    return str(frame.f_globals.get("__name__")).partition(".")[0] in ("xpc_agent", "xpc_instrument")
 
 
 def _is_handler(frame: FrameType) -> bool:
@@ -51,6 +57,8 @@ def raise_on(error: BaseException) -> NoReturn:
         raise error
     finally:
         error.__context__ = context
+        # Its traceback holds this frame.
+        del error
 
 
 # inspect.CO_VARARGS; importing inspect costs an application's start-up some milliseconds.

@@ -449,7 +449,11 @@ class RemoteHook:
         raised = raised_by_handler(error)
         if raised is not None:
             self._abandon(lane)
-            raise_on(raised)
+            try:
+                raise_on(raised)
+            finally:
+                # Its traceback holds this frame.
+                del raised, error
         if lane is not None:
             # After a whole answer the lane is good; after anything else nobody knows what comes next on it.
             if isinstance(error, (Failed, NotFound)):

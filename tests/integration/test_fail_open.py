@@ -410,3 +410,57 @@ def test_when_the_last_script_has_gone_every_object_is_the_same(run_program: Cal
         with xpc_instrument.connect("shop") as second:
             second.before("shop:charge", print)
     assert app.evaluate("differences()") == "[]"
+
+
+# what is left of a call ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "how", ["unpicklable", "late", "raises", "original raises", "after it raised", "before it raises", "handler raises"]
+)
+@pytest.mark.parametrize("is_async", [False, True])
+def test_nothing_of_a_failure_waits_for_the_garbage_collector(
+    run_program: Callable[..., Program], tmp_path: Path, how: str, is_async: bool
+) -> None:
+    """An application may have switched it off; the arguments, and what the lane holds, would stay for ever."""
+    if how == "handler raises" and is_async:
+        pytest.skip("the loop runs the handler")
+    app = start_app(run_program, tmp_path, '[defaults]\ntimeout = 0.3\nsuspend-after = 0\n[[probe]]\ntarget = "shop:*"\n')
+    target = "shop:wait_a_little" if is_async else "shop:charge"
+    app.evaluate("exec('import gc, signal; shop.gc = gc; shop.signal = signal; gc.disable()')")
+    app.evaluate(
+        "exec('class Arg:\\n def __mul__(self, n): raise LookupError\\n def __str__(self): raise LookupError\\n __add__ = __radd__ = __mul__\\n"
+        "def late(signum, frame): raise TimeoutError\\n"
+        "async def attempt():\\n try: await shop.wait_a_little(Arg())\\n except Exception: pass\\n"
+        "shop.Arg = Arg; shop.attempt = attempt; signal.signal(signal.SIGALRM, late)', {'shop': shop, 'signal': shop.signal})"
+    )
+
+    def late(call: Any) -> None:
+        time.sleep(0.5)
+
+    def raises(*args: Any) -> None:
+        raise ValueError("so it is to be")
+
+    with xpc_instrument.connect("shop") as session:
+        if how == "unpicklable":
+            session.around(target, lambda call: threading.Lock())
+        elif how in ("late", "handler raises"):
+            session.around(target, late)
+        elif how == "raises":
+            session.instead(target, raises)
+        elif how == "original raises":
+            session.around(target, lambda call: call.proceed())
+        elif how == "after it raised":
+            session.after(target, lambda call: None)
+        else:
+            session.before(target, lambda call: None)
+        call = "asyncio.run(shop.attempt())" if is_async else "shop.charge(shop.Arg())"
+        if how == "handler raises":
+            call = f"[shop.signal.setitimer(shop.signal.ITIMER_REAL, 0.1), {call}]"
+        app.evaluate(call)
+        app.evaluate("shop.gc.collect() and None")
+        for _ in range(3):
+            answer = app.evaluate(call)
+            assert answer == ("raised TimeoutError: " if how == "handler raises" else answer)
+        app.evaluate("shop.calls.clear()")
+        assert app.evaluate("sum(type(one) is shop.Arg for one in shop.gc.get_objects())") == "0"

@@ -186,6 +186,22 @@ def test_a_terminal_of_120_columns_shows_each_number_in_one_piece(app: App, tmp_
         assert max(len(line) for line in _plain(text).splitlines()) <= 120
 
 
+@pytest.mark.parametrize("columns", [40, 80, 100])
+def test_a_narrow_terminal_leaves_out_nothing_and_breaks_no_word(app: App, tmp_path: Path, columns: int) -> None:
+    pytest.importorskip("rich", reason="rich is not installed")
+    with xpc_instrument.connect("shop") as session:
+        session.before("shop:charge", lambda call: 1 / 0, sample=0.5)
+        session.before("shop:charge", lambda call: threading.Event().wait(0.4), rate=1)
+        app.evaluate("[shop.charge(n) for n in range(200)] and None")
+        lines = _plain(on_a_terminal("ls", "shop", "--stats", cwd=tmp_path, columns=columns)).split("\r\n")
+    text = " ".join(line.strip() for line in lines)
+    assert max(map(len, [line for line in lines if not line.startswith("pid ")])) <= columns
+    for part in ("shop:charge", "timeout:1", "rate:199", f"before:{os.getpid()}"):
+        assert part in text
+    assert re.search(r"\braised:\d+", text)
+    assert re.search(r"\bsample:\d+", text)
+
+
 def _plain(text: str) -> str:
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
 

@@ -151,6 +151,8 @@ class LanePool:
             elif wire is None:
                 # The wake-up was for a task that is leaving: pass it on.
                 self._wake_one()
+            # Its future holds the error that was raised, whose traceback holds this frame.
+            del wake
 
     async def _take_in_trio(self, library: Any, deadline: Optional[float]) -> Wire:
         started = time.monotonic()

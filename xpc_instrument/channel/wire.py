@@ -175,6 +175,8 @@ class Wire:
             sent = self.sock.send(data, _AT_ONCE)
         except BlockingIOError:
             sent = 0
+        except ChannelError:
+            raise
         except OSError as error:
             raise _broken(error) from error
         self.sent += sent
@@ -191,6 +193,8 @@ class Wire:
                 else:
                     self._wait(True, deadline)
                     rest = self.transmit_some(rest)
+        except ChannelError:
+            raise
         except (OSError, ValueError) as error:
             raise _broken(error) from error
 
@@ -269,6 +273,8 @@ class Wire:
                     frame = self._read_some()
                 except BlockingIOError:
                     continue
+        except ChannelError:
+            raise
         except (OSError, ValueError) as error:
             raise _broken(error) from error
         return frame
@@ -285,6 +291,8 @@ class Wire:
             data = self.sock.recv(_CHUNK)
         except BlockingIOError:
             return None
+        except ChannelError:
+            raise
         except OSError as error:
             raise _broken(error) from error
         finally:
@@ -319,7 +327,7 @@ class Wire:
             add, remove = (loop.add_writer, loop.remove_writer) if writing else (loop.add_reader, loop.remove_reader)
             watched = True
 
-            def arrived() -> None:
+            def arrived(ready: Any = ready) -> None:
                 # Once is enough: it may be some turns until the task goes on.
                 nonlocal watched
                 watched = False
@@ -335,6 +343,8 @@ class Wire:
                 if watched:
                     remove(fd)
                 turns.forget(ready)
+                # It holds the error that was raised, whose traceback holds this frame.
+                del ready, arrived
         finally:
             self._waited(writing)
 
@@ -356,6 +366,8 @@ class Wire:
             while rest:
                 await self._wait_async(True, deadline)
                 rest = self.transmit_some(rest)
+        except ChannelError:
+            raise
         except (OSError, ValueError) as error:
             raise _broken(error) from error
 
@@ -370,6 +382,8 @@ class Wire:
                     frame = self._read_some()
                 except BlockingIOError:
                     continue
+        except ChannelError:
+            raise
         except (OSError, ValueError) as error:
             raise _broken(error) from error
         return frame
@@ -394,6 +408,8 @@ class Wire:
             if frames:
                 # What came before the end still counts; the next call meets the end again.
                 return frames
+            if isinstance(error, ChannelError):
+                raise
             raise _broken(error) from error
 
     # conversation ------------------------------------------------------------------------------------------------------
@@ -468,7 +484,6 @@ class Wire:
         self.sock.close()
 
 
-def _broken(error: Exception) -> Exception:
-    if isinstance(error, ChannelError):
-        return error
+def _broken(error: Exception) -> ChannelError:
+    """For what is no `ChannelError` yet: one that is its own cause would wait for the garbage collector, with all that its frames hold."""
     return ChannelError(f"the connection broke: {error}")

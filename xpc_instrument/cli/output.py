@@ -3,35 +3,56 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, Mapping, Sequence
+from typing import Any, List, Mapping, Sequence
 
 # The columns that a narrow terminal breaks into several lines; the others have short words and numbers.
 _LONG = frozenset({"TARGET", "HOOKS", "FAILURES", "SKIPPED", "REASON", "COMMAND"})
+# As far as it breaks them, in letters: narrower columns would be read from top to bottom.
+_NARROW = 8
 _COLOURS = {"armed": "bold green", "suspended": "bold red", "ready": "cyan", "pending": "yellow", "missing": "red", "unpatchable": "red"}
 
 
 def show(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table to standard output."""
+    """Print a table to standard output; on a terminal that is too narrow for it, row after row with the names of the columns."""
     rows = [[_printable(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
         try:
             from rich.console import Console
+            from rich.padding import Padding
             from rich.table import Table
             from rich.text import Text
         except ImportError:
             pass  # the extra `cli` is not installed; columns do as well
         else:
+            console = Console()
+            least = _least(columns, rows)
+            texts = [[Text(cell, style=_COLOURS.get(cell, "")) for cell in row] for row in rows]
+            if sum(least) + 2 * (len(columns) - 1) > console.width:
+                for row_texts in texts:
+                    pairs = (
+                        Text.assemble((column, "bold"), " ", cell)
+                        for column, cell in zip(columns, row_texts)
+                        if cell.plain not in ("", "-")
+                    )
+                    console.print(Padding(Text("  ").join(pairs), (0, 0, 1, 0)))
+                return
             table = Table(box=None, pad_edge=False, header_style="bold")
-            for column in columns:
-                table.add_column(column, overflow="fold", no_wrap=column not in _LONG)
-            for row in rows:
-                table.add_row(*(Text(cell, style=_COLOURS.get(cell, "")) for cell in row))
-            Console().print(table)
+            for column, width in zip(columns, least):
+                table.add_column(column, overflow="fold", no_wrap=column not in _LONG, min_width=width)
+            for row_texts in texts:
+                table.add_row(*row_texts)
+            console.print(table)
             return
     lines = [list(columns), *[list(row) for row in rows]]
     widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
     for line in lines:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip())
+
+
+def _least(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> List[int]:
+    """How wide each column has to be at least."""
+    widths = [max(map(len, cells)) for cells in zip(columns, *rows)]
+    return [min(width, max(_NARROW, len(column))) if column in _LONG else width for column, width in zip(columns, widths)]
 
 
 def _printable(text: str) -> str:
