@@ -43,14 +43,14 @@ from threading import get_native_id
 from time import monotonic
 from typing import List, Optional, Sequence, Tuple
 
-from ..errors import ChannelError
+from ..errors import ChannelError, DeadlineError
 from .codec import HEADER, Bytes, Frame, read_header
 from .connection import Connection, State
 from .hubs import GREENLET, hub
 from .limits import Limits
 from .messages import Opcode
 from .primitives import allocate_lock
-from .wire import Wire
+from .wire import TOO_LATE, Wire
 
 try:
     import fcntl
@@ -277,6 +277,9 @@ class HotWire(Wire):
 
     def hear(self, deadline: Optional[float]) -> Frame:
         started = monotonic()
+        if deadline is not None and started >= deadline:
+            # Asked before anything is looked for: a hostile side has the next question there whenever the last one is answered.
+            raise DeadlineError(TOO_LATE)
         if not self._awake and self._streak >= _STREAK and self.connection.state is State.CALLEE_IDLE:
             self._wake_unless_paused()
         try:
@@ -300,6 +303,8 @@ class HotWire(Wire):
 
     async def hear_async(self, deadline: Optional[float]) -> Frame:
         started = monotonic()
+        if deadline is not None and started >= deadline:
+            raise DeadlineError(TOO_LATE)
         try:
             frame = None
             while frame is None:
