@@ -37,8 +37,9 @@ from .references import (
 
 # What is shorter goes with its header in one piece, in bytes.
 _SMALL = 4096
-# Nesting of the JSON on lanes: one object of plain values.
+# Nesting of the JSON on lanes: one object of plain values; and its bytes at most. FAILED has a message of 2,000 characters.
 _FLAT = 1
+_LONGEST_JSON = 64 * 1024
 
 Arguments = Tuple[Tuple[Any, ...], Dict[str, Any]]
 
@@ -108,6 +109,13 @@ def run_original(original: Callable[..., Any], args: Tuple[Any, ...], kwargs: Di
         return Outcome(original(*args, **kwargs))
     except Exception as error:
         return Outcome(error=error)
+
+
+def _load_small_json(body: Bytes, what: str) -> Any:
+    """The JSON of a frame on a lane. Raises `RemoteProtocolError`, before it is parsed if it is longer than any honest side's."""
+    if len(body) > _LONGEST_JSON:
+        raise RemoteProtocolError(f"{what} of {len(body)} bytes; expected {_LONGEST_JSON} at most")
+    return load_json(body, what, _FLAT)
 
 
 class Outgoing:
@@ -202,7 +210,7 @@ class Outgoing:
     def after_refer(self, wire: Wire, frame: Frame) -> List[Bytes]:
         """Perform an operation on a reference; the answer to REFER."""
         try:
-            request = load_json(frame.body, "REFER", _FLAT)
+            request = _load_small_json(frame.body, "REFER")
             op, number, name = request["op"], request["ref"], request["name"]
             if not (isinstance(op, str) and isinstance(number, int) and isinstance(name, str)):
                 raise RemoteProtocolError("REFER with fields of the wrong types")
@@ -257,7 +265,7 @@ class Outgoing:
             return Outcome(error=load_exception(frame.body, table=self.table))
         if opcode is Opcode.NOT_FOUND:
             raise NotFound("the other side has no such callback any more")
-        info = load_json(frame.body, "FAILED", _FLAT)
+        info = _load_small_json(frame.body, "FAILED")
         if not isinstance(info, dict):
             raise RemoteProtocolError("FAILED without an object")
         raise Failed(str(info.get("cause", "failed"))[:40], str(info.get("message", ""))[:2000])

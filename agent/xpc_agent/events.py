@@ -43,6 +43,13 @@ _RETRY_MOST = 0.05
 _TRIES = 5
 # How long dialling the host of a fixed address may take.
 _DIAL_TIMEOUT = 0.2
+# For how long a script may have what is queued delivered after it has removed its hook, in seconds; ours asks for 8 at most.
+_LONGEST_WITHIN = 60.0
+
+
+def bounded(within: float) -> float:
+    """The time that a script gives to what is queued; from outside comes any number, and no clock can wait for some of them."""
+    return min(max(within, 0.0), _LONGEST_WITHIN)
 
 
 # An event with so many fields crosses as it was queued.
@@ -205,7 +212,7 @@ class EventQueue:
 
     def retire(self, hook: QueuedHook, within: float, passed: Callable[[], None]) -> None:
         """Deliver what is queued for a hook that is disarmed, for at most `within` seconds, then forget it and call `passed`."""
-        barrier = Barrier(hook, time.monotonic() + within, passed)
+        barrier = Barrier(hook, time.monotonic() + bounded(within), passed)
         self.barriers.append(barrier)
         self.items.append(barrier)
         self._hurry = True

@@ -35,6 +35,7 @@ from xpc_instrument.registry import Entry, Registry, read_terms
 from . import targets
 from .counters import Counters
 from .dispatch import busy
+from .events import bounded
 from .gate import Patience, reseed
 from .member import RelayedPeer, is_member
 from .patching import load_wrapt
@@ -49,6 +50,8 @@ log = logging.getLogger("xpc_agent")
 
 # What a script may register where the config allows no more than to observe; then nothing that it sends is unpickled.
 _OBSERVERS = frozenset({Mode.BEFORE, Mode.AFTER})
+# What a script may register, in characters.
+_LONGEST_NAME = 4096
 
 
 class _Waiting:
@@ -221,9 +224,12 @@ class ProbeTable(Registry):
         return None
 
     def register(self, peer: Peer, message: Register) -> Optional[Answer]:
+        if len(message.name) > _LONGEST_NAME:
+            # Before anything looks for what is similar to it.
+            raise TargetError(f"{message.name[:60]}... has {len(message.name)} characters; at most {_LONGEST_NAME} can be a name")
         if not is_target(message.name):
             return super().register(peer, message)
-        members = [one for one in self._peers.values() if is_member(one.session)]
+        members = [one for one in self._peers.values() if self._is_member(one)]
         answer = Answer(message.request, True, data={"registered": True, "importable": _importable(message.module)})
         try:
             self.add_hook(peer, message)
@@ -300,13 +306,13 @@ class ProbeTable(Registry):
         )
 
     def noticed(self, peer: Peer, notice: Notice) -> None:
-        if notice.kind == "hook-answer" and is_member(peer.session):
+        if notice.kind == "hook-answer" and self._is_member(peer):
             waiting = self._waiting.get(str(notice.data.get("key")))
             if waiting is not None:
                 if not notice.data.get("error"):
                     waiting.accepted = True
                 self._answered(str(notice.data.get("key")), waiting, peer.session)
-        elif notice.kind == "to-script" and is_member(peer.session):
+        elif notice.kind == "to-script" and self._is_member(peer):
             # What a member has to tell the script of its hooks.
             script = self._peers.get(str(notice.data.get("session")))
             data = notice.data.get("data")
@@ -328,9 +334,21 @@ class ProbeTable(Registry):
     def find(self, name: str) -> Optional[Entry]:
         if not name.startswith("\0"):
             return super().find(name)
-        _, session, number = name.split("\0")
+        _, session, number = [*name.split("\0"), "", ""][:3]
         peer = self._peers.get(session)
-        return None if peer is None else Entry(None, peer, int(number))
+        # A member says what it was told; anybody else may say anything.
+        if peer is None or not self._has_members or not (number.isascii() and number.isdigit()) or len(number) > 9:
+            return None
+        return Entry(None, peer, int(number))
+
+    @property
+    def _has_members(self) -> bool:
+        """Whether other processes can share the address of this one."""
+        return self.config.manager.address != "unix"
+
+    def _is_member(self, peer: Peer) -> bool:
+        # By the name that a session gives itself: at a fixed address whoever holds the key can be a member.
+        return self._has_members and is_member(peer.session)
 
     def lost(self, caller: Wire, frame: Frame) -> None:
         if bytes(frame.buffers[0][:1]) != b"\0":
@@ -352,21 +370,22 @@ class ProbeTable(Registry):
             point.refresh()
 
     def unregister(self, peer: Peer, message: Unregister) -> Optional[Answer]:
+        within = bounded(message.within)
         session, number = peer.session, message.hook
         shared = self._shared.pop((session, number), None)
         members: Set[str] = set()
         if shared is not None:
-            members = self._tell_members_removed(session, number, message.within)
+            members = self._tell_members_removed(session, number, within)
         removed = self._disarm(session, number) or shared is not None
         unwaited = self.sender.find(session, number)
         if not removed and unwaited is None:
             return super().unregister(peer, message)
         answer = Answer(message.request, True, data={"unregistered": True})
-        if unwaited is None and not (members and message.within):
+        if unwaited is None and not (members and within):
             return answer
         # The answer follows when what is queued is delivered, here and in the members.
         key = f"removed {session} {number}"
-        waiting = _Waiting(peer, answer, {"", *members} if message.within else {""})
+        waiting = _Waiting(peer, answer, {"", *members} if within else {""})
         self._waiting[key] = waiting
 
         def passed() -> None:
@@ -379,12 +398,12 @@ class ProbeTable(Registry):
         if unwaited is None:
             passed()
         else:
-            unwaited.queue.retire(unwaited, message.within, passed)
+            unwaited.queue.retire(unwaited, within, passed)
         return None
 
     def _tell_members_removed(self, session: str, hook: int, within: float = 0.0) -> Set[str]:
         """Returns the members that were told; each answers if it is given time."""
-        members = [one for one in self._peers.values() if is_member(one.session)]
+        members = [one for one in self._peers.values() if self._is_member(one)]
         for member in members:
             member.notify("hook-removed", session=session, hook=hook, within=within)
         return {member.session for member in members}
@@ -448,7 +467,7 @@ class ProbeTable(Registry):
     def joined(self, peer: Peer) -> None:
         peer.lanes.want = guarded(peer.lanes.want)
         self._peers[peer.session] = peer
-        if is_member(peer.session):
+        if self._is_member(peer):
             for (session, _), message in list(self._shared.items()):
                 owner = self._peers.get(session)
                 if owner is not None:

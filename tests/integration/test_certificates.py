@@ -122,6 +122,7 @@ def test_half_a_ca_another_key_and_a_folder_open_to_others_are_refused(tmp_path:
     done = certificates(fleet, "new")
     assert (done.returncode, "ca.key: no such file, beside ca.pem" in done.stderr) == (7, True)
     (fleet / "ca.key").write_bytes((tmp_path / "other/ca.key").read_bytes())
+    (fleet / "ca.key").chmod(0o600)
     done = certificates(fleet, "new")
     assert (done.returncode, "is not the key to ca.pem" in done.stderr) == (7, True)
     (fleet / "ca.key").write_bytes(key)
@@ -138,3 +139,28 @@ def test_without_cryptography_the_extra_is_named(tmp_path: Path) -> None:
     assert done.returncode == 7
     assert "pip install 'xpc-instrument[tls]'" in done.stderr
     assert not (tmp_path / "fleet").exists()
+
+
+@pytest.mark.parametrize("name", ["ca.key", "ca.pem"])
+def test_a_ca_that_others_may_know_or_change_is_refused(tmp_path: Path, name: str) -> None:
+    """The folder itself may be one that others can look into, and another user may have made it for us."""
+    fleet = tmp_path / "fleet"
+    certificates(fleet, "shop")
+    fleet.chmod(0o755)
+    (fleet / name).chmod(0o644 if name == "ca.key" else 0o622)
+    before = contents(fleet)
+    done = certificates(fleet, "scripts")
+    assert (done.returncode, done.stdout) == (7, "")
+    assert f"{fleet / name}: other users" in done.stderr
+    assert contents(fleet) == before
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
+@pytest.mark.parametrize("path", ["", "ca.key", "ca.pem", "shop"])
+def test_what_another_user_has_put_there_is_refused(tmp_path: Path, path: str) -> None:
+    fleet = tmp_path / "fleet"
+    certificates(fleet, "shop")
+    os.chown(fleet / path, 12345, 12345)
+    done = certificates(fleet, "shop", "--force")
+    assert (done.returncode, done.stdout) == (7, "")
+    assert "belongs to uid 12345" in done.stderr

@@ -337,6 +337,20 @@ def test_half_a_tls_handshake_keeps_nobody_out(host: Manager, scripts: TLS) -> N
         sock.close()
 
 
+def test_a_handshake_cannot_be_drawn_out_by_many_small_records(host: Manager, scripts: TLS, log: Log) -> None:
+    """128 KiB of a first message, each byte in a record of its own: some 60 ms of the thread that serves all."""
+    message = b"\x01" + (131_000).to_bytes(3, "big") + b"\x03\x03" + bytes(131_000)
+    with socket.create_connection(host.address) as sock:
+        try:
+            sock.sendall(b"".join(b"\x16\x03\x01\x00\x01" + bytes([byte]) for byte in message))
+        except OSError:
+            pass  # closed meanwhile
+        log.wait_for("bytes before the end of the TLS handshake")
+    with Manager(host.address, KEY, tls=scripts) as joined:
+        joined.register("length", len)
+        assert host.call("length", "four") == (4, True)
+
+
 # files -------------------------------------------------------------------------------------------------------------------
 
 

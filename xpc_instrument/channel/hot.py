@@ -43,14 +43,14 @@ from threading import get_native_id
 from time import monotonic
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from ..errors import ChannelError, RemoteProtocolError
+from ..errors import ChannelError, DeadlineError, RemoteProtocolError
 from .codec import HEADER, OPCODES_BY_NUMBER, Bytes, Frame
 from .connection import Connection, State
 from .hubs import GREENLET, hub
 from .limits import Limits
 from .messages import Opcode
 from .primitives import allocate_lock
-from .wire import Wire, _broken
+from .wire import TOO_LATE, Wire, _broken
 
 try:
     import fcntl
@@ -319,6 +319,9 @@ class HotWire(Wire):
                     frame = self._hear_socket(None)
             else:
                 started = monotonic()
+                if started >= deadline:
+                    # Before anything is looked for: a hostile side has the next question there whenever the last one is answered.
+                    raise DeadlineError(TOO_LATE)
                 try:
                     if self._awake:
                         frame = self._look() or self._hear_memory(deadline)
@@ -350,6 +353,8 @@ class HotWire(Wire):
 
     async def hear_async(self, deadline: Optional[float]) -> Frame:
         started = monotonic()
+        if deadline is not None and started >= deadline:
+            raise DeadlineError(TOO_LATE)
         try:
             frame = None
             while frame is None:

@@ -34,6 +34,9 @@ _CHUNK = 64 * 1024
 _AT_ONCE = 256 * 1024
 # Of a record of TLS, the text at most (RFC 8446, 5.1): what one `read` can return.
 _RECORD = 16 * 1024
+# What a side may send until the handshake has ended: two certificates take 3 KiB, and OpenSSL would take 128 KiB of single bytes, each in
+# a record of its own, one message after the other.
+_UNSHAKEN = 32 * 1024
 # The files of one member in the folder that `xpc-instrument certificates` makes for it.
 CERTIFICATE, KEY, CA = "certificate.pem", "key.pem", "ca.pem"
 
@@ -132,7 +135,7 @@ def _check_private(path: Path) -> None:
 class TlsWire(Wire):
     """A wire whose bytes are TLS. The dialling side calls `shake_hands` first; the listening side shakes hands by reading."""
 
-    __slots__ = ("_arrived", "_lock", "_shaken", "_tls", "_to_send", "_unsent")
+    __slots__ = ("_arrived", "_lock", "_shaken", "_tls", "_to_send", "_unsent", "_unshaken")
 
     def __init__(self, sock: socket.socket, connection: Connection, context: ssl.SSLContext, listening: bool) -> None:
         super().__init__(sock, connection)
@@ -140,6 +143,7 @@ class TlsWire(Wire):
         self._to_send = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._arrived, self._to_send, server_side=listening)
         self._shaken = False
+        self._unshaken = 0
         # Encrypted, and next in order, but the socket did not take it yet.
         self._unsent: Bytes = b""
         self._lock = allocate_lock()
@@ -240,6 +244,10 @@ class TlsWire(Wire):
         if not data:
             # Frames say how long they are, so an end in the middle of one is noticed without a farewell of TLS.
             raise ChannelError("the other side closed the connection")
+        if not self._shaken:
+            self._unshaken += len(data)
+            if self._unshaken > _UNSHAKEN:
+                raise RemoteProtocolError(f"more than {_UNSHAKEN} bytes before the end of the TLS handshake")
         with self._lock:
             self._arrived.write(data)
 

@@ -357,6 +357,17 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.25
 _ALERT = re.compile("begins with the bytes 150[0-9]")
 
 
+def _in_order(candidates: List[Tuple[int, Any]]) -> List[Tuple[int, Any]]:
+    """IPv4 first, as whoever listens at a name does; and of two loopback addresses that alone.
+
+    Where "localhost" is `::1` too, that port is free while an application listens at 127.0.0.1. Another user who listens there could pass
+    on a handshake to the application, and change what crosses afterwards.
+    """
+    first = [one for one in candidates if one[0] == socket.AF_INET]
+    rest = [one for one in candidates if one[0] != socket.AF_INET and not (first and is_loopback(str(one[1][0])))]
+    return first + rest
+
+
 def _connect(address: Address, deadline: float, protection: Protection) -> socket.socket:
     if address.is_unix:
         _require_unix()
@@ -368,7 +379,7 @@ def _connect(address: Address, deadline: float, protection: Protection) -> socke
             raise ChannelError(f"{address}: the host name cannot be resolved: {error}") from error
         for *_, where in found:
             _refuse_plaintext(address, str(where[0]), protection)
-        candidates = [(int(family), where) for family, _, _, _, where in found]
+        candidates = _in_order([(int(family), where) for family, _, _, _, where in found])
     failure: Optional[OSError] = None
     for family, where in candidates:
         sock = Socket(family, socket.SOCK_STREAM)

@@ -28,6 +28,7 @@ from .primitives import POLLIN, POLLOUT, poll
 from .turns import turns_of
 
 _CLOSED = "the connection was closed"
+TOO_LATE = "the other side did not answer in time"
 # One read takes this much at most; what is larger goes straight into the frame's own storage.
 _CHUNK = 16 * 1024
 # A peer that sends without pause must not keep the thread that serves all of them.
@@ -144,13 +145,13 @@ class Wire:
                 raise ChannelError(_CLOSED)
             if green is not None:
                 if (remaining is not None and remaining <= 0) or not green.wait(self.sock.fileno(), writing, remaining):
-                    raise DeadlineError("the other side did not answer in time")
+                    raise DeadlineError(TOO_LATE)
                 return
             # poll() rounds up to milliseconds, so an empty answer means that the deadline has passed.
             if remaining is None:
                 poller.poll()
             elif remaining <= 0 or not poller.poll(remaining * 1000):
-                raise DeadlineError("the other side did not answer in time")
+                raise DeadlineError(TOO_LATE)
         finally:
             self._waited(writing)
 
@@ -436,6 +437,9 @@ class Wire:
             frame = self._next(None)
         else:
             started = monotonic()
+            if started >= deadline:
+                # Also if a frame is there: a hostile side has the next question there whenever the last one is answered.
+                raise DeadlineError(TOO_LATE)
             try:
                 frame = self._next(deadline)
             finally:
@@ -457,6 +461,8 @@ class Wire:
     async def hear_async(self, deadline: Optional[float]) -> Frame:
         """Like `hear`, without blocking the running loop."""
         started = monotonic()
+        if deadline is not None and started >= deadline:
+            raise DeadlineError(TOO_LATE)
         try:
             return self.connection.accept(await self.receive_async(deadline))
         finally:

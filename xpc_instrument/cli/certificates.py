@@ -102,6 +102,9 @@ def _make_folder(folder: Path) -> None:
     status = os.stat(folder)
     if not stat.S_ISDIR(status.st_mode):
         raise CertificatesError(f"{folder}: is no folder; expected one, or a name that is free")
+    if os.name == "posix" and status.st_uid not in (os.geteuid(), 0):
+        # Who owns it can put a CA there whose key they hold.
+        raise CertificatesError(f"{folder}: belongs to uid {status.st_uid}; expected a folder of this user's (uid {os.geteuid()})")
     if status.st_mode & 0o022:
         mode = f"mode {stat.S_IMODE(status.st_mode):04o}"
         raise CertificatesError(f"{folder}: other users can write there ({mode}), and replace what is in it: chmod 700 {folder}")
@@ -141,6 +144,8 @@ def _authority(folder: Path) -> Tuple[Any, Any]:
     if len(found) == 1:
         missing = paths[1 - paths.index(found[0])]
         raise CertificatesError(f"{missing}: no such file, beside {found[0].name}; expected both, or neither to make a CA")
+    for path in paths:
+        _check_own(path, secret=path == paths[1])
     try:
         certificate = x509.load_pem_x509_certificate(paths[0].read_bytes())
         key: Any = serialization.load_pem_private_key(paths[1].read_bytes(), password=None)
@@ -151,6 +156,22 @@ def _authority(folder: Path) -> Tuple[Any, Any]:
     if certificate.public_key() != key.public_key():
         raise CertificatesError(f"{paths[1]}: is not the key to {paths[0].name}; expected the two that belong together")
     return certificate, key
+
+
+def _check_own(path: Path, *, secret: bool) -> None:
+    """Refuse a file of a CA that others may know or change: all certificates would be worth as much."""
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise CertificatesError(f"{path}: cannot be read ({error.strerror})") from None
+    if os.name != "posix":
+        return
+    if status.st_uid not in (os.geteuid(), 0):
+        raise CertificatesError(f"{path}: belongs to uid {status.st_uid}; expected a file of this user's (uid {os.geteuid()})")
+    if status.st_mode & (0o077 if secret else 0o022):
+        mode = f"mode {stat.S_IMODE(status.st_mode):04o}"
+        what = "other users may have the key of the CA, and with it make members" if secret else "other users can replace it"
+        raise CertificatesError(f"{path}: {what} ({mode}): chmod 600 {path}" + (", or make a new CA in another folder" if secret else ""))
 
 
 def _make_authority(certificate_path: Path, key_path: Path) -> Tuple[Any, Any]:
