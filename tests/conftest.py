@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import compileall
 import gc
 import os
 import shutil
@@ -34,6 +35,15 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 # How long what is ending at the end of a test may take, in seconds, for all of it together.
 _GRACE = 5.0
+
+
+def pytest_sessionstart() -> None:
+    """Compile the project, for the thousands of programs that import it: with PYTHONDONTWRITEBYTECODE, each would do so anew."""
+    if sys.platform != "emscripten":
+        root = Path(__file__).resolve().parents[1]
+        for folder in ("xpc_instrument", "agent", "benchmarks", "tests"):
+            # What cannot be written, in a folder that is read only, is compiled by each as before.
+            compileall.compile_dir(root / folder, quiet=2)
 
 
 @pytest.fixture(autouse=True)

@@ -91,6 +91,8 @@ class Session:
         self._fixed = False
         self._ended = threading.Event()
         self._refused: Dict[str, str] = {}
+        # What has been logged of each process that cannot be joined: it is tried again and again, but told of once.
+        self._told: Dict[str, str] = {}
         self._last_problem = ""
         self._events = EventReader(self._hooks, self._async.finished, self._report)
 
@@ -300,12 +302,17 @@ class Session:
                     self._refused[str(address)] = f"{entry.pid}"
                 # A short-lived process may be gone by now, which is nothing to warn of.
                 alive = any(one.pid == entry.pid for one in discovery.processes(self.app))
-                log.log(logging.WARNING if alive else logging.DEBUG, "cannot join %s (pid %d): %s", entry.app, entry.pid, error)
+                news = self._told.get(str(address)) != self._last_problem
+                self._told[str(address)] = self._last_problem
+                log.log(logging.WARNING if alive and news else logging.DEBUG, "cannot join %s", self._last_problem)
+            else:
+                self._told.pop(str(address), None)
         return len(tried) > before
 
     def _watch(self) -> None:
         """Join processes as they are born."""
         assert self._bell is not None
+        trouble = ""
         with selectors.DefaultSelector() as selector:
             selector.register(self._bell, selectors.EVENT_READ)
             selector.register(self._wake_r, selectors.EVENT_READ)
@@ -318,8 +325,15 @@ class Session:
                     with self._lock:
                         if not self._closed:
                             self._look_for_processes()
-                except Exception:
-                    log.exception("looking for new processes of %s failed", self.app)
+                except Exception as error:
+                    # Such as for want of descriptors: said once, not every second while it lasts.
+                    if repr(error) != trouble:
+                        log.exception("looking for new processes of %s failed; they are looked for again and again", self.app)
+                    trouble = repr(error)
+                else:
+                    if trouble:
+                        log.warning("new processes of %s are found again", self.app)
+                    trouble = ""
 
     def _lost(self, address: str, name: str, reason: str) -> None:
         member = self._members.pop(address, None)

@@ -468,6 +468,46 @@ def test_an_error_that_nobody_thought_of_ends_one_session_and_not_the_service(tm
     assert caplog.text.count("could not be dealt with; it is gone") == 2
 
 
+class Forgetful(Watched):
+    """Fails where no session can be blamed, the first time."""
+
+    def left(self, peer: Peer) -> None:
+        first = not self.went.is_set()
+        super().left(peer)
+        if first:
+            raise ZeroDivisionError("in left")
+
+
+def test_an_error_that_no_session_is_to_blame_for_costs_one_turn_of_the_service(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    limits = Limits()
+    watched = Forgetful(limits)
+    where = parse_address(str(tmp_path / "host"))
+    server = Host(where, b"", watched, app="", python=python_version(), limits=limits, logger=logging.getLogger("test"))
+    server.start()
+    for _ in range(2):
+        watched.came.clear()
+        joiner = Joiner(where, b"", limits=limits)
+        joiner.connect(time.monotonic() + 20)
+        wait_for(watched.came)
+        joiner.close()
+        wait_for(watched.went)
+    server.stop()
+    assert server.failures == 1
+    assert caplog.text.count("failed; it goes on") == 1
+    assert "ZeroDivisionError: in left" in caplog.text
+
+
+def test_an_application_that_closes_all_descriptors_is_left_as_it_was(start: Callable[..., App]) -> None:
+    app = start("")
+    with xpc_instrument.connect("shop") as session:
+        session.instead("shop:charge", lambda amount: "hooked")
+        assert app.evaluate("shop.charge(1)") == "'hooked'"
+        # As a daemon does that knows nothing of us.
+        app.evaluate("__import__('os').closerange(3, 256)")
+    app.program.read_until("all hooks are disarmed")
+    assert app.evaluate("shop.charge(1)") == "'1 EUR'"
+
+
 @pytest.mark.parametrize(
     ("host", "expected"),
     [

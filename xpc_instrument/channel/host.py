@@ -9,6 +9,7 @@ Rules:
   warns when the process has a second thread. Resumed, it may have to wait for a birth before it answers anybody.
 - What waits to be sent to a peer is bounded; a peer that does not read is gone.
 - Nothing that one peer sends ends the service of the others: an error that nobody thought of costs that peer alone.
+- Nor does an error in a turn that is nobody's: the next turn follows, unless very many fail in a row. Then all hooks are disarmed.
 """
 
 from __future__ import annotations
@@ -40,19 +41,23 @@ from .messages import (
     Welcome,
 )
 from .peer import Peer, Policy
-from .primitives import Selector, allocate_lock, get_ident, read, start_new_thread, write
+from .primitives import Selector, allocate_lock, get_ident, read, sleep, start_new_thread, write
 from .strangers import Stranger
 from .transport import NO_PROTECTION, Address, Protection, listen
 from .wire import Wire
 
 # How long the service thread waits for a forked child to announce itself, in seconds.
 _BIRTH_TIMEOUT = 1.0
+# So many turns may fail in a row, and how long the service thread rests after each, in seconds: an error may pass, such as of memory.
+_FAILURES = 20
+_FAILURE_REST = 0.05
 
 
 class Host:
     """A listening node. `start` binds and serves in a thread; `stop` ends it; both may be repeated.
 
-    `logger` gets a line for each refused connection, unless there are very many; `refused` counts them.
+    `logger` gets a line for each refused connection, unless there are very many; `refused` counts them, `failures` the turns of the service
+    thread that ended in an error that nobody thought of.
     """
 
     def __init__(
@@ -70,6 +75,7 @@ class Host:
         self.address = address
         self.limits = limits
         self.peers: Dict[str, Peer] = {}
+        self.failures = 0
         self._key = key
         self._protection = protection
         self._policy = policy
@@ -243,12 +249,38 @@ class Host:
         self._policy.entered_thread()
         try:
             self._await_births(stopped)
-            while self._running and self._stopped is stopped:
-                self._turn()
+            in_a_row = 0
+            while self._running and self._stopped is stopped and in_a_row < _FAILURES:
+                try:
+                    self._turn()
+                    in_a_row = 0
+                except Exception as error:
+                    in_a_row += 1
+                    self._survive(error, in_a_row)
         except Exception:
             self._logger.exception("the service thread of %s failed; no new session can join", self.address)
         finally:
             stopped.release()
+
+    def _survive(self, error: Exception, in_a_row: int) -> None:
+        """A turn has failed: go on with the next one, or, after very many, leave the application as it was."""
+        self.failures += 1
+        if in_a_row == 1:
+            self._logger.error("a turn of the service thread of %s failed; it goes on", self.address, exc_info=error)
+        if in_a_row < _FAILURES:
+            sleep(_FAILURE_REST)
+            return
+        self._logger.error(
+            "%d turns in a row of the service thread of %s failed, the last with %s: %s; all hooks are disarmed, and no session can join",
+            *(in_a_row, self.address, type(error).__name__, error),
+        )
+        # Nothing is closed: if the application has closed our descriptors, as a daemon does, their numbers are its own by now.
+        for peer in list(self.peers.values()):
+            peer.gone = True
+            try:
+                self._policy.left(peer)
+            except Exception:
+                self._logger.exception("the hooks of pid %d could not be removed", peer.pid)
 
     def _await_births(self, stopped: Any) -> None:
         deadline = time.monotonic() + _BIRTH_TIMEOUT

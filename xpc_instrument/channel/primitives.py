@@ -33,7 +33,7 @@ def _original(module: str, name: str, kind: str) -> Any:
 allocate_lock: Any = _original("_thread", "allocate_lock", "thread")
 start_new_thread: Any = _original("_thread", "start_new_thread", "thread")
 get_ident: Any = _original("_thread", "get_ident", "thread")
-_sleep: Any = _original("time", "sleep", "time")
+sleep: Any = _original("time", "sleep", "time")
 if TYPE_CHECKING:
     import socket
     import threading
@@ -84,7 +84,7 @@ class RLock:
             if holder[0] == mine[0]:
                 break
             # It is held for moments, and hardly ever by two.
-            _sleep(0.001)
+            sleep(0.001)
         self._outermost.append(holder is mine)
 
     def __exit__(self, *_: Any) -> None:
