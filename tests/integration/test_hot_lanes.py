@@ -289,7 +289,7 @@ def test_a_script_that_is_killed_anywhere_while_its_lane_is_hot_is_not_waited_fo
     app: Busy, run_program: Callable[..., Program], mode: str
 ) -> None:
     lates = []
-    for number in range(6):
+    for _ in range(6):
         program = script(run_program, mode)
         app.value("busy.__dict__.update(going=True, longest=0.0) or busy.paid.clear() or busy.begin('a')")
         app.runs_hot()
