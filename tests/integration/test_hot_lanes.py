@@ -141,6 +141,9 @@ def test_a_lane_gets_hot_when_calls_follow_each_other(app: Busy, session: Sessio
 
     getattr(session, mode)("busy:pay", hook)
     app.heats("busy.pay(n)")
+    (ours,) = session.lanes()
+    assert (ours.pid, ours.script, ours.hot, ours.plain) == (app.program.pid, os.getpid(), ours.lanes, {})
+    assert ours.frames >= 200
     expected = {"before": "paid", "after": "paid", "around": "paid!", "instead": 14}[mode]
     before = len(seen)
     assert app.value("[busy.pay(7) for _ in range(300)]") == [expected] * 300
@@ -219,6 +222,8 @@ def test_hot_lanes_can_be_turned_off_and_ls_says_so(run_program: Callable[..., P
         lanes = ours["lanes"]
         assert ours == {"script": os.getpid(), "lanes": lanes, "hot": 0, "frames": 0, "plain": {"hot-lanes = false": lanes}}
         assert app.value("busy.mapped()") == 0
+        inside = app.value("[(one.script, one.hot, one.plain) for one in __import__('xpc_agent').lanes()]")
+        assert [(one.script, one.hot, one.plain) for one in session.lanes()] == inside == [(os.getpid(), 0, {"hot-lanes = false": lanes})]
         assert f"{lanes} plain: hot-lanes = false" in cli("ls", "shop", "--stats").stdout
 
 
