@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from .modes import Mode
     from .references import Reference
     from .session import Session, connect
-    from .stats import Figures, HookStats, ProbeStats
+    from .stats import Figures, HookStats, LaneStats, ProbeStats
 
 _HOMES = {
     "AddressInUseError": "errors",
@@ -45,6 +45,7 @@ _HOMES = {
     "Handle": "hooks",
     "HookFailedError": "errors",
     "HookStats": "stats",
+    "LaneStats": "stats",
     "HookTimeoutError": "errors",
     "Manager": "manager",
     "Mode": "modes",
@@ -76,6 +77,7 @@ __all__ = [
     "HookFailedError",
     "HookStats",
     "HookTimeoutError",
+    "LaneStats",
     "Manager",
     "Mode",
     "PayloadError",

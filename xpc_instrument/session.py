@@ -46,7 +46,7 @@ from .members import Hook as _Hook
 from .members import Member as _Member
 from .modes import Mode, is_target, join_name
 from .registry import check_callback
-from .stats import ProbeStats, read_probe
+from .stats import LaneStats, ProbeStats, read_lanes, read_probe
 from .terms import Terms
 
 if TYPE_CHECKING:
@@ -385,14 +385,20 @@ class Session:
 
     def stats(self) -> List[ProbeStats]:
         """What each process has counted of each of its probe points, over the hooks of all scripts. A process that has gone is left out."""
+        return [read_probe(data["pid"], report) for data in self._reports() for report in data["probes"]]
+
+    def lanes(self) -> List[LaneStats]:
+        """The lanes that each process has to each script now, and which of them can be hot. A process that has gone is left out."""
+        return [one for data in self._reports() for one in read_lanes(data["pid"], data["process"])]
+
+    def _reports(self) -> List[Mapping[str, Any]]:
         self._check_process()
         with self._lock:
             joiners = [member.joiner for member in self._members.values()]
-        found: List[ProbeStats] = []
+        found: List[Mapping[str, Any]] = []
         for joiner in joiners:
             try:
-                data = joiner.query("probes", self._limits.connect_timeout).data
-                found += [read_probe(data["pid"], report) for report in data["probes"]]
+                found.append(joiner.query("probes", self._limits.connect_timeout).data)
             except ChannelError:
                 if joiner.alive:
                     raise

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Dict, Mapping, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,32 @@ class ProbeStats(Figures):
 
     hooks: Tuple[HookStats, ...] = ()
     """The hooks that it has now."""
+
+
+@dataclass(frozen=True)
+class LaneStats:
+    """The lanes that one session has to one process at this moment."""
+
+    pid: int
+    """The process of the application."""
+
+    script: int
+    """The pid of the probe script."""
+
+    lanes: int
+    hot: int
+    """How many of them can be hot: small frames go through memory while calls follow each other closely."""
+
+    frames: int
+    """How many frames have gone through the memory of these lanes, in both directions."""
+
+    plain: Mapping[str, int] = field(default_factory=dict)
+    """Why the others are plain, and how many for that reason."""
+
+
+def read_lanes(pid: int, process: Mapping[str, Any]) -> List[LaneStats]:
+    """The records in what a process reports of itself."""
+    return [LaneStats(pid, one["script"], one["lanes"], one["hot"], one["frames"], one["plain"]) for one in process.get("by-session", ())]
 
 
 def read_probe(pid: int, report: Mapping[str, Any]) -> ProbeStats:

