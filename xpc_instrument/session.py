@@ -45,6 +45,7 @@ from .manager import AddressLike
 from .members import Hook as _Hook
 from .members import Member as _Member
 from .modes import Mode, is_target, join_name
+from .pickling import describe
 from .registry import check_callback
 from .stats import ProbeStats, read_probe
 from .terms import Terms
@@ -429,7 +430,7 @@ class Session:
             self._report(hook, error)
             raise error if isinstance(error, ChannelError) else ChannelError(str(error)) from error
         if hook.handle.mode in (Mode.BEFORE, Mode.AFTER):
-            self._fail(hook, incoming, error, "raised", f"{type(error).__name__}: {error}")
+            self._fail(hook, incoming, error, "raised", describe(error))
             return
         incoming.throw(error)
 

@@ -387,3 +387,20 @@ def test_a_decorator_without_its_target_says_so(session: Session) -> None:
 
         @session.before  # type: ignore[arg-type, call-overload, unused-ignore]
         def log(call: Any) -> None: ...
+
+
+def test_an_observer_may_raise_what_has_no_text(app: App, session: Session) -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no text")
+
+    def hook(call: Any) -> None:
+        raise Mute
+
+    handle = session.before("shop:charge", hook)
+    for _ in range(5):
+        assert app.evaluate("shop.charge(1)") == "'1 EUR'"
+    assert handle.failures == 5
+    assert isinstance(handle.last_failure, Mute)
+    (stats,) = [one for one in session.stats() if one.target == "shop:charge"]
+    assert (stats.failures, stats.suspensions) == ({"raised": 5}, 0)
