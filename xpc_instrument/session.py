@@ -45,6 +45,7 @@ from .manager import AddressLike
 from .members import Hook as _Hook
 from .members import Member as _Member
 from .modes import Mode, is_target, join_name
+from .pickling import describe
 from .registry import check_callback
 from .stats import LaneStats, ProbeStats, read_lanes, read_probe
 from .terms import Terms
@@ -154,6 +155,9 @@ class Session:
             raise ValueError(f"{target}: {error}") from None
         if not terms.wait and mode not in (Mode.BEFORE, Mode.AFTER):
             raise ValueError(f"{target}: wait=False: what {mode.value}() gives the application has to be waited for; use before or after")
+        if not isinstance(target, str):
+            # Above all `@app.before` without a target, which would register nothing, and say nothing.
+            raise TypeError(f"{mode.value}(): expected a target such as 'package.module:function' first, got {target!r:.80}")
         if hook is None:
 
             def decorate(function: F) -> F:
@@ -430,8 +434,7 @@ class Session:
             self._answer_error(hook, incoming, wire, error)
             return
         except BaseException as error:
-            self._report(hook, error)
-            incoming.fail("raised", f"the hook ended with {type(error).__name__}")
+            self._fail(hook, incoming, error, "raised", f"the hook ended with {type(error).__name__}")
             return
         if mode in (Mode.BEFORE, Mode.AFTER):
             incoming.done()
@@ -439,8 +442,7 @@ class Session:
         try:
             incoming.give(value)
         except PayloadError as error:
-            self._report(hook, error)
-            incoming.fail("unpicklable", str(error))
+            self._fail(hook, incoming, error, "unpicklable", str(error))
 
     def _answer_error(self, hook: _Hook, incoming: Incoming, wire: Wire, error: Exception) -> None:
         if wire.connection.state is not State.CALLEE_RUNNING:
@@ -448,15 +450,29 @@ class Session:
             self._report(hook, error)
             raise error if isinstance(error, ChannelError) else ChannelError(str(error)) from error
         if hook.handle.mode in (Mode.BEFORE, Mode.AFTER):
-            self._report(hook, error)
-            incoming.fail("raised", f"{type(error).__name__}: {error}")
+            self._fail(hook, incoming, error, "raised", describe(error))
             return
         incoming.throw(error)
 
+    def _fail(self, hook: _Hook, incoming: Incoming, error: BaseException, cause: str, message: str) -> None:
+        """Answer that the hook failed, and report it."""
+        self._count_failure(hook, error)
+        try:
+            incoming.fail(cause, message)
+        finally:
+            # Not before: the application waits for the answer, and a log may be slow, or a pipe that nobody reads.
+            self._log_failure(hook, error)
+
     def _report(self, hook: _Hook, error: BaseException) -> None:
+        self._count_failure(hook, error)
+        self._log_failure(hook, error)
+
+    def _count_failure(self, hook: _Hook, error: BaseException) -> None:
+        hook.handle.failures += 1
+        hook.handle.last_failure = error
+
+    def _log_failure(self, hook: _Hook, error: BaseException) -> None:
         handle = hook.handle
-        handle.failures += 1
-        handle.last_failure = error
         log.error("the %s hook on %s failed", handle.mode, handle.target, exc_info=error)
 
     def _signature(self, member: _Member, incoming: Incoming, target: str) -> Optional[inspect.Signature]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -349,3 +350,57 @@ def test_the_main_module_started_with_m_can_be_hooked_under_its_own_name(run_pro
         session.instead("tool:double", lambda n: n + 1)
         program.send_line("5")
         assert program.read_until("=>") == "=> 6"
+
+
+@pytest.mark.parametrize("mode", ["before", "after", "around"])
+def test_the_application_does_not_wait_for_what_the_script_logs(app: App, session: Session, mode: str) -> None:
+    """As where standard error is a pipe that nobody reads just now."""
+    free, logged = threading.Event(), threading.Event()
+
+    class Slow(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            free.wait(20)
+            logged.set()
+
+    def hook(call: Any) -> Any:
+        if mode == "around":
+            return threading.Lock()
+        raise ValueError("no")
+
+    slow = Slow()
+    logging.getLogger("xpc_instrument").addHandler(slow)
+    try:
+        handle = getattr(session, mode)("shop:charge", hook)
+        took = app.evaluate("[__import__('time').perf_counter(), shop.charge(1), __import__('time').perf_counter()]")
+        assert handle.failures == 1
+        assert not logged.is_set()
+    finally:
+        free.set()
+        logging.getLogger("xpc_instrument").removeHandler(slow)
+    started, _, ended = eval(took)
+    assert ended - started < 0.5
+    assert logged.wait(20)
+
+
+def test_a_decorator_without_its_target_says_so(session: Session) -> None:
+    with pytest.raises(TypeError, match=r"before\(\): expected a target such as"):
+
+        @session.before  # type: ignore[arg-type, call-overload, unused-ignore]
+        def log(call: Any) -> None: ...
+
+
+def test_an_observer_may_raise_what_has_no_text(app: App, session: Session) -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no text")
+
+    def hook(call: Any) -> None:
+        raise Mute
+
+    handle = session.before("shop:charge", hook)
+    for _ in range(5):
+        assert app.evaluate("shop.charge(1)") == "'1 EUR'"
+    assert handle.failures == 5
+    assert isinstance(handle.last_failure, Mute)
+    (stats,) = [one for one in session.stats() if one.target == "shop:charge"]
+    assert (stats.failures, stats.suspensions) == ({"raised": 5}, 0)
