@@ -227,6 +227,8 @@ class ProbeTable(Registry):
         if len(message.name) > _LONGEST_NAME:
             # Before anything looks for what is similar to it.
             raise TargetError(f"{message.name[:60]}... has {len(message.name)} characters; at most {_LONGEST_NAME} can be a name")
+        if not 0 <= message.hook < 1 << 32:
+            raise TargetError(f"hook number {message.hook!r:.40}: expected one that a frame can hold, from 0 to 4294967295")
         if not is_target(message.name):
             return super().register(peer, message)
         members = [one for one in self._peers.values() if self._is_member(one)]

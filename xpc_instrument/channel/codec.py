@@ -37,6 +37,8 @@ MAX_BUFFERS = 255
 MAX_UNPROVED = 4096
 # A list of 10,000 probe points with their states is about 3 MB.
 MAX_CONTROL = 16 * 1024 * 1024
+# What a host is sent is short: a registration has a name and terms. So no joined node keeps its service thread from the others for long.
+MAX_REQUEST = 256 * 1024
 
 OPCODES_BY_NUMBER = {int(opcode): opcode for opcode in Opcode}
 _PADS = [b"\0" * n for n in range(_ALIGNMENT)]

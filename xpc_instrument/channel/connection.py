@@ -25,7 +25,7 @@ import secrets
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from ..errors import AuthenticationError, CrowdedError, LocalProtocolError, RemoteProtocolError
-from .codec import MAX_CONTROL, Bytes, Frame, FrameReader, dump_message, encode, load_message
+from .codec import MAX_CONTROL, MAX_REQUEST, Bytes, Frame, FrameReader, dump_message, encode, load_message
 from .limits import Limits
 from .messages import PROTOCOL_VERSION, Challenge, Hello, Message, Opcode, Proof, Refused, Role, Welcome
 
@@ -285,4 +285,5 @@ class Connection:
         self.state = _OPENED[self.hello.role][0 if self._dialling else 1]
         if self._dialling and self.welcome is not None:
             self.max_payload = self.welcome.max_payload
-        self.reader.limit = MAX_CONTROL if self.state is State.CONTROL else self.max_payload + LANE_SLACK
+        most = MAX_CONTROL if self._dialling else MAX_REQUEST
+        self.reader.limit = most if self.state is State.CONTROL else self.max_payload + LANE_SLACK
