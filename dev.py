@@ -6,7 +6,7 @@
     python3 dev.py types              mypy, strict
     python3 dev.py bench [ARGS]       measure what it costs; ARGS such as: --fast --only roundtrip
     python3 dev.py fuzz [ARGS]        look for bytes that the channel must not take; ARGS such as: --minutes 10, handshake
-    python3 dev.py matrix [ARGS]      run the tests on every CPython 3.9 to 3.15 of this machine
+    python3 dev.py matrix [ARGS]      run the tests on every CPython 3.9 to 3.15 here, those marked long on the oldest and newest
     python3 dev.py pyodide [ARGS]     run the tests marked no_process on Pyodide (CPython 3.14 and 3.15) under node
     python3 dev.py soak [ARGS]        all faults at random for minutes; ARGS such as: --minutes 5 --seed 1
     python3 dev.py explore [NAMES]    run the suites of other projects with every function armed; --small: those that `all` runs
@@ -41,6 +41,9 @@ PYODIDES = {"3.14": "pyodide@>=314.0.0-alpha.1 <315.0.0-0", "3.15": "pyodide@>=3
 
 # What the tests need on Pyodide, as wheels without compiled code.
 PURE_WHEELS = ("wrapt", "cloudpickle", "pytest", "pytest-timeout", "hypothesis")
+
+# Between the oldest and the newest version the matrix leaves these out; arguments of the user's own come later and win.
+NOT_LONG = ("-m", "not long")
 
 PASSED = "passed"
 
@@ -133,17 +136,27 @@ def fuzz(arguments: Sequence[str]) -> int:
 def matrix(arguments: Sequence[str], without: Optional[str] = None) -> int:
     """Run the tests on every supported CPython of this machine, but for the version `without`."""
     found, unusable = interpreters()
+    ordered = [version for version in VERSIONS if version in found]
+    whole = set(ordered[:1] + ordered[-1:])
     found.pop(without or "", None)
     (VENV / "matrix").mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(AT_A_TIME) as pool:
-        running = {version: pool.submit(_run_version, version, found[version], arguments) for version in VERSIONS if version in found}
+        running = {
+            version: pool.submit(_run_version, version, found[version], [*(() if version in whole else NOT_LONG), *arguments])
+            for version in VERSIONS
+            if version in found
+        }
         results = {version: future.result() for version, future in running.items()}
     for version in VERSIONS:
         if version == without:
             results[version] = "left to `test`"
         elif version not in results:
             results[version] = f"skipped: {unusable.get(version, 'no such interpreter on this machine')}"
-    return _summary("the matrix", {f"Python {version}": results[version] for version in VERSIONS})
+    status = _summary("the matrix", {f"Python {version}": results[version] for version in VERSIONS})
+    short = [version for version in running if version not in whole]
+    if short:
+        print(f"  left out on {', '.join(short)}, and run on {' and '.join(ordered[:1] + ordered[-1:])}: the tests marked long", flush=True)
+    return status
 
 
 def _run_version(version: str, interpreter: str, arguments: Sequence[str]) -> str:

@@ -51,9 +51,17 @@ def runtime_dir(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     """A runtime directory of the test's own (mode 0700), with a path short enough for unix sockets, which have 107 bytes."""
     folder = Path(tempfile.mkdtemp(prefix="xpc", dir="/tmp" if os.path.isdir("/tmp") else None))
     monkeypatch.setenv("XPC_INSTRUMENT_RUNTIME_DIR", str(folder))
-    if request.node.get_closest_marker("no_process"):
-        _refuse(monkeypatch)
     programs.killed.clear()
+    if request.node.get_closest_marker("no_process"):
+        # Two tests out of three: what they are refused need not be looked for.
+        _refuse(monkeypatch)
+        try:
+            yield folder
+            left = [path.name for path in sorted(folder.iterdir())]
+            assert not left, f"the test left behind in the runtime directory: {', '.join(left)}"
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        return
     threads = _threads()
     processes = set(children(os.getpid()))
     sockets = _sockets()
@@ -110,12 +118,20 @@ def _may_stay(path: Path) -> bool:
     return not (middle and middle[0].isdigit() and os.path.exists(f"/proc/{middle[0]}"))
 
 
+def _pids() -> Set[str]:
+    return {name for name in os.listdir("/proc") if name.isdigit()} if os.path.isdir("/proc") else set()
+
+
+# Those that ran before any test began: their environment need not be read after each test.
+_OTHERS = _pids()
+
+
 def _processes_of(folder: Path) -> Set[int]:
     """The living processes that were started with this runtime directory, whoever their parent is; none where there is no /proc."""
     found = set()
     setting = b"XPC_INSTRUMENT_RUNTIME_DIR=" + os.fsencode(folder)
-    for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
-        if name.isdigit() and int(name) != os.getpid():
+    for name in _pids() - _OTHERS:
+        if int(name) != os.getpid():
             try:
                 environment = Path("/proc", name, "environ").read_bytes()
             except OSError:

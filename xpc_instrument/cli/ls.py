@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
 from .. import discovery
-from ..channel.joiner import Joiner
-from ..channel.limits import Limits
-from ..channel.transport import Protection, parse_address
 from ..config import ManagerConfig
 from ..errors import AuthenticationError, ChannelError
 from ..stats import Figures, read_probe
 from .output import amount, counts, duration, show, show_json
 
+# The channel is imported by what uses it: `run`, which every application starts with, imports this module too.
 if TYPE_CHECKING:
     from ..channel.tls import TLS
+    from ..channel.transport import Protection
 
 
 def add_parser(commands: Any) -> None:
@@ -42,6 +41,8 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the table."""
+    from ..channel.transport import Protection
+
     key = ManagerConfig(authkey_file=Path(options.authkey_file)).read_authkey() if options.authkey_file else None
     protection = Protection(_tls(options.tls_dir), options.plaintext_beyond_loopback)
     answers = [_ask(entry, key or b"", protection) for entry in discovery.find(options.app)]
@@ -70,6 +71,10 @@ def _tls(folder: Optional[str]) -> Optional[TLS]:
 
 
 def _ask(entry: discovery.Entry, key: bytes, protection: Protection) -> Dict[str, Any]:
+    from ..channel.joiner import Joiner
+    from ..channel.limits import Limits
+    from ..channel.transport import parse_address
+
     limits = Limits()
     joiner = Joiner(parse_address(entry.address), key, limits=limits, protection=protection)
     try:
