@@ -65,6 +65,8 @@ sys.stdin.readline()
 BUSY = """
 import threading, till
 
+pytestmark = pytest.mark.long
+
 stop = threading.Event()
 seen = {}
 

@@ -12,6 +12,8 @@ import pytest
 from tests.integration.faults import SCRIPT, Faulty, holds_once, start_faulty, stop
 from tests.programs import Program
 
+pytestmark = pytest.mark.long
+
 MODES = ["before", "after", "around", "instead"]
 KINDS = ["sync", "async"]
 # Seconds that a hook has, where the test waits for the end of them.
