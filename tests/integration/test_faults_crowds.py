@@ -14,6 +14,8 @@ from tests.integration.faults import Faulty, start_faulty
 from tests.programs import Program
 from xpc_instrument import discovery
 
+pytestmark = pytest.mark.long
+
 # How much memory a thousand rounds may leave behind, in bytes: far less than a kilobyte each.
 SLACK = 600_000
 
@@ -64,8 +66,6 @@ sys.stdin.readline()
 
 BUSY = """
 import threading, till
-
-pytestmark = pytest.mark.long
 
 stop = threading.Event()
 seen = {}
