@@ -37,6 +37,7 @@ from xpc_instrument.stats import LaneStats, ProbeStats, read_lanes, read_probe
 
 from .dispatch import busy
 from .imports import ImportWatcher
+from .logs import leave_no_dummies
 from .member import Member
 from .probes import ProbeTable
 from .remote import guarded
@@ -386,6 +387,8 @@ def start(
     global _agent
     if _agent is not None:
         return
+    for name in ("xpc_agent", "xpc_instrument"):
+        leave_no_dummies(logging.getLogger(name))
     agent = Agent(_config(config, app, probes))
     _hook_fork()
     try:

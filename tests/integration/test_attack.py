@@ -26,6 +26,8 @@ from xpc_instrument.channel.connection import new_nonce, prove
 from xpc_instrument.channel.joiner import python_version
 from xpc_instrument.channel.messages import PROTOCOL_VERSION, Hello, Opcode, Proof
 
+pytestmark = pytest.mark.long
+
 KEY = "the key that the attacker does not hold"
 # A legitimate script may wait this long for all that it does, in seconds, on a machine that does much else.
 PROMPT = 5.0

@@ -24,6 +24,8 @@ from benchmarks.threads import THREADS
 from benchmarks.unwaited import UNWAITED
 from xpc_instrument.hooks import Handle
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).resolve().parents[2]
 # One block of each way: the least that goes through everything.
 LEAST = Effort(runs=1, rounds=1, block=0.001)

@@ -14,6 +14,8 @@ from tests.integration.faults import Faulty, start_faulty
 from tests.programs import Program
 from xpc_instrument import discovery
 
+pytestmark = pytest.mark.long
+
 # How much memory a thousand rounds may leave behind, in bytes: far less than a kilobyte each.
 SLACK = 600_000
 

@@ -596,6 +596,7 @@ def jumping(tmp_path: Path) -> Dict[str, str]:
     return env
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["sync", "async"])
 def test_clocks_that_jump_decide_nothing(start: Start, run_program: Callable[..., Program], jumping: Dict[str, str], kind: str) -> None:
     app = start(timeout=TIMEOUT, more="[limits]\nmax-lanes = 1\n", env=jumping)

@@ -12,6 +12,8 @@ import pytest
 from tests.integration.faults import SCRIPT, Faulty, holds_once, start_faulty, stop
 from tests.programs import Program
 
+pytestmark = pytest.mark.long
+
 MODES = ["before", "after", "around", "instead"]
 # "hot" is "sync" on a lane whose calls went through memory before.
 KINDS = ["sync", "async", "hot"]

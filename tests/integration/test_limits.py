@@ -506,6 +506,8 @@ def test_an_application_that_closes_all_descriptors_is_left_as_it_was(start: Cal
         app.evaluate("__import__('os').closerange(3, 256)")
     app.program.read_until("all hooks are disarmed")
     assert app.evaluate("shop.charge(1)") == "'1 EUR'"
+    # And what the service thread has logged leaves no thread of ours among the application's.
+    assert app.evaluate("[thread.name for thread in shop.threading.enumerate()]") == "['MainThread']"
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ LEVELS: Levels = (
     {"xpc_instrument.registry"},
     {"xpc_instrument.manager"},
     # the agent
-    {"xpc_agent.targets", "xpc_agent.dispatch", "xpc_agent.member", "xpc_agent.counters", "xpc_agent.interrupts"},
+    {"xpc_agent.targets", "xpc_agent.dispatch", "xpc_agent.member", "xpc_agent.counters", "xpc_agent.interrupts", "xpc_agent.logs"},
     {"xpc_agent.gate", "xpc_agent.reports"},
     {"xpc_agent.imports"},
     {"xpc_agent.patching.interface"},

@@ -237,7 +237,7 @@ class Queue(RuleBasedStateMachine):
         self.net.close()
 
 
-TestQueue = Queue.TestCase
+TestQueue = pytest.mark.long(Queue.TestCase)
 TestQueue.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 
 
