@@ -39,6 +39,8 @@ BATCH_BYTES = 256 * 1024
 # How long to wait for a lane before asking again, in seconds: doubled each time, up to the second.
 _RETRY = 0.002
 _RETRY_MOST = 0.05
+# How much longer the end of a hook may take, in seconds, where it is not known whether the script has run a batch.
+_DOUBT = 1.0
 # How often a batch is sent whose answer makes no sense before it is given up; one whose lane breaks is sent as long as there is a session.
 _TRIES = 5
 # How long dialling the host of a fixed address may take.
@@ -119,13 +121,15 @@ class Waker(Protocol):
 
 
 class Barrier:
-    """Passed when what was queued before it is delivered: the sender calls `passed()`. At `deadline` the hook's rest is dropped."""
+    """Passed when what was queued before it is delivered: the sender calls `passed()`. At `deadline` the hook's rest is dropped; once that may
+    be `extended`."""
 
-    __slots__ = ("deadline", "hook", "passed")
+    __slots__ = ("deadline", "extended", "hook", "passed")
 
     def __init__(self, hook: QueuedHook, deadline: float, passed: Callable[[], None]) -> None:
         self.hook = hook
         self.deadline = deadline
+        self.extended = False
         self.passed = passed
 
 
@@ -186,6 +190,8 @@ class EventQueue:
         self._telling: Dict[int, int] = {}
         self._behind: Optional[Barrier] = None
         self._tries = 0
+        # The batch was under way at least once.
+        self._was_sent = False
         self._retry = _RETRY
         self.wire: Optional[Wire] = None
         self.unsent: List[Bytes] = []
@@ -310,6 +316,7 @@ class EventQueue:
         if not events and not dropped:
             return
         self._behind, self._batch, self._telling, self._tries = behind, events, dropped, 0
+        self._was_sent = False
         self._signing = {number for number in counts if number not in self._signed}
         signatures = {number: hooks[number].signature() for number in self._signing}
         batch = Batch(self._sender.source, os.getpid(), self._sender.next_batch(), dropped, signatures, events)
@@ -347,6 +354,7 @@ class EventQueue:
         wire.charge(Freight(self.hooks, self._batch))
         self.wire = wire
         name = [relay_name(self.session, 0)] if relayed else []
+        self._was_sent = True
         self.unsent = wire.connection.send(Opcode.EVENTS, 0, self._body, name)
         return True
 
@@ -414,6 +422,11 @@ class EventQueue:
     def _overdue(self, barrier: Barrier) -> None:
         """Drop what is still queued of its hook. What is under way already is counted by the script, which has it."""
         if self._body is not None and self.wire is None:
+            if self._was_sent and not barrier.extended:
+                # Whether the script has run it, before its lane broke, shows when it is sent again, since a batch is run once.
+                barrier.extended = True
+                barrier.deadline = time.monotonic() + _DOUBT
+                return
             # Packed, but not on its way: it is queued still.
             self._unpack()
         queued = sum(1 for event in self.items.copy() if type(event) is tuple and event[0] == barrier.hook.number)

@@ -284,19 +284,19 @@ def test_one_thread_of_a_process_looks_at_a_time_and_a_wire_that_was_interrupted
     hot._looking[None] = other
     wake(callee)
     started = time.monotonic()
-    assert callee._look_again(started, None) is None
+    assert callee._look_again(None) is None
     # It has not looked at all, and has not been counted as in vain.
     assert hot._looking == {None: other} and callee._penalty == 1
     other.close()
-    assert callee._look_again(started, None) is None
+    assert callee._look_again(None) is None
     assert hot._looking == {}
     callee._limits = Limits(hot_spin=0.0001)
-    assert callee._look_again(time.monotonic(), None) is None
+    assert callee._look_again(None) is None
     assert callee._penalty == 2 and hot._looking == {}
     its_callee.close()
 
 
-@pytest.mark.parametrize("place", ["_look_again", "_publish", "cool"])
+@pytest.mark.parametrize("place", ["_look_again", "_push", "cool"])
 def test_a_thread_that_is_interrupted_anywhere_keeps_nobody_else_from_looking(place: str) -> None:
     """An exception at each line of a step in turn, as a signal handler raises it."""
     code = getattr(HotWire, place).__code__
@@ -330,8 +330,8 @@ def test_a_thread_that_is_interrupted_anywhere_keeps_nobody_else_from_looking(pl
         # The next one looks, at the latest after one that took the closed one away.
         one, other = lane(Limits(hot_spin=0.00001))
         wake(one)
-        one._look_again(time.monotonic(), None)
-        one._look_again(time.monotonic(), None)
+        one._look_again(None)
+        one._look_again(None)
         assert one._penalty > 1 and not hot._looking
         one.close()
         other.close()
@@ -386,7 +386,7 @@ def test_a_forked_child_touches_neither_the_memory_nor_the_socket_of_its_parent(
                 callee.hear(later(0.1))
             except ChannelError:
                 try:
-                    callee._publish((HEADER.pack(Opcode.RETURN, 0, 0, 0, 0),), None)
+                    callee._push(HEADER.pack(Opcode.RETURN, 0, 0, 0, 0), None)
                 except ChannelError:
                     pass
                 mapped = "memfd:xpc-instrument" in Path("/proc/self/maps").read_text()
