@@ -38,10 +38,10 @@ import os
 import platform
 import socket
 import sys
+import threading
 from sys import modules
-from threading import get_native_id
 from time import monotonic
-from typing import List, Optional, Sequence, Tuple
+from typing import Callable, List, Optional, Sequence, Tuple
 
 from ..errors import ChannelError
 from .codec import HEADER, Bytes, Frame, read_header
@@ -51,6 +51,10 @@ from .limits import Limits
 from .messages import Opcode
 from .primitives import allocate_lock
 from .wire import Wire
+
+# Absent where there are no hot lanes either, such as in WebAssembly, and on Windows.
+get_native_id: Callable[[], int] = getattr(threading, "get_native_id", threading.get_ident)
+_AT_ONCE: int = getattr(socket, "MSG_DONTWAIT", 0)
 
 try:
     import fcntl
@@ -130,7 +134,7 @@ class OpeningWire(Wire):
         super().__init__(sock, connection)
         self._descriptors: List[int] = []
 
-    def _read_some(self, flags: int = socket.MSG_DONTWAIT) -> Optional[Frame]:
+    def _read_some(self, flags: int = _AT_ONCE) -> Optional[Frame]:
         if self.connection.open:
             return super()._read_some(flags)
         # Room for more than is expected, since what does not fit would be closed without a word.
