@@ -35,7 +35,6 @@ from __future__ import annotations
 import array
 import mmap
 import os
-import platform
 import socket
 import sys
 import threading
@@ -89,8 +88,10 @@ def why_plain() -> str:
     """Why this process cannot have hot lanes; empty if it can."""
     if not sys.platform.startswith("linux") or not hasattr(os, "memfd_create") or not hasattr(fcntl, "F_ADD_SEALS"):
         return "this system has no sealed memory (memfd)"
-    if platform.machine() not in ("x86_64", "AMD64"):
-        return f"the order of stores on {platform.machine()} is not what hot lanes rely on"
+    # Not `platform.machine()`: before Python 3.10 that module loads `subprocess` into the application.
+    machine = os.uname().machine
+    if machine != "x86_64":
+        return f"the order of stores on {machine} is not what hot lanes rely on"
     if len(os.sched_getaffinity(0)) < 2:
         return "this process may run on one processor only"
     return ""
