@@ -14,6 +14,8 @@ Rules:
 - What dead processes left behind is removed by whoever comes by: an entry whose pid is gone or whose pid belongs to a
   process that started at another time, a doorbell that refuses. What belongs to a live pid is never removed, except the
   entry of its predecessor, which the start time tells from its own.
+- A process writes its files once. Whoever deletes them, such as a cleaner of /tmp, hides it from new sessions until it starts again; those
+  that have joined stay. `$XDG_RUNTIME_DIR` is cleaned by nobody.
 - Garbage in the folder is skipped and reported to the logger `xpc_instrument`; it neither blocks nor raises.
 - A fork inherits `Entry` and `Doorbell` objects. They belong to the process that made them: in a child, `withdraw` and
   `Doorbell.close` leave the files alone.

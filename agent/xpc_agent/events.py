@@ -121,8 +121,8 @@ class Waker(Protocol):
 
 
 class Barrier:
-    """Passed when what was queued before it is delivered: the sender calls `passed()`. At `deadline` the hook's rest is dropped; once that may
-    be `extended`."""
+    """Passed when what was queued before it is delivered: the sender calls `passed()`. At `deadline` the hook's rest is dropped; once
+    that may be `extended`."""
 
     __slots__ = ("deadline", "extended", "hook", "passed")
 

@@ -283,7 +283,6 @@ def test_one_thread_of_a_process_looks_at_a_time_and_a_wire_that_was_interrupted
     other, its_callee = lane()
     hot._looking[None] = other
     wake(callee)
-    started = time.monotonic()
     assert callee._look_again(None) is None
     # It has not looked at all, and has not been counted as in vain.
     assert hot._looking == {None: other} and callee._penalty == 1

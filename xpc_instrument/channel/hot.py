@@ -38,10 +38,10 @@ import mmap
 import os
 import socket
 import sys
+import threading
 from sys import modules
-from threading import get_native_id
 from time import monotonic
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from ..errors import ChannelError, DeadlineError, RemoteProtocolError
 from .codec import HEADER, OPCODES_BY_NUMBER, Bytes, Frame
@@ -51,6 +51,10 @@ from .limits import Limits
 from .messages import Opcode
 from .primitives import allocate_lock
 from .wire import TOO_LATE, Wire, _broken
+
+# Absent where there are no hot lanes either, such as in WebAssembly, and on Windows.
+get_native_id: Callable[[], int] = getattr(threading, "get_native_id", threading.get_ident)
+_AT_ONCE: int = getattr(socket, "MSG_DONTWAIT", 0)
 
 try:
     import fcntl
@@ -89,6 +93,7 @@ def why_plain() -> str:
     """Why this process cannot have hot lanes as it is now; empty if it can."""
     if not sys.platform.startswith("linux") or not hasattr(os, "memfd_create") or not hasattr(fcntl, "F_ADD_SEALS"):
         return "this system has no sealed memory (memfd)"
+    # Not `platform.machine()`: before Python 3.10 that module loads `subprocess` into the application.
     machine = os.uname().machine
     if machine != "x86_64":
         return f"the order of stores on {machine} is not what hot lanes rely on"
@@ -147,7 +152,7 @@ class OpeningWire(Wire):
         super().__init__(sock, connection)
         self._descriptors: List[int] = []
 
-    def _read_some(self, flags: int = socket.MSG_DONTWAIT) -> Optional[Frame]:
+    def _read_some(self, flags: int = _AT_ONCE) -> Optional[Frame]:
         if self.connection.open:
             return super()._read_some(flags)
         # Room for more than is expected, since what does not fit would be closed without a word.
