@@ -22,8 +22,6 @@ from .unwaited import UNWAITED
 GROUPS: Dict[str, Union[Group, Tally]] = {
     group.name: group for group in (DISARMED, FORWARDING, STEPS, ROUNDTRIP, TCP, THREADS, LARGE, ASYNC, UNWAITED, SEED, SYSCALLS)
 }
-# Run only where `--only` asks for them.
-ASKED_FOR = ("unwaited",)
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
@@ -37,7 +35,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     others: List[str] = []
     measured: Dict[str, Dict[str, Samples]] = {}
     failed = []
-    for name in options.only or [name for name in GROUPS if name not in ASKED_FOR]:
+    for name in options.only or GROUPS:
         group = GROUPS[name]
         try:
             if isinstance(group, Tally):

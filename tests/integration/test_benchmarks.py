@@ -13,7 +13,7 @@ from typing import Any, List
 import pytest
 
 from benchmarks import sizes
-from benchmarks.__main__ import ASKED_FOR, GROUPS, main
+from benchmarks.__main__ import main
 from benchmarks.inflight import ASYNC
 from benchmarks.large import LARGE
 from benchmarks.loops import OwnLoop
@@ -85,16 +85,6 @@ def test_the_suite_is_in_pyperfs_form() -> None:
     benchmark = suite.get_benchmark("group: ours")
     assert benchmark.get_values() == (20e-6, 60e-6, 30e-6)
     assert [run.get_loops() for run in benchmark.get_runs()] == [10, 20]
-
-
-def test_what_is_asked_for_by_name_only_is_not_in_the_whole() -> None:
-    assert set(ASKED_FOR) < set(GROUPS)
-
-
-@pytest.mark.skipif(bool(UNWAITED_TOO), reason="hooks that nobody waits for are there")
-def test_hooks_that_nobody_waits_for_are_said_to_be_missing(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--fast", "--only", "unwaited"]) == 1
-    assert "unwaited was not measured: this xpc_instrument registers no hooks with wait=False" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")

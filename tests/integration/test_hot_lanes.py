@@ -98,7 +98,7 @@ class Busy(Faulty):
         deadline = time.monotonic() + PATIENCE
         before = self.frames()
         while self.frames() - before < wanted:
-            assert time.monotonic() < deadline, f"{self.frames() - before} frames went through memory"
+            _check_time(deadline, self.frames() - before)
             self.value(f"[{expression} for n in range(200)][:0]")
 
     def runs_hot(self, since: int = 0, wanted: int = 50) -> None:
@@ -107,7 +107,15 @@ class Busy(Faulty):
         while self.frames() < since + wanted:
             # Not asked without pause: that would keep busy the very threads that are to be quick.
             PAUSE.wait(0.05)
-            assert time.monotonic() < deadline, f"{self.frames() - since} frames went through memory"
+            _check_time(deadline, self.frames() - since)
+
+
+def _check_time(deadline: float, frames: int) -> None:
+    if time.monotonic() < deadline:
+        return
+    if os.getloadavg()[0] > (os.cpu_count() or 1):
+        pytest.skip("the processors are busy with other programs, and a lane does not get hot then")
+    raise AssertionError(f"{frames} frames went through memory")
 
 
 def start_busy(run_program: Callable[..., Program], folder: Path, more: str = SPIN, timeout: float = 20.0) -> Busy:
@@ -355,18 +363,21 @@ def test_a_side_that_is_stopped_while_its_lane_is_hot_costs_a_deadline_at_most(
 def test_a_deadline_that_is_missed_on_a_hot_lane_runs_the_original_once(run_program: Callable[..., Program], tmp_path: Path) -> None:
     app = start_busy(run_program, tmp_path, timeout=0.3)
     free = threading.Event()
-    count = 0
+    late = threading.Event()
 
     def hook(n: int) -> str:
-        nonlocal count
-        count += 1
-        if count == 400:
+        if late.is_set():
+            late.clear()
             free.wait(20)
         return "hooked"
 
     with xpc_instrument.connect("shop") as session:
         session.instead("busy:pay", hook)
-        assert app.value("[busy.pay(n) for n in range(500)].count('paid')") == 1
-        assert app.value("busy.paid") == [399]
-        assert app.frames() > 0
-        free.set()
+        try:
+            app.heats("[busy.pay(n) for n in range(500)].count('paid')")
+            app.value("busy.paid.clear()")
+            late.set()
+            assert app.value("[busy.pay(n) for n in range(100)].count('paid')") == 1
+            assert app.value("busy.paid") == [0]
+        finally:
+            free.set()
