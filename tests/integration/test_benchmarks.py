@@ -22,7 +22,6 @@ from benchmarks.roundtrip import ROUNDTRIP, SEED, TCP
 from benchmarks.syscalls import SYSCALLS
 from benchmarks.threads import THREADS
 from benchmarks.unwaited import UNWAITED
-from xpc_instrument.hooks import Handle
 
 pytestmark = pytest.mark.long
 
@@ -45,10 +44,9 @@ def test_the_table_is_printed_and_the_values_are_kept(tmp_path: Path) -> None:
 
 
 # Whether hooks that nobody waits for are there to be measured.
-UNWAITED_TOO = [UNWAITED] if hasattr(Handle, "dropped") else []
 
 
-@pytest.mark.parametrize("group", [ROUNDTRIP, TCP, THREADS, LARGE, ASYNC, SEED, *UNWAITED_TOO], ids=lambda group: group.name)
+@pytest.mark.parametrize("group", [ROUNDTRIP, TCP, THREADS, LARGE, ASYNC, SEED, UNWAITED], ids=lambda group: group.name)
 def test_processes_of_a_group_do_their_part_and_leave(group: Group) -> None:
     said: List[str] = []
     samples = measure(group, LEAST, said.append)
