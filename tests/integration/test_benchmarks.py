@@ -43,9 +43,6 @@ def test_the_table_is_printed_and_the_values_are_kept(tmp_path: Path) -> None:
     assert "disarmed: function, bare" in pyperf.BenchmarkSuite.load(str(file)).get_benchmark_names()
 
 
-# Whether hooks that nobody waits for are there to be measured.
-
-
 @pytest.mark.parametrize("group", [ROUNDTRIP, TCP, THREADS, LARGE, ASYNC, SEED, UNWAITED], ids=lambda group: group.name)
 def test_processes_of_a_group_do_their_part_and_leave(group: Group) -> None:
     said: List[str] = []
