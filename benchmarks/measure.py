@@ -21,7 +21,7 @@ import time
 import timeit
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, Iterator, List, Literal, Mapping, Optional, Sequence, Tuple, Union
 
 # What so many calls took, in seconds: all together, or each by itself, or several figures of the block by their names.
 Measured = Union[float, List[float], Dict[str, float]]
@@ -55,7 +55,7 @@ class Comparison:
 
     With `beyond`, what the two take beyond that way is compared: what they add to a bare call, say. With `rate`, calls per second are
     compared, not seconds per call. With `more`, so many seconds more than the baseline are expected at most. `needs` names what is
-    missing here, so that the row cannot be measured.
+    missing here, so that the row cannot be measured. `unit` is that of the samples.
     """
 
     name: str
@@ -67,6 +67,36 @@ class Comparison:
     rate: bool = False
     more: Optional[float] = None
     needs: str = ""
+    unit: Literal["second", "byte"] = "second"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a plot, or one bar if it has one point: for each x the name of a way. `ours` is drawn to stand out."""
+
+    label: str
+    points: Tuple[Tuple[float, str], ...]
+    ours: bool = False
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A picture of ways of one group, with the quartiles as error bars; what could not be measured is left out and named.
+
+    `name` is that of its file, without an ending. `x` names the axis, and is "" for bars. With `rate`, y is calls per second.
+    With `over`, y is the ratio to that way within each round.
+    """
+
+    name: str
+    title: str
+    lines: Tuple[Line, ...]
+    x: str = ""
+    y: str = "time for one call"
+    log_x: bool = False
+    log_y: bool = False
+    rate: bool = False
+    over: Optional[str] = None
+    unit: Literal["second", "byte"] = "second"
 
 
 @dataclass(frozen=True)
@@ -74,7 +104,8 @@ class Group:
     """Ways that are measured together. `set_up` gives their time functions by name, for as long as its context lasts.
 
     `share` is the part of a block that they need: calls of nanoseconds are many in less. `loops` is for what cannot be calibrated, and
-    says how many calls a block has. `rounds` is for what takes long, and says how many are enough.
+    says how many calls a block has. `rounds` is for what takes long, and says how many are enough, and `runs` likewise. `title` is its
+    heading on the page, `about` says there in Markdown what is measured and how, and `why` where ours is not the best of a table, and why.
     """
 
     name: str
@@ -83,6 +114,11 @@ class Group:
     share: float = 1.0
     loops: Optional[int] = None
     rounds: Optional[int] = None
+    runs: Optional[int] = None
+    title: str = ""
+    about: str = ""
+    why: str = ""
+    plots: Tuple[Plot, ...] = ()
 
 
 class Unavailable(Exception):
@@ -106,8 +142,9 @@ def measure(group: Group, effort: Effort, progress: Progress) -> Dict[str, Sampl
     """Time all ways of a group; samples by the name of the way. The values at one position belong to one round."""
     samples: Dict[str, Samples] = {}
     rounds = effort.rounds if group.rounds is None else min(group.rounds, effort.rounds)
-    for number in range(effort.runs):
-        progress(f"{group.name}: run {number + 1} of {effort.runs}")
+    runs = effort.runs if group.runs is None else min(group.runs, effort.runs)
+    for number in range(runs):
+        progress(f"{group.name}: run {number + 1} of {runs}")
         with group.set_up() as ways:
             loops = {name: _loops(group, way, effort) for name, way in ways.items()}
             values: Dict[str, List[float]] = {}
