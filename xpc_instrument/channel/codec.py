@@ -95,7 +95,7 @@ def _padded(size: int) -> int:
 
 
 def _huge(size: int) -> Any:
-    """Memory of its own, in huge pages where there are any; they are zeroed as they are filled, where a bytearray touches each page twice."""
+    """Memory of its own, in huge pages where there are any; its pages are zeroed as they are filled, those of a bytearray before."""
     try:
         import mmap
 
