@@ -110,9 +110,8 @@ def report(before: Run, after: Run) -> str:
     slower = [change for change in found if change.verdict == "slower"]
     faster = [change for change in found if change.verdict == "faster"]
     whole = [f"A: {_called(before)}\nB: {_called(after)}"]
-    whole.append(
-        f"{len(slower)} slower (or larger), {len(faster)} faster, of {len(found)} in both; of those at most {LEVEL:.0%} are expected by chance."
-    )
+    counts = f"{len(slower)} slower (or larger), {len(faster)} faster, of {len(found)} in both"
+    whole.append(f"{counts}; at most {LEVEL:.0%} of those that are called so are expected to be so by chance.")
     if found:
         head = ["group", "what", "A", "B", "B / A", "p", "verdict"]
         lines = [

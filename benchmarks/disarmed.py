@@ -1,7 +1,7 @@
 """In one process: what a hookable function costs while no hook is armed, and what the armed path costs without the crossing.
 
-The bare function is measured twice, as two functions with equal code: their ratio is the noise floor. What else one would use to get
-between a caller and a function stands beside it: wrapt's FunctionWrapper, a closure, and a callback of `sys.monitoring`. These three are always on.
+The bare function is measured twice, as two functions with equal code: their ratio is the noise floor. What else one would use stands
+beside it: wrapt's FunctionWrapper, a closure, and a callback of `sys.monitoring`. These three are always on.
 """
 
 from __future__ import annotations
@@ -257,16 +257,14 @@ DISARMED = Group(
     tuple(row for kind in KINDS for row in _disarmed_rows(kind)),
     share=0.2,
     title="Hookable, and no hook is armed",
-    about=(
-        "Callables that are hookable and have been armed once, over the bare ones. Two equal bare ones over each other show the noise. "
-        "Code swap puts the original code object back; what has no code object, such as a C function, goes through wrapt. Beside them stands "
-        "what else one would put between a caller and a function, which is always on: a closure, wrapt's FunctionWrapper, and a callback of "
-        "`sys.monitoring` that is told when the one code object begins."
-    ),
-    why=(
-        "A C function has no code that could be swapped, so its name is bound to a wrapper, which asks in C whether a hook is armed. "
-        'Rows of wrapt on Python functions are what `patcher = "wrapt"` costs; `auto` does not choose it for them.'
-    ),
+    about="""\
+Callables that are hookable and have been armed once, over the bare ones. Two equal bare ones over each other show the noise. Code swap
+puts the original code object back; what has no code object, such as a C function, goes through wrapt. Beside them stands what else one
+would put between a caller and a function, which is always on: a closure, wrapt's FunctionWrapper, and a callback of `sys.monitoring`
+that is told when the one code object begins.""",
+    why="""\
+A C function has no code that could be swapped, so its name is bound to a wrapper, which asks in C whether a hook is armed. Rows of
+wrapt on Python functions are what `patcher = "wrapt"` costs; `auto` does not choose it for them.""",
     plots=(
         Plot(
             "disarmed",
@@ -285,28 +283,24 @@ FORWARDING = Group(
     tuple(row for kind in _FORWARDED for row in _forwarding_rows(kind)),
     share=0.5,
     title="Armed, without leaving the process",
-    about=(
-        "Hooks in the same process that only proceed: what the armed path costs before anything crosses. What each adds to the bare call is held "
-        "against what a plain closure `def w(*a, **k): return f(*a, **k)` adds to it."
-    ),
-    why=(
-        "The trampoline packs the arguments and looks which hook is alone, and the hook's own frame packs and unpacks them once more. With "
-        "several hooks a record of the invocation is made, and a closure for each of them in each call."
-    ),
+    about="""\
+Hooks in the same process that only proceed: what the armed path costs before anything crosses. What each adds to the bare call is held
+against what a plain closure `def w(*a, **k): return f(*a, **k)` adds to it.""",
+    why="""\
+The trampoline packs the arguments and looks which hook is alone, and the hook's own frame packs and unpacks them once more. With several
+hooks a record of the invocation is made, and a closure for each of them in each call.""",
     plots=(
         Plot(
             "forwarding",
             "Hooks in the same process that only forward",
-            tuple(
-                [
-                    *(
-                        Line(f"{kind}: armed", tuple((float(hooks), f"{kind}, {_code(hooks)}") for hooks in _HOOKS), ours=True)
-                        for kind in _FORWARDED
-                    ),
-                    *(Line(f"{kind}: a closure", ((1.0, f"{kind}, closure"),)) for kind in _FORWARDED),
-                    *(Line(f"{kind}: armed, wrapt", ((1.0, f"{kind}, wrapt"),)) for kind in _FORWARDED),
-                    *(Line(f"{kind}: bare", ((1.0, f"{kind}, bare"),)) for kind in _FORWARDED),
-                ]
+            (
+                *(
+                    Line(f"{kind}: armed", tuple((float(hooks), f"{kind}, {_code(hooks)}") for hooks in _HOOKS), ours=True)
+                    for kind in _FORWARDED
+                ),
+                *(Line(f"{kind}: a closure", ((1.0, f"{kind}, closure"),)) for kind in _FORWARDED),
+                *(Line(f"{kind}: armed, wrapt", ((1.0, f"{kind}, wrapt"),)) for kind in _FORWARDED),
+                *(Line(f"{kind}: bare", ((1.0, f"{kind}, bare"),)) for kind in _FORWARDED),
             ),
             x="hooks",
             log_y=True,

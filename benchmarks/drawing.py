@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import textwrap
 from pathlib import Path
 from typing import Any, Callable, List, Sequence
@@ -9,8 +10,7 @@ from typing import Any, Callable, List, Sequence
 import matplotlib
 
 from .measure import Plot
-from .plots import Figure, Series, figure
-from .report import in_units
+from .plots import Figure, Series, figure, is_over, not_here, short, written
 from .results import Run
 
 matplotlib.use("Agg")
@@ -30,32 +30,33 @@ _DASHES = ("--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), "--", "
 _TICKS = 8
 
 
-def draw_all(run: Run, folder: Path) -> List[Path]:
+def draw_all(run: Run, folder: Path, png: bool = True) -> List[Path]:
     """Draw what was measured; returns the SVG files."""
     drawn = []
     for part in run.parts:
         for plot in part.plots if part.samples else ():
             shown = figure(part, plot)
             if shown.series:
-                drawn.append(draw(shown, folder))
+                drawn.append(draw(shown, folder, png))
     return drawn
 
 
-def draw(shown: Figure, folder: Path) -> Path:
-    """One plot, as SVG and PNG; returns the SVG file."""
+def draw(shown: Figure, folder: Path, png: bool = True) -> Path:
+    """One plot, as SVG, and as PNG too if that is wanted; returns the SVG file."""
     with matplotlib.rc_context(_STYLE):
         picture, axes = pyplot.subplots(figsize=(_WIDTH, _height(shown)), dpi=_DPI)
         try:
             (_bars if shown.bars else _lines)(axes, shown)
             axes.set_title(shown.plot.title, loc="left", fontsize=12)
             if shown.missing:
-                note = textwrap.fill("Not here: " + "; ".join(shown.missing), 110)
+                note = textwrap.fill("Not here: " + not_here(shown.missing), 120)
                 picture.text(0.01, 0.01, note, fontsize=8, color="#444444", ha="left", va="bottom")
-            room = 0.05 * (1 + len(shown.missing) // 4) if shown.missing else 0.0
+            room = 0.16 * (note.count("\n") + 1) / _height(shown) if shown.missing else 0.0
             picture.tight_layout(rect=(0, room, 1, 1))
             file = folder / f"{shown.plot.name}.svg"
             picture.savefig(file, metadata={"Date": None, "Creator": None})
-            picture.savefig(file.with_suffix(".png"), metadata={"Software": None})
+            if png:
+                picture.savefig(file.with_suffix(".png"), metadata={"Software": None})
         finally:
             pyplot.close(picture)
     return file
@@ -67,7 +68,7 @@ def _height(shown: Figure) -> float:
 
 def _bars(axes: Any, shown: Figure) -> None:
     """Lying bars, the first on top, with the label at the left and the value at the end."""
-    formatted = formatter(shown.plot)
+    formatted = functools.partial(written, shown.plot)
     log = shown.plot.log_y
     tops = [one.points[0].high for one in shown.series]
     bottom = min(one.points[0].low for one in shown.series) / 2 if log else 0
@@ -95,7 +96,7 @@ def _bars(axes: Any, shown: Figure) -> None:
         axes.set_xscale("log")
     axes.set_xlim(bottom, max(tops) * (2.2 if log else 1.15))
     _scale(axes.xaxis, formatted, log, bottom, max(tops) * (2.2 if log else 1.15))
-    if over(shown):
+    if is_over(shown.plot):
         axes.axvline(1, color="black", linewidth=0.8, linestyle=":")
     axes.set_xlabel(_y_label(shown))
     axes.grid(axis="x", color="#e5e5e5", linewidth=0.6)
@@ -103,7 +104,7 @@ def _bars(axes: Any, shown: Figure) -> None:
 
 
 def _lines(axes: Any, shown: Figure) -> None:
-    formatted = formatter(shown.plot)
+    formatted = functools.partial(written, shown.plot)
     others = 0
     for one in sorted(shown.series, key=lambda series: series.ours):
         xs, ys = [point.x for point in one.points], [point.y for point in one.points]
@@ -125,7 +126,7 @@ def _lines(axes: Any, shown: Figure) -> None:
     if not shown.plot.log_y:
         axes.set_ylim(bottom=0)
     _scale(axes.yaxis, formatted, shown.plot.log_y, low, high)
-    if over(shown):
+    if is_over(shown.plot):
         axes.axhline(1, color="black", linewidth=0.8, linestyle=":")
     axes.set_xlabel(_plain(shown.plot.x))
     axes.set_ylabel(_y_label(shown))
@@ -159,37 +160,10 @@ def _style(one: Series, among: Sequence[Series], number: int) -> Any:
     return {"color": _OTHERS[place], "linewidth": 1.2, "marker": _MARKERS[place], "markersize": 5, "linestyle": _DASHES[place]}
 
 
-def over(shown: Figure) -> bool:
-    """Whether ratios are shown."""
-    return is_over(shown.plot)
-
-
-def is_over(plot: Plot) -> bool:
-    """Whether a plot shows ratios."""
-    return plot.over is not None or any(line.over is not None for line in plot.lines)
-
-
-def formatter(plot: Plot) -> Callable[[float], str]:
-    """How a value of the vertical axis is written."""
-    if is_over(plot):
-        return lambda value: f"{value:.3g}"
-    if plot.rate:
-        return short
-    return lambda value: in_units(value, plot.unit) if value else "0"
-
-
-def short(value: float) -> str:
-    """1500 as 1.5k."""
-    for scale, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= scale:
-            return f"{value / scale:.3g}{suffix}"
-    return f"{value:.3g}"
-
-
 def _y_label(shown: Figure) -> str:
     plot = shown.plot
     if plot.rate and plot.y == Plot.y:
-        return "calls per second" + (", over the baseline" if over(shown) else "")
+        return "calls per second" + (", over the baseline" if is_over(shown.plot) else "")
     return _plain(plot.y)
 
 

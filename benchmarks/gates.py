@@ -113,15 +113,13 @@ GATES = Group(
     tuple(_rows()),
     share=0.5,
     title="Armed, and the terms let nothing through",
-    about=(
-        "A function with a hook whose `sample`, `rate` or `limit` keeps every measured call from it: what those invocations pay that a hook is not "
-        "told of. What each adds to the bare call is held against what a plain closure adds to it. A `limit` that is used up disarms the "
-        "function at once, so it is held against the bare call."
-    ),
-    why=(
-        "An invocation goes through the trampoline and asks the gate, which throws a die or looks at a clock, and counts that the call was skipped. "
-        "For an observer a record of the invocation is made before the gate is asked."
-    ),
+    about="""\
+A function with a hook whose `sample`, `rate` or `limit` keeps every measured call from it: what those invocations pay that a hook is
+not told of. What each adds to the bare call is held against what a plain closure adds to it. A `limit` that is used up disarms the
+function at once, so it is held against the bare call.""",
+    why="""\
+An invocation goes through the trampoline and asks the gate, which throws a die or looks at a clock, and counts that the call was
+skipped. For an observer a record of the invocation is made before the gate is asked.""",
     plots=(
         Plot(
             "gates",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass
-from typing import List, Optional, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 from .measure import Line, Plot
-from .report import quartiles, ratios
+from .report import in_units, quartiles, ratios
 from .results import Part
 
 
@@ -36,7 +36,7 @@ class Figure:
 
     plot: Plot
     series: Tuple[Series, ...]
-    missing: Tuple[str, ...]
+    missing: Tuple[Tuple[str, str], ...]
 
     @property
     def bars(self) -> bool:
@@ -54,7 +54,7 @@ def figure(part: Part, plot: Plot) -> Figure:
         if len(found) < len(line.points):
             needs = next((part.needs(way) for _, way in line.points if part.needs(way)), "")
             reason = f"needs {needs}" if needs else "was not measured"
-            missing.append(f"{line.label} {reason}" + (" at some points" if found else ""))
+            missing.append((line.label + (" at some points" if found else ""), reason))
     return Figure(plot, tuple(series), tuple(missing))
 
 
@@ -96,3 +96,33 @@ def beaten(shown: Figure) -> List[Tuple[Point, Series, Point, Series]]:
             if best.high < mine.low:
                 found.append((best, its, mine, my))
     return found
+
+
+def is_over(plot: Plot) -> bool:
+    """Whether a plot shows ratios."""
+    return plot.over is not None or any(line.over is not None for line in plot.lines)
+
+
+def written(plot: Plot, value: float) -> str:
+    """A value of the vertical axis in words."""
+    if is_over(plot):
+        return f"{value:.3g}"
+    if plot.rate:
+        return short(value)
+    return in_units(value, plot.unit) if value else "0"
+
+
+def short(value: float) -> str:
+    """1500 as 1.5k."""
+    for scale, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= scale:
+            return f"{value / scale:.3g}{suffix}"
+    return f"{value:.3g}"
+
+
+def not_here(missing: Sequence[Tuple[str, str]]) -> str:
+    """What is missing, by reason."""
+    by_reason: Dict[str, List[str]] = {}
+    for label, reason in missing:
+        by_reason.setdefault(reason, []).append(label)
+    return "; ".join(f"{', '.join(labels)} ({reason})" for reason, labels in by_reason.items())

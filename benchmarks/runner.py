@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import time
 import traceback
@@ -111,15 +112,20 @@ def show(text: str) -> None:
         print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
 
-def draw(run: Run, folder: Path) -> str:
+def can_draw() -> bool:
+    """Whether matplotlib is here."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def draw(run: Run, folder: Path, png: bool = True) -> str:
     """Draw the plots into a folder. Returns how many there are, or why there are none."""
     if not any(part.plots and part.samples for part in run.parts):
         return "There is nothing to draw."
-    try:
-        from .drawing import draw_all
-    except ImportError:
+    if not can_draw():
         return "There are no plots: matplotlib is missing; pip install -e '.[benchmarks]' brings it."
+    from .drawing import draw_all
+
     show("drawing")
-    drawn = draw_all(run, folder)
+    drawn = draw_all(run, folder, png)
     show("")
     return f"{len(drawn)} plots were drawn."

@@ -1,15 +1,15 @@
 """Whether two sets of runs differ by more than runs do anyway.
 
-What is held against each other are runs, not rounds: the rounds of one run share its functions, processes and connections, where the kernel
-put them and what lay in memory beside them, and so they agree with each other better than with those of the next run. A test over rounds takes
-each run's luck for a change. Of each run there is one figure, the logarithm of the median of its ratios: a median is not moved by a round that
-something disturbed, and on logarithms a change is a difference.
+What is held against each other are runs, not rounds: the rounds of one run share its functions, processes and connections, where the
+kernel put them and what lay in memory beside them, and so they agree with each other better than with those of the next run. A test over
+rounds takes each run's luck for a change. Of each run there is one figure, the logarithm of the median of its ratios: a median is not moved
+by a round that something disturbed, and on logarithms a change is a difference.
 
 Two sets are compared by Welch's t-test, which lets each have a spread of its own. A rank test (Mann and Whitney's, or a permutation) would
 assume less, but with three runs in each set, as `--fast` makes, it cannot say less than one in ten, however far the two are apart.
 
-A table has a hundred rows and more, of which some would look changed by chance: so the level is that of Benjamini and Hochberg's procedure, which
-bounds the part of wrong ones among those that are called significant.
+A table has a hundred rows and more, of which some would look changed by chance: so the level is that of Benjamini and Hochberg's procedure,
+which bounds the part of wrong ones among those that are called significant.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import List
 
+from .plots import not_here
 from .report import markdown, table
 from .results import Part, Run
 
@@ -44,7 +45,9 @@ def what_was_not_measured(run: Run) -> str:
     """Groups and rows that are not there, and why; "" if all are."""
     lines = [f"{part.name} was not measured: {part.missing}." for part in run.parts if part.missing]
     for part in run.parts:
-        lines += [f"{part.name}, {one.name}: {one.expected}." for one in part.rows if one.expected.startswith("not run: ")]
+        absent = [(one.name, one.expected[len("not run: ") :]) for one in part.rows if one.expected.startswith("not run: ")]
+        if absent:
+            lines.append(f"{part.name}: {not_here(absent)}.")
     return "\n".join(f"- {line}" for line in lines)
 
 
