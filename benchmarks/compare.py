@@ -24,7 +24,7 @@ Key = Tuple[str, str, str]
 
 @dataclass(frozen=True)
 class Figures:
-    """One benchmark of one run: a median of each set-up, of what should be small. `shown` is the median as the tables have it."""
+    """One benchmark of one run: a median of each set-up, of what should be small. `shown` is the median of those in words."""
 
     runs: Tuple[float, ...]
     shown: str
@@ -68,20 +68,17 @@ def figures(run: Run) -> Dict[Key, Figures]:
             if way not in used:
                 values = part.samples[way]
                 each = tuple(statistics.median(one) for one in values.runs)
-                found[part.name, way, ""] = Figures(each, in_units(statistics.median(values.values), part.units().get(way, "second")))
+                found[part.name, way, ""] = Figures(each, in_units(statistics.median(each), part.units().get(way, "second")))
     return found
 
 
 def _ratios(part: Part, comparison: Comparison) -> Figures:
     each = []
-    whole: List[float] = []
     for runs in zip(*(part.samples[way].runs for way in ways_of(comparison))):
-        values = ratios(*compared(comparison, runs))
-        each.append(statistics.median(values))
-        whole += values
+        each.append(statistics.median(ratios(*compared(comparison, runs))))
+    median = statistics.median(each)
     # Calls per second are shown the other way round, as in the tables; what is compared is the time.
-    median = statistics.median(1 / value for value in whole) if comparison.rate else statistics.median(whole)
-    return Figures(tuple(each), f"{median:.2f}")
+    return Figures(tuple(each), f"{1 / median if comparison.rate else median:.2f}")
 
 
 def changes(before: Run, after: Run) -> List[Change]:

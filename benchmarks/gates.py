@@ -54,7 +54,8 @@ def _hook(mode: Mode, target: str, terms: Terms, ended: Any) -> RemoteHook:
         timeout=1.0,
         on_failure="original",
         terms=terms,
-        patience=Patience(),
+        # Never suspended: that would be another gate than the one that is measured.
+        patience=Patience(after=0),
         pid=0,
         may_refer=False,
         signature=lambda: None,

@@ -65,7 +65,7 @@ def test_one_command_makes_a_folder_with_everything_and_a_page_of_it(tmp_path: P
 
 def test_gates_that_let_something_through_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(gates._TERMS, "`rate`", Terms(rate=1e9))
-    with pytest.raises(gates.GateError, match="`rate` has let [0-9]+ calls through; expected none"):
+    with pytest.raises(gates.GateError, match=r"`rate` has let [0-9]+ calls through; expected none"):
         measure(gates.GATES, LEAST, lambda text: None)
 
 
