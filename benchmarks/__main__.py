@@ -1,74 +1,93 @@
-"""`python -m benchmarks`: measure, and print one table of ratios in Markdown on standard output."""
+"""`python -m benchmarks`: what xpc-instrument costs on this machine, as ratios; into one folder, and as Markdown on standard output.
+
+`python -m benchmarks compare A B` says what became slower between two runs, `python -m benchmarks page DIR` makes a page of one.
+"""
 
 from __future__ import annotations
 
 import argparse
 import signal
 import sys
-import traceback
-from typing import Dict, List, Optional, Sequence, Union
+import time
+from pathlib import Path
+from typing import Dict, Optional, Sequence, Union
 
+import xpc_instrument
+
+from . import compare, machine, page, results, runner
 from .disarmed import DISARMED, FORWARDING
+from .gates import GATES
 from .inflight import ASYNC
 from .large import LARGE
-from .measure import FAST, FULL, Group, Samples, Unavailable, measure
-from .report import Row, row, table
+from .measure import FAST, FULL, Group
 from .roundtrip import ROUNDTRIP, SEED, TCP
 from .steps import STEPS
 from .syscalls import SYSCALLS, Tally
+from .text import markdown_of, what_was_not_measured
 from .threads import THREADS
 from .unwaited import UNWAITED
 
 GROUPS: Dict[str, Union[Group, Tally]] = {
-    group.name: group for group in (DISARMED, FORWARDING, STEPS, ROUNDTRIP, TCP, THREADS, LARGE, ASYNC, UNWAITED, SEED, SYSCALLS)
+    group.name: group for group in (DISARMED, FORWARDING, GATES, STEPS, ROUNDTRIP, TCP, THREADS, LARGE, ASYNC, UNWAITED, SEED, SYSCALLS)
 }
+# Where a run goes that was not told where.
+_RESULTS = Path("benchmark-results")
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
+    """The exit status of the command."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["compare"]:
+        return compare.main(words[1:])
+    if words[:1] == ["page"]:
+        return page.main(words[1:])
+    return _measure(words)
+
+
+def _measure(words: Sequence[str]) -> int:
     """Returns 0, or 1 if something could not run; a ratio that is not as expected is said in the table and is no failure."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="What xpc-instrument costs, as ratios to a baseline.")
-    parser.add_argument("--fast", action="store_true", help="fewer rounds: a minute instead of some seven")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="What xpc-instrument costs, as ratios to a baseline.",
+        epilog="Two more: `compare A B` says what became slower between two runs, `page DIR` makes docs/performance.md of one.",
+    )
+    parser.add_argument("--fast", action="store_true", help="fewer rounds: less than 3 minutes instead of less than 30")
     parser.add_argument("--only", metavar="NAME", action="append", choices=GROUPS, help=f"one of {', '.join(GROUPS)}; may be repeated")
+    parser.add_argument("--out", metavar="DIR", type=Path, help=f"the folder for all of it; {_RESULTS}/VERSION-DATE-TIME otherwise")
     parser.add_argument("--json", metavar="FILE", help="write all values to FILE too, in pyperf's format")
-    options = parser.parse_args(arguments)
-    rows: List[Row] = []
-    others: List[str] = []
-    measured: Dict[str, Dict[str, Samples]] = {}
-    failed = []
-    for name in options.only or GROUPS:
-        group = GROUPS[name]
-        try:
-            if isinstance(group, Tally):
-                others.append(group.table(_progress))
-                continue
-            samples = measured[name] = measure(group, FAST if options.fast else FULL, _progress)
-        except Unavailable as reason:
-            others.append(f"{name} was not measured: {reason}.")
-            # A group that was asked for by name and is not there is a failure; what a machine lacks is none of the whole.
-            if options.only:
-                failed.append(name)
-            continue
-        except Exception:
-            failed.append(name)
-            _progress("")
-            traceback.print_exc()
-            continue
-        rows += [row(comparison, samples) for comparison in group.comparisons]
-    _progress("")
-    print("\n\n".join([*([table(rows)] if rows else []), *others]))
+    options = parser.parse_args(words)
+    try:
+        import pyperf  # noqa: F401 - said before minutes are spent
+    except ImportError:
+        print("python -m benchmarks: pyperf is missing; install the extra: pip install -e '.[benchmarks]'", file=sys.stderr)
+        return 2
+    version, began = xpc_instrument.__version__, time.strftime("%Y-%m-%d %H:%M:%S %z")
+    folder = options.out or _RESULTS / f"{version}-{time.strftime('%Y%m%d-%H%M%S')}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        print(f"python -m benchmarks: {folder} cannot be made: {error.strerror}; give another with --out", file=sys.stderr)
+        return 2
+    chosen = {name: GROUPS[name] for name in options.only or GROUPS}
+    parts, failed = runner.run(chosen, FAST if options.fast else FULL, asked=bool(options.only))
+    shown = [word for word in words if word in ("--fast", "--only") or word in GROUPS]
+    command = " ".join(["python -m benchmarks", *shown])
+    effort = "fast" if options.fast else "full"
+    run = results.Run(version, began, command, effort, machine.describe(), machine.packages(), parts)
+    results.write(run, folder)
+    text = markdown_of(run)
+    (folder / "table.md").write_text(text, encoding="utf-8")
     if options.json:
         from .suite import make_suite
 
-        make_suite(measured).dump(options.json, replace=True)
-    for name in failed:
-        print(f"{name} could not run; why is above", file=sys.stderr)
+        units = {part.name: part.units() for part in parts}
+        make_suite({part.name: part.samples for part in parts if part.samples}, units).dump(options.json, replace=True)
+    print(text)
+    print(runner.draw(run, folder))
+    print(f"All of it is in {folder}")
+    if failed:
+        print(what_was_not_measured(run), file=sys.stderr)
     return 1 if failed else 0
-
-
-def _progress(text: str) -> None:
-    """Say on a terminal, in one line that the next replaces, what is being measured."""
-    if sys.stderr.isatty():
-        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
 
 def _leave(number: int, frame: object) -> None:

@@ -72,11 +72,15 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a plot, or one bar if it has one point: for each x the name of a way. `ours` is drawn to stand out."""
+    """One line of a plot, or one bar if it has one point: for each x the name of a way. `ours` is drawn to stand out.
+
+    `over` is the way to which the ratio is taken, where it is another one than that of the plot.
+    """
 
     label: str
     points: Tuple[Tuple[float, str], ...]
     ours: bool = False
+    over: Optional[str] = None
 
 
 @dataclass(frozen=True)

@@ -12,16 +12,18 @@ from typing import Any, List
 
 import pytest
 
-from benchmarks import sizes
+from benchmarks import gates, sizes
 from benchmarks.__main__ import main
 from benchmarks.inflight import ASYNC
 from benchmarks.large import LARGE
 from benchmarks.loops import OwnLoop
 from benchmarks.measure import Effort, Group, Samples, can_pin, measure, pinned, seconds_of_threads
 from benchmarks.roundtrip import ROUNDTRIP, SEED, TCP
+from benchmarks.runner import can_draw
 from benchmarks.syscalls import SYSCALLS
 from benchmarks.threads import THREADS
 from benchmarks.unwaited import UNWAITED
+from xpc_instrument.terms import Terms
 
 pytestmark = pytest.mark.long
 
@@ -30,17 +32,41 @@ ROOT = Path(__file__).resolve().parents[2]
 LEAST = Effort(runs=1, rounds=1, block=0.001)
 
 
-def test_the_table_is_printed_and_the_values_are_kept(tmp_path: Path) -> None:
+def test_one_command_makes_a_folder_with_everything_and_a_page_of_it(tmp_path: Path) -> None:
     pyperf = pytest.importorskip("pyperf")
-    file = tmp_path / "values.json"
-    command = [sys.executable, "-m", "benchmarks", "--fast", "--only", "disarmed", "--json", str(file)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", timeout=50, check=False)
+    out, file, to = tmp_path / "run", tmp_path / "values.json", tmp_path / "docs" / "performance.md"
+    run = [sys.executable, "-m", "benchmarks"]
+    measuring = [*run, "--fast", "--only", "disarmed", "--out", str(out), "--json", str(file)]
+    done = subprocess.run(measuring, cwd=ROOT, capture_output=True, encoding="utf-8", timeout=50, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    lines = done.stdout.splitlines()
-    assert lines[0].startswith("| what ")
+    assert done.stdout.endswith(f"All of it is in {out}\n")
+    table = (out / "table.md").read_text(encoding="utf-8")
+    assert table in done.stdout
+    lines = table.splitlines()
     assert sum("code swap" in line and "below 2" in line for line in lines) == 8
-    assert "disarmed: function, bare" in pyperf.BenchmarkSuite.load(str(file)).get_benchmark_names()
+    assert sum("`sys.monitoring`" in line and "not run: needs Python 3.12" in line for line in lines) == (
+        0 if hasattr(sys, "monitoring") else 8
+    )
+    for kept in (file, out / "values.json"):
+        assert "disarmed: function, bare" in pyperf.BenchmarkSuite.load(str(kept)).get_benchmark_names()
+    if can_draw():
+        assert {path.name for path in out.glob("*.svg")} == {"disarmed.svg", "disarmed-kinds.svg"}
+        assert "2 plots were drawn" in done.stdout
+    else:
+        assert "matplotlib is missing; pip install" in done.stdout
+    for words in (["compare", str(out), str(out), "--fail-if-slower", "0"], ["page", str(out), "--to", str(to)]):
+        done = subprocess.run([*run, *words], cwd=ROOT, capture_output=True, encoding="utf-8", timeout=50, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+    assert table[table.index("| what") : table.index("## What it took")].split("## Not measured")[0].strip() in to.read_text(
+        encoding="utf-8"
+    )
+
+
+def test_gates_that_let_something_through_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(gates._TERMS, "`rate`", Terms(rate=1e9))
+    with pytest.raises(gates.GateError, match=r"`rate` has let [0-9]+ calls through; expected none"):
+        measure(gates.GATES, LEAST, lambda text: None)
 
 
 @pytest.mark.parametrize("group", [ROUNDTRIP, TCP, THREADS, LARGE, ASYNC, SEED, UNWAITED], ids=lambda group: group.name)
@@ -56,7 +82,10 @@ def test_processes_of_a_group_do_their_part_and_leave(group: Group) -> None:
         assert samples[comparison.baseline].values[0] > 0
 
 
-def test_what_could_not_run_is_said_and_the_rest_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_could_not_run_is_said_and_the_rest_is_printed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("pyperf")
     from benchmarks import __main__ as program
 
     def broken() -> None:
@@ -64,10 +93,11 @@ def test_what_could_not_run_is_said_and_the_rest_is_printed(monkeypatch: pytest.
 
     monkeypatch.setattr(program, "FAST", LEAST)
     monkeypatch.setitem(program.GROUPS, "seed", Group("seed", broken, ()))  # type: ignore[arg-type]
-    assert main(["--fast", "--only", "seed", "--only", "forwarding"]) == 1
+    assert main(["--fast", "--only", "seed", "--only", "forwarding", "--out", str(tmp_path)]) == 1
     captured = capsys.readouterr()
     assert "no such thing here" in captured.err
-    assert "seed could not run" in captured.err
+    assert "seed was not measured: it failed: RuntimeError: no such thing here" in captured.err
+    assert "seed was not measured" in (tmp_path / "table.md").read_text(encoding="utf-8")
     assert "armed, only forwarding" in captured.out
 
 
@@ -100,10 +130,18 @@ def test_system_calls_are_counted_on_both_sides() -> None:
 def test_without_strace_the_system_calls_are_said_not_to_be_counted(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    pytest.importorskip("pyperf")
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("benchmarks.__main__.GROUPS", {"syscalls": SYSCALLS})
-    assert main(["--fast"]) == 0
-    assert capsys.readouterr().out == "syscalls was not measured: strace is not installed.\n"
+    assert main(["--fast", "--out", str(tmp_path / "run")]) == 0
+    assert "- syscalls was not measured: strace is not installed.\n" in capsys.readouterr().out
+
+
+def test_a_folder_that_cannot_be_made_is_said_before_anything_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("pyperf")
+    (tmp_path / "file").touch()
+    assert main(["--out", str(tmp_path / "file" / "run")]) == 2
+    assert "cannot be made: Not a directory; give another with --out" in capsys.readouterr().err
 
 
 def test_a_turn_of_the_loop_that_takes_long_is_found() -> None:
