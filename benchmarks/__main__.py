@@ -14,13 +14,14 @@ from .large import LARGE
 from .measure import FAST, FULL, Group, Samples, Unavailable, measure
 from .report import Row, row, table
 from .roundtrip import ROUNDTRIP, SEED, TCP
+from .startup import STARTUP
 from .steps import STEPS
 from .syscalls import SYSCALLS, Tally
 from .threads import THREADS
 from .unwaited import UNWAITED
 
 GROUPS: Dict[str, Union[Group, Tally]] = {
-    group.name: group for group in (DISARMED, FORWARDING, STEPS, ROUNDTRIP, TCP, THREADS, LARGE, ASYNC, UNWAITED, SEED, SYSCALLS)
+    group.name: group for group in (DISARMED, FORWARDING, STEPS, ROUNDTRIP, TCP, THREADS, LARGE, ASYNC, UNWAITED, SEED, STARTUP, SYSCALLS)
 }
 
 
