@@ -9,6 +9,7 @@ import traceback
 from typing import Dict, List, Optional, Sequence, Union
 
 from .disarmed import DISARMED, FORWARDING
+from .growth import ARMING, POINTS, SCRIPTS
 from .inflight import ASYNC
 from .large import LARGE
 from .measure import FAST, FULL, Group, Samples, Unavailable, measure
@@ -21,7 +22,24 @@ from .threads import THREADS
 from .unwaited import UNWAITED
 
 GROUPS: Dict[str, Union[Group, Tally]] = {
-    group.name: group for group in (DISARMED, FORWARDING, STEPS, ROUNDTRIP, TCP, THREADS, LARGE, ASYNC, UNWAITED, SEED, STARTUP, SYSCALLS)
+    group.name: group
+    for group in (
+        DISARMED,
+        FORWARDING,
+        STEPS,
+        ROUNDTRIP,
+        TCP,
+        THREADS,
+        LARGE,
+        ASYNC,
+        UNWAITED,
+        SEED,
+        STARTUP,
+        POINTS,
+        SCRIPTS,
+        ARMING,
+        SYSCALLS,
+    )
 }
 
 
