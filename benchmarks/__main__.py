@@ -20,6 +20,7 @@ from .steps import STEPS
 from .syscalls import SYSCALLS, Tally
 from .threads import THREADS
 from .unwaited import UNWAITED
+from .web import APPLICATIONS
 
 GROUPS: Dict[str, Union[Group, Tally]] = {
     group.name: group
@@ -38,6 +39,7 @@ GROUPS: Dict[str, Union[Group, Tally]] = {
         POINTS,
         SCRIPTS,
         ARMING,
+        APPLICATIONS,
         SYSCALLS,
     )
 }

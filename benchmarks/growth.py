@@ -127,12 +127,12 @@ POINTS = Group(
     part=0.2,
     title="Growth: probe points",
     about="""\
-A call of a function that is hookable and not armed, and of one with a `before` hook in another process, in applications with so many probe
-points, all of them hookable functions; each over the same call in the application that has only the two (the row of one probe point). Each
-application has a script of its own.""",
+A call of a function that is hookable and not armed, and of one with a `before` hook in another process, in applications with so many
+probe points, all of them hookable functions; each over the same call in the application that has only the two (the row of one probe
+point). Each application has a script of its own.""",
     why="""\
-Nothing on the way of a call looks at the other probe points, so the rows should be those of noise: an unarmed function is the original itself, and
-an armed one knows its own hooks. What 10,000 probe points do cost is memory and time at the start.""",
+Nothing on the way of a call looks at the other probe points, so the rows should be those of noise: an unarmed function is the original
+itself, and an armed one knows its own hooks. What 10,000 probe points do cost is memory and time at the start.""",
     plots=(
         Plot("growth-points", "One call, with many probe points", _lines(_POINTS, "probe point"), x="probe points", log_x=True, log_y=True),
     ),
@@ -144,10 +144,10 @@ SCRIPTS = Group(
     part=0.2,
     title="Growth: connected scripts",
     about=f"""\
-The same calls in applications with so many connected scripts, over the application with one. One script, in a process of its own, has the hook that
-is called. The others are sessions, {_IN_ONE} in one process, since that many processes are too many for a small machine; for the application
-they are the same. Each of them has a hook on one more function, which nobody calls. All of these are connected during the whole measurement,
-also while the application with one script has its turn.""",
+The same calls in applications with so many connected scripts, over the application with one. One script, in a process of its own, has
+the hook that is called. The others are sessions, {_IN_ONE} in one process, since that many processes are too many for a small machine;
+for the application they are the same. Each of them has a hook on one more function, which nobody calls. All of these are connected
+during the whole measurement, also while the application with one script has its turn.""",
     why="""\
 A call knows the hooks of its own function, so a script that hooks another one costs it nothing. All sessions look once a second whether
 the application has new processes, and so take a little of the processors, whichever row is measured.""",
@@ -163,12 +163,13 @@ ARMING = Group(
     part=0.2,
     title="Growth: arming",
     about="""\
-From the call of `before` in the script to its return, which means that the function is hooked in every process of the application: applications of
-so many processes, forked by one, over the application of one process. After each registration all processes call the function, and the script
-must have heard of all calls.""",
+From the call of `before` in the script to its return, which means that the function is hooked in every process of the application:
+applications of so many processes, forked by one, over the application of one process. After each registration all processes call the
+function, and the script must have heard of all calls.""",
     why="""\
-The script asks one process after the other, so the time grows with their number: each takes a message there and one back, and has to be woken for it.
-Before and after that the script looks whether there are processes that it does not know yet, and reads what each has announced.""",
+The script asks one process after the other, so the time grows with their number: each takes a message there and one back, and has to be
+woken for it. Before and after that the script looks whether there are processes that it does not know yet, and reads what each has
+announced.""",
     plots=(
         Plot(
             "growth-arming",

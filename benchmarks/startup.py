@@ -17,7 +17,7 @@ from xpc_instrument.cli.run import make_environment
 from . import catalogue
 from .measure import Comparison, Group, Line, Measured, Plot, TimeFunction
 from .pair import runtime_dir
-from .peers import ROOT, Peer, PeerError
+from .peers import Peer, PeerError
 
 _COUNTS = (1, 100, 10_000)
 # The ones that are started by the command line too, which takes as long with any number.
@@ -139,22 +139,24 @@ STARTUP = Group(
     part=0.13,
     title="Start-up: time and memory",
     about="""\
-Three programs from their start to their end, without the agent and with it: `python -c pass`, a Flask application that is imported, built and
-left again, and `pip --version`. Time is that of the wall; memory is the peak of the resident set that the kernel reports for the process.
+Three programs from their start to their end, without the agent and with it: `python -c pass`, a Flask application that is imported,
+built and left again, and `pip --version`. Time is that of the wall; memory is the peak of the resident set that the kernel reports for
+the process.
 
-The agent is started as `xpc-instrument run` starts it in the program and in each Python process that this starts in turn: by the variables of
-the environment. The rows "with `xpc-instrument run`" have that command in front, which is a Python program of its own that becomes the other one.
+The agent is started as `xpc-instrument run` starts it in the program and in each Python process that this starts in turn: by the
+variables of the environment. The rows "with `xpc-instrument run`" have that command in front, which is a Python program of its own that
+becomes the other one.
 
-The Flask application has a module of 10,000 functions, with the agent and without: 1 or 100 of them are named in the config one by one, and 10,000
-by one glob, `catalogue:*`, since so many names do not fit into the environment. It imports the module, so all of these are made hookable. In
-`python -c pass` the same probe points wait for a module that is never imported, and in `pip --version` all but one, the function `main` of
-pip itself.""",
+The Flask application has a module of 10,000 functions, with the agent and without: 1 or 100 of them are named in the config one by one,
+and 10,000 by one glob, `catalogue:*`, since so many names do not fit into the environment. It imports the module, so all of these are
+made hookable. In `python -c pass` the same probe points wait for a module that is never imported, and in `pip --version` all but one,
+the function `main` of pip itself.""",
     why="""\
-With the agent a program starts slower, by what it takes to import the agent's modules, to open a socket and to announce the process: the same for
-each program, so it shows most where the program does nothing. A probe point whose module is imported costs a
-look at the function, which is not copied and not changed before a hook is armed, and a record of its state and its counters; one whose module is
-not imported costs its line of the config. `xpc-instrument run` starts one more interpreter, which reads and checks the config file before it
-becomes the program; that is paid once for an application, not by the processes that it starts.""",
+With the agent a program starts slower, by what it takes to import the agent's modules, to open a socket and to announce the process:
+the same for each program, so it shows most where the program does nothing. A probe point whose module is imported costs a look at the
+function, which is not copied and not changed before a hook is armed, and a record of its state and its counters; one whose module is
+not imported costs its line of the config. `xpc-instrument run` starts one more interpreter, which reads and checks the config file
+before it becomes the program; that is paid once for an application, not by the processes that it starts.""",
     plots=(
         Plot(
             "startup-time",
