@@ -58,9 +58,12 @@ SERVERS: Dict[str, Server] = {
         1,
     ),
 }
+# One more server that is the same as the plain one: their ratio is the noise floor.
+_AGAIN = "plain again"
 # Variant -> the hook of its script, if the agent is there; "none": a hook is armed nowhere.
 VARIANTS: Dict[str, Optional[str]] = {
     "plain": None,
+    _AGAIN: None,
     "0 hooks": "none",
     "`before`": "before",
     "`after`": "after",
@@ -230,14 +233,15 @@ def _rows() -> Iterator[Comparison]:
 
 
 def _bars() -> Tuple[Line, ...]:
-    ways = [(name, variant) for name in SERVERS for variant in VARIANTS]
-    return tuple(Line(f"{name}, {variant}", ((0, f"{name}, {variant}, request"),), ours=variant != "plain") for name, variant in ways)
+    ways = [(f"{name}, {variant}", hook is not None) for name in SERVERS for variant, hook in VARIANTS.items() if variant != _AGAIN]
+    return tuple(Line(way, ((0, f"{way}, request"),), ours) for way, ours in ways)
 
 
 def _latency(name: str) -> Plot:
     lines = [
-        Line(variant, tuple((part, f"{name}, {variant}, p{part}") for part in wrk.PERCENTILES), ours=variant != "plain")
-        for variant in VARIANTS
+        Line(variant, tuple((part, f"{name}, {variant}, p{part}") for part in wrk.PERCENTILES), ours=hook is not None)
+        for variant, hook in VARIANTS.items()
+        if variant != _AGAIN
     ]
     short = name.split(",", maxsplit=1)[0]
     return Plot(
@@ -258,10 +262,10 @@ that each send the next request when the last one is answered, in bursts of {_BU
 does next to nothing: `def` in Flask, `async def` in FastAPI. All servers of all rows are up at once, and are under load one after the
 other, so the ratios are within a round.
 
-"plain" is without the agent; "0 hooks" is under `xpc-instrument run` with {_POINTS} probe points and no script; in the others one hook
-is armed, in a script that counts, in the mode that the row names. Every answer must be 200, and the script must have heard of every
-request that came to the function, or nothing is measured. The percentiles are what `wrk --latency` says. Server, script and wrk share
-the processors of the machine.""",
+"plain" is without the agent, and "plain again" another server like it, whose ratio is the noise; "0 hooks" is under `xpc-instrument
+run` with {_POINTS} probe points and no script; in the others one hook is armed, in a script that counts, in the mode that the row
+names. Every answer must be 200, and the script must have heard of every request that came to the function, or nothing is measured. The
+percentiles are what `wrk --latency` says. Server, script and wrk share the processors of the machine.""",
     why="""\
 With no hook armed the application runs its own code, so that row should be noise. With a hook that is waited for, each request makes a
 crossing, which the worker waits for, and an `around` two; these applications do nothing else, so it is the largest part of a request

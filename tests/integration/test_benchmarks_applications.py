@@ -1,0 +1,93 @@
+"""The benchmarks of start-up, of growth and of web applications run with the least effort, and nothing of them stays behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import List
+
+import pytest
+
+from benchmarks import catalogue, growth, startup, web, wrk
+from benchmarks.measure import Effort, Group, measure
+from benchmarks.pair import runtime_dir
+from benchmarks.peers import Peer, PeerError
+from tests.programs import wait_for_exit
+
+pytestmark = pytest.mark.long
+
+LEAST = Effort(runs=1, rounds=1, block=0.001)
+
+
+def run(group: Group) -> None:
+    """Measure one block of each way; all that is compared and drawn must be there."""
+    said: List[str] = []
+    samples = measure(group, LEAST, said.append)
+    assert said == [f"{group.name}: run 1 of 1"]
+    ways = {way for one in group.comparisons if not one.needs for way in (one.way, one.baseline)}
+    assert ways
+    assert all(samples[way].values[0] > 0 for way in ways)
+
+
+def test_starts_are_measured_in_time_and_memory() -> None:
+    pytest.importorskip("flask", reason="flask is not installed")
+    run(startup.STARTUP)
+
+
+@pytest.mark.parametrize("group", [growth.POINTS, growth.SCRIPTS, growth.ARMING], ids=lambda group: group.name)
+def test_what_grows_is_measured(group: Group) -> None:
+    run(group)
+
+
+@pytest.mark.skipif(not wrk.here(), reason="wrk is not installed")
+def test_web_applications_are_measured_under_load() -> None:
+    for module in ("flask", "gunicorn", "fastapi", "uvicorn"):
+        pytest.importorskip(module, reason=f"{module} is not installed")
+    run(web.APPLICATIONS)
+
+
+def test_probe_points_that_are_not_all_hookable_are_an_error() -> None:
+    with runtime_dir() as folder:
+        catalogue.write(folder, 2)
+        file = folder / "shop.toml"
+        file.write_text('app = "startup"\n' + catalogue.probes(0, 3))
+        with pytest.raises(PeerError, match=r"shop\.toml: '2' probe points were ready; expected 3"):
+            startup._check(folder, file, 3)
+
+
+def test_a_program_that_fails_is_an_error(tmp_path: Path) -> None:
+    options = ("-I", "-S", str(Path(startup.__file__).with_name("launcher.py")))
+    with Peer("benchmarks.launcher", runtime_dir=tmp_path, options=options) as launcher:
+        with pytest.raises(PeerError, match=r"raise SystemExit\(3\) ended with the wait status 768; expected 0"):
+            startup._start(launcher, ([sys.executable, "-c", "raise SystemExit(3)"], {}), 1)
+        found = startup._start(launcher, ([sys.executable, "-c", "held = bytearray(200_000_000)"], {}), 1)
+        assert isinstance(found, dict)
+        assert 200_000_000 < found["memory"] < 300_000_000
+        assert found["time"] > 0
+
+
+def test_servers_end_when_the_benchmark_is_gone(tmp_path: Path) -> None:
+    waits = [sys.executable, "-c", "import sys, threading; print('here', flush=True); threading.Event().wait()"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.keeper"],
+        cwd=Path(startup.__file__).parents[1],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+    ) as keeper:
+        assert keeper.stdin is not None and keeper.stdout is not None
+        assert keeper.stdout.readline() == "ready\n"
+        keeper.stdin.write(repr((waits, dict(os.environ), str(tmp_path / "log"))) + "\n")
+        pid = int(keeper.stdout.readline())
+        os.kill(pid, 0)
+        # As it happens when whoever holds the other end is killed.
+        keeper.stdin.close()
+        assert keeper.wait(30) == 0
+    assert wait_for_exit(pid)
+
+
+def test_ports_differ() -> None:
+    assert len(set(web.free_ports(20))) == 20
