@@ -136,7 +136,7 @@ STARTUP = Group(
     _startup,
     tuple(_rows()),
     loops=1,
-    part=0.13,
+    part=0.1,
     title="Start-up: time and memory",
     about="""\
 Three programs from their start to their end, without the agent and with it: `python -c pass`, a Flask application that is imported,

@@ -24,7 +24,7 @@ _APP = "shop"
 _POINTS = 100
 # Seconds of one burst of requests, and of the first one, which warms up; the connections that they come over.
 _BURST = 0.5
-_WARMING_UP = 0.1
+_WARMING_UP = 0.2
 _CONNECTIONS = 4
 # Seconds that a server may take to be ready, and what it has begun to be heard of by its script.
 _PATIENCE = 30.0
@@ -254,7 +254,7 @@ APPLICATIONS = Group(
     _applications,
     tuple(_rows()),
     loops=1,
-    part=0.07,
+    part=0.08,
     title="Web applications under load",
     about=f"""\
 gunicorn with Flask (two sync workers) and uvicorn with FastAPI (one worker), on loopback, under `wrk` with {_CONNECTIONS} connections

@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 from dataclasses import dataclass
-from typing import Dict
+from typing import Dict, Optional, Sequence
 
 from .measure import Unavailable
 
@@ -23,7 +23,9 @@ _WRONG = re.compile(r"^\s*(Non-2xx or 3xx responses: .*|Socket errors: .*)$", re
 # It ends by itself after this many seconds, should nobody end it.
 _AT_MOST = 60
 # Seconds that it may take to say what it has seen.
-_PATIENCE = 20.0
+_PATIENCE = 5.0
+# How often a burst that could not be interrupted is begun again.
+_ATTEMPTS = 3
 
 
 class LoadError(Exception):
@@ -50,17 +52,37 @@ def burst(url: str, seconds: float, connections: int) -> Load:
         raise Unavailable(f"needs {NEEDS}")
     # Its own duration is in whole seconds; interrupted, it says what it has seen until then.
     command = [path, "--threads", "1", "--connections", str(connections), "--duration", f"{_AT_MOST}s", "--latency", url]
+    for _attempt in range(_ATTEMPTS):
+        output = _interrupted(command, seconds)
+        if output is not None:
+            return parse(output)
+    raise LoadError(f"wrk {url} was not under way after {seconds} s, {_ATTEMPTS} times: the machine is too busy to measure anything")
+
+
+def _interrupted(command: Sequence[str], seconds: float) -> Optional[str]:
+    """What it says when it is interrupted after some seconds; None if it was not sleeping yet. Raises `LoadError`."""
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         try:
-            output = process.communicate(timeout=seconds)[0]
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGINT)
-            output = process.communicate(timeout=_PATIENCE)[0]
+            output = _output(process, seconds)
+            if output is None:
+                process.send_signal(signal.SIGINT)
+                # An interrupt that comes before it sleeps ends its threads, and then it sleeps to the end of its time all the same.
+                output = _output(process, _PATIENCE)
         finally:
             process.kill()
+    if output is None or process.returncode == -signal.SIGINT:
+        return None
     if process.returncode:
-        raise LoadError(f"wrk {url} ended with {process.returncode}: {output.strip()!r:.400}")
-    return parse(output)
+        raise LoadError(f"{' '.join(command)} ended with {process.returncode}: {output.strip()!r:.400}")
+    return output
+
+
+def _output(process: subprocess.Popen[str], timeout: float) -> Optional[str]:
+    """All that it says, if it ends within so many seconds."""
+    try:
+        return process.communicate(timeout=timeout)[0]
+    except subprocess.TimeoutExpired:
+        return None
 
 
 def parse(output: str) -> Load:

@@ -89,5 +89,17 @@ def test_servers_end_when_the_benchmark_is_gone(tmp_path: Path) -> None:
     assert wait_for_exit(pid)
 
 
+@pytest.mark.skipif(not wrk.here(), reason="wrk is not installed")
+def test_a_load_on_a_port_where_nobody_listens_is_an_error() -> None:
+    port = web.free_ports(1)[0]
+    with pytest.raises(wrk.LoadError, match=r"unable to connect to 127\.0\.0\.1"):
+        wrk.burst(f"http://127.0.0.1:{port}/", 5.0, 1)
+
+
+def test_a_load_that_goes_on_when_it_is_interrupted_is_ended_and_tells_nothing() -> None:
+    goes_on = "import signal, threading; signal.signal(signal.SIGINT, signal.SIG_IGN); threading.Event().wait()"
+    assert wrk._interrupted([sys.executable, "-c", goes_on], 0.5) is None
+
+
 def test_ports_differ() -> None:
     assert len(set(web.free_ports(20))) == 20
