@@ -19,8 +19,8 @@ from tests.programs import wait_for_exit
 pytestmark = pytest.mark.long
 
 
-def run(group: Group) -> None:
-    """One block of each way, the least that goes through everything; all that is compared must be there."""
+def run(group: Group, among: str = "") -> None:
+    """One block of each way, the least that goes through everything; all that is compared must be there, of the ways with such a name."""
     found: Dict[str, float] = {}
     with group.set_up() as ways:
         for name, way in ways.items():
@@ -29,7 +29,7 @@ def run(group: Group) -> None:
             found.update(
                 {f"{name}, {figure}": value for figure, value in measured.items()} if isinstance(measured, dict) else {name: measured}
             )
-    compared = {way for one in group.comparisons if not one.needs for way in (one.way, one.baseline)}
+    compared = {way for one in group.comparisons if not one.needs for way in (one.way, one.baseline) if among in way}
     assert compared
     assert {way for way in compared if not found.get(way, 0.0) > 0} == set()
 
@@ -39,16 +39,27 @@ def test_starts_are_measured_in_time_and_memory() -> None:
     run(startup.STARTUP)
 
 
-@pytest.mark.parametrize("group", [growth.POINTS, growth.SCRIPTS, growth.ARMING], ids=lambda group: group.name)
+@pytest.mark.parametrize("group", [growth.POINTS, growth.ARMING], ids=lambda group: group.name)
 def test_what_grows_is_measured(group: Group) -> None:
     run(group)
 
 
+def test_what_grows_with_the_scripts_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As many as make two processes of the crowd.
+    monkeypatch.setattr(growth, "_SCRIPTS", (60,))
+    monkeypatch.setattr(growth, "_IN_ONE", 30)
+    with growth.SCRIPTS.set_up() as ways:
+        assert set(ways) == {"unarmed, 60 scripts", "armed, 60 scripts"}
+        assert all(isinstance(way(1), float) for way in ways.values())
+
+
 @pytest.mark.skipif(not wrk.here(), reason="wrk is not installed")
-def test_web_applications_are_measured_under_load() -> None:
-    for module in ("flask", "gunicorn", "fastapi", "uvicorn"):
+@pytest.mark.parametrize("name", web.SERVERS)
+def test_web_applications_are_measured_under_load(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in web.SERVERS[name].needs:
         pytest.importorskip(module, reason=f"{module} is not installed")
-    run(web.APPLICATIONS)
+    monkeypatch.setattr(web, "SERVERS", {name: web.SERVERS[name]})
+    run(web.APPLICATIONS, among=name)
 
 
 def test_probe_points_that_are_not_all_hookable_are_an_error() -> None:
