@@ -17,18 +17,40 @@ import xpc_instrument
 from . import compare, machine, page, results, runner
 from .disarmed import DISARMED, FORWARDING
 from .gates import GATES
+from .growth import ARMING, POINTS, SCRIPTS
 from .inflight import ASYNC
 from .large import LARGE
 from .measure import FAST, FULL, Group
 from .roundtrip import ROUNDTRIP, SEED, TCP
+from .startup import STARTUP
 from .steps import STEPS
 from .syscalls import SYSCALLS, Tally
 from .text import markdown_of, what_was_not_measured
 from .threads import THREADS
 from .unwaited import UNWAITED
+from .web import APPLICATIONS
 
 GROUPS: Dict[str, Union[Group, Tally]] = {
-    group.name: group for group in (DISARMED, FORWARDING, GATES, STEPS, ROUNDTRIP, TCP, THREADS, LARGE, ASYNC, UNWAITED, SEED, SYSCALLS)
+    group.name: group
+    for group in (
+        DISARMED,
+        FORWARDING,
+        GATES,
+        STEPS,
+        ROUNDTRIP,
+        TCP,
+        THREADS,
+        LARGE,
+        ASYNC,
+        UNWAITED,
+        SEED,
+        STARTUP,
+        POINTS,
+        SCRIPTS,
+        ARMING,
+        APPLICATIONS,
+        SYSCALLS,
+    )
 }
 # Where a run goes that was not told where.
 _RESULTS = Path("benchmark-results")

@@ -4,6 +4,7 @@ what that took (`measured`, in seconds), how many calls it made, and the last re
 from __future__ import annotations
 
 import functools
+import importlib
 import json
 import os
 import sys
@@ -12,9 +13,9 @@ from typing import Any, Callable, Dict
 
 import xpc_agent
 
-from . import targets
+from . import catalogue, targets
 from .loops import OwnLoop
-from .measure import seconds_at_a_pace, seconds_of, seconds_of_each, seconds_of_threads
+from .measure import TimeFunction, seconds_at_a_pace, seconds_of, seconds_of_each, seconds_of_threads, timer
 from .sizes import data_of
 
 
@@ -66,6 +67,23 @@ def steady(name: str, loops: str) -> Dict[str, Any]:
     return _answer(seconds_at_a_pace(function, int(loops)), int(loops) + 1, function(12, currency="USD"))
 
 
+def disarmed(name: str, loops: str) -> Dict[str, Any]:
+    """Calls that take nanoseconds."""
+    return _answer(_timer_of(name)(int(loops)), 0, getattr(targets, name)(12, currency="USD"))
+
+
+@functools.cache
+def _timer_of(name: str) -> TimeFunction:
+    return timer('function(12, currency="USD")', function=getattr(targets, name))
+
+
+def load(folder: str) -> Dict[str, Any]:
+    """Import the module `catalogue` from a folder; the result is how many probe points are hookable after that."""
+    sys.path.append(folder)
+    importlib.import_module(catalogue.NAME)
+    return _answer(0.0, 0, sum(point.state != "pending" for point in xpc_agent.stats()))
+
+
 def mark(path: str) -> Dict[str, Any]:
     """A system call that strace sees."""
     return _answer(float(os.access(path, os.F_OK)), 0, None)
@@ -78,6 +96,8 @@ COMMANDS: Dict[str, Callable[..., Dict[str, Any]]] = {
     "large": large,
     "tasks": tasks,
     "steady": steady,
+    "disarmed": disarmed,
+    "load": load,
     "mark": mark,
 }
 

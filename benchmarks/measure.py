@@ -108,8 +108,9 @@ class Group:
     """Ways that are measured together. `set_up` gives their time functions by name, for as long as its context lasts.
 
     `share` is the part of a block that they need: calls of nanoseconds are many in less. `loops` is for what cannot be calibrated, and
-    says how many calls a block has. `rounds` is for what takes long, and says how many are enough, and `runs` likewise. `title` is its
-    heading on the page, `about` says there in Markdown what is measured and how, and `why` where ours is not the best of a table, and why.
+    says how many calls a block has. `rounds` is for what takes long, and says how many are enough, and `runs` likewise. `part` is for what
+    takes long to set up too: it is set up once, for that part of the rounds that all runs would have. `title` is its heading on the page,
+    `about` says there in Markdown what is measured and how, and `why` where ours is not the best of a table, and why.
     """
 
     name: str
@@ -119,6 +120,7 @@ class Group:
     loops: Optional[int] = None
     rounds: Optional[int] = None
     runs: Optional[int] = None
+    part: Optional[float] = None
     title: str = ""
     about: str = ""
     why: str = ""
@@ -145,8 +147,7 @@ class Samples:
 def measure(group: Group, effort: Effort, progress: Progress) -> Dict[str, Samples]:
     """Time all ways of a group; samples by the name of the way. The values at one position belong to one round."""
     samples: Dict[str, Samples] = {}
-    rounds = effort.rounds if group.rounds is None else min(group.rounds, effort.rounds)
-    runs = effort.runs if group.runs is None else min(group.runs, effort.runs)
+    runs, rounds = _runs_and_rounds(group, effort)
     for number in range(runs):
         progress(f"{group.name}: run {number + 1} of {runs}")
         with group.set_up() as ways:
@@ -173,6 +174,13 @@ def measure(group: Group, effort: Effort, progress: Progress) -> Dict[str, Sampl
             sample.runs.append(run)
             sample.loops.append(loops[name])
     return samples
+
+
+def _runs_and_rounds(group: Group, effort: Effort) -> Tuple[int, int]:
+    if group.part is not None:
+        return 1, max(1, round(effort.runs * effort.rounds * group.part))
+    rounds = effort.rounds if group.rounds is None else min(group.rounds, effort.rounds)
+    return effort.runs if group.runs is None else min(group.runs, effort.runs), rounds
 
 
 def _loops(group: Group, way: TimeFunction, effort: Effort) -> int:

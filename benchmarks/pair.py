@@ -54,9 +54,11 @@ def _config(folder: Path, names: Sequence[str], tcp: bool, settings: str) -> Seq
 
 
 class Hooked:
-    """An application and a probe script; `calls` is what the application made of calls, by target."""
+    """An application and a probe script; `calls` is what the application made of calls, by target. `app` is its name, `folder` theirs."""
 
-    def __init__(self, application: Peer, script: Peer, names: Sequence[str]) -> None:
+    def __init__(self, application: Peer, script: Peer, names: Sequence[str], app: str = "", folder: Path = Path()) -> None:
+        self.app = app
+        self.folder = folder
         self.application = application
         self.script = script
         self.calls = dict.fromkeys(names, 0)
@@ -106,6 +108,6 @@ def hooked(
         stack.enter_context(application)
         script = Peer(f"{_PACKAGE}.probe_script", ",".join(names), *where, runtime_dir=own, pin=pin, prefix=tracers[1])
         stack.enter_context(script)
-        pair = Hooked(application, script, names)
+        pair = Hooked(application, script, names, where[0], own)
         yield pair
         pair.check()

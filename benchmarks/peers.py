@@ -25,16 +25,23 @@ class PeerError(Exception):
 class Peer:
     """`python -m MODULE ARGS`, which says "ready", then answers each line with one line and ends with its standard input.
 
-    `pin` holds it on one processor, `prefix` is a command that runs it.
+    `pin` holds it on one processor, `prefix` is a command that runs it, `options` are the interpreter's, in place of `-m MODULE`.
     """
 
     def __init__(
-        self, module: str, *args: str, runtime_dir: Path, pass_fds: Sequence[int] = (), pin: bool = False, prefix: Sequence[str] = ()
+        self,
+        module: str,
+        *args: str,
+        runtime_dir: Path,
+        pass_fds: Sequence[int] = (),
+        pin: bool = False,
+        prefix: Sequence[str] = (),
+        options: Sequence[str] = (),
     ) -> None:
         self.name = module
         with pinned(pin):
             self._process = subprocess.Popen(
-                [*prefix, sys.executable, "-m", module, *args],
+                [*prefix, sys.executable, *(options or ("-m", module)), *args],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 cwd=ROOT,

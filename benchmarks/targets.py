@@ -29,6 +29,14 @@ def large(data: Any) -> Dict[str, Any]:
     return ORIGINAL
 
 
+def idle(amount: int, currency: str = "EUR") -> Dict[str, Any]:
+    return ORIGINAL
+
+
+def crowded(amount: int, currency: str = "EUR") -> Dict[str, Any]:
+    return ORIGINAL
+
+
 async def awaited(amount: int, currency: str = "EUR") -> Dict[str, Any]:
     return ORIGINAL
 

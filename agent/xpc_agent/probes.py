@@ -10,7 +10,6 @@ Rules:
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import importlib.machinery
 import json
@@ -203,6 +202,8 @@ class ProbeTable(Registry):
         if point is None:
             point = self._promise(target)
         if point is None:
+            import difflib
+
             near = difflib.get_close_matches(target, list(self.points), 3)
             hint = f"the nearest are {', '.join(near)}" if near else f"`xpc-instrument ls {self.config.app}` lists them"
             raise TargetError(

@@ -9,7 +9,6 @@ Rules:
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import inspect
 import os
@@ -288,6 +287,8 @@ def _missing(target: str, owner: Any, module: str, path: str, part: str) -> str:
     where = f"{module}:{path}" if path else f"the module {module}"
     owners = _of_class(owner, "__mro__") if _is_a(owner, type) else (owner,)
     names = {name: None for one in owners for name in list(_namespace(one)) if type(name) is str}
+    import difflib
+
     near = difflib.get_close_matches(part, list(names), 3)
     prefix = f"{module}:{path}." if path else f"{module}:"
     hint = f"; the nearest names are {', '.join(prefix + name for name in near)}" if near else ""
