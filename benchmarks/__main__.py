@@ -8,19 +8,21 @@ import sys
 import traceback
 from typing import Dict, List, Optional, Sequence, Union
 
+from .crossings import PEERS
 from .disarmed import DISARMED, FORWARDING
 from .inflight import ASYNC
 from .large import LARGE
 from .measure import FAST, FULL, Group, Samples, Unavailable, measure
+from .payloads import PAYLOADS
 from .report import Row, row, table
-from .roundtrip import ROUNDTRIP, SEED, TCP
+from .roundtrip import ROUNDTRIP, TCP
 from .steps import STEPS
 from .syscalls import SYSCALLS, Tally
 from .threads import THREADS
 from .unwaited import UNWAITED
 
 GROUPS: Dict[str, Union[Group, Tally]] = {
-    group.name: group for group in (DISARMED, FORWARDING, STEPS, ROUNDTRIP, TCP, THREADS, LARGE, ASYNC, UNWAITED, SEED, SYSCALLS)
+    group.name: group for group in (DISARMED, FORWARDING, STEPS, ROUNDTRIP, TCP, PEERS, PAYLOADS, THREADS, LARGE, ASYNC, UNWAITED, SYSCALLS)
 }
 
 

@@ -14,8 +14,8 @@ import xpc_agent
 
 from . import targets
 from .loops import OwnLoop
-from .measure import seconds_at_a_pace, seconds_of, seconds_of_each, seconds_of_threads
-from .sizes import data_of
+from .measure import seconds_at_a_pace, seconds_of, seconds_of_each, seconds_of_each_awaited, seconds_of_sized, seconds_of_threads
+from .sizes import data_of, noise
 
 
 def _answer(measured: Any, calls: int, result: Any) -> Dict[str, Any]:
@@ -50,6 +50,17 @@ def large(kind: str, loops: str) -> Dict[str, Any]:
 _data_of = functools.cache(data_of)
 
 
+def sized(size: str, loops: str) -> Dict[str, Any]:
+    arguments = [noise(int(size))] if int(size) else []
+    return _answer(seconds_of_sized(targets.sized, arguments, int(loops)), int(loops) + 1, targets.sized(*arguments))
+
+
+def awaited(name: str, loops: str) -> Dict[str, Any]:
+    function = getattr(targets, name)
+    run = _own_loop().loop.run_until_complete
+    return _answer(run(seconds_of_each_awaited(function, int(loops))), int(loops) + 1, run(function(12, currency="USD")))
+
+
 def tasks(name: str, count: str) -> Dict[str, Any]:
     function = getattr(targets, name)
     figures, results = _own_loop().blocked_by(function, int(count))
@@ -76,6 +87,8 @@ COMMANDS: Dict[str, Callable[..., Dict[str, Any]]] = {
     "each": each,
     "threads": threads,
     "large": large,
+    "sized": sized,
+    "awaited": awaited,
     "tasks": tasks,
     "steady": steady,
     "mark": mark,

@@ -11,8 +11,8 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Callable, Dict, Iterator, List, Mapping
 
 from . import targets
-from .baselines import per_call, ping_pong
-from .measure import TAIL, Comparison, Group, TimeFunction, can_pin, pinned, seconds_of, seconds_of_each
+from .baselines import ping_pong
+from .measure import TAIL, Comparison, Group, TimeFunction, can_pin, pinned, seconds_of_each
 from .pair import hooked, runtime_dir
 
 _PINNED = ", one processor"
@@ -45,15 +45,6 @@ def _roundtrip(*, tcp: bool) -> Iterator[Mapping[str, TimeFunction]]:
         yield ways
 
 
-@contextmanager
-def _seed() -> Iterator[Mapping[str, TimeFunction]]:
-    with runtime_dir() as folder, ExitStack() as stack:
-        pair = stack.enter_context(hooked(folder))
-        call = stack.enter_context(per_call(folder))
-        assert call(12, currency="USD") == targets.STAND_IN
-        yield {"instead": pair.way("block", "instead", "instead"), "per call": functools.partial(seconds_of, call)}
-
-
 def _rows(where: str, tcp: bool) -> Iterator[Comparison]:
     for suffix in ("", _PINNED) if can_pin() else ("",):
         for mode in _MODES[bool(tcp or suffix)][::-1]:
@@ -68,9 +59,3 @@ def _rows(where: str, tcp: bool) -> Iterator[Comparison]:
 ROUNDTRIP = Group("roundtrip", functools.partial(_roundtrip, tcp=False), tuple(_rows("unix socket", False)), share=_SHARE)
 
 TCP = Group("tcp", functools.partial(_roundtrip, tcp=True), tuple(_rows("TCP loopback", True)), share=_SHARE)
-
-SEED = Group(
-    "seed",
-    _seed,
-    (Comparison("a connection for each call (the seed's way)", "per call", "instead", above=5),),
-)

@@ -25,6 +25,10 @@ def unwaited(amount: int, currency: str = "EUR") -> Dict[str, Any]:
     return ORIGINAL
 
 
+def sized(data: bytes = b"") -> Dict[str, Any]:
+    return ORIGINAL
+
+
 def large(data: Any) -> Dict[str, Any]:
     return ORIGINAL
 
