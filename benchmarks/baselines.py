@@ -150,7 +150,7 @@ def _serve_ping_pongs(fds: List[int]) -> None:
         thread.join()
 
 
-# ping-pong with messages of any size: their length before them, and large ones read into a buffer of that size -----------------------------
+# ping-pong with messages of any size: their length before them, and large ones read into a buffer of that size ---------------------------
 
 
 @contextmanager

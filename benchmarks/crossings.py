@@ -17,7 +17,7 @@ from .others import OTHERS
 from .pair import PLAIN, hooked, runtime_dir
 
 HOT, UNHOT, TCP = "ours, hot lane", "ours, plain lane", "ours, TCP"
-_ASYNC, _STREAMS = "ours, `async def`", "bare, asyncio's streams"
+_ASYNC, _STREAMS = "ours, async def", "bare, asyncio's streams"
 _PER_CALL = "per call"
 
 
@@ -75,6 +75,8 @@ def _bars(tail: str = "") -> Iterator[Line]:
     yield Line("a connection each call", ((0, _PER_CALL + tail),))
 
 
+_LIST = "\n".join(f"- {other.name}: {other.about};" for other in OTHERS)
+
 PEERS = Group(
     "peers",
     _peers,
@@ -83,22 +85,24 @@ PEERS = Group(
     runs=5,
     title="One call to another process and back, beside what else one would use",
     about=f"""\
-A function is called with a number and a keyword and gives a small dict, which another process makes. Ours is an `instead` hook: over a hot lane
-(memory that both processes share), over a plain lane (a unix socket, `hot-lanes = false`), over TCP loopback with a key, and on an `async def` that
-is awaited. All is held against a bare ping-pong: two processes that send each other the same pickles over a socket pair and do nothing else.
-Each of the others has a process of its own, and is set up as its documentation would have it for two processes of one machine:
+A function is called with a number and a keyword and gives a small dict, which another process makes. Ours is an `instead` hook: over a
+hot lane (memory that both processes share), over a plain lane (a unix socket, `hot-lanes = false`), over TCP loopback with a key, and on
+an `async def` that is awaited. All is held against a bare ping-pong: two processes that send each other the same pickles over a socket
+pair and do nothing else. Each of the others has a process of its own, and is set up as its documentation would have it for two processes
+of one machine:
 
-{chr(10).join(f"- {other.name}: {other.about};" for other in OTHERS)}
-- a connection for each call: a connection, a challenge both ways, and a thread over there, as xpc-instrument's ancestor did it.
+{_LIST}
+- a connection for each call: a connection, a challenge both ways, and a thread over there, as the seed of this project does it.
 
 Each call is timed by itself, and the figure is the median.""",
     why="""\
-The bare ping-pong has no frames, no deadline, no choice of a function, and no state: what ours takes longer than it, where it does, is Python code that
-looks whether the hook still stands, keeps the deadline, lets nothing of its own be hooked, and knows what to do when the other side dies. The others have
-some of that, and a caller that means to call another process; ours is in the way of a function that does not know of it. Where the kernel keeps the two ends
-of a blocking ping-pong on one processor, a change of process is cheap, and a hot lane, which needs two processors that look at the same memory, gains less;
-on a machine that is busy with other things it has to sleep as all others do. A plain lane that the kernel spreads over two processors pays for
-waking each. An `async def` is awaited, never waited for: each answer is a turn of the event loop, which the bare streams of asyncio pay as well.""",
+The bare ping-pong has no frames, no deadline, no choice of a function, and no state: what ours takes longer than it, where it does, is
+Python code that looks whether the hook still stands, keeps the deadline, lets nothing of its own be hooked, and knows what to do when the
+other side dies. The others have some of that, and a caller that means to call another process; ours is in the way of a function that does
+not know of it. Where the kernel keeps the two ends of a blocking ping-pong on one processor, a change of process is cheap, and a hot
+lane, which needs two processors that look at the same memory, gains less; on a machine that is busy with other things it has to sleep as
+all others do. A plain lane that the kernel spreads over two processors pays for waking each. An `async def` is awaited, never waited for:
+each answer is a turn of the event loop, which the bare streams of asyncio pay as well.""",
     plots=(
         Plot("peers", "One call to another process and back, median", tuple(_bars()), log_y=True),
         Plot("peers-tail", "One call to another process and back, 99th percentile", tuple(_bars(TAIL)), log_y=True),

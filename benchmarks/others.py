@@ -1,4 +1,4 @@
-"""What else one would use to call a function of another process, both ends of each: multiprocessing's managers, rpyc, Pyro5, execnet, ZeroMQ.
+"""What else one would use to call a function of another process, both ends of each: managers, rpyc, Pyro5, execnet, ZeroMQ.
 
 Each as its own documentation would have it for two processes of one machine: a unix socket where it knows them, one connection that stays,
 the proxy kept, no compression, the fastest of its serializers that takes these values. `python -m benchmarks.others NAME PATH` is the
@@ -210,8 +210,8 @@ OTHERS: Tuple[Other, ...] = (
         "rpyc",
         "rpyc",
         "rpyc",
-        "a service on a unix socket, uncompressed, with one connection as its `ThreadedServer` serves it; the remote function is looked up once and answers with a tuple, "
-        "which crosses by value where a dict would be a proxy",
+        "a service on a unix socket, uncompressed, with one connection as its `ThreadedServer` serves it; "
+        "the remote function is looked up once and answers with a tuple, which crosses by value where a dict would be a proxy",
         _rpyc,
     ),
     Other("Pyro5", "Pyro5", "Pyro5", "a daemon on a unix socket, with the serializer `marshal`, its fastest", _pyro),

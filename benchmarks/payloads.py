@@ -80,12 +80,13 @@ PAYLOADS = Group(
     rounds=8,
     title="Arguments from nothing to ten megabytes",
     about="""\
-The same call with `bytes` of some size as its argument, or with no argument; the answer is a small dict, and both processes are as in the comparison
-of one small call. The bytes are noise, so that nobody gains by compressing them. The bare ping-pong sends a pickle's length before the pickle, and reads a large one into a
-buffer of that size. In the picture, a call without an argument stands at one byte.""",
+The same call with `bytes` of some size as its argument, or with no argument; the answer is a small dict, and both processes are as in the
+comparison of one small call. The bytes are noise, so that nobody gains by compressing them. The bare ping-pong sends a pickle's length
+before the pickle, and reads a large one into a buffer of that size. In the picture, a call without an argument stands at one byte.""",
     why="""\
-Large bytes are copied into a pickle, sent, copied out of it again, and that is most of the time for everyone. What does not fit into the memory of a hot lane goes
-through its socket, so from some size on a hot lane is a plain one. Ours takes what arrives into buffers of its own in pieces, while it keeps the deadline and can be interrupted
-between them; the serializers that write `bytes` straight behind a length (marshal and execnet's) save a copy that a pickle needs.""",
+Large bytes are copied into a pickle, sent, copied out of it again, and that is most of the time for everyone. What does not fit into the
+memory of a hot lane goes through its socket, so from some size on a hot lane is a plain one. Ours takes what arrives into buffers of its
+own in pieces, while it keeps the deadline and can be interrupted between them; the serializers that write `bytes` straight behind a
+length (marshal and execnet's) save a copy that a pickle needs.""",
     plots=(Plot("sizes", "One call with an argument of some size", tuple(_lines()), x="bytes of the argument", log_x=True, log_y=True),),
 )
