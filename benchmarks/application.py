@@ -3,6 +3,7 @@ what that took (`measured`, in seconds), how many calls it made, and the last re
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import json
 import os
@@ -57,8 +58,13 @@ def sized(size: str, loops: str) -> Dict[str, Any]:
 
 def awaited(name: str, loops: str) -> Dict[str, Any]:
     function = getattr(targets, name)
-    run = _own_loop().loop.run_until_complete
+    run = _plain_loop().run_until_complete
     return _answer(run(seconds_of_each_awaited(function, int(loops))), int(loops) + 1, run(function(12, currency="USD")))
+
+
+@functools.cache
+def _plain_loop() -> asyncio.AbstractEventLoop:
+    return asyncio.new_event_loop()
 
 
 def tasks(name: str, count: str) -> Dict[str, Any]:

@@ -17,7 +17,7 @@ from .others import OTHERS
 from .pair import PLAIN, hooked, runtime_dir
 
 HOT, UNHOT, TCP = "ours, hot lane", "ours, plain lane", "ours, TCP"
-_ASYNC, _STREAMS = "ours, async def", "bare, asyncio's streams"
+_ASYNC, _ASYNC_HOOK, _STREAMS = "ours, async def", "ours, async def and hook", "bare, asyncio's streams"
 _PER_CALL = "per call"
 
 
@@ -39,9 +39,10 @@ def _awaited(loop: asyncio.AbstractEventLoop, call: Callable[..., Awaitable[Any]
 def _peers() -> Iterator[Mapping[str, TimeFunction]]:
     with runtime_dir() as folder, ExitStack() as stack:
         ways: Dict[str, TimeFunction] = {"bare": _timed(stack.enter_context(ping_pong(folder)))}
-        hot = stack.enter_context(hooked(folder, ["instead", "awaited"]))
+        hot = stack.enter_context(hooked(folder, ["instead", "replaced", "awaited"]))
         ways[HOT] = hot.way("each", "instead", "instead")
-        ways[_ASYNC] = hot.way("awaited", "awaited", "awaited")
+        ways[_ASYNC] = hot.way("awaited", "replaced", "replaced")
+        ways[_ASYNC_HOOK] = hot.way("awaited", "awaited", "awaited")
         ways[UNHOT] = stack.enter_context(hooked(folder, ["instead"], settings=PLAIN)).way("each", "instead", "instead")
         ways[TCP] = stack.enter_context(hooked(folder, ["instead"], tcp=True)).way("each", "instead", "instead")
         loop = asyncio.new_event_loop()
@@ -59,6 +60,7 @@ def _rows() -> Iterator[Comparison]:
     yield Comparison("`instead` over a plain lane, unix socket", UNHOT, "bare")
     yield Comparison("`instead` over TCP loopback", TCP, "bare")
     yield Comparison("`instead` on an `async def`, awaited", _ASYNC, "bare")
+    yield Comparison("`instead` on an `async def`, by a hook that is one too", _ASYNC_HOOK, "bare")
     yield Comparison("bare ping-pong over asyncio's streams", _STREAMS, "bare")
     for other in OTHERS:
         yield Comparison(other.name, other.name, "bare", needs=other.needs)
@@ -66,7 +68,7 @@ def _rows() -> Iterator[Comparison]:
 
 
 def _bars(tail: str = "") -> Iterator[Line]:
-    for way in (HOT, UNHOT, TCP, _ASYNC):
+    for way in (HOT, UNHOT, TCP, _ASYNC, _ASYNC_HOOK):
         yield Line(way, ((0, way + tail),), ours=True)
     yield Line("bare ping-pong", ((0, "bare" + tail),))
     yield Line(_STREAMS, ((0, _STREAMS + tail),))
@@ -81,15 +83,14 @@ PEERS = Group(
     "peers",
     _peers,
     tuple(_rows()),
-    share=0.5,
-    runs=5,
+    share=0.4,
     title="One call to another process and back, beside what else one would use",
     about=f"""\
 A function is called with a number and a keyword and gives a small dict, which another process makes. Ours is an `instead` hook: over a
 hot lane (memory that both processes share), over a plain lane (a unix socket, `hot-lanes = false`), over TCP loopback with a key, and on
-an `async def` that is awaited. All is held against a bare ping-pong: two processes that send each other the same pickles over a socket
-pair and do nothing else. Each of the others has a process of its own, and is set up as its documentation would have it for two processes
-of one machine:
+an `async def` that is awaited, by a plain hook and by one that is an `async def` itself. All is held against a bare ping-pong: two
+processes that send each other the same pickles over a socket pair and do nothing else. Each of the others has a process of its own, and
+is set up as its documentation would have it for two processes of one machine:
 
 {_LIST}
 - a connection for each call: a connection, a challenge both ways, and a thread over there, as the seed of this project does it.
@@ -102,7 +103,8 @@ other side dies. The others have some of that, and a caller that means to call a
 not know of it. Where the kernel keeps the two ends of a blocking ping-pong on one processor, a change of process is cheap, and a hot
 lane, which needs two processors that look at the same memory, gains less; on a machine that is busy with other things it has to sleep as
 all others do. A plain lane that the kernel spreads over two processors pays for waking each. An `async def` is awaited, never waited for:
-each answer is a turn of the event loop, which the bare streams of asyncio pay as well.""",
+each answer is a turn of the event loop, which the bare streams of asyncio pay as well; and a hook that is an `async def` itself runs on
+an event loop that has a thread of its own, so there the script changes threads twice for each call.""",
     plots=(
         Plot("peers", "One call to another process and back, median", tuple(_bars()), log_y=True),
         Plot("peers-tail", "One call to another process and back, 99th percentile", tuple(_bars(TAIL)), log_y=True),

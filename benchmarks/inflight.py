@@ -53,8 +53,7 @@ ASYNC = Group(
         Comparison("1,000 tasks: the latest of a heartbeat", "async, heartbeat", "unarmed, heartbeat"),
     ),
     loops=TASKS,
-    rounds=10,
-    runs=6,
+    rounds=8,
     title="An event loop with a thousand tasks that each await a hook",
     about="""\
 How long an event loop is blocked by a thousand tasks that start at once and each await a hook in another process, beyond what it is by a

@@ -62,7 +62,6 @@ LARGE = Group(
     _large,
     tuple(_rows()),
     rounds=6,
-    runs=6,
     title="Large arguments",
     about="""\
 A large argument of a `before` hook, over `sendall` of the same bytes to a process that takes them with `recv_into` into a fresh buffer

@@ -75,9 +75,9 @@ PAYLOADS = Group(
     "sizes",
     _sizes,
     tuple(_rows()),
-    share=0.3,
-    runs=3,
-    rounds=8,
+    share=0.25,
+    runs=6,
+    rounds=6,
     title="Arguments from nothing to ten megabytes",
     about="""\
 The same call with `bytes` of some size as its argument, or with no argument; the answer is a small dict, and both processes are as in the

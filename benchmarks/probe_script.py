@@ -62,6 +62,7 @@ def _register(app: Any, name: str) -> Any:
         "instead": lambda: app.instead(target, instead),
         "sized": lambda: app.instead(target, sized),
         "large": lambda: app.before(target, observe),
+        "replaced": lambda: app.instead(target, instead),
         "awaited": lambda: app.instead(target, awaited),
     }
     hooks[name]()

@@ -89,12 +89,12 @@ ROUNDTRIP = Group(
     functools.partial(_roundtrip, tcp=False),
     tuple(_rows("unix socket", False)),
     share=_SHARE,
-    runs=6,
     title="One invocation with a hook in another process",
     about=_HOW.format(what="a socket pair"),
     why=_WHY.format(
-        more="""On a hot lane the two processes exchange frames through memory that both see, without a system call for each, which
-takes less than the kernel's change where two processors are free; where they are not, the lane sleeps and is woken, as the bare one is."""
+        more="On a hot lane the two processes exchange frames through memory that both see, without a system call for each, which "
+        "takes less than the kernel's change where two processors are free; where they are not, the lane sleeps and is woken, "
+        "as the bare one is."
     ),
     plots=tuple(_plot("roundtrip", "unix socket", False)),
 )
@@ -104,7 +104,6 @@ TCP = Group(
     functools.partial(_roundtrip, tcp=True),
     tuple(_rows("TCP loopback", True)),
     share=_SHARE,
-    runs=6,
     title="The same over TCP",
     about=_HOW.format(what="TCP loopback, which in ours is opened with a key"),
     why=_WHY.format(more="There are no hot lanes over TCP, and each half of a crossing may have to wake a processor that sleeps."),

@@ -75,7 +75,6 @@ STEPS = Group(
         Comparison("a frame there and one back, in one thread", "frames", "send and recv"),
     ),
     share=0.5,
-    runs=5,
     title="The steps of a crossing, one by one",
     about="""\
 The parts of an invocation in one thread and without a second process, each over the least that does the same: a pickle of the arguments,

@@ -37,6 +37,10 @@ async def awaited(amount: int, currency: str = "EUR") -> Dict[str, Any]:
     return ORIGINAL
 
 
+async def replaced(amount: int, currency: str = "EUR") -> Dict[str, Any]:
+    return ORIGINAL
+
+
 async def unarmed(amount: int, currency: str = "EUR") -> Dict[str, Any]:
     return ORIGINAL
 

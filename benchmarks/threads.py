@@ -63,7 +63,6 @@ THREADS = Group(
     tuple(_rows()),
     share=0.5,
     rounds=6,
-    runs=6,
     title="Several threads that hook at once",
     about="""\
 Threads of one application call the same hooked function (`instead`) as fast as they can, each over a lane of its own, and one probe

@@ -98,8 +98,7 @@ UNWAITED = Group(
         Comparison("events per second that arrive, called without a pause", "arriving", "bare", rate=True),
     ),
     loops=_BURST,
-    rounds=12,
-    runs=6,
+    rounds=8,
     title="Hooks that nobody waits for",
     about="""\
 With `wait=False` the application's thread puts the invocation into a queue and goes on; another thread sends many at once. The first two
