@@ -18,7 +18,7 @@ import os
 import re
 import stat
 from pathlib import Path
-from typing import Any, Dict, FrozenSet, Iterable, Literal, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, FrozenSet, Iterable, List, Literal, Optional, Sequence, Tuple, Union
 
 from .config_rules import MODES, TABLES, Reader, app_mistake, app_name, is_beyond_loopback, quoted, target_mistake
 from .errors import ConfigError
@@ -436,6 +436,8 @@ def _read(reader: Reader, document: object, path: Optional[Path]) -> Config:
         key = "heartbeat" if "heartbeat" in limits else "silence"
         problem = f"heartbeat is {heartbeat:g} and silence {silence:g}; expected a heartbeat below silence, or nobody is ever heard in time"
         reader.report((*where, "limits", key), problem)
+    if not reader.mistakes:
+        _check_pauses(reader, where, found)
     if reader.mistakes:
         raise ConfigError("\n".join(text for _, text in sorted(reader.mistakes, key=lambda mistake: mistake[0])))
     defaults = DefaultsConfig(**found.get("defaults", {}))
@@ -447,6 +449,22 @@ def _read(reader: Reader, document: object, path: Optional[Path]) -> Config:
         path=path,
         defaults=defaults,
     )
+
+
+def _check_pauses(reader: Reader, where: KeyPath, found: Dict[str, Any]) -> None:
+    """The first pause of a suspended hook is within the longest, in [defaults] and in each [[probe]], which inherits from there."""
+    inherited = found.get("defaults", {})
+    tables: List[Tuple[KeyPath, Dict[str, Any]]] = [((*where, "defaults"), inherited)]
+    tables += [((*where, "probe", number), probe) for number, probe in enumerate(found.get("probe", ()))]
+    for place, table in tables:
+        given = [key for key in ("suspend_for", "suspend_at_most") if key in table]
+        if not given:
+            continue
+        settings = {"suspend_for": DefaultsConfig.suspend_for, "suspend_at_most": DefaultsConfig.suspend_at_most, **inherited, **table}
+        first, longest = settings["suspend_for"], settings["suspend_at_most"]
+        if first > longest:
+            problem = f"suspend-for is {first:g} and suspend-at-most {longest:g}; expected a first pause that is no longer than the longest"
+            reader.report((*place, given[0].replace("_", "-")), problem)
 
 
 _TLS_KEYS = ("tls-certificate", "tls-key", "tls-ca")

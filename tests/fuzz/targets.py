@@ -61,8 +61,7 @@ def frames_of(pieces: List[bytes]) -> Tuple[List[Tuple[int, int, bytes, List[byt
             while frame is not None:
                 found.append((int(frame.opcode), frame.ident, bytes(frame.body), [bytes(buffer) for buffer in frame.buffers]))
                 frame = None if reader.idle else reader.next_frame()
-            kept = len(reader._data) + (0 if reader._storage is None else len(reader._storage))
-            assert kept <= _MOST_KEPT + len(piece), f"{kept} bytes are kept"
+            assert reader.kept <= _MOST_KEPT + len(piece), f"{reader.kept} bytes are kept"
     except RemoteProtocolError as error:
         return found, str(error)
     return found, ""

@@ -201,6 +201,8 @@ WRONG_VALUES = [
     ("[limits]", 'max-payload = "0 B"', "limits.max-payload", "expected a number of bytes up to"),
     ("[limits]", "max-lanes = 0", "limits.max-lanes", "expected a whole number from 1 to 1000"),
     ("[limits]", "heartbeat = 0", "limits.heartbeat", "expected a number of seconds, more than 0"),
+    ("[defaults]", "suspend-for = 61", "defaults.suspend-for", "suspend-for is 61 and suspend-at-most 60; expected a first pause"),
+    ("[defaults]", "suspend-at-most = 0.5", "defaults.suspend-at-most", "suspend-for is 1 and suspend-at-most 0.5"),
     ("[limits]", "heartbeat = 30", "limits.heartbeat", "heartbeat is 30 and silence 30; expected a heartbeat below silence"),
     ("[limits]", "heartbeat = 9\nsilence = 8", "limits.heartbeat", "heartbeat is 9 and silence 8"),
     ("[limits]", "silence = 5", "limits.silence", "the integer 5; expected more than 5 seconds: a probe script says that often"),
@@ -437,8 +439,8 @@ probe_settings: Dict[str, Any] = {
     "on_failure": st.sampled_from(["original", "raise"]),
     "patcher": st.sampled_from(["auto", "code", "wrapt"]),
     "suspend_after": st.integers(0, 1000),
-    "suspend_for": seconds,
-    "suspend_at_most": seconds,
+    "suspend_for": st.floats(min_value=1e-9, max_value=60.0),
+    "suspend_at_most": st.floats(min_value=60.0, max_value=86_400.0),
 }
 targets = st.from_regex(r"[a-zé_][a-z0-9_]{0,3}(\.[a-z*]{1,3})?:[A-Z_*][a-z0-9_]{0,4}(\.[a-z_*]{1,3})?", fullmatch=True)
 paths = st.text("ab é\udc80-", min_size=1, max_size=6).map(lambda name: Path("/srv", name))
@@ -455,6 +457,12 @@ configs = st.builds(
     st.none() | paths,
     st.builds(DefaultsConfig, **probe_settings),
 )
+
+
+def test_the_longest_pause_of_a_probe_is_held_against_the_first_one_that_it_inherits() -> None:
+    text = '[defaults]\nsuspend-for = 7\n[[probe]]\ntarget = "shop:charge"\nsuspend-at-most = 6\n'
+    with pytest.raises(ConfigError, match=r":5: probe.suspend-at-most: suspend-for is 7 and suspend-at-most 6; expected a first pause"):
+        parse(text, Path("xpc-instrument.toml"))
 
 
 @given(configs)

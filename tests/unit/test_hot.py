@@ -30,7 +30,7 @@ from xpc_instrument.channel.host import Host
 from xpc_instrument.channel.hot import HotWire, OpeningWire, welcome_with_memory, why_plain
 from xpc_instrument.channel.joiner import Joiner
 from xpc_instrument.channel.limits import Limits
-from xpc_instrument.channel.messages import Hello, Opcode, Welcome
+from xpc_instrument.channel.messages import PROTOCOL_VERSION, Hello, Opcode, Welcome
 from xpc_instrument.channel.peer import Policy
 from xpc_instrument.channel.transport import parse_address
 from xpc_instrument.channel.wire import Wire
@@ -53,7 +53,7 @@ def shaken(limits: Limits) -> Tuple[Wire, List[Any], OpeningWire]:
     near, far = socket.socketpair()
     listening = Wire(near, Connection(dialling=False, key=KEY, max_payload=limits.max_payload))
     dialling = OpeningWire(far, Connection(dialling=True, key=KEY, max_payload=limits.max_payload))
-    hello = Hello(1, "serve", "s", "00", os.getpid(), "3", "test", True)
+    hello = Hello(PROTOCOL_VERSION, "serve", "s", "00", os.getpid(), "3", "test", True)
     dialling.transmit(dialling.connection.start(hello), None)
     listening.transmit(listening.connection.shake(listening.receive(later()), WELCOME), None)
     dialling.transmit(dialling.connection.shake(dialling.receive(later()), WELCOME), None)
@@ -643,7 +643,7 @@ def test_descriptors_in_the_middle_of_the_handshake_do_not_fill_the_table() -> N
     before = descriptors()
     near, far = socket.socketpair()
     wire = OpeningWire(far, Connection(dialling=True, key=KEY, max_payload=1000))
-    wire.connection.start(Hello(1, "serve", "s", "00", os.getpid(), "3", "test", True))
+    wire.connection.start(Hello(PROTOCOL_VERSION, "serve", "s", "00", os.getpid(), "3", "test", True))
     null = os.open("/dev/null", os.O_RDWR)
     for byte in forged(opcode=Opcode.CHALLENGE, length=100):
         near.sendmsg([bytes([byte])], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [null] * 4))])

@@ -7,7 +7,7 @@ A frame, all numbers big-endian:
     zero          2 bytes
     ident         4 bytes, what it is about: the number of a hook, or 0
     body length   4 bytes
-    lengths       8 bytes for each buffer
+    lengths       8 bytes for each buffer; the topmost bit says that it is read-only where it comes from
     body, then each buffer, each of them padded with zeros to a multiple of 16 bytes, so that arrays can be used where they arrive
 
 Rules:
@@ -17,6 +17,7 @@ Rules:
 
 from __future__ import annotations
 
+import io
 import json
 import struct
 from typing import Any, List, Optional, Sequence, Tuple, Union
@@ -33,6 +34,10 @@ _ALIGNMENT = 16
 # A larger body is sent as a piece of its own, which costs less than copying it behind its header.
 _WORTH_A_PIECE = 16 * 1024
 MAX_BUFFERS = 255
+# From here on glibc's malloc takes fresh pages each time (mallopt(3), DEFAULT_MMAP_THRESHOLD_MAX); below it gives what was used before.
+_HUGE = 32 * 1024 * 1024
+# In the length of a buffer.
+_READ_ONLY = 1 << 63
 # A HELLO is about 300 bytes; nothing that comes before the keys are proved needs more.
 MAX_UNPROVED = 4096
 # A list of 10,000 probe points with their states is about 3 MB.
@@ -45,11 +50,11 @@ _PADS = [b"\0" * n for n in range(_ALIGNMENT)]
 
 
 class Frame:
-    """One frame: `opcode`, `ident`, `body` and out-of-band `buffers` (writable views into one allocation)."""
+    """One frame: `opcode`, `ident`, `body` and out-of-band `buffers`, which are writable views, or `bytes` for what is read-only."""
 
     __slots__ = ("body", "buffers", "ident", "opcode")
 
-    def __init__(self, opcode: Opcode, ident: int, body: Bytes, buffers: Sequence[memoryview] = ()) -> None:
+    def __init__(self, opcode: Opcode, ident: int, body: Bytes, buffers: Sequence[Bytes] = ()) -> None:
         self.opcode = opcode
         self.ident = ident
         self.body = body
@@ -68,7 +73,7 @@ def encode(opcode: Opcode, ident: int, body: Bytes, buffers: Sequence[Bytes] = (
     if len(buffers) > MAX_BUFFERS:
         raise LocalProtocolError(f"{len(buffers)} buffers in one frame; at most {MAX_BUFFERS} fit")
     views = [memoryview(buffer).cast("B") if not isinstance(buffer, bytes) else buffer for buffer in buffers]
-    lengths = struct.pack(f"!{len(views)}Q", *map(len, views))
+    lengths = struct.pack(f"!{len(views)}Q", *[len(view) | (_READ_ONLY if _is_worth_bytes(view) else 0) for view in views])
     pieces: List[Bytes] = [HEADER.pack(opcode, len(views), 0, ident, len(body)) + lengths + body + _pad(len(body))]
     for view in views:
         pieces.append(view)
@@ -76,8 +81,55 @@ def encode(opcode: Opcode, ident: int, body: Bytes, buffers: Sequence[Bytes] = (
     return pieces
 
 
+def _is_worth_bytes(view: Bytes) -> bool:
+    """Whether it is to become `bytes` where it arrives, which whoever loads `bytes` out of it need not copy."""
+    return len(view) >= _WORTH_A_PIECE and (type(view) is bytes or (type(view) is memoryview and view.readonly))
+
+
 def _pad(length: int) -> bytes:
     return _PADS[-length % _ALIGNMENT]
+
+
+def _padded(size: int) -> int:
+    return size + (-size % _ALIGNMENT)
+
+
+def _huge(size: int) -> Any:
+    """Memory of its own, in huge pages where there are any; its pages are zeroed as they are filled, those of a bytearray before."""
+    try:
+        import mmap
+
+        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    except (ImportError, AttributeError, OSError):
+        # Not on this system.
+        return bytearray(size)
+    return memory
+
+
+class _Place:
+    """Where one piece of a frame is received: `view` is to be filled, `take` then gives the first `size` bytes of it."""
+
+    __slots__ = ("_bytes", "_size", "view")
+
+    def __init__(self, size: int, padded: int, read_only: bool = False) -> None:
+        self._size = size
+        self._bytes: Optional[io.BytesIO] = None
+        if read_only and size:
+            # The one way to `bytes` that are filled in place: what a BytesIO holds is given away without a copy.
+            self._bytes = io.BytesIO()
+            self._bytes.seek(padded - 1)
+            self._bytes.write(b"\0")
+            self.view = self._bytes.getbuffer()
+        else:
+            self.view = memoryview(_huge(padded) if padded >= _HUGE else bytearray(padded))
+
+    def take(self) -> Bytes:
+        if self._bytes is None:
+            return self.view[: self._size]
+        self.view.release()
+        self._bytes.truncate(self._size)
+        return self._bytes.getvalue()
 
 
 class FrameReader:
@@ -86,16 +138,22 @@ class FrameReader:
     `idle` says whether the reader stands between two frames.
     """
 
-    __slots__ = ("_data", "_filled", "_head", "_storage", "idle", "limit")
+    __slots__ = ("_data", "_filled", "_head", "_places", "_started", "idle", "limit")
 
     def __init__(self, limit: int = MAX_UNPROVED) -> None:
         self.limit = limit
         self.idle = True
         self._data = bytearray()
-        # A frame whose sizes are known but whose bytes are not all here: (opcode, ident, sizes, storage, bytes filled).
-        self._storage: Optional[bytearray] = None
-        self._filled = 0
-        self._head: Tuple[Opcode, int, Tuple[int, ...]] = (Opcode.PING, 0, (0,))
+        # A frame whose sizes are known but whose bytes are not all here: its head, its pieces, how many of them have been begun before
+        # the one that is filled now, and how many bytes of that one are here.
+        self._head: Optional[Tuple[Opcode, int]] = None
+        self._places: List[_Place] = []
+        self._started = self._filled = 0
+
+    @property
+    def kept(self) -> int:
+        """How many bytes are held for a frame that is not whole."""
+        return len(self._data) + sum(len(place.view) for place in self._places)
 
     def feed(self, data: Bytes) -> Optional[Frame]:
         """Take bytes; returns the first whole frame, or None if more bytes are needed. More may wait: call `next_frame`.
@@ -116,28 +174,37 @@ class FrameReader:
 
     def next_frame(self) -> Optional[Frame]:
         """The next frame out of what has been fed already, or None."""
-        if self._storage is None and not self._start():
+        if self._head is None and not self._start():
             self.idle = not self._data
             return None
-        storage = self._storage
-        assert storage is not None
-        if self._data:
-            take = min(len(storage) - self._filled, len(self._data))
-            storage[self._filled : self._filled + take] = memoryview(self._data)[:take]
+        while self._data and self._started < len(self._places):
+            view = self._places[self._started].view
+            take = min(len(view) - self._filled, len(self._data))
+            view[self._filled : self._filled + take] = memoryview(self._data)[:take]
             del self._data[:take]
-            self._filled += take
+            self._has_filled(take)
         return self._finish()
 
     def missing(self) -> Optional[memoryview]:
-        """Where the rest of a frame that has begun may be received straight into, or None; report it with `advance`."""
-        if self._storage is None:
+        """Where the rest of a piece that has begun may be received straight into, or None.
+
+        Report it with `advance`, after the view has been released.
+        """
+        if self._head is None:
             return None
-        return memoryview(self._storage)[self._filled :]
+        return self._places[self._started].view[self._filled :]
 
     def advance(self, count: int) -> Optional[Frame]:
         """`count` bytes have been written into `missing()`; returns the frame if that completed it."""
-        self._filled += count
+        self._has_filled(count)
         return self._finish()
+
+    def _has_filled(self, count: int) -> None:
+        self._filled += count
+        # Empty pieces are passed over.
+        while self._started < len(self._places) and self._filled == len(self._places[self._started].view):
+            self._started += 1
+            self._filled = 0
 
     def _start(self) -> bool:
         data = self._data
@@ -154,36 +221,31 @@ class FrameReader:
         head = _HEADER_SIZE + 8 * count
         if len(data) < head:
             return False
-        sizes: Tuple[int, ...] = (length,)
-        total = length
+        pieces: List[Tuple[int, bool]] = []
         if count:
-            sizes += struct.unpack_from(f"!{count}Q", data, _HEADER_SIZE)
-            total = sum(size + (-size % _ALIGNMENT) for size in sizes)
+            lengths = struct.unpack_from(f"!{count}Q", data, _HEADER_SIZE)
+            pieces = [(number & ~_READ_ONLY, number >= _READ_ONLY) for number in lengths]
+            total = _padded(length) + sum(_padded(size) for size, _ in pieces)
             if total > self.limit:
                 raise RemoteProtocolError(f"{known.name} of {total} bytes; at most {self.limit} are accepted now")
         del data[:head]
-        self._head = (known, ident, sizes)
-        self._storage = bytearray(total)
-        self._filled = 0
+        self._head = (known, ident)
+        self._places = [_Place(length, _padded(length) if count else length)]
+        self._places += [_Place(size, _padded(size), read_only) for size, read_only in pieces]
+        self._started = self._filled = 0
+        self._has_filled(0)
         return True
 
     def _finish(self) -> Optional[Frame]:
-        storage = self._storage
-        assert storage is not None
-        if self._filled < len(storage):
+        if self._started < len(self._places):
             return None
-        self._storage = None
+        assert self._head is not None
+        opcode, ident = self._head
+        body, *buffers = [place.take() for place in self._places]
+        self._head = None
+        self._places = []
         self.idle = not self._data
-        opcode, ident, sizes = self._head
-        view = memoryview(storage)
-        if len(sizes) == 1:
-            return Frame(opcode, ident, view)
-        parts = []
-        position = 0
-        for size in sizes:
-            parts.append(view[position : position + size])
-            position += size + (-size % _ALIGNMENT)
-        return Frame(opcode, ident, parts[0], parts[1:])
+        return Frame(opcode, ident, body, buffers)
 
 
 def dump_message(message: Message) -> Tuple[Opcode, bytes]:

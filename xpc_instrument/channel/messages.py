@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Dict, Mapping, Tuple, Type, Union
 
 # Raised when the meaning of a frame changes; both sides must agree on it.
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 
 class Opcode(enum.IntEnum):

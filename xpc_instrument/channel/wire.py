@@ -253,7 +253,8 @@ class Wire:
                 raise ChannelError("the other side closed the connection")
             self.received += len(data)
             return reader.feed(data)
-        count = self.sock.recv_into(missing, 0, flags or _WAIT_ALL)
+        with missing:
+            count = self.sock.recv_into(missing, 0, flags or _WAIT_ALL)
         if not count:
             raise ChannelError("the other side closed the connection")
         self.received += count
