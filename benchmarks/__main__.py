@@ -15,13 +15,15 @@ from typing import Dict, Optional, Sequence, Union
 import xpc_instrument
 
 from . import compare, machine, page, results, runner
+from .crossings import PEERS
 from .disarmed import DISARMED, FORWARDING
 from .gates import GATES
 from .growth import ARMING, POINTS, SCRIPTS
 from .inflight import ASYNC
 from .large import LARGE
 from .measure import FAST, FULL, Group
-from .roundtrip import ROUNDTRIP, SEED, TCP
+from .payloads import PAYLOADS
+from .roundtrip import ROUNDTRIP, TCP
 from .startup import STARTUP
 from .steps import STEPS
 from .syscalls import SYSCALLS, Tally
@@ -39,11 +41,12 @@ GROUPS: Dict[str, Union[Group, Tally]] = {
         STEPS,
         ROUNDTRIP,
         TCP,
+        PEERS,
+        PAYLOADS,
         THREADS,
         LARGE,
         ASYNC,
         UNWAITED,
-        SEED,
         STARTUP,
         POINTS,
         SCRIPTS,

@@ -3,6 +3,7 @@ what that took (`measured`, in seconds), how many calls it made, and the last re
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import importlib
 import json
@@ -15,8 +16,17 @@ import xpc_agent
 
 from . import catalogue, targets
 from .loops import OwnLoop
-from .measure import TimeFunction, seconds_at_a_pace, seconds_of, seconds_of_each, seconds_of_threads, timer
-from .sizes import data_of
+from .measure import (
+    TimeFunction,
+    seconds_at_a_pace,
+    seconds_of,
+    seconds_of_each,
+    seconds_of_each_awaited,
+    seconds_of_sized,
+    seconds_of_threads,
+    timer,
+)
+from .sizes import data_of, noise
 
 
 def _answer(measured: Any, calls: int, result: Any) -> Dict[str, Any]:
@@ -49,6 +59,22 @@ def large(kind: str, loops: str) -> Dict[str, Any]:
 
 
 _data_of = functools.cache(data_of)
+
+
+def sized(size: str, loops: str) -> Dict[str, Any]:
+    arguments = [noise(int(size))] if int(size) else []
+    return _answer(seconds_of_sized(targets.sized, arguments, int(loops)), int(loops) + 1, targets.sized(*arguments))
+
+
+def awaited(name: str, loops: str) -> Dict[str, Any]:
+    function = getattr(targets, name)
+    run = _plain_loop().run_until_complete
+    return _answer(run(seconds_of_each_awaited(function, int(loops))), int(loops) + 1, run(function(12, currency="USD")))
+
+
+@functools.cache
+def _plain_loop() -> asyncio.AbstractEventLoop:
+    return asyncio.new_event_loop()
 
 
 def tasks(name: str, count: str) -> Dict[str, Any]:
@@ -94,6 +120,8 @@ COMMANDS: Dict[str, Callable[..., Dict[str, Any]]] = {
     "each": each,
     "threads": threads,
     "large": large,
+    "sized": sized,
+    "awaited": awaited,
     "tasks": tasks,
     "steady": steady,
     "disarmed": disarmed,

@@ -1,7 +1,7 @@
 """What the crossing is held against, both ends of each: a bare ping-pong with pickles (from one thread, from several, on an event
-loop), the sending of large bytes, and the seed's connection for each call.
+loop, with messages of any size), the sending of large bytes, and the seed's connection for each call.
 
-`python -m benchmarks.baselines ping-pong FD,FD,...`, `... sink FD SIZE` and `... per-call PATH` are the far ends.
+`python -m benchmarks.baselines ping-pong FD,FD,...`, `... framed FD`, `... sink FD SIZE` and `... per-call PATH` are the far ends.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import pickle
 import socket
+import struct
 import sys
 import threading
 from contextlib import ExitStack, contextmanager
@@ -25,7 +26,11 @@ _KEY = b"the key of the benchmark"
 _CHUNK = 16 * 1024
 
 
-def _stand_in(amount: int, currency: str = "EUR") -> Dict[str, Any]:
+# The length of a message that may be larger, before it.
+_LENGTH = struct.Struct("!Q")
+
+
+def _stand_in(amount: Any = 0, currency: str = "EUR") -> Dict[str, Any]:
     return targets.STAND_IN
 
 
@@ -145,6 +150,60 @@ def _serve_ping_pongs(fds: List[int]) -> None:
         thread.join()
 
 
+# ping-pong with messages of any size: their length before them, and large ones read into a buffer of that size ---------------------------
+
+
+@contextmanager
+def framed(runtime_dir: Path) -> Iterator[Callable[..., Any]]:
+    """The same as `ping_pong`, for arguments of any size."""
+    with _far_end(runtime_dir, "framed") as (near,):
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            _send_framed(near, (args, kwargs))
+            return pickle.loads(_receive_framed(near))
+
+        yield call
+
+
+def _send_framed(sock: socket.socket, value: Any) -> None:
+    data = pickle.dumps(value, _PROTOCOL)
+    if len(data) < _CHUNK:
+        sock.sendall(_LENGTH.pack(len(data)) + data)
+    else:
+        sock.sendall(_LENGTH.pack(len(data)))
+        sock.sendall(data)
+
+
+def _receive_framed(sock: socket.socket) -> memoryview:
+    """A message, empty at the end."""
+    head = sock.recv(_CHUNK)
+    if not head:
+        return memoryview(b"")
+    while len(head) < _LENGTH.size:
+        head += sock.recv(_CHUNK)
+    length = _LENGTH.unpack_from(head)[0]
+    first = memoryview(head)[_LENGTH.size :]
+    if len(first) == length:
+        return first
+    data = memoryview(bytearray(length))
+    data[: len(first)] = first
+    rest = data[len(first) :]
+    while rest:
+        rest = rest[sock.recv_into(rest) :]
+    return data
+
+
+def _serve_framed(fd: int) -> None:
+    with socket.socket(fileno=fd) as sock:
+        print("ready", flush=True)
+        while True:
+            data = _receive_framed(sock)
+            if not data:
+                return
+            args, kwargs = pickle.loads(data)
+            _send_framed(sock, _stand_in(*args, **kwargs))
+
+
 # large bytes: nothing but what `sendall` and `recv_into` copy -----------------------------------------------------------------------
 
 
@@ -210,6 +269,8 @@ def _serve_per_call(path: str) -> None:
 if __name__ == "__main__":
     if sys.argv[1] == "ping-pong":
         _serve_ping_pongs([int(fd) for fd in sys.argv[2].split(",")])
+    elif sys.argv[1] == "framed":
+        _serve_framed(int(sys.argv[2]))
     elif sys.argv[1] == "sink":
         _serve_sink(int(sys.argv[2]), int(sys.argv[3]))
     else:

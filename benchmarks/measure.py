@@ -21,7 +21,7 @@ import time
 import timeit
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, Iterator, List, Literal, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Awaitable, Callable, Dict, Iterator, List, Literal, Mapping, Optional, Sequence, Tuple, Union
 
 # What so many calls took, in seconds: all together, or each by itself, or several figures of the block by their names.
 Measured = Union[float, List[float], Dict[str, float]]
@@ -242,6 +242,25 @@ def seconds_of_each(call: Callable[..., Any], loops: int) -> List[float]:
         call(12, currency="USD")
         times[number] = clock() - started
     return times
+
+
+async def seconds_of_each_awaited(call: Callable[..., Awaitable[Any]], loops: int) -> List[float]:
+    """The same on an event loop, one after the other."""
+    clock = time.perf_counter
+    times = [0.0] * loops
+    for number in range(loops):
+        started = clock()
+        await call(12, currency="USD")
+        times[number] = clock() - started
+    return times
+
+
+def seconds_of_sized(call: Callable[..., Any], arguments: Sequence[bytes], loops: int) -> float:
+    """Seconds that `loops` calls take with these arguments: none, or one of some size."""
+    started = time.perf_counter()
+    for _ in range(loops):
+        call(*arguments)
+    return time.perf_counter() - started
 
 
 def seconds_at_a_pace(call: Callable[..., Any], loops: int) -> float:

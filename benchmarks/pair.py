@@ -24,7 +24,9 @@ _PACKAGE = __package__ or "benchmarks"
 # Long enough that nothing fails open because another program had the processor.
 _TIMEOUT = 10
 # What a target gives whose hook stands in for it.
-_REPLACED = ("instead", "awaited")
+_REPLACED = ("instead", "awaited", "replaced", "sized")
+# Settings of a config file that has no lane be hot.
+PLAIN = "[limits]\nhot-lanes = false\n"
 
 
 @contextmanager
@@ -100,8 +102,7 @@ def hooked(
 ) -> Iterator[Hooked]:
     """Start both. `pin` holds them on one processor, `settings` are sections of the config file, `tracers` are commands that run each."""
     # Each has a folder of its own, since an application is found by its name.
-    own = folder / f"{'tcp' if tcp else 'unix'}{'-pinned' if pin else ''}"
-    own.mkdir(mode=0o700)
+    own = Path(tempfile.mkdtemp(dir=folder))
     config, *where = _config(own, names, tcp, settings)
     with ExitStack() as stack:
         application = Peer(f"{_PACKAGE}.application", config, runtime_dir=own, pin=pin, prefix=tracers[0])

@@ -46,6 +46,10 @@ def _register(app: Any, name: str) -> Any:
         count()
         return targets.STAND_IN
 
+    def sized(data: bytes = b"") -> Dict[str, Any]:
+        count()
+        return targets.STAND_IN
+
     async def awaited(amount: int, currency: str = "EUR") -> Dict[str, Any]:
         count()
         return targets.STAND_IN
@@ -56,7 +60,9 @@ def _register(app: Any, name: str) -> Any:
         "before": lambda: app.before(target, observe),
         "around": lambda: app.around(target, around),
         "instead": lambda: app.instead(target, instead),
+        "sized": lambda: app.instead(target, sized),
         "large": lambda: app.before(target, observe),
+        "replaced": lambda: app.instead(target, instead),
         "awaited": lambda: app.instead(target, awaited),
     }
     hooks[name]()

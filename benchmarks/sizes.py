@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import os
 from typing import Any, Dict
 
 SIZES: Dict[str, int] = {"64KB": 64 * 1024, "1MB": 1024 * 1024, "80MB": 80_000_000}
@@ -13,6 +15,12 @@ ARRAYS = ("80MB",)
 def has_numpy() -> bool:
     """Whether numpy, which the extra `benchmarks` brings, is installed."""
     return importlib.util.find_spec("numpy") is not None
+
+
+@functools.cache
+def noise(size: int) -> bytes:
+    """So many bytes that cannot be compressed: none of those who carry them is helped by doing so."""
+    return os.urandom(size)
 
 
 def data_of(kind: str) -> Any:

@@ -75,4 +75,13 @@ STEPS = Group(
         Comparison("a frame there and one back, in one thread", "frames", "send and recv"),
     ),
     share=0.5,
+    title="The steps of a crossing, one by one",
+    about="""\
+The parts of an invocation in one thread and without a second process, each over the least that does the same: a pickle of the arguments,
+the loading of it, and a frame sent and heard on a socket pair. What they lack to a whole invocation is the change from process to
+process, with caches that the other one has filled meanwhile.""",
+    why="""\
+A call is pickled with a record of who called, under a size limit, and with references for what cannot cross; it is loaded with those
+references put in place. A frame has a length and a number and goes through a state machine that refuses what does not belong there, on
+both sides. The baselines have nothing of that.""",
 )

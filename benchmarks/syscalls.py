@@ -27,6 +27,15 @@ class Tally:
     """A group that counts. `table` gives its own table in Markdown. Raises `Unavailable`."""
 
     name = "syscalls"
+    title = "System calls of an invocation"
+    about = """\
+Not timed: which system calls an invocation makes in each of the two processes, counted under strace between two marks. What other threads
+of a process do meanwhile is counted too, so that one that works in the background would be seen. The bare ping-pong makes one `send` and
+one `recv` on each side."""
+    why = """\
+A hot lane needs none, but gives way with `sched_yield` while it looks into its memory; under strace, which slows every system call, lanes
+sleep more than they otherwise do. `poll` is there where an answer took long enough that the thread went from a short wait into a longer
+one."""
 
     def table(self, progress: Progress, loops: int = 1000) -> str:
         """Have the application make so many calls in each mode."""

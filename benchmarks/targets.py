@@ -25,6 +25,10 @@ def unwaited(amount: int, currency: str = "EUR") -> Dict[str, Any]:
     return ORIGINAL
 
 
+def sized(data: bytes = b"") -> Dict[str, Any]:
+    return ORIGINAL
+
+
 def large(data: Any) -> Dict[str, Any]:
     return ORIGINAL
 
@@ -38,6 +42,10 @@ def crowded(amount: int, currency: str = "EUR") -> Dict[str, Any]:
 
 
 async def awaited(amount: int, currency: str = "EUR") -> Dict[str, Any]:
+    return ORIGINAL
+
+
+async def replaced(amount: int, currency: str = "EUR") -> Dict[str, Any]:
     return ORIGINAL
 
 

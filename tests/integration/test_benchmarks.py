@@ -14,11 +14,13 @@ import pytest
 
 from benchmarks import gates, sizes
 from benchmarks.__main__ import main
+from benchmarks.crossings import PEERS
 from benchmarks.inflight import ASYNC
 from benchmarks.large import LARGE
 from benchmarks.loops import OwnLoop
-from benchmarks.measure import Effort, Group, Samples, can_pin, measure, pinned, seconds_of_threads
-from benchmarks.roundtrip import ROUNDTRIP, SEED, TCP
+from benchmarks.measure import TAIL, Effort, Group, Samples, can_pin, measure, pinned, seconds_of_threads
+from benchmarks.payloads import PAYLOADS
+from benchmarks.roundtrip import ROUNDTRIP, TCP
 from benchmarks.runner import can_draw
 from benchmarks.syscalls import SYSCALLS
 from benchmarks.threads import THREADS
@@ -69,17 +71,21 @@ def test_gates_that_let_something_through_are_an_error(monkeypatch: pytest.Monke
         measure(gates.GATES, LEAST, lambda text: None)
 
 
-@pytest.mark.parametrize("group", [ROUNDTRIP, TCP, THREADS, LARGE, ASYNC, SEED, UNWAITED], ids=lambda group: group.name)
+@pytest.mark.parametrize("group", [ROUNDTRIP, TCP, PEERS, PAYLOADS, THREADS, LARGE, ASYNC, UNWAITED], ids=lambda group: group.name)
 def test_processes_of_a_group_do_their_part_and_leave(group: Group) -> None:
     said: List[str] = []
     samples = measure(group, LEAST, said.append)
     assert said == [f"{group.name}: run 1 of 1"]
     for comparison in group.comparisons:
         if comparison.needs:
-            assert comparison.needs == "numpy" and not sizes.has_numpy()
+            assert comparison.way not in samples
+            assert comparison.needs != "numpy" or not sizes.has_numpy()
             continue
         assert samples[comparison.way].values[0] > 0
         assert samples[comparison.baseline].values[0] > 0
+    missing = {comparison.way for comparison in group.comparisons if comparison.needs}
+    drawn = {way.replace(TAIL, "") for plot in group.plots for line in plot.lines for _, way in line.points}
+    assert drawn - missing <= {name.replace(TAIL, "") for name in samples}
 
 
 def test_what_could_not_run_is_said_and_the_rest_is_printed(
@@ -92,12 +98,12 @@ def test_what_could_not_run_is_said_and_the_rest_is_printed(
         raise RuntimeError("no such thing here")
 
     monkeypatch.setattr(program, "FAST", LEAST)
-    monkeypatch.setitem(program.GROUPS, "seed", Group("seed", broken, ()))  # type: ignore[arg-type]
-    assert main(["--fast", "--only", "seed", "--only", "forwarding", "--out", str(tmp_path)]) == 1
+    monkeypatch.setitem(program.GROUPS, "broken", Group("broken", broken, ()))  # type: ignore[arg-type]
+    assert main(["--fast", "--only", "broken", "--only", "forwarding", "--out", str(tmp_path)]) == 1
     captured = capsys.readouterr()
     assert "no such thing here" in captured.err
-    assert "seed was not measured: it failed: RuntimeError: no such thing here" in captured.err
-    assert "seed was not measured" in (tmp_path / "table.md").read_text(encoding="utf-8")
+    assert "broken was not measured: it failed: RuntimeError: no such thing here" in captured.err
+    assert "broken was not measured" in (tmp_path / "table.md").read_text(encoding="utf-8")
     assert "armed, only forwarding" in captured.out
 
 
