@@ -20,6 +20,7 @@ from xpc_agent.targets import resolve
 from xpc_instrument.modes import Mode
 
 from .measure import Comparison, Group, Line, Plot, TimeFunction, timer
+from .monitoring import monitored
 
 
 class Forward:
@@ -117,7 +118,7 @@ def _disarmed() -> Iterator[Mapping[str, TimeFunction]]:
             module = load_kinds("benchmarks_monitoring")
             stack.callback(sys.modules.pop, module.__name__)
             kinds = [kind for kind in KINDS if kind not in _IN_C]
-            stack.enter_context(_monitored([function_of(module, KINDS[kind][0]) for kind in kinds]))
+            stack.enter_context(monitored([function_of(module, KINDS[kind][0]) for kind in kinds]))
             ways.update(timers("monitoring", module, kinds))
         yield ways
 
@@ -156,29 +157,6 @@ def function_of(module: Any, target: str) -> Any:
     found: List[Any] = []
     replace(module, target, lambda function: found.append(function) or function)  # type: ignore[func-returns-value]
     return found[0]
-
-
-@contextmanager
-def _monitored(functions: Iterable[Any]) -> Iterator[None]:
-    """Have a callback that does nothing run whenever one of the functions begins."""
-    monitoring: Any = vars(sys)["monitoring"]
-    tool, begins = monitoring.OPTIMIZER_ID - 1, monitoring.events.PY_START
-    codes = [function.__code__ for function in functions]
-
-    def began(code: Any, offset: int) -> None:
-        pass
-
-    monitoring.use_tool_id(tool, "xpc-instrument's benchmarks")
-    try:
-        monitoring.register_callback(tool, begins, began)
-        for code in codes:
-            monitoring.set_local_events(tool, code, begins)
-        yield
-    finally:
-        for code in codes:
-            monitoring.set_local_events(tool, code, 0)
-        monitoring.register_callback(tool, begins, None)
-        monitoring.free_tool_id(tool)
 
 
 @contextmanager

@@ -19,7 +19,13 @@ from matplotlib import pyplot
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 # The same data gives the same file: names inside it are hashes with this salt, and no date is in it.
-_STYLE = {"svg.hashsalt": "xpc-instrument", "font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "hatch.linewidth": 0.6}
+_STYLE: Any = {
+    "svg.hashsalt": "xpc-instrument",
+    "font.size": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "hatch.linewidth": 0.6,
+}
 _WIDTH, _DPI = 8.0, 100
 _OURS = "#0b3d91"
 # Each differs from the others by marker and dashes too, and by how dark it is.
