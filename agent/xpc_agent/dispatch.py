@@ -108,16 +108,17 @@ class Plan:
     """The hooks of a probe point in the order in which they run (`nest` from the inside out); immutable.
 
     `sole` is the `replace` of a hook that is alone, and so the whole plan, or what such an observer has to the same end; `sole_async` the
-    `replace_async`.
+    `replace_async`. `observed` says whether there are `before` or `after` hooks: only they need an `Invocation`.
     """
 
-    __slots__ = ("after", "before", "hooks", "nest", "sole", "sole_async")
+    __slots__ = ("after", "before", "hooks", "nest", "observed", "sole", "sole_async")
 
     def __init__(self, hooks: Sequence[Hook]) -> None:
         self.hooks = tuple(hooks)
         self.before = tuple(hook for hook in hooks if hook.mode is Mode.BEFORE)
         self.nest = tuple(hook for hook in hooks if hook.mode in (Mode.AROUND, Mode.INSTEAD))
         self.after = tuple(hook for hook in reversed(hooks) if hook.mode is Mode.AFTER)
+        self.observed = bool(self.before or self.after)
         self.sole = self.sole_async = None
         if len(self.hooks) == 1:
             self.sole_async = self.nest[0].replace_async if self.nest else None
@@ -171,6 +172,8 @@ class Dispatcher:
             return original(*args, **kwargs)
         if plan.sole is not None:
             return plan.sole(original, args, kwargs, bound)
+        if not plan.observed:
+            return plan.around(original, bound, next_number())(*args, **kwargs)
         invocation = Invocation(args, kwargs, bound)
         for hook in plan.before:
             hook.observe(invocation)
@@ -198,6 +201,8 @@ class Dispatcher:
             return await original(*args, **kwargs)
         if plan.sole_async is not None:
             return await plan.sole_async(original, args, kwargs, bound)
+        if not plan.observed:
+            return await plan.around_async(original, bound, next_number())(*args, **kwargs)
         invocation = Invocation(args, kwargs, bound)
         for hook in plan.before:
             await hook.observe_async(invocation)

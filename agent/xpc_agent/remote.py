@@ -172,6 +172,8 @@ class RemoteHook:
         self._logged: Dict[str, bool] = {}
         # Whether an invocation calls the hook, counted if it does. The gate's own function, without one of ours around it.
         self._take: Callable[[], Any]
+        # What a plan of this hook alone calls; None if that is `replace`, or `observe` as for an `after`.
+        self.sole: Optional[Callable[..., Any]] = self._alone if mode is Mode.BEFORE else None
         self.gate = Gate(terms, self.counters, patience, install=self._install, ended=lambda: self._ended(self))
 
     def _install(self, take: Callable[[], Any]) -> None:
@@ -272,8 +274,16 @@ class RemoteHook:
 
     def observe(self, invocation: Invocation) -> None:
         """Call a `before` or `after` hook; raises `HookFailedError` only from `before`, and only with `on-failure = "raise"`."""
-        if not self._take():
-            return
+        if self._take():
+            self._tell(invocation)
+
+    def _alone(self, original: Callable[..., Any], args: Args, kwargs: Kwargs, bound: bool) -> Any:
+        """All of an invocation whose one hook is this `before`: what the gate keeps out costs no record of it."""
+        if self._take():
+            self._tell(Invocation(args, kwargs, bound))
+        return original(*args, **kwargs)
+
+    def _tell(self, invocation: Invocation) -> None:
         lane: Optional[Wire] = None
         busy.on = True
         try:
