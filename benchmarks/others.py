@@ -62,7 +62,12 @@ def _managers(runtime_dir: Path) -> Iterator[Call]:
     with Peer(__name__, "managers", address, runtime_dir=runtime_dir):
         manager: Any = _Manager(address, authkey=_KEY)
         manager.connect()
-        yield manager.service().answer
+        service = manager.service()
+        try:
+            yield service.answer
+        finally:
+            # What the end of a proxy does, here while the other side is still there.
+            service._close()
 
 
 def _serve_managers(path: str) -> None:

@@ -248,6 +248,9 @@ class Wire:
         reader = self.connection.reader
         missing = reader.missing()
         if missing is None or len(missing) <= _CHUNK:
+            if missing is not None:
+                # What is taken as `bytes` at the end must not be looked at by anybody.
+                missing.release()
             data = self.sock.recv(_CHUNK, flags)
             if not data:
                 raise ChannelError("the other side closed the connection")
