@@ -275,8 +275,9 @@ class RemoteHook:
         if not self._take():
             return
         lane: Optional[Wire] = None
-        busy.on = True
         try:
+            # In here, and not just before: up to Python 3.10 a handler may raise between the two.
+            busy.on = True
             deadline = _now() + self._timeout
             small = self._small_observation(invocation)
             if small is None:
@@ -309,7 +310,11 @@ class RemoteHook:
             self._abandon(lane)
             raise
         finally:
-            busy.on = False
+            try:
+                busy.on = False
+            finally:
+                # A handler may have raised just before: the thread would call no hook ever again.
+                busy.on = False
 
     async def observe_async(self, invocation: Invocation) -> None:
         """Like `observe`, on the running loop."""
@@ -344,8 +349,9 @@ class RemoteHook:
         lane: Optional[Wire] = None
         outgoing: Optional[Outgoing] = None
         outcome: Optional[Outcome]
-        busy.on = True
         try:
+            # In here, and not just before: up to Python 3.10 a handler may raise between the two.
+            busy.on = True
             deadline = _now() + self._timeout
             instance, own = split(args, bound)
             meta = (number or next_number(), self.pid, get_ident(), *_shown(instance))
@@ -379,7 +385,11 @@ class RemoteHook:
             self._abandon(lane)
             raise
         finally:
-            busy.on = False
+            try:
+                busy.on = False
+            finally:
+                # A handler may have raised just before: the thread would call no hook ever again.
+                busy.on = False
         if outcome is None:
             return proceed(*args, **kwargs)
         return outcome.get()
