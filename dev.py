@@ -10,7 +10,7 @@
     python3 dev.py pyodide [ARGS]     run the tests marked no_process on Pyodide (CPython 3.14 and 3.15) under node
     python3 dev.py soak [ARGS]        all faults at random for minutes; ARGS such as: --minutes 5 --seed 1
     python3 dev.py explore [NAMES]    run the suites of other projects with every function armed; --small: those that `all` runs
-    python3 dev.py all                all but the demonstration, the benchmarks, the soak and the fuzzing
+    python3 dev.py all                all but the demonstration, the benchmarks, the soak and the fuzzing; tests that fail get another go
 
 Each makes what it needs under `.venv`, once for each state of pyproject.toml. Delete that folder to start afresh.
 """
@@ -18,6 +18,7 @@ Each makes what it needs under `.venv`, once for each state of pyproject.toml. D
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -25,7 +26,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
@@ -33,8 +34,14 @@ VENV = ROOT / ".venv"
 VERSIONS = ("3.9", "3.10", "3.11", "3.12", "3.13", "3.14", "3.15")
 OLDEST = (3, 9)
 
-# How many versions of the matrix run at a time: the tests wait for each other's processes more than they compute.
-AT_A_TIME = 2
+# How many versions run at a time: tests wait for processes about as long as they compute, and those with deadlines need room.
+AT_A_TIME = max(2, os.cpu_count() or 1)
+
+# What `all` does beside the tests, one after the other and with a low priority: this computes, and they must not be late for it.
+BESIDE = {"lint": ["lint"], "types": ["types"], "explore": ["explore", "--small"], "pyodide": ["pyodide"]}
+
+# So many runs of tests may fail once in `all` and pass when run again with nothing beside them; CONTRIBUTING.md says why.
+MOST_UNSTABLE = 3
 
 # Releases of Pyodide are numbered after the Python that they contain; the newest of each, alphas included.
 PYODIDES = {"3.14": "pyodide@>=314.0.0-alpha.1 <315.0.0-0", "3.15": "pyodide@>=315.0.0-alpha.1 <316.0.0-0"}
@@ -133,43 +140,119 @@ def fuzz(arguments: Sequence[str]) -> int:
     return run(python, "-m", "tests.fuzz", *arguments)
 
 
-def matrix(arguments: Sequence[str], without: Optional[str] = None) -> int:
-    """Run the tests on every supported CPython of this machine, but for the version `without`."""
+def matrix(arguments: Sequence[str]) -> int:
+    """Run the tests on every supported CPython of this machine."""
+    runs, skipped, left_out = _run_versions(arguments)
+    status = _summary("the matrix", _of_versions({version: outcome(ran) for version, ran in runs.items()}, skipped))
+    print(*left_out, sep="", end="", flush=True)
+    return status
+
+
+class Ran(NamedTuple):
+    """What came of running the tests on one version: pytest's exit status, what it printed, and the ids of the tests that failed."""
+
+    status: int
+    text: str
+    failed: Tuple[str, ...] = ()
+
+    @property
+    def last(self) -> str:
+        """The line that says how many passed."""
+        return (self.text.strip().splitlines() or ["it printed nothing"])[-1]
+
+
+def outcome(ran: Ran) -> str:
+    """The words for the summary."""
+    return f"FAILED (exit status {ran.status}): {ran.last}" if ran.status else f"{PASSED}: {ran.last}"
+
+
+def settle(runs: Dict[str, Ran], alone: Callable[[str, str], Ran]) -> Tuple[Dict[str, str], List[str]]:
+    """The outcome of each version, and a line for each test that failed once and passes alone, which fails no version if they are few.
+
+    `alone` runs one test on one version. If too many failed then none is run again: `all` fails whatever came of that.
+    """
+    number = sum(len(ran.failed) for ran in runs.values())
+    if number > MOST_UNSTABLE:
+        told = f"{number} runs of tests failed; none was run again alone, since more than {MOST_UNSTABLE} are no accident"
+        return {version: outcome(ran) for version, ran in runs.items()}, [told]
+    results, told_of = {}, []
+    for version, ran in runs.items():
+        good = [test for test in ran.failed if _is_passed(alone(version, test))]
+        told_of += [f"failed once, passed alone: {test} (Python {version}); what it said is above" for test in good]
+        # Another status than 1 says that there is more to it than tests that failed.
+        settled = ran.status == 1 and len(good) == len(ran.failed) > 0
+        results[version] = f"{PASSED}, {len(good)} of them alone: {ran.last}" if settled else outcome(ran)
+    return results, told_of
+
+
+def _is_passed(ran: Ran) -> bool:
+    """Whether it really ran: a test may skip itself on a machine that is too busy for it."""
+    return ran.status == 0 and PASSED in ran.last and "skipped" not in ran.last
+
+
+def _run_versions(arguments: Sequence[str]) -> Tuple[Dict[str, Ran], Dict[str, str], List[str]]:
+    """(what came of each version, why others were skipped, a line on what was left out where)."""
     found, unusable = interpreters()
     ordered = [version for version in VERSIONS if version in found]
     whole = set(ordered[:1] + ordered[-1:])
-    found.pop(without or "", None)
+    # The longest first, so that no processor is left with one of them at the end.
+    ordered.sort(key=lambda version: version not in whole)
     (VENV / "matrix").mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(AT_A_TIME) as pool:
         running = {
             version: pool.submit(_run_version, version, found[version], [*(() if version in whole else NOT_LONG), *arguments])
-            for version in VERSIONS
-            if version in found
+            for version in ordered
         }
-        results = {version: future.result() for version, future in running.items()}
-    for version in VERSIONS:
-        if version == without:
-            results[version] = "left to `test`"
-        elif version not in results:
-            results[version] = f"skipped: {unusable.get(version, 'no such interpreter on this machine')}"
-    status = _summary("the matrix", {f"Python {version}": results[version] for version in VERSIONS})
-    short = [version for version in running if version not in whole]
-    if short:
-        print(f"  left out on {', '.join(short)}, and run on {' and '.join(ordered[:1] + ordered[-1:])}: the tests marked long", flush=True)
-    return status
+        runs = {version: running[version].result() for version in VERSIONS if version in running}
+    skipped = {
+        version: f"skipped: {unusable.get(version, 'no such interpreter on this machine')}" for version in VERSIONS if version not in runs
+    }
+    short = [version for version in runs if version not in whole]
+    names = ", ".join(short), " and ".join(version for version in VERSIONS if version in whole)
+    return runs, skipped, ["  left out on {}, and run on {}: the tests marked long\n".format(*names)] if short else []
 
 
-def _run_version(version: str, interpreter: str, arguments: Sequence[str]) -> str:
+def _of_versions(results: Dict[str, str], skipped: Dict[str, str]) -> Dict[str, str]:
+    return {f"Python {version}": {**results, **skipped}[version] for version in VERSIONS}
+
+
+def _run_version(version: str, interpreter: str, arguments: Sequence[str]) -> Ran:
     try:
-        python = environment(VENV / "matrix" / version, interpreter, "test")
+        python = _python_for(version, interpreter)
     except SystemExit as error:
-        return f"FAILED: {error}"
-    command = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", check=False)
-    lines = done.stdout.strip().splitlines() or ["it printed nothing"]
+        return Ran(1, str(error))
+    ran = _pytest(python, VENV / "results" / version, arguments)
     # In one piece, since another version prints meanwhile.
-    print("\n".join([f"\ndev.py: Python {version}", *(lines[-1:] if done.returncode == 0 else lines)]), flush=True)
-    return f"{PASSED}: {lines[-1]}" if done.returncode == 0 else f"FAILED (exit status {done.returncode}): {lines[-1]}"
+    print(f"\ndev.py: Python {version}\n{ran.text.strip() if ran.status else ran.last}", flush=True)
+    return ran
+
+
+def _python_for(version: str, interpreter: str) -> Path:
+    """This version's interpreter has what the tests need already."""
+    own = "{}.{}".format(*sys.version_info)
+    return own_environment() if version == own else environment(VENV / "matrix" / version, interpreter, "test")
+
+
+def _pytest(python: Path, folder: Path, arguments: Sequence[str]) -> Ran:
+    """Run tests; pytest notes in `folder` which ones failed."""
+    shutil.rmtree(folder, ignore_errors=True)
+    status, text = _captured(python, "-m", "pytest", "-q", "-o", f"cache_dir={folder}", *arguments)
+    noted = folder / "v/cache/lastfailed"
+    return Ran(status, text, tuple(json.loads(noted.read_text())) if status and noted.exists() else ())
+
+
+def _run_alone(version: str, test: str) -> Ran:
+    """Run one test again, on a version whose environment is there."""
+    ran = _pytest(_python_for(version, sys.executable), VENV / "results" / f"{version}-alone", [test])
+    print(f"\ndev.py: {test} again, alone, with Python {version}\n{ran.text.strip() if ran.status else ran.last}", flush=True)
+    return ran
+
+
+def _captured(*words: object) -> Tuple[int, str]:
+    """Run a command in the root of the project: its exit status and all that it printed."""
+    command = [str(word) for word in words]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", check=False)
+    return done.returncode, done.stdout
 
 
 def pyodide(arguments: Sequence[str]) -> int:
@@ -219,16 +302,25 @@ def soak(arguments: Sequence[str]) -> int:
 
 def all_of_it(arguments: Sequence[str]) -> int:
     """Everything that must hold before a change lands; goes on after a failure, to show all there are."""
-    own = "{}.{}".format(*sys.version_info)
-    results = {
-        f"test (Python {own})": test(arguments),
-        "lint": lint(()),
-        "types": types(()),
-        "matrix": matrix(arguments, without=own),
-        "pyodide": pyodide(()),
-        "explore": explore(["--small"]),
-    }
-    return _summary("all of it", {name: f"FAILED (exit status {status})" if status else PASSED for name, status in results.items()})
+    # Made before those that share it begin.
+    own_environment()
+    with ThreadPoolExecutor(1) as pool:
+        beside = {name: pool.submit(_run_beside, words) for name, words in BESIDE.items()}
+        runs, skipped, left_out = _run_versions(arguments)
+        others = {name: future.result() for name, future in beside.items()}
+    # Nothing else runs any more.
+    results, unstable = settle(runs, _run_alone)
+    status = _summary("all of it", {**_of_versions(results, skipped), **others})
+    print(*left_out, *(f"  {line}\n" for line in unstable), sep="", end="", flush=True)
+    return status
+
+
+def _run_beside(words: Sequence[str]) -> str:
+    """Run one of the project's own commands with a low priority, and print what it says in one piece."""
+    low = ["nice", "-n", "19"] if shutil.which("nice") else []
+    status, text = _captured(*low, sys.executable, ROOT / "dev.py", *words)
+    print(f"\ndev.py: {' '.join(words)}\n{text.strip()}", flush=True)
+    return f"FAILED (exit status {status})" if status else PASSED
 
 
 def _summary(title: str, results: Dict[str, str]) -> int:

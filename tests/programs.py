@@ -82,6 +82,11 @@ class Program:
             if word in line:
                 return line
 
+    def find_line(self, word: str, timeout: float = PATIENCE) -> str:
+        """The first line that contains `word`, of all: what another thread prints may come before an answer that has been read."""
+        seen = next((line for line in self.output if word in line), None)
+        return self.read_until(word, timeout) if seen is None else seen
+
     def send_line(self, text: str = "") -> None:
         """Write a line to its standard input."""
         assert self.process.stdin is not None

@@ -285,8 +285,9 @@ class RemoteHook:
 
     def _tell(self, invocation: Invocation) -> None:
         lane: Optional[Wire] = None
-        busy.on = True
         try:
+            # In here, and not just before: up to Python 3.10 a handler may raise between the two.
+            busy.on = True
             deadline = _now() + self._timeout
             small = self._small_observation(invocation)
             if small is None:
@@ -319,7 +320,11 @@ class RemoteHook:
             self._abandon(lane)
             raise
         finally:
-            busy.on = False
+            try:
+                busy.on = False
+            finally:
+                # A handler may have raised just before: the thread would call no hook ever again.
+                busy.on = False
 
     async def observe_async(self, invocation: Invocation) -> None:
         """Like `observe`, on the running loop."""
@@ -354,8 +359,9 @@ class RemoteHook:
         lane: Optional[Wire] = None
         outgoing: Optional[Outgoing] = None
         outcome: Optional[Outcome]
-        busy.on = True
         try:
+            # In here, and not just before: up to Python 3.10 a handler may raise between the two.
+            busy.on = True
             deadline = _now() + self._timeout
             instance, own = split(args, bound)
             meta = (number or next_number(), self.pid, get_ident(), *_shown(instance))
@@ -389,7 +395,11 @@ class RemoteHook:
             self._abandon(lane)
             raise
         finally:
-            busy.on = False
+            try:
+                busy.on = False
+            finally:
+                # A handler may have raised just before: the thread would call no hook ever again.
+                busy.on = False
         if outcome is None:
             return proceed(*args, **kwargs)
         return outcome.get()

@@ -106,7 +106,8 @@ SUITES: Dict[str, Suite] = {
         # pluggy calls the hooks of anyio's own plugin by the parameters that it finds in their code when it registers them.
         limits={"tests/test_pytest_plugin.py": PARAMETERS},
     ),
-    "more-itertools": Suite("11.2.1", ("more_itertools",), ("pytest-timeout",), small=True),
+    # Three out of five seconds of all the others together: it looks for primes through millions of calls of the same few functions.
+    "more-itertools": Suite("11.2.1", ("more_itertools",), ("pytest-timeout",)),
     "wrapt": Suite("2.5.2", ("wrapt",), ("pytest-timeout",)),
 }
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any, Callable
 
 from tests.programs import Program
+from xpc_instrument import config as config_module
+from xpc_instrument.cli.run import make_environment
 
 TARGETS = """
 import threading
@@ -154,17 +157,22 @@ class App:
         return self.evaluate("shop.calls")
 
 
-def start_app(run_program: Callable[..., Program], folder: Path, config: str = "", python: list[str] | None = None) -> App:
-    """Start the application under `xpc-instrument run`; ready when it returns."""
-    import sys
+# What `xpc-instrument run` does before it becomes the command, without an interpreter for it: hundreds of tests start an application.
+# Those of the command itself are in test_cli.py.
+LAUNCH = 'XPC_INSTRUMENT_MAIN_PID=$$ PYTHONPATH="$1${PYTHONPATH:+:$PYTHONPATH}" XPC_INSTRUMENT_CONFIG_PACKED="$2"; shift 2; export \
+XPC_INSTRUMENT_MAIN_PID PYTHONPATH XPC_INSTRUMENT_CONFIG_PACKED; exec "$@"'
 
+
+def start_app(run_program: Callable[..., Program], folder: Path, config: str = "", python: list[str] | None = None) -> App:
+    """Start the application as `xpc-instrument run` would; ready when it returns."""
     (folder / "shop.py").write_text(TARGETS)
     (folder / "snapshot.py").write_text(SNAPSHOT)
     (folder / "main.py").write_text(MAIN)
-    (folder / "xpc-instrument.toml").write_text('app = "shop"\n' + (config or '[[probe]]\ntarget = "shop:*"\n'))
-    program = run_program(
-        command=[sys.executable, "-m", "xpc_instrument.cli", "run", "--", sys.executable, *(python or []), "main.py"], cwd=folder
-    )
+    settings = folder / "xpc-instrument.toml"
+    settings.write_text('app = "shop"\n' + (config or '[[probe]]\ntarget = "shop:*"\n'))
+    variables = make_environment({}, config_module.load(settings).pack(), 0)
+    words = ["sh", "-c", LAUNCH, "sh", variables["PYTHONPATH"], variables["XPC_INSTRUMENT_CONFIG_PACKED"]]
+    program = run_program(command=[*words, sys.executable, *(python or []), "main.py"], cwd=folder)
     program.read_until("ready")
     return App(program)
 

@@ -35,7 +35,7 @@ def pay(n):
 
 def hold(n):
     ran.append(n)
-    print("original", n, flush=True)
+    print(f"original {n}\\n", end="", flush=True)  # in one write, as the answers are
     release.wait(60)
     return "held"
 
@@ -45,7 +45,7 @@ async def pay_async(n):
 
 async def hold_async(n):
     ran.append(n)
-    print("original", n, flush=True)
+    print(f"original {n}\\n", end="", flush=True)  # in one write, as the answers are
     await asyncio.get_running_loop().run_in_executor(None, release.wait, 60)
     return "held"
 

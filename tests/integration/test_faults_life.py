@@ -95,7 +95,7 @@ def test_a_fork_in_the_middle_of_a_call_of_another_thread_leaves_each_process_it
         if step == "inside":
             wait_for(inside)
         else:
-            app.program.read_until("original 1")
+            app.program.find_line("original 1")
         for _ in range(5):
             (answer, shared, threads, _), status = app.value("extra.fork()")
             # The waiting thread has no copy in the child, and its connections stay the parent's.

@@ -504,7 +504,7 @@ def test_an_application_that_closes_all_descriptors_is_left_as_it_was(start: Cal
         assert app.evaluate("shop.charge(1)") == "'hooked'"
         # As a daemon does that knows nothing of us.
         app.evaluate("__import__('os').closerange(3, 256)")
-    app.program.read_until("all hooks are disarmed")
+    app.program.find_line("all hooks are disarmed")
     assert app.evaluate("shop.charge(1)") == "'1 EUR'"
     # And what the service thread has logged leaves no thread of ours among the application's.
     assert app.evaluate("[thread.name for thread in shop.threading.enumerate()]") == "['MainThread']"

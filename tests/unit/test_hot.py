@@ -482,6 +482,7 @@ def test_a_body_is_bounded_by_the_payload_limit_too(pair: Tuple[HotWire, HotWire
         callee.hear(later())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(8))
 def test_scribbling_over_the_memory_spoils_nothing_but_the_lane(seed: int) -> None:
     rng = random.Random(seed)
