@@ -165,3 +165,26 @@ def test_put_refuses_what_the_state_does_not_allow() -> None:
         with pytest.raises(LocalProtocolError, match="CALL"):
             wire.put(Opcode.CALL, 7, b"", None)
         wire.close()
+
+
+@pytest.mark.parametrize("waits", ["in the thread", "on a loop"])
+def test_bytes_of_any_size_arrive_as_they_were_sent(waits: str) -> None:
+    sizes = [16 * 1024, 16 * 1024 + 1, 20_000, 32 * 1024, 33_000, 65_536, 200_000]
+    near, far = socket.socketpair()
+    with near:
+        wire = Wire(far, Connection(dialling=True, key=b"", max_payload=1_000_000))
+        wire.connection.state, wire.connection.reader.limit = State.CALLEE_IDLE, 1_000_000
+        try:
+            for size in sizes:
+                sent = [bytes([size % 251]) * size, bytearray(size), b"end"]
+                data = b"".join(bytes(piece) for piece in encode(Opcode.CALL, 7, b"body", sent))
+                sender = threading.Thread(target=near.sendall, args=(data,))
+                sender.start()
+                deadline = time.monotonic() + 10
+                frame = wire.receive(deadline) if waits == "in the thread" else asyncio.run(wire.receive_async(deadline))
+                sender.join()
+                assert bytes(frame.body) == b"body"
+                assert [bytes(buffer) for buffer in frame.buffers] == [bytes(buffer) for buffer in sent]
+                assert type(frame.buffers[0]) is bytes
+        finally:
+            wire.close()
