@@ -19,6 +19,7 @@ from .crossings import PEERS
 from .disarmed import DISARMED, FORWARDING
 from .gates import GATES
 from .growth import ARMING, POINTS, SCRIPTS
+from .hot import HOT
 from .inflight import ASYNC
 from .large import LARGE
 from .measure import FAST, FULL, Group
@@ -41,6 +42,7 @@ GROUPS: Dict[str, Union[Group, Tally]] = {
         STEPS,
         ROUNDTRIP,
         TCP,
+        HOT,
         PEERS,
         PAYLOADS,
         THREADS,

@@ -8,9 +8,11 @@ import functools
 import importlib
 import json
 import os
+import statistics
 import sys
 import time
-from typing import Any, Callable, Dict
+from pathlib import Path
+from typing import Any, Callable, Dict, List
 
 import xpc_agent
 
@@ -41,6 +43,41 @@ def block(name: str, loops: str) -> Dict[str, Any]:
 def each(name: str, loops: str) -> Dict[str, Any]:
     function = getattr(targets, name)
     return _answer(seconds_of_each(function, int(loops)), int(loops) + 1, function(12, currency="USD"))
+
+
+def apart(name: str, gap: str, script: str, loops: str) -> Dict[str, Any]:
+    """Calls with so many seconds between them: the median, and what a call and the time before it cost this process and the script's."""
+    function = getattr(targets, name)
+    times = []
+    before = time.process_time() + _processor_seconds(script)
+    for _ in range(int(loops)):
+        time.sleep(float(gap))
+        times += seconds_of_each(function, 1)
+    used = time.process_time() + _processor_seconds(script) - before
+    figures = {"median": statistics.median(times), "processor": used / int(loops)}
+    return _answer(figures, int(loops) + 1, function(12, currency="USD"))
+
+
+def _processor_seconds(pid: str) -> float:
+    """Of all threads of a process; Linux only."""
+    return sum(int(path.read_text().split()[0]) for path in Path(f"/proc/{pid}/task").glob("*/schedstat")) / 1e9
+
+
+def each_awaited(name: str, loops: str) -> Dict[str, Any]:
+    """One task that awaits one call after the other."""
+    function = getattr(targets, name)
+
+    async def all_of_them() -> List[float]:
+        clock = time.perf_counter
+        times = []
+        for _ in range(int(loops)):
+            started = clock()
+            await function(12, currency="USD")
+            times.append(clock() - started)
+        return times
+
+    times = _own_loop().loop.run_until_complete(all_of_them())
+    return _answer(times, int(loops) + 1, _own_loop().loop.run_until_complete(function(12, currency="USD")))
 
 
 def threads(name: str, count: str, loops: str) -> Dict[str, Any]:
@@ -118,6 +155,8 @@ def mark(path: str) -> Dict[str, Any]:
 COMMANDS: Dict[str, Callable[..., Dict[str, Any]]] = {
     "block": block,
     "each": each,
+    "apart": apart,
+    "each-awaited": each_awaited,
     "threads": threads,
     "large": large,
     "sized": sized,

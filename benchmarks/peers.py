@@ -52,6 +52,10 @@ class Peer:
             )
         self._ready = False
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def ask(self, line: str) -> str:
         """Send a line and wait for the answer. Raises `PeerError`."""
         assert self._process.stdin is not None

@@ -8,6 +8,8 @@ import os
 from typing import Any, Dict
 
 SIZES: Dict[str, int] = {"64KB": 64 * 1024, "1MB": 1024 * 1024, "80MB": 80_000_000}
+# Those of `hot`, which go through memory where lanes are hot, and what is too large for that.
+SMALL: Dict[str, int] = {"1KB": 1024, "4KB": 4096, "16KB": 16 * 1024, "64KB": 64 * 1024}
 # What is an array of numpy's; the others are `bytes`.
 ARRAYS = ("80MB",)
 
@@ -26,7 +28,7 @@ def noise(size: int) -> bytes:
 def data_of(kind: str) -> Any:
     """An argument of that size, none of its pages still to be made."""
     if kind not in ARRAYS:
-        return b"x" * SIZES[kind]
+        return b"x" * {**SIZES, **SMALL}[kind]
     import numpy
 
     return numpy.ones(SIZES[kind] // 8)
