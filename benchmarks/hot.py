@@ -1,6 +1,6 @@
 """Hot lanes over plain ones, and over a bare ping-pong: where they are meant to gain, and where looking again and again could cost.
 
-Two applications, each with its script, differ in `hot-lanes` alone. Those whose threads compete have applications of their own, so that
+Two applications, each with its script, differ in `hot-lanes` alone. Those whose threads compete, or that run beside busy loops, have applications of their own, so that
 what the lanes have learned from it does not show in the other rows.
 
 `python -m benchmarks.hot` is a process that keeps a processor busy between the lines "begin" and "end".
@@ -47,6 +47,7 @@ def _hot() -> Iterator[Mapping[str, TimeFunction]]:
         ways: Dict[str, TimeFunction] = {"bare": functools.partial(seconds_of_each, call)}
         pairs = {kind: _pair(stack, folder / kind, ["instead", "large", "awaited"], kind) for kind in _SETTINGS}
         crowds = {kind: _pair(stack, folder / f"{kind}-threads", ["instead"], kind) for kind in _SETTINGS}
+        crowded = {kind: _pair(stack, folder / f"{kind}-busy", ["instead"], kind) for kind in _SETTINGS}
         # Those of one row follow each other.
         for kind, pair in pairs.items():
             ways[kind] = pair.way("each", "instead", "instead")
@@ -60,7 +61,7 @@ def _hot() -> Iterator[Mapping[str, TimeFunction]]:
             ways[f"{kind}, async"] = pair.way("each-awaited", "awaited", "awaited")
         for kind, pair in crowds.items():
             ways[f"{kind}, threads"] = pair.way("threads", "instead", "instead", str(_THREADS))
-        for kind, pair in pairs.items():
+        for kind, pair in crowded.items():
             ways[f"{kind}, busy"] = functools.partial(_beside, busy, pair.way("each", "instead", "instead"))
         yield ways
 
