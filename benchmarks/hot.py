@@ -1,7 +1,7 @@
 """Hot lanes over plain ones, and over a bare ping-pong: where they are meant to gain, and where looking again and again could cost.
 
-Two applications, each with its script, differ in `hot-lanes` alone. Those whose threads compete, or that run beside busy loops, have applications of their own, so that
-what the lanes have learned from it does not show in the other rows.
+Two applications, each with its script, differ in `hot-lanes` alone. Those whose threads compete, or that run beside busy loops, have
+applications of their own, so that what the lanes have learned from it does not show in the other rows.
 
 `python -m benchmarks.hot` is a process that keeps a processor busy between the lines "begin" and "end".
 """
