@@ -142,7 +142,7 @@ class LimitsConfig:
     hot_lanes: bool = True
     """Whether small frames may go through memory that is shared with the script, while calls follow each other closely."""
 
-    hot_spin: float = 0.00005
+    hot_spin: float = 0.0001
     """Seconds for which a thread that waits looks into that memory again and again, before it sleeps; at most 0.001."""
 
 

@@ -84,7 +84,7 @@ _STREAK = 3
 # row the dialling side asks on which processors the two run: it reads two files for that, which costs some 100 µs. Each time in vain, it
 # asks half as often.
 _FEW_YIELDS = 2
-_SPREAD_AFTER, _SPREAD_LATEST = 24, 1 << 20
+_SPREAD_AFTER, _SPREAD_LATEST = 24, 1 << 12
 # Waits that a side sleeps through at most after it has spun in vain.
 _LONGEST_PAUSE = 256
 
@@ -231,6 +231,7 @@ class HotWire(Wire):
     __slots__ = (
         "_awake",
         "_barrier",
+        "_crowded",
         "_in",
         "_limits",
         "_memory",
@@ -265,6 +266,8 @@ class HotWire(Wire):
         self.passed = 0
         # After how many frames in a row to look on which processor the other side is; 0 for never, since the application stays where it is.
         self._spread_in = self._spread_after = 0 if listening else _SPREAD_AFTER
+        # To look there before the next wait.
+        self._crowded = False
 
     def abandon(self) -> None:
         super().abandon()
@@ -415,6 +418,11 @@ class HotWire(Wire):
                 if holder.closed:
                     _looking.clear()
                 return None
+            if self._crowded:
+                # Now that the other side has what it waited for, and goes on as soon as this thread is off its processor. Before, it would
+                # look in vain meanwhile and sleep; and the kernel wakes whom a socket wakes on the processor of who wakes him.
+                self._crowded = False
+                self._spread()
             memory, at = self._memory, self._in[0]
             number = self._taken_last % 255 + 1
             end = monotonic() + self._limits.hot_spin
@@ -427,8 +435,7 @@ class HotWire(Wire):
                         self._penalty = 1
                         if 0 < yields <= _FEW_YIELDS:
                             self._spread_in -= 1
-                            if not self._spread_in:
-                                self._spread()
+                            self._crowded = not self._spread_in
                         else:
                             self._spread_in = self._spread_after
                         return self._look()

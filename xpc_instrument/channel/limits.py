@@ -32,6 +32,6 @@ class Limits:
     # Whether small frames may go through memory that both processes share, while calls follow each other closely (see hot.py), ...
     hot_lanes: bool = True
     # ... for how long a side looks there again and again before it sleeps, ...
-    hot_spin: float = 0.00005
+    hot_spin: float = 0.0001
     # ... and below what a wait counts as short.
     hot_short: float = 0.0001
