@@ -87,6 +87,10 @@ _FEW_YIELDS = 2
 _SPREAD_AFTER, _SPREAD_LATEST = 24, 1 << 12
 # Waits that a side sleeps through at most after it has spun in vain.
 _LONGEST_PAUSE = 256
+# A look that ends so many seconds late has given its processor to another program for a slice of time: there are more of them than
+# processors. The side then sleeps in all waits for a time, twice as long each time that this follows soon on the last.
+_LATE = 0.0005
+_RETREAT, _LONGEST_RETREAT, _SOON = 0.064, 1.0, 4.0
 
 
 def why_plain() -> str:
@@ -239,6 +243,8 @@ class HotWire(Wire):
         "_pause",
         "_penalty",
         "_put",
+        "_retreat",
+        "_retreat_until",
         "_spread_after",
         "_spread_in",
         "_streak",
@@ -262,6 +268,8 @@ class HotWire(Wire):
         self._awake = self._told = False
         self._streak = self._pause = 0
         self._penalty = 1
+        self._retreat = _RETREAT
+        self._retreat_until = 0.0
         # Frames that went through the memory, in either direction.
         self.passed = 0
         # After how many frames in a row to look on which processor the other side is; 0 for never, since the application stays where it is.
@@ -384,6 +392,8 @@ class HotWire(Wire):
     def _wake_unless_paused(self) -> None:
         if self._pause:
             self._pause -= 1
+        elif self._retreat_until and monotonic() < self._retreat_until:
+            pass
         elif GREENLET not in modules or hub() is None:
             if not self._spread_after:
                 self._memory[_THREAD : _THREAD + 4] = get_native_id().to_bytes(4, "little")
@@ -433,22 +443,35 @@ class HotWire(Wire):
                 for _ in _LOOKS:
                     if memory[at] == number:
                         self._penalty = 1
+                        if yields:
+                            now = monotonic()
+                            if now - end > _LATE:
+                                self._give_way(now)
                         if 0 < yields <= _FEW_YIELDS:
                             self._spread_in -= 1
                             self._crowded = not self._spread_in
                         else:
                             self._spread_in = self._spread_after
                         return self._look()
-                if monotonic() >= end or self.closed:
+                now = monotonic()
+                if now >= end or self.closed:
                     break
                 _yield()
                 yields += 1
         finally:
             if _looking.get(None) is self:
                 _looking.clear()
+        if now - end > _LATE:
+            self._give_way(now)
         self._pause = self._penalty = min(2 * self._penalty, _LONGEST_PAUSE)
         self._streak = 0
         return None
+
+    def _give_way(self, now: float) -> None:
+        """Stay out of the memory for a time: others want the processors, and whoever yields to them waits for a slice of theirs."""
+        self._retreat = min(2 * self._retreat, _LONGEST_RETREAT) if now - self._retreat_until < _SOON else _RETREAT
+        self._retreat_until = now + self._retreat
+        self.cool()
 
     def _spread(self) -> None:
         """Leave the processor on which the other side runs: the kernel keeps two that take turns together, where they take turns only."""
