@@ -13,7 +13,7 @@ import pytest
 
 import xpc_instrument
 from tests.integration.app_fixture import as_json, start_app
-from tests.integration.faults import LATE, SCRIPT, Faulty, stop
+from tests.integration.faults import LATE, SCRIPT, TURNS, Faulty, Sleeper, stop
 from tests.integration.test_cli import cli
 from tests.programs import PATIENCE, Program, wait_for_exit
 from xpc_instrument import Session
@@ -380,3 +380,80 @@ def test_a_deadline_that_is_missed_on_a_hot_lane_runs_the_original_once(run_prog
             assert app.value("busy.paid") == [0]
         finally:
             free.set()
+
+
+# Writes over the memories of all its lanes, again and again, while its hook answers.
+SCRIBBLER = """
+import gc, os, random, sys, threading
+import xpc_instrument
+from xpc_instrument.channel.hot import HotWire
+from xpc_instrument.channel.memory import SIZE
+
+app = xpc_instrument.connect("shop")
+app.instead("busy:pay", lambda n: "hooked")
+choose = random.Random(int(sys.argv[1]))
+going = True
+
+def scribble():
+    count = 0
+    while going:
+        memories = [one._memory for one in gc.get_objects() if type(one) is HotWire and hasattr(one, "_memory")]
+        for _ in range(50):
+            for memory in memories:
+                try:
+                    # Single bytes where both sides look, pieces of frames, and all of it at once.
+                    memory[choose.randrange(512)] = choose.choice([0, 1, choose.randrange(256)])
+                    at = choose.randrange(SIZE - 64)
+                    memory[at : at + 64] = os.urandom(64)
+                    if choose.random() < 0.2:
+                        memory[:] = bytes([choose.randrange(256)]) * SIZE
+                except ValueError:
+                    continue  # it has been closed meanwhile
+                count += 1
+    print("scribbled", count, flush=True)
+
+print("hooked", flush=True)
+sys.stdin.readline()
+thread = threading.Thread(target=scribble)
+thread.start()
+print("begun", flush=True)
+sys.stdin.readline()
+going = False
+thread.join()
+app.close()
+"""
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_script_that_scribbles_over_the_memory_spoils_its_own_calls_and_nothing_else(
+    run_program: Callable[..., Program], tmp_path: Path, seed: int
+) -> None:
+    timeout = 0.4
+    app = start_busy(run_program, tmp_path, timeout=timeout)
+    program = run_program(SCRIBBLER, str(seed), name="scribbler.py")
+    program.read_until("hooked")
+    with xpc_instrument.connect("shop") as session:
+        session.instead("shop:charge", lambda n: -n)
+        app.heats("busy.pay(n)")
+        app.heats("shop.charge(n)")
+        app.value("busy.paid.clear()")
+        program.send_line()
+        program.read_until("begun")
+        with Sleeper() as sleeper:
+            app.value("busy.begin('a', 'b')")
+            until = time.monotonic() + 3
+            while time.monotonic() < until:
+                assert app.value("[shop.charge(n) for n in range(50)]") == [-n for n in range(50)]
+            seen = app.value("busy.end()")
+        program.send_line()
+        assert int(program.read_until("scribbled").split()[1]) > 100
+        assert app.value("busy.longest") <= timeout + LATE + TURNS * sleeper.late
+        outcomes = [one for counts in seen.values() for one in counts]
+        # What the memory says as an answer is one; nothing of ours gets through, and no original runs twice.
+        assert not [answer for answer, _ in outcomes if "xpc_" in str(answer) or "ProtocolError" in str(answer)]
+        originals = app.value("busy.paid")
+        assert len(originals) == sum(count for answer, count in outcomes if answer == "paid") > 0
+        assert max(originals.count(n) for n in set(originals)) <= len(seen)
+        assert program.wait() == 0
+        assert app.value("[shop.charge(n) for n in range(50)]") == [-n for n in range(50)]
+        assert app.value("busy.pay(1)") == "paid"

@@ -5,6 +5,7 @@ of faults happens to all of them. A line tells of each step. What must hold, at 
 
 - the original ran once for each call, or not at all where a hook answered; the result is one that is allowed;
 - no call takes longer than the time-outs of its hooks, by more than a thread that only sleeps is late in the same process, and 50 ms;
+- where lanes can be hot, frames have gone through memory: threads of the applications call back to back for part of the time;
 - without scripts an application has the descriptors, threads and hooks that it had in the beginning, and no more memory than `SLACK`;
 - a process that is told to leave is gone.
 
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional
 
 from tests.soak.programs import Application, Script, Violation
+from xpc_instrument.channel.memory import why_plain
 
 # The time-out of each hook, in seconds.
 TIMEOUT = 0.3
@@ -70,6 +72,8 @@ class Soak:
         self.scripts: List[Script] = []
         self.totals: Dict[str, int] = {"calls": 0, "replaced": 0, "injected": 0}
         self.failures: Dict[str, int] = {}
+        # Those seen to have gone through memory: lanes that have ended since the report before are not counted.
+        self.frames = 0
         self.worst = self.overslept = 0.0
         self.first: Dict[str, Any] = {}
         self.last: Dict[str, Any] = {}
@@ -107,6 +111,9 @@ class Soak:
         for name in self.totals:
             self.totals[name] += report[name] - application.counted.get(name, 0)
             application.counted[name] = report[name]
+        frames = report.get("frames", 0)
+        self.frames += max(0, frames - application.frames)
+        application.frames = frames
         for cause, number in report.get("failures", {}).items():
             self.failures[cause] = self.failures.get(cause, 0) + number - application.failed.get(cause, 0)
             application.failed[cause] = number
@@ -281,6 +288,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
         log(f"{time.monotonic() - begun:7.1f} s  seed {options.seed} step {soak.step}: {soak.look()}")
         for application in list(soak.applications):
             soak._end(application, "exit")
+        if not soak.frames and not why_plain():
+            raise Violation("no frame went through memory, although lanes can be hot here")
     except Violation as violation:
         problem = str(violation)
     finally:
@@ -288,6 +297,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         shutil.rmtree(folder, ignore_errors=True)
     opened = ", ".join(f"{cause} {number}" for cause, number in sorted(soak.failures.items())) or "none"
     log(f"{soak.totals['calls']} calls, {soak.totals['replaced']} replaced, {soak.totals['injected']} injected; failed open: {opened}")
+    log(f"frames through memory: at least {soak.frames}{' (' + why_plain() + ')' if why_plain() else ''}")
     log(f"worst wait past the deadline {soak.worst * 1000:.1f} ms; a thread that only slept was {soak.overslept * 1000:.1f} ms late")
     for when, found in (("beginning", soak.first), ("end", soak.last)):
         if found:

@@ -21,6 +21,9 @@ from typing import Any, Callable, Dict, List
 
 TIMEOUT = float(os.environ.get("SOAK_TIMEOUT", "0.5"))
 
+# Calls in a row of which one thread of three makes no pause, and as many times that as it takes until its turn comes round.
+_IN_A_ROW, _PACES = 200, 4
+
 # How often the original has run in the call that is under way, by thread and task.
 _runs: contextvars.ContextVar[List[int]] = contextvars.ContextVar("runs")
 
@@ -164,8 +167,10 @@ def work(seed: int) -> None:
         while not stopping.is_set():
             n += 1
             one_call(choose, n, till, data)
-            # Without a pause the threads would wait for the GIL most of the time, and for nothing else.
-            time.sleep(0.001)
+            # Without a pause the threads would wait for the GIL most of the time, and for nothing else. Now and then one of them makes none,
+            # so that its lane is hot when something happens to it.
+            if seed % 100 != n // _IN_A_ROW % _PACES:
+                time.sleep(0.001)
     except BaseException as error:
         say(violation=f"a thread ended with {type(error).__name__}: {error}")
 
@@ -262,6 +267,8 @@ def resources() -> Dict[str, Any]:
     }
     agent = sys.modules["xpc_agent.lifecycle"].current()
     if agent is not None:
+        # Of the lanes that there are now.
+        found["frames"] = sum(one["frames"] for one in agent.about()["by-session"])
         found["hooks"] = sum(len(point.hooks) for point in list(agent.table.points.values()))
         failures: Dict[str, int] = {}
         for probe in sys.modules["xpc_agent"].stats():

@@ -110,6 +110,7 @@ class Application(Process):
         self.baseline: Dict[str, Any] = {}
         self.counted: Dict[str, int] = {}
         self.failed: Dict[str, int] = {}
+        self.frames = 0
         self._answer()
 
     def _traceback(self, line: str) -> None:
