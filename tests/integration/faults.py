@@ -17,6 +17,7 @@ from typing import Any, Callable, Dict, List, Optional
 
 from tests.integration.app_fixture import App, start_app
 from tests.programs import PATIENCE, Program
+from xpc_instrument.channel.memory import why_plain
 
 # No thread waits longer than its deadline, or than the death of the script, by more than this, in seconds.
 LATE = 0.05
@@ -211,6 +212,25 @@ class Faulty(App):
             patience.wait(0.02)
         now = self.resources()
         assert now == before, (now, before)
+
+    def frames(self) -> int:
+        """How many frames have gone through memory on the lanes that there are."""
+        return sum(one["frames"] for one in self.value("sys.modules['xpc_agent.lifecycle'].current().about()['by-session']"))
+
+    def heat(self, expression: str, wanted: int = 50) -> None:
+        """Evaluate it until so many frames have gone through memory, so that what happens next happens to a hot lane.
+
+        Where lanes cannot be hot, or other programs keep the processors busy, the fault happens to a plain one.
+        """
+        if why_plain():
+            return
+        deadline = time.monotonic() + PATIENCE / 6
+        before = self.frames()
+        while self.frames() - before < wanted:
+            if time.monotonic() >= deadline:
+                assert os.getloadavg()[0] > (os.cpu_count() or 1), f"{self.frames() - before} frames went through memory"
+                return
+            self.value(f"[{expression} for _ in range(100)][:0]")
 
     def disarmed(self) -> None:
         """Wait until no hook is left."""

@@ -84,10 +84,12 @@ def test_what_a_signal_handler_raises_in_a_thread_that_waits_for_a_hook_reaches_
     start: Callable[..., Faulty], mode: str, name: str, way: str
 ) -> None:
     app = start(20)
-    inside, leave = threading.Event(), threading.Event()
+    inside, leave, warm = threading.Event(), threading.Event(), threading.Event()
     app.value(f"handlers.{way}({name!r})")
 
     def hook(*args: Any) -> None:
+        if not warm.is_set():
+            return
         inside.set()
         wait_for(leave)
 
@@ -97,6 +99,10 @@ def test_what_a_signal_handler_raises_in_a_thread_that_waits_for_a_hook_reaches_
         def attempt(number: int) -> float:
             inside.clear()
             leave.clear()
+            warm.clear()
+            app.heat("till.pay('warm')")
+            app.value("till.ran.__setitem__(slice(None), [one for one in till.ran if one != 'warm'])")
+            warm.set()
             app.start(f"till.timed(lambda: till.pay({number}))")
             wait_for(inside)
             app.program.signal(signal.SIGUSR1)
@@ -134,10 +140,13 @@ def test_what_a_handler_raises_while_the_original_runs_inside_proceed_is_the_out
 @pytest.mark.parametrize("kind", ["sync", "async"])
 def test_a_timer_that_ticks_does_not_prolong_the_wait(start: Callable[..., Faulty], kind: str, period: float) -> None:
     app = start(TIMEOUT)
-    leave = threading.Event()
+    leave, warm = threading.Event(), threading.Event()
     expression = "till.pay({})" if kind == "sync" else "asyncio.run(till.pay_async({}))"
     with xpc_instrument.connect("shop") as session:
-        session.instead("till:pay" if kind == "sync" else "till:pay_async", lambda *args: wait_for(leave))
+        session.instead("till:pay" if kind == "sync" else "till:pay_async", lambda *args: warm.is_set() and wait_for(leave))
+        if kind == "sync":
+            app.heat("till.pay(1)")
+        warm.set()
         app.value(f"handlers.ticking({period})")
 
         def attempt(number: int) -> float:
