@@ -13,7 +13,7 @@ import sys
 import threading
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Sequence
+from typing import Any, Callable, Dict, Iterator, Mapping, Sequence
 
 from xpc_instrument.channel.hot import why_plain
 
@@ -116,17 +116,18 @@ def _bars() -> Sequence[Line]:
 
 
 _ABOUT = """\
-A lane over a unix socket is *hot* while calls follow each other closely: small frames then go through memory that both processes share, and neither
-sleeps. Here the same calls go over lanes that may be hot and over lanes that may not (`hot-lanes = false`), in the same rounds, in two applications that
-differ in nothing else, and back to back also over a bare ping-pong with the same pickles. Nothing is pinned. "10 ms apart" has a sleep before each
-call, and the processor time is that of all threads of both processes, sleeps included; eight threads of one application hook at once; the
-busy loops are two processes that do nothing else, as many as a small machine has processors; a task of an event loop never looks into the memory, so its
-lane is used like a plain one."""
+A lane over a unix socket is *hot* while calls follow each other closely: small frames then go through memory that both processes
+share, and neither sleeps. Here the same calls go over lanes that may be hot and over lanes that may not (`hot-lanes = false`), in the
+same rounds, in two applications that differ in nothing else, and back to back also over a bare ping-pong with the same pickles.
+Nothing is pinned. "10 ms apart" has a sleep before each call, and the processor time is that of all threads of both processes, sleeps
+included; eight threads of one application hook at once; the busy loops are two processes that do nothing else, as many as a small
+machine has processors; a task of an event loop never looks into the memory, so its lane is used like a plain one."""
 
 _WHY = """\
-What is left of a call over a hot lane is Python code, half of it in each process (see "Where each microsecond goes"), where the bare ping-pong has nothing
-but its pickles and the kernel's change from one process to the other: the ratio to it depends on how long such a change takes on the machine. An argument
-of 64 KB is above what goes through memory together with its pickle, and so are all larger ones; they use the socket."""
+What is left of a call over a hot lane is Python code, half of it in each process (see "Where each microsecond goes"), where the bare
+ping-pong has nothing but its pickles and the kernel's change from one process to the other: the ratio to it depends on how long such
+a change takes on the machine. An argument of 64 KB is above what goes through memory together with its pickle, and so are all larger
+ones; they use the socket."""
 
 HOT = Group(
     "hot",

@@ -17,7 +17,7 @@ from typing import Any, Callable, Dict, List, Optional
 
 from tests.integration.app_fixture import App, start_app
 from tests.programs import PATIENCE, Program
-from xpc_instrument.channel.memory import why_plain
+from xpc_instrument.channel.hot import why_plain
 
 # No thread waits longer than its deadline, or than the death of the script, by more than this, in seconds.
 LATE = 0.05

@@ -387,7 +387,7 @@ SCRIBBLER = """
 import gc, os, random, sys, threading
 import xpc_instrument
 from xpc_instrument.channel.hot import HotWire
-from xpc_instrument.channel.memory import SIZE
+from xpc_instrument.channel.hot import SIZE
 
 app = xpc_instrument.connect("shop")
 app.instead("busy:pay", lambda n: "hooked")

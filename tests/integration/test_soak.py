@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from xpc_instrument.channel.memory import why_plain
+from xpc_instrument.channel.hot import why_plain
 
 pytestmark = pytest.mark.long
 

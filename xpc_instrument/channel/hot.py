@@ -12,7 +12,8 @@ How it works
 - The side that answers calls wakes when several calls in a row came soon after it began to wait. The side that calls is awake while it
   waits for an answer to what it has put into the memory. Who is awake looks again and again, for `Limits.hot_spin` seconds at most; then it
   says that it sleeps, looks once more, and waits on its socket. Each time that this was in vain it stays asleep for twice as many waits.
-- The dialling side leaves the processor of the listening one. The application is never moved.
+- The dialling side leaves the processor of the listening one, after an answer. The application is never moved.
+- Who has lost its processor, or the interpreter, to others while it looked stays with its socket for a time (`_give_way`).
 - Only one thread of a process looks again and again at a time, no greenlet does, and none where the process could run on one processor
   only when the lane was opened: else it would keep from the processor, or from the interpreter, whoever it waits for.
 - After a fork the memory is the parent's, as the socket is: the child lets go of both.
