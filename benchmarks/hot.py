@@ -27,7 +27,7 @@ from .sizes import SMALL
 _SETTINGS = {"hot": "", "plain": "[limits]\nhot-lanes = false\n"}
 # Calls of a block: enough that those with which a lane gets hot are less than one in a hundred.
 _CALLS = 1000
-# What takes longer has a part of them: large arguments, and calls with a pause between.
+# What takes longer has a part of them: large arguments, tasks, and calls with a pause between.
 _LARGE_PART, _APART_PART = 5, 100
 # Seconds between two calls that are far apart.
 _GAP = 0.01
@@ -58,7 +58,7 @@ def _hot() -> Iterator[Mapping[str, TimeFunction]]:
             for kind, pair in pairs.items():
                 ways[f"{kind}, {size}"] = functools.partial(_part, pair.way("large", "large", size), _LARGE_PART)
         for kind, pair in pairs.items():
-            ways[f"{kind}, async"] = pair.way("each-awaited", "awaited", "awaited")
+            ways[f"{kind}, async"] = functools.partial(_part, pair.way("each-awaited", "awaited", "awaited"), _LARGE_PART)
         for kind, pair in crowds.items():
             ways[f"{kind}, threads"] = pair.way("threads", "instead", "instead", str(_THREADS))
         for kind, pair in crowded.items():
