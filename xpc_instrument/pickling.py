@@ -27,8 +27,8 @@ from .channel.codec import Bytes
 from .errors import PayloadError
 
 PROTOCOL = 5
-# Buffers smaller than this are cheaper inside the pickle than as a piece of their own.
-_OUT_OF_BAND = 16 * 1024
+# Buffers smaller than this are cheaper inside the pickle than as a piece of their own; and a hot lane has room for what is smaller.
+_OUT_OF_BAND = 64 * 1024
 _MAX_OUT_OF_BAND = 255
 # A pickle frame is closed when it has passed 64 KiB, so it may hold one string of nearly 64 KiB more, and a few bytes of opcodes. Larger
 # pieces are the content of one string or bytes object and name no module.
@@ -89,13 +89,16 @@ class _Writer:
     def __init__(self, limit: int) -> None:
         self.room = limit
         self.pieces: List[bytes] = []
-        self.buffers: List[memoryview] = []
+        self.buffers: List[Bytes] = []
 
     def write(self, data: bytes) -> int:
+        if type(data) is not bytes:
+            # A PickleBuffer that is kept inside, say, which has no length.
+            data = bytes(data)
         self.room -= len(data)
         if self.room < 0:
             raise _TooLarge
-        self.pieces.append(data if type(data) is bytes else bytes(data))
+        self.pieces.append(data)
         return len(data)
 
     def take_buffer(self, buffer: pickle.PickleBuffer) -> bool:
@@ -106,27 +109,19 @@ class _Writer:
         self.room -= raw.nbytes
         if self.room < 0:
             raise _TooLarge
-        self.buffers.append(raw)
+        # `bytes` as such: that is what they are loaded as.
+        self.buffers.append(raw.obj if type(raw.obj) is bytes and len(raw.obj) == raw.nbytes else raw)
         return False
 
 
-class _Beside:
-    """Stands for large `bytes` in what is pickled: they travel beside the pickle, and are copied once, where they are loaded."""
-
-    __slots__ = ("_data",)
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    def __reduce__(self) -> Any:
-        return bytes, (pickle.PickleBuffer(self._data),)
-
-
 def beside(values: Tuple[Any, ...]) -> Tuple[Any, ...]:
-    """The values, each that is large `bytes` put beside the pickle; these values themselves if there is none."""
+    """The values, each that is large `bytes` put beside the pickle; these values themselves if there is none.
+
+    A read-only buffer that arrives as `bytes` (see `codec`) is loaded as those very `bytes`, without a copy.
+    """
     for value in values:
         if type(value) is bytes and len(value) >= _OUT_OF_BAND:
-            return tuple([_Beside(one) if type(one) is bytes and len(one) >= _OUT_OF_BAND else one for one in values])
+            return tuple([pickle.PickleBuffer(one) if type(one) is bytes and len(one) >= _OUT_OF_BAND else one for one in values])
     return values
 
 
