@@ -92,14 +92,13 @@ class _Writer:
         self.buffers: List[Bytes] = []
 
     def write(self, data: bytes) -> int:
-        if type(data) is not bytes:
-            # A PickleBuffer that is kept inside, say, which has no length.
-            data = bytes(data)
-        self.room -= len(data)
+        # A PickleBuffer that is kept inside has no length of its own.
+        size = len(data) if type(data) is bytes else memoryview(data).nbytes
+        self.room -= size
         if self.room < 0:
             raise _TooLarge
-        self.pieces.append(data)
-        return len(data)
+        self.pieces.append(data if type(data) is bytes else bytes(data))
+        return size
 
     def take_buffer(self, buffer: pickle.PickleBuffer) -> bool:
         """The pickler's buffer callback: True keeps the buffer inside the pickle."""
