@@ -16,8 +16,8 @@ from .results import Part, Run
 _RATES = (1, 10, 100, 1_000, 10_000, 100_000)
 # A hook is hardly noticed in a function that runs so many times as long as the hook takes.
 _HARDLY = 10
-# Rows of a group that is told row by row; the table has the rest.
-_FEW = 8
+# Which rows about whole programs are told in a sentence; the tables have the rest.
+_SOME_POINTS, _REQUESTS, _AGAIN = " 100 probe points: ", ": requests per second, ", "plain again"
 
 # What a crossing is called, its group and its way. The first that was measured of a name counts.
 CROSSINGS: Tuple[Tuple[str, str, str], ...] = (
@@ -51,7 +51,7 @@ def crossings(run: Run) -> List[Tuple[str, float]]:
 
 def expectations(run: Run) -> List[str]:
     """What to expect, a sentence each."""
-    return [sentence for make in (_disarmed, _gated, _armed, _applications) for sentence in make(run)]
+    return [sentence for make in (_disarmed, _gated, _armed, _programs) for sentence in make(run)]
 
 
 def _rows(run: Run, group: str, wanted: Callable[[Row], bool]) -> List[Row]:
@@ -107,17 +107,19 @@ def _armed(run: Run) -> List[str]:
     return said
 
 
-def _applications(run: Run) -> List[str]:
-    """Of groups about whole programs, the first rows as they are."""
-    said = []
-    for part in run.parts:
-        if part.name == "startup" or "application" in part.name or part.name.startswith("web"):
-            rows = [row for row in part.rows if row.ratio == row.ratio]
-            said += [
-                f"**{part.heading}**, {row.name}: {in_units(row.seconds, row.unit)}, where {row.baseline} has "
-                f"{in_units(row.baseline_seconds, row.unit)} (a ratio of {digits_of(row.ratio)})."
-                for row in rows[:_FEW]
-            ]
+def _programs(run: Run) -> List[str]:
+    """What whole programs pay for being hookable, and for a hook."""
+    said = [
+        f"**Start-up, {row.name}** is {in_units(row.seconds, row.unit)} instead of {in_units(row.baseline_seconds, row.unit)}, "
+        f"{digits_of(row.ratio)} times as much."
+        for row in _rows(run, "startup", lambda row: _SOME_POINTS in row.name)
+    ]
+    for row in _rows(run, "applications", lambda row: _REQUESTS in row.name and _AGAIN not in row.name):
+        server, _, hook = row.name.partition(_REQUESTS)
+        said.append(
+            f"**{server}, {hook}:** {1 / row.seconds:,.0f} requests a second instead of {1 / row.baseline_seconds:,.0f}, "
+            f"{digits_of(row.ratio)} times as many, from a load generator that keeps all processors busy."
+        )
     return said
 
 

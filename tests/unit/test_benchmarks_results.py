@@ -324,3 +324,17 @@ def test_a_page_says_what_a_rate_of_calls_costs_by_the_crossings_of_the_run() ->
     text = page.page_of(run, "pictures", "README.md", [])
     assert "a call takes 20.0 µs" in text
     assert "one must take 200 µs" in text
+
+
+def test_a_page_says_what_whole_programs_pay() -> None:
+    run = run_of()
+    memory = Comparison("Flask, 100 probe points: memory", "agent", "plain", unit="byte")
+    run.parts.append(Part("startup", comparisons=(memory,), samples={"agent": Samples([[44e6]], [1]), "plain": Samples([[40e6]], [1])}))
+    served = Comparison("gunicorn, Flask: requests per second, `before`", "hooked", "bare", rate=True)
+    again = Comparison("gunicorn, Flask: requests per second, plain again", "bare", "bare", rate=True)
+    samples = {"hooked": Samples([[250e-6]], [1]), "bare": Samples([[200e-6]], [1])}
+    run.parts.append(Part("applications", comparisons=(served, again), samples=samples))
+    text = page.page_of(run, "pictures", "README.md", [])
+    assert "**Start-up, Flask, 100 probe points: memory** is 44.0 MB instead of 40.0 MB, 1.10 times as much." in text
+    assert "**gunicorn, Flask, `before`:** 4,000 requests a second instead of 5,000, 0.80 times as many" in text
+    assert "plain again:**" not in text
