@@ -53,7 +53,7 @@ def draw(shown: Figure, folder: Path, png: bool = True) -> Path:
         picture, axes = pyplot.subplots(figsize=(_WIDTH, _height(shown)), dpi=_DPI)
         try:
             (_bars if shown.bars else _lines)(axes, shown)
-            axes.set_title(shown.plot.title, loc="left", fontsize=12)
+            axes.set_title(_plain(shown.plot.title), loc="left", fontsize=12)
             if shown.missing:
                 note = textwrap.fill("Not here: " + not_here(shown.missing), 120)
                 picture.text(0.01, 0.01, note, fontsize=8, color="#444444", ha="left", va="bottom")
@@ -124,6 +124,9 @@ def _lines(axes: Any, shown: Figure) -> None:
     places = sorted({point.x for one in shown.series for point in one.points})
     if len(places) <= _TICKS:
         axes.xaxis.set_major_locator(FixedLocator(places))
+        if len(places) > _TICKS // 2:
+            # So that none covers its neighbour.
+            axes.tick_params(axis="x", labelrotation=35)
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
     if shown.plot.log_y:
