@@ -373,7 +373,7 @@ def test_a_deadline_that_is_missed_on_a_hot_lane_runs_the_original_once(run_prog
     with xpc_instrument.connect("shop") as session:
         session.instead("busy:pay", hook)
         try:
-            app.heats("[busy.pay(n) for n in range(500)].count('paid')")
+            app.heats("busy.pay(n)")
             app.value("busy.paid.clear()")
             late.set()
             assert app.value("[busy.pay(n) for n in range(100)].count('paid')") == 1
