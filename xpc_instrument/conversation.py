@@ -331,6 +331,11 @@ class Outgoing:
             frame = await wire.hear_async(deadline)
 
 
+def _copied(buffers: Sequence[Bytes]) -> Sequence[Bytes]:
+    """Copies of those that can be written: a hook may change in place what is loaded over them."""
+    return [buffer if type(buffer) is bytes else bytearray(buffer) for buffer in buffers]
+
+
 class Incoming:
     """The callee's end of one call."""
 
@@ -343,12 +348,15 @@ class Incoming:
         self._original: Optional[Frame] = None
         self._original_value: Any = None
 
-    def record(self) -> Tuple[Any, ...]:
-        """The caller's record `(args, kwargs, *rest)`; what cannot be loaded here is a `Reference`."""
+    def record(self, apart: bool = False) -> Tuple[Any, ...]:
+        """The caller's record `(args, kwargs, *rest)`; what cannot be loaded here is a `Reference`.
+
+        With `apart` nothing in it lies in the frame itself, so that `has_as_it_came` can tell whether it was changed.
+        """
         # For CALL_NAMED the first buffer is the name.
         buffers = self._frame.buffers[1:] if self._frame.opcode is Opcode.CALL_NAMED else self._frame.buffers
         try:
-            value = load_with_asker(self, self._frame.body, buffers)
+            value = load_with_asker(self, self._frame.body, _copied(buffers) if apart else buffers)
         except PayloadError:
             return self._load_separately()
         if not isinstance(value, tuple) or len(value) < 2:
@@ -413,16 +421,16 @@ class Incoming:
         frame = self._exchange(Opcode.PROCEED, body, buffers)
         self._original = frame
         try:
-            self._original_value = self._result(frame)
+            self._original_value = self._result(frame, apart=True)
         except BaseException as error:
             self._original_value = error
             raise
         return self._original_value
 
-    def _result(self, frame: Frame) -> Any:
+    def _result(self, frame: Frame, apart: bool = False) -> Any:
         if frame.opcode is Opcode.FAULT:
             raise load_exception(frame.body, asker=self)
-        return load_with_asker(self, frame.body, frame.buffers)
+        return load_with_asker(self, frame.body, _copied(frame.buffers) if apart else frame.buffers)
 
     # answering ---------------------------------------------------------------------------------------------------------------
 
@@ -446,7 +454,7 @@ class Incoming:
     def has_as_it_came(self, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> bool:
         """Whether the arguments that came with the call have not been changed in place: a fresh copy pickles to the same bytes."""
         try:
-            return dump_with_asker(self, (args, kwargs), self.traits) == dump_with_asker(self, self.record()[:2], self.traits)
+            return dump_with_asker(self, (args, kwargs), self.traits) == dump_with_asker(self, self.record(apart=True)[:2], self.traits)
         except PayloadError:
             return True  # what cannot go back cannot have been meant to
 
@@ -457,7 +465,7 @@ class Incoming:
             original is not None
             and original.opcode is Opcode.RESULT
             and value is self._original_value
-            and is_unchanged(self, value, original.body, original.buffers, self.traits)
+            and is_unchanged(self, value, original.body, _copied(original.buffers), self.traits)
         ):
             self._finish(Opcode.RETURN_SAME)
             return

@@ -29,7 +29,8 @@ from .errors import PayloadError
 PROTOCOL = 5
 # Buffers smaller than this are cheaper inside the pickle than as a piece of their own; and a hot lane has room for what is smaller.
 _OUT_OF_BAND = 64 * 1024
-_MAX_OUT_OF_BAND = 255
+# One less than fit into a frame: a call by name has the name in one.
+_MAX_OUT_OF_BAND = 254
 # A pickle frame is closed when it has passed 64 KiB, so it may hold one string of nearly 64 KiB more, and a few bytes of opcodes. Larger
 # pieces are the content of one string or bytes object and name no module.
 _FRAME = 2 * 64 * 1024 + 1024
@@ -91,9 +92,11 @@ class _Writer:
         self.pieces: List[bytes] = []
         self.buffers: List[Bytes] = []
 
-    def write(self, data: bytes) -> int:
-        # A PickleBuffer that is kept inside has no length of its own.
-        size = len(data) if type(data) is bytes else memoryview(data).nbytes
+    def write(self, data: Any) -> int:
+        if type(data) is pickle.PickleBuffer:
+            # One that is kept inside: as it lies in memory.
+            data = data.raw()
+        size = len(data)
         self.room -= size
         if self.room < 0:
             raise _TooLarge

@@ -422,7 +422,7 @@ class Session:
             return
         mode = hook.handle.mode
         try:
-            record = incoming.record()
+            record = incoming.record(apart=mode is Mode.AROUND)
             if mode is Mode.INSTEAD:
                 args, kwargs = incoming.plain_arguments(hook.callback, record)
                 value = self._async.finished(hook.callback(*args, **kwargs))

@@ -138,7 +138,7 @@ def test_a_script_killed_while_the_original_runs_inside_proceed_leaves_its_outco
         app.value("till.release.clear()")
         program = script(kind, "hold", "around", "proceeds")
         app.begin("call", call(kind, "hold", number))
-        app.program.read_until(f"original {number}")
+        app.program.find_line(f"original {number}")
         program.kill()
         app.disarmed()
         released = app.value("till.let_go()")

@@ -128,7 +128,7 @@ def test_what_a_handler_raises_while_the_original_runs_inside_proceed_is_the_out
     with xpc_instrument.connect("shop") as session:
         session.around("till:hold", lambda call: call.proceed())
         app.start("till.timed(lambda: till.hold(1))")
-        app.program.read_until("original 1")
+        app.program.find_line("original 1")
         app.program.signal(signal.SIGUSR1)
         assert eval(app.result())["outcome"].startswith("raised KeyboardInterrupt: by a handler")
         assert app.ran == [1]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import select
 import socket
 import threading
 import time
+from pathlib import Path
 from typing import Any, List
 
 import pytest
@@ -188,3 +190,24 @@ def test_bytes_of_any_size_arrive_as_they_were_sent(waits: str) -> None:
                 assert type(frame.buffers[1]) is bytes
         finally:
             wire.close()
+
+
+@pytest.mark.parametrize("way", ["close", "abandon", "lost"])
+def test_a_wire_whose_descriptor_the_application_has_closed_leaves_the_file_that_has_its_number(way: str, tmp_path: Path) -> None:
+    sock, other = socket.socketpair()
+    wire = Wire(sock, Connection(dialling=True, key=b"", max_payload=1000))
+    number = wire.fileno()
+    os.close(number)
+    with other, open(tmp_path / "log", "wb", buffering=0) as file:
+        # As a daemon does that closes all descriptors, and then opens its own.
+        if file.fileno() != number:
+            os.dup2(file.fileno(), number)
+        if way == "close":
+            wire.close()
+        elif way == "abandon":
+            wire.abandon()
+        del wire, sock
+        assert os.write(number, b"still there") == 11
+        if file.fileno() != number:
+            os.close(number)
+    assert (tmp_path / "log").read_bytes() == b"still there"

@@ -229,9 +229,9 @@ class FrameReader:
             if total > self.limit:
                 raise RemoteProtocolError(f"{known.name} of {total} bytes; at most {self.limit} are accepted now")
         del data[:head]
-        self._head = (known, ident)
-        self._places = [_Place(length, _padded(length) if count else length)]
-        self._places += [_Place(size, _padded(size), read_only) for size, read_only in pieces]
+        places = [_Place(length, _padded(length) if count else length)]
+        places += [_Place(size, _padded(size), read_only) for size, read_only in pieces]
+        self._places, self._head = places, (known, ident)
         self._started = self._filled = 0
         self._has_filled(0)
         return True

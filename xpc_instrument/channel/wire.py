@@ -12,6 +12,7 @@ Rules:
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import struct
@@ -62,6 +63,7 @@ class Wire:
 
     __slots__ = (
         "__weakref__",
+        "_identity",
         "_pollers",
         "_waiting",
         "account",
@@ -88,6 +90,7 @@ class Wire:
             # A lane is one small question and one small answer: waiting to fill a segment would cost 40 ms each.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sock = sock
+        self._identity = _identity_of(sock)
         self.connection = connection
         self.closed = False
         self.peer: Any = None
@@ -123,7 +126,7 @@ class Wire:
     def __del__(self) -> None:
         # Lost by a thread that was interrupted as it took it; the other side sees its end.
         if not self.given_away:
-            self.sock.close()
+            self._let_go()
 
     def shake_hands(self, deadline: Optional[float]) -> None:
         """Dialling side: what comes before the first frame. Nothing, on a plain wire."""
@@ -158,7 +161,7 @@ class Wire:
     def _waited(self, writing: bool) -> None:
         self._waiting[writing] = False
         if self.closed and not any(self._waiting):
-            self.sock.close()
+            self._let_go()
 
     def put(self, opcode: Opcode, ident: int, body: Bytes, deadline: Optional[float]) -> None:
         """Transmit a small frame of a lane: what `send` does, in fewer steps."""
@@ -481,17 +484,34 @@ class Wire:
             return
         self.closed = True
         try:
-            self.sock.shutdown(socket.SHUT_RDWR)
+            if _identity_of(self.sock) == self._identity:
+                self.sock.shutdown(socket.SHUT_RDWR)
         except OSError:
             # Not connected any more: closing is all that is left to do.
             pass
         if not any(self._waiting):
-            self.sock.close()
+            self._let_go()
 
     def abandon(self) -> None:
         """Close this process's descriptor only: after a fork the connection belongs to the parent."""
         self.closed = True
-        self.sock.close()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Close the descriptor, unless the application has closed it: what has its number since is a file of the application's."""
+        if _identity_of(self.sock) == self._identity:
+            self.sock.close()
+        else:
+            self.sock.detach()
+
+
+def _identity_of(sock: socket.socket) -> Any:
+    """What tells a socket from whatever has its number later; None if there is none, or on a system that does not tell."""
+    try:
+        facts = os.fstat(sock.fileno())
+    except OSError:
+        return None
+    return facts.st_dev, facts.st_ino
 
 
 def _broken(error: Exception) -> ChannelError:
