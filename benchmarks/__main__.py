@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import signal
 import sys
 import time
 from pathlib import Path
-from typing import Dict, Optional, Sequence, Union
+from typing import Dict, List, Optional, Sequence, Union
 
 import xpc_instrument
 
@@ -72,7 +73,10 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
 
 
 def _measure(words: Sequence[str]) -> int:
-    """Returns 0, or 1 if something could not run; a ratio that is not as expected is said in the table and is no failure."""
+    """Returns 0; 1 if something could not run; 2 if it cannot be kept, or pyperf is missing; 130 or 143 if it was ended by a signal.
+
+    A ratio that is not as expected is said in the table and is no failure.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="What xpc-instrument costs, as ratios to a baseline.",
@@ -90,31 +94,56 @@ def _measure(words: Sequence[str]) -> int:
         return 2
     version, began = xpc_instrument.__version__, time.strftime("%Y-%m-%d %H:%M:%S %z")
     folder = options.out or _RESULTS / f"{version}-{time.strftime('%Y%m%d-%H%M%S')}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        print(f"python -m benchmarks: {folder} cannot be made: {error.strerror}; give another with --out", file=sys.stderr)
-        return 2
-    chosen = {name: GROUPS[name] for name in options.only or GROUPS}
-    parts, failed = runner.run(chosen, FAST if options.fast else FULL, asked=bool(options.only))
     shown = [word for word in words if word in ("--fast", "--only") or word in GROUPS]
     command = " ".join(["python -m benchmarks", *shown])
-    effort = "fast" if options.fast else "full"
-    run = results.Run(version, began, command, effort, machine.describe(), machine.packages(), parts)
-    results.write(run, folder)
-    text = markdown_of(run)
-    (folder / "table.md").write_text(text, encoding="utf-8")
-    if options.json:
-        from .suite import make_suite
+    run = results.Run(version, began, command, "fast" if options.fast else "full", machine.describe(), machine.packages(), [])
+    problem = _cannot_be_kept(run, folder, options.json)
+    if problem:
+        print(f"python -m benchmarks: {problem}", file=sys.stderr)
+        return 2
 
-        units = {part.name: part.units() for part in parts}
-        make_suite({part.name: part.samples for part in parts if part.samples}, units).dump(options.json, replace=True)
-    print(text)
-    print(runner.draw(run, folder))
+    def keep(parts: List[results.Part]) -> None:
+        run.parts = parts
+        _write(run, folder, options.json)
+
+    chosen = {name: GROUPS[name] for name in options.only or GROUPS}
+    try:
+        failed = runner.run(chosen, FAST if options.fast else FULL, asked=bool(options.only), keep=keep)[1]
+        print(markdown_of(run))
+        print(runner.draw(run, folder))
+    except OSError as error:
+        print(f"python -m benchmarks: {error.filename or folder}: {error.strerror}; what could be kept is in {folder}", file=sys.stderr)
+        return 2
+    except (KeyboardInterrupt, SystemExit) as end:
+        runner.show("")
+        print(f"python -m benchmarks: it was ended; what was measured until then is in {folder}", file=sys.stderr)
+        return 130 if isinstance(end, KeyboardInterrupt) else int(end.code or 0)
     print(f"All of it is in {folder}")
     if failed:
         print(what_was_not_measured(run), file=sys.stderr)
     return 1 if failed else 0
+
+
+def _cannot_be_kept(run: results.Run, folder: Path, copy: Optional[str]) -> str:
+    """Why what will be measured could not be written, said before minutes are spent; "" if it can."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / results.RUN).exists():
+            return f"{folder} holds a run already; give another folder with --out"
+        results.write(run, folder)
+        if copy:
+            with open(copy, "a", encoding="utf-8"):
+                pass
+    except OSError as error:
+        return f"{error.filename or folder} cannot be written: {error.strerror}; give another with --out, or --json"
+    return ""
+
+
+def _write(run: results.Run, folder: Path, copy: Optional[str]) -> None:
+    results.write(run, folder)
+    (folder / "table.md").write_text(markdown_of(run), encoding="utf-8")
+    if copy and (folder / results.VALUES).exists():
+        shutil.copyfile(folder / results.VALUES, copy)
 
 
 def _leave(number: int, frame: object) -> None:

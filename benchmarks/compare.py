@@ -7,6 +7,7 @@ by more than what is looked for; what has no baseline is compared by its times. 
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import sys
 from dataclasses import dataclass
@@ -24,10 +25,14 @@ Key = Tuple[str, str, str]
 
 @dataclass(frozen=True)
 class Figures:
-    """One benchmark of one run: a median of each set-up, of what should be small. `shown` is the median of those in words."""
+    """One benchmark of one run: a median of each set-up, of what should be small. `shown` is the median of those in words.
+
+    Where there was one set-up only, `runs` are its rounds, which agree with each other better than set-ups do: so `single`.
+    """
 
     runs: Tuple[float, ...]
     shown: str
+    single: bool = False
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,7 @@ class Change:
     times: float
     probability: Optional[float]
     significant: bool
+    single: bool = False
 
     @property
     def percent(self) -> float:
@@ -51,8 +57,11 @@ class Change:
     def verdict(self) -> str:
         """In a word."""
         if self.probability is None:
-            return "one run: cannot be judged"
-        return ("slower" if self.times > 1 else "faster") if self.significant else ""
+            return "one value: cannot be judged"
+        word = "slower" if self.times > 1 else "faster"
+        if self.significant:
+            return f"perhaps {word}: one set-up" if self.single else word
+        return f"perhaps {word}" if self.probability < LEVEL else ""
 
 
 def figures(run: Run) -> Dict[Key, Figures]:
@@ -67,38 +76,43 @@ def figures(run: Run) -> Dict[Key, Figures]:
         for way in part.samples:
             if way not in used:
                 values = part.samples[way]
-                each = tuple(statistics.median(one) for one in values.runs)
-                found[part.name, way, ""] = Figures(each, in_units(statistics.median(each), part.units().get(way, "second")))
+                single = len(values.runs) == 1
+                each = tuple(values.runs[0]) if single else tuple(statistics.median(one) for one in values.runs)
+                found[part.name, way, ""] = Figures(each, in_units(statistics.median(each), part.units().get(way, "second")), single)
     return found
 
 
 def _ratios(part: Part, comparison: Comparison) -> Figures:
-    each = []
-    for runs in zip(*(part.samples[way].runs for way in ways_of(comparison))):
-        each.append(statistics.median(ratios(*compared(comparison, runs))))
+    by_run = [list(ratios(*compared(comparison, runs))) for runs in zip(*(part.samples[way].runs for way in ways_of(comparison)))]
+    single = len(by_run) == 1
+    each = by_run[0] if single else [statistics.median(one) for one in by_run]
     median = statistics.median(each)
     # Calls per second are shown the other way round, as in the tables; what is compared is the time.
-    return Figures(tuple(each), f"{1 / median if comparison.rate else median:.2f}")
+    return Figures(tuple(each), f"{1 / median if comparison.rate else median:.2f}", single)
 
 
 def changes(before: Run, after: Run) -> List[Change]:
     """All benchmarks that both have, the worst first."""
     first, second = figures(before), figures(after)
-    keys = [key for key in first if key in second]
-    probabilities = [p_value(first[key].runs, second[key].runs) for key in keys]
-    found = [
-        Change(
-            key[0],
-            key[1] + (f", over {key[2]}" if key[2] else ""),
-            first[key].shown,
-            second[key].shown,
-            statistics.median(second[key].runs) / statistics.median(first[key].runs),
-            probability,
-            counts,
-        )
-        for key, probability, counts in zip(keys, probabilities, significant(probabilities))
-    ]
-    return sorted(found, key=lambda change: (not change.significant, -change.times))
+    found = []
+    # Group by group: one that has many rows would else hide what a few rows of another show.
+    for group in dict.fromkeys(key[0] for key in first if key in second):
+        keys = [key for key in first if key[0] == group and key in second]
+        probabilities = [p_value(first[key].runs, second[key].runs) for key in keys]
+        found += [
+            Change(
+                key[0],
+                key[1] + (f", over {key[2]}" if key[2] else ""),
+                first[key].shown,
+                second[key].shown,
+                statistics.median(second[key].runs) / statistics.median(first[key].runs),
+                probability,
+                counts,
+                first[key].single or second[key].single,
+            )
+            for key, probability, counts in zip(keys, probabilities, significant(probabilities))
+        ]
+    return sorted(found, key=lambda change: (change.verdict not in ("slower", "faster"), not change.verdict, -change.times))
 
 
 def report(before: Run, after: Run) -> str:
@@ -108,7 +122,13 @@ def report(before: Run, after: Run) -> str:
     faster = [change for change in found if change.verdict == "faster"]
     whole = [f"A: {_called(before)}\nB: {_called(after)}"]
     counts = f"{len(slower)} slower (or larger), {len(faster)} faster, of {len(found)} in both"
-    whole.append(f"{counts}; at most {LEVEL:.0%} of those that are called so are expected to be so by chance.")
+    whole.append(f"{counts}; at most {LEVEL:.0%} of those of a group that are called so are expected to be so by chance.")
+    perhaps = sum("perhaps" in change.verdict for change in found)
+    unjudged = sum(change.probability is None for change in found)
+    whole.append(
+        f"{perhaps} more are perhaps slower or faster: measure those groups again, and fully, to know. {unjudged} could not be judged. "
+        "An empty verdict says that no difference was shown, not that there is none."
+    )
     if found:
         head = ["group", "what", "A", "B", "B / A", "p", "verdict"]
         lines = [
@@ -150,13 +170,24 @@ def warnings(before: Run, after: Run) -> List[str]:
     return found
 
 
+def _percent(text: str) -> float:
+    value = float(text)
+    if not (math.isfinite(value) and value >= 0):
+        raise argparse.ArgumentTypeError(f"{text}: expected a number of per cent, 0 or more")
+    return value
+
+
 def main(words: Sequence[str]) -> int:
     """Returns 0; 1 if something became slower than is allowed; 2 if one cannot be read."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks compare", description="What became slower or faster between two runs.")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks compare",
+        description="What became slower or faster between two runs.",
+        epilog="Exit status: 0; 1 if something became slower than --fail-if-slower allows; 2 if a run cannot be read.",
+    )
     parser.add_argument("before", metavar="A", type=Path, help="the folder of a run, or its values.json")
     parser.add_argument("after", metavar="B", type=Path, help="that of a later one")
     parser.add_argument(
-        "--fail-if-slower", metavar="PERCENT", type=float, help="exit status 1 if something is significantly slower (or larger) by more"
+        "--fail-if-slower", metavar="PERCENT", type=_percent, help="exit status 1 if something is significantly slower (or larger) by more"
     )
     options = parser.parse_args(words)
     try:
@@ -173,4 +204,7 @@ def main(words: Sequence[str]) -> int:
         return 2
     if options.fail_if_slower is None:
         return 0
+    gone = figures(before).keys() - figures(after).keys()
+    if gone:
+        print(f"python -m benchmarks compare: {len(gone)} benchmarks are only in A, and were not judged", file=sys.stderr)
     return int(any(change.verdict == "slower" and change.percent > options.fail_if_slower for change in found))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -107,9 +108,11 @@ def write(run: Run, source: Path, to: Path) -> List[Path]:
     else:
         runner.draw(run, pictures, png=False)
     drawn = [name for name in names if (pictures / f"{name}.svg").exists()]
-    for old in pictures.glob("*.svg"):
-        if old.stem not in drawn:
-            old.unlink()
+    if to.exists():
+        # Those of the page before, and nobody else's.
+        for old in re.findall(rf"\]\({re.escape(pictures.name)}/([\w-]+)\.svg\)", to.read_text(encoding="utf-8", errors="replace")):
+            if old not in drawn:
+                (pictures / f"{old}.svg").unlink(missing_ok=True)
     to.write_text(page_of(run, pictures.name, "../benchmarks/README.md", drawn), encoding="utf-8")
     return [pictures / f"{name}.svg" for name in drawn]
 
@@ -127,7 +130,7 @@ def main(words: Sequence[str]) -> int:
         if not run.version:
             raise ResultsError(f"{options.folder} has no run.json beside it, which says what the values mean")
         drawn = write(run, options.folder if options.folder.is_dir() else options.folder.parent, options.to)
-    except ResultsError as error:
+    except (ResultsError, ValueError) as error:
         print(f"python -m benchmarks page: {error}", file=sys.stderr)
         return 2
     except OSError as error:

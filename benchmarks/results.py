@@ -7,6 +7,8 @@ as it was measured. `FORMAT` is raised when `run.json` changes so that an older 
 from __future__ import annotations
 
 import json
+import math
+import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple
@@ -90,13 +92,17 @@ def part_of(group: Group, **what_came: Any) -> Part:
 
 
 def write(run: Run, folder: Path) -> None:
-    """Write both files. Raises `OSError`."""
+    """Write both files, each in one step, so that none is ever cut off. Raises `OSError`."""
     from .suite import make_suite
 
     measured = {part.name: part.samples for part in run.parts if part.samples}
     if measured:
-        make_suite(measured, {part.name: part.units() for part in run.parts}).dump(str(folder / VALUES), replace=True)
-    (folder / RUN).write_text(json.dumps(to_json(run), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        unfinished = folder / f".{VALUES}"
+        make_suite(measured, {part.name: part.units() for part in run.parts}).dump(str(unfinished), replace=True)
+        os.replace(unfinished, folder / VALUES)
+    unfinished = folder / f".{RUN}"
+    unfinished.write_text(json.dumps(to_json(run), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(unfinished, folder / RUN)
 
 
 def to_json(run: Run) -> Dict[str, Any]:
@@ -136,7 +142,9 @@ def from_json(data: Any, samples: Mapping[str, Dict[str, Samples]], where: str =
     try:
         fields = {name: data[name] for name in ("version", "date", "command", "effort", "machine", "packages")}
         parts = [_part(part, samples.get(part["name"], {})) for part in data["parts"]]
-    except (KeyError, TypeError, ValueError) as error:
+        if not all(isinstance(fields[name], dict) for name in ("machine", "packages")):
+            raise TypeError("machine and packages are tables")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ResultsError(f"{where} lacks what format {FORMAT} has, or has more: {type(error).__name__}: {error}") from error
     return Run(parts=parts, **fields)
 
@@ -156,7 +164,7 @@ def _load(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ResultsError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ResultsError(f"{path} is not JSON: {error}") from error
 
 
@@ -166,12 +174,12 @@ def _read_values(path: Path) -> Dict[str, Dict[str, Samples]]:
     try:
         if data["version"] != "1.0":
             raise ResultsError(f"{path} is of version {data['version']!r} of pyperf's format; expected 1.0")
-        return _by_group(data["benchmarks"], data.get("metadata", {}))
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        return _by_group(data["benchmarks"], data.get("metadata", {}), path)
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
         raise ResultsError(f"{path} is no suite of pyperf's: {type(error).__name__}: {error}") from error
 
 
-def _by_group(benchmarks: Iterable[Mapping[str, Any]], common: Mapping[str, Any]) -> Dict[str, Dict[str, Samples]]:
+def _by_group(benchmarks: Iterable[Mapping[str, Any]], common: Mapping[str, Any], path: Path) -> Dict[str, Dict[str, Samples]]:
     found: Dict[str, Dict[str, Samples]] = {}
     for benchmark in benchmarks:
         metadata = {**common, **benchmark.get("metadata", {})}
@@ -180,8 +188,13 @@ def _by_group(benchmarks: Iterable[Mapping[str, Any]], common: Mapping[str, Any]
         sample = found.setdefault(group if separator else "", {}).setdefault(way if separator else name, Samples())
         for run in benchmark["runs"]:
             values = [float(value) for value in run.get("values", ())]
+            wrong = next((value for value in values if not (math.isfinite(value) and value > 0)), None)
+            if wrong is not None:
+                raise ResultsError(f"{path}: {name!r} has the value {wrong}; expected finite numbers above 0, as seconds and bytes are")
             # pyperf's own runner makes runs that only calibrate.
             if values:
                 sample.runs.append(values)
                 sample.loops.append(int(run.get("metadata", {}).get("loops", metadata.get("loops", 1))))
+        if not sample.runs:
+            raise ResultsError(f"{path}: {name!r} has no values; measure it again")
     return found

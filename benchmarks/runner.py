@@ -7,7 +7,7 @@ import sys
 import time
 import traceback
 from pathlib import Path
-from typing import List, Mapping, Tuple, Union
+from typing import Callable, List, Mapping, Tuple, Union
 
 from . import measure
 from .measure import Effort, Group, Unavailable
@@ -22,9 +22,11 @@ _SET_UP = 0.7
 _MORE = 1.3
 
 
-def run(groups: Mapping[str, Union[Group, Tally]], effort: Effort, asked: bool) -> Tuple[List[Part], bool]:
+def run(
+    groups: Mapping[str, Union[Group, Tally]], effort: Effort, asked: bool, keep: Callable[[List[Part]], None] = lambda parts: None
+) -> Tuple[List[Part], bool]:
     """What came of each, and whether one could not run. `asked`: they were asked for by name, so that one that needs what is not here
-    has failed; what a machine lacks is none of the whole."""
+    has failed; what a machine lacks is none of the whole. `keep` gets all there is until then, after each group."""
     parts: List[Part] = []
     failed = False
     clock = Clock({name: rough(group, effort) for name, group in groups.items()})
@@ -49,6 +51,7 @@ def run(groups: Mapping[str, Union[Group, Tally]], effort: Effort, asked: bool) 
         part.took = time.monotonic() - began
         clock.ended(name, part.took)
         parts.append(part)
+        keep(parts)
     show("")
     return parts, failed
 

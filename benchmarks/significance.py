@@ -8,8 +8,8 @@ by a round that something disturbed, and on logarithms a change is a difference.
 Two sets are compared by Welch's t-test, which lets each have a spread of its own. A rank test (Mann and Whitney's, or a permutation) would
 assume less, but with three runs in each set, as `--fast` makes, it cannot say less than one in ten, however far the two are apart.
 
-A table has a hundred rows and more, of which some would look changed by chance: so the level is that of Benjamini and Hochberg's procedure,
-which bounds the part of wrong ones among those that are called significant.
+A table has many rows, of which some would look changed by chance: so the level is that of Benjamini and Hochberg's procedure, group by
+group, which bounds the part of wrong ones among those of a group that are called significant.
 """
 
 from __future__ import annotations

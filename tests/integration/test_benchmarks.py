@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any, List
 
 import pytest
 
-from benchmarks import gates, sizes
+from benchmarks import gates, results, sizes
 from benchmarks.__main__ import main
 from benchmarks.crossings import PEERS
 from benchmarks.inflight import ASYNC
@@ -147,7 +149,7 @@ def test_a_folder_that_cannot_be_made_is_said_before_anything_is_measured(tmp_pa
     pytest.importorskip("pyperf")
     (tmp_path / "file").touch()
     assert main(["--out", str(tmp_path / "file" / "run")]) == 2
-    assert "cannot be made: Not a directory; give another with --out" in capsys.readouterr().err
+    assert "cannot be written: Not a directory; give another with --out" in capsys.readouterr().err
 
 
 def test_a_turn_of_the_loop_that_takes_long_is_found() -> None:
@@ -206,3 +208,24 @@ def test_what_is_pinned_runs_on_one_processor_and_afterwards_on_all() -> None:
         assert len(os.sched_getaffinity(0)) == 1
     assert child.stdout == "1\n"
     assert os.sched_getaffinity(0) == before
+
+
+def test_a_run_that_is_ended_keeps_what_was_measured_and_a_folder_is_used_once(tmp_path: Path) -> None:
+    pytest.importorskip("pyperf")
+    out = tmp_path / "run"
+    run = [sys.executable, "-m", "benchmarks", "--fast", "--only", "steps", "--only", "disarmed", "--out", str(out)]
+    process = subprocess.Popen(run, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 40
+    while time.monotonic() < deadline and not (out / "table.md").exists():
+        assert process.poll() is None
+        os.sched_yield()
+    process.send_signal(signal.SIGINT)
+    errors = process.communicate(timeout=30)[1]
+    assert (process.returncode, errors.strip()) == (130, f"python -m benchmarks: it was ended; what was measured until then is in {out}")
+    assert "pickling a call" in (out / "table.md").read_text(encoding="utf-8")
+    assert results.read(out).part("steps") is not None
+    again = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+    assert again.returncode == 2 and "holds a run already; give another folder with --out" in again.stderr
+    for where in ("/proc/self", "/dev/null"):
+        done = subprocess.run([*run[:-1], where], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+        assert done.returncode == 2 and where in done.stderr and "Traceback" not in done.stderr

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import List, Sequence, Tuple
 
@@ -201,7 +202,9 @@ def test_pictures_are_drawn_the_same_each_time(tmp_path: Path) -> None:
 
 
 def verdicts(before: Run, after: Run) -> List[Tuple[str, str]]:
-    return sorted((change.name.partition(",")[0], change.verdict) for change in compare.changes(before, after) if change.verdict)
+    """Those that are sure."""
+    found = [(change.name.partition(",")[0], change.verdict) for change in compare.changes(before, after)]
+    return sorted(one for one in found if one[1] in ("slower", "faster"))
 
 
 @settings(max_examples=15, deadline=None)
@@ -226,8 +229,54 @@ def test_a_fast_run_finds_ten_percent_where_its_runs_agree() -> None:
     assert verdicts(after, before) == [("calls per second", "faster"), ("ours of ten", "faster")]
 
 
-def test_one_run_cannot_be_judged() -> None:
-    assert {verdict for _, verdict in verdicts(run_of(1, runs=1), run_of(2, runs=1, factor=3))} == {"one run: cannot be judged"}
+def test_what_had_one_set_up_is_only_perhaps_slower_and_no_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("pyperf")
+    before, after = run_of(1, runs=1), run_of(2, runs=1, factor=3)
+    found = {change.name.partition(",")[0]: change.verdict for change in compare.changes(before, after)}
+    assert found["ours of ten"] == "perhaps slower: one set-up" and "slower" not in found.values()
+    for name, run in (("a", before), ("b", after)):
+        (tmp_path / name).mkdir()
+        write(run, tmp_path / name)
+    assert compare.main([str(tmp_path / "a"), str(tmp_path / "b"), "--fail-if-slower", "5"]) == 0
+    assert "perhaps slower or faster: measure those groups again" in capsys.readouterr().out
+
+
+def test_a_group_of_many_rows_does_not_hide_what_is_slower_in_another() -> None:
+    before, after = many(1, (), rows=200), many(2, (), rows=200)
+    before.parts.append(replace(run_of(1, runs=3).parts[0], name="other"))
+    after.parts.append(replace(run_of(2, runs=3, factor=1.2).parts[0], name="other"))
+    assert {change.name.partition(",")[0] for change in compare.changes(before, after) if change.verdict == "slower"} >= {"ours of ten"}
+
+
+@pytest.mark.parametrize("nonsense", ["nan", "inf", "-5", "much"])
+def test_a_percentage_that_is_none_is_refused(nonsense: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        compare.main(["a", "b", f"--fail-if-slower={nonsense}"])
+    assert end.value.code == 2 and nonsense in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0, -1.0])
+def test_a_value_that_cannot_have_been_measured_is_refused_with_its_file_and_name(tmp_path: Path, value: float) -> None:
+    pytest.importorskip("pyperf")
+    write(run_of(1), tmp_path)
+    file = tmp_path / "values.json"
+    data = json.loads(file.read_text(encoding="utf-8"))
+    data["benchmarks"][0]["runs"][0]["values"][0] = value
+    file.write_text(json.dumps(data), encoding="utf-8")
+    with pytest.raises(ResultsError, match=rf"values\.json: .* has the value {value}; expected finite numbers above 0"):
+        read(tmp_path)
+
+
+def test_a_page_leaves_pictures_alone_that_are_not_its_own(tmp_path: Path) -> None:
+    to = tmp_path / "docs" / "performance.md"
+    page.write(run_of(), tmp_path, to)
+    mine = to.with_suffix("") / "mine.svg"
+    mine.write_text("<svg/>")
+    old = to.with_suffix("") / "gone.svg"
+    old.write_text("<svg/>")
+    to.write_text(to.read_text(encoding="utf-8") + "![old](performance/gone.svg)", encoding="utf-8")
+    page.write(run_of(), tmp_path, to)
+    assert mine.exists() and not old.exists()
 
 
 def test_the_exit_status_says_whether_more_was_lost_than_is_allowed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
