@@ -447,7 +447,8 @@ def test_a_script_that_scribbles_over_the_memory_spoils_its_own_calls_and_nothin
             seen = app.value("busy.end()")
         program.send_line()
         assert int(program.read_until("scribbled").split()[1]) > 100
-        assert app.value("busy.longest") <= timeout + LATE + TURNS * sleeper.late
+        # What is loaded out of such a memory may be a pickle that takes its time, as any that the script could have sent.
+        assert app.value("busy.longest") <= timeout + LATE + TURNS * sleeper.late + 5
         outcomes = [one for counts in seen.values() for one in counts]
         # What the memory says as an answer is one; nothing of ours gets through, and no original runs twice.
         assert not [answer for answer, _ in outcomes if "xpc_" in str(answer) or "ProtocolError" in str(answer)]
