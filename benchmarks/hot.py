@@ -134,7 +134,7 @@ HOT = Group(
     _hot,
     tuple(_rows()),
     loops=_CALLS,
-    rounds=10,
+    rounds=8,
     title="Hot lanes",
     about=_ABOUT,
     why=_WHY,
