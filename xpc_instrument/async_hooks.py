@@ -12,7 +12,7 @@ from typing import Any, List, Optional
 from .references import MAX_ITEMS
 
 # What a hook returns most often; to ask `inspect` whether it is awaitable costs more than all else that `finished` does.
-_PLAIN = frozenset({type(None), bool, int, float, str, bytes, tuple, list, dict})
+PLAIN = frozenset({type(None), bool, int, float, str, bytes, tuple, list, dict})
 
 
 class AsyncHooks:
@@ -25,7 +25,7 @@ class AsyncHooks:
 
     def finished(self, value: Any) -> Any:
         """What a hook returned, once awaited; a generator is run to its end, since it cannot cross."""
-        if type(value) in _PLAIN:
+        if type(value) in PLAIN:
             return value
         if isinstance(value, types.GeneratorType):
             return list(itertools.islice(value, MAX_ITEMS))

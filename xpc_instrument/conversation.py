@@ -35,6 +35,15 @@ from .references import (
     perform,
 )
 
+# By names of their own: up to Python 3.11 looking a member of an enum up takes as long as four calls of a function.
+_CALL_NAMED, _FAULT, _PROCEED, _REFER, _RESULT, _RETURN = (
+    Opcode.CALL_NAMED,
+    Opcode.FAULT,
+    Opcode.PROCEED,
+    Opcode.REFER,
+    Opcode.RESULT,
+    Opcode.RETURN,
+)
 # What is shorter goes with its header in one piece, in bytes.
 _SMALL = 4096
 # Nesting of the JSON on lanes: one object of plain values; and its bytes at most. FAILED has a message of 2,000 characters.
@@ -62,7 +71,7 @@ class Meta(NamedTuple):
         return Reference(asker, 0, self.instance_type, self.instance_text)
 
 
-_INSTANCE_TYPE = Meta._fields.index("instance_type")
+INSTANCE_TYPE = Meta._fields.index("instance_type")
 
 
 def binds(callback: Any) -> bool:
@@ -193,7 +202,7 @@ class Outgoing:
 
     def wants_original(self, frame: Frame) -> Optional[Arguments]:
         """For PROCEED: the arguments to run the original with."""
-        if frame.opcode is not Opcode.PROCEED:
+        if frame.opcode is not _PROCEED:
             return None
         if not frame.body:
             return self._args, self._kwargs
@@ -218,11 +227,11 @@ class Outgoing:
             raise RemoteProtocolError("REFER without op, ref and name") from None
         if op == "separately":
             body, buffers = self._separately()
-            return wire.connection.send(Opcode.RESULT, 0, body, buffers)
+            return wire.connection.send(_RESULT, 0, body, buffers)
         if op == "extra":
             answer = run_original(self._extra, (name,), {})
             if answer.error is None:
-                return wire.connection.send(Opcode.RESULT, 0, *dump(answer.value, self.traits, RECORD_SLACK))
+                return wire.connection.send(_RESULT, 0, *dump(answer.value, self.traits, RECORD_SLACK))
             outcome = answer
         elif not self._may_refer:
             # Nothing that came with it has been loaded.
@@ -246,14 +255,14 @@ class Outgoing:
     def _answer(self, wire: Wire, outcome: Outcome) -> List[Bytes]:
         if outcome.error is None:
             body, buffers = dump_result(outcome.value, self.table, self.traits)
-            return wire.connection.send(Opcode.RESULT, 0, body, buffers)
+            return wire.connection.send(_RESULT, 0, body, buffers)
         body, buffers = dump_exception(outcome.error, self.traits)
-        return wire.connection.send(Opcode.FAULT, 0, body, buffers)
+        return wire.connection.send(_FAULT, 0, body, buffers)
 
     def end(self, frame: Frame) -> Outcome:
         """The outcome in a final frame. Raises `Failed`, `NotFound` or `PayloadError`."""
         opcode = frame.opcode
-        if opcode is Opcode.RETURN:
+        if opcode is _RETURN:
             return Outcome() if self._observing else Outcome(load_with_table(self.table, frame.body, frame.buffers))
         if opcode in (Opcode.RETURN_SAME, Opcode.RAISE_SAME):
             if self.proceeded is None:
@@ -286,11 +295,11 @@ class Outgoing:
     def serve(self, wire: Wire, frame: Frame, deadline: Optional[float], original: Optional[Callable[..., Any]] = None) -> Outcome:
         """From the callee's first frame on: do what it asks for, to the end."""
         while True:
-            if frame.opcode is Opcode.REFER:
+            if frame.opcode is _REFER:
                 wire.transmit(self.after_refer(wire, frame), deadline)
                 frame = wire.hear(deadline)
                 continue
-            if frame.opcode is Opcode.PROCEED and original is None:
+            if frame.opcode is _PROCEED and original is None:
                 raise RemoteProtocolError("PROCEED, but this call has no original")
             arguments = self.wants_original(frame)
             if arguments is None:
@@ -309,11 +318,11 @@ class Outgoing:
     ) -> Outcome:
         """Like `serve` for an `async def` original: awaits the lane and the original on the running loop."""
         while True:
-            if frame.opcode is Opcode.REFER:
+            if frame.opcode is _REFER:
                 await wire.transmit_async(self.after_refer(wire, frame), deadline)
                 frame = await wire.hear_async(deadline)
                 continue
-            if frame.opcode is Opcode.PROCEED and original is None:
+            if frame.opcode is _PROCEED and original is None:
                 raise RemoteProtocolError("PROCEED, but this call has no original")
             arguments = self.wants_original(frame)
             if arguments is None:
@@ -339,14 +348,16 @@ def _copied(buffers: Sequence[Bytes]) -> Sequence[Bytes]:
 class Incoming:
     """The callee's end of one call."""
 
+    # Most calls are answered before any of these is anything else.
+    _answered = False
+    _original: Optional[Frame] = None
+    _original_value: Any = None
+
     def __init__(self, wire: Wire, frame: Frame, traits: Traits) -> None:
         self.traits = traits
         self._wire = wire
         self._frame = frame
         self._lock = threading.Lock()
-        self._answered = False
-        self._original: Optional[Frame] = None
-        self._original_value: Any = None
 
     def record(self, apart: bool = False) -> Tuple[Any, ...]:
         """The caller's record `(args, kwargs, *rest)`; what cannot be loaded here is a `Reference`.
@@ -354,7 +365,7 @@ class Incoming:
         With `apart` nothing in it lies in the frame itself, so that `has_as_it_came` can tell whether it was changed.
         """
         # For CALL_NAMED the first buffer is the name.
-        buffers = self._frame.buffers[1:] if self._frame.opcode is Opcode.CALL_NAMED else self._frame.buffers
+        buffers = self._frame.buffers[1:] if self._frame.opcode is _CALL_NAMED else self._frame.buffers
         try:
             value = load_with_asker(self, self._frame.body, _copied(buffers) if apart else buffers)
         except PayloadError:
@@ -380,7 +391,7 @@ class Incoming:
 
     def plain_arguments(self, callback: Callable[..., Any], record: Tuple[Any, ...]) -> Arguments:
         """What to call a stand-in with: the caller's arguments, after the instance where the stand-in binds as a method."""
-        if len(record) > 2 and len(record[2]) > _INSTANCE_TYPE and binds(callback):
+        if len(record) > 2 and len(record[2]) > INSTANCE_TYPE and binds(callback):
             instance = Meta(*record[2]).instance(self)
             if instance is not None:
                 return (instance, *record[0]), record[1]
@@ -390,7 +401,7 @@ class Incoming:
 
     def _ask(self, request: Dict[str, Any], buffers: Sequence[Bytes]) -> Frame:
         body = json.dumps(request).encode()
-        return self._exchange(Opcode.REFER, body, buffers)
+        return self._exchange(_REFER, body, buffers)
 
     def _exchange(self, opcode: Opcode, body: Bytes, buffers: Sequence[Bytes]) -> Frame:
         with self._lock:
@@ -418,7 +429,7 @@ class Incoming:
         buffers: Sequence[Bytes] = ()
         if arguments is not None:
             body, buffers = dump_with_asker(self, arguments, self.traits)
-        frame = self._exchange(Opcode.PROCEED, body, buffers)
+        frame = self._exchange(_PROCEED, body, buffers)
         self._original = frame
         try:
             self._original_value = self._result(frame, apart=True)
@@ -428,7 +439,7 @@ class Incoming:
         return self._original_value
 
     def _result(self, frame: Frame, apart: bool = False) -> Any:
-        if frame.opcode is Opcode.FAULT:
+        if frame.opcode is _FAULT:
             raise load_exception(frame.body, asker=self)
         return load_with_asker(self, frame.body, _copied(frame.buffers) if apart else frame.buffers)
 
@@ -449,7 +460,7 @@ class Incoming:
 
     def done(self) -> None:
         """Answer that an observer has observed."""
-        self._finish(Opcode.RETURN, _NONE)
+        self._finish(_RETURN, _NONE)
 
     def has_as_it_came(self, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> bool:
         """Whether the arguments that came with the call have not been changed in place: a fresh copy pickles to the same bytes."""
@@ -463,14 +474,14 @@ class Incoming:
         original = self._original
         if (
             original is not None
-            and original.opcode is Opcode.RESULT
+            and original.opcode is _RESULT
             and value is self._original_value
             and is_unchanged(self, value, original.body, _copied(original.buffers), self.traits)
         ):
             self._finish(Opcode.RETURN_SAME)
             return
         body, buffers = dump_with_asker(self, value, self.traits)
-        self._finish(Opcode.RETURN, body, buffers)
+        self._finish(_RETURN, body, buffers)
 
     def throw(self, error: BaseException) -> None:
         """Answer with an exception, to be raised at the caller."""

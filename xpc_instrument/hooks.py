@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from .session import Session
 
 
+# By names of their own; see `conversation`.
+_AFTER, _AROUND = Mode.AFTER, Mode.AROUND
 # What cannot be changed in place.
 _ATOMS = frozenset({int, float, complex, bool, str, bytes, type(None)})
 
@@ -30,44 +32,57 @@ class Call:
     """
 
     __slots__ = (
+        "_fields",
         "_incoming",
-        "_original",
+        "_passed",
         "_signature",
         "args",
-        "duration",
         "exception",
-        "id",
-        "instance",
         "kwargs",
         "mode",
-        "pid",
         "result",
         "target",
-        "thread",
     )
 
     def __init__(self, incoming: Any, record: Tuple[Any, ...], target: str, mode: Mode, signature: Any) -> None:
-        args, kwargs, meta_fields, outcome = record
-        meta = Meta(*meta_fields)
+        args, kwargs, fields, outcome = record
         self.target = target
         self.mode = mode
         self.args: Tuple[Any, ...] = args
         self.kwargs: Dict[str, Any] = kwargs
-        self.instance: Optional[Reference] = meta.instance(incoming)
-        self.pid = meta.pid
-        self.thread = meta.thread
-        self.id = f"{meta.pid}-{meta.number}"
-        self.duration = meta.duration
         self.result: Any = None
         self.exception: Optional[BaseException] = None
-        if meta.raised:
-            self.exception = load_exception(outcome, asker=incoming)
-        else:
-            self.result = outcome
+        if mode is _AFTER:
+            if Meta(*fields).raised:
+                self.exception = load_exception(outcome, asker=incoming)
+            else:
+                self.result = outcome
+        elif mode is _AROUND:
+            # Kept to tell whether the hook has changed something.
+            self._passed = (args, dict(kwargs))
+        self._fields = fields
         self._incoming = incoming
-        # Kept to tell whether an `around` hook has changed something.
-        self._original = (args, dict(kwargs) if mode is Mode.AROUND else kwargs)
         self._signature = signature
+
+    @property
+    def instance(self) -> Optional[Reference]:
+        return Meta(*self._fields).instance(self._incoming)
+
+    @property
+    def pid(self) -> int:
+        return Meta(*self._fields).pid
+
+    @property
+    def thread(self) -> int:
+        return Meta(*self._fields).thread
+
+    @property
+    def id(self) -> str:
+        return f"{self.pid}-{Meta(*self._fields).number}"
+
+    @property
+    def duration(self) -> float:
+        return Meta(*self._fields).duration
 
     def __repr__(self) -> str:
         return f"<Call {self.id} {self.mode} {self.target}>"
@@ -84,13 +99,13 @@ class Call:
 
     def proceed(self) -> Any:
         """Run the original in the application, in its own thread; returns or raises what it did. In `around` hooks only."""
-        if self.mode is not Mode.AROUND:
+        if self.mode is not _AROUND:
             raise PayloadError(f"a hook in the mode {self.mode.value!r} cannot proceed: register it with around()")
         unchanged = self._unchanged()
         return self._incoming.proceed(None if unchanged else (tuple(self.args), dict(self.kwargs)))
 
     def _unchanged(self) -> bool:
-        args, kwargs = self._original
+        args, kwargs = self._passed
         now = self.kwargs
         if self.args is not args or now.keys() != kwargs.keys() or any(now[name] is not value for name, value in kwargs.items()):
             return False

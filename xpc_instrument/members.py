@@ -16,10 +16,11 @@ from .terms import Terms
 class Hook:
     """A registered hook."""
 
-    __slots__ = ("_lock", "callback", "expires", "handle", "left", "module", "terms")
+    __slots__ = ("_lock", "callback", "expires", "handle", "left", "mode", "module", "terms")
 
     def __init__(self, handle: Handle, callback: Callable[..., Any], terms: Terms) -> None:
         self.handle = handle
+        self.mode = handle.mode
         self.callback = callback
         self.terms = terms
         # Each process counts its own calls; what counts for all of them is this.

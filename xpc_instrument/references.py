@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import pickle
+import re
 import threading
 from typing import Any, Callable, Dict, List, Optional, Protocol, Sequence, Tuple
 
@@ -21,7 +22,12 @@ from .pickling import RECORD_SLACK, Payload, Traits, dump, dump_if_small, load, 
 MAX_ITEMS = 10_000
 
 # The opcode with which a pickle of protocol 5 gets at anything that can be called.
+# What looks a name up, and how it stands behind the name in what the C pickler writes: as a string that has just been put into the memo,
+# or as one that is taken from there.
 _NAMED = pickle.STACK_GLOBAL
+_NAMES = re.compile(rb"(?:\x94|h.|j....)\x93", re.DOTALL)
+# In a longer one the head of a frame may come between the two, and to search it takes longer than what is spared.
+_SEARCHED = 4096
 
 _here = threading.local()
 
@@ -156,8 +162,12 @@ def _take_reference(number: int) -> Any:
 
 
 def is_plain(body: Bytes) -> bool:
-    """Whether a small pickle surely calls nothing when it is loaded; one that arrived in one piece is bytes."""
-    return type(body) is bytes and _NAMED not in body
+    """Whether a small pickle calls nothing when it is loaded, and so has no reference in it; one that arrived in one piece is bytes.
+
+    The other side could write one that has a reference nevertheless: loading that fails, since it would be loaded as if it had none.
+    """
+    # A number, such as that of a thread, may have that byte by chance.
+    return type(body) is bytes and (_NAMED not in body or (len(body) <= _SEARCHED and not _NAMES.search(body)))
 
 
 def load_with_table(table: Table, body: Bytes, buffers: Sequence[Bytes]) -> Any:

@@ -22,7 +22,7 @@ import time
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Set, TypeVar, Union, overload
 
 from . import discovery
-from .async_hooks import AsyncHooks
+from .async_hooks import PLAIN, AsyncHooks
 from .channel.codec import Frame
 from .channel.connection import State
 from .channel.joiner import Joiner
@@ -30,7 +30,7 @@ from .channel.limits import Limits
 from .channel.messages import Notice, Opcode
 from .channel.transport import NO_PROTECTION, Address, Protection, parse_address
 from .channel.wire import Wire
-from .conversation import Incoming
+from .conversation import INSTANCE_TYPE, Incoming
 from .errors import (
     ApplicationNotFoundError,
     AuthenticationError,
@@ -45,7 +45,8 @@ from .manager import AddressLike
 from .members import Hook as _Hook
 from .members import Member as _Member
 from .modes import Mode, is_target, join_name
-from .pickling import describe
+from .pickling import describe, dump_if_small, load
+from .references import is_plain
 from .registry import check_callback
 from .stats import LaneStats, ProbeStats, read_lanes, read_probe
 from .terms import Terms
@@ -55,6 +56,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("xpc_instrument")
 
+# By names of their own: up to Python 3.11 looking a member of an enum up takes as long as four calls of a function.
+_AROUND, _INSTEAD, _EVENTS, _RETURN, _CALLEE_RUNNING = Mode.AROUND, Mode.INSTEAD, Opcode.EVENTS, Opcode.RETURN, State.CALLEE_RUNNING
+_OBSERVERS = (Mode.BEFORE, Mode.AFTER)
 _TERMS = tuple(field.name for field in dataclasses.fields(Terms))
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -135,7 +139,7 @@ class Session:
     def around(self, target: str, hook: Callable[..., Any], **options: Any) -> Handle: ...
     def around(self, target: str, hook: Any = None, **options: Any) -> Any:
         """Have `hook(call)` decide: what it returns or raises is what the application gets; `call.proceed()` runs the original."""
-        return self._register(Mode.AROUND, target, hook, options)
+        return self._register(_AROUND, target, hook, options)
 
     @overload
     def instead(self, target: str) -> Callable[[F], F]: ...
@@ -143,7 +147,7 @@ class Session:
     def instead(self, target: str, hook: Callable[..., Any], **options: Any) -> Handle: ...
     def instead(self, target: str, hook: Any = None, **options: Any) -> Any:
         """Have `hook`, a stand-in, called as the original would be, and not the original."""
-        return self._register(Mode.INSTEAD, target, hook, options)
+        return self._register(_INSTEAD, target, hook, options)
 
     def _register(self, mode: Mode, target: str, hook: Any, options: Dict[str, Any]) -> Any:
         unknown = options.keys() - _TERMS
@@ -209,7 +213,7 @@ class Session:
             answer = member.joiner.register(
                 join_name(handle.mode, handle.target),
                 handle.number,
-                "plain" if handle.mode is Mode.INSTEAD else "call",
+                "plain" if handle.mode is _INSTEAD else "call",
                 terms=terms,
                 module=hook.module,
                 timeout=self._limits.connect_timeout,
@@ -411,41 +415,71 @@ class Session:
     # hooks at work -----------------------------------------------------------------------------------------------------
 
     def _serve(self, member: _Member, wire: Wire, frame: Frame) -> None:
-        if frame.opcode is Opcode.EVENTS:
+        if frame.opcode is _EVENTS:
             self._events.serve(member.signatures, wire, frame)
             return
-        incoming = Incoming(wire, frame, member.traits)
         hook = self._hooks.get(frame.ident)
-        if hook is None or not hook.take():
+        if hook is None or not (hook.left is None or hook.take()):
             # The process removes the hook when it hears that.
-            incoming.not_found()
+            Incoming(wire, frame, member.traits).not_found()
             return
-        mode = hook.handle.mode
+        mode = hook.mode
+        if mode is _INSTEAD and not frame.buffers and is_plain(frame.body):
+            self._stand_in(hook, member, wire, frame)
+            return
+        incoming = Incoming(wire, frame, member.traits)
         try:
-            record = incoming.record(apart=mode is Mode.AROUND)
-            if mode is Mode.INSTEAD:
+            record = incoming.record(apart=mode is _AROUND)
+            if mode is _INSTEAD:
                 args, kwargs = incoming.plain_arguments(hook.callback, record)
                 value = self._async.finished(hook.callback(*args, **kwargs))
             else:
-                signature = self._signature(member, incoming, hook.handle.target)
-                call = Call(incoming, record, hook.handle.target, mode, signature)
-                value = self._async.finished(hook.callback(call))
+                target = hook.handle.target
+                signature = member.signatures[target] if target in member.signatures else self._signature(member, incoming, target)
+                value = hook.callback(Call(incoming, record, target, mode, signature))
+                if value is not None:
+                    value = self._async.finished(value)
         except Exception as error:
             self._answer_error(hook, incoming, wire, error)
             return
         except BaseException as error:
             self._fail(hook, incoming, error, "raised", f"the hook ended with {type(error).__name__}")
             return
-        if mode in (Mode.BEFORE, Mode.AFTER):
+        if mode in _OBSERVERS:
             incoming.done()
             return
+        self._give(hook, incoming, value)
+
+    def _stand_in(self, hook: _Hook, member: _Member, wire: Wire, frame: Frame) -> None:
+        """Run an `instead` hook for a call whose values have no reference among them: most often there is nothing to ask back."""
+        try:
+            args, kwargs, meta, _ = record = load(frame.body, ())
+            if len(meta) > INSTANCE_TYPE:
+                args, kwargs = Incoming(wire, frame, member.traits).plain_arguments(hook.callback, record)
+            value = hook.callback(*args, **kwargs)
+            if type(value) not in PLAIN:
+                value = self._async.finished(value)
+            body = dump_if_small(value, member.traits.limit)
+        except Exception as error:
+            self._answer_error(hook, Incoming(wire, frame, member.traits), wire, error)
+            return
+        except BaseException as error:
+            incoming = Incoming(wire, frame, member.traits)
+            self._fail(hook, incoming, error, "raised", f"the hook ended with {type(error).__name__}")
+            return
+        if body is None:
+            self._give(hook, Incoming(wire, frame, member.traits), value)
+        else:
+            wire.put(_RETURN, 0, body, None)
+
+    def _give(self, hook: _Hook, incoming: Incoming, value: Any) -> None:
         try:
             incoming.give(value)
         except PayloadError as error:
             self._fail(hook, incoming, error, "unpicklable", str(error))
 
     def _answer_error(self, hook: _Hook, incoming: Incoming, wire: Wire, error: Exception) -> None:
-        if wire.connection.state is not State.CALLEE_RUNNING:
+        if wire.connection.state is not _CALLEE_RUNNING:
             # The lane broke in the middle: past its deadline, or the process has gone.
             self._report(hook, error)
             raise error if isinstance(error, ChannelError) else ChannelError(str(error)) from error

@@ -29,7 +29,7 @@ from xpc_instrument.conversation import Arguments, Failed, NotFound, Outcome, Ou
 from xpc_instrument.errors import ChannelError, DeadlineError, HookFailedError, HookTimeoutError, PayloadError
 from xpc_instrument.exceptions import dump_exception
 from xpc_instrument.modes import Mode
-from xpc_instrument.pickling import Payload, Traits, are_small, dump_small, load, type_name
+from xpc_instrument.pickling import SCALARS, SMALL_TEXT, Payload, Traits, are_small, dump_small, load, type_name
 from xpc_instrument.references import Table, is_plain, safe_repr
 from xpc_instrument.terms import Terms
 
@@ -197,8 +197,17 @@ class RemoteHook:
 
     def _small(self, args: Args, kwargs: Kwargs, meta: Tuple[Any, ...], outcome: Any) -> Optional[bytes]:
         """The record of a call whose values are all plain and small, pickled; None of any other. Most calls are such."""
-        if self._relayed or not are_small(args) or (kwargs and not are_small(list(kwargs.values()))):
+        if self._relayed:
             return None
+        # Most are atoms: looked at here, since a call for each of them costs more than the look.
+        for value in args:
+            kind = type(value)
+            if kind not in SCALARS and ((kind is not str and kind is not bytes) or len(value) > SMALL_TEXT) and not are_small((value,)):
+                return None
+        for value in kwargs.values():
+            kind = type(value)
+            if kind not in SCALARS and ((kind is not str and kind is not bytes) or len(value) > SMALL_TEXT) and not are_small((value,)):
+                return None
         if outcome is not None and not are_small((outcome,)):
             return None
         body = dump_small((args, kwargs, meta, outcome))
@@ -300,14 +309,14 @@ class RemoteHook:
                 lane = self.lanes.take(deadline)
                 if lane.account is not self.counters:
                     lane.charge(self.counters)
-                lane.put(Opcode.CALL, self.number, small, deadline)
-                frame = lane.hear(deadline)
-                if frame.opcode is Opcode.RETURN:
+                answer = lane.call(self.number, small, deadline)
+                if type(answer) is bytes:
                     # What it holds is of no interest, and not loaded.
                     self.lanes.give(lane)
                     if self.gate.failures:
                         self._well()
                     return
+                frame = cast(Frame, answer)
                 outgoing = self._observation(invocation)
             outgoing.serve(lane, frame, deadline)
             self.lanes.give(lane)
@@ -363,8 +372,10 @@ class RemoteHook:
             # In here, and not just before: up to Python 3.10 a handler may raise between the two.
             busy.on = True
             deadline = _now() + self._timeout
-            instance, own = split(args, bound)
-            meta = (number or next_number(), self.pid, get_ident(), *_shown(instance))
+            instance, own = split(args, bound) if bound else (None, args)
+            meta: Tuple[Any, ...] = (number or next_number(), self.pid, get_ident())
+            if instance is not None:
+                meta += _shown(instance)
             small = self._small(own, kwargs, meta, None)
             if small is None:
                 outgoing = self._conversation(own, kwargs, instance, (meta,), (None,))
@@ -376,14 +387,14 @@ class RemoteHook:
                 lane = self.lanes.take(deadline)
                 if lane.account is not self.counters:
                     lane.charge(self.counters)
-                lane.put(Opcode.CALL, self.number, small, deadline)
-                frame = lane.hear(deadline)
-                if frame.opcode is Opcode.RETURN and is_plain(frame.body):
-                    value = load(frame.body, frame.buffers)
+                answer = lane.call(self.number, small, deadline)
+                if type(answer) is bytes and is_plain(answer):
+                    value = load(answer, ())
                     self.lanes.give(lane)
                     if self.gate.failures:
                         self._well()
                     return value
+                frame = Frame(Opcode.RETURN, 0, answer) if type(answer) is bytes else cast(Frame, answer)
                 outgoing = self._conversation(own, kwargs, instance, (meta,), (None,))
             outcome = outgoing.serve(lane, frame, deadline, _unguarded(_bound(proceed, instance)))
             self.lanes.give(lane)

@@ -25,7 +25,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from tests.programs import Program
 from xpc_instrument.channel import hot
 from xpc_instrument.channel.codec import HEADER, Frame
-from xpc_instrument.channel.connection import Connection, State
+from xpc_instrument.channel.connection import LANE_SLACK, Connection, State
 from xpc_instrument.channel.host import Host
 from xpc_instrument.channel.hot import HotWire, OpeningWire, welcome_with_memory, why_plain
 from xpc_instrument.channel.joiner import Joiner
@@ -244,8 +244,11 @@ def test_back_to_back_calls_go_through_memory_in_order_and_numbers_go_round(pair
     # Two rounds in each direction, and more where other programs keep the processors busy and the lane retreats.
     until = later(20)
     while caller.passed < 2 * 2 * 255 and time.monotonic() < until:
-        caller.put(Opcode.CALL, 1, b"%d" % number, later())
-        assert bytes(caller.hear(later()).body) == b"%d!" % number
+        if number % 2:
+            caller.put(Opcode.CALL, 1, b"%d" % number, later())
+            assert bytes(caller.hear(later()).body) == b"%d!" % number
+        else:
+            assert caller.call(1, b"%d" % number, later()) == b"%d!" % number
         sizes += len(f"{number}") + HEADER.size
         number += 1
     caller.put(Opcode.CALL, 1, b"end", later())
@@ -254,6 +257,79 @@ def test_back_to_back_calls_go_through_memory_in_order_and_numbers_go_round(pair
     assert caller.passed >= 2 * 2 * 255
     # What is heard in vain is a doorbell, if the reader fell asleep in between.
     assert caller.sent >= sizes and caller.received >= sizes + number
+
+
+@pytest.mark.parametrize("awake", [False, True])
+def test_what_comes_back_of_a_call_is_a_body_for_a_return_and_a_frame_for_all_else(pair: Tuple[HotWire, HotWire], awake: bool) -> None:
+    caller, callee = pair
+    answers: List[Tuple[Opcode, bytes, List[bytes]]] = [
+        (Opcode.RETURN, b"value", []),
+        (Opcode.RAISE, b"error", []),
+        (Opcode.PROCEED, b"", []),
+        (Opcode.RETURN, b"with", [b"a buffer"]),
+        (Opcode.RETURN, b"x" * 100_000, []),
+    ]
+
+    def answer() -> None:
+        for opcode, body, buffers in answers:
+            callee.hear(later())
+            callee.send(later(), opcode, 0, body, buffers)
+            if opcode is Opcode.PROCEED:
+                callee.hear(later())
+                callee.put(Opcode.RETURN, 0, b"", later())
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    for opcode, body, buffers in answers:
+        if awake:
+            wake(caller)
+        got = caller.call(1, b"arguments", later())
+        if opcode is Opcode.PROCEED:
+            assert isinstance(got, Frame) and got.opcode is opcode and caller.connection.state is State.CALLER_SERVING
+            caller.put(Opcode.RESULT, 0, b"", later())
+            got = caller.hear(later())
+            assert got.opcode is Opcode.RETURN
+        elif opcode is Opcode.RETURN and body == b"value":
+            assert got == body
+        elif isinstance(got, Frame):
+            assert whole(got) == (opcode, 0, body, buffers)
+        else:
+            # What is larger than one read takes arrives in a place of its own, or in one piece.
+            assert got == body
+        assert caller.connection.state is State.CALLER_IDLE
+    thread.join()
+    with pytest.raises(DeadlineError):
+        caller.call(1, b"", time.monotonic() - 0.001)
+
+
+@pytest.mark.parametrize("how", ["put", "call"])
+def test_whoever_slept_as_a_frame_was_put_is_rung_before_its_writer_sleeps(pair: Tuple[HotWire, HotWire], how: str) -> None:
+    caller, callee = pair
+    caller._limits = Limits(hot_spin=0.0001)
+    wake(caller)
+    wake(callee)
+    if how == "put":
+        caller.put(Opcode.CALL, 1, b"unseen", later())
+        # It sleeps, and its last look came before the frame: so one of the two stores has been seen by nobody yet.
+        callee._awake = False
+        callee._memory[callee._in[1]] = 0
+        with pytest.raises(DeadlineError):
+            caller.hear(later(0.01))
+    else:
+
+        def put_to_sleep() -> None:
+            while callee._memory[callee._in[0]] == 0:
+                pass
+            callee._awake = False
+            callee._memory[callee._in[1]] = 0
+
+        thread = threading.Thread(target=put_to_sleep)
+        thread.start()
+        with pytest.raises(DeadlineError):
+            caller.call(1, b"unseen", later(0.5))
+        thread.join()
+    frame = callee.hear(later())
+    assert bytes(frame.body) == b"unseen"
 
 
 def test_a_lane_that_is_used_now_and_then_uses_its_socket() -> None:
@@ -309,7 +385,7 @@ def test_whoever_has_lost_its_processor_while_it_looked_stays_with_its_socket_fo
         other = threading.Thread(target=put)
         if found:
             other.start()
-        frame = callee._look_again(None)
+        frame = callee._look() if callee._look_again(time.monotonic(), None) else None
         if found:
             other.join()
             assert frame is not None and bytes(frame.body) == b"late"
@@ -336,19 +412,19 @@ def test_one_thread_of_a_process_looks_at_a_time_and_a_wire_that_was_interrupted
     other, its_callee = lane()
     hot._looking[None] = other
     wake(callee)
-    assert callee._look_again(None) is None
+    assert not callee._look_again(time.monotonic(), None)
     # It has not looked at all, and has not been counted as in vain.
     assert hot._looking == {None: other} and callee._penalty == 1
     other.close()
-    assert callee._look_again(None) is None
+    assert not callee._look_again(time.monotonic(), None)
     assert hot._looking == {}
     callee._limits = Limits(hot_spin=0.0001)
-    assert callee._look_again(None) is None
+    assert not callee._look_again(time.monotonic(), None)
     assert callee._penalty == 2 and hot._looking == {}
     its_callee.close()
 
 
-@pytest.mark.parametrize("place", ["_look_again", "_push", "cool"])
+@pytest.mark.parametrize("place", ["_look_again", "_look_on", "_push", "put", "call", "cool"])
 def test_a_thread_that_is_interrupted_anywhere_keeps_nobody_else_from_looking(place: str) -> None:
     """An exception at each line of a step in turn, as a signal handler raises it."""
     code = getattr(HotWire, place).__code__
@@ -371,8 +447,11 @@ def test_a_thread_that_is_interrupted_anywhere_keeps_nobody_else_from_looking(pl
         before = sys.gettrace()
         sys.settrace(trace)
         try:
-            caller.put(Opcode.CALL, 1, b"x", later())
-            caller.hear(time.monotonic() + 0.002)
+            if place == "call":
+                caller.call(1, b"x", time.monotonic() + 0.002)
+            else:
+                caller.put(Opcode.CALL, 1, b"x", later())
+                caller.hear(time.monotonic() + 0.002)
         except (KeyboardInterrupt, DeadlineError):
             pass
         finally:
@@ -382,8 +461,8 @@ def test_a_thread_that_is_interrupted_anywhere_keeps_nobody_else_from_looking(pl
         # The next one looks, at the latest after one that took the closed one away.
         one, other = lane(Limits(hot_spin=0.00001))
         wake(one)
-        one._look_again(None)
-        one._look_again(None)
+        one._look_again(time.monotonic(), None)
+        one._look_again(time.monotonic(), None)
         assert one._penalty > 1 and not hot._looking
         one.close()
         other.close()
@@ -526,13 +605,8 @@ def test_a_header_in_the_memory_is_checked_before_anything_is_read(pair: Tuple[H
         callee.hear(later())
 
 
-def test_a_body_is_bounded_by_the_payload_limit_too(pair: Tuple[HotWire, HotWire]) -> None:
-    caller, callee = pair
-    callee.connection.reader.limit = 100
-    wake(callee)
-    caller.put(Opcode.CALL, 1, b"x" * 101, later())
-    with pytest.raises(RemoteProtocolError):
-        callee.hear(later())
+def test_what_fits_into_the_memory_is_within_the_limit_of_every_lane() -> None:
+    assert hot._LONGEST_BODY <= LANE_SLACK
 
 
 @pytest.mark.long

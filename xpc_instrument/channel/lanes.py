@@ -86,9 +86,19 @@ class LanePool:
 
     def take(self, deadline: Optional[float]) -> Wire:
         """A free lane; waits for one in the calling thread. Raises `DeadlineError`, or `ChannelError` if the session is gone."""
-        wire = self._pop()
-        if wire is not None:
-            return wire
+        if not self.closed:
+            # What `_pop` does, in fewer steps, where the newest free lane is as it should be.
+            try:
+                wire = self._free.pop()
+            except IndexError:
+                pass
+            else:
+                if not wire.closed:
+                    return wire
+                self._lose(wire)
+        return self._pop() or self._wait(deadline)
+
+    def _wait(self, deadline: Optional[float]) -> Wire:
         started = time.monotonic()
         green = hub() if GREENLET in modules else None
         wake: Any = _Release() if green is None else green.bell()
@@ -203,8 +213,12 @@ class LanePool:
                 return None
             if not wire.closed:
                 return wire
-            wire.charge(None)
-            self._all.pop(id(wire), None)
+            self._lose(wire)
+
+    def _lose(self, wire: Wire) -> None:
+        """Forget a lane that has been closed."""
+        wire.charge(None)
+        self._all.pop(id(wire), None)
 
     def _ask(self) -> None:
         waiting = len(self._waiters)
