@@ -424,6 +424,31 @@ def test_one_thread_of_a_process_looks_at_a_time_and_a_wire_that_was_interrupted
     its_callee.close()
 
 
+def test_two_threads_that_would_look_at_once_both_stay_with_their_sockets_for_a_time(pair: Tuple[HotWire, HotWire]) -> None:
+    caller, callee = pair
+    other_caller, other = lane()
+    callee._limits = Limits(hot_spin=30.0)
+    wake(callee)
+    wake(other)
+    heard: List[Frame] = []
+    thread = threading.Thread(target=lambda: heard.append(callee.hear(later())))
+    thread.start()
+    while hot._looking.get(None) is not callee:
+        os.sched_yield()
+    assert not other._look_again(time.monotonic(), None)
+    while callee._awake:
+        os.sched_yield()
+    caller.put(Opcode.CALL, 1, b"late", later())
+    thread.join()
+    assert [bytes(frame.body) for frame in heard] == [b"late"]
+    for wire in (callee, other):
+        assert not wire._awake and not wire._disturbed and wire._retreat_until > 0
+        # It has not been counted as in vain.
+        assert wire._penalty == 1
+    other_caller.close()
+    other.close()
+
+
 @pytest.mark.parametrize("place", ["_look_again", "_look_on", "_push", "put", "call", "cool"])
 def test_a_thread_that_is_interrupted_anywhere_keeps_nobody_else_from_looking(place: str) -> None:
     """An exception at each line of a step in turn, as a signal handler raises it."""

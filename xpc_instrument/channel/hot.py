@@ -13,7 +13,8 @@ How it works
   waits for an answer to what it has put into the memory. Who is awake looks again and again, for `Limits.hot_spin` seconds at most; then it
   says that it sleeps, looks once more, and waits on its socket. Each time that this was in vain it stays asleep for twice as many waits.
 - The dialling side leaves the processor of the listening one, after an answer. The application is never moved.
-- Who has lost its processor, or the interpreter, to others while it looked stays with its socket for a time (`_give_way`).
+- Who has lost its processor, or the interpreter, to others while it looked stays with its socket for a time (`_give_way`), and so do two
+  threads of a process of which each would look while the other does.
 - Only one thread of a process looks again and again at a time, no greenlet does, and none where the process could run on one processor
   only when the lane was opened: else it would keep from the processor, or from the interpreter, whoever it waits for.
 - After a fork the memory is the parent's, as the socket is: the child lets go of both.
@@ -243,6 +244,7 @@ class HotWire(Wire):
         "_awake",
         "_barrier",
         "_crowded",
+        "_disturbed",
         "_in",
         "_limits",
         "_memory",
@@ -278,6 +280,8 @@ class HotWire(Wire):
         self._penalty = 1
         self._retreat = _RETREAT
         self._retreat_until = 0.0
+        # Another thread of this process wanted to look while this one did.
+        self._disturbed = False
         # Frames that went through the memory, in either direction.
         self.passed = 0
         # After how many frames in a row to look on which processor the other side is; 0 for never, since the application stays where it is.
@@ -497,9 +501,14 @@ class HotWire(Wire):
 
     def _look_again(self, started: float, deadline: Optional[float]) -> bool:
         """Look again and again, for a while that began at `started`: whether there is a frame."""
-        if _looking.setdefault(None, self) is not self:
-            if _looking.get(None, self).closed:
+        holder = _looking.setdefault(None, self)
+        if holder is not self:
+            if holder.closed:
                 _looking.clear()
+            else:
+                # Two threads of this process wait at once: who looks keeps the interpreter from the other, so neither is to.
+                holder._disturbed = True
+                self._give_way(started)
             return False
         try:
             if self._crowded:
@@ -526,7 +535,7 @@ class HotWire(Wire):
         yields = 0
         while True:
             now = monotonic()
-            if now >= end or self.closed:
+            if now >= end or self.closed or self._disturbed:
                 break
             _yield()
             yields += 1
@@ -534,7 +543,7 @@ class HotWire(Wire):
                 if memory[at] == number:
                     self._penalty = 1
                     now = monotonic()
-                    if now - end > _LATE:
+                    if now - end > _LATE or self._disturbed:
                         self._give_way(now)
                     if yields <= _FEW_YIELDS:
                         self._spread_in -= 1
@@ -542,6 +551,9 @@ class HotWire(Wire):
                     else:
                         self._spread_in = self._spread_after
                     return True
+        if self._disturbed:
+            self._give_way(now)
+            return False
         if now - end > _LATE:
             self._give_way(now)
         self._pause = self._penalty = min(2 * self._penalty, _LONGEST_PAUSE)
@@ -552,6 +564,7 @@ class HotWire(Wire):
         """Stay out of the memory for a time: others want the processors, and whoever yields to them waits for a slice of theirs."""
         self._retreat = min(2 * self._retreat, _LONGEST_RETREAT) if now - self._retreat_until < _SOON else _RETREAT
         self._retreat_until = now + self._retreat
+        self._disturbed = False
         self.cool()
 
     def _spread(self) -> None:
