@@ -13,13 +13,13 @@ import sys
 import threading
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, Mapping, Sequence
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Sequence
 
 from xpc_instrument.channel.hot import why_plain
 
 from . import targets
 from .baselines import ping_pong
-from .measure import TAIL, Comparison, Group, Line, Measured, Plot, TimeFunction, Unavailable, seconds_of_each
+from .measure import TAIL, Comparison, Group, Line, Measured, Plot, TimeFunction, Unavailable, pinned, seconds_of_each
 from .pair import Hooked, hooked, runtime_dir
 from .peers import Peer
 from .sizes import SMALL
@@ -42,9 +42,11 @@ def _hot() -> Iterator[Mapping[str, TimeFunction]]:
         raise Unavailable(f"no lane can be hot here: {reason}")
     with runtime_dir() as folder, ExitStack() as stack:
         busy = [stack.enter_context(Peer(__name__, runtime_dir=folder)) for _ in range(_BUSY_LOOPS)]
-        call = stack.enter_context(ping_pong(folder))
-        assert call(12, currency="USD") == targets.STAND_IN
-        ways: Dict[str, TimeFunction] = {"bare": functools.partial(seconds_of_each, call)}
+        ways: Dict[str, TimeFunction] = {}
+        for name, apart in {"bare": False, "bare, two processors": True}.items():
+            call = stack.enter_context(ping_pong(folder, pin=apart))
+            assert call(12, currency="USD") == targets.STAND_IN
+            ways[name] = functools.partial(_bare, call, apart)
         pairs = {kind: _pair(stack, folder / kind, ["instead", "large", "awaited"], kind) for kind in _SETTINGS}
         crowds = {kind: _pair(stack, folder / f"{kind}-threads", ["instead"], kind) for kind in _SETTINGS}
         crowded = {kind: _pair(stack, folder / f"{kind}-busy", ["instead"], kind) for kind in _SETTINGS}
@@ -52,8 +54,8 @@ def _hot() -> Iterator[Mapping[str, TimeFunction]]:
         for kind, pair in pairs.items():
             ways[kind] = pair.way("each", "instead", "instead")
         for kind, pair in pairs.items():
-            apart = pair.way("apart", "instead", "instead", str(_GAP), str(pair.script.pid))
-            ways[f"{kind}, apart"] = functools.partial(_part, apart, _APART_PART)
+            rarely = pair.way("apart", "instead", "instead", str(_GAP), str(pair.script.pid))
+            ways[f"{kind}, apart"] = functools.partial(_part, rarely, _APART_PART)
         for size in SMALL:
             for kind, pair in pairs.items():
                 ways[f"{kind}, {size}"] = functools.partial(_part, pair.way("large", "large", size), _LARGE_PART)
@@ -64,6 +66,11 @@ def _hot() -> Iterator[Mapping[str, TimeFunction]]:
         for kind, pair in crowded.items():
             ways[f"{kind}, busy"] = functools.partial(_beside, busy, pair.way("each", "instead", "instead"))
         yield ways
+
+
+def _bare(call: Callable[..., Any], apart: bool, loops: int) -> List[float]:
+    with pinned(apart, apart=True):
+        return seconds_of_each(call, loops)
 
 
 def _pair(stack: ExitStack, folder: Path, names: Sequence[str], kind: str) -> Hooked:
@@ -92,6 +99,8 @@ def _rows() -> Iterator[Comparison]:
     back = "`instead`, back to back, hot lane"
     yield Comparison(back, "hot", "bare", below=0.35)
     yield Comparison(back + TAIL, "hot" + TAIL, "bare" + TAIL)
+    yield Comparison(back, "hot", "bare, two processors", below=0.35)
+    yield Comparison(back + TAIL, "hot" + TAIL, "bare, two processors" + TAIL)
     yield Comparison(back, "hot", "plain", below=1)
     yield Comparison(back + TAIL, "hot" + TAIL, "plain" + TAIL)
     apart = "`instead`, 10 ms apart, hot lane"
@@ -111,17 +120,19 @@ def _size_line(kind: str) -> Line:
 
 
 def _bars() -> Sequence[Line]:
-    names = {"bare": "bare ping-pong", "plain": "plain lane", "hot": "hot lane"}
+    names = {"bare": "bare ping-pong", "bare, two processors": "bare ping-pong, two processors", "plain": "plain lane", "hot": "hot lane"}
     return [Line(label, ((0.0, way),), ours=way == "hot") for way, label in names.items()]
 
 
 _ABOUT = """\
 A lane over a unix socket is *hot* while calls follow each other closely: small frames then go through memory that both processes
 share, and neither sleeps. Here the same calls go over lanes that may be hot and over lanes that may not (`hot-lanes = false`), in the
-same rounds, in two applications that differ in nothing else, and back to back also over a bare ping-pong with the same pickles.
-Nothing is pinned. "10 ms apart" has a sleep before each call, and the processor time is that of all threads of both processes, sleeps
-included; eight threads of one application hook at once; the busy loops are two processes that do nothing else, as many as a small
-machine has processors; a task of an event loop never looks into the memory, so its lane is used like a plain one."""
+same rounds, in two applications that differ in nothing else, and back to back also over a bare ping-pong with the same pickles: once
+where the kernel puts its two ends, which tends to be one processor, and once with each end held on a processor of its own, as those of
+a hot lane are, so that each has to be woken by the other. Nothing else is pinned. "10 ms apart" has a sleep before each call, and the
+processor time is that of all threads of both processes, sleeps included; eight threads of one application hook at once; the busy loops
+are two processes that do nothing else, as many as a small machine has processors; a task of an event loop never looks into the memory,
+so its lane is used like a plain one."""
 
 _WHY = """\
 What is left of a call over a hot lane is Python code, half of it in each process (see "Where each microsecond goes"), where the bare

@@ -308,13 +308,16 @@ def can_pin() -> bool:
 
 
 @contextmanager
-def pinned(pin: bool = True) -> Iterator[None]:
-    """Hold this thread, and the threads and processes that it starts meanwhile, on one processor: the last of those that it may use."""
+def pinned(pin: bool = True, *, apart: bool = False) -> Iterator[None]:
+    """Hold this thread, and the threads and processes that it starts meanwhile, on one processor: the last of those that it may use.
+
+    With `apart` it is the first.
+    """
     if not pin:
         yield
         return
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {max(before)})
+    os.sched_setaffinity(0, {min(before) if apart else max(before)})
     try:
         yield
     finally:
