@@ -21,10 +21,10 @@ from .pickling import RECORD_SLACK, Payload, Traits, dump, dump_if_small, load, 
 # What `list(reference)` fetches at most.
 MAX_ITEMS = 10_000
 
-# The opcode with which a pickle of protocol 5 gets at anything that can be called.
-# What looks a name up, and how it stands behind the name in what the C pickler writes: as a string that has just been put into the memo,
+# The opcode with which a pickle of protocol 5 gets at anything that can be called, as a number, since to look for `bytes` in `bytes` takes
+# as long as to raise an error; and how it stands behind the name in what pickle writes: as a string that has just been put into the memo,
 # or as one that is taken from there.
-_NAMED = pickle.STACK_GLOBAL
+_NAMED = pickle.STACK_GLOBAL[0]
 _NAMES = re.compile(rb"(?:\x94|h.|j....)\x93", re.DOTALL)
 # In a longer one the head of a frame may come between the two, and to search it takes longer than what is spared.
 _SEARCHED = 4096

@@ -733,3 +733,32 @@ def test_a_pickle_that_names_something_is_not_taken_for_plain() -> None:
     assert is_plain(dump_small((1, "two")))
     assert not is_plain(pickle.dumps(Point(1, 2), 5))
     assert not is_plain(pickle.dumps(Table().handle(object()), 5))
+
+
+class Named:
+    """Something whose pickle has the names of this module and of this class."""
+
+
+def _nested(depth: int) -> Any:
+    value: Any = Named
+    for _ in range(depth):
+        value = [value, value, 0x93, "\x93", b"\x94\x93"[:1], {"x": (value,)}]
+    return value
+
+
+@pytest.mark.parametrize("filler", [0, 1, 300, 70_000])
+@pytest.mark.parametrize("value", [Named, Named(), _nested(3), [Named(), Named()], (ValueError("x"), KeyError), {1: OSError}], ids=repr)
+def test_a_pickle_that_names_something_is_not_plain(value: Any, filler: int) -> None:
+    # Names that have been pickled before are taken out of the memo: by one byte, or by four after so many others.
+    before = [str(number) for number in range(filler)]
+    body = pickle.dumps((before, Named, value), 5)
+    assert not is_plain(body)
+    assert not is_plain(pickle.dumps(value, 5))
+
+
+@given(st.recursive(st.none() | st.integers() | st.text() | st.binary() | st.floats(), lambda inner: st.lists(inner) | st.tuples(inner)))
+def test_a_plain_value_is_plain_unless_it_has_what_looks_like_a_name(value: Any) -> None:
+    body = pickle.dumps(value, 5)
+    if is_plain(body):
+        assert all(opcode.name != "STACK_GLOBAL" for opcode, _, _ in pickletools.genops(body))
+    assert is_plain(pickle.dumps((0x7F93_1122_3344, 0x9393), 5))
