@@ -205,9 +205,9 @@ def test_scripts_that_come_get_hot_and_go_one_after_the_other_leave_no_memory(
     assert "Traceback" not in script.text
     hot = script.output.count("hot")
     assert hot + script.output.count("plain") == rounds
+    seen = app.value("working.end()")
     # Each of them may have come at a moment at which its application had no processor.
     assert hot >= rounds * 2 // 3 or is_busy()
-    seen = app.value("working.end()")
     replaced = {"before": "paid", "around": None, "instead": "hooked"}[mode]
     assert replaced in seen and seen.keys() <= {"paid", replaced}
     # The script lives on, without its sessions.
