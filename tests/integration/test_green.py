@@ -526,7 +526,7 @@ def test_greenlets_use_lanes_that_their_thread_made_hot_before_it_had_a_hub_and_
     four = threading.Barrier(4)
     with xpc_instrument.connect("shop") as session:
         session.instead("shop:price", lambda n: f"hooked {n}")
-        session.around("shop:tax", lambda call: four.wait(PATIENCE) and None or f"hooked {call.proceed()}")
+        session.around("shop:tax", lambda call: (four.wait(PATIENCE) and None) or f"hooked {call.proceed()}")
         app.heats("in_main_thread_before_the_hub")
         if way == "patched later":
             app.ask("patch")
@@ -553,7 +553,7 @@ def test_a_thread_of_the_pool_has_hot_lanes_while_greenlets_use_them_too(
     four = threading.Barrier(4)
     with xpc_instrument.connect("shop") as session:
         session.instead("shop:price", lambda n: f"hooked {n}")
-        session.around("shop:tax", lambda call: four.wait(PATIENCE) and None or f"hooked {call.proceed()}")
+        session.around("shop:tax", lambda call: (four.wait(PATIENCE) and None) or f"hooked {call.proceed()}")
         app.ask("hub")
         for _ in range(3):
             app.heats("in_thread")
