@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional, Set
 
 from tests.integration.app_fixture import App, start_app
 from tests.programs import PATIENCE, Program
@@ -21,6 +21,8 @@ from xpc_instrument.channel.hot import why_plain
 
 # No thread waits longer than its deadline, or than the death of the script, by more than this, in seconds.
 LATE = 0.05
+# A setting under [limits]: a machine that does other work too runs the script a bit later, and a side looks for as long as that takes.
+PATIENT = "hot-spin = 0.001\n"
 # How often a bound may be tried, and after how many failures it counts as broken.
 ATTEMPTS = 6
 
@@ -90,7 +92,9 @@ def let_go():
 def resources():
     gc.collect()
     fds = {name: os.readlink(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{name}")}
-    return {"fds": len(fds), "threads": len(os.listdir("/proc/self/task"))}
+    with open("/proc/self/maps") as file:
+        mapped = file.read().count("memfd:xpc-instrument")
+    return {"fds": len(fds), "threads": len(os.listdir("/proc/self/task")), "memories": mapped}
 
 def memory():
     gc.collect()
@@ -200,12 +204,12 @@ class Faulty(App):
         return found
 
     def resources(self) -> Dict[str, int]:
-        """Descriptors and threads."""
+        """Descriptors, threads, and memories of lanes that are mapped."""
         found: Dict[str, int] = self.value("till.resources()")
         return found
 
     def settles_at(self, before: Dict[str, int]) -> None:
-        """It has as many descriptors and threads as before, at the latest when those that left have been noticed."""
+        """It has as many descriptors, threads and memories as before, at the latest when those that left have been noticed."""
         patience = threading.Event()
         deadline = time.monotonic() + PATIENCE
         while self.resources() != before and time.monotonic() < deadline:
@@ -217,20 +221,21 @@ class Faulty(App):
         """How many frames have gone through memory on the lanes that there are."""
         return sum(one["frames"] for one in self.value("sys.modules['xpc_agent.lifecycle'].current().about()['by-session']"))
 
-    def heat(self, expression: str, wanted: int = 50) -> None:
-        """Evaluate it until so many frames have gone through memory, so that what happens next happens to a hot lane.
+    def heat(self, expression: str, wanted: int = 50) -> bool:
+        """Evaluate it until so many frames have gone through memory, so that what happens next happens to a hot lane; returns whether they have.
 
         Where lanes cannot be hot, or other programs keep the processors busy, the fault happens to a plain one.
         """
         if why_plain():
-            return
+            return False
         deadline = time.monotonic() + PATIENCE / 6
         before = self.frames()
         while self.frames() - before < wanted:
             if time.monotonic() >= deadline:
-                assert os.getloadavg()[0] > (os.cpu_count() or 1), f"{self.frames() - before} frames went through memory"
-                return
+                assert is_busy(), f"{self.frames() - before} frames went through memory"
+                return False
             self.value(f"[{expression} for _ in range(100)][:0]")
+        return True
 
     def disarmed(self) -> None:
         """Wait until no hook is left."""
@@ -248,17 +253,61 @@ def start_faulty(
     timeout: float = 20.0,
     more: str = "",
     env: Optional[Dict[str, str]] = None,
+    defaults: str = "",
 ) -> Faulty:
-    """Start the application; ready when it returns."""
+    """Start the application; ready when it returns. `more` comes before the table of the defaults, `defaults` into it."""
     (folder / "till.py").write_text(TILL)
     probes = "".join(f'[[probe]]\ntarget = "till:{name}"\n' for name in TARGETS)
 
     def run(*args: Any, **options: Any) -> Program:
         return run_program(*args, **options, **({"env": env} if env else {}))
 
-    app = Faulty(start_app(run, folder, f'{more}[defaults]\ntimeout = {timeout}\n{probes}[[probe]]\ntarget = "shop:*"\n').program)
+    app = Faulty(start_app(run, folder, f'{more}[defaults]\ntimeout = {timeout}\n{defaults}{probes}[[probe]]\ntarget = "shop:*"\n').program)
     app.value("globals().update(till=__import__('till'))")
     return app
+
+
+def is_busy() -> bool:
+    """Whether other programs want the processors too: lanes rightly stay plain then. To be asked while those of the test have nothing to do.
+
+    The load alone does not tell: two sides that take turns need two processors, and one program that computes takes one of two.
+    """
+    if os.getloadavg()[0] > (os.cpu_count() or 1):
+        return True
+    before = _processor_seconds()
+    threading.Event().wait(_LOOK)
+    return _processor_seconds() - before > 0.3 * _LOOK
+
+
+_LOOK = 0.3
+
+
+def _processor_seconds() -> float:
+    """What all processors together have worked so far, or have been taken away by the host of a virtual machine; proc(5)."""
+    with open("/proc/stat") as file:
+        user, nice, system, _idle, _iowait, interrupts, soft, stolen, *_ = map(int, file.readline().split()[1:])
+    return float(user + nice + system + interrupts + soft + stolen) / os.sysconf("SC_CLK_TCK")
+
+
+def memories(pid: int) -> Set[int]:
+    """The memories of lanes that a process holds, by mapping or by descriptor: their inodes. Linux only."""
+    found = {int(line.split()[4]) for line in Path(f"/proc/{pid}/maps").read_text().splitlines() if "memfd:xpc-instrument" in line}
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            if "memfd:xpc-instrument" in os.readlink(path):
+                found.add(os.stat(path).st_ino)
+        except FileNotFoundError:
+            pass  # closed meanwhile
+    return found
+
+
+def holds_no_memory(pid: int) -> None:
+    """Wait until a process holds no memory of a lane; fails if it goes on to hold one."""
+    patience = threading.Event()
+    deadline = time.monotonic() + PATIENCE / 3
+    while memories(pid) and time.monotonic() < deadline:
+        patience.wait(0.02)
+    assert memories(pid) == set()
 
 
 def stop(program: Program) -> None:

@@ -10,9 +10,10 @@ from typing import Any, Callable
 import pytest
 
 import xpc_instrument
-from tests.integration.faults import Faulty, start_faulty
+from tests.integration.faults import PATIENT, Faulty, holds_no_memory, is_busy, start_faulty
 from tests.programs import Program
 from xpc_instrument import discovery
+from xpc_instrument.channel.hot import why_plain
 
 pytestmark = pytest.mark.long
 
@@ -64,21 +65,56 @@ print("done", flush=True)
 sys.stdin.readline()
 """
 
+# Comes, has its lane get hot, and goes: by itself, or killed where it was forked for that.
+VISITS = """
+import os, signal, sys, threading, xpc_instrument
+
+mode, way, rounds = sys.argv[1], sys.argv[2], int(sys.argv[3])
+pause = threading.Event()
+
+def visit(number):
+    session = xpc_instrument.connect("shop")
+    handle = getattr(session, mode)("till:pay", lambda *args: "hooked" if mode == "instead" else None)
+    for _ in range(200):
+        hot = sum(one.frames for one in session.lanes() if one.script == os.getpid()) >= 20
+        if hot:
+            break
+        pause.wait(0.005)
+    if way == "killed":
+        os.write(2, b"hot\\n" if hot else b"plain\\n")
+        os.kill(os.getpid(), signal.SIGKILL)
+    if number % 2:
+        handle.remove()
+    session.close()
+    print("hot" if hot else "plain", flush=True)
+
+for number in range(rounds):
+    if way == "killed":
+        pid = os.fork()
+        if pid == 0:
+            visit(number)
+        os.waitpid(pid, 0)
+    else:
+        visit(number)
+print("done", flush=True)
+sys.stdin.readline()
+"""
+
 BUSY = """
 import threading, till
 
 stop = threading.Event()
 seen = {}
 
-def work():
+def work(function):
     while not stop.is_set():
-        outcome = till.pay(0)
+        outcome = function(0)
         seen[outcome] = seen.get(outcome, 0) + 1
         del till.ran[:]
 
-def start():
+def start(function=None):
     global thread
-    thread = threading.Thread(target=work)
+    thread = threading.Thread(target=work, args=(function or till.pay,))
     thread.start()
 
 def end():
@@ -88,12 +124,16 @@ def end():
 """
 
 
-@pytest.fixture
-def app(run_program: Callable[..., Program], tmp_path: Path) -> Faulty:
-    (tmp_path / "working.py").write_text(BUSY)
-    app = start_faulty(run_program, tmp_path, timeout=5.0, more="[limits]\nmax-hooks = 100\n")
+def start(run_program: Callable[..., Program], folder: Path, defaults: str = "") -> Faulty:
+    (folder / "working.py").write_text(BUSY)
+    app = start_faulty(run_program, folder, timeout=5.0, more=f"[limits]\nmax-hooks = 100\n{PATIENT}", defaults=defaults)
     app.value("globals().update(working=__import__('working'))")
     return app
+
+
+@pytest.fixture
+def app(run_program: Callable[..., Program], tmp_path: Path) -> Faulty:
+    return start(run_program, tmp_path)
 
 
 def test_two_hundred_scripts_come_and_go_while_the_application_calls(app: Faulty, run_program: Callable[..., Program]) -> None:
@@ -144,6 +184,85 @@ def test_a_script_that_registers_and_dies_a_thousand_times_leaves_nothing_behind
     assert app.value("till.pay(1)") == "paid"
     discovery.processes()
     assert [name for name in os.listdir(discovery.runtime_dir()) if name.endswith(".bell")] == []
+
+
+# hot lanes --------------------------------------------------------------------------------------------------------------------
+
+needs_hot = pytest.mark.skipif(bool(why_plain()), reason=f"no hot lanes here: {why_plain()}")
+
+
+@needs_hot
+@pytest.mark.parametrize("way", ["leaves", "killed"])
+@pytest.mark.parametrize("mode", ["before", "around", "instead"])
+def test_scripts_that_come_get_hot_and_go_one_after_the_other_leave_no_memory(
+    app: Faulty, run_program: Callable[..., Program], mode: str, way: str
+) -> None:
+    before = app.resources()
+    app.value("working.start()")
+    rounds = 30 if way == "leaves" else 15
+    script = run_program(VISITS, mode, way, str(rounds), name="visits.py")
+    script.read_until("done", timeout=50)
+    assert "Traceback" not in script.text
+    hot = script.output.count("hot")
+    assert hot + script.output.count("plain") == rounds
+    seen = app.value("working.end()")
+    # Each of them may have come at a moment at which its application had no processor.
+    assert hot >= rounds * 2 // 3 or is_busy()
+    replaced = {"before": "paid", "around": None, "instead": "hooked"}[mode]
+    assert replaced in seen and seen.keys() <= {"paid", replaced}
+    # The script lives on, without its sessions.
+    holds_no_memory(script.pid)
+    app.disarmed()
+    app.settles_at(before)
+    holds_no_memory(app.program.pid)
+    script.send_line()
+    assert script.wait() == 0
+
+
+@needs_hot
+def test_a_session_whose_lane_is_hot_is_not_disturbed_by_a_crowd(app: Faulty, run_program: Callable[..., Program]) -> None:
+    before = app.resources()
+    with xpc_instrument.connect("shop") as session:
+        session.instead("shop:charge", lambda n: "mine")
+        app.heat("shop.charge(0)", 200)
+        app.value("working.start(shop.charge)")
+        crowd = run_program(CROWD, "instead", "40", "2")
+        assert crowd.read_until("problems") == "problems []"
+        assert crowd.wait() == 0
+        assert app.value("working.end()").keys() == {"mine"}
+        assert [probe.failures for probe in session.stats() if probe.target == "shop:charge"] == [{}]
+        app.heat("shop.charge(0)", 200)
+    app.disarmed()
+    app.settles_at(before)
+
+
+@needs_hot
+@pytest.mark.parametrize("mode", ["before", "after", "around", "instead"])
+def test_calls_that_fail_now_and_then_on_a_hot_lane_leave_nothing_behind(
+    run_program: Callable[..., Program], tmp_path: Path, mode: str
+) -> None:
+    app = start(run_program, tmp_path, "suspend-after = 0\n")
+
+    def hook(*args: Any) -> Any:
+        n = args[0] if mode == "instead" else args[0].args[0]
+        if n % 20 == 7:
+            raise SystemExit
+        return threading.Lock() if n % 20 == 17 else "hooked"
+
+    decided = "hooked" if mode in ("around", "instead") else "paid"
+    fails = (7, 17) if decided == "hooked" else ()
+    with xpc_instrument.connect("shop") as session:
+        getattr(session, mode)("till:pay", hook)
+        app.heat("till.pay(0)")
+        app.value("[till.pay(n) for n in range(200)] and till.ran.clear()")
+        before, memory, frames = app.resources(), app.value("till.memory()"), app.frames()
+        seen = app.value("[till.pay(n) for n in range(2000)]")
+        assert seen == ["paid" if n % 20 in fails else decided for n in range(2000)]
+        assert app.ran == [n for n in range(2000) if decided == "paid" or n % 20 in fails]
+        assert app.frames() - frames > 200 or is_busy()
+        app.value("till.ran.clear()")
+        assert app.resources() == before
+        assert app.value("till.memory()") - memory < SLACK
 
 
 @pytest.mark.parametrize("mode", ["before", "after", "around", "instead"])

@@ -16,9 +16,24 @@ import pytest
 
 import xpc_instrument
 from tests.integration.app_fixture import MAIN, SNAPSHOT, TARGETS
-from tests.integration.faults import ATTEMPTS, LATE, SCRIPT, TILL, Faulty, holds_once, start_faulty, stop
-from tests.programs import Program, wait_for
+from tests.integration.faults import (
+    ATTEMPTS,
+    LATE,
+    PATIENT,
+    SCRIPT,
+    TILL,
+    Faulty,
+    holds_no_memory,
+    holds_once,
+    is_busy,
+    memories,
+    start_faulty,
+    stop,
+)
+from tests.integration.test_cli import cli
+from tests.programs import Program, wait_for, wait_for_exit
 from xpc_instrument import discovery
+from xpc_instrument.channel.hot import why_plain
 
 CLI = [sys.executable, "-m", "xpc_instrument.cli"]
 TIMEOUT = 0.5
@@ -35,6 +50,11 @@ def start(run_program: Callable[..., Program], tmp_path: Path) -> Start:
         return app
 
     return start_with
+
+
+needs_hot = pytest.mark.skipif(bool(why_plain()), reason=f"no hot lanes here: {why_plain()}")
+# Whether the lanes in question are hot when the fault strikes: frames have just gone through memory.
+both = pytest.mark.parametrize("hot", [False, True], ids=["plain", "hot"])
 
 
 # forks ------------------------------------------------------------------------------------------------------------------------
@@ -132,6 +152,75 @@ def test_a_child_forked_in_the_middle_of_a_call_to_a_stopped_script_waits_once_a
     holds_once(attempt)
     script.kill()
     discovery.processes()
+
+
+@needs_hot
+def test_a_child_has_no_memory_of_its_parents_and_neither_has_any_when_the_script_has_gone(start: Start) -> None:
+    app = start(more=f"[limits]\n{PATIENT}")
+    fork = (
+        "(lambda ends, go: os.fork() or (os.close(go[1]), os.write(ends[1], till.pay(1).encode()), os.read(go[0], 1), os._exit(7))) "
+        "(extra.__dict__.setdefault('ends', os.pipe()), extra.__dict__.setdefault('go', os.pipe()))"
+    )
+    app.value("globals().update(os=__import__('os'))")
+    with xpc_instrument.connect("shop") as session:
+        session.instead("till:pay", lambda n: "hooked")
+        hot = app.heat("till.pay(0)")
+        ours = memories(app.program.pid)
+        assert len(ours) == sum(one.lanes for one in session.lanes()) > 0
+        child = app.value(fork)
+        # It has called its hook by now: on a lane of its own.
+        assert app.value("os.read(extra.ends[0], 100)") == b"hooked"
+        assert memories(child) and not memories(child) & ours
+        assert memories(app.program.pid) == ours
+        # The lanes of the parent are as they were.
+        assert app.heat("till.pay(0)") or not hot or is_busy()
+        assert app.value("till.pay(1)") == "hooked"
+    holds_no_memory(child)
+    app.disarmed()
+    holds_no_memory(app.program.pid)
+    holds_no_memory(os.getpid())
+    app.value("os.close(extra.go[1])")
+    assert app.value(f"os.waitpid({child}, 0)[1]") == 7 << 8
+    discovery.processes()
+
+
+FORKING_SCRIPT = """
+import os, sys, xpc_instrument
+app = xpc_instrument.connect("shop")
+app.instead("till:pay", lambda n: "hooked")
+print("hooked", flush=True)
+sys.stdin.readline()
+child = os.fork()
+if child == 0:
+    app.close()
+    print("child", os.getpid(), flush=True)
+    sys.stdin.readline()
+    os._exit(0)
+app.run()
+"""
+
+
+@needs_hot
+def test_a_script_that_forks_while_its_lanes_are_hot_keeps_them_and_its_child_closes_its_own_side_of_them(
+    start: Start, run_program: Callable[..., Program]
+) -> None:
+    app = start(more=f"[limits]\n{PATIENT}")
+    script = run_program(FORKING_SCRIPT, name="script.py")
+    script.read_until("hooked")
+    app.heat("till.pay(0)")
+    assert memories(script.pid) == memories(app.program.pid) != set()
+    script.send_line()
+    child = int(script.read_until("child").split()[1])
+    assert memories(child) == set()
+    assert memories(script.pid) == memories(app.program.pid) != set()
+    app.heat("till.pay(0)")
+    assert app.value("[till.pay(n) for n in range(100)]") == ["hooked"] * 100
+    script.send_line()
+    assert wait_for_exit(child)
+    script.kill()
+    app.disarmed()
+    holds_no_memory(app.program.pid)
+    assert app.value("till.pay(1)") == "paid"
 
 
 # exits ------------------------------------------------------------------------------------------------------------------------
@@ -267,11 +356,14 @@ def get(port: int, path: str) -> str:
         return text
 
 
-def test_a_hook_that_requests_the_application_again_is_answered_by_a_server_with_threads(start: Start) -> None:
-    app = start(more='[[probe]]\ntarget = "extra:answer"\n', module=SERVER)
+@both
+def test_a_hook_that_requests_the_application_again_is_answered_by_a_server_with_threads(start: Start, hot: bool) -> None:
+    app = start(more=f'[limits]\n{PATIENT}[[probe]]\ntarget = "extra:answer"\n', module=SERVER)
     port = app.value("extra.serve('ThreadingHTTPServer')")
 
     def hook(call: Any) -> str:
+        if call.args[0] == "/warm":
+            return "warm"
         depth = int(call.args[0].lstrip("/"))
         inner = get(port, str(depth - 1)) if depth else "the ground"
         return f"{call.proceed()} < {inner}"
@@ -279,12 +371,18 @@ def test_a_hook_that_requests_the_application_again_is_answered_by_a_server_with
     with xpc_instrument.connect("shop") as session:
         session.around("extra:answer", hook)
         expected = "original /3 < original /2 < original /1 < original /0 < the ground"
-        assert app.value(GET.format(port, 3)) == expected
-        assert sorted(app.value("extra.handled")) == ["/0", "/1", "/2", "/3"]
+        for _ in range(3 if hot else 1):
+            if hot:
+                app.heat("extra.answer('/warm')")
+            app.value("extra.handled.clear()")
+            # Four threads are in calls at once, each on a lane of its own.
+            assert app.value(GET.format(port, 3)) == expected
+            assert sorted(app.value("extra.handled")) == ["/0", "/1", "/2", "/3"]
 
 
-def test_a_hook_that_requests_a_server_with_one_thread_ends_by_its_deadline_and_fails_open(start: Start) -> None:
-    app = start(more=f'[[probe]]\ntarget = "extra:answer"\ntimeout = {TIMEOUT}\n', module=SERVER)
+@both
+def test_a_hook_that_requests_a_server_with_one_thread_ends_by_its_deadline_and_fails_open(start: Start, hot: bool) -> None:
+    app = start(more=f'[limits]\n{PATIENT}[[probe]]\ntarget = "extra:answer"\ntimeout = {TIMEOUT}\n', module=SERVER)
     port = app.value("extra.serve('HTTPServer')")
     again: List[str] = []
 
@@ -298,6 +396,8 @@ def test_a_hook_that_requests_a_server_with_one_thread_ends_by_its_deadline_and_
         session.around("extra:answer", hook)
 
         def attempt(number: int) -> float:
+            if hot:
+                app.heat("extra.answer('/warm')")
             done = app.timed(GET.format(port, "outer"))
             assert done["outcome"] == "original /outer"
             return float(done["ended"] - done["began"]) - TIMEOUT
@@ -311,8 +411,11 @@ def test_a_hook_that_requests_a_server_with_one_thread_ends_by_its_deadline_and_
 # the runtime directory ----------------------------------------------------------------------------------------------------------
 
 
-def test_sockets_that_are_deleted_while_in_use_cost_hooks_at_most(start: Start, runtime_dir: Path) -> None:
-    app = start(timeout=TIMEOUT, module=FORKS)
+@pytest.mark.parametrize("what", ["sockets", "the whole directory"])
+@both
+def test_sockets_that_are_deleted_while_in_use_cost_hooks_at_most(start: Start, runtime_dir: Path, hot: bool, what: str) -> None:
+    app = start(timeout=TIMEOUT, more=f"[limits]\n{PATIENT}", module=FORKS)
+    before = app.resources()
     entered, leave = threading.Semaphore(0), threading.Event()
 
     def hook(n: int) -> str:
@@ -324,9 +427,16 @@ def test_sockets_that_are_deleted_while_in_use_cost_hooks_at_most(start: Start, 
     with xpc_instrument.connect("shop") as session:
         session.instead("till:pay", hook)
         assert app.value("till.pay(1)") == "hooked"
-        for path in runtime_dir.iterdir():
-            path.unlink()
+        if hot:
+            app.heat("till.pay(1)")
+        if what == "sockets":
+            for path in runtime_dir.iterdir():
+                path.unlink()
+        else:
+            shutil.rmtree(runtime_dir)
         # The lane that is there goes on; a second one cannot be dialled any more.
+        if hot:
+            app.heat("till.pay(1)")
         assert app.value("till.pay(1)") == "hooked"
         app.begin("held", "till.pay(-1)")
         assert entered.acquire(timeout=20)
@@ -341,15 +451,17 @@ def test_sockets_that_are_deleted_while_in_use_cost_hooks_at_most(start: Start, 
         app.end("held")
         (_, shared, _, _), status = app.value("extra.fork()")
         assert (shared, status) == (0, 0)
+    runtime_dir.mkdir(mode=0o700, exist_ok=True)
     discovery.processes()
     assert app.value("till.pay(2)") == "paid"
+    app.settles_at(before)
     app.program.send_line("")
     assert app.program.wait() == 0
     assert "Traceback" not in app.program.text
 
 
 FULL = """
-import os, subprocess, sys
+import os, subprocess, sys, time
 folder = sys.argv[1]
 os.environ["XPC_INSTRUMENT_RUNTIME_DIR"] = folder
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k,nr_inodes=16,mode=0700", "none", folder], check=True)
@@ -387,10 +499,23 @@ def fill():
     except OSError:
         pass
 
+frames = 0
+
+def heat():
+    global frames
+    # Until frames have gone through memory, or for as long as a busy machine is waited for.
+    until = time.monotonic() + 3
+    before = sum(one.frames for one in session.lanes())
+    while (frames := sum(one.frames for one in session.lanes())) < before + 50 and time.monotonic() < until:
+        ask(app, "[shop.charge(n) for n in range(100)][:0]")
+    return frames >= before + 50
+
 app = start()
 session = xpc_instrument.connect("shop")
 session.instead("shop:charge", lambda amount: "hooked")
+before = heat()
 fill()
+print("hot:", before, heat())
 print("armed:", ask(app, "shop.charge(1)"))
 forked = "(lambda pid: os.waitpid(pid, 0)[1] if pid else os._exit(len(shop.charge(2))))(os.fork())"
 print("child:", ask(app, "globals().update(os=__import__('os'))"), ask(app, forked))
@@ -421,10 +546,14 @@ def test_a_full_disk_in_the_runtime_directory_harms_neither_application_nor_sess
         pytest.skip("a small disk of one's own needs unshare and the right to mount; full files are tested with ulimit -f")
     for name, text in (("shop", TARGETS), ("snapshot", SNAPSHOT), ("main", MAIN)):
         (tmp_path / f"{name}.py").write_text(text)
-    (tmp_path / "xpc-instrument.toml").write_text('app = "shop"\n[defaults]\ntimeout = 5\n[[probe]]\ntarget = "shop:*"\n')
+    (tmp_path / "xpc-instrument.toml").write_text(
+        'app = "shop"\n[defaults]\ntimeout = 5\n[limits]\n' + PATIENT + '[[probe]]\ntarget = "shop:*"\n'
+    )
     (tmp_path / "full.py").write_text(FULL)
     program = run_program(command=["unshare", "-rm", sys.executable, "full.py", str(runtime_dir), str(tmp_path)], cwd=tmp_path)
     assert program.wait() == 0, program.text
+    # Memory is not of that disk.
+    assert "hot: True True" in program.text or why_plain() or is_busy()
     assert "armed: 'hooked'" in program.text
     # 5 letters of '2 EUR': the child cannot be found, so it runs the original.
     assert f"child: None {5 << 8}" in program.text
@@ -460,8 +589,9 @@ def give_back():
 """
 
 
-def test_an_application_without_descriptors_goes_on_and_is_hooked_again_when_it_has_some(start: Start) -> None:
-    app = start(timeout=TIMEOUT, module=GREEDY)
+@both
+def test_an_application_without_descriptors_goes_on_and_is_hooked_again_when_it_has_some(start: Start, hot: bool) -> None:
+    app = start(timeout=TIMEOUT, more=f"[limits]\n{PATIENT}", module=GREEDY)
     entered, leave = threading.Semaphore(0), threading.Event()
 
     def hook(n: int) -> str:
@@ -473,8 +603,12 @@ def test_an_application_without_descriptors_goes_on_and_is_hooked_again_when_it_
     with xpc_instrument.connect("shop") as session:
         session.instead("till:pay", hook)
         assert app.value("till.pay(1)") == "hooked"
+        if hot:
+            app.heat("till.pay(1)")
         app.value("extra.take_all()")
         # On the lane that is there.
+        if hot:
+            app.heat("till.pay(2)")
         assert app.value("till.pay(2)") == "hooked"
         app.begin("held", "till.pay(-1)")
         assert entered.acquire(timeout=20)
@@ -505,6 +639,7 @@ GREEDY_SCRIPT = """
 import sys, threading, xpc_instrument, greedy
 app = xpc_instrument.connect("shop")
 app.instead("till:pay", lambda n: "hooked")
+print("hooked", flush=True)
 for line in sys.stdin:
     word = line.strip()
     if word == "take":
@@ -526,14 +661,21 @@ print("closed", flush=True)
 """
 
 
+@both
 def test_a_script_without_descriptors_keeps_its_hooks_and_opens_more_lanes_later(
-    start: Start, run_program: Callable[..., Program], tmp_path: Path
+    start: Start, run_program: Callable[..., Program], tmp_path: Path, hot: bool
 ) -> None:
-    app = start(timeout=TIMEOUT)
+    app = start(timeout=TIMEOUT, more=f"[limits]\n{PATIENT}")
+    before = app.resources()
     (tmp_path / "greedy.py").write_text(GREEDY)
-    script = run_program(GREEDY_SCRIPT + "# hooked\n", name="script.py")
+    script = run_program(GREEDY_SCRIPT, name="script.py")
+    script.read_until("hooked")
+    if hot:
+        app.heat("till.pay(1)")
     script.send_line("take")
     script.read_until("done")
+    if hot:
+        app.heat("till.pay(1)")
     assert app.value("till.pay(1)") == "hooked"
     # More threads than lanes, none of which can be opened now: each is hooked or fails open, and by its deadline.
     for number in range(4):
@@ -552,6 +694,89 @@ def test_a_script_without_descriptors_keeps_its_hooks_and_opens_more_lanes_later
     script.read_until("closed")
     assert script.wait() == 0
     assert app.value("till.pay(3)") == "paid"
+    app.disarmed()
+    app.settles_at(before)
+
+
+# memory that cannot be had -----------------------------------------------------------------------------------------------------
+
+# What keeps an application from making a memory, or from mapping it: with one descriptor left it accepts the connection, and that was it.
+SCARCE = (
+    GREEDY
+    + """
+def limit(which, value):
+    found = getattr(resource, which)
+    resource.setrlimit(found, (value, resource.getrlimit(found)[1]))
+
+def free(which):
+    found = getattr(resource, which)
+    resource.setrlimit(found, (resource.getrlimit(found)[1],) * 2)
+
+def in_use():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[0]) * resource.getpagesize()
+"""
+)
+
+SCARCITIES = {
+    "descriptors": ("extra.take_all(1)", "extra.give_back()", "no memory could be made: [Errno 24] Too many open files"),
+    "the size of files": (
+        "extra.limit('RLIMIT_FSIZE', 100_000)",
+        "extra.free('RLIMIT_FSIZE')",
+        "no memory could be made: [Errno 27] File too large",
+    ),
+    "address space": (
+        "extra.limit('RLIMIT_AS', extra.in_use() + 64_000)",
+        "extra.free('RLIMIT_AS')",
+        "no memory could be made: [Errno 12] Cannot allocate memory",
+    ),
+}
+if sys.version_info < (3, 13):
+    # The mapping has a descriptor of its own there.
+    SCARCITIES["descriptors of mappings"] = ("extra.take_all(2)", *SCARCITIES["descriptors"][1:])
+
+
+@needs_hot
+@pytest.mark.parametrize("what", SCARCITIES)
+def test_a_lane_for_which_no_memory_can_be_had_is_plain_and_the_statistics_say_why(start: Start, what: str) -> None:
+    scarce, enough, why = SCARCITIES[what]
+    app = start(more=f"[limits]\n{PATIENT}", module=SCARCE)
+    before = app.resources()
+    entered, leave = threading.Semaphore(0), threading.Event()
+
+    def hook(n: int) -> str:
+        if n < 0:
+            entered.release()
+            wait_for(leave)
+        return "hooked"
+
+    with xpc_instrument.connect("shop") as session:
+        session.instead("till:pay", hook)
+        app.heat("till.pay(0)")
+        # Calls find no free lane from here on.
+        count = sum(one.lanes for one in session.lanes())
+        for number in range(count):
+            app.begin(f"held {number}", "till.pay(-1)")
+            assert entered.acquire(timeout=20)
+        app.value(scarce)
+        assert app.value("till.pay(1)") == "hooked"
+        app.value(enough)
+        (ours,) = (one for one in session.lanes() if one.lanes)
+        assert sum(ours.plain.values()) == ours.lanes - ours.hot >= 1
+        assert ours.plain.keys() == {why}
+        assert f"plain: {why}" in cli("ls", "shop", "--stats").stdout
+        # It is a lane like any other.
+        assert app.value("[till.pay(n) for n in range(200)]") == ["hooked"] * 200
+        leave.set()
+        for number in range(count):
+            assert app.end(f"held {number}")["outcome"] == "hooked"
+        # The others are as hot as before, and those that come are.
+        with xpc_instrument.connect("shop") as second, second.instead("shop:charge", lambda n: n):
+            app.heat("shop.charge(1)")
+    app.disarmed()
+    assert app.ran == []
+    app.settles_at(before)
+    assert "Traceback" not in app.program.text
 
 
 # clocks -----------------------------------------------------------------------------------------------------------------------
@@ -611,14 +836,16 @@ def jumping(tmp_path: Path) -> Dict[str, str]:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("kind", ["sync", "async"])
+@pytest.mark.parametrize("kind", ["sync", "async", "hot"])
 def test_clocks_that_jump_decide_nothing(start: Start, run_program: Callable[..., Program], jumping: Dict[str, str], kind: str) -> None:
-    app = start(timeout=TIMEOUT, more="[limits]\nmax-lanes = 1\n", env=jumping)
-    target, expression = ("pay", "till.pay({})") if kind == "sync" else ("pay_async", "asyncio.run(till.pay_async({}))")
+    app = start(timeout=TIMEOUT, more=f"[limits]\nmax-lanes = 1\n{PATIENT}", env=jumping)
+    target, expression = ("pay_async", "asyncio.run(till.pay_async({}))") if kind == "async" else ("pay", "till.pay({})")
     script = run_program(SCRIPT, f"till:{target}", "instead", "answers", name="script.py", env=jumping)
     script.read_until("hooked")
     for number in range(20):
         assert app.value(expression.format(number)) == "hooked"
+    if kind == "hot":
+        app.heat("till.pay(1)")
     stop(script)
 
     def attempt(number: int) -> float:
@@ -635,5 +862,8 @@ def test_clocks_that_jump_decide_nothing(start: Start, run_program: Callable[...
     deadline = time.monotonic() + 20
     while app.value(expression.format(99)) != "hooked":
         assert time.monotonic() < deadline
+    if kind == "hot":
+        app.heat("till.pay(1)")
     script.kill()
     app.disarmed()
+    holds_no_memory(app.program.pid)

@@ -18,10 +18,12 @@ from typing import Any, Callable, List
 import pytest
 
 import xpc_instrument
+from tests.integration.faults import PATIENT, holds_no_memory, is_busy
 from tests.integration.test_fail_open import failures
 from tests.integration.test_real_applications import RUN, get
 from tests.programs import PATIENCE, Program, children, wait_for
 from xpc_instrument import find_free_port
+from xpc_instrument.channel.hot import why_plain
 
 SHOP = """
 import threading, time
@@ -398,6 +400,173 @@ def test_a_callback_of_the_hub_itself_waits_as_threads_do(run_program: Callable[
         session.around("shop:price", lambda call: f"hooked {call.proceed()}")
         assert server.get("hub/1") == "hooked price 1"
         assert server.get_all(["price/2"] * 4) == ["hooked price 2"] * 4
+
+
+# Threads of the operating system have lanes that get hot, before there is a hub or beside it; greenlets use them too, and never look into
+# memory: whoever looks keeps the thread from all others. What greenlets say may go through memory where the script is awake, so one frame
+# of a call at most; a thread that is awake gets its answer there too.
+HOT = """
+import json, os, sys, threading, time, warnings
+warnings.simplefilter("ignore")
+import gevent, gevent.monkey
+if sys.argv[1] == "patched first":
+    gevent.monkey.patch_all()
+import shop, xpc_agent
+
+def frames():
+    return sum(one.frames for one in xpc_agent.lanes())
+
+def calls(count):
+    # How many frames went through memory for so many calls that followed each other, what came of them, and how often others ran meanwhile.
+    before = frames()
+    seen = sorted({shop.price(1) for _ in range(count)})
+    return frames() - before, seen
+
+def heat():
+    seen = []
+    until = time.monotonic() + 5
+    while time.monotonic() < until:
+        seen.append(calls(100))
+        if seen[-1][0] > 150:
+            break
+    return seen[-1]
+
+def in_main_thread_before_the_hub():
+    assert gevent._hub_local.get_hub_if_exists() is None
+    return heat()
+
+def in_greenlet():
+    return calls(300)
+
+def in_greenlets():
+    jobs = [gevent.spawn(calls, 50) for _ in range(8)]
+    gevent.joinall(jobs)
+    return sum(job.value[0] for job in jobs) // 8, sorted({answer for job in jobs for answer in job.value[1]})
+
+def in_thread():
+    return gevent.get_hub().threadpool.apply(heat)
+
+def both():
+    # A thread whose lane is hot, and greenlets of the hub beside it.
+    job = gevent.get_hub().threadpool.spawn(calls, 500)
+    found = in_greenlets()
+    return job.get()[1], found[1]
+
+def together():
+    # Each is waited for by the hook until all are there.
+    jobs = [gevent.spawn(shop.tax, n) for n in range(4)]
+    gevent.joinall(jobs)
+    return [job.value for job in jobs]
+
+def fork():
+    pid = os.fork()
+    if not pid:
+        os._exit(7 if calls(50)[1] == ["hooked 1"] else 1)
+    return os.waitpid(pid, 0)[1] >> 8
+
+print("ready", flush=True)
+while True:
+    line = sys.stdin.readline().strip()
+    if line == "patch":
+        gevent.monkey.patch_all()
+        print("=> null", flush=True)
+    elif line == "hub":
+        # From here on lines are read in a thread, and the hub runs meanwhile.
+        gevent.get_hub()
+        print("=> null", flush=True)
+        break
+    else:
+        print("=> " + json.dumps(globals()[line]()), flush=True)
+while True:
+    line = gevent.get_hub().threadpool.apply(sys.stdin.readline).strip()
+    if not line:
+        break
+    print("=> " + json.dumps(globals()[line]()), flush=True)
+"""
+
+
+class Hot:
+    """An application with lanes that threads make hot, patched by gevent before its agent's first call or after it."""
+
+    def __init__(self, run_program: Callable[..., Program], folder: Path, way: str) -> None:
+        (folder / "shop.py").write_text(SHOP)
+        (folder / "hot.py").write_text(HOT)
+        settings = f"[defaults]\ntimeout = 20.0\n[limits]\n{PATIENT}"
+        (folder / "xpc-instrument.toml").write_text(f'app = "shop"\n{settings}\n[[probe]]\ntarget = "shop:*"\n')
+        self.program = run_program(command=[*RUN, "--", sys.executable, "hot.py", way], cwd=folder)
+        self.program.read_until("ready")
+
+    def ask(self, what: str) -> Any:
+        self.program.send_line(what)
+        return json.loads(self.program.read_until("=> ").split("=> ", 1)[1])
+
+    def heats(self, what: str) -> bool:
+        """Have a thread call until its lane is hot; False if other programs keep the processors busy."""
+        frames, seen = self.ask(what)
+        assert seen == ["hooked 1"]
+        assert frames > 150 or is_busy()
+        return bool(frames > 150)
+
+    def end(self) -> None:
+        self.program.send_line("")
+        assert self.program.wait() == 0
+        assert "Traceback" not in self.program.text
+
+
+needs_hot = pytest.mark.skipif(bool(why_plain()), reason=f"no hot lanes here: {why_plain()}")
+
+
+@needs_hot
+@pytest.mark.parametrize("way", ["patched first", "patched later", "never patched"])
+def test_greenlets_use_lanes_that_their_thread_made_hot_before_it_had_a_hub_and_never_look_into_memory(
+    run_program: Callable[..., Program], tmp_path: Path, way: str
+) -> None:
+    need("gevent")
+    app = Hot(run_program, tmp_path, way)
+    four = threading.Barrier(4)
+    with xpc_instrument.connect("shop") as session:
+        session.instead("shop:price", lambda n: f"hooked {n}")
+        session.around("shop:tax", lambda call: (four.wait(PATIENCE) and None) or f"hooked {call.proceed()}")
+        app.heats("in_main_thread_before_the_hub")
+        if way == "patched later":
+            app.ask("patch")
+        app.ask("hub")
+        for _ in range(3):
+            # The very lane that is hot, and others.
+            assert app.ask("together") == [f"hooked tax {n}" for n in range(4)]
+            for what, calls in (("in_greenlet", 300), ("in_greenlets", 50)):
+                frames, seen = app.ask(what)
+                assert seen == ["hooked 1"]
+                assert frames <= calls
+        assert failures("shop:price") == failures("shop:tax") == {}
+    holds_no_memory(app.program.pid)
+    app.end()
+
+
+@needs_hot
+@pytest.mark.parametrize("way", ["patched first", "never patched"])
+def test_a_thread_of_the_pool_has_hot_lanes_while_greenlets_use_them_too(
+    run_program: Callable[..., Program], tmp_path: Path, way: str
+) -> None:
+    need("gevent")
+    app = Hot(run_program, tmp_path, way)
+    four = threading.Barrier(4)
+    with xpc_instrument.connect("shop") as session:
+        session.instead("shop:price", lambda n: f"hooked {n}")
+        session.around("shop:tax", lambda call: (four.wait(PATIENCE) and None) or f"hooked {call.proceed()}")
+        app.ask("hub")
+        for _ in range(3):
+            app.heats("in_thread")
+            frames, seen = app.ask("in_greenlets")
+            assert seen == ["hooked 1"]
+            assert frames <= 50
+            assert app.ask("together") == [f"hooked tax {n}" for n in range(4)]
+            assert app.ask("both") == [["hooked 1"], ["hooked 1"]]
+        assert app.ask("fork") == 7
+        app.heats("in_thread")
+        assert failures("shop:price") == failures("shop:tax") == {}
+    holds_no_memory(app.program.pid)
+    app.end()
 
 
 GUNICORN = """

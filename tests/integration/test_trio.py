@@ -10,13 +10,18 @@ from typing import Any, Callable, List
 import pytest
 
 import xpc_instrument
+from tests.integration.faults import PATIENT, holds_no_memory, is_busy
 from tests.integration.test_fail_open import failures
 from tests.integration.test_real_applications import RUN
 from tests.programs import PATIENCE, Program, wait_for
+from xpc_instrument.channel.hot import why_plain
 
 pytest.importorskip("trio", reason="trio is not installed")
 
 SHOP = """
+def tax(n):
+    return f"tax {n}"
+
 async def price(n):
     return f"price {n}"
 
@@ -33,6 +38,16 @@ async def items(n):
 # Each line of its input is a statement that runs as a task beside all others; what it returns is printed.
 MAIN = """
 import sys, trio, shop
+
+def heat():
+    # How many frames have gone through memory, by calls that follow each other in this thread.
+    import time, xpc_agent
+    until = time.monotonic() + 5
+    before = found = sum(one.frames for one in xpc_agent.lanes())
+    while found - before < 100 and time.monotonic() < until:
+        assert {shop.tax(n) for n in range(100)} == {f"hooked {n}" for n in range(100)}
+        found = sum(one.frames for one in xpc_agent.lanes())
+    return found - before
 
 async def main():
     async with trio.open_nursery() as nursery:
@@ -237,3 +252,32 @@ def test_a_coroutine_that_no_known_loop_runs_goes_on_without_its_hook_and_the_lo
         assert program.read_until("=>") == "=> price 1"
     assert program.wait() == 0
     assert "under asyncio (uvloop included) and trio" in program.text
+
+
+@pytest.mark.skipif(bool(why_plain()), reason=f"no hot lanes here: {why_plain()}")
+def test_tasks_use_lanes_that_a_thread_made_hot_and_never_look_into_memory(start: Callable[..., Application]) -> None:
+    app = start(f"[defaults]\ntimeout = 20.0\n[limits]\n{PATIENT}")
+    with xpc_instrument.connect("shop") as session:
+        session.around("shop:price", lambda call: f"hooked {call.proceed()}")
+        session.instead("shop:tax", lambda n: f"hooked {n}")
+        for _ in range(3):
+            heats(app)
+            before = frames(session)
+            # Of the lane that is hot, and of others: all that tasks say and hear goes over sockets.
+            for _ in range(3):
+                assert app.evaluate("await gather(*[shop.price(n) for n in range(8)])") == str([f"hooked price {n}" for n in range(8)])
+            assert frames(session) == before
+        assert failures("shop:price") == failures("shop:tax") == {}
+    holds_no_memory(app.program.pid)
+    app.end()
+
+
+def frames(session: Any) -> int:
+    """How many frames have gone through memory on the lanes of a session."""
+    return sum(one.frames for one in session.lanes())
+
+
+def heats(app: Application) -> None:
+    """Have a thread beside the loop call until its lane is hot."""
+    found = app.evaluate("await trio.to_thread.run_sync(heat)")
+    assert int(found) >= 100 or is_busy()

@@ -11,13 +11,18 @@ from typing import Any, Callable, List
 import pytest
 
 import xpc_instrument
+from tests.integration.faults import PATIENT, holds_no_memory, is_busy
 from tests.integration.test_fail_open import failures
 from tests.integration.test_real_applications import RUN
 from tests.programs import PATIENCE, Program, wait_for
+from xpc_instrument.channel.hot import why_plain
 
 pytest.importorskip("uvloop", reason="uvloop is not installed")
 
 SHOP = """
+def tax(n):
+    return f"tax {n}"
+
 async def price(n):
     return f"price {n}"
 
@@ -45,6 +50,16 @@ async def gather(n):
 
 async def report(job):
     print("=> " + json.dumps(await job) + "\\n", end="", flush=True)
+
+def heat():
+    # How many frames have gone through memory, by calls that follow each other in this thread.
+    import time, xpc_agent
+    until = time.monotonic() + 5
+    before = found = sum(one.frames for one in xpc_agent.lanes())
+    while found - before < 100 and time.monotonic() < until:
+        assert {shop.tax(n) for n in range(100)} == {f"hooked {n}" for n in range(100)}
+        found = sum(one.frames for one in xpc_agent.lanes())
+    return found - before
 
 async def main():
     loop = asyncio.get_running_loop()
@@ -180,3 +195,32 @@ def test_a_hook_of_a_script_that_dies_is_gone(start: Callable[..., Application],
     script.kill()
     assert app.result() == "price 1"
     app.end()
+
+
+@pytest.mark.skipif(bool(why_plain()), reason=f"no hot lanes here: {why_plain()}")
+def test_tasks_use_lanes_that_a_thread_made_hot_and_never_look_into_memory(start: Callable[..., Application]) -> None:
+    app = start(f"[defaults]\ntimeout = 20.0\n[limits]\n{PATIENT}")
+    with xpc_instrument.connect("shop") as session:
+        session.around("shop:price", lambda call: f"hooked {call.proceed()}")
+        session.instead("shop:tax", lambda n: f"hooked {n}")
+        for _ in range(3):
+            heats(app)
+            before = frames(session)
+            # Of the lane that is hot, and of others: all that tasks say and hear goes over sockets.
+            for _ in range(3):
+                assert app.evaluate("gather(8)") == [f"hooked price {n}" for n in range(8)]
+            assert frames(session) == before
+        assert failures("shop:price") == failures("shop:tax") == {}
+    holds_no_memory(app.program.pid)
+    app.end()
+
+
+def frames(session: Any) -> int:
+    """How many frames have gone through memory on the lanes of a session."""
+    return sum(one.frames for one in session.lanes())
+
+
+def heats(app: Application) -> None:
+    """Have a thread beside the loop call until its lane is hot."""
+    found = app.evaluate("asyncio.get_running_loop().run_in_executor(None, heat)")
+    assert int(found) >= 100 or is_busy()

@@ -6,7 +6,8 @@ of faults happens to all of them. A line tells of each step. What must hold, at 
 - the original ran once for each call, or not at all where a hook answered; the result is one that is allowed;
 - no call takes longer than the time-outs of its hooks, by more than a thread that only sleeps is late in the same process, and 50 ms;
 - where lanes can be hot, frames have gone through memory: threads of the applications call back to back for part of the time;
-- without scripts an application has the descriptors, threads and hooks that it had in the beginning, and no more memory than `SLACK`;
+- without scripts an application has the descriptors, threads, memories of lanes and hooks that it had in the beginning, and has grown by no
+  more than `SLACK`;
 - a process that is told to leave is gone.
 
 Exit status 1, with the seed and the step, if something does not. The same seed gives the same sequence of faults; what the processes do in
@@ -246,7 +247,7 @@ class Soak:
             self.last = found
             growth = found["rss"] - application.baseline["rss"]
             said.append(f"{application.pid}: {found['fds']} fds, {found['threads']} threads, {growth / 1e6:+.1f} MB")
-            if found["hooks"] or any(found[name] > application.baseline[name] for name in ("fds", "threads")):
+            if found["hooks"] or any(found[name] > application.baseline[name] for name in ("fds", "threads", "memories")):
                 raise Violation(f"application {application.pid} has {found}; in the beginning it had {application.baseline}")
             if growth > SLACK:
                 raise Violation(f"application {application.pid} has grown by {growth} bytes")

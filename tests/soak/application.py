@@ -260,7 +260,11 @@ def resources() -> Dict[str, Any]:
     gc.collect()
     with open("/proc/self/statm") as file:
         memory = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    with open("/proc/self/maps") as file:
+        mapped = file.read().count("memfd:xpc-instrument")
     found: Dict[str, Any] = {
+        # Memories of lanes.
+        "memories": mapped,
         "fds": len(os.listdir("/proc/self/fd")) - 1 - len(taken),
         "threads": len(os.listdir("/proc/self/task")),
         "rss": memory,

@@ -140,7 +140,7 @@ class Application(Process):
         deadline = time.monotonic() + PATIENCE / 2
         while time.monotonic() < deadline:
             good = self.baseline or found
-            if not found["hooks"] and all(found[name] <= good[name] for name in ("fds", "threads")):
+            if not found["hooks"] and all(found[name] <= good[name] for name in ("fds", "threads", "memories")):
                 return found
             time.sleep(0.05)
             found = self.ask("report")
