@@ -34,7 +34,7 @@ import sys
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Dict, List, Optional, Set, Tuple, Type, Union
+from typing import Any, Collection, Dict, List, Optional, Set, Tuple, Type, Union
 
 from .channel.primitives import Socket
 from .config_rules import SOCKET_PATH_LIMIT, app_mistake
@@ -230,10 +230,11 @@ def withdraw(entry: Entry) -> None:
     _unlink(path.with_name(f"{entry.app}.{entry.pid}.sock"))
 
 
-def processes(app: Optional[str] = None) -> List[Entry]:
+def processes(app: Optional[str] = None, known: Collection[str] = ()) -> List[Entry]:
     """The instrumented processes that are alive, of `app` or all, by app name and age; leftovers of others are removed.
 
-    RuntimeDirError if the runtime dir is not private; [] if there is none.
+    Those whose `Entry.name` is in `known` are left out, and not looked at. RuntimeDirError if the runtime dir is not private; [] if there
+    is none.
     """
     folder = runtime_dir(create=False)
     found = []
@@ -241,6 +242,8 @@ def processes(app: Optional[str] = None) -> List[Entry]:
         if extension == "bell" and app in (None, name):
             _remove_dead_bell(folder / f"{name}.{middle}.bell")
         if (app is not None and name != app) or extension not in {"json", "sock", "tmp"} or not _is_pid(middle):
+            continue
+        if f"{name}.{middle}.json" in known:
             continue
         path = folder / f"{name}.{middle}.{extension}"
         stats = _stat(int(middle))

@@ -7,8 +7,10 @@ import threading
 import time
 from typing import Any, Callable, Dict, Optional
 
-from .channel.joiner import Joiner, python_version
+from .channel.joiner import Asked, Joiner, python_version
+from .errors import ChannelError, PayloadError, TargetError, XpcError
 from .hooks import Handle
+from .modes import Mode, join_name
 from .pickling import Traits
 from .terms import Terms
 
@@ -16,7 +18,7 @@ from .terms import Terms
 class Hook:
     """A registered hook."""
 
-    __slots__ = ("_lock", "callback", "expires", "handle", "left", "module", "terms")
+    __slots__ = ("_lock", "accepted", "callback", "expires", "handle", "left", "module", "refusal", "terms")
 
     def __init__(self, handle: Handle, callback: Callable[..., Any], terms: Terms) -> None:
         self.handle = handle
@@ -28,6 +30,9 @@ class Hook:
         self.expires = None if terms.expires is None else time.monotonic() + terms.expires
         module = getattr(callback, "__module__", None)
         self.module = module if isinstance(module, str) else ""
+        # Whether a process has it, and why the first that refused it did.
+        self.accepted = False
+        self.refusal: Optional[XpcError] = None
 
     @property
     def used_up(self) -> bool:
@@ -45,6 +50,44 @@ class Hook:
             return True
 
 
+class Told:
+    """A hook that a process has been told of, and what it answers. For one thread that waits."""
+
+    __slots__ = ("_asked", "hook", "member")
+
+    def __init__(self, member: Member, hook: Hook, asked: Optional[Asked]) -> None:
+        self.member = member
+        self.hook = hook
+        self._asked = asked
+
+    @property
+    def settled(self) -> bool:
+        """Whether the process has answered."""
+        return self._asked is None or self._asked.settled
+
+    def confirm(self, deadline: float) -> Optional[XpcError]:
+        """Wait for the answer and note it in the hook; returns why the process refuses the hook, if it does. Its death is no error.
+
+        Raises `DeadlineError` if there is no answer until `deadline`, or another error if the process lives and cannot be told.
+        """
+        if self._asked is None:
+            self.hook.accepted = True
+            return None
+        try:
+            answer = self._asked.answer(deadline)
+        except (TargetError, PayloadError) as error:
+            self.hook.refusal = self.hook.refusal or error
+            return error
+        except ChannelError:
+            if self.member.joiner.alive:
+                raise
+            return None
+        self.hook.accepted = True
+        if not answer.data.get("importable", True):
+            self.member.traits.add_foreign(self.hook.module)
+        return None
+
+
 class Member:
     """One process of the application."""
 
@@ -56,6 +99,24 @@ class Member:
         self.signatures: Dict[str, Optional[inspect.Signature]] = {}
         self._traits: Optional[Traits] = None
         self._lock = threading.Lock()
+
+    def tell(self, hook: Hook, deadline: float) -> Told:
+        """Have the process register a hook. Waits for no answer."""
+        if hook.used_up:
+            return Told(self, hook, None)
+        handle = hook.handle
+        terms = hook.terms.to_json()
+        if hook.expires is not None:
+            terms["expires"] = max(0.001, hook.expires - time.monotonic())
+        asked = self.joiner.begin_register(
+            join_name(handle.mode, handle.target),
+            handle.number,
+            "plain" if handle.mode is Mode.INSTEAD else "call",
+            terms=terms,
+            module=hook.module,
+            deadline=deadline,
+        )
+        return Told(self, hook, asked)
 
     @property
     def traits(self) -> Traits:

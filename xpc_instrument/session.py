@@ -1,8 +1,11 @@
 """A probe script's session: joined to every process of one application, those born later included.
 
 Rules:
-- Each hook has a number, the same in all processes. A registration returns once every process has answered.
-- A process that is born rings the session's doorbell; it is joined, and told of all hooks, before anything else happens to them.
+- Each hook has a number, the same in all processes. All are told of it at once, and the registration returns once every one has answered.
+  If one that lives has not answered in time, the registration fails, and all are told to remove the hook.
+- A process that is born rings the session's doorbell (`following`); it is joined, and told of all hooks.
+- The lock is held while processes and hooks come and go and are told of each other, never while an answer is waited for. So each process
+  is told of each hook by exactly one of two: by the registration, or by the joining.
 - Hooks run in the threads of the lanes, several at a time if the application calls so; `async def` hooks on one loop of the session.
 - Leaving, closing or dying disarms: the processes see the connection end.
 - A session belongs to the process that made it; a forked child can only close it, which leaves the connections to the parent.
@@ -16,16 +19,15 @@ import itertools
 import logging
 import os
 import secrets
-import selectors
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Set, TypeVar, Union, overload
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple, TypeVar, Union, overload
 
 from . import discovery
 from .async_hooks import AsyncHooks
 from .channel.codec import Frame
 from .channel.connection import State
-from .channel.joiner import Joiner
+from .channel.joiner import Asked, Joiner
 from .channel.limits import Limits
 from .channel.messages import Notice, Opcode
 from .channel.transport import NO_PROTECTION, Address, Protection, parse_address
@@ -35,16 +37,18 @@ from .errors import (
     ApplicationNotFoundError,
     AuthenticationError,
     ChannelError,
+    DeadlineError,
     PayloadError,
     TargetError,
-    XpcError,
 )
 from .events import EventReader
+from .following import Follower
 from .hooks import Call, Handle, signature_from_spec
 from .manager import AddressLike
 from .members import Hook as _Hook
 from .members import Member as _Member
-from .modes import Mode, is_target, join_name
+from .members import Told
+from .modes import Mode, is_target
 from .pickling import describe
 from .registry import check_callback
 from .stats import LaneStats, ProbeStats, read_lanes, read_probe
@@ -59,8 +63,6 @@ _TERMS = tuple(field.name for field in dataclasses.fields(Terms))
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-# The doorbell tells of new processes at once; looking anyway, this often in seconds, covers a process that could not ring.
-_LOOK_AGAIN = 1.0
 # How long a session that ends waits for the processes to remove its hooks, in seconds, for all of them together.
 _LEAVE_TIMEOUT = 1.0
 # How long a session at a fixed address dials again after the process that hosted it is gone, in seconds.
@@ -83,18 +85,12 @@ class Session:
         self._hooks: Dict[int, _Hook] = {}
         self._numbers = itertools.count(1)
         self._lock = threading.RLock()
-        self._bell: Optional[discovery.Doorbell] = None
+        self._follower: Optional[Follower] = None
         self._async = AsyncHooks()
-        self._watcher: Optional[threading.Thread] = None
-        self._wake_r = self._wake_w = -1
         self._closed = False
         self._pid = os.getpid()
         self._fixed = False
         self._ended = threading.Event()
-        self._refused: Dict[str, str] = {}
-        # What has been logged of each process that cannot be joined: it is tried again and again, but told of once.
-        self._told: Dict[str, str] = {}
-        self._last_problem = ""
         self._events = EventReader(self._hooks, self._async.finished, self._report)
 
     def __repr__(self) -> str:
@@ -175,57 +171,51 @@ class Session:
         with self._lock:
             if self._closed:
                 raise ChannelError("this session is closed")
-            self._look_for_processes()
             handle = Handle(self, next(self._numbers), mode, target)
             hook = _Hook(handle, callback, terms)
             self._hooks[handle.number] = hook
-            refusals: List[XpcError] = []
-            accepted = 0
-            try:
-                for member in list(self._members.values()):
-                    accepted += self._tell(member, hook, refusals)
+            told = self._tell(hook)
+        try:
+            self._confirm(hook, told)
+            if self._follower is not None:
                 # A process that one of them forked meanwhile may have missed the hook; it was announced before its parent answered.
-                self._look_for_processes()
-                if not accepted:
-                    raise refusals[0] if refusals else ChannelError(f"no process of {self.app} is left to hook {target} in")
-            except BaseException:
-                self._remove(handle)
-                raise
+                self._follower.look()
+            if not hook.accepted:
+                raise hook.refusal or ChannelError(f"no process of {self.app} is left to hook {target} in")
+            if self._closed:
+                raise ChannelError("this session is closed")
+        except BaseException:
+            self._remove(handle, [one.member for one in told if not one.settled])
+            raise
         return handle
 
     def _check_process(self) -> None:
         if self._pid != os.getpid():
             raise ChannelError(f"this session belongs to the process {self._pid}, which made it: call connect() in this one too")
 
-    def _tell(self, member: _Member, hook: _Hook, refusals: List[XpcError]) -> bool:
-        """Register a hook with one process; a target that this process lacks is noted, its death is no error."""
-        handle = hook.handle
-        if hook.used_up:
-            return True
-        terms = hook.terms.to_json()
-        if hook.expires is not None:
-            terms["expires"] = max(0.001, hook.expires - time.monotonic())
-        try:
-            answer = member.joiner.register(
-                join_name(handle.mode, handle.target),
-                handle.number,
-                "plain" if handle.mode is Mode.INSTEAD else "call",
-                terms=terms,
-                module=hook.module,
-                timeout=self._limits.connect_timeout,
-            )
-        except (TargetError, PayloadError) as error:
-            refusals.append(error)
-            return False
-        except ChannelError:
-            if member.joiner.alive:
-                raise
-            return False
-        if not answer.data.get("importable", True):
-            member.traits.add_foreign(hook.module)
-        return True
+    def _tell(self, hook: _Hook) -> List[Told]:
+        """Have all processes register a hook, and wait for none. The lock is held."""
+        deadline = time.monotonic() + self._limits.connect_timeout
+        # Last those that may not even read: one that is stopped delays nobody but itself.
+        return [member.tell(hook, deadline) for member in sorted(self._members.values(), key=lambda member: member.joiner.behind)]
 
-    def _remove(self, handle: Handle) -> None:
+    def _confirm(self, hook: _Hook, told: List[Told]) -> None:
+        """Wait until all processes have answered that were told of a hook. Raises `DeadlineError`, naming those that have not."""
+        deadline = time.monotonic() + self._limits.connect_timeout
+        late: List[str] = []
+        for one in told:
+            try:
+                one.confirm(deadline)
+            except DeadlineError:
+                late.append(one.member.name)
+        if late:
+            raise DeadlineError(
+                f"{hook.handle.target}: {len(late)} of {len(told)} processes did not answer within {self._limits.connect_timeout:g} s: "
+                f"{', '.join(late)}. The hook is removed everywhere; try again when they run, or end them"
+            )
+
+    def _remove(self, handle: Handle, silent: Iterable[_Member] = ()) -> None:
+        """Have all processes remove a hook, and wait for their answers, but not for those of the `silent`."""
         self._check_process()
         told: List[_Member] = []
         while True:
@@ -236,26 +226,36 @@ class Session:
                     self._hooks.pop(handle.number, None)
                     break
             # Without the lock, which a hook whose events are delivered meanwhile may need.
-            for member in members:
-                told.append(member)
-                try:
-                    self._unregister(member, handle.number, self._limits.connect_timeout)
-                except ChannelError as error:
-                    log.warning("%s: removing a hook: %s", member.name, error)
+            told += members
+            self._unregister(members, [handle.number], self._limits.connect_timeout, silent)
         handle.ended()
 
-    def _unregister(self, member: _Member, number: int, timeout: float) -> None:
-        """Have one process remove a hook, and deliver the events that it has of it."""
-        hook = self._hooks.get(number)
-        waits = hook is not None and not hook.terms.wait and not self._events.running
-        answer = member.joiner.unregister(number, timeout, timeout * _DELIVERING if waits else 0.0)
-        if hook is not None and "dropped" in answer.data:
-            hook.handle.told(str(answer.data["source"]), int(answer.data["dropped"]))
+    def _unregister(self, members: List[_Member], numbers: List[int], timeout: float, silent: Iterable[_Member] = ()) -> None:
+        """Have processes remove hooks, all at once, and deliver the events that they have of them; those that cannot are logged."""
+        deadline = time.monotonic() + timeout
+        asked: List[Tuple[_Member, Optional[_Hook], Asked]] = []
+        for member in sorted(members, key=lambda member: member.joiner.behind or member in silent):
+            for number in numbers:
+                hook = self._hooks.get(number)
+                waits = hook is not None and not hook.terms.wait and not self._events.running
+                asked.append((member, hook, member.joiner.begin_unregister(number, deadline, timeout * _DELIVERING if waits else 0.0)))
+        for member, hook, one in asked:
+            try:
+                answer = one.answer(0.0 if member in silent else deadline)
+            except ChannelError as error:
+                # The end of a connection tells the process the same, and a silent one has been told of.
+                expected = self._closed or not member.joiner.alive or member in silent
+                log.log(logging.DEBUG if expected else logging.WARNING, "%s: removing a hook: %s", member.name, error)
+                continue
+            if hook is not None and "dropped" in answer.data:
+                hook.handle.told(str(answer.data["source"]), int(answer.data["dropped"]))
 
     # processes ---------------------------------------------------------------------------------------------------------
 
-    def _join(self, address: Address, name: str) -> None:
-        """Join one process and tell it of all hooks. Raises what dialling raises."""
+    def is_joined(self, address: str) -> bool:
+        return address in self._members
+
+    def join_process(self, address: Address, name: str) -> None:
         member_of: List[_Member] = []
         joiner = Joiner(
             address,
@@ -263,89 +263,57 @@ class Session:
             limits=self._limits,
             serve=lambda wire, frame: self._serve(member_of[0], wire, frame),
             on_notice=lambda notice: self._noticed(name, notice),
-            on_lost=lambda reason: self._lost(str(address), name, reason),
+            on_lost=lambda reason: self._lost(str(address), member_of[0], reason),
             session=self._id,
             protection=self._protection,
         )
         member = _Member(joiner, name)
         member_of.append(member)
-        welcome = joiner.connect(time.monotonic() + self._limits.connect_timeout)
-        self.app = self.app or welcome.app
-        self._members[str(address)] = member
-        if not joiner.alive:
-            # Its end was noticed before there was anything to forget.
-            self._members.pop(str(address), None)
-            raise ChannelError(f"{name} ended while it was joined: {joiner.lost}")
-        refusals: List[XpcError] = []
+        deadline = time.monotonic() + self._limits.connect_timeout
+        welcome = joiner.connect(deadline)
+        try:
+            if self._hooks:
+                joiner.ensure_lane(deadline)
+            told = self._take_in(str(address), member, deadline)
+            self.app = self.app or welcome.app
+            for one in told:
+                refusal = one.confirm(deadline)
+                if refusal is not None:
+                    log.warning("%s: %s", name, refusal)
+            joiner.synced()
+        except BaseException:
+            # One that does not know all hooks is not joined.
+            self._forget(str(address), member)
+            joiner.close()
+            raise
+
+    def _take_in(self, address: str, member: _Member, deadline: float) -> List[Told]:
+        """From now on the process is a member; it is told of all hooks that there are."""
+        with self._lock:
+            if self._closed:
+                raise ChannelError("this session is closed")
+            self._members[address] = member
+            if not member.joiner.alive:
+                # Its end was noticed before there was anything to forget.
+                self._members.pop(address, None)
+                raise ChannelError(f"{member.name} ended while it was joined: {member.joiner.lost}")
+            return [member.tell(hook, deadline) for hook in self._hooks.values()]
+
+    def _forget(self, address: str, member: _Member) -> bool:
+        """False if it is no member: not yet, or not any more."""
+        with self._lock:
+            if self._members.get(address) is not member:
+                return False
+            del self._members[address]
+            return True
+
+    def _lost(self, address: str, member: _Member, reason: str) -> None:
+        if not self._forget(address, member):
+            return
         for hook in list(self._hooks.values()):
-            self._tell(member, hook, refusals)
-        for refusal in refusals:
-            log.warning("%s: %s", name, refusal)
-        joiner.synced()
-
-    def _look_for_processes(self) -> None:
-        """Join the processes of the application that are not joined yet. The lock is held."""
-        # Those that join may have forked before they answered. Each is tried once, lest one that throws us out again keeps us here.
-        tried: Set[str] = set()
-        while self._bell is not None and self._join_new(tried):
-            pass
-
-    def _join_new(self, tried: Set[str]) -> bool:
-        """Join those that are announced now; whether there were any."""
-        before = len(tried)
-        for entry in discovery.processes(self.app):
-            address = parse_address(entry.address)
-            if str(address) in tried or str(address) in self._members or self._refused.get(str(address)) == f"{entry.pid}":
-                continue
-            tried.add(str(address))
-            try:
-                self._join(address, f"{entry.app} (pid {entry.pid})")
-            except (AuthenticationError, ChannelError) as error:
-                self._last_problem = f"{entry.app} (pid {entry.pid}): {error}"
-                if isinstance(error, AuthenticationError):
-                    self._refused[str(address)] = f"{entry.pid}"
-                # A short-lived process may be gone by now, which is nothing to warn of.
-                alive = any(one.pid == entry.pid for one in discovery.processes(self.app))
-                news = self._told.get(str(address)) != self._last_problem
-                self._told[str(address)] = self._last_problem
-                log.log(logging.WARNING if alive and news else logging.DEBUG, "cannot join %s", self._last_problem)
-            else:
-                self._told.pop(str(address), None)
-        return len(tried) > before
-
-    def _watch(self) -> None:
-        """Join processes as they are born."""
-        assert self._bell is not None
-        trouble = ""
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._bell, selectors.EVENT_READ)
-            selector.register(self._wake_r, selectors.EVENT_READ)
-            while not self._closed:
-                selector.select(_LOOK_AGAIN)
-                if self._closed:
-                    return
-                self._bell.drain()
-                try:
-                    with self._lock:
-                        if not self._closed:
-                            self._look_for_processes()
-                except Exception as error:
-                    # Such as for want of descriptors: said once, not every second while it lasts.
-                    if repr(error) != trouble:
-                        log.exception("looking for new processes of %s failed; they are looked for again and again", self.app)
-                    trouble = repr(error)
-                else:
-                    if trouble:
-                        log.warning("new processes of %s are found again", self.app)
-                    trouble = ""
-
-    def _lost(self, address: str, name: str, reason: str) -> None:
-        member = self._members.pop(address, None)
-        if member is not None and not self._closed:
-            for hook in list(self._hooks.values()):
-                hook.handle._suspension(member.joiner.welcome.pid, False)
-            log.info("%s is gone: %s", name, reason)
-        if self._bell is None and not self._members and not self._closed and not self._return_to(address, name):
+            hook.handle._suspension(member.joiner.welcome.pid, False)
+        log.info("%s is gone: %s", member.name, reason)
+        if self._follower is None and not self._members and not self._closed and not self._return_to(address, member.name):
             self._ended.set()
 
     def _return_to(self, address: str, name: str) -> bool:
@@ -354,9 +322,10 @@ class Session:
             return False
         deadline = time.monotonic() + _RETURN_TIMEOUT
         while not self._closed and time.monotonic() < deadline:
+            if self.is_joined(address):
+                return True  # one that was joined here was lost again at once, and the thread that noticed was faster
             try:
-                with self._lock:
-                    self._join(parse_address(address), name)
+                self.join_process(parse_address(address), name)
                 return True
             except (ChannelError, AuthenticationError):
                 self._ended.wait(0.02)
@@ -399,10 +368,12 @@ class Session:
         self._check_process()
         with self._lock:
             joiners = [member.joiner for member in self._members.values()]
+        deadline = time.monotonic() + self._limits.connect_timeout
+        asked = [(joiner, joiner.begin_query("probes", deadline)) for joiner in joiners]
         found: List[Mapping[str, Any]] = []
-        for joiner in joiners:
+        for joiner, one in asked:
             try:
-                found.append(joiner.query("probes", self._limits.connect_timeout).data)
+                found.append(one.answer(deadline).data)
             except ChannelError:
                 if joiner.alive:
                     raise
@@ -504,16 +475,12 @@ class Session:
         if self._closed:
             return
         self._closed = True
-        if self._bell is not None:
-            self._bell.close()
+        if self._follower is not None:
+            self._follower.abandon()
         for member in list(self._members.values()):
             member.joiner.abandon()
         self._members.clear()
         self._hooks.clear()
-        for fd in (self._wake_r, self._wake_w):
-            if fd >= 0:
-                os.close(fd)
-        self._wake_r = self._wake_w = -1
 
     def close(self) -> None:
         """Disarm all hooks and leave. Harmless if it was closed before."""
@@ -527,36 +494,17 @@ class Session:
             members = list(self._members.values())
             self._members.clear()
         # The bell goes first: a process that is born from now on waits for nobody.
-        if self._watcher is not None:
-            os.write(self._wake_w, b"w")
-            if self._watcher is not threading.current_thread():
-                self._watcher.join(5.0)
-        if self._bell is not None:
-            self._bell.close()
-        self._disarm(members)
+        if self._follower is not None:
+            self._follower.end()
+        # So that none of their invocations finds a connection that has just been closed.
+        self._unregister([member for member in members if member.joiner.alive], list(self._hooks), _LEAVE_TIMEOUT)
         for hook in list(self._hooks.values()):
             hook.handle.ended()
         self._hooks.clear()
         for member in members:
             member.joiner.close()
-        for fd in (self._wake_r, self._wake_w):
-            if fd >= 0:
-                os.close(fd)
-        self._wake_r = self._wake_w = -1
         self._async.close()
         self._ended.set()
-
-    def _disarm(self, members: List[_Member]) -> None:
-        """Have the processes remove the hooks, so that none of their invocations finds a connection that has just been closed."""
-        deadline = time.monotonic() + _LEAVE_TIMEOUT
-        for member in members:
-            try:
-                for number in list(self._hooks):
-                    if member.joiner.alive:
-                        self._unregister(member, number, max(0.001, deadline - time.monotonic()))
-            except ChannelError as error:
-                # The end of its connection tells it the same.
-                log.debug("%s: leaving: %s", member.name, error)
 
     def __enter__(self) -> Session:
         return self
@@ -567,24 +515,9 @@ class Session:
     def _follow(self, app: str, timeout: Optional[float]) -> None:
         """Cover all processes of an application, waiting up to `timeout` seconds for the first."""
         self.app = app
-        deadline = None if timeout is None else time.monotonic() + timeout
-        self._bell = discovery.Doorbell(app, self._id)
-        self._wake_r, self._wake_w = os.pipe()
-        with self._lock:
-            self._look_for_processes()
-        while not self._members:
-            remaining = 0.0 if deadline is None else deadline - time.monotonic()
-            if remaining <= 0:
-                found = discovery.find(app)  # raises, with the names that there are, if the application is not running
-                raise ChannelError(f"none of the {len(found)} processes of {app} could be joined; the last: {self._last_problem}")
-            with selectors.DefaultSelector() as selector:
-                selector.register(self._bell, selectors.EVENT_READ)
-                selector.select(min(remaining, _LOOK_AGAIN))
-            self._bell.drain()
-            with self._lock:
-                self._look_for_processes()
-        self._watcher = threading.Thread(target=self._watch, name="xpc-instrument watch", daemon=True)
-        self._watcher.start()
+        self._follower = Follower(app, self._id, self)
+        self._follower.wait_for_first(lambda: bool(self._members), timeout)
+        self._follower.start()
 
 
 def connect(
@@ -611,7 +544,7 @@ def connect(
     try:
         if isinstance(application, int) or (isinstance(application, str) and application.isdigit()):
             entry = discovery.find(int(application))[0]
-            session._join(parse_address(entry.address), f"{entry.app} (pid {entry.pid})")
+            session.join_process(parse_address(entry.address), f"{entry.app} (pid {entry.pid})")
         elif isinstance(application, str) and not _is_address(application):
             from .config_rules import app_mistake
 
@@ -621,7 +554,7 @@ def connect(
             session._follow(application, timeout)
         else:
             address = parse_address(application)
-            session._join(address, str(address))
+            session.join_process(address, str(address))
             session._fixed = True
     except BaseException:
         session.close()
