@@ -47,6 +47,9 @@ _log = logging.getLogger("xpc_instrument")
 _ENTRY_LIMIT = 64 << 10  # bytes of an entry's file; `_own_argv` keeps far below
 _RINGS_PER_DRAIN = 1_000  # a flood must not keep `drain` from returning; select tells that there are more
 
+# What those need to know who look too early.
+_WAIT = "wait for it with connect(..., timeout=SECONDS): a process that another one has started is found once it has imported a target"
+
 # By this name, as gevent replaces those in the module: a ring must not enter its event loop.
 _socket = Socket
 
@@ -332,18 +335,29 @@ def find(name_or_pid: Union[str, int]) -> List[Entry]:
         seen = f"no instrumented application is called {wanted!r}"
     elif _stat(int(wanted)) is None:
         seen = f"there is no process {wanted}"
+    elif _may_be_starting(int(wanted)):
+        seen = f"process {wanted} was started with the agent, but has not announced itself yet, or failed to, as its log says; {_WAIT}"
     else:
         seen = f"process {wanted} runs, but not with the agent in it"
     if not pids:
-        start = "start one with: xpc-instrument run --app NAME -- COMMAND"
+        start = f"start one with: xpc-instrument run --app NAME -- COMMAND; if it has just been started, {_WAIT}"
         folder = runtime_dir(create=False)
         raise ApplicationNotFoundError(f"{seen}; no instrumented application of this user runs (per {folder}); {start}")
     import difflib
 
     listed = ", ".join(f"{app} (pid {', '.join(numbers)})" for app, numbers in pids.items())
     near = difflib.get_close_matches(wanted[:100], list(pids), 1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = f"; did you mean {near[0]!r}?" if near else "" if _is_pid(wanted) else f"; if it has just been started, {_WAIT}"
     raise ApplicationNotFoundError(f"{seen}; these run: {listed}{hint}")
+
+
+def _may_be_starting(pid: int) -> bool:
+    """Whether the environment of a process has the agent start in it; False where that cannot be seen, as where there is no /proc."""
+    try:
+        environment = Path("/proc", str(pid), "environ").read_bytes()
+    except OSError:
+        return False
+    return any(one.startswith(b"XPC_INSTRUMENT_CONFIG_PACKED=") for one in environment.split(b"\0"))
 
 
 def _is_pid(text: str) -> bool:

@@ -38,6 +38,7 @@ from .errors import (
     AuthenticationError,
     ChannelError,
     DeadlineError,
+    NobodyListensError,
     PayloadError,
     TargetError,
 )
@@ -67,6 +68,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 _LEAVE_TIMEOUT = 1.0
 # How long a session at a fixed address dials again after the process that hosted it is gone, in seconds.
 _RETURN_TIMEOUT = 5.0
+# How long `connect` waits until it looks again for a process that is not there yet, in seconds; nobody rings for a pid or an address.
+_TRY_AGAIN = 0.05
 # The part of the time for removing a hook that may go by until its events are delivered.
 _DELIVERING = 0.8
 
@@ -113,7 +116,9 @@ class Session:
 
         For each of the four: `limit=N` ends it after N calls, in all processes together, `expires=S` after S seconds; `sample=F` calls it
         for that fraction of the invocations, `rate=R` at most R times a second in each process; the others go on without it.
-        For `before` and `after`: `wait=False` has no thread of the application wait for it. Raises `TargetError`.
+        For `before` and `after`: `wait=False` has no thread of the application wait for it. Raises `TargetError` if no process has the
+        target, `DeadlineError` (a `TimeoutError`) if a process that lives does not answer within `Limits.connect_timeout`, 10 seconds; then
+        no process keeps the hook.
         """
         return self._register(Mode.BEFORE, target, hook, options)
 
@@ -512,6 +517,10 @@ class Session:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
+    def _join_pid(self, pid: int) -> None:
+        entry = discovery.find(pid)[0]
+        self.join_process(parse_address(entry.address), f"{entry.app} (pid {entry.pid})")
+
     def _follow(self, app: str, timeout: Optional[float]) -> None:
         """Cover all processes of an application, waiting up to `timeout` seconds for the first."""
         self.app = app
@@ -531,8 +540,8 @@ def connect(
 ) -> Session:
     """Join an instrumented application: by its name (all its processes, those born later too), a pid (that process) or an address.
 
-    `timeout` is how many seconds to wait for an application that is not there yet. An application on TCP needs its `authkey`, and beyond
-    loopback `tls` too, unless `plaintext_beyond_loopback` says that it does not. Raises `ApplicationNotFoundError`,
+    `timeout` is how many seconds to wait for an application that is not there yet, such as one that has just been started. An application
+    on TCP needs its `authkey`, and beyond loopback `tls` too, unless `plaintext_beyond_loopback` says that it does not. Raises `ApplicationNotFoundError`,
     `AuthenticationError`, `ConnectionRefusedError` or `TimeoutError`, `ConfigError` for certificates that cannot be loaded.
     """
     if application is None or isinstance(application, bool):
@@ -543,8 +552,7 @@ def connect(
     session = Session(limits or Limits(), key, Protection(tls, plaintext_beyond_loopback))
     try:
         if isinstance(application, int) or (isinstance(application, str) and application.isdigit()):
-            entry = discovery.find(int(application))[0]
-            session.join_process(parse_address(entry.address), f"{entry.app} (pid {entry.pid})")
+            _when_there(lambda: session._join_pid(int(application)), timeout)
         elif isinstance(application, str) and not _is_address(application):
             from .config_rules import app_mistake
 
@@ -554,12 +562,26 @@ def connect(
             session._follow(application, timeout)
         else:
             address = parse_address(application)
-            session.join_process(address, str(address))
+            _when_there(lambda: session.join_process(address, str(address)), timeout)
             session._fixed = True
     except BaseException:
         session.close()
         raise
     return session
+
+
+def _when_there(join: Callable[[], None], timeout: Optional[float]) -> None:
+    """Join one process, waiting up to `timeout` seconds for it to be there."""
+    deadline = time.monotonic() + (timeout or 0.0)
+    while True:
+        try:
+            join()
+            return
+        except (ApplicationNotFoundError, NobodyListensError):
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                raise
+        time.sleep(min(_TRY_AGAIN, remaining))
 
 
 def _is_address(text: str) -> bool:
