@@ -542,8 +542,8 @@ def connect(
 
     `timeout` is how many seconds to wait for an application that is not there yet, such as one that has just been started. An application
     on TCP needs its `authkey`, and beyond loopback `tls` too, unless `plaintext_beyond_loopback` says that it does not. Raises
-    `ApplicationNotFoundError`, `AuthenticationError`, `ConnectionRefusedError` or `TimeoutError`, `ConfigError` for certificates that cannot
-    be loaded.
+    `ApplicationNotFoundError`, `AuthenticationError`, `ConnectionRefusedError` or `TimeoutError`, `ConfigError` for certificates that
+    cannot be loaded.
     """
     if application is None or isinstance(application, bool):
         raise TypeError(f"application: expected an app name, a pid or an address, got {application!r}")
