@@ -33,11 +33,13 @@ class Hook:
         # Whether a process has it, and why the first that refused it did.
         self.accepted = False
         self.refusal: Optional[XpcError] = None
+        handle._terms_over = self.over
 
-    @property
-    def used_up(self) -> bool:
-        """Whether its calls or its time are over."""
-        return self.left == 0 or (self.expires is not None and time.monotonic() >= self.expires)
+    def over(self) -> str:
+        """Which of its terms is over, if one is."""
+        if self.left == 0:
+            return "limit"
+        return "expires" if self.expires is not None and time.monotonic() >= self.expires else ""
 
     def take(self) -> bool:
         """Count one call; False if there is none left."""
@@ -102,7 +104,7 @@ class Member:
 
     def tell(self, hook: Hook, deadline: float) -> Told:
         """Have the process register a hook. Waits for no answer."""
-        if hook.used_up:
+        if hook.over():
             return Told(self, hook, None)
         handle = hook.handle
         terms = hook.terms.to_json()

@@ -259,3 +259,22 @@ def test_an_application_at_a_fixed_address_is_waited_for(run_program: Callable[.
         with connecting.result(PATIENCE) as session:
             session.instead("shop:charge", lambda amount: "hooked")
             assert app.evaluate("shop.charge(1)") == "'hooked'"
+
+
+def test_a_handle_says_that_its_hook_is_over_and_why(app: App) -> None:
+    with xpc_instrument.connect("shop") as session:
+        twice = session.before("shop:charge", lambda call: None, limit=2)
+        shown = repr(twice)
+        app.evaluate("shop.charge(1)")
+        assert (twice.over, repr(twice)) == ("", shown)
+        app.evaluate("shop.charge(1)")
+        assert (twice.over, repr(twice)) == ("limit", f"{shown[:-1]}, over: limit>")
+        long = session.before("shop:charge", lambda call: None, expires=1000)
+        brief = session.before("shop:charge", lambda call: None, expires=0.001)
+        over = time.monotonic() + 0.001
+        while time.monotonic() < over:
+            pass
+        assert (long.over, brief.over) == ("", "expires")
+        brief.remove()
+        assert brief.over == "removed"
+    assert (long.over, twice.over) == ("removed", "removed")

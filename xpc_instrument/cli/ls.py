@@ -87,13 +87,13 @@ def _ask(entry: discovery.Entry, key: bytes, protection: Protection) -> Dict[str
 
 
 def _row(pid: int, probe: Dict[str, Any]) -> List[str]:
-    hooks = " ".join(f"{hook['mode']}:{hook['pid']}" for hook in probe["hooks"]) or "-"
+    hooks = read_probe(pid, probe).hooks
     return [
         str(pid),
         probe["target"],
         probe["state"],
         probe["patcher"] or "-",
-        hooks,
+        " ".join(hook.name(hooks) for hook in hooks) or "-",
         str(probe["calls"]),
         counts(probe["failures"]),
         probe["reason"],
@@ -115,8 +115,7 @@ def _show_stats(answers: List[Dict[str, Any]]) -> None:
             if len(probe.hooks) != 1 or probe.hooks[0].to_json() != probe.to_json():
                 rows.append(_figures(probe.pid, probe.target, "all", probe, ""))
             for hook in probe.hooks:
-                name = f"{hook.mode}:{hook.script}"
-                rows.append(_figures(probe.pid, probe.target, name, hook, "now" if hook.suspended else ""))
+                rows.append(_figures(probe.pid, probe.target, hook.name(probe.hooks), hook, "now" if hook.suspended else ""))
     columns = [column for column in _STATS if column not in _RARE or any(row[column] != "-" for row in rows)]
     show(columns, [[row[column] for column in columns] for row in rows])
     for answer in answers:
