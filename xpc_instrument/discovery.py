@@ -83,13 +83,16 @@ class Entry:
     version: str
     """Its version of xpc-instrument."""
 
+    member: str = ""
+    """As which session it joins the process that hosts its address; "" if it listens there itself. By that it proves to be the user's."""
+
     @property
     def name(self) -> str:
         """The name of its file."""
         return f"{self.app}.{self.pid}.json"
 
 
-def own_entry(app: str, address: str) -> Entry:
+def own_entry(app: str, address: str, member: str = "") -> Entry:
     """The entry of the process that calls this; ConfigError if `app` is no app name."""
     from . import __version__
 
@@ -98,7 +101,7 @@ def own_entry(app: str, address: str) -> Entry:
     stats = _stat(pid)
     python = ".".join(str(part) for part in sys.version_info[:3])
     started = stats and stats[1]
-    return Entry(app, pid, os.getppid(), address, started, time.time(), _own_argv(), python, __version__)
+    return Entry(app, pid, os.getppid(), address, started, time.time(), _own_argv(), python, __version__, member)
 
 
 def _own_argv() -> Tuple[str, ...]:
@@ -259,6 +262,15 @@ def processes(app: Optional[str] = None, known: Collection[str] = ()) -> List[En
     return sorted(found, key=lambda entry: (entry.app, entry.since, entry.pid))
 
 
+def is_announced(app: str, pid: int, member: str) -> bool:
+    """Whether the process `pid` of `app` has announced that it joins as that session. Raises `RuntimeDirError`."""
+    stats = _stat(pid)
+    if not _is_pid(str(pid)) or stats is None:
+        return False
+    entry = _read(runtime_dir(create=False) / f"{app}.{pid}.json", app, pid, stats[1])
+    return entry is not None and bool(member) and entry.member == member
+
+
 def _read(path: Path, app: str, pid: int, started: Optional[int]) -> Optional[Entry]:
     """The entry in the file of a live pid, or None if it is of another process that had the pid, or no entry at all."""
     try:
@@ -315,6 +327,7 @@ def _decode(data: bytes) -> Entry:
         argv=tuple(argv),
         python=field("python", str),
         version=field("version", str),
+        member=field("member", str) if "member" in raw else "",
     )
 
 

@@ -12,6 +12,7 @@ from .errors import ChannelError, PayloadError, TargetError, XpcError
 from .hooks import Handle
 from .modes import Mode, join_name
 from .pickling import Traits
+from .reporting import Reporter
 from .terms import Terms
 
 
@@ -93,11 +94,12 @@ class Told:
 class Member:
     """One process of the application."""
 
-    __slots__ = ("_lock", "_traits", "joiner", "name", "signatures")
+    __slots__ = ("_lock", "_traits", "joiner", "name", "reporter", "signatures")
 
     def __init__(self, joiner: Joiner, name: str) -> None:
         self.joiner = joiner
         self.name = name
+        self.reporter = Reporter()
         self.signatures: Dict[str, Optional[inspect.Signature]] = {}
         self._traits: Optional[Traits] = None
         self._lock = threading.Lock()

@@ -267,7 +267,7 @@ class Session:
             self._key,
             limits=self._limits,
             serve=lambda wire, frame: self._serve(member_of[0], wire, frame),
-            on_notice=lambda notice: self._noticed(name, notice),
+            on_notice=lambda notice: self._noticed(member_of[0], notice),
             on_lost=lambda reason: self._lost(str(address), member_of[0], reason),
             session=self._id,
             protection=self._protection,
@@ -336,8 +336,13 @@ class Session:
                 self._ended.wait(0.02)
         return False
 
-    def _noticed(self, name: str, notice: Notice) -> None:
-        data = notice.data
+    def _noticed(self, member: _Member, notice: Notice) -> None:
+        name, data = member.name, notice.data
+        if member.reporter.noticed(notice):
+            if notice.kind == "member-left":
+                for hook in list(self._hooks.values()):
+                    hook.handle._suspension(data.get("pid"), False)
+            return
         if notice.kind == "events-dropped":
             self._events.told(str(data["source"]), {int(number): count for number, count in data["dropped"].items()})
             return
@@ -362,7 +367,10 @@ class Session:
             log.info("%s has the %s hook on %s back", name, handle.mode, handle.target)
 
     def stats(self) -> List[ProbeStats]:
-        """What each process has counted of each of its probe points, over the hooks of all scripts. A process that has gone is left out."""
+        """What each process has counted of each of its probe points, over the hooks of all scripts. A process that has gone is left out.
+
+        Raises `DeadlineError` if one that lives does not answer within `Limits.connect_timeout`.
+        """
         return [read_probe(data["pid"], report) for data in self._reports() for report in data["probes"]]
 
     def lanes(self) -> List[LaneStats]:
@@ -372,16 +380,22 @@ class Session:
     def _reports(self) -> List[Mapping[str, Any]]:
         self._check_process()
         with self._lock:
-            joiners = [member.joiner for member in self._members.values()]
+            members = list(self._members.values())
         deadline = time.monotonic() + self._limits.connect_timeout
-        asked = [(joiner, joiner.begin_query("probes", deadline)) for joiner in joiners]
+        asked = [(member, member.reporter.begin(member.joiner, deadline)) for member in members]
         found: List[Mapping[str, Any]] = []
-        for joiner, one in asked:
+        for member, one in asked:
             try:
-                found.append(one.answer(deadline).data)
+                reports, late = member.reporter.collect(member.joiner, one, deadline)
             except ChannelError:
-                if joiner.alive:
+                if member.joiner.alive:
                     raise
+                continue
+            if late:
+                raise DeadlineError(
+                    f"{member.name}: the processes {', '.join(map(str, late))}, which share its address, did not answer in time"
+                )
+            found += reports
         return found
 
     # hooks at work -----------------------------------------------------------------------------------------------------

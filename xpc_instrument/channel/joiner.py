@@ -62,7 +62,7 @@ class Joiner:
         *,
         limits: Limits,
         serve: Optional[Callable[[Wire, Frame], None]] = None,
-        on_notice: Optional[Callable[[Notice], None]] = None,
+        on_notice: Optional[Callable[[Notice], object]] = None,
         on_lost: Optional[Callable[[str], None]] = None,
         session: str = "",
         protection: Protection = NO_PROTECTION,
