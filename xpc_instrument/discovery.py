@@ -264,8 +264,8 @@ def processes(app: Optional[str] = None, known: Collection[str] = ()) -> List[En
 
 def is_announced(app: str, pid: int, member: str) -> bool:
     """Whether the process `pid` of `app` has announced that it joins as that session. Raises `RuntimeDirError`."""
-    stats = _stat(pid)
-    if not _is_pid(str(pid)) or stats is None:
+    stats = _stat(pid) if _is_pid(str(pid)) else None
+    if stats is None:
         return False
     entry = _read(runtime_dir(create=False) / f"{app}.{pid}.json", app, pid, stats[1])
     return entry is not None and bool(member) and entry.member == member

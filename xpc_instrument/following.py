@@ -15,7 +15,7 @@ import os
 import selectors
 import threading
 import time
-from typing import Callable, Dict, List, Optional, Protocol, Set
+from typing import Callable, Dict, List, Optional, Set
 
 from . import discovery
 from .channel.transport import Address, parse_address
@@ -29,23 +29,18 @@ _LOOK_AGAIN = 1.0
 _END_TIMEOUT = 5.0
 
 
-class Joins(Protocol):
-    """What a session is to its follower."""
-
-    def is_joined(self, address: str) -> bool:
-        """Whether the process at the address is joined now."""
-
-    def join_process(self, address: Address, name: str) -> None:
-        """Join a process and tell it of all hooks. Raises what dialling raises."""
-
-
 class Follower:
-    """Follows the application `app` for a session, whose identifier is `session`."""
+    """Follows the application `app` for a session, whose identifier is `session`.
 
-    def __init__(self, app: str, session: str, joins: Joins) -> None:
+    `join(address, name)` joins a process and tells it of all hooks, and raises what dialling raises; `is_joined(address)` says whether the
+    process at the address is joined now.
+    """
+
+    def __init__(self, app: str, session: str, join: Callable[[Address, str], None], is_joined: Callable[[str], bool]) -> None:
         """Puts up the doorbell: RuntimeDirError or another OSError if that fails."""
         self.app = app
-        self._joins = joins
+        self._join_process = join
+        self._is_joined = is_joined
         self._bell = discovery.Doorbell(app, session)
         try:
             self._wake_r, self._wake_w = os.pipe()
@@ -118,7 +113,7 @@ class Follower:
         for entry in self._strangers():
             address = parse_address(entry.address)
             text = str(address)
-            if text in tried or self._joins.is_joined(text) or entry.pid in (self._refused.get(text), self._late.get(text)):
+            if text in tried or self._is_joined(text) or entry.pid in (self._refused.get(text), self._late.get(text)):
                 continue
             tried.add(text)
             try:
@@ -133,11 +128,11 @@ class Follower:
 
     def _strangers(self) -> List[discovery.Entry]:
         """Those that are announced and not joined."""
-        known = {name for address, name in list(self._names.items()) if self._joins.is_joined(address)}
+        known = {name for address, name in list(self._names.items()) if self._is_joined(address)}
         return discovery.processes(self.app, known)
 
     def _join(self, entry: discovery.Entry, address: Address) -> None:
-        self._joins.join_process(address, f"{entry.app} (pid {entry.pid})")
+        self._join_process(address, f"{entry.app} (pid {entry.pid})")
         self._names[str(address)] = entry.name
         self._told.pop(str(address), None)
 

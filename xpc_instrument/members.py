@@ -5,10 +5,10 @@ from __future__ import annotations
 import inspect
 import threading
 import time
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
 from .channel.joiner import Asked, Joiner, python_version
-from .errors import ChannelError, PayloadError, TargetError, XpcError
+from .errors import ChannelError, ConnectTimeoutError, DeadlineError, PayloadError, TargetError, XpcError
 from .hooks import Handle
 from .modes import Mode, join_name
 from .pickling import Traits
@@ -63,15 +63,15 @@ class Told:
         self.hook = hook
         self._asked = asked
 
-    @property
-    def settled(self) -> bool:
-        """Whether the process has answered."""
-        return self._asked is None or self._asked.settled
+    def give_up(self) -> bool:
+        """Wait no more; whether the process has not answered. What was not sent yet will not be."""
+        return self._asked is not None and self._asked.give_up()
 
     def confirm(self, deadline: float) -> Optional[XpcError]:
         """Wait for the answer and note it in the hook; returns why the process refuses the hook, if it does. Its death is no error.
 
-        Raises `DeadlineError` if there is no answer until `deadline`, or another error if the process lives and cannot be told.
+        Raises `DeadlineError` or `ConnectTimeoutError` if there is no answer until `deadline`, or another error if the process lives and
+        cannot be told.
         """
         if self._asked is None:
             self.hook.accepted = True
@@ -89,6 +89,43 @@ class Told:
         if not answer.data.get("importable", True):
             self.member.traits.add_foreign(self.hook.module)
         return None
+
+
+def confirm_all(hook: Hook, told: Sequence[Told], timeout: float) -> None:
+    """Wait until all processes have answered that were told of a hook. Raises `DeadlineError`, naming those that have not."""
+    deadline = time.monotonic() + timeout
+    late: List[str] = []
+    for one in told:
+        try:
+            one.confirm(deadline)
+        except (DeadlineError, ConnectTimeoutError):
+            late.append(one.member.name)
+    if late:
+        raise DeadlineError(
+            f"{hook.handle.target}: {len(late)} of {len(told)} processes did not answer within {timeout:g} s: {', '.join(late)}. "
+            "The hook is removed everywhere; try again when they run, or end them"
+        )
+
+
+class Removal:
+    """A hook that a process has been told to remove, and what it answers. For one thread that waits."""
+
+    __slots__ = ("_asked", "hook", "member")
+
+    def __init__(self, member: Member, hook: Optional[Hook], asked: Asked) -> None:
+        self.member = member
+        self.hook = hook
+        self._asked = asked
+
+    def confirm(self, deadline: float) -> None:
+        """Wait for the answer, which says how many events were dropped. Raises what `Asked.answer` raises."""
+        answer = self._asked.answer(deadline)
+        if self.hook is not None and "dropped" in answer.data:
+            self.hook.handle.told(str(answer.data["source"]), int(answer.data["dropped"]))
+
+    def give_up(self) -> None:
+        """Wait no more."""
+        self._asked.give_up()
 
 
 class Member:

@@ -21,13 +21,13 @@ import os
 import secrets
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple, TypeVar, Union, overload
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, List, Mapping, Optional, TypeVar, Union, overload
 
 from . import discovery
 from .async_hooks import AsyncHooks
 from .channel.codec import Frame
 from .channel.connection import State
-from .channel.joiner import Asked, Joiner
+from .channel.joiner import Joiner
 from .channel.limits import Limits
 from .channel.messages import Notice, Opcode
 from .channel.transport import NO_PROTECTION, Address, Protection, parse_address
@@ -48,7 +48,7 @@ from .hooks import Call, Handle, signature_from_spec
 from .manager import AddressLike
 from .members import Hook as _Hook
 from .members import Member as _Member
-from .members import Told
+from .members import Removal, Told, confirm_all
 from .modes import Mode, is_target
 from .pickling import describe
 from .registry import check_callback
@@ -181,7 +181,7 @@ class Session:
             self._hooks[handle.number] = hook
             told = self._tell(hook)
         try:
-            self._confirm(hook, told)
+            confirm_all(hook, told, self._limits.connect_timeout)
             if self._follower is not None:
                 # A process that one of them forked meanwhile may have missed the hook; it was announced before its parent answered.
                 self._follower.look()
@@ -190,7 +190,7 @@ class Session:
             if self._closed:
                 raise ChannelError("this session is closed")
         except BaseException:
-            self._remove(handle, [one.member for one in told if not one.settled])
+            self._remove(handle, [one.member for one in told if one.give_up()])
             raise
         return handle
 
@@ -203,21 +203,6 @@ class Session:
         deadline = time.monotonic() + self._limits.connect_timeout
         # Last those that may not even read: one that is stopped delays nobody but itself.
         return [member.tell(hook, deadline) for member in sorted(self._members.values(), key=lambda member: member.joiner.behind)]
-
-    def _confirm(self, hook: _Hook, told: List[Told]) -> None:
-        """Wait until all processes have answered that were told of a hook. Raises `DeadlineError`, naming those that have not."""
-        deadline = time.monotonic() + self._limits.connect_timeout
-        late: List[str] = []
-        for one in told:
-            try:
-                one.confirm(deadline)
-            except DeadlineError:
-                late.append(one.member.name)
-        if late:
-            raise DeadlineError(
-                f"{hook.handle.target}: {len(late)} of {len(told)} processes did not answer within {self._limits.connect_timeout:g} s: "
-                f"{', '.join(late)}. The hook is removed everywhere; try again when they run, or end them"
-            )
 
     def _remove(self, handle: Handle, silent: Iterable[_Member] = ()) -> None:
         """Have all processes remove a hook, and wait for their answers, but not for those of the `silent`."""
@@ -238,29 +223,32 @@ class Session:
     def _unregister(self, members: List[_Member], numbers: List[int], timeout: float, silent: Iterable[_Member] = ()) -> None:
         """Have processes remove hooks, all at once, and deliver the events that they have of them; those that cannot are logged."""
         deadline = time.monotonic() + timeout
-        asked: List[Tuple[_Member, Optional[_Hook], Asked]] = []
+        asked: List[Removal] = []
         for member in sorted(members, key=lambda member: member.joiner.behind or member in silent):
             for number in numbers:
                 hook = self._hooks.get(number)
                 waits = hook is not None and not hook.terms.wait and not self._events.running
-                asked.append((member, hook, member.joiner.begin_unregister(number, deadline, timeout * _DELIVERING if waits else 0.0)))
-        for member, hook, one in asked:
-            try:
-                answer = one.answer(0.0 if member in silent else deadline)
-            except ChannelError as error:
-                # The end of a connection tells the process the same, and a silent one has been told of.
-                expected = self._closed or not member.joiner.alive or member in silent
-                log.log(logging.DEBUG if expected else logging.WARNING, "%s: removing a hook: %s", member.name, error)
+                # A silent one that cannot even be sent that loses its connection, which tells it the same.
+                until = 0.0 if member in silent else deadline
+                asked.append(Removal(member, hook, member.joiner.begin_unregister(number, until, timeout * _DELIVERING if waits else 0.0)))
+        for one in asked:
+            if one.member in silent:
+                one.give_up()
                 continue
-            if hook is not None and "dropped" in answer.data:
-                hook.handle.told(str(answer.data["source"]), int(answer.data["dropped"]))
+            try:
+                one.confirm(deadline)
+            except ChannelError as error:
+                # The end of a connection tells the process the same.
+                expected = self._closed or not one.member.joiner.alive
+                log.log(logging.DEBUG if expected else logging.WARNING, "%s: removing a hook: %s", one.member.name, error)
 
     # processes ---------------------------------------------------------------------------------------------------------
 
-    def is_joined(self, address: str) -> bool:
+    def _is_joined(self, address: str) -> bool:
         return address in self._members
 
-    def join_process(self, address: Address, name: str) -> None:
+    def _join_process(self, address: Address, name: str) -> None:
+        """Join a process and tell it of all hooks. Raises what dialling raises."""
         member_of: List[_Member] = []
         joiner = Joiner(
             address,
@@ -327,10 +315,10 @@ class Session:
             return False
         deadline = time.monotonic() + _RETURN_TIMEOUT
         while not self._closed and time.monotonic() < deadline:
-            if self.is_joined(address):
+            if self._is_joined(address):
                 return True  # one that was joined here was lost again at once, and the thread that noticed was faster
             try:
-                self.join_process(parse_address(address), name)
+                self._join_process(parse_address(address), name)
                 return True
             except (ChannelError, AuthenticationError):
                 self._ended.wait(0.02)
@@ -533,12 +521,12 @@ class Session:
 
     def _join_pid(self, pid: int) -> None:
         entry = discovery.find(pid)[0]
-        self.join_process(parse_address(entry.address), f"{entry.app} (pid {entry.pid})")
+        self._join_process(parse_address(entry.address), f"{entry.app} (pid {entry.pid})")
 
     def _follow(self, app: str, timeout: Optional[float]) -> None:
         """Cover all processes of an application, waiting up to `timeout` seconds for the first."""
         self.app = app
-        self._follower = Follower(app, self._id, self)
+        self._follower = Follower(app, self._id, self._join_process, self._is_joined)
         self._follower.wait_for_first(lambda: bool(self._members), timeout)
         self._follower.start()
 
@@ -577,7 +565,7 @@ def connect(
             session._follow(application, timeout)
         else:
             address = parse_address(application)
-            _when_there(lambda: session.join_process(address, str(address)), timeout)
+            _when_there(lambda: session._join_process(address, str(address)), timeout)
             session._fixed = True
     except BaseException:
         session.close()

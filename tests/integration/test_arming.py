@@ -81,9 +81,13 @@ def test_a_process_that_dies_while_it_is_asked_is_no_error(apps: Apps, pool: Thr
         assert apps[1].evaluate("shop.charge(1)") == "'1 EUR'"
 
 
-def test_a_process_that_does_not_answer_fails_the_registration_in_one_time_out_and_no_process_keeps_the_hook(apps: Apps) -> None:
+@pytest.mark.parametrize("first", [False, True], ids=["a later hook", "the first hook, for which a lane is opened"])
+def test_a_process_that_does_not_answer_fails_the_registration_in_one_time_out_and_no_process_keeps_the_hook(
+    apps: Apps, first: bool
+) -> None:
     with connect(_SHORT) as session:
-        session.before("shop:charge", lambda call: None)
+        if not first:
+            session.before("shop:charge", lambda call: None)
         stop(apps[0].program)
 
         def attempt(number: int) -> float:

@@ -278,7 +278,10 @@ class Joiner:
             self.ensure_lane(deadline)
         except Exception as error:
             asked.settle(error)
-        else:
+            return
+        with self._lock:
+            wanted = asked.number in self._requests
+        if wanted:
             self._send(asked, message, deadline)
 
     def begin_unregister(self, hook: int, deadline: float, within: float = 0.0) -> Asked:
@@ -485,6 +488,11 @@ class Asked:
     def settled(self) -> bool:
         """Whether `answer` would not wait."""
         return self._done.is_set()
+
+    def give_up(self) -> bool:
+        """Nobody waits for the answer any more; whether none has come. What was not sent yet will not be."""
+        self._joiner.forget(self)
+        return not isinstance(self._outcome, Answer)
 
     def answer(self, deadline: float) -> Answer:
         """Wait for the answer. Raises the error that the host names, `DeadlineError`, `ChannelError`, or what dialling a lane raises."""
