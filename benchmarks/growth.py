@@ -167,9 +167,9 @@ From the call of `before` in the script to its return, which means that the func
 applications of so many processes, forked by one, over the application of one process. After each registration all processes call the
 function, and the script must have heard of all calls.""",
     why="""\
-The script asks one process after the other, so the time grows with their number: each takes a message there and one back, and has to be
-woken for it. Before and after that the script looks whether there are processes that it does not know yet, and reads what each has
-announced.""",
+The script asks all processes at once, so what grows with their number is work and not waiting: each has to be woken and swaps the
+function's code, and the script has to send and read a message of each. Where there are fewer processors than processes, that takes turns.
+After it the script looks whether there are processes that it does not know yet.""",
     plots=(
         Plot(
             "growth-arming",

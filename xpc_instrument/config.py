@@ -20,7 +20,7 @@ import stat
 from pathlib import Path
 from typing import Any, Dict, FrozenSet, Iterable, List, Literal, Optional, Sequence, Tuple, Union
 
-from .config_rules import MODES, TABLES, Reader, app_mistake, app_name, is_beyond_loopback, quoted, target_mistake
+from .config_rules import MODES, TABLES, Reader, app_mistake, app_name, is_beyond_loopback, quoted, secret_mistake, target_mistake
 from .errors import ConfigError
 from .modes import Mode
 from .toml import KeyPath, key_lines, parser
@@ -68,7 +68,7 @@ class ManagerConfig:
     def read_authkey(self) -> Optional[bytes]:
         """The key, less one newline at its end; None where no key file is configured.
 
-        ConfigError if the file is missing, unreadable, no regular file, empty, over 64 KiB, or open to group or others.
+        ConfigError if the file is missing, unreadable, no regular file, empty, over 64 KiB, open to others, or another user's.
         """
         if self.authkey_file is None:
             return None
@@ -81,9 +81,9 @@ class ManagerConfig:
                 status = os.fstat(file.fileno())
                 if not stat.S_ISREG(status.st_mode):
                     raise refuse("is no regular file", "expected a file that holds the key")
-                if os.name == "posix" and status.st_mode & 0o077:
-                    seen = f"other users have access (mode {stat.S_IMODE(status.st_mode):04o})"
-                    raise refuse(seen, f"make it private: chmod 600 {self.authkey_file}")
+                wrong = secret_mistake(self.authkey_file, status) if os.name == "posix" else None
+                if wrong is not None:
+                    raise refuse(*wrong)
                 key = file.read(_KEY_FILE_LIMIT + 1)
         except FileNotFoundError:
             raise refuse("no such file", "create it, such as with (umask 077; openssl rand -hex 32 > FILE)") from None

@@ -34,7 +34,7 @@ import sys
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Dict, List, Optional, Set, Tuple, Type, Union
+from typing import Any, Collection, Dict, List, Optional, Set, Tuple, Type, Union
 
 from .channel.primitives import Socket
 from .config_rules import SOCKET_PATH_LIMIT, app_mistake
@@ -46,6 +46,9 @@ _log = logging.getLogger("xpc_instrument")
 
 _ENTRY_LIMIT = 64 << 10  # bytes of an entry's file; `_own_argv` keeps far below
 _RINGS_PER_DRAIN = 1_000  # a flood must not keep `drain` from returning; select tells that there are more
+
+# What those need to know who look too early.
+_WAIT = "wait for it with connect(..., timeout=SECONDS): a process that another one has started is found once it has imported a target"
 
 # By this name, as gevent replaces those in the module: a ring must not enter its event loop.
 _socket = Socket
@@ -80,13 +83,16 @@ class Entry:
     version: str
     """Its version of xpc-instrument."""
 
+    member: str = ""
+    """As which session it joins the process that hosts its address; "" if it listens there itself. By that it proves to be the user's."""
+
     @property
     def name(self) -> str:
         """The name of its file."""
         return f"{self.app}.{self.pid}.json"
 
 
-def own_entry(app: str, address: str) -> Entry:
+def own_entry(app: str, address: str, member: str = "") -> Entry:
     """The entry of the process that calls this; ConfigError if `app` is no app name."""
     from . import __version__
 
@@ -95,7 +101,7 @@ def own_entry(app: str, address: str) -> Entry:
     stats = _stat(pid)
     python = ".".join(str(part) for part in sys.version_info[:3])
     started = stats and stats[1]
-    return Entry(app, pid, os.getppid(), address, started, time.time(), _own_argv(), python, __version__)
+    return Entry(app, pid, os.getppid(), address, started, time.time(), _own_argv(), python, __version__, member)
 
 
 def _own_argv() -> Tuple[str, ...]:
@@ -230,10 +236,11 @@ def withdraw(entry: Entry) -> None:
     _unlink(path.with_name(f"{entry.app}.{entry.pid}.sock"))
 
 
-def processes(app: Optional[str] = None) -> List[Entry]:
+def processes(app: Optional[str] = None, known: Collection[str] = ()) -> List[Entry]:
     """The instrumented processes that are alive, of `app` or all, by app name and age; leftovers of others are removed.
 
-    RuntimeDirError if the runtime dir is not private; [] if there is none.
+    Those whose `Entry.name` is in `known` are left out, and not looked at. RuntimeDirError if the runtime dir is not private; [] if there
+    is none.
     """
     folder = runtime_dir(create=False)
     found = []
@@ -241,6 +248,8 @@ def processes(app: Optional[str] = None) -> List[Entry]:
         if extension == "bell" and app in (None, name):
             _remove_dead_bell(folder / f"{name}.{middle}.bell")
         if (app is not None and name != app) or extension not in {"json", "sock", "tmp"} or not _is_pid(middle):
+            continue
+        if f"{name}.{middle}.json" in known:
             continue
         path = folder / f"{name}.{middle}.{extension}"
         stats = _stat(int(middle))
@@ -251,6 +260,15 @@ def processes(app: Optional[str] = None) -> List[Entry]:
             if entry is not None:
                 found.append(entry)
     return sorted(found, key=lambda entry: (entry.app, entry.since, entry.pid))
+
+
+def is_announced(app: str, pid: int, member: str) -> bool:
+    """Whether the process `pid` of `app` has announced that it joins as that session. Raises `RuntimeDirError`."""
+    stats = _stat(pid) if _is_pid(str(pid)) else None
+    if stats is None:
+        return False
+    entry = _read(runtime_dir(create=False) / f"{app}.{pid}.json", app, pid, stats[1])
+    return entry is not None and bool(member) and entry.member == member
 
 
 def _read(path: Path, app: str, pid: int, started: Optional[int]) -> Optional[Entry]:
@@ -309,6 +327,7 @@ def _decode(data: bytes) -> Entry:
         argv=tuple(argv),
         python=field("python", str),
         version=field("version", str),
+        member=field("member", str) if "member" in raw else "",
     )
 
 
@@ -329,18 +348,29 @@ def find(name_or_pid: Union[str, int]) -> List[Entry]:
         seen = f"no instrumented application is called {wanted!r}"
     elif _stat(int(wanted)) is None:
         seen = f"there is no process {wanted}"
+    elif _may_be_starting(int(wanted)):
+        seen = f"process {wanted} was started with the agent, but has not announced itself yet, or failed to, as its log says; {_WAIT}"
     else:
         seen = f"process {wanted} runs, but not with the agent in it"
     if not pids:
-        start = "start one with: xpc-instrument run --app NAME -- COMMAND"
+        start = f"start one with: xpc-instrument run --app NAME -- COMMAND; if it has just been started, {_WAIT}"
         folder = runtime_dir(create=False)
         raise ApplicationNotFoundError(f"{seen}; no instrumented application of this user runs (per {folder}); {start}")
     import difflib
 
     listed = ", ".join(f"{app} (pid {', '.join(numbers)})" for app, numbers in pids.items())
     near = difflib.get_close_matches(wanted[:100], list(pids), 1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = f"; did you mean {near[0]!r}?" if near else "" if _is_pid(wanted) else f"; if it has just been started, {_WAIT}"
     raise ApplicationNotFoundError(f"{seen}; these run: {listed}{hint}")
+
+
+def _may_be_starting(pid: int) -> bool:
+    """Whether the environment of a process has the agent start in it; False where that cannot be seen, as where there is no /proc."""
+    try:
+        environment = Path("/proc", str(pid), "environ").read_bytes()
+    except OSError:
+        return False
+    return any(one.startswith(b"XPC_INSTRUMENT_CONFIG_PACKED=") for one in environment.split(b"\0"))
 
 
 def _is_pid(text: str) -> bool:

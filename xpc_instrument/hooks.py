@@ -138,6 +138,8 @@ def signature_from_spec(spec: Any) -> Optional[inspect.Signature]:
 class Handle:
     """One registered hook. `remove`, or leaving it as a context manager, disarms it.
 
+    `number` is what `xpc-instrument ls --stats` tells it by from others of the same mode and script; `over` says whether and why it is not
+    called any more.
     `failures` counts what the hook raised or could not send, `last_failure` is the last of it. `suspensions` counts how often processes of
     the application suspended the hook since it failed several times in a row, and `suspended` lists those that do so now.
     With `wait=False`: `delivered` events were handed to the hook here, `dropped` were not, for lack of room or of time; once it is removed,
@@ -161,9 +163,16 @@ class Handle:
         self._session = session
         self._lock = threading.Lock()
         self._removed = False
+        self._terms_over: Callable[[], str] = str
 
     def __repr__(self) -> str:
-        return f"<Handle {self.mode} {self.target}{' removed' if self._removed else ''}>"
+        return f"<Handle #{self.number} {self.mode} {self.target}{f', over: {self.over}' if self.over else ''}>"
+
+    @property
+    def over(self) -> str:
+        """Why the hook is not called any more: "removed", also where its session is closed, or "limit" or "expires", the term of its
+        registration that is over; "" while it may be called. What ends an expired hook in a process is the next invocation there."""
+        return "removed" if self._removed or self._over else self._terms_over()
 
     @property
     def suspended(self) -> List[int]:

@@ -1,8 +1,11 @@
 """A probe script's session: joined to every process of one application, those born later included.
 
 Rules:
-- Each hook has a number, the same in all processes. A registration returns once every process has answered.
-- A process that is born rings the session's doorbell; it is joined, and told of all hooks, before anything else happens to them.
+- Each hook has a number, the same in all processes. All are told of it at once, and the registration returns once every one has answered.
+  If one that lives has not answered in time, the registration fails, and all are told to remove the hook.
+- A process that is born rings the session's doorbell (`following`); it is joined, and told of all hooks.
+- The lock is held while processes and hooks come and go and are told of each other, never while an answer is waited for. So each process
+  is told of each hook by exactly one of two: by the registration, or by the joining.
 - Hooks run in the threads of the lanes, several at a time if the application calls so; `async def` hooks on one loop of the session.
 - Leaving, closing or dying disarms: the processes see the connection end.
 - A session belongs to the process that made it; a forked child can only close it, which leaves the connections to the parent.
@@ -16,10 +19,9 @@ import itertools
 import logging
 import os
 import secrets
-import selectors
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Set, TypeVar, Union, overload
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, List, Mapping, Optional, TypeVar, Union, overload
 
 from . import discovery
 from .async_hooks import PLAIN, AsyncHooks
@@ -35,16 +37,19 @@ from .errors import (
     ApplicationNotFoundError,
     AuthenticationError,
     ChannelError,
+    DeadlineError,
+    NobodyListensError,
     PayloadError,
     TargetError,
-    XpcError,
 )
 from .events import EventReader
+from .following import Follower
 from .hooks import Call, Handle, signature_from_spec
 from .manager import AddressLike
 from .members import Hook as _Hook
 from .members import Member as _Member
-from .modes import Mode, is_target, join_name
+from .members import Removal, Told, confirm_all
+from .modes import Mode, is_target
 from .pickling import describe, dump_if_small, load
 from .references import is_plain
 from .registry import check_callback
@@ -63,12 +68,12 @@ _TERMS = tuple(field.name for field in dataclasses.fields(Terms))
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-# The doorbell tells of new processes at once; looking anyway, this often in seconds, covers a process that could not ring.
-_LOOK_AGAIN = 1.0
 # How long a session that ends waits for the processes to remove its hooks, in seconds, for all of them together.
 _LEAVE_TIMEOUT = 1.0
 # How long a session at a fixed address dials again after the process that hosted it is gone, in seconds.
 _RETURN_TIMEOUT = 5.0
+# How long `connect` waits until it looks again for a process that is not there yet, in seconds; nobody rings for a pid or an address.
+_TRY_AGAIN = 0.05
 # The part of the time for removing a hook that may go by until its events are delivered.
 _DELIVERING = 0.8
 
@@ -87,18 +92,12 @@ class Session:
         self._hooks: Dict[int, _Hook] = {}
         self._numbers = itertools.count(1)
         self._lock = threading.RLock()
-        self._bell: Optional[discovery.Doorbell] = None
+        self._follower: Optional[Follower] = None
         self._async = AsyncHooks()
-        self._watcher: Optional[threading.Thread] = None
-        self._wake_r = self._wake_w = -1
         self._closed = False
         self._pid = os.getpid()
         self._fixed = False
         self._ended = threading.Event()
-        self._refused: Dict[str, str] = {}
-        # What has been logged of each process that cannot be joined: it is tried again and again, but told of once.
-        self._told: Dict[str, str] = {}
-        self._last_problem = ""
         self._events = EventReader(self._hooks, self._async.finished, self._report)
 
     def __repr__(self) -> str:
@@ -121,7 +120,9 @@ class Session:
 
         For each of the four: `limit=N` ends it after N calls, in all processes together, `expires=S` after S seconds; `sample=F` calls it
         for that fraction of the invocations, `rate=R` at most R times a second in each process; the others go on without it.
-        For `before` and `after`: `wait=False` has no thread of the application wait for it. Raises `TargetError`.
+        For `before` and `after`: `wait=False` has no thread of the application wait for it. Raises `TargetError` if no process has the
+        target, `DeadlineError` (a `TimeoutError`) if a process that lives does not answer within `Limits.connect_timeout`, 10 seconds; then
+        no process keeps the hook.
         """
         return self._register(Mode.BEFORE, target, hook, options)
 
@@ -179,57 +180,36 @@ class Session:
         with self._lock:
             if self._closed:
                 raise ChannelError("this session is closed")
-            self._look_for_processes()
             handle = Handle(self, next(self._numbers), mode, target)
             hook = _Hook(handle, callback, terms)
             self._hooks[handle.number] = hook
-            refusals: List[XpcError] = []
-            accepted = 0
-            try:
-                for member in list(self._members.values()):
-                    accepted += self._tell(member, hook, refusals)
+            told = self._tell(hook)
+        try:
+            confirm_all(hook, told, self._limits.connect_timeout)
+            if self._follower is not None:
                 # A process that one of them forked meanwhile may have missed the hook; it was announced before its parent answered.
-                self._look_for_processes()
-                if not accepted:
-                    raise refusals[0] if refusals else ChannelError(f"no process of {self.app} is left to hook {target} in")
-            except BaseException:
-                self._remove(handle)
-                raise
+                self._follower.look()
+            if not hook.accepted:
+                raise hook.refusal or ChannelError(f"no process of {self.app} is left to hook {target} in")
+            if self._closed:
+                raise ChannelError("this session is closed")
+        except BaseException:
+            self._remove(handle, [one.member for one in told if one.give_up()])
+            raise
         return handle
 
     def _check_process(self) -> None:
         if self._pid != os.getpid():
             raise ChannelError(f"this session belongs to the process {self._pid}, which made it: call connect() in this one too")
 
-    def _tell(self, member: _Member, hook: _Hook, refusals: List[XpcError]) -> bool:
-        """Register a hook with one process; a target that this process lacks is noted, its death is no error."""
-        handle = hook.handle
-        if hook.used_up:
-            return True
-        terms = hook.terms.to_json()
-        if hook.expires is not None:
-            terms["expires"] = max(0.001, hook.expires - time.monotonic())
-        try:
-            answer = member.joiner.register(
-                join_name(handle.mode, handle.target),
-                handle.number,
-                "plain" if handle.mode is _INSTEAD else "call",
-                terms=terms,
-                module=hook.module,
-                timeout=self._limits.connect_timeout,
-            )
-        except (TargetError, PayloadError) as error:
-            refusals.append(error)
-            return False
-        except ChannelError:
-            if member.joiner.alive:
-                raise
-            return False
-        if not answer.data.get("importable", True):
-            member.traits.add_foreign(hook.module)
-        return True
+    def _tell(self, hook: _Hook) -> List[Told]:
+        """Have all processes register a hook, and wait for none. The lock is held."""
+        deadline = time.monotonic() + self._limits.connect_timeout
+        # Last those that may not even read: one that is stopped delays nobody but itself.
+        return [member.tell(hook, deadline) for member in sorted(self._members.values(), key=lambda member: member.joiner.behind)]
 
-    def _remove(self, handle: Handle) -> None:
+    def _remove(self, handle: Handle, silent: Iterable[_Member] = ()) -> None:
+        """Have all processes remove a hook, and wait for their answers, but not for those of the `silent`."""
         self._check_process()
         told: List[_Member] = []
         while True:
@@ -240,116 +220,97 @@ class Session:
                     self._hooks.pop(handle.number, None)
                     break
             # Without the lock, which a hook whose events are delivered meanwhile may need.
-            for member in members:
-                told.append(member)
-                try:
-                    self._unregister(member, handle.number, self._limits.connect_timeout)
-                except ChannelError as error:
-                    log.warning("%s: removing a hook: %s", member.name, error)
+            told += members
+            self._unregister(members, [handle.number], self._limits.connect_timeout, silent)
         handle.ended()
 
-    def _unregister(self, member: _Member, number: int, timeout: float) -> None:
-        """Have one process remove a hook, and deliver the events that it has of it."""
-        hook = self._hooks.get(number)
-        waits = hook is not None and not hook.terms.wait and not self._events.running
-        answer = member.joiner.unregister(number, timeout, timeout * _DELIVERING if waits else 0.0)
-        if hook is not None and "dropped" in answer.data:
-            hook.handle.told(str(answer.data["source"]), int(answer.data["dropped"]))
+    def _unregister(self, members: List[_Member], numbers: List[int], timeout: float, silent: Iterable[_Member] = ()) -> None:
+        """Have processes remove hooks, all at once, and deliver the events that they have of them; those that cannot are logged."""
+        deadline = time.monotonic() + timeout
+        asked: List[Removal] = []
+        for member in sorted(members, key=lambda member: member.joiner.behind or member in silent):
+            for number in numbers:
+                hook = self._hooks.get(number)
+                waits = hook is not None and not hook.terms.wait and not self._events.running
+                # A silent one that cannot even be sent that loses its connection, which tells it the same.
+                until = 0.0 if member in silent else deadline
+                asked.append(Removal(member, hook, member.joiner.begin_unregister(number, until, timeout * _DELIVERING if waits else 0.0)))
+        for one in asked:
+            if one.member in silent:
+                one.give_up()
+                continue
+            try:
+                one.confirm(deadline)
+            except ChannelError as error:
+                # The end of a connection tells the process the same.
+                expected = self._closed or not one.member.joiner.alive
+                log.log(logging.DEBUG if expected else logging.WARNING, "%s: removing a hook: %s", one.member.name, error)
 
     # processes ---------------------------------------------------------------------------------------------------------
 
-    def _join(self, address: Address, name: str) -> None:
-        """Join one process and tell it of all hooks. Raises what dialling raises."""
+    def _is_joined(self, address: str) -> bool:
+        return address in self._members
+
+    def _join_process(self, address: Address, name: str) -> None:
+        """Join a process and tell it of all hooks. Raises what dialling raises."""
         member_of: List[_Member] = []
         joiner = Joiner(
             address,
             self._key,
             limits=self._limits,
             serve=lambda wire, frame: self._serve(member_of[0], wire, frame),
-            on_notice=lambda notice: self._noticed(name, notice),
-            on_lost=lambda reason: self._lost(str(address), name, reason),
+            on_notice=lambda notice: self._noticed(member_of[0], notice),
+            on_lost=lambda reason: self._lost(str(address), member_of[0], reason),
             session=self._id,
             protection=self._protection,
         )
         member = _Member(joiner, name)
         member_of.append(member)
-        welcome = joiner.connect(time.monotonic() + self._limits.connect_timeout)
-        self.app = self.app or welcome.app
-        self._members[str(address)] = member
-        if not joiner.alive:
-            # Its end was noticed before there was anything to forget.
-            self._members.pop(str(address), None)
-            raise ChannelError(f"{name} ended while it was joined: {joiner.lost}")
-        refusals: List[XpcError] = []
+        deadline = time.monotonic() + self._limits.connect_timeout
+        welcome = joiner.connect(deadline)
+        try:
+            if self._hooks:
+                joiner.ensure_lane(deadline)
+            told = self._take_in(str(address), member, deadline)
+            self.app = self.app or welcome.app
+            for one in told:
+                refusal = one.confirm(deadline)
+                if refusal is not None:
+                    log.warning("%s: %s", name, refusal)
+            joiner.synced()
+        except BaseException:
+            # One that does not know all hooks is not joined.
+            self._forget(str(address), member)
+            joiner.close()
+            raise
+
+    def _take_in(self, address: str, member: _Member, deadline: float) -> List[Told]:
+        """From now on the process is a member; it is told of all hooks that there are."""
+        with self._lock:
+            if self._closed:
+                raise ChannelError("this session is closed")
+            self._members[address] = member
+            if not member.joiner.alive:
+                # Its end was noticed before there was anything to forget.
+                self._members.pop(address, None)
+                raise ChannelError(f"{member.name} ended while it was joined: {member.joiner.lost}")
+            return [member.tell(hook, deadline) for hook in self._hooks.values()]
+
+    def _forget(self, address: str, member: _Member) -> bool:
+        """False if it is no member: not yet, or not any more."""
+        with self._lock:
+            if self._members.get(address) is not member:
+                return False
+            del self._members[address]
+            return True
+
+    def _lost(self, address: str, member: _Member, reason: str) -> None:
+        if not self._forget(address, member):
+            return
         for hook in list(self._hooks.values()):
-            self._tell(member, hook, refusals)
-        for refusal in refusals:
-            log.warning("%s: %s", name, refusal)
-        joiner.synced()
-
-    def _look_for_processes(self) -> None:
-        """Join the processes of the application that are not joined yet. The lock is held."""
-        # Those that join may have forked before they answered. Each is tried once, lest one that throws us out again keeps us here.
-        tried: Set[str] = set()
-        while self._bell is not None and self._join_new(tried):
-            pass
-
-    def _join_new(self, tried: Set[str]) -> bool:
-        """Join those that are announced now; whether there were any."""
-        before = len(tried)
-        for entry in discovery.processes(self.app):
-            address = parse_address(entry.address)
-            if str(address) in tried or str(address) in self._members or self._refused.get(str(address)) == f"{entry.pid}":
-                continue
-            tried.add(str(address))
-            try:
-                self._join(address, f"{entry.app} (pid {entry.pid})")
-            except (AuthenticationError, ChannelError) as error:
-                self._last_problem = f"{entry.app} (pid {entry.pid}): {error}"
-                if isinstance(error, AuthenticationError):
-                    self._refused[str(address)] = f"{entry.pid}"
-                # A short-lived process may be gone by now, which is nothing to warn of.
-                alive = any(one.pid == entry.pid for one in discovery.processes(self.app))
-                news = self._told.get(str(address)) != self._last_problem
-                self._told[str(address)] = self._last_problem
-                log.log(logging.WARNING if alive and news else logging.DEBUG, "cannot join %s", self._last_problem)
-            else:
-                self._told.pop(str(address), None)
-        return len(tried) > before
-
-    def _watch(self) -> None:
-        """Join processes as they are born."""
-        assert self._bell is not None
-        trouble = ""
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._bell, selectors.EVENT_READ)
-            selector.register(self._wake_r, selectors.EVENT_READ)
-            while not self._closed:
-                selector.select(_LOOK_AGAIN)
-                if self._closed:
-                    return
-                self._bell.drain()
-                try:
-                    with self._lock:
-                        if not self._closed:
-                            self._look_for_processes()
-                except Exception as error:
-                    # Such as for want of descriptors: said once, not every second while it lasts.
-                    if repr(error) != trouble:
-                        log.exception("looking for new processes of %s failed; they are looked for again and again", self.app)
-                    trouble = repr(error)
-                else:
-                    if trouble:
-                        log.warning("new processes of %s are found again", self.app)
-                    trouble = ""
-
-    def _lost(self, address: str, name: str, reason: str) -> None:
-        member = self._members.pop(address, None)
-        if member is not None and not self._closed:
-            for hook in list(self._hooks.values()):
-                hook.handle._suspension(member.joiner.welcome.pid, False)
-            log.info("%s is gone: %s", name, reason)
-        if self._bell is None and not self._members and not self._closed and not self._return_to(address, name):
+            hook.handle._suspension(member.joiner.welcome.pid, False)
+        log.info("%s is gone: %s", member.name, reason)
+        if self._follower is None and not self._members and not self._closed and not self._return_to(address, member.name):
             self._ended.set()
 
     def _return_to(self, address: str, name: str) -> bool:
@@ -358,16 +319,22 @@ class Session:
             return False
         deadline = time.monotonic() + _RETURN_TIMEOUT
         while not self._closed and time.monotonic() < deadline:
+            if self._is_joined(address):
+                return True  # one that was joined here was lost again at once, and the thread that noticed was faster
             try:
-                with self._lock:
-                    self._join(parse_address(address), name)
+                self._join_process(parse_address(address), name)
                 return True
             except (ChannelError, AuthenticationError):
                 self._ended.wait(0.02)
         return False
 
-    def _noticed(self, name: str, notice: Notice) -> None:
-        data = notice.data
+    def _noticed(self, member: _Member, notice: Notice) -> None:
+        name, data = member.name, notice.data
+        if member.reporter.noticed(notice):
+            if notice.kind == "member-left":
+                for hook in list(self._hooks.values()):
+                    hook.handle._suspension(data.get("pid"), False)
+            return
         if notice.kind == "events-dropped":
             self._events.told(str(data["source"]), {int(number): count for number, count in data["dropped"].items()})
             return
@@ -392,7 +359,10 @@ class Session:
             log.info("%s has the %s hook on %s back", name, handle.mode, handle.target)
 
     def stats(self) -> List[ProbeStats]:
-        """What each process has counted of each of its probe points, over the hooks of all scripts. A process that has gone is left out."""
+        """What each process has counted of each of its probe points, over the hooks of all scripts. A process that has gone is left out.
+
+        Raises `DeadlineError` if one that lives does not answer within `Limits.connect_timeout`.
+        """
         return [read_probe(data["pid"], report) for data in self._reports() for report in data["probes"]]
 
     def lanes(self) -> List[LaneStats]:
@@ -402,14 +372,22 @@ class Session:
     def _reports(self) -> List[Mapping[str, Any]]:
         self._check_process()
         with self._lock:
-            joiners = [member.joiner for member in self._members.values()]
+            members = list(self._members.values())
+        deadline = time.monotonic() + self._limits.connect_timeout
+        asked = [(member, member.reporter.begin(member.joiner, deadline)) for member in members]
         found: List[Mapping[str, Any]] = []
-        for joiner in joiners:
+        for member, one in asked:
             try:
-                found.append(joiner.query("probes", self._limits.connect_timeout).data)
+                reports, late = member.reporter.collect(member.joiner, one, deadline)
             except ChannelError:
-                if joiner.alive:
+                if member.joiner.alive:
                     raise
+                continue
+            if late:
+                raise DeadlineError(
+                    f"{member.name}: the processes {', '.join(map(str, late))}, which share its address, did not answer in time"
+                )
+            found += reports
         return found
 
     # hooks at work -----------------------------------------------------------------------------------------------------
@@ -538,16 +516,12 @@ class Session:
         if self._closed:
             return
         self._closed = True
-        if self._bell is not None:
-            self._bell.close()
+        if self._follower is not None:
+            self._follower.abandon()
         for member in list(self._members.values()):
             member.joiner.abandon()
         self._members.clear()
         self._hooks.clear()
-        for fd in (self._wake_r, self._wake_w):
-            if fd >= 0:
-                os.close(fd)
-        self._wake_r = self._wake_w = -1
 
     def close(self) -> None:
         """Disarm all hooks and leave. Harmless if it was closed before."""
@@ -561,36 +535,17 @@ class Session:
             members = list(self._members.values())
             self._members.clear()
         # The bell goes first: a process that is born from now on waits for nobody.
-        if self._watcher is not None:
-            os.write(self._wake_w, b"w")
-            if self._watcher is not threading.current_thread():
-                self._watcher.join(5.0)
-        if self._bell is not None:
-            self._bell.close()
-        self._disarm(members)
+        if self._follower is not None:
+            self._follower.end()
+        # So that none of their invocations finds a connection that has just been closed.
+        self._unregister([member for member in members if member.joiner.alive], list(self._hooks), _LEAVE_TIMEOUT)
         for hook in list(self._hooks.values()):
             hook.handle.ended()
         self._hooks.clear()
         for member in members:
             member.joiner.close()
-        for fd in (self._wake_r, self._wake_w):
-            if fd >= 0:
-                os.close(fd)
-        self._wake_r = self._wake_w = -1
         self._async.close()
         self._ended.set()
-
-    def _disarm(self, members: List[_Member]) -> None:
-        """Have the processes remove the hooks, so that none of their invocations finds a connection that has just been closed."""
-        deadline = time.monotonic() + _LEAVE_TIMEOUT
-        for member in members:
-            try:
-                for number in list(self._hooks):
-                    if member.joiner.alive:
-                        self._unregister(member, number, max(0.001, deadline - time.monotonic()))
-            except ChannelError as error:
-                # The end of its connection tells it the same.
-                log.debug("%s: leaving: %s", member.name, error)
 
     def __enter__(self) -> Session:
         return self
@@ -598,27 +553,16 @@ class Session:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
+    def _join_pid(self, pid: int) -> None:
+        entry = discovery.find(pid)[0]
+        self._join_process(parse_address(entry.address), f"{entry.app} (pid {entry.pid})")
+
     def _follow(self, app: str, timeout: Optional[float]) -> None:
         """Cover all processes of an application, waiting up to `timeout` seconds for the first."""
         self.app = app
-        deadline = None if timeout is None else time.monotonic() + timeout
-        self._bell = discovery.Doorbell(app, self._id)
-        self._wake_r, self._wake_w = os.pipe()
-        with self._lock:
-            self._look_for_processes()
-        while not self._members:
-            remaining = 0.0 if deadline is None else deadline - time.monotonic()
-            if remaining <= 0:
-                found = discovery.find(app)  # raises, with the names that there are, if the application is not running
-                raise ChannelError(f"none of the {len(found)} processes of {app} could be joined; the last: {self._last_problem}")
-            with selectors.DefaultSelector() as selector:
-                selector.register(self._bell, selectors.EVENT_READ)
-                selector.select(min(remaining, _LOOK_AGAIN))
-            self._bell.drain()
-            with self._lock:
-                self._look_for_processes()
-        self._watcher = threading.Thread(target=self._watch, name="xpc-instrument watch", daemon=True)
-        self._watcher.start()
+        self._follower = Follower(app, self._id, self._join_process, self._is_joined)
+        self._follower.wait_for_first(lambda: bool(self._members), timeout)
+        self._follower.start()
 
 
 def connect(
@@ -632,9 +576,10 @@ def connect(
 ) -> Session:
     """Join an instrumented application: by its name (all its processes, those born later too), a pid (that process) or an address.
 
-    `timeout` is how many seconds to wait for an application that is not there yet. An application on TCP needs its `authkey`, and beyond
-    loopback `tls` too, unless `plaintext_beyond_loopback` says that it does not. Raises `ApplicationNotFoundError`,
-    `AuthenticationError`, `ConnectionRefusedError` or `TimeoutError`, `ConfigError` for certificates that cannot be loaded.
+    `timeout` is how many seconds to wait for an application that is not there yet, such as one that has just been started. An application
+    on TCP needs its `authkey`, and beyond loopback `tls` too, unless `plaintext_beyond_loopback` says that it does not. Raises
+    `ApplicationNotFoundError`, `AuthenticationError`, `ConnectionRefusedError` or `TimeoutError`, `ConfigError` for certificates that
+    cannot be loaded.
     """
     if application is None or isinstance(application, bool):
         raise TypeError(f"application: expected an app name, a pid or an address, got {application!r}")
@@ -644,8 +589,7 @@ def connect(
     session = Session(limits or Limits(), key, Protection(tls, plaintext_beyond_loopback))
     try:
         if isinstance(application, int) or (isinstance(application, str) and application.isdigit()):
-            entry = discovery.find(int(application))[0]
-            session._join(parse_address(entry.address), f"{entry.app} (pid {entry.pid})")
+            _when_there(lambda: session._join_pid(int(application)), timeout)
         elif isinstance(application, str) and not _is_address(application):
             from .config_rules import app_mistake
 
@@ -655,12 +599,26 @@ def connect(
             session._follow(application, timeout)
         else:
             address = parse_address(application)
-            session._join(address, str(address))
+            _when_there(lambda: session._join_process(address, str(address)), timeout)
             session._fixed = True
     except BaseException:
         session.close()
         raise
     return session
+
+
+def _when_there(join: Callable[[], None], timeout: Optional[float]) -> None:
+    """Join one process, waiting up to `timeout` seconds for it to be there."""
+    deadline = time.monotonic() + (timeout or 0.0)
+    while True:
+        try:
+            join()
+            return
+        except (ApplicationNotFoundError, NobodyListensError):
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                raise
+        time.sleep(min(_TRY_AGAIN, remaining))
 
 
 def _is_address(text: str) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,22 @@ class HookStats(Figures):
     suspended: Optional[str] = None
     """Why the hook is suspended now, and when it is tried again; None if it is not."""
 
+    number: int = 0
+    """The `number` of its handle, the same in all processes; each session of a script counts from 1."""
+
+    session: str = ""
+    """The first digits of the identifier of its session."""
+
+    def name(self, among: Iterable[HookStats]) -> str:
+        """`MODE:PID`, with as much behind it as tells it from the others: `#NUMBER`, and `@SESSION`."""
+        name = f"{self.mode}:{self.script}"
+        alike = [one for one in among if (one.mode, one.script) == (self.mode, self.script)]
+        if len(alike) > 1:
+            name += f"#{self.number}"
+        if len([one for one in alike if one.number == self.number]) > 1:
+            name += f"@{self.session}"
+        return name
+
 
 @dataclass(frozen=True)
 class ProbeStats(Figures):
@@ -131,7 +147,14 @@ def read_lanes(pid: int, process: Mapping[str, Any]) -> List[LaneStats]:
 def read_probe(pid: int, report: Mapping[str, Any]) -> ProbeStats:
     """The record in what a process reports of a probe point."""
     hooks = tuple(
-        HookStats(**_figures(hook.get("stats", {})), mode=hook["mode"], script=hook["pid"], suspended=hook.get("suspended"))
+        HookStats(
+            **_figures(hook.get("stats", {})),
+            mode=hook["mode"],
+            script=hook["pid"],
+            suspended=hook.get("suspended"),
+            number=hook.get("number", 0),
+            session=hook.get("session", ""),
+        )
         for hook in report["hooks"]
     )
     return ProbeStats(**_figures(report.get("stats", {})), pid=pid, target=report["target"], state=report["state"], hooks=hooks)

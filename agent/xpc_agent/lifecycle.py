@@ -155,14 +155,15 @@ class Agent:
     def _join_host(self, address: Address) -> None:
         """Another process of the application hosts the fixed address: share it."""
         member = Member(address, self._key, self.limits, self.table, self._host_is_gone, self._protection)
+        entry = discovery.own_entry(self.config.app, str(address), member.session)
+        discovery.announce(entry)
         try:
             member.join(_SYNC_TIMEOUT)
         except BaseException:
             member.close()
+            discovery.withdraw(entry)
             raise
-        self._member = member
-        self._entry = discovery.own_entry(self.config.app, str(address))
-        discovery.announce(self._entry)
+        self._member, self._entry = member, entry
 
     def _host_is_gone(self) -> None:
         """Take the address over, or join whoever was faster. Runs in the thread that noticed."""

@@ -2,6 +2,8 @@
 
 Rules:
 - It joins the host as a member, is told of every hook, arms it and says so; the script's registration returns when all have.
+- Before it joins, it announces the name of its session in the runtime directory. So the host knows it from a script, which holds the same
+  key: what only the user who runs the application can write there.
 - Its invocations travel through the host, which relays them to the script as the bytes that they are.
 - When the host dies, its hooks go, and it takes the address over, or joins whoever was faster; the scripts dial again.
 """
@@ -18,7 +20,7 @@ from xpc_instrument.channel.limits import Limits
 from xpc_instrument.channel.messages import Notice, Register
 from xpc_instrument.channel.transport import NO_PROTECTION, Address, Protection
 from xpc_instrument.channel.wire import Wire
-from xpc_instrument.errors import XpcError
+from xpc_instrument.errors import AuthenticationError, XpcError
 
 log = logging.getLogger("xpc_agent")
 
@@ -97,22 +99,29 @@ class Member:
         self._table = table
         self._lost = lost
         self._told = threading.Event()
+        self._refused = ""
+        self.session = PREFIX + secrets.token_hex(16)
         self._joiner = Joiner(
             address,
             key,
             limits=limits,
             on_notice=self._noticed,
             on_lost=self._ended,
-            session=PREFIX + secrets.token_hex(16),
+            session=self.session,
             protection=protection,
         )
 
     def join(self, timeout: float) -> None:
-        """Join, and wait until the host has told of all hooks that there are; at most `timeout` seconds. Raises `XpcError`."""
+        """Join, and wait until the host has told of all hooks that there are; at most `timeout` seconds. Raises `XpcError`.
+
+        To be called when this process has announced its `session`; `AuthenticationError` if the host has not seen that.
+        """
         deadline = time.monotonic() + timeout
         self._joiner.connect(deadline)
         if not self._told.wait(max(0.0, deadline - time.monotonic())):
             log.warning("the process that hosts %s was slow to tell of its hooks", self._joiner.address)
+        if self._refused:
+            raise AuthenticationError(f"{self._joiner.address}: {self._refused}")
 
     def close(self) -> None:
         """Leave."""
@@ -134,12 +143,25 @@ class Member:
             self._table.drop_hook(data["session"], data["hook"], data["within"], lambda: self._say_removed(key))
         elif notice.kind == "all-hooks":
             self._told.set()
+        elif notice.kind == "no-member":
+            self._refused = str(data.get("message", ""))
+            self._told.set()
+        elif notice.kind == "report":
+            self._report(data)
 
     def _say_removed(self, key: str) -> None:
         try:
             self._joiner.notify("hook-answer", key=key, error="", message="")
         except XpcError as error:
             log.debug("the process that hosts the address is gone before it heard that a hook is removed: %s", error)
+
+    def _report(self, data: Any) -> None:
+        """Tell a script, through the host, what it has asked the host."""
+        report = {**self._table.report_process(), "request": data["request"]}
+        try:
+            self._joiner.notify("to-script", session=data["session"], notice="report", data=report)
+        except XpcError as error:
+            log.debug("the process that hosts the address is gone before it was told of the probe points: %s", error)
 
     def _add(self, data: Any) -> Any:
         peer = RelayedPeer(self._joiner, data["session"], data["pid"], data["python"])

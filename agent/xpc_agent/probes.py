@@ -26,6 +26,7 @@ from xpc_instrument.channel.peer import Peer
 from xpc_instrument.channel.primitives import Local, RLock, allocate_lock
 from xpc_instrument.channel.wire import Wire
 from xpc_instrument.config import Config, ProbeConfig
+from xpc_instrument.discovery import VARIABLE, is_announced
 from xpc_instrument.errors import TargetError
 from xpc_instrument.modes import Mode, is_target, split_name
 from xpc_instrument.pickling import Traits
@@ -92,6 +93,8 @@ class ProbeTable(Registry):
         self._by_module: Dict[str, List[ProbeConfig]] = {}
         self._in_any_module: List[ProbeConfig] = []
         self._peers: Dict[str, Peer] = {}
+        # The sessions of processes that share this one's address.
+        self._members: Set[str] = set()
         # Target hooks of the sessions joined here, for members that come later; registrations that wait for members.
         self._shared: Dict[Tuple[str, int], Register] = {}
         self._waiting: Dict[str, _Waiting] = {}
@@ -350,8 +353,21 @@ class ProbeTable(Registry):
         return self.config.manager.address != "unix"
 
     def _is_member(self, peer: Peer) -> bool:
-        # By the name that a session gives itself: at a fixed address whoever holds the key can be a member.
-        return self._has_members and is_member(peer.session)
+        return peer.session in self._members
+
+    def _let_in(self, peer: Peer) -> None:
+        """Take a session that says it is a member for one if it is announced as one, and tell it of all hooks."""
+        if not is_announced(self.config.app, peer.pid, peer.session):
+            why = f"pid {peer.pid} is not announced in the runtime directory of pid {os.getpid()}, which hosts the address"
+            log.warning("a session that would be a process of %s is refused as one: %s", self.config.app, why)
+            peer.notify("no-member", message=f"{why}: processes that share an address need the same user and {VARIABLE}")
+            return
+        self._members.add(peer.session)
+        for (session, _), message in list(self._shared.items()):
+            owner = self._peers.get(session)
+            if owner is not None:
+                self._tell_member(peer, owner, message)
+        peer.notify("all-hooks")
 
     def lost(self, caller: Wire, frame: Frame) -> None:
         if bytes(frame.buffers[0][:1]) != b"\0":
@@ -470,18 +486,19 @@ class ProbeTable(Registry):
     def joined(self, peer: Peer) -> None:
         peer.lanes.want = guarded(peer.lanes.want)
         self._peers[peer.session] = peer
-        if self._is_member(peer):
-            for (session, _), message in list(self._shared.items()):
-                owner = self._peers.get(session)
-                if owner is not None:
-                    self._tell_member(peer, owner, message)
-            peer.notify("all-hooks")
+        if self._has_members and is_member(peer.session):
+            self._let_in(peer)
         elif self.on_joined is not None:
             self.on_joined(peer)
 
     def left(self, peer: Peer) -> None:
         super().left(peer)
         self._peers.pop(peer.session, None)
+        if self._is_member(peer):
+            self._members.discard(peer.session)
+            for script in list(self._peers.values()):
+                if not self._is_member(script):
+                    script.notify("member-left", pid=peer.pid)
         self.drop_session(peer.session)
         for key in [key for key in self._shared if key[0] == peer.session]:
             del self._shared[key]
@@ -499,10 +516,20 @@ class ProbeTable(Registry):
             self.on_synced(peer)
 
     def query(self, peer: Peer, message: Query) -> Answer:
-        if message.what != "probes":
+        members = {str(one.pid): one for one in self._peers.values() if self._is_member(one)}
+        if message.what == "probes":
+            return Answer(message.request, True, data={**self.report_process(), "members": [one.pid for one in members.values()]})
+        kind, _, pid = message.what.partition(" ")
+        if kind != "member":
             return super().query(peer, message)
-        data = {"app": self.config.app, "pid": os.getpid(), "process": self.about_process(), "probes": self.report()}
-        return Answer(message.request, True, data=data)
+        if pid in members:
+            # It tells the script by itself, in a notice.
+            members[pid].notify("report", session=peer.session, request=message.request)
+        return Answer(message.request, True, data={"asked": pid in members})
+
+    def report_process(self) -> Dict[str, Any]:
+        """What `ls` shows of this process."""
+        return {"app": self.config.app, "pid": os.getpid(), "process": self.about_process(), "probes": self.report()}
 
     def report(self) -> List[Dict[str, Any]]:
         """What `ls` shows: all probe points, and the globs that nothing matches yet."""
@@ -539,7 +566,7 @@ class ProbeTable(Registry):
         self._lock = allocate_lock()
         self._names = {}
         reseed()
-        self._peers, self._shared, self._waiting = {}, {}, {}
+        self._peers, self._shared, self._waiting, self._members = {}, {}, {}, set()
         pid = os.getpid()
         for point in list(self.points.values()):
             point.counters = Counters()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Tuple
 
 from xpc_instrument.channel.hot import HotWire
 from xpc_instrument.channel.wire import Wire
+from xpc_instrument.discovery import bell_name
 from xpc_instrument.stats import Figures
 
 from .counters import HookCounters, on_lanes
@@ -49,6 +50,8 @@ def _report_hook(hook: RemoteHook, held: Held) -> Dict[str, Any]:
     return {
         "mode": hook.mode.value,
         "pid": hook.peer.pid,
+        "number": hook.number,
+        "session": bell_name(hook.session),
         "terms": hook.terms.to_json(),
         "suspended": _why_suspended(hook),
         "stats": figures.to_json(),

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Callable, List, Tuple
 
 import pytest
 
 import xpc_instrument
-from tests.integration.app_fixture import App, start_app
-from tests.programs import Program
+from tests.integration.app_fixture import App, as_json, start_app
+from tests.integration.faults import stop
+from tests.integration.test_cli import cli
+from tests.programs import PATIENCE, Program, wait_for
+from xpc_agent.member import PREFIX
 from xpc_instrument import find_free_port
+from xpc_instrument.channel.joiner import Joiner
+from xpc_instrument.channel.limits import Limits
+from xpc_instrument.channel.messages import Notice
+from xpc_instrument.channel.transport import parse_address
 
 KEY = "a long enough key"
 
@@ -84,3 +95,106 @@ def test_a_wrong_key_is_refused(apps: Tuple[str, App, App]) -> None:
     assert apps[1].evaluate("shop.charge(1)") == "'1 EUR'"
     assert "AuthenticationError" in apps[1].program.text
     assert KEY not in apps[1].program.text
+
+
+# what all processes tell ---------------------------------------------------------------------------------------------------
+
+
+def test_each_process_tells_of_itself_through_the_one_that_hosts(apps: Tuple[str, App, App], tmp_path: Path) -> None:
+    address, host, member = apps
+    pids = [host.program.pid, member.program.pid]
+    with xpc_instrument.connect(address, KEY) as session:
+        session.before("shop:charge", lambda call: None)
+        host.evaluate("shop.charge(1)")
+        member.evaluate("[shop.charge(1) for _ in range(5)]")
+        calls = {one.pid: one.calls for one in session.stats() if one.target == "shop:charge"}
+        assert calls == dict(zip(pids, [1, 5]))
+        key = str(tmp_path / "shop.key")
+        answers = as_json(cli("ls", "shop", "--json", "--authkey-file", key).stdout)
+        assert {one["pid"]: {probe["target"]: probe["calls"] for probe in one["probes"]}["shop:charge"] for one in answers} == calls
+        (alone,) = as_json(cli("ls", str(pids[1]), "--json", "--authkey-file", key).stdout)
+        assert alone == next(one for one in answers if one["pid"] == pids[1])
+        rows = [line.split()[:4] for line in cli("ls", "shop", "--stats", "--authkey-file", key).stdout.splitlines()]
+        assert [row for row in rows if "shop:charge" in row] == [
+            [str(pid), "shop:charge", f"before:{os.getpid()}", str(calls[pid])] for pid in pids
+        ]
+
+
+def test_a_process_that_does_not_tell_is_named_and_one_that_dies_meanwhile_is_left_out(
+    apps: Tuple[str, App, App], run_program: Callable[..., Program], tmp_path: Path
+) -> None:
+    address, _, member = apps
+    third = start_app(run_program, tmp_path, (tmp_path / "xpc-instrument.toml").read_text().partition("\n")[2])
+    stop(member.program)
+    late = pytest.raises(TimeoutError, match=f"the processes {member.program.pid}, which share its address, did not answer")
+    with xpc_instrument.connect(address, KEY, limits=Limits(connect_timeout=1.0)) as session, late:
+        session.stats()
+    with xpc_instrument.connect(address, KEY, limits=Limits(connect_timeout=PATIENCE)) as session, ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(session.stats)
+        member.program.kill()
+        assert {one.pid for one in asking.result(PATIENCE)} == {session.pids[0], third.program.pid}
+
+
+def test_a_process_that_died_suspends_no_hook_any_more(run_program: Callable[..., Program], tmp_path: Path, runtime_dir: Path) -> None:
+    config = f'[manager]\naddress = "unix:{runtime_dir}/fixed.sock"\n[defaults]\nsuspend-after = 1\nsuspend-for = 60\n'
+    config += '[[probe]]\ntarget = "shop:*"\n'
+    start_app(run_program, tmp_path, config)
+    member = start_app(run_program, tmp_path, config)
+    with xpc_instrument.connect(f"unix:{runtime_dir}/fixed.sock") as session:
+        handle = session.instead("shop:charge", lambda amount: threading.Lock())  # no answer that can be used
+        member.evaluate("shop.charge(1)")
+        session.stats()  # what a process has said before its answer has been heard
+        assert handle.suspended == [member.program.pid]
+        member.program.kill()
+        deadline = time.monotonic() + PATIENCE
+        while handle.suspended:
+            session.stats()
+            assert time.monotonic() < deadline
+
+
+# who is no process of the application ----------------------------------------------------------------------------------------
+
+
+def test_a_script_that_calls_itself_a_process_of_the_application_is_told_nothing(apps: Tuple[str, App, App]) -> None:
+    address, host, member = apps
+    heard: List[Notice] = []
+    refused = threading.Event()
+
+    def notice(one: Notice) -> None:
+        heard.append(one)
+        refused.set()
+
+    limits = Limits()
+    impostor = Joiner(parse_address(address), KEY.encode(), limits=limits, on_notice=notice, session=PREFIX + "0" * 32)
+    impostor.connect(time.monotonic() + limits.connect_timeout)
+    try:
+        wait_for(refused)
+        with xpc_instrument.connect(address, KEY) as session:
+            # It is not waited for either.
+            session.instead("shop:charge", lambda amount: "hooked")
+            assert [app.evaluate("shop.charge(1)") for app in (host, member)] == ["'hooked'"] * 2
+            impostor.notify("to-script", session=session._id, notice="suspended", data={"hook": 1, "pid": 1})
+            # The answers come after what was said before them.
+            impostor.query("nothing", PATIENCE)
+            assert {one.pid for one in session.stats()} == {host.program.pid, member.program.pid}
+        impostor.query("nothing", PATIENCE)
+        assert [one.kind for one in heard] == ["no-member"]
+    finally:
+        impostor.close()
+    assert "a session that would be a process of shop is refused as one" in host.program.text
+
+
+def test_a_process_with_another_runtime_directory_is_refused_and_says_so(
+    apps: Tuple[str, App, App], run_program: Callable[..., Program], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="xpc", dir="/tmp") as other:
+        monkeypatch.setenv("XPC_INSTRUMENT_RUNTIME_DIR", other)
+        third = start_app(run_program, tmp_path, (tmp_path / "xpc-instrument.toml").read_text().partition("\n")[2])
+        assert "processes that share an address need the same user and XPC_INSTRUMENT_RUNTIME_DIR" in third.program.text
+        with xpc_instrument.connect(apps[0], KEY) as session:
+            session.instead("shop:charge", lambda amount: "hooked")
+            assert apps[2].evaluate("shop.charge(1)") == "'hooked'"
+            assert third.evaluate("shop.charge(1)") == "'1 EUR'"
+        third.program.send_line()
+        assert third.program.wait() == 0
+        assert os.listdir(other) == []

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
@@ -15,7 +16,7 @@ import pytest
 import xpc_instrument
 from tests.integration.app_fixture import App, as_json, start_app
 from tests.integration.test_cli import cli
-from tests.programs import Program, wait_for
+from tests.programs import PATIENCE, Program, wait_for
 from xpc_instrument import ApplicationNotFoundError, ChannelError, Session, TargetError
 
 
@@ -209,3 +210,71 @@ def test_an_application_that_leaves_while_a_hook_runs_goes_on_without_it_and_cal
         left.set()
     assert program.wait() == 0
     assert program.output == ["ready", "=> 1", "left"]
+
+
+IMPORTING = """
+import os, sys
+print("importing", os.getpid(), flush=True)
+sys.stdin.readline()
+import shop
+print("ready", flush=True)
+sys.stdin.readline()
+print("=>", shop.charge(1), flush=True)
+"""
+
+
+@pytest.mark.parametrize("by", ["name", "pid"])
+def test_a_process_that_has_not_imported_its_targets_yet_is_said_to_be_waited_for_and_is(
+    run_program: Callable[..., Program], tmp_path: Path, by: str
+) -> None:
+    (tmp_path / "shop.py").write_text("def charge(n):\n    return n\n")
+    (tmp_path / "main.py").write_text(IMPORTING)
+    # The shell is what was started with the agent; what it starts may be a short-lived helper, and shows itself only with a target.
+    command = ["sh", "-c", f"{sys.executable} main.py; :"]
+    run = [sys.executable, "-m", "xpc_instrument.cli", "run", "--app", "shop", "--probe", "shop:charge", "--"]
+    program = run_program(command=[*run, *command], cwd=tmp_path)
+    pid = int(program.read_until("importing").split()[1])
+    application = "shop" if by == "name" else pid
+    seen = "no instrumented application is called 'shop'" if by == "name" else f"process {pid} was started with the agent, but has not"
+    with pytest.raises(ApplicationNotFoundError, match=rf"{seen}.*wait for it with connect\(\.\.\., timeout=SECONDS\)"):
+        xpc_instrument.connect(application)
+    with ThreadPoolExecutor(1) as pool:
+        connecting = pool.submit(xpc_instrument.connect, application, timeout=PATIENCE)
+        program.send_line()
+        with connecting.result(PATIENCE) as session:
+            session.instead("shop:charge", lambda n: "hooked")
+            program.read_until("ready")
+            program.send_line()
+            assert program.read_until("=>") == "=> hooked"
+            assert program.wait() == 0
+
+
+def test_an_application_at_a_fixed_address_is_waited_for(run_program: Callable[..., Program], tmp_path: Path, runtime_dir: Path) -> None:
+    address = f"unix:{runtime_dir}/fixed.sock"
+    with pytest.raises(ConnectionRefusedError):
+        xpc_instrument.connect(address, timeout=0.01)
+    with ThreadPoolExecutor(1) as pool:
+        connecting = pool.submit(xpc_instrument.connect, address, timeout=PATIENCE)
+        app = start_app(run_program, tmp_path, f'[manager]\naddress = "{address}"\n[[probe]]\ntarget = "shop:*"\n')
+        with connecting.result(PATIENCE) as session:
+            session.instead("shop:charge", lambda amount: "hooked")
+            assert app.evaluate("shop.charge(1)") == "'hooked'"
+
+
+def test_a_handle_says_that_its_hook_is_over_and_why(app: App) -> None:
+    with xpc_instrument.connect("shop") as session:
+        twice = session.before("shop:charge", lambda call: None, limit=2)
+        shown = repr(twice)
+        app.evaluate("shop.charge(1)")
+        assert (twice.over, repr(twice)) == ("", shown)
+        app.evaluate("shop.charge(1)")
+        assert (twice.over, repr(twice)) == ("limit", f"{shown[:-1]}, over: limit>")
+        long = session.before("shop:charge", lambda call: None, expires=1000)
+        brief = session.before("shop:charge", lambda call: None, expires=0.001)
+        over = time.monotonic() + 0.001
+        while time.monotonic() < over:
+            pass
+        assert (long.over, brief.over) == ("", "expires")
+        brief.remove()
+        assert brief.over == "removed"
+    assert (long.over, twice.over) == ("removed", "removed")

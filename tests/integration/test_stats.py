@@ -156,15 +156,18 @@ def test_ls_shows_the_figures_of_each_hook_and_of_what_is_left_of_those_that_hav
         assert row.split()[:4] == [str(app.program.pid), "shop:charge", f"before:{os.getpid()}", "3"]
         assert process == f"pid {app.program.pid}: 2 sessions, this command's included, 1 lanes, 0 connections refused"
         assert lanes.startswith(f"pid {app.program.pid}: session of pid {os.getpid()}: ") and " of 1 lanes can be hot; " in lanes
-        session.before("shop:charge", lambda call: 1 / 0)
+        second = session.before("shop:charge", lambda call: 1 / 0)
+        assert repr(second) == "<Handle #2 before shop:charge>"
         app.evaluate("shop.charge(1)")
         rows = [line.split() for line in cli("ls", "shop", "--stats").stdout.splitlines()]
         assert "FAILURES" in rows[0]
         assert [row[2:5] for row in rows[1:4]] == [
             ["all", "5", "raised:1"],
-            [f"before:{os.getpid()}", "4", "-"],
-            [f"before:{os.getpid()}", "1", "raised:1"],
+            [f"before:{os.getpid()}#1", "4", "-"],
+            [f"before:{os.getpid()}#2", "1", "raised:1"],
         ]
+        assert f"before:{os.getpid()}#1 before:{os.getpid()}#2" in cli("ls", "shop").stdout
+        assert [hook.number for hook in stats_of(session).hooks] == [1, 2]
     gone = [line.split() for line in cli("ls", "shop", "--stats").stdout.splitlines()]
     assert [row[1:5] for row in gone[1:-1]] == [["shop:charge", "all", "5", "raised:1"]]
 
@@ -210,3 +213,15 @@ def test_the_report_of_an_application_that_was_never_hooked_is_short(app: App) -
     process: Dict[str, Any] = listed()
     assert all(probe["stats"] == {} and probe["hooks"] == [] for probe in process["probes"])
     assert len(cli("ls", "shop", "--stats").stdout.splitlines()) == 2
+
+
+def test_hooks_of_two_sessions_of_one_script_are_told_apart(app: App) -> None:
+    with xpc_instrument.connect("shop") as session, xpc_instrument.connect("shop") as other:
+        for one in (session, other):
+            one.before("shop:charge", lambda call: None)
+        session.after("shop:charge", lambda call: None)
+        hooks = stats_of(session).hooks
+        names = [hook.name(hooks) for hook in hooks]
+        assert names == [f"before:{os.getpid()}#1@{hooks[0].session}", f"before:{os.getpid()}#1@{hooks[1].session}", f"after:{os.getpid()}"]
+        assert len(set(names)) == 3
+        assert " ".join(names) in cli("ls", "shop").stdout

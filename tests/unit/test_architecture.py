@@ -65,8 +65,8 @@ LEVELS: Levels = (
     {"xpc_agent.autostart"},
     {"xpc_agent.bootstrap.sitecustomize"},
     # the probe script
-    {"xpc_instrument.hooks", "xpc_instrument.async_hooks"},
-    {"xpc_instrument.members", "xpc_instrument.events"},
+    {"xpc_instrument.hooks", "xpc_instrument.async_hooks", "xpc_instrument.reporting"},
+    {"xpc_instrument.members", "xpc_instrument.events", "xpc_instrument.following"},
     {"xpc_instrument.session"},
     # the command line
     {"xpc_instrument.cli.output", "xpc_instrument.cli.options"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import threading
 from pathlib import Path
 from typing import Any, Callable, List
@@ -11,6 +12,7 @@ import pytest
 
 from xpc_instrument import config as module
 from xpc_instrument.config import ManagerConfig, find, load, parse
+from xpc_instrument.config_rules import secret_mistake
 from xpc_instrument.errors import ConfigError
 
 no_process = pytest.mark.no_process
@@ -219,4 +221,44 @@ def test_a_key_that_others_can_reach_is_refused(folder: Path, mode: int) -> None
     manager = private(folder, b"k")
     (folder / "shop.key").chmod(mode)
     with pytest.raises(ConfigError, match=f"other users have access \\(mode 0{mode:o}\\); make it private: chmod 600 .*shop.key"):
+        manager.read_authkey()
+
+
+def owned(uid: int, mode: int) -> os.stat_result:
+    return os.stat_result((stat.S_IFREG | mode, 0, 0, 1, uid, 50, 1, 0, 0, 0))
+
+
+@no_process
+@pytest.mark.parametrize(
+    ("uid", "owner", "mode"), [(1000, 1000, 0o600), (1000, 1000, 0o400), (1000, 0, 0o440), (1000, 0, 0o640), (0, 0, 0o600)]
+)
+def test_a_key_of_the_user_or_one_that_root_gives_to_a_group_is_taken(uid: int, owner: int, mode: int) -> None:
+    assert secret_mistake(Path("k"), owned(owner, mode), uid) is None
+
+
+@no_process
+@pytest.mark.parametrize(
+    ("uid", "owner", "mode", "seen", "remedy"),
+    [
+        (1000, 1001, 0o600, "belongs to uid 1001, who could put another key there", "(uid 1000) or root's: make a copy, or chown 1000 k"),
+        (0, 1000, 0o600, "belongs to uid 1000, who could put another key there", "(uid 0) or root's: make a copy, or chown 0 k"),
+        (1000, 0, 0o444, "other users have access (mode 0444)", "mount it with mode 0440 and a group of this process, or with uid 1000"),
+        (1000, 0, 0o660, "other users have access (mode 0660)", "mount it with mode 0440"),
+        (1000, 1000, 0o440, "other users have access (mode 0440)", "make it private: chmod 600 k"),
+        (0, 0, 0o440, "other users have access (mode 0440)", "make it private: chmod 600 k"),
+    ],
+)
+def test_a_key_of_another_user_or_one_that_all_can_read_is_refused(uid: int, owner: int, mode: int, seen: str, remedy: str) -> None:
+    mistake = secret_mistake(Path("k"), owned(owner, mode), uid)
+    assert mistake is not None
+    assert mistake[0] == seen
+    assert remedy in mistake[1]
+
+
+@no_process
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give a file to another user")
+def test_a_key_file_of_another_user_is_not_read(folder: Path) -> None:
+    manager = private(folder, b"k")
+    os.chown(folder / "shop.key", 12345, -1)
+    with pytest.raises(ConfigError, match=r"shop\.key: manager\.authkey-file: belongs to uid 12345.*; expected a file of this user's"):
         manager.read_authkey()

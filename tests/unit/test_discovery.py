@@ -367,8 +367,10 @@ def test_an_application_that_is_not_found_is_told_with_what_runs_and_the_nearest
         find("shpo")
     expected = f"no instrumented application is called 'shpo'; these run: shop (pid {os.getpid()}); did you mean 'shop'?"
     assert str(caught.value) == expected
+    with pytest.raises(ApplicationNotFoundError, match=r"'zzz'; these run: shop .*; if it has just been started, wait for it with connect"):
+        find("zzz")
     dead = dead_pid()
-    with pytest.raises(ApplicationNotFoundError, match=f"^there is no process {dead}; these run: shop"):
+    with pytest.raises(ApplicationNotFoundError, match=rf"^there is no process {dead}; these run: shop \(pid {os.getpid()}\)$"):
         find(dead)
     with pytest.raises(ApplicationNotFoundError, match=f"^process {os.getppid()} runs, but not with the agent in it; these run"):
         find(os.getppid())
@@ -376,7 +378,8 @@ def test_an_application_that_is_not_found_is_told_with_what_runs_and_the_nearest
     with pytest.raises(ApplicationNotFoundError) as caught:
         find("shop")
     start = "start one with: xpc-instrument run --app NAME -- COMMAND"
-    assert f"no instrumented application of this user runs (per {runtime_dir}); {start}" in str(caught.value)
+    wait = "if it has just been started, wait for it with connect(..., timeout=SECONDS)"
+    assert f"no instrumented application of this user runs (per {runtime_dir}); {start}; {wait}" in str(caught.value)
 
 
 # doorbells ----------------------------------------------------------------------------------------------------------------

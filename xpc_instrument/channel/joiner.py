@@ -3,6 +3,9 @@
 Rules:
 - Everything is dialled from here; the host never dials back.
 - Each lane that answers has a thread, which runs the callbacks of that lane one after another.
+- A request is sent by `begin_*`, which never waits for the host, and its answer waited for apart, so that many hosts can be asked at once.
+  The host deals with the requests of one node in the order in which they were begun, but for a first registration: it follows when its
+  lane is open.
 - When the control connection ends, all lanes end, and `on_lost` is called once, from the thread that noticed.
 """
 
@@ -13,7 +16,7 @@ import secrets
 import sys
 import threading
 import time
-from typing import Any, Callable, Dict, List, Mapping, Optional
+from typing import Any, Callable, Dict, List, Mapping, Optional, Set, Union
 
 from .. import errors
 from ..errors import AuthenticationError, ChannelError, DeadlineError, RemoteProtocolError, XpcError
@@ -59,7 +62,7 @@ class Joiner:
         *,
         limits: Limits,
         serve: Optional[Callable[[Wire, Frame], None]] = None,
-        on_notice: Optional[Callable[[Notice], None]] = None,
+        on_notice: Optional[Callable[[Notice], object]] = None,
         on_lost: Optional[Callable[[str], None]] = None,
         session: str = "",
         protection: Protection = NO_PROTECTION,
@@ -76,7 +79,11 @@ class Joiner:
         self._control: Optional[Wire] = None
         self._sending = threading.Lock()
         self._lock = threading.Lock()
-        self._requests: Dict[int, _Pending] = {}
+        self._requests: Dict[int, Asked] = {}
+        # The requests that nobody waits for any more, and that are not answered yet.
+        self._late: Set[int] = set()
+        # Held by whoever dials the first lane that answers.
+        self._opening = threading.Lock()
         self._number = 0
         self._serving: Dict[Wire, threading.Thread] = {}
         self._idle_calls: List[Wire] = []
@@ -160,7 +167,7 @@ class Joiner:
         for wire in wires:
             wire.close()
         for waiting in pending:
-            waiting.done.set()
+            waiting.settle(ChannelError(f"the connection to {self.address} ended: {reason}"))
         if self._on_lost is not None:
             self._on_lost(reason)
 
@@ -193,9 +200,9 @@ class Joiner:
         if isinstance(message, Answer):
             with self._lock:
                 pending = self._requests.pop(message.request, None)
+                self._late.discard(message.request)
             if pending is not None:
-                pending.answer = message
-                pending.done.set()
+                pending.settle(message)
         elif isinstance(message, LanesWanted):
             # In a thread of its own: a handshake needs the host's answer, and this thread must go on reading.
             try:
@@ -205,40 +212,87 @@ class Joiner:
         elif isinstance(message, Notice) and self._on_notice is not None:
             self._on_notice(message)
 
-    def _say(self, message: Message) -> None:
+    @property
+    def behind(self) -> bool:
+        """Whether the host has been given up waiting for: it may not even read, and then one more request has to wait to be sent."""
+        return bool(self._late) or self._sending.locked()
+
+    def _say(self, message: Message, deadline: Optional[float] = None) -> None:
         wire = self._control
         if wire is None or self._closed:
             raise ChannelError(f"not connected to {self.address}: {self.lost or 'call connect first'}")
         with self._sending:
             try:
-                wire.say(message, time.monotonic() + self.limits.connect_timeout)
+                wire.say(message, time.monotonic() + self.limits.connect_timeout if deadline is None else deadline)
             except ChannelError as error:
                 # Noticed here before the control thread, which now finds the connection closed: nobody may take it for alive meanwhile.
                 self.lost = self.lost or str(error)
                 wire.close()
                 raise
 
-    def _ask(self, make: Callable[[int], Message], timeout: float) -> Answer:
-        """Send a request and wait for its answer. Raises the error that the host names, `DeadlineError` or `ChannelError`."""
-        pending = _Pending()
+    def _expect(self) -> Asked:
         with self._lock:
             self._number += 1
-            number = self._number
-            self._requests[number] = pending
+            asked = self._requests[self._number] = Asked(self, self._number)
+        return asked
+
+    def _send(self, asked: Asked, message: Message, deadline: float) -> Asked:
+        """Send a request; what keeps it from being sent is raised where its answer is waited for."""
         try:
-            self._say(make(number))
-            if not pending.done.wait(timeout):
-                raise DeadlineError(f"{self.address} did not answer within {timeout} s")
-        finally:
-            with self._lock:
-                self._requests.pop(number, None)
-        answer = pending.answer
-        if answer is None:
-            raise ChannelError(f"the connection to {self.address} ended: {self.lost}")
-        if not answer.ok:
-            kind = getattr(errors, answer.error, XpcError)
-            raise kind(answer.message)
-        return answer
+            self._say(message, deadline)
+        except Exception as error:
+            asked.settle(error)
+        return asked
+
+    def forget(self, asked: Asked) -> None:
+        """Nobody waits for the answer any more."""
+        with self._lock:
+            if self._requests.pop(asked.number, None) is not None and not asked.settled:
+                self._late.add(asked.number)
+
+    def begin_register(
+        self,
+        name: str,
+        hook: int,
+        style: str,
+        *,
+        terms: Optional[Mapping[str, Any]] = None,
+        module: str = "",
+        deadline: float,
+    ) -> Asked:
+        """Register callback number `hook` under `name`. Where there is no lane yet on which it is called, a thread opens one first."""
+        asked = self._expect()
+        message = Register(asked.number, name, hook, style, terms or {}, module)
+        if self._has_lane:
+            return self._send(asked, message, deadline)
+        try:
+            threading.Thread(
+                target=self._open_and_send, args=(asked, message, deadline), name="xpc-instrument dialling", daemon=True
+            ).start()
+        except RuntimeError as error:
+            asked.settle(ChannelError(f"no thread can be started for a lane: {error}"))
+        return asked
+
+    def _open_and_send(self, asked: Asked, message: Message, deadline: float) -> None:
+        try:
+            self.ensure_lane(deadline)
+        except Exception as error:
+            asked.settle(error)
+            return
+        with self._lock:
+            wanted = asked.number in self._requests
+        if wanted:
+            self._send(asked, message, deadline)
+
+    def begin_unregister(self, hook: int, deadline: float, within: float = 0.0) -> Asked:
+        """End a registration; the host may take up to `within` seconds for what is still to be delivered."""
+        asked = self._expect()
+        return self._send(asked, Unregister(asked.number, hook, within), deadline)
+
+    def begin_query(self, what: str, deadline: float) -> Asked:
+        """Ask the host about itself."""
+        asked = self._expect()
+        return self._send(asked, Query(asked.number, what), deadline)
 
     def register(
         self,
@@ -250,17 +304,20 @@ class Joiner:
         module: str = "",
         timeout: float,
     ) -> Answer:
-        """Register callback number `hook` under `name`; returns the host's answer, or raises the error that it names."""
-        self._ensure_lane(timeout)
-        return self._ask(lambda number: Register(number, name, hook, style, terms or {}, module), timeout)
+        """Register callback number `hook` under `name`; returns the host's answer, or raises what `Asked.answer` raises."""
+        deadline = time.monotonic() + timeout
+        self.ensure_lane(deadline)
+        return self.begin_register(name, hook, style, terms=terms, module=module, deadline=deadline).answer(deadline)
 
     def unregister(self, hook: int, timeout: float, within: float = 0.0) -> Answer:
-        """End a registration; the host may take up to `within` seconds for what is still to be delivered."""
-        return self._ask(lambda number: Unregister(number, hook, within), timeout)
+        """`begin_unregister`, and its answer."""
+        deadline = time.monotonic() + timeout
+        return self.begin_unregister(hook, deadline, within).answer(deadline)
 
     def query(self, what: str, timeout: float) -> Answer:
-        """Ask the host about itself."""
-        return self._ask(lambda number: Query(number, what), timeout)
+        """`begin_query`, and its answer."""
+        deadline = time.monotonic() + timeout
+        return self.begin_query(what, deadline).answer(deadline)
 
     def notify(self, kind: str, **data: Any) -> None:
         """Tell the host something that needs no answer."""
@@ -272,11 +329,22 @@ class Joiner:
 
     # lanes that answer ---------------------------------------------------------------------------------------------------
 
-    def _ensure_lane(self, timeout: float) -> None:
+    @property
+    def _has_lane(self) -> bool:
         with self._lock:
-            if self._serving:
-                return
-        self._open_lane(time.monotonic() + timeout)
+            return bool(self._serving)
+
+    def ensure_lane(self, deadline: float) -> None:
+        """Open a lane on which this node answers if there is none. Raises what `transport.dial` raises."""
+        if self._has_lane:
+            return
+        if not self._opening.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            raise DeadlineError(f"no lane to {self.address} could be opened in time")
+        try:
+            if not self._has_lane:
+                self._open_lane(deadline)
+        finally:
+            self._opening.release()
 
     def _want_lanes(self, count: int) -> None:
         """Dial so many, one after the other, since a crowd at the door turns away all others. Raises `RuntimeError`."""
@@ -398,14 +466,49 @@ class Joiner:
         wire.close()
 
 
-class _Pending:
-    """A request that waits for its answer."""
+class Asked:
+    """A request to a host, whose answer comes later. For one thread that waits."""
 
-    __slots__ = ("answer", "done")
+    __slots__ = ("_began", "_done", "_joiner", "_outcome", "number")
 
-    def __init__(self) -> None:
-        self.done = threading.Event()
-        self.answer: Optional[Answer] = None
+    def __init__(self, joiner: Joiner, number: int) -> None:
+        self.number = number
+        self._joiner = joiner
+        self._began = time.monotonic()
+        self._done = threading.Event()
+        self._outcome: Union[Answer, BaseException, None] = None
+
+    def settle(self, outcome: Union[Answer, BaseException]) -> None:
+        """The answer has come, or it is known why it will not."""
+        if not self._done.is_set():
+            self._outcome = outcome
+            self._done.set()
+
+    @property
+    def settled(self) -> bool:
+        """Whether `answer` would not wait."""
+        return self._done.is_set()
+
+    def give_up(self) -> bool:
+        """Nobody waits for the answer any more; whether none has come. What was not sent yet will not be."""
+        self._joiner.forget(self)
+        return not isinstance(self._outcome, Answer)
+
+    def answer(self, deadline: float) -> Answer:
+        """Wait for the answer. Raises the error that the host names, `DeadlineError`, `ChannelError`, or what dialling a lane raises."""
+        try:
+            if not self._done.wait(max(0.0, deadline - time.monotonic())):
+                raise DeadlineError(f"{self._joiner.address} did not answer within {deadline - self._began:.3g} s")
+        finally:
+            self._joiner.forget(self)
+        outcome = self._outcome
+        if not isinstance(outcome, Answer):
+            assert outcome is not None
+            raise outcome
+        if not outcome.ok:
+            kind = getattr(errors, outcome.error, XpcError)
+            raise kind(outcome.message)
+        return outcome
 
 
 def _is_fresh(wire: Wire) -> bool:

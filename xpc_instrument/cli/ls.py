@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
 
     key = ManagerConfig(authkey_file=Path(options.authkey_file)).read_authkey() if options.authkey_file else None
     protection = Protection(_tls(options.tls_dir), options.plaintext_beyond_loopback)
-    answers = [_ask(entry, key or b"", protection) for entry in discovery.find(options.app)]
+    answers = _ask_all(discovery.find(options.app), key or b"", protection)
     if options.json:
         show_json(answers)
         return 0 if not any("error" in answer for answer in answers) else 5
@@ -70,30 +70,48 @@ def _tls(folder: Optional[str]) -> Optional[TLS]:
     return tls
 
 
-def _ask(entry: discovery.Entry, key: bytes, protection: Protection) -> Dict[str, Any]:
+def _ask_all(entries: List[discovery.Entry], key: bytes, protection: Protection) -> List[Dict[str, Any]]:
+    """What each of the processes tells, or why it does not; those that share an address are asked through the one that hosts it."""
+    by_address: Dict[str, List[discovery.Entry]] = {}
+    for entry in entries:
+        by_address.setdefault(entry.address, []).append(entry)
+    answers: Dict[int, Dict[str, Any]] = {}
+    for address, those in by_address.items():
+        told = _ask(address, key, protection, [entry.pid for entry in those])
+        for entry in those:
+            answers[entry.pid] = {"app": entry.app, "pid": entry.pid, **told[entry.pid]}
+    return [answers[entry.pid] for entry in entries]
+
+
+def _ask(address: str, key: bytes, protection: Protection, pids: List[int]) -> Dict[int, Dict[str, Any]]:
     from ..channel.joiner import Joiner
     from ..channel.limits import Limits
     from ..channel.transport import parse_address
+    from ..reporting import Reporter
 
     limits = Limits()
-    joiner = Joiner(parse_address(entry.address), key, limits=limits, protection=protection)
+    reporter = Reporter()
+    joiner = Joiner(parse_address(address), key, limits=limits, on_notice=reporter.noticed, protection=protection)
     try:
-        joiner.connect(time.monotonic() + limits.connect_timeout)
-        return dict(joiner.query("probes", limits.connect_timeout).data)
+        deadline = time.monotonic() + limits.connect_timeout
+        joiner.connect(deadline)
+        reports, _ = reporter.collect(joiner, reporter.begin(joiner, deadline), deadline)
     except (ChannelError, AuthenticationError) as error:
-        return {"app": entry.app, "pid": entry.pid, "error": str(error)}
+        return {pid: {"error": str(error)} for pid in pids}
     finally:
         joiner.close()
+    told = {report["pid"]: {name: report[name] for name in ("process", "probes")} for report in reports}
+    return {pid: told.get(pid, {"error": f"did not answer through {address}, which another process hosts"}) for pid in pids}
 
 
 def _row(pid: int, probe: Dict[str, Any]) -> List[str]:
-    hooks = " ".join(f"{hook['mode']}:{hook['pid']}" for hook in probe["hooks"]) or "-"
+    hooks = read_probe(pid, probe).hooks
     return [
         str(pid),
         probe["target"],
         probe["state"],
         probe["patcher"] or "-",
-        hooks,
+        " ".join(hook.name(hooks) for hook in hooks) or "-",
         str(probe["calls"]),
         counts(probe["failures"]),
         probe["reason"],
@@ -115,8 +133,7 @@ def _show_stats(answers: List[Dict[str, Any]]) -> None:
             if len(probe.hooks) != 1 or probe.hooks[0].to_json() != probe.to_json():
                 rows.append(_figures(probe.pid, probe.target, "all", probe, ""))
             for hook in probe.hooks:
-                name = f"{hook.mode}:{hook.script}"
-                rows.append(_figures(probe.pid, probe.target, name, hook, "now" if hook.suspended else ""))
+                rows.append(_figures(probe.pid, probe.target, hook.name(probe.hooks), hook, "now" if hook.suspended else ""))
     columns = [column for column in _STATS if column not in _RARE or any(row[column] != "-" for row in rows)]
     show(columns, [[row[column] for column in columns] for row in rows])
     for answer in answers:

@@ -25,7 +25,7 @@ def run(options: argparse.Namespace) -> int:
     """Print the list."""
     entries = sorted(discovery.processes(), key=lambda entry: (entry.app, entry.pid))
     if options.json:
-        show_json([dataclasses.asdict(entry) for entry in entries])
+        show_json([{name: value for name, value in dataclasses.asdict(entry).items() if name != "member"} for entry in entries])
         return 0
     if not entries:
         print("no instrumented application is running; start one with `xpc-instrument run -- COMMAND`")
