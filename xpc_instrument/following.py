@@ -89,8 +89,7 @@ class Follower:
         self.abandon()
 
     def abandon(self) -> None:
-        """Close the descriptors; in a forked child, that is all there is to do."""
-        self._ended.set()
+        """In a forked child: close the descriptors. The thread that looks is not there, and may have held the lock of any event."""
         self._bell.close()
         for fd in (self._wake_r, self._wake_w):
             if fd >= 0:

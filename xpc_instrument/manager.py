@@ -14,6 +14,7 @@ import os
 import socket
 import threading
 import time
+import weakref
 from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Tuple, Union
 
 from .channel.codec import Frame
@@ -49,6 +50,19 @@ def find_free_port(host: str = "localhost") -> int:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
         sock.bind((host, 0))
         return int(sock.getsockname()[1])
+
+
+# Those of this process: a forked child lets go of them at once, since what it holds would hide the death of its parent.
+_managers: weakref.WeakSet[Manager] = weakref.WeakSet()
+
+
+def _fork() -> None:
+    for manager in list(_managers):
+        manager._check_process()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_fork)
 
 
 class Manager:
@@ -90,6 +104,7 @@ class Manager:
         self._callbacks: Dict[int, Entry] = {}
         self._numbers: Dict[str, int] = {}
         self._next = 0
+        _managers.add(self)
 
     def __repr__(self) -> str:
         role = "proxy" if self._proxy else "host" if self._host else "joined" if self._joiner else "idle"

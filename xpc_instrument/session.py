@@ -21,6 +21,7 @@ import os
 import secrets
 import threading
 import time
+import weakref
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, List, Mapping, Optional, TypeVar, Union, overload
 
 from . import discovery
@@ -78,6 +79,19 @@ _TRY_AGAIN = 0.05
 _DELIVERING = 0.8
 
 
+# Those of this process: a forked child lets go of them at once, since what it holds would hide the death of its parent.
+_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+
+
+def _fork() -> None:
+    for session in list(_sessions):
+        session._abandon()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_fork)
+
+
 class Session:
     """Made by `connect`. A context manager; `close` ends it."""
 
@@ -96,6 +110,7 @@ class Session:
         self._async = AsyncHooks()
         self._closed = False
         self._pid = os.getpid()
+        _sessions.add(self)
         self._fixed = False
         self._ended = threading.Event()
         self._events = EventReader(self._hooks, self._async.finished, self._report)

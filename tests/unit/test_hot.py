@@ -305,7 +305,7 @@ def test_what_comes_back_of_a_call_is_a_body_for_a_return_and_a_frame_for_all_el
 @pytest.mark.parametrize("how", ["put", "call"])
 def test_whoever_slept_as_a_frame_was_put_is_rung_before_its_writer_sleeps(pair: Tuple[HotWire, HotWire], how: str) -> None:
     caller, callee = pair
-    caller._limits = Limits(hot_spin=0.0001)
+    caller._spin = 0.0001
     wake(caller)
     wake(callee)
     if how == "put":
@@ -354,7 +354,7 @@ def test_a_lane_that_is_used_now_and_then_uses_its_socket() -> None:
 
 def test_whoever_has_looked_in_vain_looks_ever_less_often(pair: Tuple[HotWire, HotWire]) -> None:
     _, callee = pair
-    callee._limits = Limits(hot_spin=0.0001)
+    callee._spin = 0.0001
     pauses = []
     for _ in range(10):
         wake(callee)
@@ -372,7 +372,7 @@ def test_whoever_has_lost_its_processor_while_it_looked_stays_with_its_socket_fo
     caller, callee = pair
     # Each look counts as late: as if others had had the processor.
     monkeypatch.setattr(hot, "_LATE", -60.0)
-    callee._limits = Limits(hot_spin=10.0 if found else 1e-9)
+    callee._spin = 10.0 if found else 1e-9
 
     def put() -> None:
         while callee not in hot._looking.values():
@@ -418,7 +418,7 @@ def test_one_thread_of_a_process_looks_at_a_time_and_a_wire_that_was_interrupted
     other.close()
     assert not callee._look_again(time.monotonic(), None)
     assert hot._looking == {}
-    callee._limits = Limits(hot_spin=0.0001)
+    callee._spin = 0.0001
     assert not callee._look_again(time.monotonic(), None)
     assert callee._penalty == 2 and hot._looking == {}
     its_callee.close()
@@ -427,7 +427,7 @@ def test_one_thread_of_a_process_looks_at_a_time_and_a_wire_that_was_interrupted
 def test_two_threads_that_would_look_at_once_both_stay_with_their_sockets_for_a_time(pair: Tuple[HotWire, HotWire]) -> None:
     caller, callee = pair
     other_caller, other = lane()
-    callee._limits = Limits(hot_spin=30.0)
+    callee._spin = 30.0
     wake(callee)
     wake(other)
     heard: List[Frame] = []
@@ -498,7 +498,7 @@ def test_a_thread_that_is_interrupted_anywhere_keeps_nobody_else_from_looking(pl
 
 def test_closing_ends_a_thread_that_looks(pair: Tuple[HotWire, HotWire]) -> None:
     _, callee = pair
-    callee._limits = Limits(hot_spin=60.0)
+    callee._spin = 60.0
     wake(callee)
     ended: List[BaseException] = []
 
@@ -519,7 +519,7 @@ def test_closing_ends_a_thread_that_looks(pair: Tuple[HotWire, HotWire]) -> None
 
 def test_the_end_of_the_other_side_is_noticed_while_it_counts_as_awake(pair: Tuple[HotWire, HotWire]) -> None:
     caller, callee = pair
-    caller._limits = Limits(hot_spin=0.001)
+    caller._spin = 0.001
     wake(callee)
     callee.close()
     caller.put(Opcode.CALL, 1, b"", later())

@@ -38,6 +38,7 @@ loaded as a copy, and nothing else is read but single bytes that are compared. W
 from __future__ import annotations
 
 import array
+import errno
 import mmap
 import os
 import socket
@@ -72,6 +73,8 @@ except ImportError:  # not on this system, where lanes are plain
 _NUMBERS = (0, 64)
 _AWAKE = (128, 192)
 _THREAD = 256  # the native identifier of the listening side's thread, in 4 bytes
+_TAKEN = 320  # 1 once the dialling side has the memory
+_SPIN = 384  # the listening side's `hot_spin` in nanoseconds, in 8 bytes
 _SLOTS = (4096, 4096 + 68 * 1024)
 # Room for a body of 64 KiB behind its header.
 SLOT = 68 * 1024
@@ -84,6 +87,8 @@ _CHUNK = 16 * 1024
 _INT = array.array("i").itemsize
 # Descriptors that the dialling side takes, of which one is right.
 _MOST = 4
+# Seconds for which a side may look at most, as `hot-spin` in a config file.
+LONGEST_SPIN = 0.001
 # How often the memory is looked at between two looks at the clock.
 _LOOKS = (None,) * 12
 # Waits in a row that were short, before the side that answers wakes.
@@ -130,6 +135,12 @@ def _mapped(descriptor: int) -> mmap.mmap:
 
 def make_memory() -> Tuple[int, mmap.mmap]:
     """A new sealed memory: its descriptor, to be passed on and closed, and the mapping. Raises `OSError`."""
+    import resource
+
+    longest = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    if longest != resource.RLIM_INFINITY and longest < SIZE:
+        # Whoever asks for more gets a signal, which ends a process that does not ignore it as Python does.
+        raise OSError(errno.EFBIG, f"files of this process may have {longest} bytes (RLIMIT_FSIZE), and it needs {SIZE}")
     descriptor = os.memfd_create("xpc-instrument lane", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         # All of it now: a page that cannot be had later, where memory is short, would end this process with a signal.
@@ -255,6 +266,7 @@ class HotWire(Wire):
         "_put",
         "_retreat",
         "_retreat_until",
+        "_spin",
         "_spread_after",
         "_spread_in",
         "_streak",
@@ -284,10 +296,26 @@ class HotWire(Wire):
         self._disturbed = False
         # Frames that went through the memory, in either direction.
         self.passed = 0
+        self._spin = limits.hot_spin
+        if listening:
+            memory[_SPIN : _SPIN + 8] = int(limits.hot_spin * 1e9).to_bytes(8, "little")
+        else:
+            # What the application's config says holds for its scripts too, within what any config may say.
+            self._spin = min(int.from_bytes(memory[_SPIN : _SPIN + 8], "little") / 1e9, max(LONGEST_SPIN, limits.hot_spin))
+            memory[_TAKEN] = 1
         # After how many frames in a row to look on which processor the other side is; 0 for never, since the application stays where it is.
         self._spread_in = self._spread_after = 0 if listening else _SPREAD_AFTER
         # To look there before the next wait.
         self._crowded = False
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether the other side has taken the memory too."""
+        try:
+            return self._memory[_TAKEN] == 1
+        except ValueError:
+            # It is closed.
+            return False
 
     def abandon(self) -> None:
         super().abandon()
@@ -529,7 +557,7 @@ class HotWire(Wire):
 
     def _look_on(self, started: float, deadline: Optional[float]) -> bool:
         memory, at, number = self._memory, self._in[0], self._next_in
-        end = started + self._limits.hot_spin
+        end = started + self._spin
         if deadline is not None and deadline < end:
             end = deadline
         yields = 0
