@@ -21,6 +21,7 @@ from time import monotonic
 from typing import Any, List, Optional, Sequence
 
 from ..errors import ChannelError, DeadlineError
+from .arrivals import Wait, arrivals_of
 from .codec import HEADER, Bytes, Frame
 from .connection import Connection
 from .hubs import GREENLET, NO_LOOP, hub, trio, wait_in_trio
@@ -77,6 +78,7 @@ class Wire:
         "sent",
         "sock",
         "waited",
+        "watched",
     )
 
     def __init__(self, sock: socket.socket, connection: Connection) -> None:
@@ -105,6 +107,8 @@ class Wire:
         # By direction, since one thread may send while another receives.
         self._pollers: List[Any] = [None, None]
         self._waiting = [False, False]
+        # The `Arrivals` in whose epoll it is, of a loop whose task has waited here last.
+        self.watched: Any = None
 
     def fileno(self) -> int:
         return self.sock.fileno()
@@ -367,10 +371,21 @@ class Wire:
         finally:
             self._waited(writing)
 
+    def transmit_at_once(self, pieces: Sequence[Bytes]) -> List[Bytes]:
+        """What `transmit_async` does before it waits; returns what is left to do for it."""
+        # A task cannot look again and again: what it waits for is to come over the socket.
+        self.cool()
+        try:
+            return self.transmit_some(pieces)
+        except ChannelError:
+            raise
+        except (OSError, ValueError) as error:
+            raise _broken(error) from error
+
     async def transmit_async(self, pieces: Sequence[Bytes], deadline: Optional[float]) -> None:
         """Like `transmit`, without blocking the running loop."""
+        rest = self.transmit_at_once(pieces)
         try:
-            rest = self.transmit_some(pieces)
             while rest:
                 await self._wait_async(True, deadline)
                 rest = self.transmit_some(rest)
@@ -470,10 +485,44 @@ class Wire:
         started = monotonic()
         if deadline is not None and started >= deadline:
             raise DeadlineError(TOO_LATE)
+        connection = self.connection
+        frame: Optional[Frame] = None
         try:
-            return self.connection.accept(await self.receive_async(deadline))
+            while frame is None:
+                arrivals = self._arrivals(started) if connection.reader.idle else None
+                if arrivals is None:
+                    frame = await self.receive_async(deadline)
+                else:
+                    frame = await Wait(self, arrivals, deadline)
+                frame = self._unless_bell(frame)
+        except ChannelError:
+            raise
+        except (OSError, ValueError) as error:
+            raise _broken(error) from error
         finally:
             self._has_waited(monotonic() - started)
+        try:
+            # What `accept` does, one call less.
+            connection.state = connection.state.receives[frame.opcode]
+        except KeyError:
+            connection.accept(frame)
+        return frame
+
+    @staticmethod
+    def _arrivals(now: float) -> Any:
+        """Where a task that begins to wait now is to wait for what arrives; None if that is not worth it, or cannot be."""
+        if "trio" in modules and trio() is not None:
+            return None
+        from asyncio import get_running_loop
+
+        try:
+            return arrivals_of(get_running_loop(), now)
+        except RuntimeError:
+            raise ChannelError(NO_LOOP) from None
+
+    def _unless_bell(self, frame: Frame) -> Optional[Frame]:
+        """The frame; see `hot`."""
+        return frame
 
     def cool(self) -> None:
         """Have what comes next come over the socket, for one who waits for that; see `hot`. To be called while nothing is under way."""
@@ -500,6 +549,8 @@ class Wire:
     def _let_go(self) -> None:
         """Close the descriptor, unless the application has closed it: what has its number since is a file of the application's."""
         if _identity_of(self.sock) == self._identity:
+            if self.watched is not None:
+                self.watched.drop(self.sock.fileno())
             self.sock.close()
         else:
             self.sock.detach()
