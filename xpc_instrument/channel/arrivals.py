@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Generator, List, Optional
 
 from ..errors import ChannelError
 from .codec import Frame
-from .turns import Turns, turns_of
+from .turns import Turns, turns_here
 
 if TYPE_CHECKING:
     import asyncio
@@ -348,10 +348,10 @@ class Wait:
         return self.frame
 
 
-def arrivals_of(loop: asyncio.AbstractEventLoop, now: float) -> Optional[Arrivals]:
-    """Those of a loop, in whose thread this is called, if one that begins to wait `now` is to wait there."""
-    turns = turns_of(loop)
-    arrivals = turns.arrivals
+def arrivals_here(now: float) -> Optional[Arrivals]:
+    """Those of the running loop, if one that begins to wait `now` is to wait there. Raises `ChannelError` where none runs."""
+    turns = turns_here()
+    arrivals: Optional[Arrivals] = turns.arrivals
     if arrivals is None:
         arrivals = turns.arrivals = Arrivals(turns)
     return arrivals if arrivals.wanted(now) else None

@@ -4,7 +4,6 @@ Rules:
 - A loop runs all that is ready in one turn. With many tasks of ours in it, the application's own would wait for all of them; so a few go
   on in each turn, and the rest in the next ones, in their order.
 - All methods run in the thread of the loop, `settle_soon` excepted.
-- Whoever comes here has imported asyncio already, which costs 40 ms.
 - Nothing here keeps a loop alive that nobody waits on.
 """
 
@@ -15,7 +14,8 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Callable, Deque, Dict, Optional, Protocol, Set
 from weakref import ref
 
-from ..errors import DeadlineError
+from ..errors import ChannelError, DeadlineError
+from .hubs import NO_LOOP
 
 if TYPE_CHECKING:
     import asyncio
@@ -158,6 +158,25 @@ def _settle(future: Future) -> None:
 
 # By the identity of the loop: this is asked for with each wait.
 _known: Dict[int, Turns] = {}
+
+
+_get_running_loop: Any = None
+
+
+def turns_here() -> Turns:
+    """Those of the running loop. Raises `ChannelError` where there is none."""
+    global _get_running_loop
+    if _get_running_loop is None:
+        # Importing asyncio costs 40 ms; whoever comes here has paid that already.
+        from asyncio import get_running_loop
+
+        _get_running_loop = get_running_loop
+    try:
+        loop = _get_running_loop()
+    except RuntimeError:
+        raise ChannelError(NO_LOOP) from None
+    turns = _known.get(id(loop))
+    return turns if turns is not None and turns.loop() is loop else _made(loop)
 
 
 def turns_of(loop: asyncio.AbstractEventLoop) -> Turns:

@@ -21,13 +21,13 @@ from time import monotonic
 from typing import Any, List, Optional, Sequence
 
 from ..errors import ChannelError, DeadlineError
-from .arrivals import Wait, arrivals_of
+from .arrivals import Wait, arrivals_here
 from .codec import HEADER, Bytes, Frame
 from .connection import Connection
-from .hubs import GREENLET, NO_LOOP, hub, trio, wait_in_trio
+from .hubs import GREENLET, hub, trio, wait_in_trio
 from .messages import Message, Opcode
 from .primitives import POLLIN, POLLOUT, poll
-from .turns import turns_of
+from .turns import turns_here
 
 _CLOSED = "the connection was closed"
 TOO_LATE = "the other side did not answer in time"
@@ -322,20 +322,14 @@ class Wire:
         library = trio()
         if library is not None:
             return await self._wait_in_trio(library, writing, deadline)
-        # Importing asyncio costs 40 ms; whoever comes here has paid that already.
-        from asyncio import get_running_loop
-
-        try:
-            loop = get_running_loop()
-        except RuntimeError:
-            raise ChannelError(NO_LOOP) from None
+        turns = turns_here()
+        loop: Any = turns.loop()
         ready = loop.create_future()
         self._waiting[writing] = True
         try:
             fd = self.sock.fileno()
             if self.closed or fd < 0:
                 raise ChannelError(_CLOSED)
-            turns = turns_of(loop)
             add, remove = (loop.add_writer, loop.remove_writer) if writing else (loop.add_reader, loop.remove_reader)
             watched = True
 
@@ -489,12 +483,15 @@ class Wire:
         frame: Optional[Frame] = None
         try:
             while frame is None:
-                arrivals = self._arrivals(started) if connection.reader.idle else None
+                arrivals = None
+                if connection.reader.idle and ("trio" not in modules or trio() is None):
+                    arrivals = arrivals_here(started)
                 if arrivals is None:
                     frame = await self.receive_async(deadline)
                 else:
                     frame = await Wait(self, arrivals, deadline)
-                frame = self._unless_bell(frame)
+                if frame.opcode is Opcode.DOORBELL:
+                    frame = self._unless_bell(frame)
         except ChannelError:
             raise
         except (OSError, ValueError) as error:
@@ -507,18 +504,6 @@ class Wire:
         except KeyError:
             connection.accept(frame)
         return frame
-
-    @staticmethod
-    def _arrivals(now: float) -> Any:
-        """Where a task that begins to wait now is to wait for what arrives; None if that is not worth it, or cannot be."""
-        if "trio" in modules and trio() is not None:
-            return None
-        from asyncio import get_running_loop
-
-        try:
-            return arrivals_of(get_running_loop(), now)
-        except RuntimeError:
-            raise ChannelError(NO_LOOP) from None
 
     def _unless_bell(self, frame: Frame) -> Optional[Frame]:
         """The frame; see `hot`."""
