@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any, Callable, List
+from typing import Any, Callable, List, Optional
 
 from xpc_instrument.channel.hubs import trio
 from xpc_instrument.channel.joiner import Joiner

@@ -341,7 +341,10 @@ class RemoteHook:
                 small = self._small_observation(invocation)
                 if small is None:
                     outgoing = self._observation(invocation, _Guarded)
-                rest = lane.transmit_at_once(self._call(lane, (small, ()) if outgoing is None else outgoing.payload()))
+                    payload = outgoing.payload()
+                else:
+                    payload = small, ()
+                rest = lane.transmit_at_once(self._call(lane, payload))
             finally:
                 busy.on = before
             if rest:
@@ -431,7 +434,10 @@ class RemoteHook:
                 small = self._small(own, kwargs, meta, None)
                 if small is None:
                     outgoing = self._conversation(own, kwargs, instance, (meta,), (None,), _Guarded)
-                rest = lane.transmit_at_once(self._call(lane, (small, ()) if outgoing is None else outgoing.payload()))
+                    payload = outgoing.payload()
+                else:
+                    payload = small, ()
+                rest = lane.transmit_at_once(self._call(lane, payload))
             finally:
                 busy.on = before
             if rest:

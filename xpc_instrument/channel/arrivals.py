@@ -1,8 +1,8 @@
 """What arrives for the tasks of a loop: one descriptor in the loop for all lanes, and no turn of the loop between an answer and its task.
 
 Rules:
-- The loop watches an epoll of ours, and that one the lanes. To watch a lane, or not any more, is nothing that the loop knows of: any thread may
-  do it at any time, and no descriptor that may be closed, or be another file's by then, is ever left in the application's loop.
+- The loop watches an epoll of ours, and that one the lanes. To watch a lane, or not any more, is nothing that the loop knows of: any thread
+  may do it at any time, and the descriptor of a lane that is closed, or another file's by then, is never left in the application's loop.
 - A lane stays watched from one answer to the next. When something comes and no task waits for it, because a thread has the lane now, or the
   other side has closed it, it is not watched any more.
 - Where tasks wait often only. After `_LINGER` seconds without, the epoll is closed and the loop is as it was.
@@ -14,18 +14,15 @@ from __future__ import annotations
 
 import os
 import select
-from contextvars import copy_context
-from typing import TYPE_CHECKING, Any, Callable, Dict, Generator, List, Optional, Set
+from contextvars import Context, copy_context
+from typing import Any, Callable, Dict, Generator, List, Optional, Set
 
 from ..errors import ChannelError
 from .codec import Frame
 from .turns import Turns, turns_here
 
-if TYPE_CHECKING:
-    import asyncio
-
-# After so many waits in a row, each within the time of `_LINGER` after the one before, lanes stay watched: to begin and to end that costs as
-# much as three waits.
+# After so many waits in a row, each within `_LINGER` after the one before, lanes stay watched: to begin and to end that costs as much as
+# three waits.
 _OFTEN = 4
 # In seconds: long enough that it does not matter what beginning and ending cost, short enough that nobody finds it there.
 _LINGER = 0.25
@@ -86,12 +83,12 @@ class Arrivals:
         try:
             epoll = _epoll()
             try:
-                loop.add_reader(epoll.fileno(), self._arrived)
+                # In no context: that of the running task would live as long.
+                Context().run(loop.add_reader, epoll.fileno(), self._arrived, epoll.fileno())
             except BaseException:
                 epoll.close()
                 raise
-        except (OSError, NotImplementedError, ValueError):
-            # ValueError: `select` takes no number above 1023.
+        except (OSError, NotImplementedError):
             self._row = 0
             return False
         self._fd = epoll.fileno()
@@ -99,14 +96,22 @@ class Arrivals:
         self._epoll = epoll
         self._generation = _generation
         self._used = True
-        loop.call_later(_LINGER, self._look, epoll)
+        loop.call_later(_LINGER, self._look, epoll, context=Context())
         return True
 
     def _end(self) -> None:
-        loop = self.turns.loop()
-        if loop is not None and _identity_of(self._fd) == self._identity:
-            loop.remove_reader(self._fd)
+        # Also if the application has closed it: whatever has its number next would be taken for watched already.
+        self._remove(self._fd)
         self.close()
+
+    def _remove(self, fd: int) -> None:
+        loop = self.turns.loop()
+        if loop is not None:
+            try:
+                loop.remove_reader(fd)
+            except RuntimeError:
+                # A transport of the application's has the number by now, and the place in the loop.
+                pass
 
     def close(self) -> None:
         """Let go of the epoll; from any thread, once the loop has gone or is closed."""
@@ -131,21 +136,22 @@ class Arrivals:
         self._used = False
         loop = self.turns.loop()
         if loop is not None:
-            loop.call_later(_LINGER, self._look, epoll)
+            loop.call_later(_LINGER, self._look, epoll, context=Context())
 
     def watch(self, wire: Any, fd: int) -> None:
         """Have what comes on a wire told of. Raises `OSError`."""
+        if fd in self._watched:
+            if wire.watched is self:
+                return
+            # One that the application has closed had this number.
+            self._watched.discard(fd)
         if wire.watched is not self:
             before, wire.watched = wire.watched, None
             if before is not None:
                 before.drop(fd)
-            self._watched.discard(fd)
-        if fd in self._watched:
-            return
         try:
             self._epoll.register(fd, _READABLE)
         except FileExistsError:
-            # One that the application has closed had this number.
             self._epoll.modify(fd, _READABLE)
         except OSError:
             if _identity_of(self._fd) == self._identity:
@@ -185,9 +191,10 @@ class Arrivals:
 
     # what comes ------------------------------------------------------------------------------------------------------------
 
-    def _arrived(self) -> None:
+    def _arrived(self, epoll: int) -> None:
         """The loop says that there is something."""
-        if self._epoll is None:
+        if self._epoll is None or epoll != self._fd:
+            self._remove(epoll)
             return
         if self._generation != _generation:
             self._end()
@@ -208,6 +215,9 @@ class Arrivals:
 
     def _unwatch(self, fd: int) -> None:
         """Nobody waits for what has come there."""
+        if fd not in self._watched:
+            # Another thread has closed it just now.
+            return
         self._watched.discard(fd)
         try:
             self._epoll.unregister(fd)
@@ -217,7 +227,7 @@ class Arrivals:
 
     def _read(self, fd: int, wait: Wait) -> bool:
         """Take what has come for one that waits; False if nothing has."""
-        if wait.done():
+        if wait._done:
             # Cancelled, or too late, and about to leave.
             del self.waits[fd]
             return True
@@ -233,7 +243,11 @@ class Arrivals:
                 return True
             wait.frame = frame
         del self.waits[fd]
-        self.turns.settle(wait)
+        # What `settle` does, two calls less.
+        if self.turns.admits():
+            wait.set_result(None)
+        else:
+            self.turns.queue(wait)
         return True
 
 
@@ -268,7 +282,8 @@ class Wait:
             fd = wire.sock.fileno()
             if wire.closed or fd < 0:
                 raise ChannelError("the connection was closed")
-            arrivals.watch(wire, fd)
+            if wire.watched is not arrivals or fd not in arrivals._watched:
+                arrivals.watch(wire, fd)
             waits[fd] = self
             if self._deadline is not None:
                 arrivals.turns.expire(self, self._deadline)
@@ -278,16 +293,13 @@ class Wait:
         finally:
             if waits.get(fd) is self:
                 del waits[fd]
-            arrivals.turns.forget(self)
+            if self._deadline is not None:
+                arrivals.turns.forget(self)
             waiting[False] = False
             if wire.closed:
                 wire._waited(False)
 
     # as a future -----------------------------------------------------------------------------------------------------------
-
-    def get_loop(self) -> Any:
-        """Whose task may await it."""
-        return self._loop
 
     def add_done_callback(self, wake: Callable[[Any], Any], *, context: Any = None) -> None:
         """The task's own step."""
@@ -324,8 +336,11 @@ class Wait:
         """Have the task go on now with what was received. Not to be called from within a task."""
         self._done = True
         if self._arrivals.turns.current_task(self._loop) is None:
-            wake, self._wake = self._wake, None
-            self._context.run(wake, self)
+            try:
+                self._context.run(self._wake, self)
+            finally:
+                # It holds the task, and what that has raised holds this frame.
+                self._wake = None
         else:
             # A task that runs the loop within its own step: another one cannot run in there.
             self._wake_soon()
@@ -336,16 +351,14 @@ class Wait:
 
     def result(self) -> Frame:
         """The frame; raises what came instead."""
+        if self.error is None and self.frame is not None:
+            return self.frame
         error, self.error = self.error, None
-        if error is not None:
-            try:
-                raise error
-            finally:
-                # Its traceback holds this frame.
-                del error
-        if self.frame is None:
-            raise RuntimeError("nothing has arrived")
-        return self.frame
+        try:
+            raise error or RuntimeError("nothing has arrived")
+        finally:
+            # Its traceback holds this frame.
+            del error
 
 
 def arrivals_here(now: float) -> Optional[Arrivals]:
@@ -354,6 +367,10 @@ def arrivals_here(now: float) -> Optional[Arrivals]:
     arrivals: Optional[Arrivals] = turns.arrivals
     if arrivals is None:
         arrivals = turns.arrivals = Arrivals(turns)
+    elif arrivals._epoll is not None and arrivals._generation == _generation:
+        # As a rule, and what `wanted` does, one call less.
+        arrivals._used = True
+        return arrivals
     return arrivals if arrivals.wanted(now) else None
 
 

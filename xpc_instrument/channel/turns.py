@@ -85,6 +85,10 @@ class Turns:
         else:
             self._ready.append(future)
 
+    def queue(self, future: Future) -> None:
+        """Have the task go on in a later turn: what `settle` does where `admits` said no."""
+        self._ready.append(future)
+
     def settle_soon(self, future: Future) -> None:
         """`settle`, from any thread. Raises `RuntimeError` if the loop is closed."""
         loop = self.loop()
