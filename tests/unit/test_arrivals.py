@@ -229,8 +229,10 @@ def test_the_number_of_a_closed_lane_is_anothers_at_once(lane: Lane) -> None:
         kept = os.dup(number)
         near, far = socket.socketpair()
         with near, far:
+            arrivals = lane.wire.watched
             lane.close()
             assert lane.wire.fileno() == -1
+            assert arrivals._epoll.poll(0) == []
             os.dup2(near.fileno(), number)
             loop = asyncio.get_running_loop()
             readable = asyncio.Event()
@@ -258,6 +260,8 @@ def test_a_lane_goes_from_loop_to_loop_and_to_a_thread_that_just_waits(lane: Lan
         for loop, _ in loops:
             asyncio.run_coroutine_threadsafe(lane.warm(), loop).result(PATIENCE)
             assert lane.wire.watched.turns.loop() is loop
+            watching = [turns_of(one).arrivals for one, _ in loops]
+            assert [one is not None and lane.wire.fileno() in one._watched for one in watching] == [one is loop for one, _ in loops]
             lane.ask()
             lane.answer(b"%d" % number)
             assert bytes(lane.wire.hear(later()).body) == b"%d" % number
@@ -302,6 +306,22 @@ def test_a_task_that_is_cancelled_raises_that_and_nothing_else(make: Callable[[]
         assert lane.wire.watched.waits == {}
 
     run(scenario, make)
+
+
+def test_what_comes_for_a_task_that_was_cancelled_just_before_changes_nothing(lane: Lane) -> None:
+    async def scenario() -> None:
+        await lane.warm()
+        lane.ask()
+        waiting = asyncio.ensure_future(lane.wire.hear_async(later()))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        lane.other.close()
+        arrivals = lane.wire.watched
+        arrivals._arrived(arrivals._fd)
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+    run(scenario)
 
 
 def test_a_task_whose_turn_has_not_come_can_be_cancelled() -> None:
