@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any, Callable, List
+from typing import Any, Callable, List, Optional
 
 from xpc_instrument.channel.hubs import trio
 from xpc_instrument.channel.joiner import Joiner
@@ -43,7 +43,11 @@ class RelayLanes:
         """A lane to the host; dialled in the calling thread if none is idle."""
         return self._joiner.take_call_lane(deadline)
 
-    async def take_async(self, deadline: float) -> Wire:
+    def take_in_turn(self) -> Optional[Wire]:
+        """As of a `LanePool`: to look for one may be to dial."""
+        return None
+
+    async def take_later(self, deadline: float) -> Wire:
         """Like `take`, without blocking the running loop."""
         library = trio()
         if library is not None:

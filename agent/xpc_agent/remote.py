@@ -343,12 +343,25 @@ class RemoteHook:
         try:
             deadline = _now() + self._timeout
             # The lane first: what many tasks that wait for one pickle meanwhile would all be done in one turn of the loop.
-            lane = await self.lanes.take_async(deadline)
-            outgoing = self._observation(invocation, _Guarded)
-            small = self._small_observation(invocation)
-            payload = outgoing.payload() if small is None else (small, ())
-            await lane.transmit_async(self._call(lane, payload), deadline)
-            await outgoing.serve_async(lane, await lane.hear_async(deadline), deadline)
+            lane = self.lanes.take_in_turn() or await self.lanes.take_later(deadline)
+            outgoing: Optional[Outgoing] = None
+            before, busy.on = busy.on, True
+            try:
+                small = self._small_observation(invocation)
+                if small is None:
+                    outgoing = self._observation(invocation, _Guarded)
+                    payload = outgoing.payload()
+                else:
+                    payload = small, ()
+                rest = lane.transmit_at_once(self._call(lane, payload))
+            finally:
+                busy.on = before
+            if rest:
+                await lane.transmit_async(rest, deadline)
+            frame = await lane.hear_async(deadline)
+            # What a RETURN holds is of no interest, and not loaded.
+            if frame.opcode is not Opcode.RETURN:
+                await (outgoing or self._observation(invocation, _Guarded)).serve_async(lane, frame, deadline)
             self.lanes.give(lane)
             if self.gate.failures:
                 self._well()
@@ -424,14 +437,35 @@ class RemoteHook:
         try:
             deadline = _now() + self._timeout
             # The lane first; see `observe_async`.
-            lane = await self.lanes.take_async(deadline)
-            instance, own = split(args, bound)
-            meta = (number or next_number(), self.pid, get_ident(), *_shown(instance))
-            small = self._small(own, kwargs, meta, None)
-            outgoing = self._conversation(own, kwargs, instance, (meta,), (None,), _Guarded)
-            payload = outgoing.payload() if small is None else (small, ())
-            await lane.transmit_async(self._call(lane, payload), deadline)
+            lane = self.lanes.take_in_turn() or await self.lanes.take_later(deadline)
+            before, busy.on = busy.on, True
+            try:
+                instance, own = split(args, bound)
+                meta = (number or next_number(), self.pid, get_ident(), *_shown(instance))
+                small = self._small(own, kwargs, meta, None)
+                if small is None:
+                    outgoing = self._conversation(own, kwargs, instance, (meta,), (None,), _Guarded)
+                    payload = outgoing.payload()
+                else:
+                    payload = small, ()
+                rest = lane.transmit_at_once(self._call(lane, payload))
+            finally:
+                busy.on = before
+            if rest:
+                await lane.transmit_async(rest, deadline)
             frame = await lane.hear_async(deadline)
+            if outgoing is None:
+                if frame.opcode is Opcode.RETURN and is_plain(frame.body):
+                    before, busy.on = busy.on, True
+                    try:
+                        value = load(frame.body, frame.buffers)
+                        self.lanes.give(lane)
+                        if self.gate.failures:
+                            self._well()
+                    finally:
+                        busy.on = before
+                    return value
+                outgoing = self._conversation(own, kwargs, instance, (meta,), (None,), _Guarded)
             outcome = await outgoing.serve_async(lane, frame, deadline, _bound(proceed, instance))
             self.lanes.give(lane)
             if self.gate.failures:

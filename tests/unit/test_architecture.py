@@ -33,6 +33,7 @@ LEVELS: Levels = (
     {"xpc_instrument.channel.codec"},
     {"xpc_instrument.channel.connection"},
     {"xpc_instrument.channel.turns"},
+    {"xpc_instrument.channel.arrivals"},
     {"xpc_instrument.channel.wire"},
     {"xpc_instrument.channel.tls", "xpc_instrument.channel.hot", "xpc_instrument.channel.strangers"},
     {"xpc_instrument.channel.transport"},

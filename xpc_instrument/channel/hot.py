@@ -414,11 +414,6 @@ class HotWire(Wire):
             self._told = False
             super().transmit(pieces, deadline)
 
-    async def transmit_async(self, pieces: Sequence[Bytes], deadline: Optional[float]) -> None:
-        # A task cannot look again and again: what it waits for is to come over the socket.
-        self.cool()
-        await super().transmit_async(pieces, deadline)
-
     # receiving ---------------------------------------------------------------------------------------------------------
 
     def hear(self, deadline: Optional[float]) -> Frame:
@@ -461,18 +456,6 @@ class HotWire(Wire):
             self.cool()
             frame = self._look()
         return self._hear_socket(deadline) if frame is None else frame
-
-    async def hear_async(self, deadline: Optional[float]) -> Frame:
-        started = monotonic()
-        if deadline is not None and started >= deadline:
-            raise DeadlineError(TOO_LATE)
-        try:
-            frame = None
-            while frame is None:
-                frame = self._unless_bell(await self.receive_async(deadline))
-        finally:
-            self._has_waited(monotonic() - started)
-        return self.connection.accept(frame)
 
     def drain(self) -> List[Frame]:
         return [frame for frame in super().drain() if frame.opcode is not _BELL]

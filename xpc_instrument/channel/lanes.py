@@ -19,9 +19,9 @@ from typing import Any, Callable, Deque, List, Optional
 from weakref import WeakValueDictionary
 
 from ..errors import ChannelError, DeadlineError
-from .hubs import GREENLET, NO_LOOP, TrioBell, hub, trio
+from .hubs import GREENLET, TrioBell, hub, trio
 from .primitives import allocate_lock
-from .turns import Turns, turns_of
+from .turns import Turns, turns_here
 from .wire import Wire
 
 
@@ -119,20 +119,23 @@ class LanePool:
 
     async def take_async(self, deadline: Optional[float]) -> Wire:
         """Like `take`, without blocking the running loop. Where many tasks come in one turn of it, only a few get a lane in that turn."""
+        return self.take_in_turn() or await self.take_later(deadline)
+
+    def take_in_turn(self) -> Optional[Wire]:
+        """The first step of `take_async`: a free lane; None if there is none, or many tasks got one in this turn: then `take_later`."""
+        if "trio" in modules and trio() is not None:
+            return self._pop()
+        return self._pop() if turns_here().admits() else None
+
+    async def take_later(self, deadline: Optional[float]) -> Wire:
+        """The rest of `take_async`."""
         library = trio()
         if library is not None:
-            return self._pop() or await self._take_in_trio(library, deadline)
-        from asyncio import get_running_loop
-
+            return await self._take_in_trio(library, deadline)
         started = time.monotonic()
-        try:
-            loop = get_running_loop()
-        except RuntimeError:
-            raise ChannelError(NO_LOOP) from None
-        turns = turns_of(loop)
-        wire = self._pop() if turns.admits() else None
-        if wire is not None:
-            return wire
+        turns = turns_here()
+        loop: Any = turns.loop()
+        wire: Optional[Wire] = None
         wake = _Settle(turns, loop.create_future())
         self._waiters.append(wake)
         queued = True

@@ -21,12 +21,13 @@ from time import monotonic
 from typing import Any, List, Optional, Sequence, Union
 
 from ..errors import ChannelError, DeadlineError
+from .arrivals import Wait, arrivals_here
 from .codec import HEADER, Bytes, Frame
 from .connection import Connection
-from .hubs import GREENLET, NO_LOOP, hub, trio, wait_in_trio
+from .hubs import GREENLET, hub, trio, wait_in_trio
 from .messages import Message, Opcode
 from .primitives import POLLIN, POLLOUT, poll
-from .turns import turns_of
+from .turns import turns_here
 
 # By names of their own: up to Python 3.11 looking a member of an enum up takes as long as four calls of a function.
 _CALL, _RETURN = Opcode.CALL, Opcode.RETURN
@@ -79,6 +80,7 @@ class Wire:
         "sent",
         "sock",
         "waited",
+        "watched",
     )
 
     def __init__(self, sock: socket.socket, connection: Connection) -> None:
@@ -107,6 +109,8 @@ class Wire:
         # By direction, since one thread may send while another receives.
         self._pollers: List[Any] = [None, None]
         self._waiting = [False, False]
+        # The `Arrivals` in whose epoll it is, of a loop whose task has waited here last.
+        self.watched: Any = None
 
     def fileno(self) -> int:
         return self.sock.fileno()
@@ -328,20 +332,14 @@ class Wire:
         library = trio()
         if library is not None:
             return await self._wait_in_trio(library, writing, deadline)
-        # Importing asyncio costs 40 ms; whoever comes here has paid that already.
-        from asyncio import get_running_loop
-
-        try:
-            loop = get_running_loop()
-        except RuntimeError:
-            raise ChannelError(NO_LOOP) from None
+        turns = turns_here()
+        loop: Any = turns.loop()
         ready = loop.create_future()
         self._waiting[writing] = True
         try:
             fd = self.sock.fileno()
             if self.closed or fd < 0:
                 raise ChannelError(_CLOSED)
-            turns = turns_of(loop)
             add, remove = (loop.add_writer, loop.remove_writer) if writing else (loop.add_reader, loop.remove_reader)
             watched = True
 
@@ -377,10 +375,21 @@ class Wire:
         finally:
             self._waited(writing)
 
+    def transmit_at_once(self, pieces: Sequence[Bytes]) -> List[Bytes]:
+        """What `transmit_async` does before it waits; returns what is left to do for it."""
+        # A task cannot look again and again: what it waits for is to come over the socket.
+        self.cool()
+        try:
+            return self.transmit_some(pieces)
+        except ChannelError:
+            raise
+        except (OSError, ValueError) as error:
+            raise _broken(error) from error
+
     async def transmit_async(self, pieces: Sequence[Bytes], deadline: Optional[float]) -> None:
         """Like `transmit`, without blocking the running loop."""
+        rest = self.transmit_at_once(pieces)
         try:
-            rest = self.transmit_some(pieces)
             while rest:
                 await self._wait_async(True, deadline)
                 rest = self.transmit_some(rest)
@@ -480,10 +489,35 @@ class Wire:
         started = monotonic()
         if deadline is not None and started >= deadline:
             raise DeadlineError(TOO_LATE)
+        connection = self.connection
+        frame: Optional[Frame] = None
         try:
-            return self.connection.accept(await self.receive_async(deadline))
+            while frame is None:
+                arrivals = None
+                if connection.reader.idle and ("trio" not in modules or trio() is None):
+                    arrivals = arrivals_here(started)
+                if arrivals is None:
+                    frame = await self.receive_async(deadline)
+                else:
+                    frame = await Wait(self, arrivals, deadline)
+                if frame.opcode is Opcode.DOORBELL:
+                    frame = self._unless_bell(frame)
+        except ChannelError:
+            raise
+        except (OSError, ValueError) as error:
+            raise _broken(error) from error
         finally:
             self._has_waited(monotonic() - started)
+        try:
+            # What `accept` does, one call less.
+            connection.state = connection.state.receives[frame.opcode]
+        except KeyError:
+            connection.accept(frame)
+        return frame
+
+    def _unless_bell(self, frame: Frame) -> Optional[Frame]:
+        """The frame; see `hot`."""
+        return frame
 
     def cool(self) -> None:
         """Have what comes next come over the socket, for one who waits for that; see `hot`. To be called while nothing is under way."""
@@ -510,6 +544,8 @@ class Wire:
     def _let_go(self) -> None:
         """Close the descriptor, unless the application has closed it: what has its number since is a file of the application's."""
         if _identity_of(self.sock) == self._identity:
+            if self.watched is not None:
+                self.watched.drop(self.sock.fileno())
             self.sock.close()
         else:
             self.sock.detach()
