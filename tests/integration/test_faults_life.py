@@ -723,7 +723,7 @@ SCARCITIES = {
     "the size of files": (
         "extra.limit('RLIMIT_FSIZE', 100_000)",
         "extra.free('RLIMIT_FSIZE')",
-        "no memory could be made: [Errno 27] File too large",
+        "no memory could be made: [Errno 27] files of this process may have",
     ),
     "address space": (
         "extra.limit('RLIMIT_AS', extra.in_use() + 64_000)",
