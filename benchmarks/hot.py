@@ -47,7 +47,7 @@ def _hot() -> Iterator[Mapping[str, TimeFunction]]:
             call = stack.enter_context(ping_pong(folder, pin=apart))
             assert call(12, currency="USD") == targets.STAND_IN
             ways[name] = functools.partial(_bare, call, apart)
-        pairs = {kind: _pair(stack, folder / kind, ["instead", "large", "awaited"], kind) for kind in _SETTINGS}
+        pairs = {kind: _pair(stack, folder / kind, ["instead", "large", "replaced"], kind) for kind in _SETTINGS}
         crowds = {kind: _pair(stack, folder / f"{kind}-threads", ["instead"], kind) for kind in _SETTINGS}
         crowded = {kind: _pair(stack, folder / f"{kind}-busy", ["instead"], kind) for kind in _SETTINGS}
         # Those of one row follow each other.
@@ -60,7 +60,7 @@ def _hot() -> Iterator[Mapping[str, TimeFunction]]:
             for kind, pair in pairs.items():
                 ways[f"{kind}, {size}"] = functools.partial(_part, pair.way("large", "large", size), _LARGE_PART)
         for kind, pair in pairs.items():
-            ways[f"{kind}, async"] = functools.partial(_part, pair.way("each-awaited", "awaited", "awaited"), _LARGE_PART)
+            ways[f"{kind}, async"] = functools.partial(_part, pair.way("each-awaited", "replaced", "replaced"), _LARGE_PART)
         for kind, pair in crowds.items():
             ways[f"{kind}, threads"] = pair.way("threads", "instead", "instead", str(_THREADS))
         for kind, pair in crowded.items():
@@ -112,7 +112,7 @@ def _rows() -> Iterator[Comparison]:
     beside = "`instead`, back to back beside two busy loops, hot lane"
     yield Comparison(beside, "hot, busy", "plain, busy")
     yield Comparison(beside + TAIL, "hot, busy" + TAIL, "plain, busy" + TAIL, below=1.5)
-    yield Comparison("`async def`, `instead`, back to back, lane that can be hot", "hot, async", "plain, async", below=1.1)
+    yield Comparison("`async def` target, `instead`, back to back, lane that can be hot", "hot, async", "plain, async", below=1.1)
 
 
 def _size_line(kind: str) -> Line:
