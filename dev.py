@@ -270,7 +270,9 @@ def _python_for(version: str, interpreter: str) -> Path:
 def _pytest(python: Path, folder: Path, arguments: Sequence[str]) -> Ran:
     """Run tests; pytest notes in `folder` which ones failed."""
     shutil.rmtree(folder, ignore_errors=True)
-    status, text = _captured(python, "-m", "pytest", "-q", "-o", f"cache_dir={folder}", *arguments)
+    # Whatever the user has set: pytest is to keep the tests and plugins that it has rewritten, for the other parts and the next run.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    status, text = _captured(python, "-m", "pytest", "-q", "-o", f"cache_dir={folder}", *arguments, env=environment)
     noted = folder / "v/cache/lastfailed"
     return Ran(status, text, tuple(json.loads(noted.read_text())) if status and noted.exists() else ())
 
@@ -282,10 +284,12 @@ def _run_alone(version: str, test: str) -> Ran:
     return ran
 
 
-def _captured(*words: object) -> Tuple[int, str]:
+def _captured(*words: object, env: Optional[Dict[str, str]] = None) -> Tuple[int, str]:
     """Run a command in the root of the project: its exit status and all that it printed."""
     command = [str(word) for word in words]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", check=False
+    )
     return done.returncode, done.stdout
 
 
