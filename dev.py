@@ -24,6 +24,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
@@ -36,6 +37,9 @@ OLDEST = (3, 9)
 
 # How many versions run at a time: tests wait for processes about as long as they compute, and those with deadlines need room.
 AT_A_TIME = max(2, os.cpu_count() or 1)
+
+# The tests of a version run in so many parts, each as soon as there is room: no processor is left with a whole version at the end.
+PARTS = 2
 
 # What `all` does beside the tests, one after the other and with a low priority: this computes, and they must not be late for it.
 BESIDE = {"lint": ["lint"], "types": ["types"], "explore": ["explore", "--small"], "pyodide": ["pyodide"]}
@@ -54,6 +58,12 @@ NOT_LONG = ("-m", "not long")
 
 PASSED = "passed"
 
+# pytest's own exit status for a run without a test.
+NO_TESTS = 5
+
+# The parts of a version share its environment: whoever comes first makes it.
+_making = {version: threading.Lock() for version in VERSIONS}
+
 
 # environments ------------------------------------------------------------------------------------------------------------
 
@@ -67,7 +77,8 @@ def environment(folder: Path, interpreter: str, extras: str) -> Path:
     if subprocess.run([interpreter, "-m", "venv", "--clear", str(folder)], check=False).returncode:
         version = (version_of(interpreter) or ("3", ""))[0]
         sys.exit(f"dev.py: {interpreter} cannot make a virtual environment; on Debian: apt-get install python{version}-venv")
-    if subprocess.run([*_pip(python), "install", "--quiet", "-e", f"{ROOT}[{extras}]"], check=False).returncode:
+    # An older release as a wheel rather than a newer one to compile, which for gevent on the oldest Python takes minutes.
+    if subprocess.run([*_pip(python), "install", "--quiet", "--prefer-binary", "-e", f"{ROOT}[{extras}]"], check=False).returncode:
         sys.exit(f"dev.py: installing the project with its extra {extras!r} into {folder} failed; what pip says is above")
     _stamp(folder, extras)
     return python
@@ -200,10 +211,13 @@ def _run_versions(arguments: Sequence[str]) -> Tuple[Dict[str, Ran], Dict[str, s
     (VENV / "matrix").mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(AT_A_TIME) as pool:
         running = {
-            version: pool.submit(_run_version, version, found[version], [*(() if version in whole else NOT_LONG), *arguments])
+            version: [
+                pool.submit(_run_part, version, found[version], name, [*(() if version in whole else NOT_LONG), *arguments, *files])
+                for name, files in parts(arguments).items()
+            ]
             for version in ordered
         }
-        runs = {version: running[version].result() for version in VERSIONS if version in running}
+        runs = {version: joined([part.result() for part in running[version]]) for version in VERSIONS if version in running}
     skipped = {
         version: f"skipped: {unusable.get(version, 'no such interpreter on this machine')}" for version in VERSIONS if version not in runs
     }
@@ -216,14 +230,34 @@ def _of_versions(results: Dict[str, str], skipped: Dict[str, str]) -> Dict[str, 
     return {f"Python {version}": {**results, **skipped}[version] for version in VERSIONS}
 
 
-def _run_version(version: str, interpreter: str, arguments: Sequence[str]) -> Ran:
+def parts(arguments: Sequence[str]) -> Dict[str, List[str]]:
+    """The files of tests that each part runs, by its name; one part with none, that is all, if the arguments name some themselves."""
+    if any((ROOT / argument.partition("::")[0]).exists() for argument in arguments if argument):
+        return {"all": []}
+    files = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_*.py"))
+    # Every other one: files of one kind, which take about as long, are neighbours.
+    return {f"part {k + 1} of {PARTS}": files[k::PARTS] for k in range(PARTS)}
+
+
+def joined(rans: Sequence[Ran]) -> Ran:
+    """What came of a version, of what came of its parts: the worst status, all that was printed and all that failed."""
+    # Options such as -k may leave a part without a test.
+    told = [ran for ran in rans if ran.status != NO_TESTS] or rans[:1]
+    # A failed test is status 1: anything else is worse, and is not to be taken for that.
+    status = max((ran.status for ran in told), key=lambda status: (status not in (0, 1), status))
+    text = "\n".join([*(ran.text.strip() for ran in told), "; ".join(ran.last for ran in told)])
+    return Ran(status, text, tuple(test for ran in told for test in ran.failed))
+
+
+def _run_part(version: str, interpreter: str, name: str, arguments: Sequence[str]) -> Ran:
     try:
-        python = _python_for(version, interpreter)
+        with _making[version]:
+            python = _python_for(version, interpreter)
     except SystemExit as error:
         return Ran(1, str(error))
-    ran = _pytest(python, VENV / "results" / version, arguments)
+    ran = _pytest(python, VENV / "results" / version / name, arguments)
     # In one piece, since another version prints meanwhile.
-    print(f"\ndev.py: Python {version}\n{ran.text.strip() if ran.status else ran.last}", flush=True)
+    print(f"\ndev.py: Python {version}, {name}\n{ran.text.strip() if ran.status else ran.last}", flush=True)
     return ran
 
 
@@ -236,7 +270,9 @@ def _python_for(version: str, interpreter: str) -> Path:
 def _pytest(python: Path, folder: Path, arguments: Sequence[str]) -> Ran:
     """Run tests; pytest notes in `folder` which ones failed."""
     shutil.rmtree(folder, ignore_errors=True)
-    status, text = _captured(python, "-m", "pytest", "-q", "-o", f"cache_dir={folder}", *arguments)
+    # Whatever the user has set: pytest is to keep the tests and plugins that it has rewritten, for the other parts and the next run.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    status, text = _captured(python, "-m", "pytest", "-q", "-o", f"cache_dir={folder}", *arguments, env=environment)
     noted = folder / "v/cache/lastfailed"
     return Ran(status, text, tuple(json.loads(noted.read_text())) if status and noted.exists() else ())
 
@@ -248,10 +284,12 @@ def _run_alone(version: str, test: str) -> Ran:
     return ran
 
 
-def _captured(*words: object) -> Tuple[int, str]:
+def _captured(*words: object, env: Optional[Dict[str, str]] = None) -> Tuple[int, str]:
     """Run a command in the root of the project: its exit status and all that it printed."""
     command = [str(word) for word in words]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", check=False
+    )
     return done.returncode, done.stdout
 
 

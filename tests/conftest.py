@@ -25,9 +25,11 @@ from pathlib import Path
 from typing import Any, Callable, Iterator, List, Set
 
 import pytest
+from hypothesis import settings
 
 from tests import programs
 from tests.programs import Program, children, wait_for_exit
+from tests.searching import examples, search_a_part
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Started in the background of a shell script: programs would inherit that, and Ctrl-C would end none of them.
@@ -35,6 +37,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 # How long what is ending at the end of a test may take, in seconds, for all of it together.
 _GRACE = 5.0
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tests with no number of examples of their own take it from a profile."""
+    if config.option.markexpr == "not long":
+        search_a_part()
+    settings.register_profile("searching", max_examples=examples(100))
+    settings.load_profile("searching")
 
 
 def pytest_sessionstart() -> None:

@@ -103,8 +103,9 @@ def pytest_collection() -> None:
     """Whether a suite's examples meet the deadline that it gives them is a matter of what else the machine does."""
     hypothesis = sys.modules.get("hypothesis")
     if hypothesis is not None:
+        few = {"max_examples": int(os.environ["XPC_EXPLORE_EXAMPLES"])} if "XPC_EXPLORE_EXAMPLES" in os.environ else {}
         # Of what the suite's conftest has loaded, all but that.
-        hypothesis.settings.register_profile("xpc explore", hypothesis.settings(deadline=None))
+        hypothesis.settings.register_profile("xpc explore", hypothesis.settings(deadline=None, **few))
         hypothesis.settings.load_profile("xpc explore")
 
 

@@ -119,6 +119,9 @@ def main() -> int:
     unknown = sorted(set(options.names) - set(SUITES))
     if unknown:
         parser.error(f"there is no suite {unknown[0]!r}; there are {', '.join(SUITES)}")
+    if options.small:
+        # The suites are Hypothesis's, what is looked for is ours: a function that behaves in another way does so in the first examples.
+        os.environ["XPC_EXPLORE_EXAMPLES"] = "20"
     names = options.names or [name for name, suite in SUITES.items() if suite.small or not options.small]
     print("| project | tests | passed plainly | functions armed | calls of `around` | different | explained |", end="")
     print(" calls of `before` and `after` | different | explained |")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import sys
 from pathlib import Path
 from typing import Any, Callable
 
 from tests.programs import Program
+from xpc_instrument import cli
 from xpc_instrument import config as config_module
 from xpc_instrument.cli.run import make_environment
 
@@ -120,7 +123,7 @@ def differences():
 """
 
 MAIN = """
-import asyncio, sys, logging
+import sys, logging
 logging.basicConfig(stream=sys.stdout, format="%(name)s %(levelname)s %(message)s")
 import shop
 from snapshot import differences, keep
@@ -128,6 +131,9 @@ print("ready", flush=True)
 for line in sys.stdin:
     if not line.strip():
         break
+    if "asyncio" in line:
+        # By no means always: it takes an interpreter a fifth of its start.
+        import asyncio
     try:
         answer = repr(eval(line))
     except BaseException as error:
@@ -175,6 +181,15 @@ def start_app(run_program: Callable[..., Program], folder: Path, config: str = "
     program = run_program(command=[*words, sys.executable, *(python or []), "main.py"], cwd=folder)
     program.read_until("ready")
     return App(program)
+
+
+def listing(*options: str) -> str:
+    """What `xpc-instrument ls shop` prints, without a process for it; the command as a process is tested in test_cli.py."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        status = cli.main(["ls", "shop", *options])
+    assert status == 0
+    return printed.getvalue()
 
 
 def as_json(text: str) -> Any:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -15,7 +13,7 @@ from unittest.mock import Mock
 import pytest
 
 import xpc_instrument
-from tests.integration.app_fixture import App, as_json, start_app
+from tests.integration.app_fixture import App, as_json, listing, start_app
 from tests.programs import Program, wait_for
 from xpc_instrument import Session, discovery
 from xpc_instrument.channel.codec import HEADER, Frame
@@ -45,8 +43,7 @@ def session(app: App) -> Iterator[Session]:
 
 def failures(target: str = "shop:charge") -> Dict[str, int]:
     """The counters of a probe point, as a user gets them."""
-    words = [sys.executable, "-m", "xpc_instrument.cli", "ls", "shop", "--json"]
-    listed = as_json(subprocess.run(words, capture_output=True, text=True, check=True, timeout=30).stdout)
+    listed = as_json(listing("--json"))
     found: Dict[str, int] = next(probe["failures"] for probe in listed[0]["probes"] if probe["target"] == target)
     return found
 

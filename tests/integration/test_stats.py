@@ -11,7 +11,7 @@ from typing import Any, Callable, Dict
 import pytest
 
 import xpc_instrument
-from tests.integration.app_fixture import App, as_json, start_app
+from tests.integration.app_fixture import App, as_json, listing, start_app
 from tests.integration.test_cli import cli, on_a_terminal
 from tests.programs import Program
 from xpc_instrument.stats import ProbeStats, read_probe
@@ -25,7 +25,7 @@ def app(run_program: Callable[..., Program], tmp_path: Path) -> App:
 
 def listed() -> Any:
     """What `ls --stats --json` gives of the one process."""
-    (process,) = as_json(cli("ls", "shop", "--stats", "--json").stdout)
+    (process,) = as_json(listing("--stats", "--json"))
     return process
 
 

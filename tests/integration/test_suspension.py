@@ -12,8 +12,7 @@ from typing import Any, Callable, Dict, List
 import pytest
 
 import xpc_instrument
-from tests.integration.app_fixture import App, as_json, start_app
-from tests.integration.test_cli import cli
+from tests.integration.app_fixture import App, as_json, listing, start_app
 from tests.programs import PATIENCE, Program, wait_for
 
 TIMEOUT = 0.3
@@ -52,7 +51,7 @@ def timed(app: App, expression: str) -> Any:
 
 def probe(target: str = "shop:charge") -> Dict[str, Any]:
     """What `ls` tells of a probe point."""
-    found: Dict[str, Any] = next(one for one in as_json(cli("ls", "shop", "--json").stdout)[0]["probes"] if one["target"] == target)
+    found: Dict[str, Any] = next(one for one in as_json(listing("--json"))[0]["probes"] if one["target"] == target)
     return found
 
 
@@ -164,8 +163,8 @@ def test_ls_says_that_a_probe_point_is_suspended_if_all_its_hooks_are(start: Cal
             assert found["state"] == "suspended"
             assert found["reason"].startswith(f"before:{os.getpid()} failed 3 times in a row (timeout), tried again in ")
             assert found["stats"]["skipped"] == {"suspended": 2}
-            assert "suspended" in cli("ls", "shop").stdout
-            assert "1 now" in cli("ls", "shop", "--stats").stdout
+            assert "suspended" in listing()
+            assert "1 now" in listing("--stats")
             session.before("shop:charge", lambda call: None)
             assert probe()["state"] == "armed"
         finally:

@@ -88,10 +88,12 @@ class Soak:
 
     def start_application(self) -> Application:
         application = Application(self.folder, self._number())
-        application.baseline = application.settled()
-        self.first = self.first or application.baseline
         self.applications.append(application)
-        application.ask("start")
+        if not self.first:
+            self.first = application.settled()
+            application.ask("start")
+        # That of the first, when there was no script yet: those that are here connect to a new one at once, and would count as its own.
+        application.baseline = self.first
         return application
 
     def start_script(self) -> Optional[Script]:

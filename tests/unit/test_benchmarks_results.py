@@ -22,6 +22,7 @@ from benchmarks.report import in_units
 from benchmarks.results import Part, ResultsError, Run, from_json, read, to_json, write
 from benchmarks.significance import incomplete_beta, p_value, significant, two_sided
 from benchmarks.text import markdown_of
+from tests.searching import examples
 
 COMPARISONS = (
     Comparison("ours of ten", "ours", "bare", below=1.5),
@@ -207,7 +208,7 @@ def verdicts(before: Run, after: Run) -> List[Tuple[str, str]]:
     return sorted(one for one in found if one[1] in ("slower", "faster"))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 @given(st.integers(0, 10**6), st.sets(st.integers(0, 59), min_size=1, max_size=10))
 def test_ten_percent_are_found_among_many_rows(seed: int, slower: set) -> None:  # type: ignore[type-arg]
     found = verdicts(many(seed, ()), many(seed + 10**7, sorted(slower)))

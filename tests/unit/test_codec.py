@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.searching import examples
 from xpc_instrument.channel import codec
 from xpc_instrument.channel.codec import Frame, FrameReader, dump_message, encode, load_message
 from xpc_instrument.channel.messages import LANE_OPCODES, SCHEMAS, Answer, Hello, Opcode, Register
@@ -52,7 +53,7 @@ def test_a_frame_survives_any_split_of_its_bytes(opcode: Opcode, ident: int, bod
     assert reader.idle
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(st.lists(st.binary(min_size=1, max_size=300), max_size=10))
 def test_no_bytes_do_anything_but_give_frames_or_a_protocol_error(pieces: List[bytes]) -> None:
     reader = FrameReader(1000)

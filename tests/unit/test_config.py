@@ -13,6 +13,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tests.searching import examples
 from xpc_instrument import config as module
 from xpc_instrument.config import (
     Config,
@@ -532,7 +533,7 @@ PIECES = [
 ]
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(st.one_of(st.text(max_size=60), st.lists(st.sampled_from(PIECES), max_size=25).map("".join)))
 def test_no_text_does_anything_but_give_a_config_or_a_config_error(text: str) -> None:
     problem = "<config>: "

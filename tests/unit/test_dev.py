@@ -79,7 +79,29 @@ def test_what_is_no_failed_test_stays_a_failure(ran: Ran) -> None:
     assert outcome(ran).startswith(f"FAILED (exit status {ran.status})")
 
 
-def test_a_real_run_says_which_tests_failed_and_one_of_them_can_be_run_again(tmp_path: Path) -> None:
+@pytest.mark.no_process
+def test_the_parts_of_a_version_have_every_test_once() -> None:
+    found = [file for files in dev.parts(["-k", "codec"]).values() for file in files]
+    assert len(dev.parts([])) == dev.PARTS
+    assert sorted(found) == sorted(str(path.relative_to(dev.ROOT)) for path in (dev.ROOT / "tests").rglob("test_*.py"))
+    # What the user has named is run, and nothing else.
+    assert dev.parts(["tests/unit/test_dev.py::test_it", "-x"]) == {"all": []}
+
+
+@pytest.mark.no_process
+def test_what_came_of_the_parts_is_joined() -> None:
+    none = Ran(dev.NO_TESTS, "no tests ran in 1s")
+    assert dev.joined([GOOD, GOOD]).last == "3 passed in 1s; 3 passed in 1s"
+    assert (dev.joined([GOOD, none]).status, dev.joined([none, none]).status) == (0, dev.NO_TESTS)
+    both = dev.joined([failed("a"), GOOD, failed("b")])
+    assert (both.status, both.failed) == (1, ("a", "b"))
+    # A part that crashed makes its version one that no test run again can settle.
+    assert [dev.joined([failed("a"), Ran(status, "")]).status for status in (2, -11)] == [2, -11]
+
+
+def test_a_real_run_says_which_tests_failed_and_one_of_them_can_be_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # None is needed, and where no bytecode is written each run would compile them all.
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     file = tmp_path / "test_it.py"
     file.write_text(

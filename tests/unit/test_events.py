@@ -13,6 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from tests.searching import examples
 from tests.unit.test_connection import pair
 from xpc_agent.events import BATCH_EVENTS, EventQueue, Tally
 from xpc_agent.gate import Patience
@@ -238,7 +239,7 @@ class Queue(RuleBasedStateMachine):
 
 
 TestQueue = pytest.mark.long(Queue.TestCase)
-TestQueue.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestQueue.settings = settings(max_examples=examples(60), stateful_step_count=30, deadline=None)
 
 
 def test_a_tally_is_read_without_being_changed() -> None:

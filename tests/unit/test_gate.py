@@ -10,6 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from tests.searching import examples
 from xpc_agent.counters import HookCounters
 from xpc_agent.gate import Bucket, Gate, Patience
 from xpc_instrument.terms import Terms
@@ -381,5 +382,5 @@ class GateMachine(RuleBasedStateMachine):
         assert self.scene.counters.suspensions == self.suspensions
 
 
-GateMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+GateMachine.TestCase.settings = settings(max_examples=examples(150), stateful_step_count=40, deadline=None)
 TestGate = pytest.mark.no_process(GateMachine.TestCase)

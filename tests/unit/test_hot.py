@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from tests.programs import Program
+from tests.searching import examples
 from xpc_instrument.channel import hot
 from xpc_instrument.channel.codec import HEADER, Frame
 from xpc_instrument.channel.connection import LANE_SLACK, Connection, State
@@ -218,7 +219,10 @@ class Lane(RuleBasedStateMachine):
 
 TestLane = Lane.TestCase
 TestLane.settings = settings(
-    max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=examples(40),
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 
 

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.searching import examples
 from xpc_instrument.errors import PayloadError, ReferenceExpiredError, RemoteError, RemoteTraceback
 from xpc_instrument.exceptions import dump_exception, load_exception
 from xpc_instrument.pickling import RECORD_SLACK, Traits, are_small, dump, dump_small, load, type_name
@@ -101,7 +102,7 @@ def load_elsewhere(value: Any, traits: Traits, *lacks: str) -> Any:
 # by which way ---------------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(plain_values)
 def test_what_goes_in_comes_out(value: Any) -> None:
     assert load(*dump(value, SAME)) == value
@@ -642,7 +643,7 @@ def with_nasty_values(value: Any) -> Any:
     return value
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(
     st.recursive(
         st.none() | st.integers() | st.floats() | st.complex_numbers() | st.text() | st.binary() | places,
