@@ -84,8 +84,9 @@ def _why_suspended(hook: RemoteHook) -> Optional[str]:
 def report_lanes(script: int, wires: List[Wire]) -> Dict[str, Any]:
     """Of the lanes that a session has now: how many can be hot, the frames that went through their memory, and why the others are plain."""
     hot = [wire for wire in wires if isinstance(wire, HotWire)]
-    shared = [wire for wire in hot if wire.is_shared]
+    declined = sum(wire.is_declined for wire in hot)
     why = Counter(wire.plain or "not a unix socket" for wire in wires if not isinstance(wire, HotWire))
-    if len(shared) < len(hot):
-        why["the script could not take the memory"] = len(hot) - len(shared)
-    return {"script": script, "lanes": len(wires), "hot": len(shared), "frames": sum(wire.passed for wire in hot), "plain": dict(why)}
+    if declined:
+        why["the script could not take the memory"] = declined
+    frames = sum(wire.passed for wire in hot)
+    return {"script": script, "lanes": len(wires), "hot": len(hot) - declined, "frames": frames, "plain": dict(why)}

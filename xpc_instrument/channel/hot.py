@@ -309,10 +309,10 @@ class HotWire(Wire):
         self._crowded = False
 
     @property
-    def is_shared(self) -> bool:
-        """Whether the other side has taken the memory too."""
+    def is_declined(self) -> bool:
+        """Whether the other side, which has answered on this lane, has not taken the memory. It takes it before it answers, if at all."""
         try:
-            return self._memory[_TAKEN] == 1
+            return self._memory[_TAKEN] != 1 and self.account is not None and self.connection.state is _CALLER_IDLE
         except ValueError:
             # It is closed.
             return False
