@@ -495,6 +495,10 @@ class Incoming:
         """Answer that no answer can be given."""
         self._finish(Opcode.FAILED, json.dumps({"cause": cause, "message": message[:2000]}).encode())
 
+    def cool(self) -> None:
+        """Have what was said last be noticed, whatever this thread does next."""
+        self._wire.cool()
+
     def not_found(self) -> None:
         """Answer that there is no such callback."""
         self._finish(Opcode.NOT_FOUND)

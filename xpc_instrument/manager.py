@@ -53,12 +53,17 @@ def find_free_port(host: str = "localhost") -> int:
 
 
 # Those of this process: a forked child lets go of them at once, since what it holds would hide the death of its parent.
-_managers: weakref.WeakSet[Manager] = weakref.WeakSet()
+_managers: Dict[int, weakref.ref[Manager]] = {}
 
 
 def _fork() -> None:
-    for manager in list(_managers):
-        manager._check_process()
+    for reference in list(_managers.values()):
+        manager = reference()
+        try:
+            if manager is not None:
+                manager._check_process()
+        except Exception:
+            log.exception("%r cannot let go of its parent's connections", manager)
 
 
 if hasattr(os, "register_at_fork"):
@@ -104,7 +109,8 @@ class Manager:
         self._callbacks: Dict[int, Entry] = {}
         self._numbers: Dict[str, int] = {}
         self._next = 0
-        _managers.add(self)
+        number = id(self)
+        _managers[number] = weakref.ref(self, lambda _: _managers.pop(number, None))
 
     def __repr__(self) -> str:
         role = "proxy" if self._proxy else "host" if self._host else "joined" if self._joiner else "idle"
@@ -401,7 +407,12 @@ class Manager:
         self._host = self._registry = self._joiner = None
         self._lock = threading.RLock()
         self._forget_parent(host, joiner)
-        self._proxy = True
+        if host is not None or joiner is not None:
+            self._proxy = True
+        else:
+            # One that was not in use begins anew here.
+            self._callbacks.clear()
+            self._numbers.clear()
 
     def _forget_parent(self, host: Optional[Host], joiner: Optional[Joiner]) -> None:
         self._pid = os.getpid()

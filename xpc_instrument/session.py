@@ -85,7 +85,10 @@ _sessions: weakref.WeakSet[Session] = weakref.WeakSet()
 
 def _fork() -> None:
     for session in list(_sessions):
-        session._abandon()
+        try:
+            session._abandon()
+        except Exception:
+            log.exception("%r cannot let go of its parent's connections", session)
 
 
 if hasattr(os, "register_at_fork"):
@@ -121,6 +124,7 @@ class Session:
     @property
     def pids(self) -> List[int]:
         """The processes that are joined now."""
+        self._check_process()
         with self._lock:
             return sorted(member.joiner.welcome.pid for member in self._members.values())
 
@@ -445,23 +449,26 @@ class Session:
 
     def _stand_in(self, hook: _Hook, member: _Member, wire: Wire, frame: Frame) -> None:
         """Run an `instead` hook for a call whose values have no reference among them: most often there is nothing to ask back."""
+        incoming: Optional[Incoming] = None
         try:
             args, kwargs, meta, _ = record = load(frame.body, ())
             if len(meta) > INSTANCE_TYPE:
-                args, kwargs = Incoming(wire, frame, member.traits).plain_arguments(hook.callback, record)
+                # There is: through the instance.
+                incoming = Incoming(wire, frame, member.traits)
+                args, kwargs = incoming.plain_arguments(hook.callback, record)
             value = hook.callback(*args, **kwargs)
             if type(value) not in PLAIN:
                 value = self._async.finished(value)
             body = dump_if_small(value, member.traits.limit)
         except Exception as error:
-            self._answer_error(hook, Incoming(wire, frame, member.traits), wire, error)
+            self._answer_error(hook, incoming or Incoming(wire, frame, member.traits), wire, error)
             return
         except BaseException as error:
-            incoming = Incoming(wire, frame, member.traits)
+            incoming = incoming or Incoming(wire, frame, member.traits)
             self._fail(hook, incoming, error, "raised", f"the hook ended with {type(error).__name__}")
             return
-        if body is None:
-            self._give(hook, Incoming(wire, frame, member.traits), value)
+        if body is None or incoming is not None:
+            self._give(hook, incoming or Incoming(wire, frame, member.traits), value)
         else:
             wire.put(_RETURN, 0, body, None)
 
@@ -486,8 +493,10 @@ class Session:
         self._count_failure(hook, error)
         try:
             incoming.fail(cause, message)
+            # Seen to be there: a log may be slow, or a pipe that nobody reads.
+            incoming.cool()
         finally:
-            # Not before: the application waits for the answer, and a log may be slow, or a pipe that nobody reads.
+            # Not before: the application waits for the answer.
             self._log_failure(hook, error)
 
     def _report(self, hook: _Hook, error: BaseException) -> None:

@@ -32,7 +32,7 @@ from xpc_instrument.channel.peer import Peer
 from xpc_instrument.channel.primitives import Local, Tally, allocate_lock, get_ident
 from xpc_instrument.channel.transport import Address, Protection, parse_address
 from xpc_instrument.config import Config, ManagerConfig
-from xpc_instrument.errors import AddressInUseError, ConfigError, XpcError
+from xpc_instrument.errors import AddressInUseError, AuthenticationError, ConfigError, XpcError
 from xpc_instrument.stats import LaneStats, ProbeStats, read_lanes, read_probe
 
 from .dispatch import busy
@@ -173,6 +173,9 @@ class Agent:
             try:
                 self._listen()
                 discovery.ring(self.config.app, os.getpid())
+                return
+            except AuthenticationError as error:
+                log.error("this process cannot be hooked any more: %s", error)
                 return
             except (XpcError, OSError) as error:
                 # Between two hosts there is a moment with none that answers.

@@ -10,10 +10,12 @@ Rules:
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from typing import Any, Callable, List, Optional
 
+from xpc_instrument.channel.codec import MAX_CONTROL
 from xpc_instrument.channel.hubs import trio
 from xpc_instrument.channel.joiner import Joiner
 from xpc_instrument.channel.limits import Limits
@@ -25,6 +27,8 @@ from xpc_instrument.errors import AuthenticationError, XpcError
 log = logging.getLogger("xpc_agent")
 
 # What a member's session is called, so that the host knows it from a script's.
+# What a report may have in bytes of JSON: what the host reads, with room for what is said beside it.
+_LONGEST_REPORT = MAX_CONTROL - 4096
 PREFIX = "member-"
 
 
@@ -162,6 +166,12 @@ class Member:
     def _report(self, data: Any) -> None:
         """Tell a script, through the host, what it has asked the host."""
         report = {**self._table.report_process(), "request": data["request"]}
+        if len(json.dumps(report)) > _LONGEST_REPORT:
+            # The host would take it for hostile, and end this membership and all its hooks.
+            log.warning(
+                "this process has more probe points (%d) than it can report through the one that hosts the address", len(report["probes"])
+            )
+            report["probes"] = []
         try:
             self._joiner.notify("to-script", session=data["session"], notice="report", data=report)
         except XpcError as error:

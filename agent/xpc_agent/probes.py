@@ -19,7 +19,7 @@ import sys
 import types
 from typing import Any, Callable, Dict, List, Optional, Set, Tuple, Union
 
-from xpc_instrument.channel.codec import Frame
+from xpc_instrument.channel.codec import MAX_CONTROL, Frame
 from xpc_instrument.channel.joiner import python_version
 from xpc_instrument.channel.messages import Answer, Notice, Opcode, Query, Register, Unregister
 from xpc_instrument.channel.peer import Peer
@@ -360,8 +360,10 @@ class ProbeTable(Registry):
         if not is_announced(self.config.app, peer.pid, peer.session):
             why = f"pid {peer.pid} is not announced in the runtime directory of pid {os.getpid()}, which hosts the address"
             log.warning("a session that would be a process of %s is refused as one: %s", self.config.app, why)
-            peer.notify("no-member", message=f"{why}: processes that share an address need the same user and {VARIABLE}")
+            peer.notify("no-member", message=f"{why}: processes that share an address need the same user, {VARIABLE} and pid namespace")
             return
+        # A process of the application, which reports all its probe points.
+        peer.wire.connection.reader.limit = MAX_CONTROL
         self._members.add(peer.session)
         for (session, _), message in list(self._shared.items()):
             owner = self._peers.get(session)

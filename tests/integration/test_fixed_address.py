@@ -120,6 +120,28 @@ def test_each_process_tells_of_itself_through_the_one_that_hosts(apps: Tuple[str
         ]
 
 
+MANY = "".join(f"def function_with_a_name_that_is_not_short_{number}():\n    return {number}\n" for number in range(2000))
+
+
+def test_a_process_with_thousands_of_probe_points_tells_of_them_and_keeps_its_hooks(
+    run_program: Callable[..., Program], tmp_path: Path, runtime_dir: Path
+) -> None:
+    address = f"unix:{runtime_dir}/fixed.sock"
+    (tmp_path / "many.py").write_text(MANY)
+    config = f'[manager]\naddress = "{address}"\n[[probe]]\ntarget = "many:*"\n'
+    first = start_app(run_program, tmp_path, config)
+    second = start_app(run_program, tmp_path, config)
+    for app in (first, second):
+        assert app.evaluate("__import__('many').function_with_a_name_that_is_not_short_1()") == "1"
+    with xpc_instrument.connect(address) as session:
+        session.instead("many:function_with_a_name_that_is_not_short_1", lambda: "hooked")
+        for _ in range(2):
+            found = [one.pid for one in session.stats()]
+            assert {pid: found.count(pid) for pid in found} == {first.program.pid: 2000, second.program.pid: 2000}
+            for app in (first, second):
+                assert app.evaluate("__import__('many').function_with_a_name_that_is_not_short_1()") == "'hooked'"
+
+
 def test_a_process_that_does_not_tell_is_named_and_one_that_dies_meanwhile_is_left_out(
     apps: Tuple[str, App, App], run_program: Callable[..., Program], tmp_path: Path
 ) -> None:
@@ -190,7 +212,7 @@ def test_a_process_with_another_runtime_directory_is_refused_and_says_so(
     with tempfile.TemporaryDirectory(prefix="xpc", dir="/tmp") as other:
         monkeypatch.setenv("XPC_INSTRUMENT_RUNTIME_DIR", other)
         third = start_app(run_program, tmp_path, (tmp_path / "xpc-instrument.toml").read_text().partition("\n")[2])
-        assert "processes that share an address need the same user and XPC_INSTRUMENT_RUNTIME_DIR" in third.program.text
+        assert "processes that share an address need the same user, XPC_INSTRUMENT_RUNTIME_DIR and pid namespace" in third.program.text
         with xpc_instrument.connect(apps[0], KEY) as session:
             session.instead("shop:charge", lambda amount: "hooked")
             assert apps[2].evaluate("shop.charge(1)") == "'hooked'"

@@ -217,6 +217,27 @@ def test_a_reference_is_dead_after_its_call(app: App, session: Session) -> None:
         kept[0].number  # noqa: B018
 
 
+def test_a_stand_in_for_a_method_may_return_its_instance_and_loses_it_with_the_call(app: App, session: Session) -> None:
+    kept: List[Any] = []
+
+    def stand_in(self: Any, factor: int = 1) -> Any:
+        kept.append(self)
+        if factor == 7:
+            # That of an earlier call, on the lane that it came on.
+            with pytest.raises(xpc_instrument.ReferenceExpiredError, match="has ended"):
+                kept[0].number  # noqa: B018
+            raise ValueError("seven")
+        return self
+
+    handle = session.instead("shop:Order.total", stand_in)
+    assert app.evaluate("(lambda order: order.total() is order)(shop.Order(5))") == "True"
+    assert app.evaluate("shop.Order(6).total(7)") == "raised ValueError: seven"
+    assert app.evaluate("[order.total(2) is order for order in map(shop.Order, range(20))] == [True] * 20") == "True"
+    assert handle.failures == 0
+    with pytest.raises(xpc_instrument.ReferenceExpiredError, match="has ended"):
+        kept[0].number  # noqa: B018
+
+
 def test_the_session_that_closes_leaves_the_application_as_it_was(app: App) -> None:
     before = app.evaluate("[id(shop.charge), id(shop.charge.__code__), sorted(shop.charge.__dict__), id(shop.Order.__dict__['total'])]")
     with xpc_instrument.connect("shop") as session:

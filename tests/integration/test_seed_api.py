@@ -281,3 +281,29 @@ def test_the_seeds_own_snippets_run(run_program: Callable[..., Program]) -> None
     assert application.read_line() == "Result: 99"
     assert other.read_line() == "my_callback args: (1, 2, 3) kwargs: {'a': 4, 'b': 5}"
     assert application.wait() == 0
+
+
+FORKED = """
+import os, sys, xpc_instrument
+from xpc_instrument import Manager
+manager = Manager(sys.argv[1])
+child = os.fork()
+if child == 0:
+    manager.start()
+    manager.register("late", lambda: os.getpid())
+    print("started", os.getpid(), flush=True)
+    sys.stdin.readline()
+    manager.shutdown()
+    os._exit(0)
+os.waitpid(child, 0)
+"""
+
+
+def test_a_manager_that_was_not_in_use_can_be_started_in_a_child(run_program: Callable[..., Program], tmp_path: Path) -> None:
+    path = str(tmp_path / "forked.sock")
+    program = run_program(FORKED, path, name="forked.py")
+    child = int(program.read_until("started").split()[1])
+    with Manager(path) as manager:
+        assert manager.call("late") == (child, True)
+    program.send_line()
+    assert program.wait() == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import gc
 import os
 import select
@@ -163,6 +164,30 @@ def test_a_task_goes_on_in_the_turn_in_which_its_answer_is_there(lane: Lane) -> 
         assert turns == ["True"]
 
     run(scenario)
+
+
+@pytest.mark.parametrize("make", LOOPS)
+def test_what_a_task_keeps_in_its_context_stays_there(make: Callable[[], Any], lane: Lane) -> None:
+    async def scenario() -> None:
+        # Nothing is in it until the lane stays watched: a context without anything is one nevertheless.
+        await lane.warm()
+        await lane.hear(b"once more")
+        token = variable.set("kept")
+        await asyncio.sleep(0)
+        assert variable.get() == "kept"
+        await lane.hear(b"and again")
+        assert variable.get() == "kept"
+        await asyncio.sleep(0)
+        variable.reset(token)
+        assert variable.get("") == ""
+
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable")
+    loop = make()
+    try:
+        task = contextvars.Context().run(loop.create_task, scenario())
+        loop.run_until_complete(task)
+    finally:
+        loop.close()
 
 
 def test_few_tasks_go_on_in_one_turn_however_many_answers_are_there() -> None:

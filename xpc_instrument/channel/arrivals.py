@@ -221,6 +221,9 @@ class Arrivals:
         self._watched.discard(fd)
         try:
             self._epoll.unregister(fd)
+        except FileNotFoundError:
+            # Another thread was faster.
+            pass
         except OSError:
             # Closed by the application, but a child has it too, and so it is told of for ever.
             self._again()
@@ -303,7 +306,8 @@ class Wait:
 
     def add_done_callback(self, wake: Callable[[Any], Any], *, context: Any = None) -> None:
         """The task's own step."""
-        self._wake, self._context = wake, context or copy_context()
+        # One that is empty counts as false.
+        self._wake, self._context = wake, copy_context() if context is None else context
         if self._done:
             self._wake_soon()
 

@@ -11,10 +11,10 @@ How it works
 - Who is not awake is told over the socket, as on any lane: so calls that come now and then cost what they cost there, and nobody spins.
 - The side that answers calls wakes when several calls in a row came soon after it began to wait. The side that calls is awake while it
   waits for an answer to what it has put into the memory. Who is awake looks again and again, for `Limits.hot_spin` seconds at most; then it
-  says that it sleeps, looks once more, and waits on its socket. Each time that this was in vain it stays asleep for twice as many waits.
+  says that it sleeps, looks once more, and waits on its socket. Each time that this was in vain, or that another thread of its process
+  was looking already, it stays asleep for twice as many waits.
 - The dialling side leaves the processor of the listening one, after an answer. The application is never moved.
-- Who has lost its processor, or the interpreter, to others while it looked stays with its socket for a time (`_give_way`), and so do two
-  threads of a process of which each would look while the other does.
+- Who has lost its processor, or the interpreter, to others while it looked stays with its socket for a time (`_give_way`).
 - Only one thread of a process looks again and again at a time, no greenlet does, and none where the process could run on one processor
   only when the lane was opened: else it would keep from the processor, or from the interpreter, whoever it waits for.
 - After a fork the memory is the parent's, as the socket is: the child lets go of both.
@@ -63,6 +63,7 @@ _CALLER_IDLE, _CALLER_WAITING, _CALLEE_IDLE = State.CALLER_IDLE, State.CALLER_WA
 # Absent where there are no hot lanes either, such as in WebAssembly, and on Windows.
 get_native_id: Callable[[], int] = getattr(threading, "get_native_id", threading.get_ident)
 _AT_ONCE: int = getattr(socket, "MSG_DONTWAIT", 0)
+_RING: int = _AT_ONCE | getattr(socket, "MSG_NOSIGNAL", 0)
 
 try:
     import fcntl
@@ -222,6 +223,8 @@ def welcome_with_memory(wire: Wire, pieces: Sequence[Bytes], limits: Limits) -> 
         except OSError as error:
             wire.plain = f"no memory could be made: {error}"
         else:
+            # Before it is passed on: the other side may be faster than this thread.
+            memory[_SPIN : _SPIN + 8] = int(limits.hot_spin * 1e9).to_bytes(8, "little")
             try:
                 passed = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))
                 sent = wire.sock.sendmsg(pieces, [passed], socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
@@ -255,7 +258,6 @@ class HotWire(Wire):
         "_awake",
         "_barrier",
         "_crowded",
-        "_disturbed",
         "_in",
         "_limits",
         "_memory",
@@ -292,14 +294,10 @@ class HotWire(Wire):
         self._penalty = 1
         self._retreat = _RETREAT
         self._retreat_until = 0.0
-        # Another thread of this process wanted to look while this one did.
-        self._disturbed = False
         # Frames that went through the memory, in either direction.
         self.passed = 0
         self._spin = limits.hot_spin
-        if listening:
-            memory[_SPIN : _SPIN + 8] = int(limits.hot_spin * 1e9).to_bytes(8, "little")
-        else:
+        if not listening:
             # What the application's config says holds for its scripts too, within what any config may say.
             self._spin = min(int.from_bytes(memory[_SPIN : _SPIN + 8], "little") / 1e9, max(LONGEST_SPIN, limits.hot_spin))
             memory[_TAKEN] = 1
@@ -316,6 +314,11 @@ class HotWire(Wire):
         except ValueError:
             # It is closed.
             return False
+
+    def close(self) -> None:
+        super().close()
+        # A thread that is about to use it finds that out, as it would of the socket.
+        self._memory.close()
 
     def abandon(self) -> None:
         super().abandon()
@@ -342,7 +345,7 @@ class HotWire(Wire):
             self._told = True
             if not self._awake:
                 # It will not look, and so not come to `cool`, before it sleeps.
-                self._make_sure(None)
+                self._make_sure()
         except ValueError as error:
             # The memory is closed, and so is the wire.
             raise _broken(error) from error
@@ -451,10 +454,9 @@ class HotWire(Wire):
 
     def _hear_asleep(self, deadline: Optional[float]) -> Frame:
         """The next frame, after a last look."""
-        frame = None
-        if self._awake:
-            self.cool()
-            frame = self._look()
+        self.cool()
+        # Also if it sleeps already, since it gave way while it looked: the other side may have found it awake a moment before.
+        frame = self._look()
         return self._hear_socket(deadline) if frame is None else frame
 
     def drain(self) -> List[Frame]:
@@ -463,17 +465,32 @@ class HotWire(Wire):
     def cool(self) -> None:
         if self._awake:
             self._awake = False
-            self._memory[self._in[1]] = 0
-            self._make_sure(None)
+            try:
+                self._memory[self._in[1]] = 0
+                self._make_sure()
+            except ValueError as error:
+                raise _broken(error) from error
 
-    def _make_sure(self, deadline: Optional[float]) -> None:
+    def _make_sure(self) -> None:
         """After a store to the memory, and before a wait that nothing but the socket ends."""
         with self._barrier:
             pass
         memory, (at, reader, _) = self._memory, self._out
         if memory[at] and memory[reader] != 1:
             # What this side has put is still there, and the other side may have slept before it could see it.
-            Wire._push(self, _DOORBELL, deadline)
+            self._ring()
+
+    def _ring(self) -> None:
+        """Never waits: where there is no room for a doorbell, the other side has not read what wakes it as well."""
+        try:
+            sent = self.sock.send(_DOORBELL, _RING)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            raise _broken(error) from error
+        if sent != len(_DOORBELL):
+            raise ChannelError("a part of a doorbell did not fit into the buffer of a socket")
+        self.sent += sent
 
     def _wake_unless_paused(self) -> None:
         if self._pause:
@@ -517,9 +534,8 @@ class HotWire(Wire):
             if holder.closed:
                 _looking.clear()
             else:
-                # Two threads of this process wait at once: who looks keeps the interpreter from the other, so neither is to.
-                holder._disturbed = True
-                self._give_way(started)
+                # Two threads of this process wait at once, and one of them looks.
+                self._rest()
             return False
         try:
             if self._crowded:
@@ -546,7 +562,7 @@ class HotWire(Wire):
         yields = 0
         while True:
             now = monotonic()
-            if now >= end or self.closed or self._disturbed:
+            if now >= end or self.closed:
                 break
             _yield()
             yields += 1
@@ -554,7 +570,7 @@ class HotWire(Wire):
                 if memory[at] == number:
                     self._penalty = 1
                     now = monotonic()
-                    if now - end > _LATE or self._disturbed:
+                    if now - end > _LATE:
                         self._give_way(now)
                     if yields <= _FEW_YIELDS:
                         self._spread_in -= 1
@@ -562,20 +578,20 @@ class HotWire(Wire):
                     else:
                         self._spread_in = self._spread_after
                     return True
-        if self._disturbed:
-            self._give_way(now)
-            return False
         if now - end > _LATE:
             self._give_way(now)
+        self._rest()
+        return False
+
+    def _rest(self) -> None:
+        """Do not wake in the next waits: twice as many each time."""
         self._pause = self._penalty = min(2 * self._penalty, _LONGEST_PAUSE)
         self._streak = 0
-        return False
 
     def _give_way(self, now: float) -> None:
         """Stay out of the memory for a time: others want the processors, and whoever yields to them waits for a slice of theirs."""
         self._retreat = min(2 * self._retreat, _LONGEST_RETREAT) if now - self._retreat_until < _SOON else _RETREAT
         self._retreat_until = now + self._retreat
-        self._disturbed = False
         self.cool()
 
     def _spread(self) -> None:
