@@ -273,6 +273,7 @@ class HotWire(Wire):
         "_spread_in",
         "_streak",
         "_told",
+        "_unseen",
         "passed",
     )
 
@@ -289,7 +290,7 @@ class HotWire(Wire):
         # The numbers of the last frame that was put, and of the next one to be taken.
         self._put = 0
         self._next_in = 1
-        self._awake = self._told = False
+        self._awake = self._told = self._unseen = False
         self._streak = self._pause = 0
         self._penalty = 1
         self._retreat = _RETREAT
@@ -356,7 +357,15 @@ class HotWire(Wire):
         size = _HEADER_SIZE + len(body)
         try:
             if not self._awake or size > _ROOM or memory[reader] != 1 or opcode not in connection.state.sends:
-                super().put(opcode, ident, body, deadline)
+                if memory[reader] == 1:
+                    super().put(opcode, ident, body, deadline)
+                    return
+                # The other side sleeps: what `Wire` does, in fewer steps.
+                self._told = False
+                if opcode not in connection.state.sends:
+                    connection.sending(opcode)
+                connection.state = connection.state.sends[opcode]
+                Wire._push(self, _pack(opcode, 0, 0, ident, size - _HEADER_SIZE) + body, deadline)
                 return
             # What that and `_push` do where both sides are awake, in fewer steps.
             memory[slot : slot + size] = _pack(opcode, 0, 0, ident, size - _HEADER_SIZE) + body
@@ -438,11 +447,16 @@ class HotWire(Wire):
                     and self._look_again(started, deadline)
                 ):
                     frame = Frame(*self._take())
-                else:
+                elif self._awake or self._unseen:
                     frame = self._hear_asleep(deadline)
+                else:
+                    frame = self._hear_socket(deadline)
             finally:
                 if deadline is not None:
-                    self._has_waited(monotonic() - started)
+                    seconds = monotonic() - started
+                    self.waited += seconds
+                    if seconds > self.longest:  # noqa: PLR1730 - as in `_has_waited`
+                        self.longest = seconds
         except ValueError as error:
             raise _broken(error) from error
         try:
@@ -455,7 +469,7 @@ class HotWire(Wire):
     def _hear_asleep(self, deadline: Optional[float]) -> Frame:
         """The next frame, after a last look."""
         self.cool()
-        # Also if it sleeps already, since it gave way while it looked: the other side may have found it awake a moment before.
+        self._unseen = False
         frame = self._look()
         return self._hear_socket(deadline) if frame is None else frame
 
@@ -465,6 +479,8 @@ class HotWire(Wire):
     def cool(self) -> None:
         if self._awake:
             self._awake = False
+            # Whoever goes on to the socket looks once more: the other side may have found this one awake a moment before.
+            self._unseen = True
             try:
                 self._memory[self._in[1]] = 0
                 self._make_sure()
@@ -617,11 +633,11 @@ class HotWire(Wire):
         self._spread_in = self._spread_after
 
     def _hear_socket(self, deadline: Optional[float]) -> Frame:
-        started = monotonic()
         idle = self.connection.state is _CALLEE_IDLE
-        frame: Optional[Frame] = None
-        while frame is None:
-            frame = self._unless_bell(self._next(deadline))
+        started = monotonic() if idle else 0.0
+        frame = self._next(deadline)
+        while frame.opcode is _BELL:
+            frame = self._unless_bell(frame) or self._next(deadline)
         if idle:
             self._streak = self._streak + 1 if monotonic() - started < self._limits.hot_short else 0
         return frame
