@@ -46,6 +46,7 @@ CONFIG = """app = "soak"
 timeout = {timeout}
 [limits]
 max-lanes = 8
+hot-spin = 0.001
 [[probe]]
 target = "application:pay"
 [[probe]]

@@ -259,7 +259,6 @@ class HotWire(Wire):
         "_barrier",
         "_crowded",
         "_in",
-        "_limits",
         "_memory",
         "_next_in",
         "_out",
@@ -268,6 +267,7 @@ class HotWire(Wire):
         "_put",
         "_retreat",
         "_retreat_until",
+        "_short",
         "_spin",
         "_spread_after",
         "_spread_in",
@@ -286,7 +286,6 @@ class HotWire(Wire):
         self._out = (_NUMBERS[mine], _AWAKE[mine], _SLOTS[mine])
         self._in = (_NUMBERS[other], _AWAKE[other], _SLOTS[other])
         self._barrier = allocate_lock()
-        self._limits = limits
         # The numbers of the last frame that was put, and of the next one to be taken.
         self._put = 0
         self._next_in = 1
@@ -302,6 +301,8 @@ class HotWire(Wire):
             # What the application's config says holds for its scripts too, within what any config may say.
             self._spin = min(int.from_bytes(memory[_SPIN : _SPIN + 8], "little") / 1e9, max(LONGEST_SPIN, limits.hot_spin))
             memory[_TAKEN] = 1
+        # Where the config has a side look for longer than is usual, that long is short too.
+        self._short = max(limits.hot_short, self._spin) if self._spin > Limits.hot_spin else limits.hot_short
         # After how many frames in a row to look on which processor the other side is; 0 for never, since the application stays where it is.
         self._spread_in = self._spread_after = 0 if listening else _SPREAD_AFTER
         # To look there before the next wait.
@@ -639,7 +640,7 @@ class HotWire(Wire):
         while frame.opcode is _BELL:
             frame = self._unless_bell(frame) or self._next(deadline)
         if idle:
-            self._streak = self._streak + 1 if monotonic() - started < self._limits.hot_short else 0
+            self._streak = self._streak + 1 if monotonic() - started < self._short else 0
         return frame
 
     def _unless_bell(self, frame: Frame) -> Optional[Frame]:
