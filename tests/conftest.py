@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterator, List, Set
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests import programs
 from tests.programs import Program, children, wait_for_exit
@@ -43,7 +43,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Tests with no number of examples of their own take it from a profile."""
     if config.option.markexpr == "not long":
         search_a_part()
-    settings.register_profile("searching", max_examples=examples(100))
+    # How fast the machine is, is no property of what is tested.
+    settings.register_profile("searching", max_examples=examples(100), suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile("searching")
 
 

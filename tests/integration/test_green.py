@@ -534,7 +534,8 @@ def test_greenlets_use_lanes_that_their_thread_made_hot_before_it_had_a_hub_and_
         for _ in range(3):
             # The very lane that is hot, and others.
             assert app.ask("together") == [f"hooked tax {n}" for n in range(4)]
-            for what, calls in (("in_greenlet", 300), ("in_greenlets", 50)):
+            # Each of eight counts what all of them send meanwhile.
+            for what, calls in (("in_greenlet", 300), ("in_greenlets", 8 * 50)):
                 frames, seen = app.ask(what)
                 assert seen == ["hooked 1"]
                 assert frames <= calls
@@ -559,7 +560,7 @@ def test_a_thread_of_the_pool_has_hot_lanes_while_greenlets_use_them_too(
             app.heats("in_thread")
             frames, seen = app.ask("in_greenlets")
             assert seen == ["hooked 1"]
-            assert frames <= 50
+            assert frames <= 8 * 50
             assert app.ask("together") == [f"hooked tax {n}" for n in range(4)]
             assert app.ask("both") == [["hooked 1"], ["hooked 1"]]
         assert app.ask("fork") == 7
