@@ -259,7 +259,7 @@ def test_what_ends_while_lanes_are_hot_leaves_the_original_and_no_memory(app: Bu
             app.value("__import__('xpc_agent').stop()")
         # Each thread has its own turn to see that the hook is gone: one of them may wait for the interpreter while the other goes on.
         deadline = time.monotonic() + PATIENCE
-        while app.value("{counts[-1][0] for counts in busy.seen.values()}") != {"paid"} and time.monotonic() < deadline:
+        while app.value("{counts[-1][0] if counts else None for counts in busy.seen.values()}") != {"paid"} and time.monotonic() < deadline:
             PAUSE.wait(0.02)
         for counts in app.value("busy.end()").values():
             assert [answer for answer, _ in counts] == ["hooked", "paid"]
