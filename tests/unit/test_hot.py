@@ -463,6 +463,9 @@ def test_who_reads_no_doorbells_keeps_nobody_waiting_beyond_the_deadline(pair: T
         caller._memory[caller._out[0]] = 1
         caller._memory[caller._out[1]] = 0
         caller.cool()
+    # There has been no room for another one for long.
+    with pytest.raises(BlockingIOError):
+        caller.sock.send(hot._DOORBELL, socket.MSG_DONTWAIT)
     callee.close()
 
 
