@@ -15,24 +15,25 @@ from typing import Dict, List, Optional, Sequence, Union
 
 import xpc_instrument
 
-from . import compare, machine, page, results, runner
-from .crossings import PEERS
-from .disarmed import DISARMED, FORWARDING
-from .gates import GATES
-from .growth import ARMING, POINTS, SCRIPTS
-from .hot import HOT
-from .inflight import ASYNC
-from .large import LARGE
-from .measure import FAST, FULL, Group
-from .payloads import PAYLOADS
-from .roundtrip import ROUNDTRIP, TCP
-from .startup import STARTUP
-from .steps import STEPS
-from .syscalls import SYSCALLS, Tally
-from .text import markdown_of, what_was_not_measured
-from .threads import THREADS
-from .unwaited import UNWAITED
-from .web import APPLICATIONS
+from .groups.crossings import PEERS
+from .groups.disarmed import DISARMED, FORWARDING
+from .groups.gates import GATES
+from .groups.growth import ARMING, POINTS, SCRIPTS
+from .groups.hot import HOT
+from .groups.inflight import ASYNC
+from .groups.large import LARGE
+from .groups.payloads import PAYLOADS
+from .groups.roundtrip import ROUNDTRIP, TCP
+from .groups.startup import STARTUP
+from .groups.steps import STEPS
+from .groups.syscalls import SYSCALLS, Tally
+from .groups.threads import THREADS
+from .groups.unwaited import UNWAITED
+from .groups.web import APPLICATIONS
+from .measure import machine, runner
+from .measure.timing import FAST, FULL, Group
+from .report import compare, page, results
+from .report.text import markdown_of, what_was_not_measured
 
 GROUPS: Dict[str, Union[Group, Tally]] = {
     group.name: group

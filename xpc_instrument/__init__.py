@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from .core.version import __version__
 
 if TYPE_CHECKING:
-    from .channel.tls import TLS
-    from .errors import (
+    from .core.model.errors import (
         AddressInUseError,
         ApplicationNotFoundError,
         AuthenticationError,
@@ -27,41 +26,42 @@ if TYPE_CHECKING:
         TargetError,
         XpcError,
     )
-    from .hooks import Call, Handle
-    from .manager import Manager, find_free_port
-    from .modes import Mode
-    from .references import Reference
-    from .session import Session, connect
-    from .stats import Figures, HookStats, LaneStats, ProbeStats
+    from .core.model.stats import Figures, HookStats, LaneStats, ProbeStats
+    from .core.model.target import Mode
+    from .core.values.references import Reference
+    from .core.wire.tls import TLS
+    from .script.call import Call, Handle
+    from .script.manager import Manager, find_free_port
+    from .script.session import Session, connect
 
 _HOMES = {
-    "AddressInUseError": "errors",
-    "ApplicationNotFoundError": "errors",
-    "AuthenticationError": "errors",
-    "Call": "hooks",
-    "ChannelError": "errors",
-    "ConfigError": "errors",
-    "Figures": "stats",
-    "Handle": "hooks",
-    "HookFailedError": "errors",
-    "HookStats": "stats",
-    "LaneStats": "stats",
-    "HookTimeoutError": "errors",
-    "Manager": "manager",
-    "Mode": "modes",
-    "PayloadError": "errors",
-    "PlaintextError": "errors",
-    "ProbeStats": "stats",
-    "Reference": "references",
-    "ReferenceExpiredError": "errors",
-    "RemoteError": "errors",
-    "RemoteTraceback": "errors",
-    "Session": "session",
-    "TLS": "channel.tls",
-    "TargetError": "errors",
-    "XpcError": "errors",
-    "connect": "session",
-    "find_free_port": "manager",
+    "AddressInUseError": "core.model.errors",
+    "ApplicationNotFoundError": "core.model.errors",
+    "AuthenticationError": "core.model.errors",
+    "Call": "script.call",
+    "ChannelError": "core.model.errors",
+    "ConfigError": "core.model.errors",
+    "Figures": "core.model.stats",
+    "Handle": "script.call",
+    "HookFailedError": "core.model.errors",
+    "HookStats": "core.model.stats",
+    "LaneStats": "core.model.stats",
+    "HookTimeoutError": "core.model.errors",
+    "Manager": "script.manager",
+    "Mode": "core.model.target",
+    "PayloadError": "core.model.errors",
+    "PlaintextError": "core.model.errors",
+    "ProbeStats": "core.model.stats",
+    "Reference": "core.values.references",
+    "ReferenceExpiredError": "core.model.errors",
+    "RemoteError": "core.model.errors",
+    "RemoteTraceback": "core.model.errors",
+    "Session": "script.session",
+    "TLS": "core.wire.tls",
+    "TargetError": "core.model.errors",
+    "XpcError": "core.model.errors",
+    "connect": "script.session",
+    "find_free_port": "script.manager",
 }
 
 __all__ = [

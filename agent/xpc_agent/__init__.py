@@ -6,6 +6,6 @@
 
 from __future__ import annotations
 
-from .lifecycle import lanes, start, stats, stop
+from .life.agent import lanes, start, stats, stop
 
 __all__ = ["lanes", "start", "stats", "stop"]

@@ -12,7 +12,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from xpc_instrument import discovery, find_free_port
+from xpc_instrument import find_free_port
+from xpc_instrument.core.discovery import entry as discovery
 
 HERE = Path(__file__).resolve().parent
 

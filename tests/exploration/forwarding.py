@@ -19,12 +19,12 @@ from typing import Any, Callable, Dict, List
 
 import pytest
 
-from xpc_agent.dispatch import Invocation
-from xpc_agent.imports import ImportWatcher
-from xpc_agent.probes import ProbeTable
-from xpc_instrument.channel.limits import Limits
-from xpc_instrument.config import from_probes
-from xpc_instrument.modes import Mode
+from xpc_agent.hooks.dispatch import Invocation
+from xpc_agent.points.table import ProbeTable
+from xpc_agent.targets.imports import ImportWatcher
+from xpc_instrument.core.config.file import from_probes
+from xpc_instrument.core.model.limits import Limits
+from xpc_instrument.core.model.target import Mode
 
 # The worst of a test's three phases is its outcome.
 _ORDER = ("passed", "skipped", "xfailed", "xpassed", "failed", "error")

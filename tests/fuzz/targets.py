@@ -10,11 +10,11 @@ import json
 import pickle
 from typing import Any, Callable, Dict, List, Tuple
 
-from xpc_instrument.channel import codec
-from xpc_instrument.channel.codec import MAX_UNPROVED, Frame, FrameReader, load_message
-from xpc_instrument.channel.connection import Connection, State, prove
-from xpc_instrument.channel.messages import PROTOCOL_VERSION, SCHEMAS, Hello, Opcode, Welcome
-from xpc_instrument.errors import AuthenticationError, RemoteProtocolError
+from xpc_instrument.core.model.errors import AuthenticationError, RemoteProtocolError
+from xpc_instrument.core.protocol import codec
+from xpc_instrument.core.protocol.codec import MAX_UNPROVED, Frame, FrameReader, load_message
+from xpc_instrument.core.protocol.connection import Connection, State, prove
+from xpc_instrument.core.protocol.messages import PROTOCOL_VERSION, SCHEMAS, Hello, Opcode, Welcome
 
 KEY = b"the key that the fuzzer does not know"
 WELCOME = Welcome("", 1, "3.11", "shop", 1000)

@@ -11,8 +11,8 @@ from typing import Any, Callable
 
 from tests.programs import Program
 from xpc_instrument import cli
-from xpc_instrument import config as config_module
 from xpc_instrument.cli.run import make_environment
+from xpc_instrument.core.config import file as config_module
 
 TARGETS = """
 import threading

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional
 
 from tests.soak.programs import Application, Script, Violation
-from xpc_instrument.channel.hot import why_plain
+from xpc_instrument.core.wire.memory import why_plain
 
 # The time-out of each hook, in seconds.
 TIMEOUT = 0.3

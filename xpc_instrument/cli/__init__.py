@@ -13,8 +13,7 @@ import os
 import sys
 from typing import List, Optional
 
-from .. import __version__
-from ..errors import (
+from ..core.model.errors import (
     ApplicationNotFoundError,
     AuthenticationError,
     CertificatesError,
@@ -24,6 +23,7 @@ from ..errors import (
     TargetError,
     XpcError,
 )
+from ..core.version import __version__
 from . import certificates, check, ls, ps, run
 
 _COMMANDS = (run, ps, ls, check, certificates)

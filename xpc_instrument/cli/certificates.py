@@ -17,7 +17,7 @@ import stat
 from pathlib import Path
 from typing import Any, Tuple
 
-from ..errors import CertificatesError
+from ..core.model.errors import CertificatesError
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _CA_DAYS = 3650

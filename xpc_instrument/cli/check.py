@@ -8,8 +8,8 @@ import pkgutil
 import sys
 from typing import Any, Dict, List, Tuple
 
-from ..config import Config
-from ..errors import TargetError
+from ..core.config.file import Config
+from ..core.model.errors import TargetError
 from .options import add_config_options, current_folder, read_config
 from .output import show, show_json
 
@@ -56,7 +56,7 @@ def examine(config: Config) -> List[Dict[str, str]]:
 
 def _targets(pattern: str, exclude: Tuple[str, ...]) -> List[Tuple[str, str]]:
     """The targets that a pattern stands for, each with the reason why it cannot be looked at, or ""."""
-    from xpc_agent import targets
+    from xpc_agent.targets import resolve as targets
 
     found: List[Tuple[str, str]] = []
     for name in _modules(targets.split(pattern)[0]):
@@ -72,7 +72,7 @@ def _targets(pattern: str, exclude: Tuple[str, ...]) -> List[Tuple[str, str]]:
 
 
 def _modules(pattern: str) -> List[str]:
-    from xpc_agent import targets
+    from xpc_agent.targets import resolve as targets
 
     if not targets.is_glob(pattern):
         return [pattern]
@@ -90,9 +90,9 @@ def _modules(pattern: str) -> List[str]:
 
 
 def _examine_one(target: str, reason: str, patcher: str) -> Dict[str, str]:
-    from xpc_agent import targets
-    from xpc_agent.dispatch import Dispatcher
+    from xpc_agent.hooks.dispatch import Dispatcher
     from xpc_agent.patching import make_patch
+    from xpc_agent.targets import resolve as targets
 
     row = {"target": target, "state": "missing", "kind": "-", "patcher": "-", "reason": reason}
     if reason:

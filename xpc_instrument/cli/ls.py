@@ -7,16 +7,16 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
-from .. import discovery
-from ..config import ManagerConfig
-from ..errors import AuthenticationError, ChannelError
-from ..stats import Figures, read_probe
+from ..core.config.file import ManagerConfig
+from ..core.discovery import entry as discovery
+from ..core.model.errors import AuthenticationError, ChannelError
+from ..core.model.stats import Figures, read_probe
 from .output import amount, counts, duration, show, show_json
 
 # The channel is imported by what uses it: `run`, which every application starts with, imports this module too.
 if TYPE_CHECKING:
-    from ..channel.tls import TLS
-    from ..channel.transport import Protection
+    from ..core.node.address import Protection
+    from ..core.wire.tls import TLS
 
 
 def add_parser(commands: Any) -> None:
@@ -41,7 +41,7 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the table."""
-    from ..channel.transport import Protection
+    from ..core.node.address import Protection
 
     key = ManagerConfig(authkey_file=Path(options.authkey_file)).read_authkey() if options.authkey_file else None
     protection = Protection(_tls(options.tls_dir), options.plaintext_beyond_loopback)
@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
 def _tls(folder: Optional[str]) -> Optional[TLS]:
     if folder is None:
         return None
-    from ..channel.tls import TLS
+    from ..core.wire.tls import TLS
 
     tls = TLS.from_folder(folder)
     tls.load()
@@ -84,10 +84,10 @@ def _ask_all(entries: List[discovery.Entry], key: bytes, protection: Protection)
 
 
 def _ask(address: str, key: bytes, protection: Protection, pids: List[int]) -> Dict[int, Dict[str, Any]]:
-    from ..channel.joiner import Joiner
-    from ..channel.limits import Limits
-    from ..channel.transport import parse_address
-    from ..reporting import Reporter
+    from ..core.model.limits import Limits
+    from ..core.node.address import parse_address
+    from ..core.node.joiner import Joiner
+    from ..script.reports import Reporter
 
     limits = Limits()
     reporter = Reporter()

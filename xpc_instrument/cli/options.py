@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 from typing import Optional
 
-from .. import config as config_module
-from ..config import Config
-from ..errors import ConfigError
+from ..core.config import file as config_module
+from ..core.config.file import Config
+from ..core.model.errors import ConfigError
 
 CONFIG_VARIABLE = "XPC_INSTRUMENT_CONFIG"
 APP_VARIABLE = "XPC_INSTRUMENT_APP"

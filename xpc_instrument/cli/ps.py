@@ -8,7 +8,7 @@ import shlex
 import time
 from typing import Any
 
-from .. import discovery
+from ..core.discovery import entry as discovery
 from .output import show, show_json
 
 

@@ -11,8 +11,8 @@ import subprocess
 import sys
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
-from ..config import Config
-from ..errors import InjectionError
+from ..core.config.file import Config
+from ..core.model.errors import InjectionError
 from .options import add_config_options, read_config
 
 _INTERPRETER = re.compile(r"^(python|pypy)[0-9.]*(\.exe)?$")
@@ -211,7 +211,7 @@ def check_interpreter(interpreter: str) -> None:
     """Refuse an interpreter whose environment does not have the package. Raises `InjectionError`."""
     if os.path.abspath(interpreter) == os.path.abspath(sys.executable):
         return
-    from .. import __version__
+    from ..core.version import __version__
 
     # Without the current folder, which `-c` adds and the agent's start does not see.
     code = "import sys; sys.path = [*filter(None, sys.path)]; import xpc_agent, xpc_instrument; print(xpc_instrument.__version__)"

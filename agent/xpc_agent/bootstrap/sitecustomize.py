@@ -27,7 +27,7 @@ def _start() -> None:
     if "XPC_INSTRUMENT_CONFIG_PACKED" not in os.environ:
         return
     try:
-        from xpc_agent.autostart import autostart
+        from xpc_agent.life.autostart import autostart
     except Exception as error:
         sys.stderr.write("xpc-instrument: the agent cannot be imported (%s); this process is not instrumented\n" % error)
         return

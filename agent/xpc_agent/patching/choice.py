@@ -6,7 +6,7 @@ import builtins
 import sys
 import types
 
-from ..targets import Binding, Resolved
+from ..targets.resolve import Binding, Resolved
 from .code_swap import CodePatch
 from .interface import Entry, Patch, PatchError
 

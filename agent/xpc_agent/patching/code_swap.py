@@ -23,8 +23,8 @@ import sys
 import types
 from typing import Any, Dict, Iterator, Optional, Tuple
 
-from ..dispatch import Dispatcher, busy, first_step
-from ..targets import Binding, Kind, Resolved, next_after
+from ..hooks.dispatch import Dispatcher, busy, first_step
+from ..targets.resolve import Binding, Kind, Resolved, next_after
 from .interface import Entry, Patch, PatchError
 
 _PLACE = "<xpc-instrument: the gate>"

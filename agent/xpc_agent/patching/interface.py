@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, AsyncGenerator, Callable, Coroutine, Dict, Generator, Optional, Protocol, Tuple
 
-from ..targets import Resolved, UnpatchableError
+from ..targets.resolve import Resolved, UnpatchableError
 
 
 class PatchError(UnpatchableError):

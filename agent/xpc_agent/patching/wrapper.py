@@ -14,7 +14,7 @@ from typing import Any, Callable, Dict, List, Tuple
 
 import wrapt
 
-from ..targets import Binding, Kind, Resolved
+from ..targets.resolve import Binding, Kind, Resolved
 from .interface import Entry, Patch, PatchError
 
 

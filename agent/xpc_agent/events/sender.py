@@ -1,0 +1,246 @@
+"""The thread that sends the events of all sessions.
+
+Rules:
+- It polls; it never waits for a script, nor for anything else but to dial the host of a fixed address, which is near.
+- It is started below `threading`, as the host's is, when there is a hook for it; it ends with the last one, and around a fork. A child
+  begins with empty queues, and starts a sender of its own with its first event.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import time
+from typing import Any, Dict, List, Optional
+
+from xpc_instrument.core.unpatched import POLLIN, POLLOUT, allocate_lock, poll, read, start_new_thread, write
+
+from ..hooks.dispatch import busy
+from .queue import EventQueue, QueuedHook
+
+log = logging.getLogger("xpc_agent")
+
+# By its own name: `os:write` may be a target.
+_write = write
+
+# How long a fork waits for the sender to end, in seconds.
+_PAUSE_TIMEOUT = 0.1
+
+
+class Sender:
+    """The thread that sends, and its queues."""
+
+    def __init__(self, max_queue: int, max_bytes: int) -> None:
+        self.max_queue = max_queue
+        self.max_bytes = max_bytes
+        self.source = ""
+        self.next_batch = itertools.count(1).__next__
+        self._queues: List[EventQueue] = []
+        self._lock = allocate_lock()
+        self._wake_r = self._wake_w = -1
+        # Released to end a nap, in which nothing is under way; else the thread polls.
+        self._nap = allocate_lock()
+        self._napping = False
+        self._running = False
+        self._held = False
+        self._finishing = False
+        self._stopped: Any = None
+
+    # hooks ---------------------------------------------------------------------------------------------------------------
+
+    def add(self, hook: QueuedHook) -> EventQueue:
+        """The queue for a new hook's session."""
+        with self._lock:
+            queue = next((one for one in self._queues if one.session == hook.session and not one.gone), None)
+            if queue is None:
+                queue = EventQueue(hook.session, self)
+                self._queues.append(queue)
+            queue.hooks[hook.number] = hook
+        self._start()
+        return queue
+
+    def find(self, session: str, number: int) -> Optional[QueuedHook]:
+        """A hook that is registered, or of which something is queued."""
+        for queue in list(self._queues):
+            if queue.session == session and not queue.gone and number in queue.hooks:
+                return queue.hooks[number]
+        return None
+
+    def discard(self, session: str) -> None:
+        """The session has ended: drop what is queued for it."""
+        for queue in list(self._queues):
+            if queue.session == session and not queue.gone:
+                queue.gone = True
+                queue.wake()
+
+    # the thread ----------------------------------------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Have the thread look at all queues; starts it if it does not run and may."""
+        if self._running:
+            self._rouse()
+        elif not self._held:
+            before, busy.on = busy.on, True
+            try:
+                self._start()
+            finally:
+                busy.on = before
+
+    def _rouse(self) -> None:
+        if self._napping:
+            # Cheaper for the caller than a write, which would let go of the GIL: the sender would take it, and keep it for its turn.
+            try:
+                self._nap.release()
+            except RuntimeError:
+                pass  # another thread was faster
+            # Else it has begun to poll meanwhile, perhaps without having seen that.
+            if self._napping:
+                return
+        try:
+            _write(self._wake_w, b"w")
+        except OSError:
+            pass  # full of wake-ups that are not read yet, or just closed, at the end of the process
+
+    def _start(self) -> None:
+        if not self._lock.acquire(True, 0.01):
+            return  # held in this same thread, which a signal handler has interrupted: it goes on with it
+        try:
+            if self._running or self._held or not self._queues:
+                return
+            if self._wake_r < 0:
+                self._wake_r, self._wake_w = os.pipe()
+                os.set_blocking(self._wake_r, False)
+                os.set_blocking(self._wake_w, False)
+            self.source = self.source or f"{os.getpid()}-{os.urandom(8).hex()}"
+            self._running = True
+            stopped = allocate_lock()
+            stopped.acquire()
+            previous, self._stopped = self._stopped, stopped
+            try:
+                start_new_thread(self._run, (stopped, previous))
+            except RuntimeError as error:
+                self._running = False
+                stopped.release()
+                log.error("no thread can be started to send events, which are dropped when their queue is full: %s", error)
+        finally:
+            self._lock.release()
+
+    def _run(self, stopped: Any, previous: Any) -> None:
+        if previous is not None:
+            previous.acquire()
+            previous.release()
+        busy.ours = busy.on = True
+        try:
+            while self._running and self._stopped is stopped:
+                self._turn()
+        except Exception:
+            self._running = False
+            log.exception("the sender of events failed; it is started again with the next event")
+            for queue in list(self._queues):
+                queue.sleeping = True
+        finally:
+            stopped.release()
+
+    def _turn(self) -> None:
+        # Set before the queues are looked at: whoever appends after that finds it, and ends a nap that is to come.
+        self._nap.acquire(False)
+        self._napping = True
+        poller = poll()
+        poller.register(self._wake_r, POLLIN)
+        now = time.monotonic()
+        waits: List[float] = []
+        under_way = False
+        for queue in list(self._queues):
+            wait = queue.step(now, self._finishing)
+            if wait is not None:
+                waits.append(wait)
+            if queue.wire is not None and not queue.wire.closed:
+                under_way = True
+                poller.register(queue.wire.fileno(), POLLOUT if queue.unsent else POLLIN)
+        if self._is_done() or not self._running:
+            return
+        patience = max(0.0, min(waits)) if waits else None
+        if not under_way:
+            # A wake-up since the beginning of the turn has released it already.
+            self._nap.acquire(True, -1 if patience is None else patience)
+            return
+        self._napping = False
+        if self._nap.acquire(False):
+            return  # woken, by one who saw a nap coming
+        for fd, _events in poller.poll(None if patience is None else patience * 1000):
+            if fd == self._wake_r:
+                try:
+                    while len(read(self._wake_r, 512)) == 512:
+                        pass
+                except BlockingIOError:
+                    pass
+
+    def _is_done(self) -> bool:
+        """Whether the thread is to end, since there is no hook any more, or since all is sent and the process leaves."""
+        if self._finishing and all(queue.idle for queue in list(self._queues)):
+            self._running = False
+            return True
+        if self._queues and all(queue.needed for queue in self._queues):
+            return False
+        with self._lock:
+            self._queues = [queue for queue in self._queues if queue.needed]
+            if not self._queues:
+                self._running = False
+                return True
+        return False
+
+    # fork and exit -------------------------------------------------------------------------------------------------------
+
+    def pause(self, timeout: float = _PAUSE_TIMEOUT) -> None:
+        """End the thread but keep everything; for the moment of a fork."""
+        self._held = True
+        if self._running:
+            self._running = False
+            self._rouse()
+            if self._stopped.acquire(True, timeout):
+                self._stopped.release()
+
+    def resume(self) -> None:
+        """After a pause: go on if there is something to do."""
+        self._held = False
+        if self._queues:
+            self._start()
+
+    def reset_after_fork(self) -> None:
+        """In a forked child: begin with empty queues and without a thread."""
+        self._lock = allocate_lock()
+        self._close_pipe()
+        self._nap, self._napping = allocate_lock(), False
+        self._running = self._held = self._finishing = False
+        self._stopped = None
+        self.source = ""
+        self._queues = [queue for queue in self._queues if queue.hooks and not queue.gone]
+        for queue in self._queues:
+            queue.reset_after_fork()
+
+    def finish(self, patience: float) -> Dict[str, Dict[int, int]]:
+        """Deliver what is queued, for at most `patience` seconds, and end the thread; returns what was dropped, by session and hook."""
+        if self._running:
+            self._finishing = True
+            self.wake()
+            if self._stopped.acquire(True, patience):
+                self._stopped.release()
+        self.pause()
+        untold: Dict[str, Dict[int, int]] = {}
+        for queue in self._queues:
+            hooks = list(queue.hooks.values())
+            idle = queue.idle
+            queue.gone = True
+            queue.discard(arrives=True)
+            if not idle:
+                untold[queue.session] = {hook.number: hook.dropped for hook in hooks}
+        self._queues = []
+        self._close_pipe()
+        return untold
+
+    def _close_pipe(self) -> None:
+        for fd in (self._wake_r, self._wake_w):
+            if fd >= 0:
+                os.close(fd)
+        self._wake_r = self._wake_w = -1

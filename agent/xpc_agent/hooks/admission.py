@@ -1,0 +1,274 @@
+"""Whether an invocation calls a hook: suspension, `expires`, `sample`, `rate` and `limit`, asked in this order before anything is sent.
+
+Rules:
+- `take` is what an invocation asks. It is exchanged when the state changes, and for a hook without terms that is not suspended it is the
+  C function that counts calls: what is not used costs nothing.
+- No thread waits here: a lock is taken for a moment, and only where the state of a suspension changes or tokens are counted.
+- A hook that fails so many times in a row is suspended: invocations go on without it. After a pause one invocation tries it, while the
+  others still go without. If that ends well the hook is back; if not, the next pause is twice as long, up to a maximum.
+- What counts as a failure is that no answer came in time, or none that can be used: time-outs (waiting for a free lane included), a lost
+  channel, what cannot be pickled or loaded. What the hook itself raises does not: `around` and `instead` give it to the application as
+  their answer; an observer that raises has answered too, in time, has cost no more than one that returns, and its script knows.
+- A success of any invocation, one included that began before the suspension, is the end of the row: the hook does answer.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import time
+from typing import Any, Callable, Dict, NamedTuple, Optional
+
+from xpc_instrument.core.model.terms import Terms
+from xpc_instrument.core.unpatched import RLock, allocate_lock, get_ident
+
+from .counters import HookCounters
+
+# By its own name: `time:monotonic` may be a target, and this is asked before the thread's work counts as ours.
+_now = time.monotonic
+
+# Of this process and not the application's, which may have seeded its own.
+_chance = random.Random()  # noqa: S311 - it picks samples, and keeps no secret
+
+# A bucket holds the tokens of so many seconds, and one at least: calls that come at once are let through together up to that.
+_BURST = 0.1
+
+
+def reseed() -> None:
+    """In a forked child: let chance differ from the parent's."""
+    _chance.seed()
+
+
+class Patience(NamedTuple):
+    """When a hook is suspended, and for how long."""
+
+    after: int = 3
+    """Failures in a row; 0 for never."""
+
+    first: float = 1.0
+    """Seconds of the first pause."""
+
+    most: float = 60.0
+    """Seconds of the longest pause."""
+
+    lost_after: float = 60.0
+    """Seconds after which an invocation that tries the hook and was not heard of is given up, and another one may try."""
+
+
+class Gate:
+    """Of one hook in one process. `install` gets `take` whenever it changes; `ended` is called when the time or the calls are over."""
+
+    __slots__ = (
+        "_admit",
+        "_chance",
+        "_clock",
+        "_counters",
+        "_ended",
+        "_expires",
+        "_install",
+        "_limit",
+        "_lock",
+        "_next_use",
+        "_patience",
+        "_pause",
+        "_plain",
+        "_rate",
+        "_sample",
+        "_trial",
+        "cause",
+        "failures",
+        "retry_at",
+        "suspended",
+        "take",
+    )
+
+    def __init__(
+        self,
+        terms: Terms,
+        counters: HookCounters,
+        patience: Patience,
+        *,
+        install: Callable[[Callable[[], Any]], None],
+        ended: Callable[[], None],
+        clock: Callable[[], float] = _now,
+        chance: Callable[[], float] = _chance.random,
+    ) -> None:
+        self._counters = counters
+        self._patience = patience
+        self._install = install
+        self._ended = ended
+        self._clock = clock
+        self._chance = chance
+        self._limit = terms.limit
+        self._next_use = itertools.count().__next__
+        self._expires = None if terms.expires is None else clock() + terms.expires
+        self._sample = terms.sample
+        self._rate = None if terms.rate is None else Bucket(terms.rate, clock)
+        self._plain = (terms.limit, terms.expires, terms.sample, terms.rate) == (None,) * 4
+        self._begin()
+
+    def _begin(self) -> None:
+        self.failures = 0
+        self.suspended = False
+        self.cause = ""
+        self.retry_at = 0.0
+        self._pause = 0.0
+        self._trial = 0
+        # A signal handler may come here in the thread that is here already.
+        self._lock = RLock()
+        self._admit: Callable[[], Any] = self._counters.calls.up if self._plain else self._obey
+        self._swing(self._admit)
+
+    def _swing(self, take: Callable[[], Any]) -> None:
+        self.take = take
+        self._install(take)
+
+    def reset(self, counters: HookCounters) -> None:
+        """In a forked child: neither locks nor failures nor counts are inherited, terms are."""
+        self._counters = counters
+        if self._rate is not None:
+            self._rate.reset()
+        self._begin()
+
+    @property
+    def expired(self) -> bool:
+        """Whether the time of the registration is over."""
+        return self._expires is not None and self._clock() >= self._expires
+
+    # what an invocation asks -------------------------------------------------------------------------------------------
+
+    def _obey(self) -> bool:
+        """`take` of a hook with terms."""
+        if self._expires is not None and self._clock() >= self._expires:
+            self._ended()
+            return False
+        if self._sample is not None and self._chance() >= self._sample:
+            self._counters.skipped["sample"].up()
+            return False
+        if self._rate is not None and not self._rate.take():
+            self._counters.skipped["rate"].up()
+            return False
+        if self._limit is not None:
+            # One atomic step, so that threads that come at once get different numbers.
+            number = self._next_use()
+            if number >= self._limit:
+                return False
+            if number == self._limit - 1:
+                self._ended()
+        self._counters.calls.up()
+        return True
+
+    def _retry(self) -> Any:
+        """`take` of a hook that is suspended: True for the one invocation that tries it after the pause."""
+        if self._clock() < self.retry_at or not self._claim():
+            self._counters.skipped["suspended"].up()
+            return False
+        if self._admit():
+            return True
+        # Its terms keep this one from the hook: the next may try.
+        self.given_up(0.0)
+        return False
+
+    def _claim(self) -> bool:
+        with self._lock:
+            now = self._clock()
+            if self.suspended:
+                if now < self.retry_at:
+                    return False
+                self.retry_at = now + self._patience.lost_after
+                self._trial = get_ident()
+            return True
+
+    # what an invocation tells ------------------------------------------------------------------------------------------
+
+    def failed(self, cause: str) -> Optional[float]:
+        """A call failed. Returns the pause in seconds if that suspends the hook."""
+        with self._lock:
+            if self.suspended:
+                # One that began before the suspension says nothing new.
+                if self._trial == get_ident():
+                    self.failures += 1
+                    self.cause = cause
+                    self._rest(self._pause * 2)
+                return None
+            self.failures += 1
+            self.cause = cause
+            if not self._patience.after or self.failures < self._patience.after:
+                return None
+            self.suspended = True
+            self._rest(self._patience.first)
+            self._counters.suspend()
+            self._swing(self._retry)
+            return self._pause
+
+    def _rest(self, pause: float) -> None:
+        self._trial = 0
+        self._pause = min(pause, self._patience.most)
+        self.retry_at = self._clock() + self._pause
+
+    def well(self) -> bool:
+        """A call ended well; to be told only if there are `failures`. True if the hook is back from a suspension."""
+        with self._lock:
+            self.failures = 0
+            if not self.suspended:
+                return False
+            self.suspended = False
+            self._trial = 0
+            self._swing(self._admit)
+            return True
+
+    def given_up(self, pause: Optional[float] = None) -> None:
+        """The waiting thread left before there was an answer: if it was trying the hook, another one may after the same pause again."""
+        if self._trial == get_ident():
+            with self._lock:
+                self._trial = 0
+                self.retry_at = self._clock() + (self._pause if pause is None else pause)
+
+    # what can be seen --------------------------------------------------------------------------------------------------
+
+    def status(self) -> Optional[Dict[str, Any]]:
+        """Why the hook is suspended and in how many seconds it is tried again; None if it is not."""
+        with self._lock:
+            if not self.suspended:
+                return None
+            return {
+                "cause": self.cause,
+                "failures": self.failures,
+                "pause": self._pause,
+                "retry-in": 0.0 if self._trial else max(0.0, self.retry_at - self._clock()),
+                "trying": bool(self._trial),
+            }
+
+
+class Bucket:
+    """A token bucket: `rate` tokens a second, and room for those of a tenth of a second, but for one at least. It is full at first."""
+
+    __slots__ = ("_clock", "_lock", "_rate", "_room", "_since", "_tokens")
+
+    def __init__(self, rate: float, clock: Callable[[], float] = _now) -> None:
+        self._rate = rate
+        self._room = max(1.0, rate * _BURST)
+        self._clock = clock
+        self._tokens = self._room
+        self._since = clock()
+        self.reset()
+
+    def reset(self) -> None:
+        """In a forked child, where another thread of the parent may have held the lock."""
+        self._lock = allocate_lock()
+
+    def take(self) -> bool:
+        """Whether there was a token. Who comes while another thread looks gets none: the token stays for the next."""
+        if not self._lock.acquire(False):
+            return False
+        try:
+            now = self._clock()
+            if now > self._since:
+                self._tokens = min(self._room, self._tokens + (now - self._since) * self._rate)
+                self._since = now
+            if self._tokens < 1.0:
+                return False
+            self._tokens -= 1.0
+            return True
+        finally:
+            self._lock.release()

@@ -1,0 +1,332 @@
+"""The per-call path of an armed probe point: which hooks run, in which order, and what the application gets.
+
+Rules:
+- One snapshot of the hooks per invocation: what is registered or removed meanwhile counts from the next one.
+- `before` hooks run in the order registered; `around` and `instead` nest, the newest outermost; `after` hooks run in reverse order and see
+  what the application gets.
+- The original runs in the caller's own thread and context. It runs once, unless an `around` hook proceeds more than once, or never.
+- While a thread does work of ours (pickling, answering a reference) probe points that it hits pass through.
+- For generators `before` fires when the iteration starts, `after` when it ends; what `proceed` gives is the iterator, and what an
+  `around` or `instead` hook returns is iterated.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from time import perf_counter
+from typing import Any, AsyncGenerator, Callable, Dict, Generator, Optional, Protocol, Sequence, Tuple
+
+from xpc_instrument.core.model.target import Mode
+from xpc_instrument.core.unpatched import Local, get_ident
+from xpc_instrument.core.wire.hubs import getcurrent, on_first_hub
+
+Args = Tuple[Any, ...]
+Kwargs = Dict[str, Any]
+
+# What runs before `busy` is set is taken by its own name here: any of it may be a target, and would lead back into itself.
+next_number = itertools.count(1).__next__
+
+
+class _Busy(Local):
+    on = False
+    # A thread of the channel, which does nothing else.
+    ours = False
+
+
+class _GreenBusy(_Busy):
+    """The same for each greenlet: while one does our work, or waits for it, others of its thread do the application's."""
+
+    @property
+    def on(self) -> bool:
+        return _MARK in getcurrent().__dict__ or self.ours
+
+    @on.setter
+    def on(self, value: bool) -> None:
+        if value:
+            getcurrent().__dict__[_MARK] = True
+        else:
+            getcurrent().__dict__.pop(_MARK, None)
+
+
+_MARK = "_xpc_busy"
+busy = _Busy()
+
+
+def _go_green() -> None:
+    """From now on by greenlet. Nobody has switched yet while a thread was busy, so only the running one has anything to take along."""
+    before = busy.on
+    busy.__class__ = _GreenBusy
+    busy.on = before
+
+
+on_first_hub(_go_green)
+
+
+def split(args: Args, bound: bool) -> Tuple[Any, Args]:
+    """The instance (None if there is none) and the arguments behind it."""
+    # Called as `Class.method(self=obj)` there is nothing to split off. None can be passed as the first argument, but not bound.
+    if bound and args and args[0] is not None:
+        return args[0], args[1:]
+    return None, args
+
+
+class Invocation:
+    """One invocation of a probe point, as a hook sees it: `args` without the instance; `duration` is in seconds."""
+
+    __slots__ = ("args", "duration", "exception", "instance", "kwargs", "number", "result", "thread")
+
+    def __init__(self, args: Args, kwargs: Kwargs, bound: bool, number: int = 0) -> None:
+        self.instance, self.args = split(args, bound)
+        self.kwargs = kwargs
+        self.number = number or next_number()
+        self.thread = get_ident()
+        self.result: Any = None
+        self.exception: Optional[BaseException] = None
+        self.duration = 0.0
+
+
+class Hook(Protocol):
+    """A hook as dispatch sees it. What it raises is what the application is to get; an `after` hook raises nothing.
+
+    `replace` gets what is inside of it, to be called as `proceed(*args, **kwargs)`; with `bound` the first of `args` is the instance.
+    Plain values, since making an `Invocation` costs more than all else that dispatch does.
+    """
+
+    mode: Mode
+
+    def observe(self, invocation: Invocation) -> None: ...
+
+    async def observe_async(self, invocation: Invocation) -> None: ...
+
+    def replace(self, proceed: Callable[..., Any], args: Args, kwargs: Kwargs, bound: bool, number: int = 0) -> Any: ...
+
+    async def replace_async(self, proceed: Callable[..., Any], args: Args, kwargs: Kwargs, bound: bool, number: int = 0) -> Any: ...
+
+
+class Plan:
+    """The hooks of a probe point in the order in which they run (`nest` from the inside out); immutable.
+
+    `sole` is the `replace` of a hook that is alone, and so the whole plan, or what such an observer has to the same end; `sole_async` the
+    `replace_async`. `observed` says whether there are `before` or `after` hooks: only they need an `Invocation`.
+    """
+
+    __slots__ = ("after", "before", "hooks", "nest", "observed", "sole", "sole_async")
+
+    def __init__(self, hooks: Sequence[Hook]) -> None:
+        self.hooks = tuple(hooks)
+        self.before = tuple(hook for hook in hooks if hook.mode is Mode.BEFORE)
+        self.nest = tuple(hook for hook in hooks if hook.mode in (Mode.AROUND, Mode.INSTEAD))
+        self.after = tuple(hook for hook in reversed(hooks) if hook.mode is Mode.AFTER)
+        self.observed = bool(self.before or self.after)
+        self.sole = self.sole_async = None
+        if len(self.hooks) == 1:
+            self.sole_async = self.nest[0].replace_async if self.nest else None
+            self.sole = self.nest[0].replace if self.nest else getattr(self.hooks[0], "sole", None)
+
+    def around(self, original: Callable[..., Any], bound: bool, number: int) -> Callable[..., Any]:
+        """The original inside of all hooks that nest."""
+        run = original
+        for hook in self.nest:
+            run = _inside(hook.replace, run, bound, number)
+        return run
+
+    def around_async(self, original: Callable[..., Any], bound: bool, number: int) -> Callable[..., Any]:
+        """The same for an `async def` original."""
+        run = original
+        for hook in self.nest:
+            run = _inside(hook.replace_async, run, bound, number)
+        return run
+
+
+def _inside(replace: Callable[..., Any], inner: Callable[..., Any], bound: bool, number: int) -> Callable[..., Any]:
+    def proceed(*args: Any, **kwargs: Any) -> Any:
+        return replace(inner, args, kwargs, bound, number)
+
+    return proceed
+
+
+class Dispatcher:
+    """The entry of one probe point. `plan` is None while it is disarmed; it is swapped, never changed. `sole` is the plan's."""
+
+    __slots__ = ("_plan", "sole")
+
+    def __init__(self) -> None:
+        self.plan = None
+
+    @property
+    def plan(self) -> Optional[Plan]:
+        """What an invocation that begins now goes by."""
+        return self._plan
+
+    @plan.setter
+    def plan(self, plan: Optional[Plan]) -> None:
+        # Not one step, but each of the two is a whole plan, the old one or the new.
+        self._plan = plan
+        self.sole = None if plan is None else plan.sole
+
+    def call(self, original: Callable[..., Any], args: Args, kwargs: Kwargs, bound: bool) -> Any:
+        """A function."""
+        plan = self._plan
+        if plan is None or busy.on:
+            return original(*args, **kwargs)
+        if plan.sole is not None:
+            return plan.sole(original, args, kwargs, bound)
+        if not plan.observed:
+            return plan.around(original, bound, next_number())(*args, **kwargs)
+        invocation = Invocation(args, kwargs, bound)
+        for hook in plan.before:
+            hook.observe(invocation)
+        run = plan.around(original, bound, invocation.number)
+        if not plan.after:
+            return run(*args, **kwargs)
+        started = perf_counter()
+        try:
+            result = run(*args, **kwargs)
+        except Exception as error:
+            _ended(invocation, started, None, error)
+            for hook in plan.after:
+                hook.observe(invocation)
+            invocation.exception = None  # its traceback holds this frame
+            raise
+        _ended(invocation, started, result, None)
+        for hook in plan.after:
+            hook.observe(invocation)
+        return result
+
+    async def call_async(self, original: Callable[..., Any], args: Args, kwargs: Kwargs, bound: bool) -> Any:
+        """An `async def` function; the hooks are awaited on the running loop."""
+        plan = self._plan
+        if plan is None or busy.on:
+            return await original(*args, **kwargs)
+        if plan.sole_async is not None:
+            return await plan.sole_async(original, args, kwargs, bound)
+        if not plan.observed:
+            return await plan.around_async(original, bound, next_number())(*args, **kwargs)
+        invocation = Invocation(args, kwargs, bound)
+        for hook in plan.before:
+            await hook.observe_async(invocation)
+        run = plan.around_async(original, bound, invocation.number)
+        if not plan.after:
+            return await run(*args, **kwargs)
+        started = perf_counter()
+        try:
+            result = await run(*args, **kwargs)
+        except Exception as error:
+            _ended(invocation, started, None, error)
+            for hook in plan.after:
+                await hook.observe_async(invocation)
+            invocation.exception = None  # its traceback holds this frame
+            raise
+        _ended(invocation, started, result, None)
+        for hook in plan.after:
+            await hook.observe_async(invocation)
+        return result
+
+    def call_generator(self, original: Callable[..., Any], args: Args, kwargs: Kwargs, bound: bool) -> Generator[Any, Any, Any]:
+        """A generator function: runs when the iteration starts."""
+        plan = self._plan
+        if plan is None or busy.on:
+            return (yield from original(*args, **kwargs))
+        invocation = Invocation(args, kwargs, bound)
+        for hook in plan.before:
+            hook.observe(invocation)
+        started = perf_counter()
+        try:
+            result = yield from plan.around(original, bound, invocation.number)(*args, **kwargs)
+        except GeneratorExit:
+            _ended(invocation, started, None, None)
+            for hook in plan.after:
+                hook.observe(invocation)
+            raise
+        except Exception as error:
+            _ended(invocation, started, None, error)
+            for hook in plan.after:
+                hook.observe(invocation)
+            invocation.exception = None  # its traceback holds this frame
+            raise
+        _ended(invocation, started, result, None)
+        for hook in plan.after:
+            hook.observe(invocation)
+        return result
+
+    async def call_async_generator(self, original: Callable[..., Any], args: Args, kwargs: Kwargs, bound: bool) -> AsyncGenerator[Any, Any]:
+        """An async generator function: runs when the iteration starts. No context variable is set across a `yield`."""
+        plan = None if busy.on else self._plan
+        invocation = Invocation(args, kwargs, bound)
+        after: Tuple[Hook, ...] = ()
+        if plan is not None:
+            after = plan.after
+            for hook in plan.before:
+                await hook.observe_async(invocation)
+        started = perf_counter()
+        try:
+            if plan is None:
+                iterator = original(*args, **kwargs)
+            else:
+
+                async def make(*new_args: Any, **new_kwargs: Any) -> Any:
+                    return original(*new_args, **new_kwargs)
+
+                iterator = _as_async_generator(await plan.around_async(make, bound, invocation.number)(*args, **kwargs))
+            try:
+                value = await first_step(iterator)
+                while True:
+                    thrown: Optional[BaseException] = None
+                    try:
+                        sent = yield value
+                    except BaseException as error:
+                        # Thrown on below: in here it would be the context of all that the original raises from now on.
+                        thrown = error
+                    if thrown is None:
+                        value = await iterator.asend(sent)
+                    else:
+                        value = await iterator.athrow(thrown)
+            except StopAsyncIteration:
+                pass
+        except GeneratorExit:
+            _ended(invocation, started, None, None)
+            for hook in after:
+                await hook.observe_async(invocation)
+            raise
+        except Exception as error:
+            _ended(invocation, started, None, error)
+            for hook in after:
+                await hook.observe_async(invocation)
+            invocation.exception = None  # its traceback holds this frame
+            raise
+        _ended(invocation, started, None, None)
+        for hook in after:
+            await hook.observe_async(invocation)
+
+
+def first_step(iterator: Any) -> Any:
+    """The first `__anext__` of an async generator that another one runs; the event loop is to know, and close, only that one."""
+    known = sys.get_asyncgen_hooks()
+    sys.set_asyncgen_hooks(None, None)
+    try:
+        return iterator.__anext__()
+    finally:
+        sys.set_asyncgen_hooks(*known)
+
+
+def _ended(invocation: Invocation, started: float, result: Any, error: Optional[BaseException]) -> None:
+    invocation.duration = perf_counter() - started
+    invocation.result = result
+    invocation.exception = error
+
+
+def _as_async_generator(value: Any) -> Any:
+    """An async generator as it is; any other iterable, as a hook may return, as one."""
+    if hasattr(value, "asend"):
+        return value
+    return _iterate(value)
+
+
+async def _iterate(value: Any) -> AsyncGenerator[Any, Any]:
+    if hasattr(value, "__aiter__"):
+        async for item in value:
+            yield item
+        return
+    for item in value:
+        yield item

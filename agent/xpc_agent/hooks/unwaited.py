@@ -1,0 +1,250 @@
+"""Hooks that nobody waits for: the thread of the application takes a snapshot of the values, appends it to a queue and goes on.
+
+Rules:
+- Nothing of a hook comes back: it cannot fail here, delay or forbid. What cannot be queued is dropped and counted.
+- The usual case, a hook that is alone on a function called with a few small values, is a closure that looks at each value and appends:
+  every name in it is a local one or its own, since any of what it uses may be a target.
+- `before` hooks see the values as they are when the call begins, `after` hooks as they are when it ends, as those that are waited for do.
+"""
+
+from __future__ import annotations
+
+import itertools
+from threading import get_ident
+from time import perf_counter
+from typing import Any, Callable, Optional, Tuple
+
+from xpc_instrument.core.model.target import Mode
+from xpc_instrument.core.model.terms import Terms
+from xpc_instrument.core.values.exceptions import dump_exception
+from xpc_instrument.core.values.snapshots import AS_IS, BIG, SHORT, is_atom, pack, pack_all
+
+from ..events.queue import Tally
+from ..events.sender import Sender
+from .dispatch import Args, Invocation, Kwargs, busy, next_number
+from .remote import RemoteHook, log
+
+# With more arguments each is looked at by `pack_all`, which weighs them.
+_FEW = 16
+
+
+class UnwaitedHook(RemoteHook):
+    """One registration, with `wait=False`, of one session on one probe point. `sole` is what runs where it is alone."""
+
+    def __init__(self, *args: Any, sender: Sender, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.tally = Tally()
+        # Dropped after they were queued; the sender's.
+        self.lost = 0
+        self._settled = 0
+        self._termed: bool = options["terms"] != Terms(wait=False)
+        self.queue = sender.add(self)
+        self.sole = self._passing_before() if self.mode is Mode.BEFORE else self._passing_after()
+
+    # counting, in the sender -------------------------------------------------------------------------------------------
+
+    @property
+    def dropped(self) -> int:
+        """How many events were dropped in all. For the sender only."""
+        return self.tally.read() + self.lost
+
+    def count_calls(self, count: int) -> None:
+        """So many events have been taken from the queue."""
+        if not self._termed:
+            self.counters.batched += count
+
+    def count_bytes(self, sent: int, received: int) -> None:
+        """A lane has carried so many for the events."""
+        self.counters.settle(sent, received, 0.0, 0.0)
+
+    def lose(self, count: int) -> None:
+        """So many events that had been queued are dropped."""
+        self.lost += count
+        self.counters.dropped += count
+
+    def settle(self) -> None:
+        """Add to the counters of the probe point what threads have dropped since the last time."""
+        dropped = self.tally.read()
+        self.count_calls(dropped - self._settled)
+        self.counters.dropped += dropped - self._settled
+        self._settled = dropped
+
+    def signature(self) -> Any:
+        """The parameters of the target."""
+        return self._signature()
+
+    # appending, in the threads of the application ------------------------------------------------------------------------
+
+    def _passing_before(self) -> Callable[..., Any]:
+        queue, hook, record = self.queue, self.number, self._record_call
+        items, limit, termed = queue.items, queue.limit, self._termed
+        append, drop, numbered, ident = items.append, self.tally.add, next_number, get_ident
+        few, short, big = _FEW, SHORT + 1, BIG
+        length, kind_of, address = len, type, id
+
+        def passing(proceed: Callable[..., Any], args: Args, kwargs: Kwargs, bound: bool, number: int = 0) -> Any:
+            if termed or length(args) + length(kwargs) > few or (bound and (not args or args[0] is None)):
+                record(args, kwargs, bound)
+                return proceed(*args, **kwargs)
+            values = args[1:] if bound else args
+            for value in (*values, *kwargs.values()) if kwargs else values:
+                kind = kind_of(value)
+                if kind is int:
+                    if -big < value < big:
+                        continue
+                elif kind is str or kind is bytes:
+                    if length(value) < short:
+                        continue
+                elif kind is float or kind is bool or value is None:
+                    continue
+                record(args, kwargs, bound)
+                return proceed(*args, **kwargs)
+            if length(items) >= limit:
+                drop()
+            elif bound:
+                instance = args[0]
+                append((hook, numbered(), ident(), values, kwargs, kind_of(instance), address(instance)))
+            elif kwargs:
+                append((hook, numbered(), ident(), args, kwargs))
+            else:
+                append((hook, numbered(), ident(), args))
+            if queue.sleeping:
+                queue.wake()
+            return proceed(*args, **kwargs)
+
+        return passing
+
+    def _passing_after(self) -> Callable[..., Any]:
+        queue, hook, record = self.queue, self.number, self._record_call
+        items, limit, termed = queue.items, queue.limit, self._termed
+        append, drop, numbered, ident, clock = items.append, self.tally.add, next_number, get_ident, perf_counter
+        few, short, big = _FEW, SHORT + 1, BIG
+        length, kind_of, address = len, type, id
+
+        def passing(proceed: Callable[..., Any], args: Args, kwargs: Kwargs, bound: bool, number: int = 0) -> Any:
+            started = clock()
+            try:
+                result = proceed(*args, **kwargs)
+            except Exception as error:
+                record(args, kwargs, bound, clock() - started, None, error)
+                raise
+            duration = clock() - started
+            if termed or length(args) + length(kwargs) > few or (bound and (not args or args[0] is None)):
+                record(args, kwargs, bound, duration, result)
+                return result
+            values = args[1:] if bound else args
+            for value in (*values, *kwargs.values(), result) if kwargs else (*values, result):
+                kind = kind_of(value)
+                if kind is int:
+                    if -big < value < big:
+                        continue
+                elif kind is str or kind is bytes:
+                    if length(value) < short:
+                        continue
+                elif kind is float or kind is bool or value is None:
+                    continue
+                record(args, kwargs, bound, duration, result)
+                return result
+            if length(items) >= limit:
+                drop()
+            elif bound:
+                instance = args[0]
+                append((hook, numbered(), ident(), values, kwargs, kind_of(instance), address(instance), duration, (AS_IS, result)))
+            else:
+                append((hook, numbered(), ident(), args, kwargs, None, 0, duration, (AS_IS, result)))
+            if queue.sleeping:
+                queue.wake()
+            return result
+
+        return passing
+
+    def _record_call(
+        self,
+        args: Args,
+        kwargs: Kwargs,
+        bound: bool,
+        duration: float = 0.0,
+        result: Any = None,
+        error: Optional[BaseException] = None,
+    ) -> None:
+        if bound and args and args[0] is not None:
+            self._record(next_number(), args[1:], kwargs, args[0], duration, result, error)
+        else:
+            self._record(next_number(), args, kwargs, None, duration, result, error)
+
+    def observe(self, invocation: Invocation) -> None:
+        """Queue an invocation."""
+        one = invocation
+        self._record(one.number, one.args, one.kwargs, one.instance, one.duration, one.result, one.exception)
+
+    async def observe_async(self, invocation: Invocation) -> None:
+        """The same, which nobody has to await."""
+        self.observe(invocation)
+
+    def _record(
+        self, number: int, args: Args, kwargs: Kwargs, instance: Any, duration: float, result: Any, error: Optional[BaseException]
+    ) -> None:
+        if self._termed and not self._take():
+            return
+        queue = self.queue
+        items = queue.items
+        if len(items) >= queue.limit:
+            self._drop()
+            return
+        packed: Any = args
+        values: Any = kwargs
+        outcome: Any = None
+        fillers = 0
+        try:
+            if len(args) > _FEW or not all(map(is_atom, args)) or (kwargs and not all(map(is_atom, kwargs.values()))):
+                packed, values, size = self._packed(args, kwargs)
+                fillers = size // queue.share
+            if self.mode is Mode.AFTER:
+                outcome, size = self._outcome(result, error)
+                fillers += size // queue.share
+        except Exception:
+            self._drop()
+            self.counters.fail("internal")
+            if not self._logged.get("internal"):
+                self._logged["internal"] = True
+                log.exception("an event of the %s hook on %s was dropped; further ones are counted, not logged", self.mode, self.target)
+            return
+        except BaseException:
+            # The thread is being left in the middle of a snapshot.
+            self._drop()
+            raise
+        cls = None if instance is None else type(instance)
+        event = (self.number, number, get_ident(), packed, values, cls, id(instance), duration, outcome)
+        if not fillers:
+            items.append(event)
+        elif len(items) + fillers < queue.limit:
+            items.extend([event, *itertools.repeat(None, fillers)])
+        else:
+            self._drop()
+            return
+        if queue.sleeping:
+            queue.wake()
+
+    def _drop(self) -> None:
+        self.tally.add()
+        if self.queue.sleeping:
+            self.queue.wake()
+
+    def _packed(self, args: Args, kwargs: Kwargs) -> Tuple[Any, Any, int]:
+        before, busy.on = busy.on, True
+        try:
+            return pack_all(args, kwargs, self._traits)
+        finally:
+            busy.on = before
+
+    def _outcome(self, result: Any, error: Optional[BaseException]) -> Tuple[Any, int]:
+        if error is None and is_atom(result):
+            return (AS_IS, result), 0
+        before, busy.on = busy.on, True
+        try:
+            if error is None:
+                return pack(result, self._traits)
+            body = bytes(dump_exception(error, self._traits)[0])
+            return body, len(body)
+        finally:
+            busy.on = before

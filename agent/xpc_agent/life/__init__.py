@@ -1,0 +1,1 @@
+"""Start, stop, forks and exit of the agent."""

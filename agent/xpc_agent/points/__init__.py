@@ -1,0 +1,1 @@
+"""Probe points: what the config makes hookable, and what became of it."""

@@ -1,0 +1,80 @@
+"""One target in this process: what became of it, and the hooks on it.
+
+It is `pending` until its module is imported, then `ready`, `missing` or `unpatchable`, which its `reason` explains.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, List, Optional
+
+from xpc_instrument.core.config.file import ProbeConfig
+from xpc_instrument.core.model.errors import TargetError
+
+from ..hooks.counters import Counters
+from ..hooks.dispatch import Dispatcher, Plan
+from ..hooks.remote import RemoteHook
+from ..patching import Patch, make_patch
+from ..targets import resolve as targets
+from ..targets.resolve import Resolved, UnpatchableError
+
+log = logging.getLogger("xpc_agent")
+
+
+class ProbePoint:
+    """One target in this process."""
+
+    def __init__(self, target: str, config: ProbeConfig) -> None:
+        self.target = target
+        self.config = config
+        self.state = "pending"
+        self.reason = "its module is not imported yet"
+        self.dispatcher = Dispatcher()
+        self.counters = Counters()
+        self.hooks: List[RemoteHook] = []
+        self.resolved: Optional[Resolved] = None
+        self.patch: Optional[Patch] = None
+        self._signature: Any = None
+
+    def make_hookable(self) -> None:
+        """Resolve and patch; what cannot be has a state and a reason afterwards."""
+        try:
+            self.resolved = targets.resolve(self.target)
+            self.patch = make_patch(self.resolved, self.dispatcher, self.config.patcher)
+            self.patch.install()
+            # Now, since the code of an armed function is the trampoline's.
+            self._signature = targets.signature_spec(self.resolved)
+            self.state, self.reason = "ready", ""
+            self.refresh()
+        except UnpatchableError as error:
+            self.state, self.reason, self.patch = "unpatchable", str(error), None
+        except TargetError as error:
+            self.state, self.reason = "missing", str(error)
+        except Exception as error:
+            log.exception("making %s hookable failed", self.target)
+            self.state, self.reason, self.patch = "unpatchable", f"{type(error).__name__}: {error}", None
+
+    def refresh(self) -> None:
+        """Have the target's state follow its list of hooks."""
+        self.dispatcher.plan = Plan(self.hooks) if self.hooks else None
+        if self.patch is None:
+            return
+        if self.hooks:
+            self.patch.arm()
+        else:
+            self.patch.disarm()
+
+    def restore(self) -> None:
+        """Undo the patch."""
+        self.hooks = []
+        self.dispatcher.plan = None
+        patch, self.patch = self.patch, None
+        if patch is not None:
+            try:
+                patch.uninstall()
+            except TargetError as error:
+                log.warning("%s", error)
+
+    def signature(self) -> Any:
+        """The parameters of the target, for binding arguments by name."""
+        return self._signature

@@ -1,0 +1,1 @@
+"""What the agent answers: registrations, members of a fixed address, reports."""

@@ -1,0 +1,201 @@
+"""A process of an application with one fixed address that another of its processes hosts.
+
+Rules:
+- It joins the host as a member, is told of every hook, arms it and says so; the script's registration returns when all have.
+- Before it joins, it announces the name of its session in the runtime directory. So the host knows it from a script, which holds the same
+  key: what only the user who runs the application can write there.
+- Its invocations travel through the host, which relays them to the script as the bytes that they are.
+- When the host dies, its hooks go, and it takes the address over, or joins whoever was faster; the scripts dial again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from typing import Any, Callable, List, Optional
+
+from xpc_instrument.core.model.errors import AuthenticationError, XpcError
+from xpc_instrument.core.model.limits import Limits
+from xpc_instrument.core.node.address import NO_PROTECTION, Address, Protection
+from xpc_instrument.core.node.joiner import Joiner
+from xpc_instrument.core.protocol.codec import MAX_CONTROL
+from xpc_instrument.core.protocol.messages import Notice, Register
+from xpc_instrument.core.wire.hubs import trio
+from xpc_instrument.core.wire.wire import Wire
+
+log = logging.getLogger("xpc_agent")
+
+# What a member's session is called, so that the host knows it from a script's.
+# What a report may have in bytes of JSON: what the host reads, with room for what is said beside it.
+_LONGEST_REPORT = MAX_CONTROL - 4096
+PREFIX = "member-"
+
+
+def relay_name(session: str, hook: int) -> bytes:
+    """Under which name a member calls a hook through the host. No callback of a user is called so: names have no zero byte."""
+    return f"\0{session}\0{hook}".encode()
+
+
+class RelayLanes:
+    """The lanes to a script that lead through the host; the same use as `LanePool`."""
+
+    def __init__(self, joiner: Joiner) -> None:
+        self._joiner = joiner
+
+    def take(self, deadline: float) -> Wire:
+        """A lane to the host; dialled in the calling thread if none is idle."""
+        return self._joiner.take_call_lane(deadline)
+
+    def take_in_turn(self) -> Optional[Wire]:
+        """As of a `LanePool`: to look for one may be to dial."""
+        return None
+
+    async def take_later(self, deadline: float) -> Wire:
+        """Like `take`, without blocking the running loop."""
+        library = trio()
+        if library is not None:
+            taken: Wire = await library.to_thread.run_sync(self._joiner.take_call_lane, deadline)
+            return taken
+        from asyncio import get_running_loop
+
+        return await get_running_loop().run_in_executor(None, self._joiner.take_call_lane, deadline)
+
+    def wires(self) -> List[Wire]:
+        """All lanes to the host, whichever script they lead to."""
+        return self._joiner.call_lanes()
+
+    def give(self, wire: Wire) -> None:
+        """Put a lane back."""
+        self._joiner.give_call_lane(wire)
+
+    def drop(self, wire: Wire) -> None:
+        """Close a lane."""
+        self._joiner.drop_call_lane(wire)
+
+
+class RelayedPeer:
+    """A probe script as a member sees it: behind the host."""
+
+    def __init__(self, joiner: Joiner, session: str, pid: int, python: str) -> None:
+        self.session = session
+        self.pid = pid
+        self.python = python
+        self.lanes = RelayLanes(joiner)
+        self._joiner = joiner
+
+    def notify(self, kind: str, **data: Any) -> None:
+        """Tell the script something, through the host. Raises `ChannelError`."""
+        self._joiner.notify("to-script", session=self.session, notice=kind, data=data)
+
+
+class Member:
+    """This process's membership. `table` gets the hooks; `lost` is called, in a thread of ours, when the host is gone."""
+
+    def __init__(
+        self,
+        address: Address,
+        key: bytes,
+        limits: Limits,
+        table: Any,
+        lost: Callable[[], None],
+        protection: Protection = NO_PROTECTION,
+    ) -> None:
+        import secrets
+        import threading
+
+        self._table = table
+        self._lost = lost
+        self._told = threading.Event()
+        self._refused = ""
+        self.session = PREFIX + secrets.token_hex(16)
+        self._joiner = Joiner(
+            address,
+            key,
+            limits=limits,
+            on_notice=self._noticed,
+            on_lost=self._ended,
+            session=self.session,
+            protection=protection,
+        )
+
+    def join(self, timeout: float) -> None:
+        """Join, and wait until the host has told of all hooks that there are; at most `timeout` seconds. Raises `XpcError`.
+
+        To be called when this process has announced its `session`; `AuthenticationError` if the host has not seen that.
+        """
+        deadline = time.monotonic() + timeout
+        self._joiner.connect(deadline)
+        if not self._told.wait(max(0.0, deadline - time.monotonic())):
+            log.warning("the process that hosts %s was slow to tell of its hooks", self._joiner.address)
+        if self._refused:
+            raise AuthenticationError(f"{self._joiner.address}: {self._refused}")
+
+    def close(self) -> None:
+        """Leave."""
+        self._lost = _do_nothing
+        self._joiner.close()
+
+    def abandon(self) -> None:
+        """In a forked child: the membership is the parent's."""
+        self._lost = _do_nothing
+        self._joiner.abandon()
+
+    def _noticed(self, notice: Notice) -> None:
+        data = notice.data
+        if notice.kind == "hook-added":
+            problem = self._add(data)
+            self._joiner.notify("hook-answer", key=data["key"], error=problem[0], message=problem[1])
+        elif notice.kind == "hook-removed":
+            key = f"removed {data['session']} {data['hook']}"
+            self._table.drop_hook(data["session"], data["hook"], data["within"], lambda: self._say_removed(key))
+        elif notice.kind == "all-hooks":
+            self._told.set()
+        elif notice.kind == "no-member":
+            self._refused = str(data.get("message", ""))
+            self._told.set()
+        elif notice.kind == "report":
+            self._report(data)
+
+    def _say_removed(self, key: str) -> None:
+        try:
+            self._joiner.notify("hook-answer", key=key, error="", message="")
+        except XpcError as error:
+            log.debug("the process that hosts the address is gone before it heard that a hook is removed: %s", error)
+
+    def _report(self, data: Any) -> None:
+        """Tell a script, through the host, what it has asked the host."""
+        report = {**self._table.report_process(), "request": data["request"]}
+        if len(json.dumps(report)) > _LONGEST_REPORT:
+            # The host would take it for hostile, and end this membership and all its hooks.
+            log.warning(
+                "this process has more probe points (%d) than it can report through the one that hosts the address", len(report["probes"])
+            )
+            report["probes"] = []
+        try:
+            self._joiner.notify("to-script", session=data["session"], notice="report", data=report)
+        except XpcError as error:
+            log.debug("the process that hosts the address is gone before it was told of the probe points: %s", error)
+
+    def _add(self, data: Any) -> Any:
+        peer = RelayedPeer(self._joiner, data["session"], data["pid"], data["python"])
+        message = Register(0, data["name"], data["hook"], data["style"], data["terms"], "")
+        try:
+            self._table.add_hook(peer, message)
+        except XpcError as error:
+            return type(error).__name__, str(error)
+        return "", ""
+
+    def _ended(self, reason: str) -> None:
+        log.debug("the process that hosts the address is gone: %s", reason)
+        self._table.drop_all()
+        self._lost()
+
+
+def _do_nothing() -> None:
+    """After leaving on purpose nothing is to be done."""
+
+
+def is_member(session: str) -> bool:
+    """Whether a session is a member's, and not a script's."""
+    return session.startswith(PREFIX)

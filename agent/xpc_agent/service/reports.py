@@ -1,0 +1,92 @@
+"""What this process tells of its probe points: states with their reasons, hooks, and what was counted. Plain data, for JSON."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Tuple
+
+from xpc_instrument.core.discovery.entry import bell_name
+from xpc_instrument.core.model.stats import Figures
+from xpc_instrument.core.wire.memory import HotWire
+from xpc_instrument.core.wire.wire import Wire
+
+from ..hooks.counters import HookCounters, on_lanes
+
+if TYPE_CHECKING:
+    from ..hooks.remote import RemoteHook
+    from ..points.point import ProbePoint
+
+Held = Mapping[HookCounters, Figures]
+
+
+def report_points(points: List[ProbePoint], pools: List[Any]) -> List[Dict[str, Any]]:
+    """Of each probe point; `pools` are those of the sessions that are joined, beside those of the hooks."""
+    held = on_lanes([*pools, *(hook.lanes for point in points for hook in point.hooks)])
+    return [_report(point, held) for point in points]
+
+
+def _report(point: ProbePoint, held: Held) -> Dict[str, Any]:
+    hooks = list(point.hooks)
+    state, reason = _state(point, hooks)
+    figures = point.counters.figures([hook.counters for hook in hooks], held)
+    return {
+        "target": point.target,
+        "state": state,
+        "reason": reason,
+        "kind": "" if point.resolved is None else point.resolved.kind.value,
+        "patcher": "" if point.patch is None else point.patch.patcher,
+        "allow": sorted(mode.value for mode in point.config.allow),
+        "timeout": point.config.timeout,
+        "on-failure": point.config.on_failure,
+        "hooks": [_report_hook(hook, held) for hook in hooks],
+        "calls": figures.calls,
+        "failures": dict(figures.failures),
+        "stats": figures.to_json(),
+    }
+
+
+def _report_hook(hook: RemoteHook, held: Held) -> Dict[str, Any]:
+    figures = hook.counters.figures().plus(held.get(hook.counters, Figures()))
+    return {
+        "mode": hook.mode.value,
+        "pid": hook.peer.pid,
+        "number": hook.number,
+        "session": bell_name(hook.session),
+        "terms": hook.terms.to_json(),
+        "suspended": _why_suspended(hook),
+        "stats": figures.to_json(),
+    }
+
+
+def _state(point: ProbePoint, hooks: List[RemoteHook]) -> Tuple[str, str]:
+    """The state, and why it is so where it is not as it should be."""
+    if not hooks or point.patch is None:
+        return point.state, point.reason
+    reasons = [_why_suspended(hook) for hook in hooks]
+    if None in reasons:
+        return "armed", ""
+    return "suspended", "; ".join(reason for reason in reasons if reason)
+
+
+def _why_suspended(hook: RemoteHook) -> Optional[str]:
+    status = hook.gate.status()
+    if status is None:
+        return None
+    if status["trying"]:
+        when = "being tried now"
+    elif status["retry-in"] > 0:
+        when = f"tried again in {status['retry-in']:.1f} s"
+    else:
+        when = "tried again by the next invocation"
+    return f"{hook.mode.value}:{hook.peer.pid} failed {status['failures']} times in a row ({status['cause']}), {when}"
+
+
+def report_lanes(script: int, wires: List[Wire]) -> Dict[str, Any]:
+    """Of the lanes that a session has now: how many can be hot, the frames that went through their memory, and why the others are plain."""
+    hot = [wire for wire in wires if isinstance(wire, HotWire)]
+    declined = sum(wire.is_declined for wire in hot)
+    why = Counter(wire.plain or "not a unix socket" for wire in wires if not isinstance(wire, HotWire))
+    if declined:
+        why["the script could not take the memory"] = declined
+    frames = sum(wire.passed for wire in hot)
+    return {"script": script, "lanes": len(wires), "hot": len(hot) - declined, "frames": frames, "plain": dict(why)}

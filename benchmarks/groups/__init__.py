@@ -1,0 +1,1 @@
+"""The groups of benchmarks, each of which can be run by itself."""

@@ -1,0 +1,136 @@
+"""In one process: what an invocation costs that an armed hook does not get, because its terms let nothing through.
+
+The hooks are those of the agent, registered by a script that does not exist: what their gate lets through would have nobody to go to, so it
+would fail, be counted, and fail this group. `limit` is measured before the point is disarmed, which a limit that is used up does at once.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
+from typing import Any, Dict, Iterator, List, Mapping, Tuple
+
+from xpc_agent.hooks.admission import Patience
+from xpc_agent.hooks.dispatch import Dispatcher, Plan
+from xpc_agent.hooks.remote import RemoteHook
+from xpc_instrument.core.model.limits import Limits
+from xpc_instrument.core.model.target import Mode
+from xpc_instrument.core.model.terms import Terms
+from xpc_instrument.core.values.pickling import Traits
+
+from ..measure.timing import Comparison, Group, Line, Plot, TimeFunction
+from .disarmed import closure_around, load_kinds, patched, timers
+
+# What the terms are, by the name of the row. A bucket is full at first, and a limit has calls left: those are taken when it is made.
+_TERMS: Dict[str, Terms] = {
+    "`sample`": Terms(sample=1e-12),
+    "`rate`": Terms(rate=1e-6),
+    "`limit` that is used up": Terms(limit=1),
+}
+_MODES = (Mode.INSTEAD, Mode.BEFORE)
+_BARE, _CLOSURE = "function, bare", "function, closure"
+
+
+def _way(mode: Mode, name: str) -> str:
+    return f"{mode.value} {name.split('`')[1]}"
+
+
+class GateError(Exception):
+    """A gate has let something through that it should not."""
+
+
+def _hook(mode: Mode, target: str, terms: Terms, ended: Any) -> RemoteHook:
+    # What a gate lets through would be sent through this, which has nothing to send it with.
+    nobody: Any = SimpleNamespace(session="none", pid=0, python="", lanes=None)
+    return RemoteHook(
+        mode,
+        target,
+        nobody,
+        1,
+        "call",
+        Traits("", "", Limits().max_payload),
+        timeout=1.0,
+        on_failure="original",
+        terms=terms,
+        # Never suspended: that would be another gate than the one that is measured.
+        patience=Patience(after=0),
+        pid=0,
+        may_refer=False,
+        signature=lambda: None,
+        ended=ended,
+    )
+
+
+@contextmanager
+def _gates() -> Iterator[Mapping[str, TimeFunction]]:
+    with ExitStack() as stack:
+        ways: Dict[str, TimeFunction] = {}
+        for way in ("bare", "closure"):
+            module = load_kinds(f"benchmarks_{way}")
+            stack.callback(sys.modules.pop, module.__name__)
+            if way == "closure":
+                module.function = closure_around(module.function)
+            ways.update(timers(way, module, ("function",)))
+        hooks: List[Tuple[str, RemoteHook]] = []
+        for number, (mode, (name, terms)) in enumerate(itertools.product(_MODES, _TERMS.items())):
+            module = load_kinds(f"benchmarks_gate_{number}")
+            stack.callback(sys.modules.pop, module.__name__)
+            target, dispatcher = f"{module.__name__}:function", Dispatcher()
+            patch = patched(stack, target, "code", dispatcher)
+            # As the agent does when a registration ends.
+            hook = _hook(mode, target, terms, lambda hook, patch=patch, dispatcher=dispatcher: _disarm(patch, dispatcher))
+            dispatcher.plan = Plan([hook])
+            patch.arm()
+            hook.gate.take()
+            hooks.append((name, hook))
+            ways[_way(mode, name)] = timers("", module, ("function",))["function, "]
+        before = [hook.counters.calls.value for _, hook in hooks]
+        yield ways
+        for (name, hook), count in zip(hooks, before):
+            if hook.counters.calls.value != count:
+                raise GateError(f"{name} has let {hook.counters.calls.value - count} calls through; expected none")
+
+
+def _disarm(patch: Any, dispatcher: Dispatcher) -> None:
+    dispatcher.plan = None
+    patch.disarm()
+
+
+def _rows() -> Iterator[Comparison]:
+    yield Comparison("closure `*args, **kwargs`", _CLOSURE, _BARE)
+    for mode, name in itertools.product(_MODES, _TERMS):
+        row = f"`{mode.value}`, {name}"
+        if "limit" in name:
+            yield Comparison(f"{row}, over the bare call", _way(mode, name), _BARE, below=2)
+        else:
+            yield Comparison(f"{row} that lets nothing through", _way(mode, name), _CLOSURE, beyond=_BARE)
+
+
+GATES = Group(
+    "gates",
+    _gates,
+    tuple(_rows()),
+    share=0.5,
+    title="Armed, and the terms let nothing through",
+    about="""\
+A function with a hook whose `sample`, `rate` or `limit` keeps every measured call from it: what those invocations pay that a hook is
+not told of. What each adds to the bare call is held against what a plain closure adds to it. A `limit` that is used up disarms the
+function at once, so it is held against the bare call.""",
+    why="""\
+An invocation goes through the trampoline and asks the gate, which throws a die or looks at a clock, and counts that the call was
+skipped. For an observer a record of the invocation is made before the gate is asked.""",
+    plots=(
+        Plot(
+            "gates",
+            "Armed, but the terms let nothing through",
+            (
+                Line("bare", ((0.0, _BARE),)),
+                Line("a closure", ((0.0, _CLOSURE),)),
+                *(Line(f"{mode.value}, {name}", ((0.0, _way(mode, name)),), ours=True) for mode, name in itertools.product(_MODES, _TERMS)),
+            ),
+            log_y=True,
+        ),
+    ),
+)

@@ -1,0 +1,179 @@
+"""What the agent costs at the start of programs, in time and in memory, over the same programs without it."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Dict, Iterator, List, Mapping, Sequence, Tuple
+
+from xpc_instrument.cli.run import make_environment
+from xpc_instrument.core.config import file as config
+
+from ..measure.timing import Comparison, Group, Line, Measured, Plot, TimeFunction
+from ..processes import catalogue
+from ..processes.pair import runtime_dir
+from ..processes.peers import ROOT, Peer, PeerError
+
+_COUNTS = (1, 100, 10_000)
+# The ones that are started by the command line too, which takes as long with any number.
+_RUN_COUNT = 100
+_PIP_TARGET = "pip._internal.cli.main:main"
+_PROGRAMS: Dict[str, Sequence[str]] = {
+    "`python -c pass`": ("-c", "pass"),
+    "Flask": ("-m", "benchmarks.processes.small_flask"),
+    "`pip --version`": ("-m", "pip", "--version"),
+}
+_MODULES = {"Flask": "flask", "`pip --version`": "pip"}
+# Says what became of the probe points, in a program that has the functions.
+_LOOK = f"import {catalogue.NAME}, xpc_agent; print(sum(point.state == 'ready' for point in xpc_agent.stats()))"
+
+Start = Tuple[List[str], Dict[str, str]]
+
+
+def missing(program: str) -> str:
+    """What a program needs that is not here; empty if nothing is."""
+    module = _MODULES.get(program)
+    return "" if module is None or importlib.util.find_spec(module) is not None else module
+
+
+def _config(folder: Path, count: int, pip: bool) -> Path:
+    """Write a config file with so many probe points."""
+    own = f'[[probe]]\ntarget = "{_PIP_TARGET}"\n' if pip else ""
+    others = catalogue.all_probes() if count == _COUNTS[-1] else catalogue.probes(1 if pip else 0, count)
+    path = folder / f"{'pip' if pip else 'shop'}-{count}.toml"
+    path.write_text(f'app = "startup"\n{own}{others}')
+    return path
+
+
+def _plain(folder: Path) -> Dict[str, str]:
+    """The environment of the programs without the agent."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("XPC_INSTRUMENT_")}
+    # An interpreter's own variables would be another start than the usual one.
+    kept.pop("PYTHONDONTWRITEBYTECODE", None)
+    return {**kept, "PYTHONPATH": str(folder), "PIP_DISABLE_PIP_VERSION_CHECK": "1", "XPC_INSTRUMENT_RUNTIME_DIR": str(folder)}
+
+
+def _under_agent(folder: Path, file: Path) -> Dict[str, str]:
+    """The environment in which `xpc-instrument run` starts a program; the launcher puts the program's pid in."""
+    return make_environment(_plain(folder), config.load(file).pack(), 0)
+
+
+def _check(folder: Path, file: Path, count: int) -> None:
+    """Raises `PeerError` unless so many functions are hookable in a program that imports them: a start that failed would look cheap."""
+    command = [sys.executable, "-c", _LOOK]
+    done = subprocess.run(command, env=_under_agent(folder, file), capture_output=True, text=True, timeout=60, check=False)
+    if done.stdout.strip() != str(count):
+        raise PeerError(f"{file.name}: {done.stdout.strip() or done.stderr.strip()!r} probe points were ready; expected {count}")
+
+
+def _start(launcher: Peer, start: Start, loops: int) -> Measured:
+    answer = launcher.ask(repr(start)).split()
+    if answer[0] != "0":
+        raise PeerError(f"{' '.join(start[0])} ended with the wait status {answer[0]}; expected 0")
+    return {"time": float(answer[1]), "memory": float(answer[2])}
+
+
+def _starts(folder: Path, program: str, words: Sequence[str]) -> Iterator[Tuple[str, Start]]:
+    """The ways of one program, and how each is started."""
+    command = [sys.executable, *words]
+    pip = program == "`pip --version`"
+    yield f"{program}, plain", (command, _plain(folder))
+    for count in _COUNTS:
+        file = _config(folder, count, pip)
+        if not pip:
+            _check(folder, file, count)
+        yield f"{program}, {count}", (command, _under_agent(folder, file))
+        if count == _RUN_COUNT:
+            run = [sys.executable, "-m", "xpc_instrument.cli", "run", "--config", str(file), "--", *command]
+            yield f"{program}, run", (run, _plain(folder))
+
+
+@contextmanager
+def _startup() -> Iterator[Mapping[str, TimeFunction]]:
+    with runtime_dir() as folder:
+        catalogue.write(folder, _COUNTS[-1])
+        options = ("-I", "-S", str(ROOT / "benchmarks/processes/launcher.py"))
+        with Peer("benchmarks.processes.launcher", runtime_dir=folder, options=options) as launcher:
+            yield {
+                way: functools.partial(_start, launcher, start)
+                for program, words in _PROGRAMS.items()
+                if not missing(program)
+                for way, start in _starts(folder, program, words)
+            }
+
+
+def _points(count: int) -> str:
+    return f"{count:,} probe point{'s' if count > 1 else ''}"
+
+
+def _rows() -> Iterator[Comparison]:
+    for program in _PROGRAMS:
+        needs = missing(program)
+        plain = f"{program}, plain"
+        for count in _COUNTS:
+            yield Comparison(f"{program}, {_points(count)}: time", f"{program}, {count}, time", f"{plain}, time", needs=needs)
+        name = f"{program}, {_points(_RUN_COUNT)}, with `xpc-instrument run`: time"
+        yield Comparison(name, f"{program}, run, time", f"{plain}, time", needs=needs)
+        for count in _COUNTS:
+            name = f"{program}, {_points(count)}: memory"
+            yield Comparison(name, f"{program}, {count}, memory", f"{plain}, memory", needs=needs, unit="byte")
+
+
+def _lines(figure: str) -> Iterator[Line]:
+    for program in _PROGRAMS:
+        label = program.strip("`")
+        yield Line(f"{label}, plain", tuple((count, f"{program}, plain, {figure}") for count in _COUNTS))
+        yield Line(f"{label}, with the agent", tuple((count, f"{program}, {count}, {figure}") for count in _COUNTS), ours=True)
+
+
+STARTUP = Group(
+    "startup",
+    _startup,
+    tuple(_rows()),
+    loops=1,
+    part=0.1,
+    title="Start-up: time and memory",
+    about="""\
+Three programs from their start to their end, without the agent and with it: `python -c pass`, a Flask application that is imported,
+built and left again, and `pip --version`. Time is that of the wall; memory is the peak of the resident set that the kernel reports for
+the process.
+
+The agent is started as `xpc-instrument run` starts it in the program and in each Python process that this starts in turn: by the
+variables of the environment. The rows "with `xpc-instrument run`" have that command in front, which is a Python program of its own that
+becomes the other one.
+
+The Flask application has a module of 10,000 functions, with the agent and without: 1 or 100 of them are named in the config one by one,
+and 10,000 by one glob, `catalogue:*`, since so many names do not fit into the environment. It imports the module, so all of these are
+made hookable. In `python -c pass` the same probe points wait for a module that is never imported, and in `pip --version` all but one,
+the function `main` of pip itself.""",
+    why="""\
+With the agent a program starts slower, by what it takes to import the agent's modules, to open a socket and to announce the process:
+the same for each program, so it shows most where the program does nothing. A probe point whose module is imported costs a look at the
+function, which is not copied and not changed before a hook is armed, and a record of its state and its counters; one whose module is
+not imported costs its line of the config. `xpc-instrument run` starts one more interpreter, which reads and checks the config file
+before it becomes the program; that is paid once for an application, not by the processes that it starts.""",
+    plots=(
+        Plot(
+            "startup-time",
+            "Start to end of a program, with the agent and without",
+            tuple(_lines("time")),
+            x="probe points",
+            y="time from start to end",
+            log_x=True,
+        ),
+        Plot(
+            "startup-memory",
+            "Peak memory of a program, with the agent and without",
+            tuple(_lines("memory")),
+            x="probe points",
+            y="peak of the resident set",
+            log_x=True,
+            unit="byte",
+        ),
+    ),
+)

@@ -1,0 +1,1 @@
+"""Timing, and what it is done on."""

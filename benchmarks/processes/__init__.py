@@ -1,0 +1,1 @@
+"""The processes that the benchmarks start, and what they are spoken to with."""

@@ -1,0 +1,1 @@
+"""What takes long by its nature, and the tests of the project's own tools."""

@@ -1,0 +1,139 @@
+"""What `dev.py all` makes of tests that fail: those that pass alone are few and named, or the whole fails."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Dict, List, Tuple
+
+import pytest
+
+import dev
+from dev import Ran, outcome, settle
+
+GOOD = Ran(0, "...\n3 passed in 1s")
+SKIPPED = Ran(0, "s\n1 skipped in 1s")
+BAD = Ran(1, "F\n1 failed in 1s", ("t::a",))
+
+
+class Alone:
+    """Runs a test again: passes all but those named."""
+
+    def __init__(self, **others: Ran) -> None:
+        self.others = others
+        self.asked: List[Tuple[str, str]] = []
+
+    def __call__(self, version: str, test: str) -> Ran:
+        self.asked.append((version, test))
+        return self.others.get(test, GOOD)
+
+
+def failed(*tests: str, status: int = 1) -> Ran:
+    return Ran(status, f"F\n{len(tests)} failed, 7 passed in 9s", tests)
+
+
+@pytest.mark.no_process
+def test_what_passes_is_not_run_again() -> None:
+    alone = Alone()
+    assert settle({"3.9": GOOD}, alone) == ({"3.9": "passed: 3 passed in 1s"}, [])
+    assert alone.asked == []
+
+
+@pytest.mark.no_process
+def test_few_that_fail_once_and_pass_alone_are_named_and_fail_nothing() -> None:
+    alone = Alone()
+    results, told = settle({"3.9": failed("a", "b"), "3.13": failed("a"), "3.11": GOOD}, alone)
+    assert alone.asked == [("3.9", "a"), ("3.9", "b"), ("3.13", "a")]
+    assert results["3.9"] == "passed, 2 of them alone: 2 failed, 7 passed in 9s"
+    assert not any(result.startswith("FAILED") for result in results.values())
+    assert [line.split(";")[0] for line in told] == [
+        "failed once, passed alone: a (Python 3.9)",
+        "failed once, passed alone: b (Python 3.9)",
+        "failed once, passed alone: a (Python 3.13)",
+    ]
+
+
+@pytest.mark.no_process
+@pytest.mark.parametrize("again", [BAD, SKIPPED, Ran(5, "no tests ran")])
+def test_what_does_not_pass_alone_either_fails_its_version(again: Ran) -> None:
+    results, told = settle({"3.9": failed("a", "b"), "3.13": failed("a")}, Alone(b=again))
+    assert results["3.9"] == "FAILED (exit status 1): 2 failed, 7 passed in 9s"
+    assert results["3.13"].startswith("passed, 1 of them alone")
+    assert len(told) == 2
+
+
+@pytest.mark.no_process
+def test_more_than_a_few_fail_and_are_not_run_again() -> None:
+    alone = Alone()
+    results, (told,) = settle({"3.9": failed("a", "b", "c", "d"), "3.13": failed("a", "c", "e")}, alone)
+    assert all(result.startswith("FAILED") for result in results.values())
+    assert "7 runs of tests failed" in told
+    assert alone.asked == []
+
+
+@pytest.mark.no_process
+@pytest.mark.parametrize("ran", [Ran(1, "no interpreter"), failed("a", status=2), failed("a", status=-11), Ran(3, "")])
+def test_what_is_no_failed_test_stays_a_failure(ran: Ran) -> None:
+    results, _ = settle({"3.9": ran}, Alone())
+    assert results == {"3.9": outcome(ran)}
+    assert outcome(ran).startswith(f"FAILED (exit status {ran.status})")
+
+
+@pytest.mark.no_process
+def test_the_parts_of_a_version_have_every_test_once() -> None:
+    found = [file for files in dev.parts(["-k", "codec"]).values() for file in files]
+    assert len(dev.parts([])) == dev.PARTS
+    assert sorted(found) == sorted(str(path.relative_to(dev.ROOT)) for path in (dev.ROOT / "tests").rglob("test_*.py"))
+    # What the user has named is run, and nothing else.
+    assert dev.parts(["tests/heavy/test_dev.py::test_it", "-x"]) == {"all": []}
+
+
+@pytest.mark.no_process
+def test_what_came_of_the_parts_is_joined() -> None:
+    none = Ran(dev.NO_TESTS, "no tests ran in 1s")
+    assert dev.joined([GOOD, GOOD]).last == "3 passed in 1s; 3 passed in 1s"
+    assert (dev.joined([GOOD, none]).status, dev.joined([none, none]).status) == (0, dev.NO_TESTS)
+    both = dev.joined([failed("a"), GOOD, failed("b")])
+    assert (both.status, both.failed) == (1, ("a", "b"))
+    # A part that crashed makes its version one that no test run again can settle.
+    assert [dev.joined([failed("a"), Ran(status, "")]).status for status in (2, -11)] == [2, -11]
+
+
+def test_a_real_run_says_which_tests_failed_and_one_of_them_can_be_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # None is needed, and where no bytecode is written each run would compile them all.
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    file = tmp_path / "test_it.py"
+    file.write_text(
+        "import pathlib, pytest\n"
+        "mark = pathlib.Path(__file__).with_name('mark')\n"
+        "class TestOne:\n"
+        "    @pytest.mark.parametrize('word', ['a - b', 'c::d'])\n"
+        "    def test_once(self, word):\n"
+        "        with mark.open('a') as seen: seen.write(word)\n"
+        "        assert mark.read_text().count(word) == 2\n"
+        "def test_good(): pass\n"
+    )
+    folder = tmp_path / "results"
+    python = Path(sys.executable)
+
+    def alone(version: str, test: str) -> Ran:
+        return dev._pytest(python, folder, [str(tmp_path / test)])
+
+    first = dev._pytest(python, folder, [str(file)])
+    assert (first.status, first.last.split(" in ")[0]) == (1, "2 failed, 1 passed")
+    assert first.failed == ("test_it.py::TestOne::test_once[a - b]", "test_it.py::TestOne::test_once[c::d]")
+    results, told = settle({"3.9": first}, alone)
+    assert results["3.9"].startswith("passed, 2 of them alone") and len(told) == 2
+    # What an earlier run noted is not taken for this one's.
+    assert dev._pytest(python, folder, [f"{file}::test_good"]).failed == ()
+
+
+@pytest.mark.no_process
+def test_an_unstable_test_leaves_the_exit_status_and_a_failed_one_does_not(capsys: pytest.CaptureFixture[str]) -> None:
+    status = dev._summary("all of it", {"Python 3.9": "passed, 1 of them alone: x", "lint": "passed"})
+    assert status == 0
+    assert dev._summary("all of it", {"Python 3.9": outcome(BAD)}) == 1
+    assert "Python 3.9: FAILED (exit status 1): 1 failed in 1s" in capsys.readouterr().out
+    known: Dict[str, str] = dict.fromkeys(dev.VERSIONS, "passed")
+    assert list(dev._of_versions(known, {})) == [f"Python {version}" for version in dev.VERSIONS]

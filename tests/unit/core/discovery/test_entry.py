@@ -1,0 +1,515 @@
+"""The runtime dir: private or refused, always true to what lives, and never hurt by what lies in it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import socket
+import stat
+import sys
+from pathlib import Path
+from typing import Any, Callable, List
+
+import pytest
+
+from tests import programs
+from xpc_instrument.core.config.rules import SOCKET_PATH_LIMIT
+from xpc_instrument.core.discovery import entry as discovery
+from xpc_instrument.core.discovery.entry import (
+    VARIABLE,
+    Doorbell,
+    Entry,
+    RuntimeDirError,
+    announce,
+    bell_name,
+    find,
+    own_entry,
+    processes,
+    ring,
+    socket_path,
+    withdraw,
+)
+from xpc_instrument.core.model.errors import ApplicationNotFoundError, ConfigError
+
+needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="start times of processes are read from /proc")
+
+SLEEPER = "import sys; print('ready', flush=True); sys.stdin.read()"
+
+
+def dead_pid() -> int:
+    """The pid of a process that has just ended."""
+    pid = os.fork()
+    if not pid:
+        os._exit(0)
+    os.waitpid(pid, 0)
+    return pid
+
+
+def in_child(work: Callable[[], Any]) -> None:
+    """Run in a forked child, and fail if that does not succeed."""
+    pid = os.fork()
+    if not pid:
+        try:
+            work()
+        except BaseException as error:
+            os.write(2, repr(error).encode())
+            os._exit(1)
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+def write(folder: Path, entry: Entry, **changes: Any) -> Path:
+    """An entry's file as its process would have written it."""
+    path = folder / entry.name
+    path.write_text(json.dumps({**dataclasses.asdict(entry), **changes}))
+    return path
+
+
+# the folder ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_runtime_dir_is_made_private_with_its_parents(runtime_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = runtime_dir / "a/b"
+    monkeypatch.setenv(VARIABLE, str(made))
+    old = os.umask(0)
+    try:
+        assert discovery.runtime_dir() == made
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE(made.stat().st_mode) == 0o700
+    made.rmdir()
+    made.parent.rmdir()
+
+
+def test_a_runtime_dir_that_does_not_exist_holds_no_processes_and_is_not_made(runtime_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, str(runtime_dir / "absent"))
+    assert processes() == []
+    assert ring("shop", 1) == set()
+    assert not (runtime_dir / "absent").exists()
+
+
+@pytest.mark.parametrize("mode", [0o750, 0o705, 0o701, 0o777])
+def test_a_runtime_dir_that_others_can_enter_is_refused_and_not_repaired(runtime_dir: Path, mode: int) -> None:
+    runtime_dir.chmod(mode)
+    for use in (discovery.runtime_dir, processes, lambda: ring("shop", 1), lambda: announce(own_entry("shop", "x"))):
+        with pytest.raises(RuntimeDirError, match=f"mode 0{mode:o}.*expected 0700: chmod 700 {runtime_dir}"):
+            use()
+    assert stat.S_IMODE(runtime_dir.stat().st_mode) == mode
+    assert os.listdir(runtime_dir) == []
+
+
+def test_a_runtime_dir_of_another_user_is_refused(runtime_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = os.geteuid() + 1
+    monkeypatch.setattr(os, "geteuid", lambda: other)
+    with pytest.raises(RuntimeDirError, match=f"it belongs to uid {other - 1}; expected this user's own \\(uid {other}\\)"):
+        discovery.runtime_dir()
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_a_runtime_dir_that_is_a_link_or_a_file_is_refused(
+    runtime_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slash: str
+) -> None:
+    (tmp_path / "real").mkdir(mode=0o700)
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "file").write_text("")
+    for name, what in (("link", "a symbolic link"), ("file", "no folder")):
+        monkeypatch.setenv(VARIABLE, str(tmp_path / name) + slash)
+        with pytest.raises(RuntimeDirError, match=f"it is {what}; expected a folder: remove it, or set {VARIABLE}"):
+            discovery.runtime_dir()
+
+
+def test_a_relative_runtime_dir_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "run/xpc")
+    with pytest.raises(RuntimeDirError, match=f"{VARIABLE}=run/xpc: it is a relative path"):
+        discovery.runtime_dir(create=False)
+
+
+def test_without_the_variable_the_runtime_dir_is_in_the_users_own_or_a_temporary_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = f"xpc-instrument-{os.geteuid()}"
+    (tmp_path / "xdg").mkdir(mode=0o700)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv(VARIABLE, "")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "xdg"))
+    assert discovery.runtime_dir() == tmp_path / "xdg/xpc-instrument"
+    for useless in ("", "xdg", str(tmp_path / "absent"), str(tmp_path / "file")):
+        monkeypatch.setenv("XDG_RUNTIME_DIR", useless)
+        assert discovery.runtime_dir() == tmp_path / own
+    assert stat.S_IMODE((tmp_path / own).stat().st_mode) == 0o700
+    monkeypatch.setenv("TMPDIR", "relative")
+    monkeypatch.setenv("TEMP", str(tmp_path / "absent"))
+    monkeypatch.setenv("TMP", "")
+    assert discovery.runtime_dir(create=False) == Path("/tmp", own)
+
+
+def test_an_xdg_folder_of_another_user_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(VARIABLE)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    other = os.geteuid() + 1
+    monkeypatch.setattr(os, "geteuid", lambda: other)
+    assert discovery.runtime_dir(create=False) == tmp_path / f"xpc-instrument-{other}"
+
+
+def test_a_path_that_is_too_long_for_a_socket_is_refused_before_it_is_bound(runtime_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert socket_path("shop") == runtime_dir / f"shop.{os.getpid()}.sock"
+    assert socket_path("shop", 5) == runtime_dir / "shop.5.sock"
+    long = runtime_dir / ("é" * 40)
+    monkeypatch.setenv(VARIABLE, str(long))
+    with pytest.raises(RuntimeDirError, match=f"bytes; expected at most {SOCKET_PATH_LIMIT} for a unix socket: set {VARIABLE}"):
+        socket_path("a" * 20)
+    with pytest.raises(RuntimeDirError, match="bytes; expected at most"):
+        Doorbell("a" * 20, "0123456789abcdef")
+    long.rmdir()
+
+
+@pytest.mark.parametrize("app", ["", "../shop", "4711", "a/b"])
+def test_what_is_no_app_name_makes_no_file(app: str) -> None:
+    for use in (lambda: own_entry(app, "x"), lambda: socket_path(app), lambda: Doorbell(app, "s"), lambda: announce(_entry(app=app))):
+        with pytest.raises(ConfigError, match="is no app name"):
+            use()
+
+
+def _entry(**changes: Any) -> Entry:
+    return dataclasses.replace(own_entry("shop", "unix:x"), **changes)
+
+
+# processes ----------------------------------------------------------------------------------------------------------------
+
+
+def test_an_announced_process_is_found_until_it_withdraws(runtime_dir: Path) -> None:
+    entry = own_entry("shop.api", "unix:/x")
+    path = announce(entry)
+    assert path == runtime_dir / f"shop.api.{os.getpid()}.json"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert processes() == processes("shop.api") == find("shop.api") == find(os.getpid()) == find(str(os.getpid())) == [entry]
+    assert processes("shop") == []
+    assert (entry.pid, entry.ppid, entry.address) == (os.getpid(), os.getppid(), "unix:/x")
+    assert (entry.app, entry.python) == ("shop.api", ".".join(map(str, sys.version_info[:3])))
+    assert [name for name in os.listdir(runtime_dir) if name != path.name] == []
+    (runtime_dir / f"shop.api.{os.getpid()}.sock").write_text("")
+    withdraw(entry)
+    withdraw(entry)
+    assert os.listdir(runtime_dir) == []
+
+
+def test_an_entry_is_withdrawn_where_it_was_announced(runtime_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = own_entry("shop", "x")
+    announce(entry)
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    withdraw(entry)
+    assert os.listdir(runtime_dir) == []
+
+
+def test_an_announcement_that_a_dead_process_of_the_same_pid_began_is_in_nobodys_way(runtime_dir: Path, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("untouched")
+    (runtime_dir / f"shop.{os.getpid()}.tmp").symlink_to(victim)
+    entry = own_entry("shop", "x")
+    announce(entry)
+    assert processes() == [entry]
+    assert victim.read_text() == "untouched"
+    withdraw(entry)
+
+
+def test_an_announcement_that_cannot_be_written_leaves_nothing(runtime_dir: Path) -> None:
+    entry = own_entry("shop", "x")
+    (runtime_dir / entry.name).mkdir()
+    with pytest.raises(OSError, match="shop"):
+        announce(entry)
+    assert os.listdir(runtime_dir) == [entry.name]
+    (runtime_dir / entry.name).rmdir()
+
+
+def test_processes_are_listed_by_app_and_age(runtime_dir: Path, run_program: Any) -> None:
+    program = run_program(SLEEPER)
+    program.read_until("ready")
+    write(runtime_dir, _entry(pid=program.pid, since=10.0, started=None))
+    write(runtime_dir, _entry(since=20.0))
+    write(runtime_dir, _entry(app="api", since=30.0))
+    write(runtime_dir, _entry(app="api.v2", since=5.0))
+    assert [(entry.app, entry.since) for entry in processes()] == [("api", 30.0), ("api.v2", 5.0), ("shop", 10.0), ("shop", 20.0)]
+    assert [entry.pid for entry in find("shop")] == [program.pid, os.getpid()]
+    assert [entry.app for entry in find(program.pid)] == ["shop"]
+    for path in runtime_dir.iterdir():
+        path.unlink()
+
+
+def test_leftovers_of_dead_processes_are_removed_and_only_they(runtime_dir: Path) -> None:
+    dead = dead_pid()
+    for extension in ("json", "sock", "tmp", "log"):
+        (runtime_dir / f"shop.{dead}.{extension}").write_text("")
+    for extension in ("sock", "tmp"):
+        (runtime_dir / f"shop.{os.getpid()}.{extension}").write_text("")
+    for other in ("notes.txt", f".{dead}.json", f"shop.0{dead}.json", "shop.bell.json", f"shop.{'9' * 30}.json", "shop.\u0661.json"):
+        (runtime_dir / other).write_text("")
+    (runtime_dir / f"api.{dead}.json").write_text("")
+    before = set(os.listdir(runtime_dir))
+    assert processes("shop") == []
+    removed = {f"shop.{dead}.{extension}" for extension in ("json", "sock", "tmp")}
+    assert before - set(os.listdir(runtime_dir)) == removed
+    processes()
+    assert before - set(os.listdir(runtime_dir)) == {*removed, f"api.{dead}.json"}
+    for path in runtime_dir.iterdir():
+        path.unlink()
+
+
+@needs_proc
+def test_a_process_that_nobody_has_waited_for_yet_is_dead(runtime_dir: Path) -> None:
+    pid = os.fork()
+    if not pid:
+        os._exit(0)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    write(runtime_dir, _entry(pid=pid, started=None))
+    assert processes() == []
+    assert os.listdir(runtime_dir) == []
+    os.waitpid(pid, 0)
+
+
+@needs_proc
+def test_the_entry_of_another_process_that_had_the_pid_is_removed_and_the_socket_kept(runtime_dir: Path) -> None:
+    entry = own_entry("shop", "x")
+    assert entry.started is not None
+    write(runtime_dir, dataclasses.replace(entry, started=entry.started - 1))
+    (runtime_dir / f"shop.{os.getpid()}.sock").write_text("")
+    assert processes() == []
+    assert os.listdir(runtime_dir) == [f"shop.{os.getpid()}.sock"]
+    announce(entry)
+    assert processes() == [entry]
+    withdraw(entry)
+
+
+def test_an_entry_with_fields_of_a_later_version_is_read(runtime_dir: Path) -> None:
+    entry = own_entry("shop", "x")
+    path = write(runtime_dir, entry, since=7, color="red")
+    assert processes() == [dataclasses.replace(entry, since=7.0)]
+    path.unlink()
+
+
+GARBAGE: List[Any] = [
+    b"",
+    b"{",
+    b"[]",
+    b"\xff\xfe\xfd",
+    b"[" * 60_000,
+    b" " * 65_537,
+    {"pid": None},
+    {"pid": "1"},
+    {"pid": 1},
+    {"app": "api"},
+    {"argv": "python"},
+    {"argv": [1]},
+    {"since": "now"},
+    {"since": True},
+    {"since": 10**400},
+    {"started": 1.5},
+    {"version": None},
+]
+
+
+@pytest.mark.parametrize("garbage", GARBAGE, ids=lambda garbage: repr(garbage)[:20])
+def test_what_is_no_entry_is_skipped_logged_and_kept(runtime_dir: Path, caplog: pytest.LogCaptureFixture, garbage: Any) -> None:
+    good = _entry(app="good")
+    path = write(runtime_dir, own_entry("shop", "x"), **(garbage if isinstance(garbage, dict) else {}))
+    if isinstance(garbage, bytes):
+        path.write_bytes(garbage)
+    write(runtime_dir, good)
+    assert processes() == [good]
+    (record,) = caplog.records
+    assert (record.name, record.levelno) == ("xpc_instrument", logging.WARNING)
+    assert f"{path}: is no entry of an instrumented process (" in record.getMessage()
+    assert path.exists()
+    for path in runtime_dir.iterdir():
+        path.unlink()
+
+
+@pytest.mark.parametrize("kind", ["fifo", "link", "folder", "unreadable"])
+def test_what_is_no_plain_file_neither_blocks_nor_raises(
+    runtime_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    entry = own_entry("shop", "x")
+    path = runtime_dir / entry.name
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "link":
+        path.symlink_to(write(tmp_path, entry))
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        sock = socket.socket(socket.AF_UNIX)
+        sock.bind(str(path))  # cannot be opened, not by root either
+        sock.close()
+    assert processes() == []
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "skipped" in caplog.text
+    assert path.name in os.listdir(runtime_dir)
+    path.rmdir() if kind == "folder" else path.unlink()
+
+
+def test_a_leftover_that_cannot_be_removed_is_logged(runtime_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = runtime_dir / f"shop.{dead_pid()}.json"
+    path.mkdir()
+    assert processes() == []
+    assert "a dead process left it, and it cannot be removed" in caplog.text
+    path.rmdir()
+
+
+# the text of not found ----------------------------------------------------------------------------------------------------
+
+
+def test_an_application_that_is_not_found_is_told_with_what_runs_and_the_nearest(runtime_dir: Path) -> None:
+    path = write(runtime_dir, own_entry("shop", "x"))
+    with pytest.raises(ApplicationNotFoundError) as caught:
+        find("shpo")
+    expected = f"no instrumented application is called 'shpo'; these run: shop (pid {os.getpid()}); did you mean 'shop'?"
+    assert str(caught.value) == expected
+    with pytest.raises(ApplicationNotFoundError, match=r"'zzz'; these run: shop .*; if it has just been started, wait for it with connect"):
+        find("zzz")
+    dead = dead_pid()
+    with pytest.raises(ApplicationNotFoundError, match=rf"^there is no process {dead}; these run: shop \(pid {os.getpid()}\)$"):
+        find(dead)
+    with pytest.raises(ApplicationNotFoundError, match=f"^process {os.getppid()} runs, but not with the agent in it; these run"):
+        find(os.getppid())
+    path.unlink()
+    with pytest.raises(ApplicationNotFoundError) as caught:
+        find("shop")
+    start = "start one with: xpc-instrument run --app NAME -- COMMAND"
+    wait = "if it has just been started, wait for it with connect(..., timeout=SECONDS)"
+    assert f"no instrumented application of this user runs (per {runtime_dir}); {start}; {wait}" in str(caught.value)
+
+
+# doorbells ----------------------------------------------------------------------------------------------------------------
+
+SESSION = "0123456789abcdef"
+
+
+def test_a_doorbell_hears_of_its_own_application_only(runtime_dir: Path) -> None:
+    with Doorbell("shop", SESSION) as bell, Doorbell("api", SESSION) as other:
+        assert bell.path == runtime_dir / "shop.01234567.bell"
+        assert stat.S_IMODE(bell.path.stat().st_mode) == 0o600
+        assert bell.drain() == []
+        assert ring("shop", 5) == ring("shop", 6) == {bell_name(SESSION)}
+        assert bell.drain() == [5, 6]
+        assert bell.drain() == other.drain() == []
+    assert bell.fileno() == -1
+    bell.close()
+    assert os.listdir(runtime_dir) == []
+
+
+def test_a_doorbell_whose_session_has_died_is_removed(runtime_dir: Path) -> None:
+    with Doorbell("shop", SESSION) as bell:
+        gone = Doorbell("shop", "deadbeef")
+        gone._socket.close()
+        assert gone.path.exists()
+        assert ring("shop", 5) == {bell_name(SESSION)}
+        assert not gone.path.exists()
+        assert bell.drain() == [5]
+
+
+def test_a_full_doorbell_counts_as_alive_and_never_waits() -> None:
+    with Doorbell("shop", SESSION) as bell:
+        rings = 0
+        with discovery._socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            sender.setblocking(False)
+            try:
+                while True:
+                    sender.sendto(b"7", str(bell.path))
+                    rings += 1
+            except BlockingIOError:
+                pass
+        assert ring("shop", 8) == {bell_name(SESSION)}
+        heard = bell.drain()
+        while heard[-1:] == [7] and len(heard) < rings:
+            heard += bell.drain()
+        assert heard == [7] * rings
+
+
+def test_one_drain_of_a_flooded_doorbell_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(discovery, "_RINGS_PER_DRAIN", 3)
+    with Doorbell("shop", SESSION) as bell:
+        for pid in range(1, 6):
+            ring("shop", pid)
+        assert bell.drain() == [1, 2, 3]
+        assert bell.drain() == [4, 5]
+
+
+def test_a_ring_that_is_no_pid_is_logged_and_ignored(caplog: pytest.LogCaptureFixture) -> None:
+    with Doorbell("shop", SESSION) as bell, discovery._socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        for text in (b"", b"-1", b"0", b"\xff", b"12 ", b"9" * 100, b"12"):
+            sender.sendto(text, str(bell.path))
+        assert bell.drain() == [12]
+    assert len(caplog.records) == 6
+
+
+@pytest.mark.parametrize("kind", ["file", "fifo", "stream"])
+def test_what_is_no_doorbell_is_skipped_logged_and_kept(runtime_dir: Path, caplog: pytest.LogCaptureFixture, kind: str) -> None:
+    path = runtime_dir / "shop.aaaa.bell"
+    with socket.socket(socket.AF_UNIX) as stream, Doorbell("shop", SESSION) as bell:
+        if kind == "file":
+            path.write_text("notes")
+        elif kind == "fifo":
+            os.mkfifo(path)
+        else:
+            stream.bind(str(path))
+            stream.listen()
+        assert ring("shop", 5) == {bell_name(SESSION)}
+        assert bell.drain() == [5]
+        assert "is no doorbell (" in caplog.text
+        assert path.exists()
+    path.unlink()
+
+
+# forks --------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_child_leaves_the_files_that_it_has_inherited_to_its_parent(runtime_dir: Path) -> None:
+    entry = own_entry("shop", "x")
+    announce(entry)
+    with Doorbell("shop", SESSION) as bell:
+
+        def work() -> None:
+            withdraw(entry)
+            bell.close()
+            assert bell.fileno() == -1
+
+        in_child(work)
+        assert sorted(os.listdir(runtime_dir)) == sorted([entry.name, bell.path.name])
+        assert ring("shop", 5) == {bell_name(SESSION)}
+        assert bell.drain() == [5]
+    withdraw(entry)
+    assert os.listdir(runtime_dir) == []
+
+
+def test_a_child_announces_itself_beside_its_parent(runtime_dir: Path) -> None:
+    entry = own_entry("shop", "x")
+    announce(entry)
+
+    def work() -> None:
+        own = own_entry("shop", "y")
+        announce(own)
+        assert own.ppid == entry.pid
+        assert {one.pid for one in processes("shop")} == {own.pid, entry.pid}
+        withdraw(own)
+        assert processes() == [entry]
+
+    in_child(work)
+    assert processes() == [entry]
+    withdraw(entry)
+
+
+def test_what_a_killed_process_left_is_removed_by_whoever_comes_by(runtime_dir: Path, run_program: Any) -> None:
+    program = run_program(
+        "from xpc_instrument.core.discovery.entry import announce, own_entry, Doorbell\n"
+        "announce(own_entry('shop', 'x')); bell = Doorbell('shop', 'cafecafe'); print('ready', flush=True); input()"
+    )
+    program.read_until("ready")
+    assert [entry.pid for entry in find("shop")] == [program.pid]
+    program.kill()
+    assert program.pid in programs.killed
+    assert processes() == []
+    assert ring("shop", 5) == set()
+    assert os.listdir(runtime_dir) == []

@@ -1,0 +1,1 @@
+"""What both sides share: all of the library that the agent may import."""

@@ -1,0 +1,214 @@
+"""The registry of callbacks that one process hosts: who registered what, and the calls and relays through it.
+
+Rules:
+- A name belongs to one node at a time; a node may register its own name again, which replaces the callback.
+- Calls between two joined nodes are relayed as opaque bytes, which are never unpickled on the way.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Callable, Dict, Optional
+
+from ..model.errors import ChannelError, PayloadError, RemoteProtocolError, TargetError
+from ..model.limits import Limits
+from ..model.target import is_target
+from ..model.terms import Terms
+from ..node.joiner import python_version
+from ..node.peer import Peer, Policy
+from ..protocol.codec import Frame
+from ..protocol.connection import State
+from ..protocol.messages import Answer, Hello, Opcode, Query, Register, Unregister
+from ..unpatched import allocate_lock
+from ..values.pickling import Traits
+from ..wire.wire import Wire
+from .caller import Incoming
+
+_FINAL = frozenset({Opcode.RETURN, Opcode.RETURN_SAME, Opcode.RAISE, Opcode.RAISE_SAME, Opcode.FAILED, Opcode.NOT_FOUND})
+
+
+class Entry:
+    """A registered name. `peer` is None for a callback of the host itself."""
+
+    __slots__ = ("callback", "expires", "hook", "left", "lock", "peer")
+
+    def __init__(
+        self,
+        callback: Optional[Callable[..., Any]],
+        peer: Optional[Peer],
+        hook: int,
+        terms: Terms = Terms(),  # noqa: B008 - it is frozen
+    ) -> None:
+        self.callback = callback
+        self.peer = peer
+        self.hook = hook
+        self.left = terms.limit
+        self.expires = None if terms.expires is None else time.monotonic() + terms.expires
+        self.lock = allocate_lock()
+
+    def take(self) -> bool:
+        """Count one call; False if the registration has ended."""
+        if self.expires is not None and time.monotonic() >= self.expires:
+            return False
+        if self.left is None:
+            return True
+        with self.lock:
+            if self.left <= 0:
+                return False
+            self.left -= 1
+            return True
+
+
+class Registry(Policy):
+    """The host's names, and the calls and relays through them."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._names: Dict[str, Entry] = {}
+        self._lock = allocate_lock()
+        self._limits = limits
+
+    def put(self, name: str, entry: Entry) -> bool:
+        """Register; False if the name belongs to another live node."""
+        with self._lock:
+            held = self._names.get(name)
+            if held is not None and held.peer is not entry.peer and not self._ended(held):
+                return False
+            self._names[name] = entry
+            return True
+
+    def take_away(self, name: str, peer: Optional[Peer]) -> bool:
+        """Unregister a name that `peer` holds."""
+        with self._lock:
+            held = self._names.get(name)
+            if held is None or held.peer is not peer:
+                return False
+            del self._names[name]
+            return not self._ended(held)
+
+    def find(self, name: str) -> Optional[Entry]:
+        """The live registration of a name, with one call counted."""
+        entry = self._names.get(name)
+        if entry is None:
+            return None
+        if entry.take():
+            return entry
+        with self._lock:
+            if self._names.get(name) is entry:
+                del self._names[name]
+        return None
+
+    @staticmethod
+    def _ended(entry: Entry) -> bool:
+        return entry.left == 0 or (entry.expires is not None and time.monotonic() >= entry.expires)
+
+    # policy of the host ------------------------------------------------------------------------------------------------
+
+    def left(self, peer: Peer) -> None:
+        with self._lock:
+            for name in [name for name, entry in self._names.items() if entry.peer is peer]:
+                del self._names[name]
+
+    def register(self, peer: Peer, message: Register) -> Optional[Answer]:
+        if is_target(message.name) and message.style != "plain":
+            raise TargetError(f"{message.name}: the process at the other end is a plain manager, not an instrumented application")
+        entry = Entry(None, peer, message.hook, read_terms(message))
+        return Answer(message.request, True, data={"registered": self.put(message.name, entry)})
+
+    def unregister(self, peer: Peer, message: Unregister) -> Optional[Answer]:
+        for name, entry in list(self._names.items()):
+            if entry.peer is peer and entry.hook == message.hook:
+                return Answer(message.request, True, data={"unregistered": self.take_away(name, peer)})
+        return Answer(message.request, True, data={"unregistered": False})
+
+    def query(self, peer: Peer, message: Query) -> Answer:
+        return Answer(message.request, True, data={"names": sorted(self._names)})
+
+    def serve(self, wire: Wire, hello: Hello) -> None:
+        traits = Traits(hello.python, python_version(), self._limits.max_payload)
+        while True:
+            frame = wire.hear(None)
+            if frame.opcode not in (Opcode.CALL_NAMED, Opcode.EVENTS) or not frame.buffers:
+                raise RemoteProtocolError(f"{frame.opcode.name} on a lane that calls by name")
+            entry = self.find(bytes(frame.buffers[0]).decode("utf-8", "replace"))
+            if entry is None:
+                wire.send(None, Opcode.NOT_FOUND)
+            elif entry.peer is None:
+                if frame.opcode is Opcode.EVENTS:
+                    raise RemoteProtocolError("EVENTS for a callback of this process")
+                assert entry.callback is not None
+                answer(wire, frame, traits, entry.callback)
+            else:
+                self._relay(wire, frame, entry)
+
+    def lost(self, caller: Wire, frame: Frame) -> None:
+        """Answer a call whose callee is gone: whoever is gone has registered nothing."""
+        caller.send(None, Opcode.NOT_FOUND)
+
+    def _relay(self, caller: Wire, frame: Frame, entry: Entry) -> None:
+        """Pass a call on to the node that registered the name, and its questions and answer back, as the bytes that they are."""
+        peer = entry.peer
+        assert peer is not None
+        try:
+            lane = peer.lanes.take(time.monotonic() + self._limits.connect_timeout)
+        except ChannelError:
+            self.lost(caller, frame)
+            return
+        opcode = Opcode.EVENTS if frame.opcode is Opcode.EVENTS else Opcode.CALL
+        body, buffers = frame.body, frame.buffers[1:]
+        ident = entry.hook
+        try:
+            while True:
+                try:
+                    lane.send(None, opcode, ident, body, buffers)
+                    back = lane.hear(None)
+                except ChannelError:
+                    peer.lanes.drop(lane)
+                    self.lost(caller, frame)
+                    return
+                if back.opcode in _FINAL:
+                    peer.lanes.give(lane)
+                    caller.send(None, back.opcode, 0, back.body, back.buffers)
+                    return
+                caller.send(None, back.opcode, 0, back.body, back.buffers)
+                question = caller.hear(None)
+                opcode, ident, body, buffers = question.opcode, 0, question.body, question.buffers
+        except BaseException:
+            # The caller is gone in the middle of its call: what the callee still says would answer nobody.
+            peer.lanes.drop(lane)
+            raise
+
+
+def answer(wire: Wire, frame: Frame, traits: Traits, callback: Callable[..., Any]) -> None:
+    """Run a plain callback for a call that arrived, and answer it."""
+    incoming = Incoming(wire, frame, traits)
+    try:
+        args, kwargs = incoming.plain_arguments(callback, incoming.record())
+        value = callback(*args, **kwargs)
+    except Exception as error:
+        if wire.connection.state is not State.CALLEE_RUNNING:
+            raise  # the lane broke while the callback asked back: nobody waits for an answer
+        incoming.throw(error)
+        return
+    except BaseException as error:
+        incoming.throw(RuntimeError(f"the callback ended with {type(error).__name__}"))
+        raise
+    try:
+        incoming.give(value)
+    except PayloadError as error:
+        incoming.throw(error)
+
+
+def read_terms(message: Register) -> Terms:
+    """The terms of a registration that arrived. Raises `RemoteProtocolError`."""
+    try:
+        return Terms.from_json(message.terms)
+    except ValueError as error:
+        raise RemoteProtocolError(f"REGISTER: {error!s:.200}") from None
+
+
+def check_callback(name: Any, callback: Any) -> None:
+    """Raises `TypeError` for what cannot be registered."""
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"name: expected a non-empty str, got {name!r:.80}")
+    if not callable(callback):
+        raise TypeError(f"{name}: expected something that can be called, got {type(callback).__name__}")

@@ -1,0 +1,439 @@
+"""The rules of the config file: each reads one value and reports what is wrong with it, with the nearest valid one.
+
+Rules:
+- A `Reader` collects the mistakes of one document; a rule never raises, and what it returns for a mistake is thrown away with the rest.
+- A mistake says what was seen and what was expected, at `FILE:LINE: KEY`.
+- difflib is imported when it is needed, so that an application's start-up does not pay for it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import stat
+import sys
+from pathlib import Path
+from typing import Any, Callable, Dict, FrozenSet, Iterable, List, Mapping, Optional, Tuple
+
+from ..model.target import Mode
+from .lines import KeyPath
+
+SOCKET_PATH_LIMIT = 107 if sys.platform.startswith("linux") else 103
+"""Bytes in the path of a unix socket: `sun_path` less its NUL; 108 on Linux (unix(7)), 104 on macOS and the BSDs."""
+
+_LONGEST_WAIT = 86_400.0  # seconds; socket time-outs overflow a C timeval at some larger number that differs by system
+_LONGEST_SPIN = 0.001  # seconds; to look for longer keeps a processor busy for longer than any sleep costs
+_SIGN_OF_LIFE = 5.0  # seconds; `heartbeat` of a probe script, which does not read the application's config
+_LARGEST_PAYLOAD = 1 << 30  # bytes; a payload is held in memory whole, on both sides
+
+MODES = {mode.value: mode for mode in Mode}
+
+
+class Reader:
+    """Collects the mistakes of one document; each rule below reads one value and reports to it what is wrong there."""
+
+    def __init__(self, source: str, lines: Mapping[KeyPath, int], prefix: KeyPath, folder: Path) -> None:
+        self.source = source
+        self.lines = lines
+        self.prefix = prefix
+        self.folder = folder
+        self.mistakes: List[Tuple[int, str]] = []
+
+    def line(self, where: KeyPath) -> Optional[int]:
+        """The line of the key, or of the nearest table around it that has one."""
+        return next((self.lines[where[:n]] for n in range(len(where), 0, -1) if where[:n] in self.lines), None)
+
+    def report(self, where: KeyPath, problem: str) -> None:
+        line = self.line(where)
+        place = self.source if line is None else f"{self.source}:{line}"
+        key = ".".join(quoted(part, bare=True) for part in where if isinstance(part, str)) or "the document"
+        self.mistakes.append((line or 0, f"{place}: {key}: {problem}"))
+
+    def wrong(self, where: KeyPath, value: object, expected: str, hint: Optional[str] = None) -> None:
+        self.report(where, f"{_seen(value)}; expected {expected}{_did_you_mean(hint)}")
+
+    def table(self, where: KeyPath, value: object, rules: Mapping[str, _Rule]) -> Dict[str, Any]:
+        """The values of a table by field name, each read by its rule; a key without a rule is a mistake."""
+        found: Dict[str, Any] = {}
+        if not isinstance(value, dict):
+            self.wrong(where, value, "a table")
+            return found
+        for key, item in value.items():
+            rule = rules.get(key)
+            if rule is not None:
+                found[key.replace("-", "_")] = rule(self, (*where, key), item)
+                continue
+            homes = [name for name, table in TABLES.items() if key in table and table is not rules]
+            hint = None if homes else _nearest(key.lower(), rules)
+            expected = f"in {' or '.join(homes)}, not here" if homes else f"one of {', '.join(sorted(rules))}"
+            self.report((*where, key), f"unknown key; expected {expected}{_did_you_mean(hint)}")
+        return found
+
+    def strings(self, where: KeyPath, value: object, expected: str) -> List[Tuple[KeyPath, str]]:
+        """The items of an array of strings, each with its place; others are mistakes."""
+        if not isinstance(value, list):
+            hint = f"[{quoted(value)}]" if isinstance(value, str) else None
+            self.wrong(where, value, f"an array of {expected}", hint)
+            return []
+        for index, item in enumerate(value):
+            if not isinstance(item, str):
+                self.wrong((*where, index), item, f"only {expected} in the array")
+        return [((*where, index), item) for index, item in enumerate(value) if isinstance(item, str)]
+
+
+_Rule = Callable[[Reader, KeyPath, Any], Any]
+
+
+def _app(reader: Reader, where: KeyPath, value: object) -> object:
+    if not isinstance(value, str):
+        reader.wrong(where, value, "a name")
+    elif app_mistake(value):
+        reader.report(where, f"{_seen(value)}: {app_mistake(value)}{_did_you_mean(quoted(app_name(value)))}")
+    return value
+
+
+def app_mistake(app: str) -> Optional[str]:
+    """Why `app` cannot be an app name, in words, or None if it can: files and sockets are named after it."""
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", app):
+        return "is no app name; expected 1 to 64 of the characters A-Z a-z 0-9 _ . - and no . or - at the start"
+    if re.fullmatch(r"[0-9]+", app):
+        return "is no app name; expected at least one character that is no digit, or it would be taken for a pid"
+    return None
+
+
+def secret_mistake(path: Path, status: os.stat_result, uid: Optional[int] = None) -> Optional[Tuple[str, str]]:
+    """What is wrong with the owner or the mode of a file that holds a secret of the user `uid` (the effective one), and the remedy.
+
+    Its owner can change it, so that is the user, or root, who can do everything. Nobody else may read it, but for the group of a file of
+    root's: so root hands secrets to a container that runs as another user.
+    """
+    # A system without the one has the other, such as WebAssembly.
+    uid = getattr(os, "geteuid", os.getuid)() if uid is None else uid
+    mode = stat.S_IMODE(status.st_mode)
+    if status.st_uid not in (uid, 0):
+        seen = f"belongs to uid {status.st_uid}, who could put another key there"
+        return seen, f"expected a file of this user's (uid {uid}) or root's: make a copy, or chown {uid} {path}"
+    granted = 0o040 if status.st_uid != uid else 0
+    if mode & 0o077 & ~granted:
+        private = (
+            f"mount it with mode 0440 and a group of this process, or with uid {uid} and mode 0400" if granted else f"chmod 600 {path}"
+        )
+        return f"other users have access (mode {mode:04o})", f"make it private: {private}"
+    return None
+
+
+def _path(reader: Reader, where: KeyPath, value: object) -> Optional[Path]:
+    if not isinstance(value, str) or not value or "\0" in value:
+        reader.wrong(where, value, "the path of a file")
+        return None
+    return _absolute(reader, where, value)
+
+
+def _absolute(reader: Reader, where: KeyPath, path: str) -> Optional[Path]:
+    try:
+        absolute = Path(os.path.abspath(os.path.join(reader.folder, os.path.expanduser(path))))
+        os.fsencode(absolute)
+    except UnicodeEncodeError:
+        encoding = sys.getfilesystemencoding()
+        reader.wrong(where, path, f"a path in the file system's encoding, {encoding}")
+        return None
+    return absolute
+
+
+def _address(reader: Reader, where: KeyPath, value: object) -> object:
+    expected = '"unix", "unix:PATH" or "tcp:HOST:PORT"'
+    if not isinstance(value, str) or "\0" in value:
+        reader.wrong(where, value, expected)
+    elif value.startswith("unix:") and value != "unix:":
+        path = _absolute(reader, where, value[len("unix:") :])
+        if path is None:
+            return value
+        length = len(os.fsencode(path))
+        if length > SOCKET_PATH_LIMIT:
+            limit = f"at most {SOCKET_PATH_LIMIT}, the limit of unix sockets: choose a path such as one in /run or /tmp"
+            reader.report(where, f"{quoted(str(path))} has {length} bytes; expected {limit}")
+        return f"unix:{path}"
+    elif value != "unix" and not _is_tcp(value):
+        candidates = [f"tcp:{value}", value.replace("://", ":")] if ":" in value else []
+        host, _, port = value[len("tcp:") :].rpartition(":")
+        candidates += [f"tcp:[{host}]:{port}"] if value.startswith("tcp:") else []
+        hint = next((c for c in candidates if _is_tcp(c)), None)
+        if hint is None:
+            hint = f"unix:{value}" if value.startswith(("/", "./", "~/")) else _nearest(value, ["unix"])
+        expected += " (a port is 1 to 65535, an IPv6 host is in brackets)"
+        reader.wrong(where, value, expected, hint and quoted(hint))
+    return value
+
+
+def _is_tcp(address: str) -> bool:
+    match = re.fullmatch(r"tcp:(\[[0-9A-Za-z:.%_-]*:[0-9A-Za-z:.%_-]*\]|[^\[\]:/\s]+):([0-9]{1,5})", address)
+    return match is not None and address.isprintable() and 1 <= int(match[2]) <= 65535
+
+
+def is_beyond_loopback(address: str) -> bool:
+    """Whether a tcp address says by itself that others reach it; a name has to be resolved first, which is done when it is used."""
+    if not address.startswith("tcp:"):
+        return False
+    import ipaddress
+
+    try:
+        host = ipaddress.ip_address(address[len("tcp:") :].rpartition(":")[0].strip("[]").partition("%")[0])
+    except ValueError:
+        return False
+    return not (getattr(host, "ipv4_mapped", None) or host).is_loopback
+
+
+def _flag(reader: Reader, where: KeyPath, value: object) -> object:
+    if not isinstance(value, bool):
+        hint = value.lower() if isinstance(value, str) and value.lower() in {"true", "false"} else None
+        reader.wrong(where, value, "true or false", hint)
+    return value
+
+
+def _seconds(reader: Reader, where: KeyPath, value: object) -> object:
+    # An int is compared as an int: converting a long one to float overflows.
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= _LONGEST_WAIT:
+        return float(value)
+    reader.wrong(where, value, f"a number of seconds, more than 0 and at most {_LONGEST_WAIT:.0f}")
+    return value
+
+
+def _spin(reader: Reader, where: KeyPath, value: object) -> object:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= _LONGEST_SPIN:
+        return float(value)
+    expected = f"a number of seconds, more than 0 and at most {_LONGEST_SPIN:g}; hot-lanes = false is for no looking at all"
+    reader.wrong(where, value, expected)
+    return None
+
+
+def _silence(reader: Reader, where: KeyPath, value: object) -> object:
+    seconds = _seconds(reader, where, value)
+    if isinstance(seconds, float) and seconds <= _SIGN_OF_LIFE:
+        expected = f"more than {_SIGN_OF_LIFE:g} seconds: a probe script says that often that it is alive, and would be taken for gone"
+        reader.wrong(where, value, expected)
+    return seconds
+
+
+def _count(largest: int, smallest: int = 1) -> _Rule:
+    def rule(reader: Reader, where: KeyPath, value: object) -> object:
+        if not isinstance(value, int) or isinstance(value, bool) or not smallest <= value <= largest:
+            reader.wrong(where, value, f"a whole number from {smallest} to {largest}")
+        return value
+
+    return rule
+
+
+_UNITS = {"B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+
+
+def _size(reader: Reader, where: KeyPath, value: object) -> object:
+    size: object = value
+    hint = None
+    if isinstance(value, str):
+        match = re.fullmatch(r"([0-9]{1,12}) ?([A-Za-z]*)", value)
+        size = None
+        if match is not None and match[2] in _UNITS:
+            size = int(match[1]) * _UNITS[match[2]]
+        elif match is not None:
+            unit = next((u for u in _UNITS if u.lower() == match[2].lower()), None) or _nearest(match[2], _UNITS) or "B"
+            hint = f'"{match[1]} {unit}"'
+    if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= _LARGEST_PAYLOAD:
+        reader.wrong(where, value, f'a number of bytes up to {_LARGEST_PAYLOAD}, or a size such as "64 MiB"', hint)
+    return size
+
+
+def _choice(*choices: str) -> _Rule:
+    def rule(reader: Reader, where: KeyPath, value: object) -> object:
+        if not isinstance(value, str) or value not in choices:
+            hint = _nearest(value.lower(), choices) if isinstance(value, str) else None
+            reader.wrong(where, value, " or ".join(f'"{choice}"' for choice in choices), hint and quoted(hint))
+        return value
+
+    return rule
+
+
+def _allow(reader: Reader, where: KeyPath, value: object) -> FrozenSet[Mode]:
+    expected = f"the modes {', '.join(MODES)}"
+    items = reader.strings(where, value, expected)
+    for place, item in items:
+        if item not in MODES:
+            hint = _nearest(item.lower(), MODES)
+            reader.wrong(place, item, f"one of {expected}", hint and quoted(hint))
+    if value == []:
+        reader.report(where, f"an empty array allows no hook; expected at least one of {expected}, or no such probe")
+    return frozenset(MODES[item] for _, item in items if item in MODES)
+
+
+def _exclude(reader: Reader, where: KeyPath, value: object) -> Tuple[str, ...]:
+    items = reader.strings(where, value, 'globs of targets such as "*._*"')
+    for place, item in items:
+        if not item or not item.isprintable() or " " in item:
+            reader.wrong(place, item, "a glob without white space")
+    return tuple(item for _, item in items)
+
+
+def _target(reader: Reader, where: KeyPath, value: object) -> object:
+    if not isinstance(value, str):
+        reader.wrong(where, value, f"a target {_TARGET_FORM}")
+    else:
+        wrong = target_mistake(value)
+        if wrong:
+            reader.report(where, f"{_seen(value)}: {wrong}")
+    return value
+
+
+_TARGET_FORM = '"package.module:Qualified.name"'
+
+
+def target_mistake(target: str) -> Optional[str]:
+    """What is wrong with a target, in words, with the nearest valid one; None if nothing is."""
+    problem = _target_problem(target)
+    if problem is None:
+        return None
+    candidates = ["".join(target.split())]
+    mode, _, rest = target.partition(":")
+    if mode in MODES:
+        candidates.append(rest)
+    path = re.sub(r"\.py(?=:|$)", "", candidates[0]).replace("/", ".").strip(".")
+    candidates.append(path)
+    if ":" not in path:
+        parts = path.split(".")
+        # A class, by the usual spelling, is where the module ends; without one only the last part is the name.
+        cut = next((n for n, part in enumerate(parts) if n and part[:1].isupper()), len(parts) - 1)
+        candidates.append(f"{'.'.join(parts[:cut])}:{'.'.join(parts[cut:])}")
+    hint = next((c for c in candidates if c != target and _target_problem(c) is None), None)
+    return f"{problem}; expected {_TARGET_FORM}{_did_you_mean(hint and quoted(hint))}"
+
+
+def _target_problem(target: str) -> Optional[str]:
+    if not target.isprintable() or " " in target:
+        return "there is white space or a control character in it"
+    if ":" not in target:
+        return "there is no ':' between the module and the name in it"
+    module, _, name = target.partition(":")
+    if ":" in name and module in MODES:
+        return "a mode stands in front, for which there is the key allow"
+    if ":" in name:
+        return "there are several ':' in it"
+    if not module or not name:
+        return f"the {'name' if module else 'module'} is missing"
+    if "<" in name:
+        return "functions inside of functions and lambdas have no name by which they can be reached"
+    if "*" in module.split(".")[0]:
+        return "a glob in the first part of the module is too wide, it matches everything that Python imports"
+    for part in (*module.split("."), *name.split(".")):
+        if not part.replace("*", "_").isidentifier():
+            return f"{quoted(part)} is no identifier" if part else "there is an empty part next to a '.'"
+    return None
+
+
+def _probes(reader: Reader, where: KeyPath, value: object) -> List[Dict[str, Any]]:
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        reader.wrong(where, value, "[[probe]] tables, in double brackets")
+        return []
+    found = []
+    places: Dict[str, KeyPath] = {}
+    for index, item in enumerate(value):
+        place = (*where, index)
+        found.append(reader.table(place, item, _PROBE))
+        target = item.get("target")
+        if "target" not in item:
+            reader.report(place, f"there is no target in this probe; expected target = {_TARGET_FORM}")
+        elif isinstance(target, str) and places.setdefault(target, place) != place:
+            line = reader.line((*places[target], "target"))
+            first = "another probe" if line is None else f"the probe in line {line}"
+            problem = f"{_seen(target)} is the target of {first} already; expected each target once"
+            reader.report((*place, "target"), problem)
+    return found
+
+
+def _subtable(name: str) -> _Rule:
+    return lambda reader, where, value: reader.table(where, value, TABLES[name])
+
+
+_SETTINGS: Dict[str, _Rule] = {
+    "exclude": _exclude,
+    "allow": _allow,
+    "timeout": _seconds,
+    "on-failure": _choice("original", "raise"),
+    "patcher": _choice("auto", "code", "wrapt"),
+    "suspend-after": _count(1_000_000, smallest=0),
+    "suspend-for": _seconds,
+    "suspend-at-most": _seconds,
+}
+_PROBE: Dict[str, _Rule] = {"target": _target, **_SETTINGS}
+TABLES: Dict[str, Dict[str, _Rule]] = {
+    "the top of the file": {
+        "app": _app,
+        "manager": _subtable("[manager]"),
+        "limits": _subtable("[limits]"),
+        "defaults": _subtable("[defaults]"),
+        "probe": _probes,
+    },
+    "[manager]": {
+        "address": _address,
+        "authkey-file": _path,
+        "tls-certificate": _path,
+        "tls-key": _path,
+        "tls-ca": _path,
+        "plaintext-beyond-loopback": _flag,
+    },
+    "[limits]": {
+        "max-payload": _size,
+        "max-lanes": _count(1_000),
+        "max-hooks": _count(1_000),
+        "max-sessions": _count(10_000),
+        "max-unauthenticated": _count(10_000),
+        "max-nesting": _count(200),  # the interpreter's own recursion limit has to stay out of reach
+        "max-queue": _count(1_000_000),
+        "max-queue-bytes": _size,
+        "handshake-timeout": _seconds,
+        "heartbeat": _seconds,
+        "silence": _silence,
+        "max-backlog": _size,
+        "hot-lanes": _flag,
+        "hot-spin": _spin,
+    },
+    "[defaults]": _SETTINGS,
+    "[[probe]]": _PROBE,
+}
+
+
+def app_name(text: str) -> str:
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip(".-")[:64]
+    return name if not app_mistake(name) else f"app-{name}"[:64].rstrip("-")
+
+
+def _seen(value: object) -> str:
+    """A value of a TOML file in a message: its type and, shortened, what was written."""
+    if isinstance(value, bool):
+        return f"the boolean {str(value).lower()}"
+    if isinstance(value, int):
+        # Python refuses to print integers of more than 4300 digits, which a file can hold in hexadecimal.
+        return f"the integer {value}" if value.bit_length() <= 128 else f"an integer of {value.bit_length()} bits"
+    if isinstance(value, float):
+        return f"the number {value}" if math.isfinite(value) else f"{value}, which is no finite number"
+    if isinstance(value, str):
+        return f"the string {quoted(value)}" if value else "an empty string"
+    if isinstance(value, list):
+        return f"an array of {len(value)}" if value else "an empty array"
+    return "a table" if isinstance(value, dict) else "nothing" if value is None else "a date or time"
+
+
+def quoted(text: str, bare: bool = False) -> str:
+    """`text` in double quotes, on one line, shortened; `bare` leaves plain keys without quotes."""
+    if bare and re.fullmatch(r"[A-Za-z0-9_-]{1,60}", text):
+        return text
+    return json.dumps(text if len(text) <= 100 else f"{text[:100]}...", ensure_ascii=not text.isprintable())
+
+
+def _did_you_mean(hint: Optional[str]) -> str:
+    return f"; did you mean {hint}?" if hint else ""
+
+
+def _nearest(word: str, words: Iterable[str]) -> Optional[str]:
+    import difflib
+
+    return next(iter(difflib.get_close_matches(word[:100], list(words), 1)), None)

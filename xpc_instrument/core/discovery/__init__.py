@@ -1,0 +1,1 @@
+"""The runtime directory, in which applications and scripts find each other."""

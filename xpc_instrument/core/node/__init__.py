@@ -1,0 +1,1 @@
+"""The side that listens and the side that dials: addresses, handshakes, lanes."""

@@ -1,0 +1,485 @@
+"""The node that listens: keeps the control connections of those that joined, and their lanes.
+
+Rules:
+- One service thread does all of it, with non-blocking sockets and one `poll`; it never runs a callback of a user and never waits for
+  a peer. What an invocation needs, the calling thread does itself on a lane.
+- The thread is started below the `threading` module, so that an application that counts or joins its threads does not see it; and it is
+  a real one, with real locks, wherever gevent or eventlet has patched them (`primitives`).
+- It can be paused around a fork and resumed after it: a child must not inherit half of its work, and from Python 3.12 on `os.fork`
+  warns when the process has a second thread. Resumed, it may have to wait for a birth before it answers anybody.
+- What waits to be sent to a peer is bounded; a peer that does not read is gone.
+- Nothing that one peer sends ends the service of the others: an error that nobody thought of costs that peer alone.
+- Nor does an error in a turn that is nobody's: the next turn follows, unless very many fail in a row. Then all hooks are disarmed.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import selectors
+import time
+from collections import deque
+from typing import Any, Callable, Deque, Dict, List, Optional, Union
+
+from ..model.errors import ChannelError, LocalProtocolError, RemoteProtocolError, XpcError
+from ..model.limits import Limits
+from ..protocol.codec import Bytes, Frame
+from ..protocol.messages import Answer, Hello, Notice, Ping, Pong, Query, Register, Role, Synced, Unregister, Welcome
+from ..unpatched import Selector, allocate_lock, get_ident, read, sleep, start_new_thread, write
+from ..wire.memory import welcome_with_memory
+from ..wire.wire import Wire
+from .acceptor import Door
+from .address import NO_PROTECTION, Address, Protection, listen
+from .peer import Peer, Policy
+from .unauthenticated import Stranger
+
+# How long the service thread waits for a forked child to announce itself, in seconds.
+_BIRTH_TIMEOUT = 1.0
+# So many turns may fail in a row, and how long the service thread rests after each, in seconds: an error may pass, such as of memory.
+_FAILURES = 20
+_FAILURE_REST = 0.05
+
+
+class Host:
+    """A listening node. `start` binds and serves in a thread; `stop` ends it; both may be repeated.
+
+    `logger` gets a line for each refused connection, unless there are very many; `refused` counts them, `failures` the turns of the service
+    thread that ended in an error that nobody thought of.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        key: bytes,
+        policy: Policy,
+        *,
+        app: str,
+        python: str,
+        limits: Limits,
+        logger: logging.Logger,
+        protection: Protection = NO_PROTECTION,
+    ) -> None:
+        self.address = address
+        self.limits = limits
+        self.peers: Dict[str, Peer] = {}
+        self.failures = 0
+        self._key = key
+        self._protection = protection
+        self._policy = policy
+        self._app = app
+        self._python = python
+        self._logger = logger
+        self._inode = 0
+        self._selector: Optional[Selector] = None
+        self._door: Optional[Door] = None
+        self._refused_before = 0
+        self._serving: Dict[int, Wire] = {}
+        self._wake_r = self._wake_w = -1
+        self._running = False
+        self._stopped: Any = None
+        self._thread_id = 0
+        self._expelled: Deque[Any] = deque()
+        self._owner = 0
+        self._births: List[int] = []
+
+    # life --------------------------------------------------------------------------------------------------------------
+
+    @property
+    def running(self) -> bool:
+        return self._door is not None
+
+    @property
+    def refused(self) -> int:
+        """How many connections have been refused."""
+        return self._refused_before + (0 if self._door is None else self._door.refused)
+
+    def start(self) -> None:
+        """Listen and serve. Raises `AddressInUseError` or `ChannelError`."""
+        if self._door is not None:
+            raise LocalProtocolError(f"this node already listens at {self.address}")
+        listener = listen(self.address, self._key, self._protection)
+        if self.address.is_unix:
+            self._inode = os.stat(self.address.path).st_ino
+        self._owner = os.getpid()
+        self._wake_r, self._wake_w = os.pipe()
+        os.set_blocking(self._wake_r, False)
+        os.set_blocking(self._wake_w, False)
+        self._selector = Selector()
+        self._selector.register(self._wake_r, selectors.EVENT_READ, None)
+        self._door = Door(
+            self.address,
+            self._key,
+            self._protection,
+            self.limits,
+            self._logger,
+            welcome=Welcome("", self._owner, self._python, self._app, self.limits.max_payload),
+            admit=self._admit,
+            full=self._full,
+        )
+        self._door.open(listener, self._selector)
+        self.resume()
+
+    @property
+    def in_service_thread(self) -> bool:
+        """Whether the calling thread is the one that serves."""
+        return bool(get_ident() == self._thread_id)
+
+    def wake(self) -> None:
+        """Have the service thread look at everything again."""
+        try:
+            write(self._wake_w, b"w")
+        except BlockingIOError:
+            pass  # it has not read the earlier wake-ups yet, so it will look
+        except OSError as error:
+            if error.errno != errno.EBADF:  # stopped meanwhile
+                raise
+
+    def pause(self, timeout: float = 0.1) -> bool:
+        """End the service thread but keep everything open; waits at most `timeout` seconds for it. For the moment of a fork."""
+        if not self._running:
+            return False
+        self._running = False
+        self.wake()
+        stopped = self._stopped
+        if not stopped.acquire(True, timeout):
+            return False
+        stopped.release()
+        return True
+
+    def resume(self) -> None:
+        """Start the service thread (again)."""
+        if self._running or self._door is None:
+            return
+        self._running = True
+        stopped = allocate_lock()
+        stopped.acquire()
+        previous, self._stopped = self._stopped, stopped
+        try:
+            start_new_thread(self._run, (stopped, previous))
+        except RuntimeError as error:
+            self._running = False
+            stopped.release()
+            raise ChannelError(f"no thread can be started: {error}") from error
+
+    def await_birth(self, descriptor: int) -> None:
+        """Once resumed, answer nobody before `descriptor`, the reading end of a pipe, is at its end; then close it.
+
+        So whoever gets an answer finds the children announced that were forked before it, or they inherit what it registered.
+        """
+        if self._door is None:
+            os.close(descriptor)
+        else:
+            self._births.append(descriptor)
+
+    def stop(self) -> None:
+        """Close the listener, all connections and lanes, and end the service thread. A unix socket of ours is unlinked."""
+        if self._door is None:
+            return
+        if get_ident() != self._thread_id:
+            self.pause(timeout=5.0)
+        self._running = False
+        for peer in list(self.peers.values()):
+            # The last words: there is nobody else who could send them now.
+            peer.flush()
+        self._unlink()
+        self._close_all(abandon=False)
+
+    def abandon(self) -> None:
+        """In a forked child: close this process's descriptors and leave all else to the parent."""
+        self._running = False
+        self._close_all(abandon=True)
+
+    def _unlink(self) -> None:
+        if not self.address.is_unix or self._owner != os.getpid():
+            return
+        try:
+            # Another node may have taken the name since, if somebody removed ours.
+            if os.stat(self.address.path).st_ino == self._inode:
+                os.unlink(self.address.path)
+        except OSError as error:
+            self._logger.debug("the socket %s was already gone: %s", self.address.path, error)
+
+    def _close_all(self, abandon: bool) -> None:
+        door, self._door = self._door, None
+        if door is not None:
+            self._refused_before += door.refused
+            door.close(abandon)
+        if self._selector is not None:
+            self._selector.close()
+            self._selector = None
+        for fd in (self._wake_r, self._wake_w):
+            if fd >= 0:
+                os.close(fd)
+        self._wake_r = self._wake_w = -1
+        while self._births:
+            os.close(self._births.pop())
+        for wire in list(self._serving.values()):
+            wire.abandon() if abandon else wire.close()
+        self._serving.clear()
+        for peer in list(self.peers.values()):
+            if abandon:
+                peer.gone = True
+                peer.wire.abandon()
+                peer.lanes.abandon()
+            else:
+                self._drop_peer(peer)
+        self.peers.clear()
+
+    # the service thread ------------------------------------------------------------------------------------------------
+
+    def _run(self, stopped: Any, previous: Any) -> None:
+        if previous is not None:
+            # One that was paused in the middle of something longer ends it first.
+            previous.acquire()
+            previous.release()
+        self._thread_id = get_ident()
+        self._policy.entered_thread()
+        try:
+            self._await_births(stopped)
+            in_a_row = 0
+            while self._running and self._stopped is stopped and in_a_row < _FAILURES:
+                try:
+                    self._turn()
+                    in_a_row = 0
+                except Exception as error:
+                    in_a_row += 1
+                    self._survive(error, in_a_row)
+        except Exception:
+            self._logger.exception("the service thread of %s failed; no new session can join", self.address)
+        finally:
+            stopped.release()
+
+    def _survive(self, error: Exception, in_a_row: int) -> None:
+        """A turn has failed: go on with the next one, or, after very many, leave the application as it was."""
+        self.failures += 1
+        if in_a_row == 1:
+            self._logger.error("a turn of the service thread of %s failed; it goes on", self.address, exc_info=error)
+        if in_a_row < _FAILURES:
+            sleep(_FAILURE_REST)
+            return
+        self._logger.error(
+            "%d turns in a row of the service thread of %s failed, the last with %s: %s; all hooks are disarmed, and no session can join",
+            *(in_a_row, self.address, type(error).__name__, error),
+        )
+        # Nothing is closed: if the application has closed our descriptors, as a daemon does, their numbers are its own by now.
+        for peer in list(self.peers.values()):
+            peer.gone = True
+            try:
+                self._policy.left(peer)
+            except Exception:
+                self._logger.exception("the hooks of pid %d could not be removed", peer.pid)
+
+    def _await_births(self, stopped: Any) -> None:
+        deadline = time.monotonic() + _BIRTH_TIMEOUT
+        waited = bool(self._births)
+        while self._births and self._running and self._stopped is stopped:
+            with Selector() as selector:
+                selector.register(self._wake_r, selectors.EVENT_READ)
+                selector.register(self._births[-1], selectors.EVENT_READ)
+                ready = [key.fd for key, _ in selector.select(max(0.0, deadline - time.monotonic()))]
+            if self._wake_r in ready:
+                self._drain_wakeups()
+            if not ready or self._births[-1] in ready:
+                os.close(self._births.pop())
+        if waited and self._running:
+            # The wake-ups that were read here were meant for a turn.
+            self.wake()
+
+    def _turn(self) -> None:
+        selector, door = self._selector, self._door
+        assert selector is not None and door is not None
+        events = selector.select(self._patience())
+        for key, mask in events:
+            if not self._running:
+                return
+            owner = key.data
+            if owner is None:
+                self._drain_wakeups()
+            elif isinstance(owner, Peer):
+                if mask & selectors.EVENT_READ:
+                    self._read_peer(owner)
+            else:
+                door.handle(owner if isinstance(owner, Stranger) else None)
+        if self._running:
+            self._look_after(time.monotonic())
+
+    def _drain_wakeups(self) -> None:
+        try:
+            while read(self._wake_r, 512):
+                pass
+        except BlockingIOError:
+            pass
+
+    def _patience(self) -> Optional[float]:
+        """Seconds until something is due even if nothing arrives; None if nothing is."""
+        due = [peer.last_heard + self.limits.silence for peer in self.peers.values()]
+        if self._door is not None:
+            due += self._door.due()
+        return max(0.0, min(due) - time.monotonic()) if due else None
+
+    def _look_after(self, now: float) -> None:
+        """Time-outs, peers that block, the door."""
+        selector, door = self._selector, self._door
+        assert selector is not None and door is not None
+        while self._expelled:
+            peer, why = self._expelled.popleft()
+            self._lose(peer, why)
+        for peer in list(self.peers.values()):
+            if now - peer.last_heard > self.limits.silence:
+                self._lose(peer, f"nothing was heard of it for {self.limits.silence} s")
+                continue
+            if peer.blocked:
+                peer.flush()
+            wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if peer.blocked else 0)
+            if selector.get_key(peer.wire.sock).events != wanted:
+                selector.modify(peer.wire.sock, wanted, peer)
+            if peer.blocked:
+                peer.flush()
+        door.look_after(now)
+
+    def expel(self, peer: Peer, why: str) -> None:
+        """Have the service thread end a session."""
+        self._expelled.append((peer, why))
+        self.wake()
+
+    # those who are in ---------------------------------------------------------------------------------------------------
+
+    def _full(self) -> int:
+        return len(self.peers) if len(self.peers) >= self.limits.max_sessions else 0
+
+    def _admit(self, wire: Wire, welcome: List[Bytes]) -> None:
+        """The key is proved: make of the connection what its role says."""
+        hello = wire.connection.hello
+        assert hello is not None
+        peer = self.peers.get(hello.session)
+        if hello.role == Role.CONTROL.value:
+            if peer is not None or len(self.peers) >= self.limits.max_sessions:
+                why = "it has joined already" if peer is not None else f"{len(self.peers)} sessions have joined, the limit (max-sessions)"
+                self._refused_before += 1
+                self._logger.warning("refused the session of pid %d at %s: %s", hello.pid, self.address, why)
+                wire.transmit_some(wire.connection.turn_away("busy", why))
+                wire.close()
+                return
+            peer = Peer(self, wire, hello)
+            self.peers[hello.session] = peer
+            assert self._selector is not None
+            self._selector.register(wire.sock, selectors.EVENT_READ, peer)
+            # WELCOME goes first: whatever the policy says to the newcomer comes after it.
+            peer._outbox.extend(welcome)
+            peer.flush()
+            try:
+                self._policy.joined(peer)
+            except Exception as error:
+                self._fail(peer, error)
+            return
+        if hello.role == Role.SERVE.value:
+            wire = self._welcome_lane(wire, hello, welcome)
+            if peer is None or not peer.lanes.add(wire):
+                wire.close()
+        # A lane's first bytes: nothing else is on its socket yet, so they fit.
+        elif wire.transmit_some(welcome) or len(self._serving) >= self.limits.max_sessions * self.limits.max_lanes:
+            wire.close()
+        else:
+            self._serving[id(wire)] = wire
+            try:
+                start_new_thread(self._serve, (wire, hello))
+            except RuntimeError as error:
+                # The process has no room for a thread: its caller is turned away, and all others are served on.
+                self._logger.warning("a call of pid %d at %s cannot be served: %s", hello.pid, self.address, error)
+                self._serving.pop(id(wire), None)
+                wire.close()
+
+    def _welcome_lane(self, wire: Wire, hello: Hello, welcome: List[Bytes]) -> Wire:
+        """Transmit WELCOME on a lane; returns the lane, which is hot if both sides can have that."""
+        if hello.hot and self.address.is_unix and self.limits.hot_lanes:
+            return welcome_with_memory(wire, welcome, self.limits)
+        wire.plain = "hot-lanes = false" if not self.limits.hot_lanes else "the script cannot have hot lanes"
+        wire.transmit(welcome, time.monotonic())
+        return wire
+
+    def _serve(self, wire: Wire, hello: Hello) -> None:
+        try:
+            self._policy.entered_thread()
+            self._policy.serve(wire, hello)
+        except ChannelError as error:
+            self._logger.debug("a lane of pid %d ended: %s", hello.pid, error)
+        except Exception:
+            self._logger.exception("serving a lane of pid %d failed", hello.pid)
+        finally:
+            self._serving.pop(id(wire), None)
+            wire.close()
+
+    # peers -------------------------------------------------------------------------------------------------------------
+
+    def _read_peer(self, peer: Peer) -> None:
+        if peer.gone:
+            return
+        try:
+            frames = peer.wire.drain()
+        except (OSError, XpcError) as error:
+            self._lose(peer, str(error))
+            return
+        peer.last_heard = time.monotonic()
+        try:
+            for frame in frames:
+                self._obey(peer, frame)
+        except (RemoteProtocolError, LocalProtocolError) as error:
+            self._logger.warning("the session of pid %d broke the protocol: %s", peer.pid, error)
+            self._lose(peer, str(error))
+        except Exception as error:
+            self._fail(peer, error)
+
+    def _fail(self, peer: Peer, error: Exception) -> None:
+        self._logger.error("what the session of pid %d sent could not be dealt with; it is gone", peer.pid, exc_info=error)
+        self._lose(peer, f"{type(error).__name__}: {error}")
+
+    def _obey(self, peer: Peer, frame: Frame) -> None:
+        peer.wire.connection.accept(frame)
+        message = peer.wire.connection.read(frame)
+        if isinstance(message, (Register, Unregister, Query)):
+            answer = self._answer(peer, message)
+            if answer is not None:
+                peer.post(answer)
+        elif isinstance(message, Ping):
+            peer.post(Pong())
+        elif isinstance(message, Synced):
+            self._policy.synced(peer)
+        elif isinstance(message, Notice):
+            count = message.data.get("count")
+            if message.kind == "no-lane" and isinstance(count, int):
+                peer.lanes.missed(count)
+            self._policy.noticed(peer, message)
+        elif not isinstance(message, Pong):
+            raise RemoteProtocolError(f"{frame.opcode.name} is not for a host")
+
+    def _answer(self, peer: Peer, message: Union[Register, Unregister, Query]) -> Optional[Answer]:
+        handlers: Dict[type, Callable[[Peer, Any], Optional[Answer]]] = {
+            Register: self._policy.register,
+            Unregister: self._policy.unregister,
+            Query: self._policy.query,
+        }
+        try:
+            return handlers[type(message)](peer, message)
+        except XpcError as error:
+            return Answer(message.request, False, type(error).__name__, str(error))
+        except Exception as error:
+            self._logger.exception("answering %s failed", type(message).__name__)
+            return Answer(message.request, False, "XpcError", f"{type(error).__name__}: {error}")
+
+    def _lose(self, peer: Peer, why: str) -> None:
+        if self.peers.get(peer.session) is not peer:
+            return
+        self._logger.debug("the session of pid %d ended: %s", peer.pid, why)
+        if self._selector is not None:
+            self._selector.unregister(peer.wire.sock)
+        self._drop_peer(peer)
+
+    def _drop_peer(self, peer: Peer) -> None:
+        self.peers.pop(peer.session, None)
+        peer.gone = True
+        peer.wire.close()
+        try:
+            self._policy.left(peer)
+        finally:
+            peer.lanes.close()

@@ -1,0 +1,1 @@
+"""Messages, frames and the state machine of a connection: bytes in, events out, no I/O."""

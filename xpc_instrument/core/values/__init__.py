@@ -1,0 +1,1 @@
+"""Values to bytes and back: by value, by copy, by reference."""

@@ -1,0 +1,1 @@
+"""The probe script's side: sessions, hooks, calls, and the manager of the seed API."""

@@ -1,0 +1,121 @@
+"""The script's end of hooks that nobody waits for: batches of events arrive on a lane, and are run one event after the other.
+
+Rules:
+- One batch of a process is run at a time; the answer, which says nothing, asks for the next. So the order is that of the application.
+- Each event is either run or dropped, and counted once: a batch that comes again, since its lane broke, is answered but not run again.
+- A hook that raises is reported, and the others go on.
+- After a hook is removed, what has arrived and not been run counts as dropped.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from typing import Any, Callable, Dict, Mapping, MutableMapping, Optional, Protocol
+
+from ..core.model.errors import PayloadError
+from ..core.protocol.codec import Frame
+from ..core.protocol.messages import Opcode
+from ..core.values.snapshots import OUT_OF_REACH, Batch, unpack_event
+from ..core.wire.wire import Wire
+from .call import Call, Handle, signature_from_spec
+
+
+class EventHook(Protocol):
+    """A registered hook, as far as its events go."""
+
+    handle: Handle
+    callback: Callable[..., Any]
+
+    def take(self) -> bool:
+        """Count one call; False if there is none left."""
+
+
+class _Source:
+    """A process that sends events: the number of the last batch that was run."""
+
+    __slots__ = ("last", "lock")
+
+    def __init__(self) -> None:
+        self.last = 0
+        self.lock = threading.Lock()
+
+
+class _Running(threading.local):
+    events = False
+
+
+class EventReader:
+    """Runs the events of one session.
+
+    `hooks` is the session's, by number; `finished` awaits what a hook returned; `report` takes failures.
+    """
+
+    def __init__(
+        self,
+        hooks: Mapping[int, Any],
+        finished: Callable[[Any], Any],
+        report: Callable[[Any, BaseException], None],
+    ) -> None:
+        self._hooks = hooks
+        self._finished = finished
+        self._report = report
+        self._sources: Dict[str, _Source] = {}
+        self._here = _Running()
+
+    @property
+    def running(self) -> bool:
+        """Whether this thread is in an event's hook: the batch cannot end while it waits."""
+        return self._here.events
+
+    def serve(self, signatures: MutableMapping[str, Optional[inspect.Signature]], wire: Wire, frame: Frame) -> None:
+        """Run the batch in an EVENTS frame, and answer it. `signatures` are those known of the process, by target."""
+        try:
+            batch = Batch.load(frame.body)
+        except PayloadError:
+            wire.send(None, Opcode.NOT_FOUND)
+            raise
+        source = self._sources.setdefault(batch.source, _Source())
+        self._here.events = True
+        try:
+            with source.lock:
+                if batch.number > source.last:
+                    self._run(batch, signatures)
+                    source.last = batch.number
+        finally:
+            self._here.events = False
+        wire.send(None, Opcode.RETURN)
+
+    def _run(self, batch: Batch, signatures: MutableMapping[str, Optional[inspect.Signature]]) -> None:
+        self.told(batch.source, batch.dropped)
+        arrived: Dict[int, int] = {}
+        for event in batch.events:
+            arrived[event[0]] = arrived.get(event[0], 0) + 1
+        # Found once: a hook that is removed meanwhile keeps its count.
+        hooks: Dict[int, EventHook] = {number: self._hooks[number] for number in arrived if number in self._hooks}
+        for number, hook in hooks.items():
+            hook.handle.arrived(arrived[number])
+            if number in batch.signatures:
+                signatures[hook.handle.target] = signature_from_spec(batch.signatures[number])
+        for event in batch.events:
+            found = hooks.get(event[0])
+            if found is not None:
+                self._run_one(found, event, batch.pid, signatures)
+
+    def _run_one(self, hook: EventHook, event: Any, pid: int, signatures: MutableMapping[str, Optional[inspect.Signature]]) -> None:
+        handle = hook.handle
+        if not handle.begins(hook.take):
+            return
+        try:
+            call = Call(OUT_OF_REACH, unpack_event(event, pid), handle.target, handle.mode, signatures.get(handle.target))
+            self._finished(hook.callback(call))
+        except BaseException as error:
+            # What is no Exception must not end the lane, on which the others wait.
+            self._report(hook, error)
+
+    def told(self, source: str, dropped: Mapping[int, int]) -> None:
+        """A process has said how many events it has dropped in all, by hook."""
+        for number, count in dropped.items():
+            hook = self._hooks.get(number)
+            if hook is not None:
+                hook.handle.told(source, count)

@@ -1,0 +1,78 @@
+"""What the processes of an application tell of themselves: the one that is asked, and those that share its address.
+
+Rules:
+- The process that hosts a fixed address answers for itself, and says who shares it. Those are asked through it one after the other, since
+  a report can be large, and what waits for a peer is bounded (`Limits.max_backlog`). Each tells the asker in a notice, which has the number
+  of the question.
+- One that does not tell, such as one that is stopped, takes at most half of the time that is left; the others are asked all the same.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any, Dict, List, Mapping, Optional, Tuple
+
+from ..core.node.joiner import Asked, Joiner
+from ..core.protocol.messages import Notice
+
+Report = Mapping[str, Any]
+
+
+class Reporter:
+    """Asks the processes behind one joiner, whose notices go to `noticed`."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        # The processes that are waited for, by the number of the question, and what has come of them: None of one that has left.
+        self._awaited: Dict[int, int] = {}
+        self._reports: Dict[int, Optional[Report]] = {}
+
+    def noticed(self, notice: Notice) -> bool:
+        """Take a notice, if it is one of these."""
+        data = notice.data
+        if notice.kind not in ("report", "member-left"):
+            return False
+        with self._changed:
+            if notice.kind == "member-left":
+                self._reports.update(dict.fromkeys(number for number, pid in self._awaited.items() if pid == data.get("pid")))
+            elif data.get("request") in self._awaited:
+                self._reports[data["request"]] = data
+            self._changed.notify_all()
+        return True
+
+    def begin(self, joiner: Joiner, deadline: float) -> Asked:
+        """Ask a process; `collect` waits for the answer."""
+        return joiner.begin_query("probes", deadline)
+
+    def collect(self, joiner: Joiner, asked: Asked, deadline: float) -> Tuple[List[Report], List[int]]:
+        """What it tells, and those who share its address, less those that have left; and the pids of those that did not tell in time.
+
+        Raises what `Asked.answer` raises if the process itself does not.
+        """
+        own = asked.answer(deadline).data
+        found, late = [own], []
+        for pid in own.get("members", ()):
+            now = time.monotonic()
+            told, report = self._ask_member(joiner, pid, now + max(0.0, deadline - now) / 2)
+            if not told:
+                late.append(pid)
+            elif report is not None:
+                found.append(report)
+        return found, late
+
+    def _ask_member(self, joiner: Joiner, pid: int, deadline: float) -> Tuple[bool, Optional[Report]]:
+        # Not without the lock: the report may come before it is known which question it answers.
+        with self._changed:
+            asked = joiner.begin_query(f"member {pid}", deadline)
+            self._awaited[asked.number] = pid
+        try:
+            if not asked.answer(deadline).data.get("asked"):
+                return True, None
+            with self._changed:
+                self._changed.wait_for(lambda: asked.number in self._reports or not joiner.alive, max(0.0, deadline - time.monotonic()))
+                return asked.number in self._reports or not joiner.alive, self._reports.get(asked.number)
+        finally:
+            with self._changed:
+                del self._awaited[asked.number]
+                self._reports.pop(asked.number, None)
