@@ -18,7 +18,7 @@ from xpc_agent.hooks.remote import RemoteHook
 from xpc_instrument.core.model.limits import Limits
 from xpc_instrument.core.model.target import Mode
 from xpc_instrument.core.model.terms import Terms
-from xpc_instrument.core.values.pickling import Traits
+from xpc_instrument.core.values.traits import PeerProfile
 
 from ..measure.timing import Comparison, Group, Line, Plot, TimeFunction
 from .disarmed import closure_around, load_kinds, patched, timers
@@ -50,7 +50,7 @@ def _hook(mode: Mode, target: str, terms: Terms, ended: Any) -> RemoteHook:
         nobody,
         1,
         "call",
-        Traits("", "", Limits().max_payload),
+        PeerProfile("", "", Limits().max_payload),
         timeout=1.0,
         on_failure="original",
         terms=terms,

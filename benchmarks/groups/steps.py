@@ -10,11 +10,12 @@ import socket
 from contextlib import contextmanager
 from typing import Iterator, Mapping
 
-from xpc_instrument.core.calls.caller import Meta
+from xpc_instrument.core.calls.outcome import Meta
 from xpc_instrument.core.protocol.connection import Connection, State
 from xpc_instrument.core.protocol.messages import Opcode
-from xpc_instrument.core.values.pickling import Traits, dump
+from xpc_instrument.core.values.pickling import dump
 from xpc_instrument.core.values.references import Table, load_with_table
+from xpc_instrument.core.values.traits import PeerProfile
 from xpc_instrument.core.wire.wire import Wire
 
 from ..measure.timing import Comparison, Group, TimeFunction, timer
@@ -35,7 +36,7 @@ def _lane_end(sock: socket.socket, state: State) -> Wire:
 def _steps() -> Iterator[Mapping[str, TimeFunction]]:
     arguments = ((12,), {"currency": "USD"})
     record = (*arguments, tuple(Meta(1, 4711, 140_000_000_000_000, "", "", False, 0.0)), None)
-    traits, table = Traits("3.11", "3.11", _LIMIT), Table()
+    traits, table = PeerProfile("3.11", "3.11", _LIMIT), Table()
     body, _ = dump(record, traits)
     plain = pickle.dumps(arguments, 5)
 

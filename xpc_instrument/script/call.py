@@ -6,7 +6,7 @@ import inspect
 import threading
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Set, Tuple
 
-from ..core.calls.caller import Meta
+from ..core.calls.outcome import Meta
 from ..core.model.errors import PayloadError
 from ..core.model.target import Mode
 from ..core.values.exceptions import load_exception

@@ -13,10 +13,10 @@ import inspect
 import threading
 from typing import Any, Callable, Dict, Mapping, MutableMapping, Optional, Protocol
 
+from ..core.calls.batch import OUT_OF_REACH, Batch, unpack_event
 from ..core.model.errors import PayloadError
 from ..core.protocol.codec import Frame
 from ..core.protocol.messages import Opcode
-from ..core.values.snapshots import OUT_OF_REACH, Batch, unpack_event
 from ..core.wire.wire import Wire
 from .call import Call, Handle, signature_from_spec
 

@@ -17,7 +17,9 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Tuple, Union
 
-from ..core.calls.caller import Incoming, NotFound, Outgoing
+from ..core.calls.callee import Incoming
+from ..core.calls.caller import Outgoing
+from ..core.calls.outcome import NotFound
 from ..core.calls.registry import Entry, Registry, answer, check_callback
 from ..core.model.errors import AddressInUseError, ChannelError, DeadlineError, NobodyListensError, RemoteProtocolError
 from ..core.model.limits import Limits
@@ -25,10 +27,10 @@ from ..core.model.target import is_target
 from ..core.model.terms import Terms
 from ..core.node.address import NO_PROTECTION, Address, Protection, parse_address
 from ..core.node.host import Host
-from ..core.node.joiner import Joiner, python_version
+from ..core.node.joiner import Joiner
 from ..core.protocol.codec import Frame
 from ..core.protocol.messages import Opcode
-from ..core.values.pickling import Traits
+from ..core.values.traits import PeerProfile, python_version
 from ..core.wire.wire import Wire
 
 if TYPE_CHECKING:
@@ -302,7 +304,7 @@ class Manager:
             return None, False
         welcome = wire.connection.welcome
         assert welcome is not None
-        outgoing = Outgoing(Traits(welcome.python, python_version(), wire.connection.max_payload), args, kwargs)
+        outgoing = Outgoing(PeerProfile(welcome.python, python_version(), wire.connection.max_payload), args, kwargs)
         try:
             body, buffers = outgoing.payload()
             pieces = wire.connection.send(Opcode.CALL_NAMED, 0, body, [name.encode(), *buffers])
@@ -336,7 +338,7 @@ class Manager:
             assert entry.callback is not None
             return entry.callback(*args, **kwargs), True
         peer = entry.peer
-        outgoing = Outgoing(Traits(peer.python, python_version(), self._limits.max_payload), args, kwargs)
+        outgoing = Outgoing(PeerProfile(peer.python, python_version(), self._limits.max_payload), args, kwargs)
         body, buffers = outgoing.payload()
         try:
             lane = peer.lanes.take(time.monotonic() + self._limits.connect_timeout)
@@ -364,7 +366,7 @@ class Manager:
         entry = self._callbacks.get(frame.ident)
         welcome = wire.connection.welcome
         assert welcome is not None
-        traits = Traits(welcome.python, python_version(), wire.connection.max_payload)
+        traits = PeerProfile(welcome.python, python_version(), wire.connection.max_payload)
         # Counted here too: several processes of an application may call it.
         if entry is None or entry.callback is None or frame.opcode is not Opcode.CALL or not entry.take():
             Incoming(wire, frame, traits).not_found()

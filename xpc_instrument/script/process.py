@@ -10,8 +10,8 @@ from typing import Any, Callable, Dict, List, Optional, Sequence
 from ..core.model.errors import ChannelError, ConnectTimeoutError, DeadlineError, PayloadError, TargetError, XpcError
 from ..core.model.target import Mode, join_name
 from ..core.model.terms import Terms
-from ..core.node.joiner import Asked, Joiner, python_version
-from ..core.values.pickling import Traits
+from ..core.node.joiner import Asked, Joiner
+from ..core.values.traits import PeerProfile, python_version
 from .call import Handle
 from .reports import Reporter
 
@@ -139,7 +139,7 @@ class Member:
         self.name = name
         self.reporter = Reporter()
         self.signatures: Dict[str, Optional[inspect.Signature]] = {}
-        self._traits: Optional[Traits] = None
+        self._traits: Optional[PeerProfile] = None
         self._lock = threading.Lock()
 
     def tell(self, hook: Hook, deadline: float) -> Told:
@@ -161,7 +161,7 @@ class Member:
         return Told(self, hook, asked)
 
     @property
-    def traits(self) -> Traits:
+    def traits(self) -> PeerProfile:
         """How values are pickled for the process. Invocations that waited for this session come while it is still joining."""
         traits = self._traits
         if traits is None:
@@ -169,5 +169,5 @@ class Member:
                 traits = self._traits
                 if traits is None:
                     welcome = self.joiner.welcome
-                    traits = self._traits = Traits(welcome.python, python_version(), welcome.max_payload)
+                    traits = self._traits = PeerProfile(welcome.python, python_version(), welcome.max_payload)
         return traits

@@ -24,7 +24,8 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, List, Mapping, Optional, TypeVar, Union, overload
 
-from ..core.calls.caller import INSTANCE_TYPE, Incoming
+from ..core.calls.callee import Incoming
+from ..core.calls.outcome import INSTANCE_TYPE
 from ..core.calls.registry import check_callback
 from ..core.discovery import entry as discovery
 from ..core.model.errors import (
@@ -45,7 +46,9 @@ from ..core.node.joiner import Joiner
 from ..core.protocol.codec import Frame
 from ..core.protocol.connection import State
 from ..core.protocol.messages import Notice, Opcode
-from ..core.values.pickling import describe, dump_if_small, load
+from ..core.values.names import describe
+from ..core.values.pickling import load
+from ..core.values.plain import dump_if_small
 from ..core.values.references import is_plain
 from ..core.wire.wire import Wire
 from .awaiting import PLAIN, AsyncHooks

@@ -19,10 +19,11 @@ import time
 from collections import deque
 from typing import Any, Callable, Deque, Dict, List, Optional, Protocol, Set
 
+from xpc_instrument.core.calls.batch import Batch, Event
 from xpc_instrument.core.model.errors import ChannelError, DeadlineError, RemoteProtocolError, XpcError
 from xpc_instrument.core.protocol.codec import Bytes
 from xpc_instrument.core.protocol.messages import Opcode
-from xpc_instrument.core.values.snapshots import Batch, Event, instance_text
+from xpc_instrument.core.values.snapshots import instance_text
 from xpc_instrument.core.wire.wire import Wire
 
 from ..service.member import RelayLanes, relay_name

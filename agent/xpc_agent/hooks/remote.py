@@ -20,7 +20,8 @@ import types
 from threading import get_ident
 from typing import Any, Callable, Dict, List, Optional, Tuple, Type, TypeVar, Union, cast
 
-from xpc_instrument.core.calls.caller import Arguments, Failed, NotFound, Outcome, Outgoing
+from xpc_instrument.core.calls.caller import Outgoing
+from xpc_instrument.core.calls.outcome import Arguments, Failed, NotFound, Outcome
 from xpc_instrument.core.model.errors import ChannelError, DeadlineError, HookFailedError, HookTimeoutError, PayloadError
 from xpc_instrument.core.model.target import Mode
 from xpc_instrument.core.model.terms import Terms
@@ -29,8 +30,11 @@ from xpc_instrument.core.node.peer import Peer
 from xpc_instrument.core.protocol.codec import Bytes, Frame
 from xpc_instrument.core.protocol.messages import Opcode
 from xpc_instrument.core.values.exceptions import dump_exception
-from xpc_instrument.core.values.pickling import SCALARS, SMALL_TEXT, Payload, Traits, are_small, dump_small, load, type_name
-from xpc_instrument.core.values.references import Table, is_plain, safe_repr
+from xpc_instrument.core.values.names import safe_repr, type_name
+from xpc_instrument.core.values.pickling import Payload, load
+from xpc_instrument.core.values.plain import SCALARS, SMALL_TEXT, are_small, dump_small
+from xpc_instrument.core.values.references import Table, is_plain
+from xpc_instrument.core.values.traits import PeerProfile
 from xpc_instrument.core.wire.wire import Wire
 
 from ..service.member import RelayedPeer, RelayLanes, relay_name
@@ -136,7 +140,7 @@ class RemoteHook:
         peer: Union[Peer, RelayedPeer],
         number: int,
         style: str,
-        traits: Traits,
+        traits: PeerProfile,
         *,
         timeout: float,
         on_failure: str,

@@ -30,10 +30,10 @@ from xpc_instrument.core.model.limits import Limits
 from xpc_instrument.core.model.stats import LaneStats, ProbeStats, read_lanes, read_probe
 from xpc_instrument.core.node.address import Address, Protection, parse_address
 from xpc_instrument.core.node.host import Host
-from xpc_instrument.core.node.joiner import python_version
 from xpc_instrument.core.node.lanes import LanePool
 from xpc_instrument.core.node.peer import Peer
 from xpc_instrument.core.unpatched import Local, Tally, allocate_lock, get_ident
+from xpc_instrument.core.values.traits import python_version
 
 from ..hooks.dispatch import busy
 from ..hooks.remote import guarded

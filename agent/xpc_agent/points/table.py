@@ -24,12 +24,11 @@ from xpc_instrument.core.config.file import Config, ProbeConfig
 from xpc_instrument.core.discovery.entry import VARIABLE, is_announced
 from xpc_instrument.core.model.errors import TargetError
 from xpc_instrument.core.model.target import Mode, is_target, split_name
-from xpc_instrument.core.node.joiner import python_version
 from xpc_instrument.core.node.peer import Peer
 from xpc_instrument.core.protocol.codec import MAX_CONTROL, Frame
 from xpc_instrument.core.protocol.messages import Answer, Notice, Opcode, Query, Register, Unregister
 from xpc_instrument.core.unpatched import Local, RLock, allocate_lock
-from xpc_instrument.core.values.pickling import Traits
+from xpc_instrument.core.values.traits import PeerProfile, python_version
 from xpc_instrument.core.wire.wire import Wire
 
 from ..events.queue import bounded
@@ -278,7 +277,7 @@ class ProbeTable(Registry):
                 peer,
                 message.hook,
                 message.style,
-                Traits(peer.python, python_version(), self.config.limits.max_payload),
+                PeerProfile(peer.python, python_version(), self.config.limits.max_payload),
                 timeout=point.config.timeout,
                 on_failure=point.config.on_failure,
                 terms=terms,

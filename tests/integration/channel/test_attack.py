@@ -21,10 +21,10 @@ import xpc_instrument
 from tests.integration.app_fixture import App, start_app
 from tests.programs import Program
 from xpc_instrument import AuthenticationError, Session, find_free_port
-from xpc_instrument.core.node.joiner import python_version
 from xpc_instrument.core.protocol.codec import HEADER, MAX_UNPROVED, dump_message, encode
 from xpc_instrument.core.protocol.connection import new_nonce, prove
 from xpc_instrument.core.protocol.messages import PROTOCOL_VERSION, Hello, Opcode, Proof
+from xpc_instrument.core.values.traits import python_version
 
 pytestmark = pytest.mark.long
 

@@ -25,12 +25,13 @@ from xpc_instrument.core.model.errors import ChannelError, RemoteProtocolError
 from xpc_instrument.core.model.limits import Limits
 from xpc_instrument.core.node.address import dial, is_loopback, parse_address
 from xpc_instrument.core.node.host import Host
-from xpc_instrument.core.node.joiner import Joiner, python_version
+from xpc_instrument.core.node.joiner import Joiner
 from xpc_instrument.core.node.peer import Peer
 from xpc_instrument.core.protocol.codec import HEADER
 from xpc_instrument.core.protocol.connection import new_nonce
 from xpc_instrument.core.protocol.messages import PROTOCOL_VERSION, Hello, Opcode, Role
 from xpc_instrument.core.values.references import Reference
+from xpc_instrument.core.values.traits import python_version
 
 # What a thread may wait beyond its deadline, in seconds: a busy machine, not the code.
 MARGIN = 2.0

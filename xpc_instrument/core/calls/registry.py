@@ -14,15 +14,14 @@ from ..model.errors import ChannelError, PayloadError, RemoteProtocolError, Targ
 from ..model.limits import Limits
 from ..model.target import is_target
 from ..model.terms import Terms
-from ..node.joiner import python_version
 from ..node.peer import Peer, Policy
 from ..protocol.codec import Frame
 from ..protocol.connection import State
 from ..protocol.messages import Answer, Hello, Opcode, Query, Register, Unregister
 from ..unpatched import allocate_lock
-from ..values.pickling import Traits
+from ..values.traits import PeerProfile, python_version
 from ..wire.wire import Wire
-from .caller import Incoming
+from .callee import Incoming
 
 _FINAL = frozenset({Opcode.RETURN, Opcode.RETURN_SAME, Opcode.RAISE, Opcode.RAISE_SAME, Opcode.FAILED, Opcode.NOT_FOUND})
 
@@ -124,7 +123,7 @@ class Registry(Policy):
         return Answer(message.request, True, data={"names": sorted(self._names)})
 
     def serve(self, wire: Wire, hello: Hello) -> None:
-        traits = Traits(hello.python, python_version(), self._limits.max_payload)
+        traits = PeerProfile(hello.python, python_version(), self._limits.max_payload)
         while True:
             frame = wire.hear(None)
             if frame.opcode not in (Opcode.CALL_NAMED, Opcode.EVENTS) or not frame.buffers:
@@ -178,7 +177,7 @@ class Registry(Policy):
             raise
 
 
-def answer(wire: Wire, frame: Frame, traits: Traits, callback: Callable[..., Any]) -> None:
+def answer(wire: Wire, frame: Frame, traits: PeerProfile, callback: Callable[..., Any]) -> None:
     """Run a plain callback for a call that arrived, and answer it."""
     incoming = Incoming(wire, frame, traits)
     try:

@@ -38,14 +38,10 @@ from ..protocol.messages import (
     Unregister,
     Welcome,
 )
+from ..values.traits import python_version
 from ..wire.memory import why_plain
 from ..wire.wire import Wire
 from .address import NO_PROTECTION, Address, Protection, dial
-
-
-def python_version() -> str:
-    """The minor version of this Python, such as "3.11": pickles that hold code cross only between equal ones."""
-    return f"{sys.version_info[0]}.{sys.version_info[1]}"
 
 
 class Joiner:

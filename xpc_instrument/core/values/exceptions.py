@@ -8,11 +8,14 @@ from typing import Any, Optional
 
 from ..model.errors import PayloadError, RemoteError, RemoteTraceback
 from ..protocol.codec import Bytes
-from .pickling import FAULTS, PROTOCOL, Payload, Traits, describe, load
+from .names import FAULTS, describe
+from .pickling import Payload, load
+from .plain import PROTOCOL
 from .references import Asker, Table, dump_with_asker, load_with_asker, load_with_table
+from .traits import PeerProfile
 
 
-def dump_exception(error: BaseException, traits: Traits, asker: Optional[Asker] = None) -> Payload:
+def dump_exception(error: BaseException, traits: PeerProfile, asker: Optional[Asker] = None) -> Payload:
     """An exception with its text and traceback; the object itself too, if it can be pickled. At most half the limit, and RECORD_SLACK."""
     text = describe(error)
     try:

@@ -6,10 +6,6 @@ Rules:
   the other side said it lacks) is pickled by value, with cloudpickle. By-value code crosses only between equal minor versions of
   Python.
 - Pickling stops as soon as the limit is passed: an argument of 4 GB costs no 4 GB.
-- A reference names an object in the table of one call, on the side that makes the call. It ends with that call, and can be sent back
-  in that call only: in another one its number would name another object.
-- What is shown of a value (`safe_repr`, `type_name`) is read by `type` itself and compared by identity, since even a class may have a
-  metaclass with code of its own.
 - `loads` is only ever used on what a peer sent that has proved the key.
 """
 
@@ -20,12 +16,14 @@ import pickletools
 import sys
 import threading
 import types
-from typing import Any, Callable, FrozenSet, Iterable, List, Optional, Sequence, Tuple
+from typing import Any, List, Optional, Sequence, Tuple
 
 from ..model.errors import PayloadError
 from ..protocol.codec import Bytes
+from .names import FAULTS, describe, type_name
+from .plain import PROTOCOL, dump_if_small
+from .traits import PeerProfile, python_version
 
-PROTOCOL = 5
 # Buffers smaller than this are cheaper inside the pickle than as a piece of their own; and a hot lane has room for what is smaller.
 _OUT_OF_BAND = 64 * 1024
 # One less than fit into a frame: a call by name has the name in one.
@@ -37,44 +35,6 @@ _FRAME = 2 * 64 * 1024 + 1024
 RECORD_SLACK = 768 * 1024
 
 Payload = Tuple[Bytes, Sequence[Bytes]]
-
-
-class Traits:
-    """What is known of the other side, and so decides how values are pickled for it.
-
-    `by_value` says whether code may cross (equal minor versions), `limit` is in bytes, `foreign` names top-level modules of this process
-    that the other side cannot import, and so nothing in them.
-    """
-
-    __slots__ = ("_foreign_bytes", "by_value", "foreign", "limit", "python")
-
-    def __init__(self, python: str, own_python: str, limit: int, foreign: FrozenSet[str] = frozenset()) -> None:
-        self.python = python
-        self.by_value = python == own_python
-        self.limit = limit
-        self.foreign: FrozenSet[str] = frozenset()
-        self._foreign_bytes: Tuple[bytes, ...] = (b"__main__",)
-        for module in foreign:
-            self.add_foreign(module)
-
-    def add_foreign(self, module: str) -> None:
-        """The other side cannot import the package of `module`: from now on, what lives there crosses by value."""
-        top = module.partition(".")[0]
-        if top in self.foreign or top == "__main__":
-            return
-        self.foreign |= {top}
-        self._foreign_bytes += (top.encode(),)
-
-    def names_foreign(self, piece: bytes) -> bool:
-        """Whether a piece of a pickle seems to name a module that the other side cannot import."""
-        for name in self._foreign_bytes:  # noqa: SIM110 - a generator for any() costs more than the search
-            if name in piece:
-                return True
-        return False
-
-
-# What a value's own code may raise while it is pickled, loaded or shown: it must not end the thread. KeyboardInterrupt is the user's.
-FAULTS = (Exception, SystemExit, GeneratorExit)
 
 
 class _TooLarge(Exception):
@@ -126,54 +86,7 @@ def beside(values: Tuple[Any, ...]) -> Tuple[Any, ...]:
     return values
 
 
-# Of such values no code runs while they are pickled, and no name is looked up while they are loaded.
-SCALARS = frozenset({int, float, complex, bool, type(None)})
-# What counts as small: bytes or characters of a string, items of a container, containers within each other.
-SMALL_TEXT = 4096
-_SMALL_COUNT = 16
-_SMALL_DEPTH = 2
-
-
-def are_small(values: Iterable[Any], depth: int = _SMALL_DEPTH) -> bool:
-    """Whether all values are plain and small: then plain pickle does, and neither the limit nor a missing module can be in its way."""
-    for value in values:
-        kind = type(value)
-        if kind in SCALARS:
-            continue
-        if kind is str or kind is bytes:
-            if len(value) > SMALL_TEXT:
-                return False
-        elif kind is dict:
-            # Copied in one step: another thread may change it meanwhile.
-            if len(value) > _SMALL_COUNT or not depth:
-                return False
-            for key, inner in list(value.items()):
-                kind = type(inner)
-                plain = kind in SCALARS or (kind is str and len(inner) <= SMALL_TEXT) or are_small((inner,), depth - 1)
-                if not plain or not ((type(key) is str and len(key) <= SMALL_TEXT) or are_small((key,), 0)):
-                    return False
-        elif kind is list or kind is tuple:
-            if len(value) > _SMALL_COUNT or not depth or not are_small(tuple(value), depth - 1):
-                return False
-        else:
-            return False
-    return True
-
-
-def dump_small(value: Any, dumps: Callable[[Any, int], bytes] = pickle.dumps) -> bytes:
-    """Pickle what is known to be plain and small."""
-    return dumps(value, PROTOCOL)
-
-
-def dump_if_small(value: Any, limit: int) -> Optional[bytes]:
-    """The pickle of a plain and small value that is within the limit; None of any other."""
-    if type(value) not in SCALARS and not are_small((value,)):
-        return None
-    body = dump_small(value)
-    return body if len(body) <= limit else None
-
-
-def dump(value: Any, traits: Traits, slack: int = 0) -> Payload:
+def dump(value: Any, traits: PeerProfile, slack: int = 0) -> Payload:
     """Pickle one value for the other side, in at most `traits.limit` and `slack` bytes.
 
     Raises `PayloadError` that says why it cannot cross and what to do.
@@ -205,7 +118,7 @@ def dump(value: Any, traits: Traits, slack: int = 0) -> Payload:
     return body, writer.buffers
 
 
-def _imports_foreign(body: bytes, traits: Traits) -> bool:
+def _imports_foreign(body: bytes, traits: PeerProfile) -> bool:
     """Whether a pickle, when it is loaded, imports from a module that the other side cannot import."""
     names = traits.foreign | {"__main__"}
     memo: List[Any] = []
@@ -227,11 +140,11 @@ def _imports_foreign(body: bytes, traits: Traits) -> bool:
     return False
 
 
-def _dump_by_value(value: Any, traits: Traits, slack: int, cause: Optional[Exception]) -> Payload:
+def _dump_by_value(value: Any, traits: PeerProfile, slack: int, cause: Optional[Exception]) -> Payload:
     if not traits.by_value:
         raise PayloadError(
             f"{type_name(value)} holds code or a class that only this program has, and code does not cross between Python "
-            f"{_own_minor()} and {traits.python}: put it into a module that both sides can import"
+            f"{python_version()} and {traits.python}: put it into a module that both sides can import"
         ) from cause
     import cloudpickle
 
@@ -269,34 +182,5 @@ def load(body: Bytes, buffers: Sequence[Bytes]) -> Any:
         raise PayloadError(f"what the other side sent cannot be loaded here: {describe(error)}") from error
 
 
-def _too_large(value: Any, traits: Traits) -> PayloadError:
+def _too_large(value: Any, traits: PeerProfile) -> PayloadError:
     return PayloadError(f"{type_name(value)} is larger than max-payload, {traits.limit} bytes")
-
-
-def _own_minor() -> str:
-    return f"{sys.version_info[0]}.{sys.version_info[1]}"
-
-
-def describe(error: BaseException) -> str:
-    try:
-        # What `__str__` gives may be a subclass of str with methods of its own; `join` makes a plain one.
-        text = "".join((str(error), " "))[:-1]
-    except FAULTS:
-        text = "(its text cannot be had)"
-    return f"{_name_of(type(error))}: {text[:300]}"
-
-
-_module_of = type.__dict__["__module__"].__get__
-_qualname_of = type.__dict__["__qualname__"].__get__
-_name_of = type.__dict__["__name__"].__get__
-
-
-def type_name(value: Any) -> str:
-    """`module.Qualified` of a value's class, from the class itself: runs no code of the value, its class or its metaclass."""
-    return class_name(type(value))
-
-
-def class_name(cls: type) -> str:
-    """The same of a class."""
-    module = _module_of(cls)
-    return f"{module if type(module) is str else '?'}.{_qualname_of(cls)}"

@@ -16,7 +16,10 @@ from typing import Any, Callable, Dict, List, Optional, Protocol, Sequence, Tupl
 
 from ..model.errors import PayloadError, ReferenceExpiredError
 from ..protocol.codec import Bytes
-from .pickling import RECORD_SLACK, Payload, Traits, dump, dump_if_small, load, type_name
+from .names import safe_repr, type_name
+from .pickling import RECORD_SLACK, Payload, dump, load
+from .plain import dump_if_small
+from .traits import PeerProfile
 
 # What `list(reference)` fetches at most.
 MAX_ITEMS = 10_000
@@ -194,7 +197,7 @@ def load_with_asker(asker: Asker, body: Bytes, buffers: Sequence[Bytes]) -> Any:
         _here.asker = before
 
 
-def dump_with_asker(asker: Optional[Asker], value: Any, traits: Traits) -> Payload:
+def dump_with_asker(asker: Optional[Asker], value: Any, traits: PeerProfile) -> Payload:
     """Pickle what goes back with the call that `asker` belongs to: its references cross as the objects themselves."""
     body = dump_if_small(value, traits.limit)
     if body is not None:
@@ -207,12 +210,12 @@ def dump_with_asker(asker: Optional[Asker], value: Any, traits: Traits) -> Paylo
         _here.sending = before
 
 
-def dump_or_refer(values: Sequence[Any], table: Table, traits: Traits) -> List[Any]:
+def dump_or_refer(values: Sequence[Any], table: Table, traits: PeerProfile) -> List[Any]:
     """The values, each that cannot cross replaced by a handle."""
     return [value if _crosses(value, traits) else table.handle(value) for value in values]
 
 
-def _crosses(value: Any, traits: Traits) -> bool:
+def _crosses(value: Any, traits: PeerProfile) -> bool:
     try:
         dump(value, traits)
     except PayloadError:
@@ -220,7 +223,7 @@ def _crosses(value: Any, traits: Traits) -> bool:
     return True
 
 
-def dump_result(value: Any, table: Table, traits: Traits) -> Payload:
+def dump_result(value: Any, table: Table, traits: PeerProfile) -> Payload:
     """The value, or a handle to it where it is callable, cannot be pickled or is too large."""
     if not callable(value):
         try:
@@ -251,35 +254,7 @@ _OPERATIONS: Dict[str, Callable[[Any, str, Tuple[Any, ...], Dict[str, Any]], Any
 }
 
 
-# By identity: a lookup in a tuple would compare with `==`, which a metaclass may define.
-_SHOWN_WHOLE = frozenset(map(id, (float, complex, bool, type(None))))
-_SEQUENCES = frozenset(map(id, (list, tuple, set, frozenset)))
-_ITEMS_SHOWN = 4
-
-
-def safe_repr(value: Any, depth: int = 2) -> str:
-    """A short text for a value that runs no code of its class: built-in atoms and containers are shown, all else is named."""
-    cls = type(value)
-    kind = id(cls)
-    if cls is int:
-        return repr(value) if -(10**30) < value < 10**30 else f"<int of {value.bit_length()} bits>"
-    if kind in _SHOWN_WHOLE:
-        return repr(value)
-    if cls is str or cls is bytes:
-        return repr(value[:40]) + ("..." if len(value) > 40 else "")
-    if depth and kind in _SEQUENCES:
-        # The few that are shown are taken in one step, which no other thread can interrupt.
-        items = tuple(itertools.islice(value, _ITEMS_SHOWN))
-        shown = ", ".join([safe_repr(item, depth - 1) for item in items])
-        return f"{cls.__name__}({shown}{', ...' if len(value) > _ITEMS_SHOWN else ''})"
-    if depth and cls is dict:
-        pairs = tuple(itertools.islice(value.items(), _ITEMS_SHOWN))
-        shown = ", ".join([f"{safe_repr(k, depth - 1)}: {safe_repr(v, depth - 1)}" for k, v in pairs])
-        return "{" + shown + (", ..." if len(value) > _ITEMS_SHOWN else "") + "}"
-    return f"{type_name(value)} at {id(value):#x}"
-
-
-def is_unchanged(asker: Asker, value: Any, body: Bytes, buffers: Sequence[Bytes], traits: Traits) -> bool:
+def is_unchanged(asker: Asker, value: Any, body: Bytes, buffers: Sequence[Bytes], traits: PeerProfile) -> bool:
     """Whether a value that was loaded from this payload is as it was then: a fresh copy pickles to the same bytes."""
     try:
         now = dump_with_asker(asker, value, traits)

@@ -1,22 +1,20 @@
-"""Events, the invocations that nobody waits for, as plain data: packed in the application, unpacked in the probe script.
+"""Snapshots of values, for hooks that nobody waits for.
 
 Rules:
 - An event shows the values as they were at the call. What cannot be changed in place is its own snapshot; a small container of such values
   is copied; all else is pickled at once, by the thread that has it.
 - What cannot be pickled, or is too large, crosses as its type and a text: the application has gone on, so nothing can refer to it.
 - Each value is packed by itself, so that one that cannot be loaded takes no other with it.
-- A batch holds plain data only, with the packed values as bytes in it: pickling it runs no code of the application.
 """
 
 from __future__ import annotations
 
-import pickle
-from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
-from ..model.errors import PayloadError, ReferenceExpiredError, RemoteProtocolError
-from ..protocol.codec import Bytes
-from .pickling import PROTOCOL, Traits, class_name, dump, load, type_name
-from .references import Reference, load_with_asker, safe_repr
+from ..model.errors import PayloadError
+from .names import class_name, safe_repr, type_name
+from .pickling import dump
+from .traits import PeerProfile
 
 # Kinds of packed values.
 AS_IS = 0
@@ -32,12 +30,6 @@ _FEW = 32
 _WEIGHT = 64
 
 Packed = Tuple[Any, ...]
-Event = Tuple[Any, ...]
-"""As it crosses: (hook, number, thread, args, kwargs, instance, duration, outcome), or the first four or five where the rest says nothing.
-
-With `args` a list, it and the values of `kwargs` are packed; a tuple holds the values. `instance` is None or its type and text. `outcome`
-is None for a `before` hook, a packed result, or the bytes of an exception.
-"""
 
 
 def is_atom(value: Any) -> bool:
@@ -50,7 +42,7 @@ def is_atom(value: Any) -> bool:
     return cls is float or cls is bool or cls is complex or value is None
 
 
-def pack(value: Any, traits: Traits) -> Tuple[Packed, int]:
+def pack(value: Any, traits: PeerProfile) -> Tuple[Packed, int]:
     """A snapshot of a value, and its size in bytes, roughly. Runs code of the value where it has to be pickled."""
     if is_atom(value):
         return (AS_IS, value), _WEIGHT
@@ -82,7 +74,7 @@ def _told(value: Any, reason: str) -> Packed:
     return TOLD, type_name(value), safe_repr(value), reason
 
 
-def pack_all(args: Sequence[Any], kwargs: Mapping[str, Any], traits: Traits) -> Tuple[List[Packed], Dict[str, Packed], int]:
+def pack_all(args: Sequence[Any], kwargs: Mapping[str, Any], traits: PeerProfile) -> Tuple[List[Packed], Dict[str, Packed], int]:
     """Packed arguments, and their size together, which stays within the limit."""
     size = _WEIGHT
     packed = []
@@ -99,72 +91,3 @@ def instance_text(cls: type, ident: int) -> Tuple[str, str]:
     """The type and the text of an instance of which no more is known, as `type_name` and `safe_repr` give them."""
     name = class_name(cls)
     return name, f"{name} at {ident:#x}"
-
-
-class Batch(NamedTuple):
-    """What one EVENTS frame holds.
-
-    `source` names the process, `number` the batch, so that one that comes twice counts once. `dropped` has, for each hook, how many events
-    the process has dropped in all; `signatures` the parameters of the hooks' targets.
-    """
-
-    source: str
-    pid: int
-    number: int
-    dropped: Dict[int, int]
-    signatures: Dict[int, Any]
-    events: List[Event]
-
-    def dump(self) -> bytes:
-        """The body of the frame."""
-        return pickle.dumps(tuple(self), PROTOCOL)
-
-    @classmethod
-    def load(cls, body: Bytes) -> Batch:
-        """The inverse. Raises `RemoteProtocolError` or `PayloadError`."""
-        fields = load(body, ())
-        if not isinstance(fields, tuple) or len(fields) != len(cls._fields):
-            raise RemoteProtocolError("EVENTS without a batch")
-        return cls(*fields)
-
-
-class OutOfReach:
-    """In the place of the call that a reference came with: the application has not waited."""
-
-    def refer(self, op: str, number: int, name: str, payload: Any) -> Any:
-        raise ReferenceExpiredError(
-            "this hook was registered with wait=False: the application has gone on, and only the type and a text of the object have come; "
-            "register it without wait=False to reach the object"
-        )
-
-
-OUT_OF_REACH = OutOfReach()
-
-
-def unpack(packed: Packed, position: int) -> Any:
-    """The value; what has not come, or cannot be loaded here, is a `Reference` that can be shown but not reached."""
-    kind = packed[0]
-    if kind == AS_IS:
-        return packed[1]
-    if kind == TOLD:
-        return Reference(OUT_OF_REACH, position, packed[1], packed[2])
-    try:
-        # As `bytearray`, so that an array can be written to, as the application's can.
-        return load_with_asker(OUT_OF_REACH, packed[1], [bytearray(one) for one in packed[2]] if len(packed) > 2 else ())
-    except PayloadError as error:
-        return Reference(OUT_OF_REACH, position, "object", f"a value: {error}")
-
-
-def unpack_event(event: Event, pid: int) -> Tuple[Any, ...]:
-    """The record of a call, as `Call` takes it: (args, kwargs, meta, outcome)."""
-    _, number, thread, args = event[:4]
-    kwargs = event[4] if len(event) > 4 else {}
-    instance, duration, outcome = event[5:] or (None, 0.0, None)
-    if type(args) is list:
-        packed, args = args, tuple([unpack(value, place) for place, value in enumerate(args, 1)])
-        kwargs = {name: unpack(value, place) for place, (name, value) in enumerate(kwargs.items(), len(packed) + 1)}
-    raised = type(outcome) is bytes
-    if outcome is not None and not raised:
-        outcome = unpack(outcome, -1)
-    kind, text = instance or ("", "")
-    return args, kwargs, (number, pid, thread, kind, text, raised, duration), outcome

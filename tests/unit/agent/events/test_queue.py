@@ -18,17 +18,18 @@ from tests.unit.core.protocol.test_connection import pair
 from xpc_agent.events.queue import BATCH_EVENTS, EventQueue, Tally
 from xpc_agent.hooks.admission import Patience
 from xpc_agent.hooks.unwaited import UnwaitedHook
+from xpc_instrument.core.calls.batch import Batch, unpack
 from xpc_instrument.core.model.errors import ChannelError, ReferenceExpiredError
 from xpc_instrument.core.model.target import Mode
 from xpc_instrument.core.model.terms import Terms
 from xpc_instrument.core.node.lanes import LanePool
-from xpc_instrument.core.values.pickling import Traits
-from xpc_instrument.core.values.snapshots import AS_IS, PICKLED, TOLD, Batch, is_atom, pack, pack_all, unpack
+from xpc_instrument.core.values.snapshots import AS_IS, PICKLED, TOLD, is_atom, pack, pack_all
+from xpc_instrument.core.values.traits import PeerProfile
 from xpc_instrument.core.wire.wire import Wire
 from xpc_instrument.script.call import Handle
 from xpc_instrument.script.events import EventReader
 
-TRAITS = Traits("3.11", "3.11", 100_000)
+TRAITS = PeerProfile("3.11", "3.11", 100_000)
 
 
 class Waker:
@@ -410,7 +411,7 @@ def test_all_else_is_pickled_at_once(value: Any) -> None:
 
 @pytest.mark.no_process
 def test_what_cannot_be_pickled_or_is_too_large_is_told() -> None:
-    packed, _ = pack(lambda: (yield), Traits("3.8", "3.11", 1000))
+    packed, _ = pack(lambda: (yield), PeerProfile("3.8", "3.11", 1000))
     assert packed[0] == TOLD
     args, kwargs, size = pack_all(("x" * 60_000, "y" * 60_000), {"z": [1]}, TRAITS)
     assert [one[0] for one in args] == [TOLD, TOLD] or [one[0] for one in args] == [PICKLED, TOLD]

@@ -16,7 +16,8 @@ from xpc_instrument.core.model.errors import RemoteProtocolError
 from xpc_instrument.core.protocol import codec
 from xpc_instrument.core.protocol.codec import Frame, FrameReader, dump_message, encode, load_message
 from xpc_instrument.core.protocol.messages import LANE_OPCODES, SCHEMAS, Answer, Hello, Opcode, Register
-from xpc_instrument.core.values.pickling import Traits, beside, dump
+from xpc_instrument.core.values.pickling import beside, dump
+from xpc_instrument.core.values.traits import PeerProfile
 
 pytestmark = pytest.mark.no_process
 
@@ -127,7 +128,7 @@ def test_large_bytes_arrive_as_bytes_in_place_and_all_else_as_what_can_be_writte
 
 def test_what_a_piece_is_read_only_for_is_not_copied_by_pickle() -> None:
     value = b"x" * 100_000
-    body, buffers = dump(beside((value,)), Traits("3.11", "3.11", 1_000_000))
+    body, buffers = dump(beside((value,)), PeerProfile("3.11", "3.11", 1_000_000))
     wire = b"".join(bytes(piece) for piece in encode(Opcode.CALL, 1, body, buffers))
     (frame,) = feed(FrameReader(1_000_000), wire)
     (loaded,) = pickle.loads(frame.body, buffers=frame.buffers)

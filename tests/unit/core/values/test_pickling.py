@@ -21,7 +21,9 @@ from hypothesis import strategies as st
 from tests.searching import examples
 from xpc_instrument.core.model.errors import PayloadError, ReferenceExpiredError, RemoteError, RemoteTraceback
 from xpc_instrument.core.values.exceptions import dump_exception, load_exception
-from xpc_instrument.core.values.pickling import RECORD_SLACK, Traits, are_small, dump, dump_small, load, type_name
+from xpc_instrument.core.values.names import safe_repr, type_name
+from xpc_instrument.core.values.pickling import RECORD_SLACK, dump, load
+from xpc_instrument.core.values.plain import are_small, dump_small
 from xpc_instrument.core.values.references import (
     MAX_ITEMS,
     Reference,
@@ -34,13 +36,13 @@ from xpc_instrument.core.values.references import (
     load_with_asker,
     load_with_table,
     perform,
-    safe_repr,
 )
+from xpc_instrument.core.values.traits import PeerProfile
 
 pytestmark = pytest.mark.no_process
 
-SAME = Traits("3.11", "3.11", 1_000_000)
-OTHER = Traits("3.11", "3.12", 1_000_000)
+SAME = PeerProfile("3.11", "3.11", 1_000_000)
+OTHER = PeerProfile("3.11", "3.12", 1_000_000)
 
 
 @dataclasses.dataclass
@@ -94,7 +96,7 @@ class Elsewhere(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def load_elsewhere(value: Any, traits: Traits, *lacks: str) -> Any:
+def load_elsewhere(value: Any, traits: PeerProfile, *lacks: str) -> Any:
     body, buffers = dump(value, traits)
     return Elsewhere(body, buffers, lacks).load()
 
@@ -143,12 +145,12 @@ def test_a_local_function_still_works_on_the_other_side() -> None:
 
 
 def test_all_of_a_package_that_the_other_side_lacks_crosses_by_value() -> None:
-    traits = Traits("3.11", "3.11", 1_000_000)
+    traits = PeerProfile("3.11", "3.11", 1_000_000)
     traits.add_foreign("tests.integration.no_such_module")
     arrived = load_elsewhere([Point(1, 2), Point], traits, "tests")
     assert (arrived[0].x, arrived[1].__name__) == (1, "Point")
     with pytest.raises(PayloadError, match="does not cross"):
-        dump(Point(1, 2), Traits("3.11", "3.12", 1_000_000, frozenset({"tests"})))
+        dump(Point(1, 2), PeerProfile("3.11", "3.12", 1_000_000, frozenset({"tests"})))
 
 
 class Pieces:
@@ -217,9 +219,9 @@ def test_pickling_stops_soon_after_the_limit() -> None:
 def test_the_limit_is_exact(size: int) -> None:
     value = b"x" * size
     length = len(dump(value, SAME)[0])
-    assert load(*dump(value, Traits("3.11", "3.11", length))) == value
+    assert load(*dump(value, PeerProfile("3.11", "3.11", length))) == value
     with pytest.raises(PayloadError, match="larger than"):
-        dump(value, Traits("3.11", "3.11", length - 1))
+        dump(value, PeerProfile("3.11", "3.11", length - 1))
 
 
 @pytest.mark.parametrize(
@@ -244,7 +246,7 @@ def test_buffers_and_code_by_value_count_too(make: Callable[[int], Any]) -> None
     ],
 )
 def test_large_buffers_travel_beside_the_pickle(value: Any, beside: int) -> None:
-    body, buffers = dump(value, Traits("3.11", "3.11", 30_000_000))
+    body, buffers = dump(value, PeerProfile("3.11", "3.11", 30_000_000))
     assert len(buffers) == beside
     arrived = load(body, buffers)
     several = isinstance(value, list)
@@ -451,7 +453,7 @@ def test_a_result_that_is_callable_or_cannot_cross_becomes_a_reference(result: A
 
 def test_a_reference_crosses_even_below_the_smallest_limit() -> None:
     caller = Caller()
-    assert len(load_with_asker(caller, *dump_result([1, 2, 3], caller.table, Traits("3.11", "3.11", 1)))) == 3
+    assert len(load_with_asker(caller, *dump_result([1, 2, 3], caller.table, PeerProfile("3.11", "3.11", 1)))) == 3
     assert RECORD_SLACK < 1024 * 1024
 
 
@@ -519,7 +521,7 @@ def raised(error: BaseException, cause: Any = None) -> BaseException:
         return caught
 
 
-def across(error: BaseException, traits: Traits = SAME) -> BaseException:
+def across(error: BaseException, traits: PeerProfile = SAME) -> BaseException:
     return load_exception(dump_exception(error, traits)[0])
 
 
@@ -581,7 +583,7 @@ def test_an_exception_stays_within_half_the_limit_and_the_room_of_a_lane() -> No
     for _ in range(200):
         error = raised(Deep("\U0001f600" * 1000), error)
     for limit in (1, 1000, 1_000_000):
-        assert len(dump_exception(error, Traits("3.11", "3.11", limit))[0]) <= limit // 2 + RECORD_SLACK
+        assert len(dump_exception(error, PeerProfile("3.11", "3.11", limit))[0]) <= limit // 2 + RECORD_SLACK
 
 
 def test_an_exception_in_an_unknown_form_is_refused() -> None:
@@ -721,7 +723,7 @@ def test_what_is_large_deep_or_no_plain_value_does_not_count_as_small(value: Any
 
 def test_the_limit_holds_for_small_values_too() -> None:
     with pytest.raises(PayloadError, match="max-payload"):
-        dump("x" * 500, Traits("3.11", "3.11", 100))
+        dump("x" * 500, PeerProfile("3.11", "3.11", 100))
 
 
 def test_a_list_that_contains_itself_is_not_small() -> None:

@@ -1,0 +1,205 @@
+"""The callee's end of one call over a lane.
+
+Rules:
+- Any thread of the callee may ask back through it, one at a time, until the call has been answered.
+- What `proceed` gave and the callee hands back untouched is answered with a token: the caller has the object.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import types
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+
+from ..model.errors import LocalProtocolError, PayloadError, ReferenceExpiredError, RemoteProtocolError
+from ..protocol.codec import Bytes, Frame
+from ..protocol.messages import Opcode
+from ..values.exceptions import dump_exception, load_exception
+from ..values.plain import dump_small
+from ..values.references import dump_with_asker, is_unchanged, load_with_asker
+from ..values.traits import PeerProfile
+from ..wire.wire import Wire
+from .outcome import INSTANCE_TYPE, Arguments, Meta
+
+# By names of their own: up to Python 3.11 looking a member of an enum up takes as long as four calls of a function.
+_CALL_NAMED, _FAULT, _PROCEED, _REFER, _RESULT, _RETURN = (
+    Opcode.CALL_NAMED,
+    Opcode.FAULT,
+    Opcode.PROCEED,
+    Opcode.REFER,
+    Opcode.RESULT,
+    Opcode.RETURN,
+)
+# What is shorter goes with its header in one piece, in bytes.
+_SMALL = 4096
+_NONE = dump_small(None)
+
+
+def binds(callback: Any) -> bool:
+    """Whether a stand-in for a method gets the instance first, as it would if it were assigned in the method's place."""
+    return hasattr(type(callback), "__get__") and not isinstance(callback, types.MethodType)
+
+
+def _copied(buffers: Sequence[Bytes]) -> Sequence[Bytes]:
+    """Copies of those that can be written: a hook may change in place what is loaded over them."""
+    return [buffer if type(buffer) is bytes else bytearray(buffer) for buffer in buffers]
+
+
+class Incoming:
+    """The callee's end of one call."""
+
+    # Most calls are answered before any of these is anything else.
+    _answered = False
+    _original: Optional[Frame] = None
+    _original_value: Any = None
+
+    def __init__(self, wire: Wire, frame: Frame, traits: PeerProfile) -> None:
+        self.traits = traits
+        self._wire = wire
+        self._frame = frame
+        self._lock = threading.Lock()
+
+    def record(self, apart: bool = False) -> Tuple[Any, ...]:
+        """The caller's record `(args, kwargs, *rest)`; what cannot be loaded here is a `Reference`.
+
+        With `apart` nothing in it lies in the frame itself, so that `has_as_it_came` can tell whether it was changed.
+        """
+        # For CALL_NAMED the first buffer is the name.
+        buffers = self._frame.buffers[1:] if self._frame.opcode is _CALL_NAMED else self._frame.buffers
+        try:
+            value = load_with_asker(self, self._frame.body, _copied(buffers) if apart else buffers)
+        except PayloadError:
+            return self._load_separately()
+        if not isinstance(value, tuple) or len(value) < 2:
+            raise RemoteProtocolError("a call without (args, kwargs)")
+        return value
+
+    def _load_separately(self) -> Tuple[Any, ...]:
+        frame = self._ask({"op": "separately", "ref": 0, "name": ""}, ())
+        args, kwargs, rest = load_with_asker(self, frame.body, frame.buffers)
+
+        def part(pair: Tuple[Optional[bytes], Any]) -> Any:
+            body, reference = pair
+            if body is None:
+                return reference
+            try:
+                return load_with_asker(self, body, ())
+            except PayloadError:
+                return reference
+
+        return (tuple(map(part, args)), {name: part(value) for name, value in kwargs.items()}, *map(part, rest))
+
+    def plain_arguments(self, callback: Callable[..., Any], record: Tuple[Any, ...]) -> Arguments:
+        """What to call a stand-in with: the caller's arguments, after the instance where the stand-in binds as a method."""
+        if len(record) > 2 and len(record[2]) > INSTANCE_TYPE and binds(callback):
+            instance = Meta(*record[2]).instance(self)
+            if instance is not None:
+                return (instance, *record[0]), record[1]
+        return record[0], record[1]
+
+    # asking back -----------------------------------------------------------------------------------------------------------
+
+    def _ask(self, request: Dict[str, Any], buffers: Sequence[Bytes]) -> Frame:
+        body = json.dumps(request).encode()
+        return self._exchange(_REFER, body, buffers)
+
+    def _exchange(self, opcode: Opcode, body: Bytes, buffers: Sequence[Bytes]) -> Frame:
+        with self._lock:
+            if self._answered:
+                raise ReferenceExpiredError("the call has ended: read what you need of a reference while the hook runs")
+            self._say(opcode, body, buffers)
+            return self._wire.hear(None)
+
+    def refer(self, op: str, number: int, name: str, payload: Any) -> Any:
+        """One operation on a reference. Raises what the object raised over there."""
+        buffers: List[Bytes] = []
+        if payload is not None:
+            inner, more = dump_with_asker(self, payload, self.traits)
+            buffers = [inner, *more]
+        frame = self._ask({"op": op, "ref": number, "name": name}, buffers)
+        return self._result(frame)
+
+    def extra(self, name: str) -> Any:
+        """Something about the call that the caller knows, as JSON."""
+        return json.loads(self._result(self._ask({"op": "extra", "ref": 0, "name": name}, ())))
+
+    def proceed(self, arguments: Optional[Arguments]) -> Any:
+        """Have the caller run the original, with its own arguments or these; returns or raises what the original did."""
+        body: Bytes = b""
+        buffers: Sequence[Bytes] = ()
+        if arguments is not None:
+            body, buffers = dump_with_asker(self, arguments, self.traits)
+        frame = self._exchange(_PROCEED, body, buffers)
+        self._original = frame
+        try:
+            self._original_value = self._result(frame, apart=True)
+        except BaseException as error:
+            self._original_value = error
+            raise
+        return self._original_value
+
+    def _result(self, frame: Frame, apart: bool = False) -> Any:
+        if frame.opcode is _FAULT:
+            raise load_exception(frame.body, asker=self)
+        return load_with_asker(self, frame.body, _copied(frame.buffers) if apart else frame.buffers)
+
+    # answering ---------------------------------------------------------------------------------------------------------------
+
+    def _finish(self, opcode: Opcode, body: Bytes = b"", buffers: Sequence[Bytes] = ()) -> None:
+        with self._lock:
+            if self._answered:
+                raise LocalProtocolError("this call has been answered already")
+            self._answered = True
+            self._say(opcode, body, buffers)
+
+    def _say(self, opcode: Opcode, body: Bytes, buffers: Sequence[Bytes]) -> None:
+        if buffers or len(body) > _SMALL:
+            self._wire.send(None, opcode, 0, body, buffers)
+        else:
+            self._wire.put(opcode, 0, body, None)
+
+    def done(self) -> None:
+        """Answer that an observer has observed."""
+        self._finish(_RETURN, _NONE)
+
+    def has_as_it_came(self, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> bool:
+        """Whether the arguments that came with the call have not been changed in place: a fresh copy pickles to the same bytes."""
+        try:
+            return dump_with_asker(self, (args, kwargs), self.traits) == dump_with_asker(self, self.record(apart=True)[:2], self.traits)
+        except PayloadError:
+            return True  # what cannot go back cannot have been meant to
+
+    def give(self, value: Any) -> None:
+        """Answer with a value. Raises `PayloadError`, without having answered, if it cannot cross."""
+        original = self._original
+        if (
+            original is not None
+            and original.opcode is _RESULT
+            and value is self._original_value
+            and is_unchanged(self, value, original.body, _copied(original.buffers), self.traits)
+        ):
+            self._finish(Opcode.RETURN_SAME)
+            return
+        body, buffers = dump_with_asker(self, value, self.traits)
+        self._finish(_RETURN, body, buffers)
+
+    def throw(self, error: BaseException) -> None:
+        """Answer with an exception, to be raised at the caller."""
+        if self._original is not None and error is self._original_value:
+            self._finish(Opcode.RAISE_SAME)
+            return
+        body, buffers = dump_exception(error, self.traits, self)
+        self._finish(Opcode.RAISE, body, buffers)
+
+    def fail(self, cause: str, message: str) -> None:
+        """Answer that no answer can be given."""
+        self._finish(Opcode.FAILED, json.dumps({"cause": cause, "message": message[:2000]}).encode())
+
+    def cool(self) -> None:
+        """Have what was said last be noticed, whatever this thread does next."""
+        self._wire.cool()
+
+    def not_found(self) -> None:
+        """Answer that there is no such callback."""
+        self._finish(Opcode.NOT_FOUND)

@@ -1,0 +1,84 @@
+"""What goes with a call and what comes of it, at both ends."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple
+
+from ..model.errors import RemoteProtocolError
+from ..protocol.codec import Bytes, load_json
+from ..values.references import Asker, Reference
+
+# Nesting of the JSON on lanes: one object of plain values; and its bytes at most. FAILED has a message of 2,000 characters.
+_FLAT = 1
+_LONGEST_JSON = 64 * 1024
+
+Arguments = Tuple[Tuple[Any, ...], Dict[str, Any]]
+
+
+class Meta(NamedTuple):
+    """What crosses with a call of a probe point beside its values. The instance, if any, is number 0 of the call's table."""
+
+    number: int
+    pid: int
+    thread: int
+    instance_type: str = ""
+    instance_text: str = ""
+    raised: bool = False
+    duration: float = 0.0
+
+    def instance(self, asker: Asker) -> Optional[Reference]:
+        """A reference to the instance, or None where there is none."""
+        if not self.instance_type:
+            return None
+        return Reference(asker, 0, self.instance_type, self.instance_text)
+
+
+INSTANCE_TYPE = Meta._fields.index("instance_type")
+
+
+class Failed(Exception):
+    """The callee could not answer: `cause` is a word to count by, the message says what happened."""
+
+    def __init__(self, cause: str, message: str) -> None:
+        super().__init__(message)
+        self.cause = cause
+
+
+class NotFound(Exception):
+    """The callee has no such callback any more."""
+
+
+class Outcome:
+    """What a call ended with: a value, or an exception to raise."""
+
+    __slots__ = ("error", "value")
+
+    def __init__(self, value: Any = None, error: Optional[BaseException] = None) -> None:
+        self.value = value
+        self.error = error
+
+    def get(self) -> Any:
+        """The value; raises the exception if there is one. To be asked once."""
+        # Forgotten: the traceback holds the frames through which it is raised, which hold this.
+        error, self.error = self.error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error
+        return self.value
+
+
+def run_original(original: Callable[..., Any], args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Outcome:
+    """Call, and keep what comes of it. Only what ends the thread or the process goes straight through."""
+    try:
+        return Outcome(original(*args, **kwargs))
+    except Exception as error:
+        return Outcome(error=error)
+
+
+def load_small_json(body: Bytes, what: str) -> Any:
+    """The JSON of a frame on a lane. Raises `RemoteProtocolError`, before it is parsed if it is longer than any honest side's."""
+    if len(body) > _LONGEST_JSON:
+        raise RemoteProtocolError(f"{what} of {len(body)} bytes; expected {_LONGEST_JSON} at most")
+    return load_json(body, what, _FLAT)
