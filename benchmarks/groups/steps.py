@@ -46,9 +46,9 @@ def _steps() -> Iterator[Mapping[str, TimeFunction]]:
 
     def exchange() -> None:
         near.send(None, Opcode.CALL, 1, body)
-        far.hear(None)
+        far.recv_frame(None)
         far.send(None, Opcode.RETURN, 0, body)
-        near.hear(None)
+        near.recv_frame(None)
 
     def bare_exchange() -> None:
         left.send(plain)

@@ -130,7 +130,7 @@ def warming():
 
 def half_an_answer(wire, frame):
     if warming():
-        wire.put(Opcode.RETURN, 0, pickle.dumps("hooked", 5), None)
+        wire.send_frame(Opcode.RETURN, 0, pickle.dumps("hooked", 5), None)
         return
     opcode = Opcode.PROCEED if step == "half of proceed" else Opcode.RETURN
     pieces = b"".join(bytes(piece) for piece in wire.connection.send(opcode, 0, b"x" * LARGE))

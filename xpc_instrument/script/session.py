@@ -473,7 +473,7 @@ class Session:
         if body is None or incoming is not None:
             self._give(hook, incoming or Incoming(wire, frame, member.traits), value)
         else:
-            wire.put(_RETURN, 0, body, None)
+            wire.send_frame(_RETURN, 0, body, None)
 
     def _give(self, hook: _Hook, incoming: Incoming, value: Any) -> None:
         try:
@@ -497,7 +497,7 @@ class Session:
         try:
             incoming.fail(cause, message)
             # Seen to be there: a log may be slow, or a pipe that nobody reads.
-            incoming.cool()
+            incoming.stop_polling()
         finally:
             # Not before: the application waits for the answer.
             self._log_failure(hook, error)

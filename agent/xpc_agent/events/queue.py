@@ -351,7 +351,7 @@ class EventQueue:
             log.debug("no lane for the events of session %.8s: %s", self.session, error)
             return False
         assert self._body is not None
-        wire.cool()
+        wire.stop_polling()
         wire.charge(Freight(self.hooks, self._batch))
         self.wire = wire
         name = [relay_name(self.session, 0)] if relayed else []
@@ -368,7 +368,7 @@ class EventQueue:
                 self.unsent = wire.transmit_some(self.unsent)
                 if self.unsent:
                     return
-            for frame in wire.drain():
+            for frame in wire.recv_frames():
                 wire.connection.accept(frame)
                 if frame.opcode in (Opcode.PROCEED, Opcode.REFER):
                     raise RemoteProtocolError(f"{frame.opcode.name} as the answer to EVENTS")

@@ -308,7 +308,7 @@ class RemoteHook:
                 payload = outgoing.payload()
                 lane = self.lanes.take(deadline)
                 lane.transmit(self._call(lane, payload), deadline)
-                frame = lane.hear(deadline)
+                frame = lane.recv_frame(deadline)
             else:
                 lane = self.lanes.take(deadline)
                 if lane.account is not self.counters:
@@ -362,7 +362,7 @@ class RemoteHook:
                 busy.on = before
             if rest:
                 await lane.transmit_async(rest, deadline)
-            frame = await lane.hear_async(deadline)
+            frame = await lane.recv_frame_async(deadline)
             # What a RETURN holds is of no interest, and not loaded.
             if frame.opcode is not Opcode.RETURN:
                 await (outgoing or self._observation(invocation, _Guarded)).serve_async(lane, frame, deadline)
@@ -399,7 +399,7 @@ class RemoteHook:
                 payload = outgoing.payload()
                 lane = self.lanes.take(deadline)
                 lane.transmit(self._call(lane, payload), deadline)
-                frame = lane.hear(deadline)
+                frame = lane.recv_frame(deadline)
             else:
                 lane = self.lanes.take(deadline)
                 if lane.account is not self.counters:
@@ -457,7 +457,7 @@ class RemoteHook:
                 busy.on = before
             if rest:
                 await lane.transmit_async(rest, deadline)
-            frame = await lane.hear_async(deadline)
+            frame = await lane.recv_frame_async(deadline)
             if outgoing is None:
                 if frame.opcode is Opcode.RETURN and is_plain(frame.body):
                     before, busy.on = busy.on, True

@@ -151,7 +151,7 @@ def test_an_observer_cannot_read_by_reference(app: App, mode: str) -> None:
 
     def ask(wire: Wire, frame: Frame) -> None:
         wire.send(None, Opcode.REFER, 0, refer("get", 0, "number"))
-        seen.append(wire.hear(time.monotonic() + 20).opcode)
+        seen.append(wire.recv_frame(time.monotonic() + 20).opcode)
         wire.send(None, Opcode.RETURN)
 
     with Hostile(ask, f"{mode}:shop:Order.total"):
@@ -188,7 +188,7 @@ def test_an_observer_cannot_call_into_the_application(app: App, trace: Path) -> 
         wire = joiner.take_call_lane(time.monotonic() + 20)
         wire.send(None, opcode, 1, evil, buffers)
         try:
-            answer = wire.hear(time.monotonic() + 20).opcode
+            answer = wire.recv_frame(time.monotonic() + 20).opcode
         except xpc_instrument.ChannelError:
             answer = None
         # The lane ends, or there is no such callback.

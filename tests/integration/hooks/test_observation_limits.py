@@ -120,7 +120,7 @@ def test_a_frame_that_is_there_is_not_taken_once_the_deadline_has_passed(hot: bo
         memory[wire._in[2] : wire._in[2] + len(question)] = question
         memory[wire._in[0]] = 1
     with pytest.raises(DeadlineError):
-        wire.hear(time.monotonic() - 0.01)
+        wire.recv_frame(time.monotonic() - 0.01)
     wire.close()
     theirs.close()
 
@@ -151,7 +151,7 @@ def test_an_absurd_time_to_deliver_in_does_not_end_the_delivery_for_others(app: 
     try:
         # The barrier is behind events that are under way, and there is nothing else that the thread which delivers could wait for.
         charge(app)
-        message = joiner._control.connection.say(Unregister(7, 1, 0.125))  # type: ignore[union-attr]
+        message = joiner._control.connection.send_message(Unregister(7, 1, 0.125))  # type: ignore[union-attr]
         text = b"".join(message)[12:].replace(b"0.125", str(within).encode())
         joiner._control.transmit(encode(Opcode.UNREGISTER, 0, text), time.monotonic() + 20)  # type: ignore[union-attr]
         with xpc_instrument.connect("shop") as session:
@@ -172,7 +172,7 @@ def test_a_strange_name_on_a_lane_that_calls_is_no_callback_and_fills_no_log(app
         name = b"\0" + joiner.session.encode() + b"\0" + b"99999999999999999999"
     wire = joiner.take_call_lane(time.monotonic() + 20)
     wire.send(None, Opcode.CALL_NAMED, 0, b"", [name])
-    assert wire.hear(time.monotonic() + 20).opcode is Opcode.NOT_FOUND
+    assert wire.recv_frame(time.monotonic() + 20).opcode is Opcode.NOT_FOUND
     joiner.close()
     assert "Traceback" not in app.program.text
 

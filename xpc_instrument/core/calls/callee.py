@@ -109,7 +109,7 @@ class Incoming:
             if self._answered:
                 raise ReferenceExpiredError("the call has ended: read what you need of a reference while the hook runs")
             self._say(opcode, body, buffers)
-            return self._wire.hear(None)
+            return self._wire.recv_frame(None)
 
     def refer(self, op: str, number: int, name: str, payload: Any) -> Any:
         """One operation on a reference. Raises what the object raised over there."""
@@ -157,7 +157,7 @@ class Incoming:
         if buffers or len(body) > _SMALL:
             self._wire.send(None, opcode, 0, body, buffers)
         else:
-            self._wire.put(opcode, 0, body, None)
+            self._wire.send_frame(opcode, 0, body, None)
 
     def done(self) -> None:
         """Answer that an observer has observed."""
@@ -196,9 +196,9 @@ class Incoming:
         """Answer that no answer can be given."""
         self._finish(Opcode.FAILED, json.dumps({"cause": cause, "message": message[:2000]}).encode())
 
-    def cool(self) -> None:
+    def stop_polling(self) -> None:
         """Have what was said last be noticed, whatever this thread does next."""
-        self._wire.cool()
+        self._wire.stop_polling()
 
     def not_found(self) -> None:
         """Answer that there is no such callback."""

@@ -190,14 +190,14 @@ class Outgoing:
     ) -> Outcome:
         """Send the call and serve it to its end in the calling thread."""
         wire.transmit(pieces, deadline)
-        return self.serve(wire, wire.hear(deadline), deadline, original)
+        return self.serve(wire, wire.recv_frame(deadline), deadline, original)
 
     def serve(self, wire: Wire, frame: Frame, deadline: Optional[float], original: Optional[Callable[..., Any]] = None) -> Outcome:
         """From the callee's first frame on: do what it asks for, to the end."""
         while True:
             if frame.opcode is _REFER:
                 wire.transmit(self.after_refer(wire, frame), deadline)
-                frame = wire.hear(deadline)
+                frame = wire.recv_frame(deadline)
                 continue
             if frame.opcode is _PROCEED and original is None:
                 raise RemoteProtocolError("PROCEED, but this call has no original")
@@ -211,7 +211,7 @@ class Outgoing:
                 deadline += time.monotonic() - started
             self.proceeded = outcome
             wire.transmit(self.after_original(wire, outcome), deadline)
-            frame = wire.hear(deadline)
+            frame = wire.recv_frame(deadline)
 
     async def serve_async(
         self, wire: Wire, frame: Frame, deadline: Optional[float], original: Optional[Callable[..., Any]] = None
@@ -220,7 +220,7 @@ class Outgoing:
         while True:
             if frame.opcode is _REFER:
                 await wire.transmit_async(self.after_refer(wire, frame), deadline)
-                frame = await wire.hear_async(deadline)
+                frame = await wire.recv_frame_async(deadline)
                 continue
             if frame.opcode is _PROCEED and original is None:
                 raise RemoteProtocolError("PROCEED, but this call has no original")
@@ -237,4 +237,4 @@ class Outgoing:
                 deadline += time.monotonic() - started
             self.proceeded = outcome
             await wire.transmit_async(self.after_original(wire, outcome), deadline)
-            frame = await wire.hear_async(deadline)
+            frame = await wire.recv_frame_async(deadline)

@@ -125,7 +125,7 @@ class Registry(Policy):
     def serve(self, wire: Wire, hello: Hello) -> None:
         traits = PeerProfile(hello.python, python_version(), self._limits.max_payload)
         while True:
-            frame = wire.hear(None)
+            frame = wire.recv_frame(None)
             if frame.opcode not in (Opcode.CALL_NAMED, Opcode.EVENTS) or not frame.buffers:
                 raise RemoteProtocolError(f"{frame.opcode.name} on a lane that calls by name")
             entry = self.find(bytes(frame.buffers[0]).decode("utf-8", "replace"))
@@ -159,7 +159,7 @@ class Registry(Policy):
             while True:
                 try:
                     lane.send(None, opcode, ident, body, buffers)
-                    back = lane.hear(None)
+                    back = lane.recv_frame(None)
                 except ChannelError:
                     peer.lanes.drop(lane)
                     self.lost(caller, frame)
@@ -169,7 +169,7 @@ class Registry(Policy):
                     caller.send(None, back.opcode, 0, back.body, back.buffers)
                     return
                 caller.send(None, back.opcode, 0, back.body, back.buffers)
-                question = caller.hear(None)
+                question = caller.recv_frame(None)
                 opcode, ident, body, buffers = question.opcode, 0, question.body, question.buffers
         except BaseException:
             # The caller is gone in the middle of its call: what the callee still says would answer nobody.

@@ -172,7 +172,7 @@ class Door:
             return
         connection = stranger.wire.connection
         try:
-            for frame in stranger.wire.drain():
+            for frame in stranger.wire.recv_frames():
                 stranger.outbox.extend(connection.shake(frame, self._welcome))
                 if connection.open:
                     self._forget(stranger)

@@ -416,7 +416,7 @@ class Host:
         if peer.gone:
             return
         try:
-            frames = peer.wire.drain()
+            frames = peer.wire.recv_frames()
         except (OSError, XpcError) as error:
             self._lose(peer, str(error))
             return

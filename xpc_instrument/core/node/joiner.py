@@ -176,7 +176,7 @@ class Joiner:
         try:
             while not self._closed:
                 try:
-                    frame = wire.hear(time.monotonic() + self.limits.heartbeat)
+                    frame = wire.recv_frame(time.monotonic() + self.limits.heartbeat)
                 except DeadlineError:
                     if time.monotonic() - self._last_heard > self.limits.silence:
                         reason = f"nothing was heard of {self.address} for {self.limits.silence} s"
@@ -219,7 +219,7 @@ class Joiner:
             raise ChannelError(f"not connected to {self.address}: {self.lost or 'call connect first'}")
         with self._sending:
             try:
-                wire.say(message, time.monotonic() + self.limits.connect_timeout if deadline is None else deadline)
+                wire.send_message(message, time.monotonic() + self.limits.connect_timeout if deadline is None else deadline)
             except ChannelError as error:
                 # Noticed here before the control thread, which now finds the connection closed: nobody may take it for alive meanwhile.
                 self.lost = self.lost or str(error)
@@ -408,7 +408,7 @@ class Joiner:
     def _serve_lane(self, wire: Wire) -> None:
         try:
             while not self._closed:
-                frame = wire.hear(None)
+                frame = wire.recv_frame(None)
                 assert self._serve is not None
                 self._serve(wire, frame)
         except ChannelError:
@@ -510,6 +510,6 @@ class Asked:
 def _is_fresh(wire: Wire) -> bool:
     """Whether an idle lane is still connected: the host may have gone, or started again, since it was last used."""
     try:
-        return not wire.drain() and wire.connection.reader.idle
+        return not wire.recv_frames() and wire.connection.reader.idle
     except ChannelError:
         return False

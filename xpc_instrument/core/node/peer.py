@@ -73,7 +73,7 @@ class Peer:
 
     def post(self, message: Message) -> None:
         """Send a control message from any thread, without waiting."""
-        self._outbox.extend(self.wire.connection.say(message))
+        self._outbox.extend(self.wire.connection.send_message(message))
         if self._host.in_service_thread:
             self.flush()
         else:

@@ -191,7 +191,7 @@ class Connection:
             raise RemoteProtocolError(f"{frame.opcode.name} in the state {self.state.value!r}") from None
         return frame
 
-    def say(self, message: Message) -> List[Bytes]:
+    def send_message(self, message: Message) -> List[Bytes]:
         """The pieces of a control message to transmit."""
         opcode, body = dump_message(message)
         return self.send(opcode, 0, body)
@@ -210,7 +210,7 @@ class Connection:
     def start(self, hello: Hello) -> List[Bytes]:
         """Dialling side: the first message."""
         self.hello = hello
-        pieces = self.say(hello)
+        pieces = self.send_message(hello)
         self._hello_bytes = bytes(dump_message(hello)[1])
         return pieces
 
@@ -241,12 +241,12 @@ class Connection:
             if message.role not in _OPENED:
                 raise RemoteProtocolError(f"unknown role {message.role!r:.40}")
             challenge = Challenge(PROTOCOL_VERSION, new_nonce())
-            pieces = self.say(challenge)
+            pieces = self.send_message(challenge)
             self._challenge_bytes = dump_message(challenge)[1]
             return pieces
         if isinstance(message, Challenge):
             self._challenge_bytes = bytes(frame.body)
-            return self.say(Proof(prove(self._key, "dialler", self._hello_bytes, self._challenge_bytes)))
+            return self.send_message(Proof(prove(self._key, "dialler", self._hello_bytes, self._challenge_bytes)))
         assert isinstance(message, Proof)
         return self._finish_listening(message, welcome)
 
@@ -254,7 +254,7 @@ class Connection:
         """What to transmit before closing, or nothing where the state has no room for it."""
         if Opcode.REFUSED not in self.state.sends:
             return []
-        return self.say(Refused(reason, text[:500]))
+        return self.send_message(Refused(reason, text[:500]))
 
     def turn_away(self, reason: str, text: str) -> List[Bytes]:
         """Listening side: what to transmit instead of WELCOME to a peer that has proved the key but cannot join."""

@@ -51,7 +51,7 @@ class Opcode(enum.IntEnum):
     PROCEED = 54
     REFER = 55
     # A hot lane: what is said has been put into the memory. Says nothing to the state machine.
-    DOORBELL = 63
+    WAKE = 63
 
 
 class Role(str, enum.Enum):

@@ -59,7 +59,7 @@ from .hubs import GREENLET, hub
 from .wire import TOO_LATE, Wire, _broken
 
 # By names of their own: up to Python 3.11 looking a member of an enum up takes as long as four calls of a function.
-_CALL, _RETURN, _BELL = Opcode.CALL, Opcode.RETURN, Opcode.DOORBELL
+_CALL, _RETURN, _WAKE = Opcode.CALL, Opcode.RETURN, Opcode.WAKE
 _CALLER_IDLE, _CALLER_WAITING, _CALLEE_IDLE = State.CALLER_IDLE, State.CALLER_WAITING, State.CALLEE_IDLE
 # Absent where there are no hot lanes either, such as in WebAssembly, and on Windows.
 get_native_id: Callable[[], int] = getattr(threading, "get_native_id", threading.get_ident)
@@ -249,7 +249,7 @@ _looking: Dict[None, HotWire] = {}
 
 _yield = os.sched_yield
 
-_DOORBELL = HEADER.pack(_BELL, 0, 0, 0, 0)
+_WAKE_FRAME = HEADER.pack(_WAKE, 0, 0, 0, 0)
 
 
 class HotWire(Wire):
@@ -347,20 +347,20 @@ class HotWire(Wire):
             self.passed += 1
             self._told = True
             if not self._awake:
-                # It will not look, and so not come to `cool`, before it sleeps.
+                # It will not look, and so not come to `stop_polling`, before it sleeps.
                 self._make_sure()
         except ValueError as error:
             # The memory is closed, and so is the wire.
             raise _broken(error) from error
 
-    def put(self, opcode: Opcode, ident: int, body: Bytes, deadline: Optional[float]) -> None:
+    def send_frame(self, opcode: Opcode, ident: int, body: Bytes, deadline: Optional[float]) -> None:
         memory, connection = self._memory, self.connection
         at, reader, slot = self._out
         size = _HEADER_SIZE + len(body)
         try:
             if not self._awake or size > _ROOM or memory[reader] != 1 or opcode not in connection.state.sends:
                 if memory[reader] == 1:
-                    super().put(opcode, ident, body, deadline)
+                    super().send_frame(opcode, ident, body, deadline)
                     return
                 # The other side sleeps: what `Wire` does, in fewer steps.
                 self._told = False
@@ -392,7 +392,7 @@ class HotWire(Wire):
                 or (GREENLET in modules and hub() is not None)
             ):
                 return super().call(ident, body, deadline)
-            # What `put` and `hear` do where both sides are awake, in fewer steps.
+            # What `send_frame` and `recv_frame` do where both sides are awake, in fewer steps.
             started = monotonic()
             if started >= deadline:
                 raise DeadlineError(TOO_LATE)
@@ -410,7 +410,7 @@ class HotWire(Wire):
                         return answer
                     frame = Frame(opcode, number, answer)
                 else:
-                    frame = self._hear_asleep(deadline)
+                    frame = self._recv_asleep(deadline)
             finally:
                 seconds = monotonic() - started
                 self.waited += seconds
@@ -430,7 +430,7 @@ class HotWire(Wire):
 
     # receiving ---------------------------------------------------------------------------------------------------------
 
-    def hear(self, deadline: Optional[float]) -> Frame:
+    def recv_frame(self, deadline: Optional[float]) -> Frame:
         connection = self.connection
         idle = connection.state is _CALLEE_IDLE
         try:
@@ -450,9 +450,9 @@ class HotWire(Wire):
                 ):
                     frame = Frame(*self._take())
                 elif self._awake or self._unseen:
-                    frame = self._hear_asleep(deadline)
+                    frame = self._recv_asleep(deadline)
                 else:
-                    frame = self._hear_socket(deadline)
+                    frame = self._recv_socket(deadline)
             finally:
                 if deadline is not None:
                     seconds = monotonic() - started
@@ -468,17 +468,17 @@ class HotWire(Wire):
             connection.accept(frame)
         return frame
 
-    def _hear_asleep(self, deadline: Optional[float]) -> Frame:
+    def _recv_asleep(self, deadline: Optional[float]) -> Frame:
         """The next frame, after a last look."""
-        self.cool()
+        self.stop_polling()
         self._unseen = False
         frame = self._look()
-        return self._hear_socket(deadline) if frame is None else frame
+        return self._recv_socket(deadline) if frame is None else frame
 
-    def drain(self) -> List[Frame]:
-        return [frame for frame in super().drain() if frame.opcode is not _BELL]
+    def recv_frames(self) -> List[Frame]:
+        return [frame for frame in super().recv_frames() if frame.opcode is not _WAKE]
 
-    def cool(self) -> None:
+    def stop_polling(self) -> None:
         if self._awake:
             self._awake = False
             # Whoever goes on to the socket looks once more: the other side may have found this one awake a moment before.
@@ -496,17 +496,17 @@ class HotWire(Wire):
         memory, (at, reader, _) = self._memory, self._out
         if memory[at] and memory[reader] != 1:
             # What this side has put is still there, and the other side may have slept before it could see it.
-            self._ring()
+            self._send_wake()
 
-    def _ring(self) -> None:
+    def _send_wake(self) -> None:
         """Never waits: where there is no room for a doorbell, the other side has not read what wakes it as well."""
         try:
-            sent = self.sock.send(_DOORBELL, _RING)
+            sent = self.sock.send(_WAKE_FRAME, _RING)
         except BlockingIOError:
             return
         except OSError as error:
             raise _broken(error) from error
-        if sent != len(_DOORBELL):
+        if sent != len(_WAKE_FRAME):
             raise ChannelError("a part of a doorbell did not fit into the buffer of a socket")
         self.sent += sent
 
@@ -610,7 +610,7 @@ class HotWire(Wire):
         """Stay out of the memory for a time: others want the processors, and whoever yields to them waits for a slice of theirs."""
         self._retreat = min(2 * self._retreat, _LONGEST_RETREAT) if now - self._retreat_until < _SOON else _RETREAT
         self._retreat_until = now + self._retreat
-        self.cool()
+        self.stop_polling()
 
     def _spread(self) -> None:
         """Leave the processor on which the other side runs: the kernel keeps two that take turns together, where they take turns only."""
@@ -634,19 +634,19 @@ class HotWire(Wire):
             self._spread_after = min(2 * self._spread_after, _SPREAD_LATEST)
         self._spread_in = self._spread_after
 
-    def _hear_socket(self, deadline: Optional[float]) -> Frame:
+    def _recv_socket(self, deadline: Optional[float]) -> Frame:
         idle = self.connection.state is _CALLEE_IDLE
         started = monotonic() if idle else 0.0
         frame = self._next(deadline)
-        while frame.opcode is _BELL:
-            frame = self._unless_bell(frame) or self._next(deadline)
+        while frame.opcode is _WAKE:
+            frame = self._unless_wake(frame) or self._next(deadline)
         if idle:
             self._streak = self._streak + 1 if monotonic() - started < self._short else 0
         return frame
 
-    def _unless_bell(self, frame: Frame) -> Optional[Frame]:
+    def _unless_wake(self, frame: Frame) -> Optional[Frame]:
         """What came over the socket; for a doorbell what it rings for, None if that has been taken already."""
-        return self._look() if frame.opcode is _BELL else frame
+        return self._look() if frame.opcode is _WAKE else frame
 
 
 def _processor(path: str) -> int:

@@ -164,7 +164,7 @@ class TlsWire(Wire):
                 except BlockingIOError:
                     continue
 
-    def put(self, opcode: Opcode, ident: int, body: Bytes, deadline: Optional[float]) -> None:
+    def send_frame(self, opcode: Opcode, ident: int, body: Bytes, deadline: Optional[float]) -> None:
         self.transmit(self.connection.send(opcode, ident, body), deadline)
 
     @staticmethod

@@ -169,7 +169,7 @@ class Wire:
         if self.closed and not any(self._waiting):
             self._let_go()
 
-    def put(self, opcode: Opcode, ident: int, body: Bytes, deadline: Optional[float]) -> None:
+    def send_frame(self, opcode: Opcode, ident: int, body: Bytes, deadline: Optional[float]) -> None:
         """Transmit a small frame of a lane: what `send` does, in fewer steps."""
         connection = self.connection
         try:
@@ -195,8 +195,8 @@ class Wire:
 
     def call(self, ident: int, body: bytes, deadline: float) -> Union[bytes, Frame]:
         """Put a small CALL, and hear what comes back: the body alone of a RETURN that came in one piece, or else the frame."""
-        self.put(_CALL, ident, body, deadline)
-        frame = self.hear(deadline)
+        self.send_frame(_CALL, ident, body, deadline)
+        frame = self.recv_frame(deadline)
         if frame.opcode is _RETURN and type(frame.body) is bytes and not frame.buffers:
             return frame.body
         return frame
@@ -378,7 +378,7 @@ class Wire:
     def transmit_at_once(self, pieces: Sequence[Bytes]) -> List[Bytes]:
         """What `transmit_async` does before it waits; returns what is left to do for it."""
         # A task cannot look again and again: what it waits for is to come over the socket.
-        self.cool()
+        self.stop_polling()
         try:
             return self.transmit_some(pieces)
         except ChannelError:
@@ -417,7 +417,7 @@ class Wire:
 
     # never waiting: for a thread that serves many wires ----------------------------------------------------------------
 
-    def drain(self) -> List[Frame]:
+    def recv_frames(self) -> List[Frame]:
         """All frames that have arrived. Raises `ChannelError` at the end of the stream and for what is no frame."""
         reader = self.connection.reader
         frames: List[Frame] = []
@@ -452,11 +452,11 @@ class Wire:
         """Transmit one frame of a lane."""
         self.transmit(self.connection.send(opcode, ident, body, buffers), deadline)
 
-    def say(self, message: Message, deadline: Optional[float]) -> None:
+    def send_message(self, message: Message, deadline: Optional[float]) -> None:
         """Transmit one control message."""
-        self.transmit(self.connection.say(message), deadline)
+        self.transmit(self.connection.send_message(message), deadline)
 
-    def hear(self, deadline: Optional[float]) -> Frame:
+    def recv_frame(self, deadline: Optional[float]) -> Frame:
         """Receive one frame that the state allows."""
         connection = self.connection
         if deadline is None:
@@ -484,8 +484,8 @@ class Wire:
             frame = self._read_patiently()
         return self.receive(deadline) if frame is None else frame
 
-    async def hear_async(self, deadline: Optional[float]) -> Frame:
-        """Like `hear`, without blocking the running loop."""
+    async def recv_frame_async(self, deadline: Optional[float]) -> Frame:
+        """Like `recv_frame`, without blocking the running loop."""
         started = monotonic()
         if deadline is not None and started >= deadline:
             raise DeadlineError(TOO_LATE)
@@ -500,8 +500,8 @@ class Wire:
                     frame = await self.receive_async(deadline)
                 else:
                     frame = await Wait(self, arrivals, deadline)
-                if frame.opcode is Opcode.DOORBELL:
-                    frame = self._unless_bell(frame)
+                if frame.opcode is Opcode.WAKE:
+                    frame = self._unless_wake(frame)
         except ChannelError:
             raise
         except (OSError, ValueError) as error:
@@ -515,11 +515,11 @@ class Wire:
             connection.accept(frame)
         return frame
 
-    def _unless_bell(self, frame: Frame) -> Optional[Frame]:
+    def _unless_wake(self, frame: Frame) -> Optional[Frame]:
         """The frame; see `hot`."""
         return frame
 
-    def cool(self) -> None:
+    def stop_polling(self) -> None:
         """Have what comes next come over the socket, for one who waits for that; see `hot`. To be called while nothing is under way."""
 
     def close(self) -> None:

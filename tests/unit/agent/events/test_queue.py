@@ -108,7 +108,7 @@ class Net:
         """The script's end takes what has come; without `run` or `answer` its lane breaks before or after it has run the batch."""
         for wire in list(self.far):
             try:
-                frames = wire.drain()
+                frames = wire.recv_frames()
             except ChannelError:
                 wire.close()
                 self.far.remove(wire)

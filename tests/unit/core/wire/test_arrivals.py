@@ -76,7 +76,7 @@ class Lane:
         """Await an answer that comes while it is awaited."""
         self.ask()
         asyncio.get_running_loop().call_soon(self.answer, text)
-        assert bytes((await self.wire.hear_async(later())).body) == text
+        assert bytes((await self.wire.recv_frame_async(later())).body) == text
 
     async def warm(self) -> None:
         """Await answers until it stays watched."""
@@ -127,7 +127,7 @@ def test_answers_arrive_on_every_loop_and_afterwards_it_is_as_it_was(make: Calla
             lane.ask()
             sender = threading.Thread(target=lane.answer, args=(text,))
             sender.start()
-            assert bytes((await lane.wire.hear_async(later())).body) == text
+            assert bytes((await lane.wire.recv_frame_async(later())).body) == text
             sender.join()
         await left_alone(arrivals)
         assert descriptors() == before
@@ -154,7 +154,7 @@ def test_a_task_goes_on_in_the_turn_in_which_its_answer_is_there(lane: Lane) -> 
         loop = asyncio.get_running_loop()
         turns: List[str] = []
         lane.ask()
-        waiting = asyncio.ensure_future(lane.wire.hear_async(later()))
+        waiting = asyncio.ensure_future(lane.wire.recv_frame_async(later()))
         await asyncio.sleep(0)
         lane.answer(b"there")
         arrivals = lane.wire.watched
@@ -205,7 +205,7 @@ def test_few_tasks_go_on_in_one_turn_however_many_answers_are_there() -> None:
                 loop.call_soon(count)
 
         async def hear(one: Lane) -> None:
-            await one.wire.hear_async(later())
+            await one.wire.recv_frame_async(later())
             seen.append(turn)
 
         tasks = [loop.create_task(hear(one)) for one in lanes]
@@ -227,7 +227,7 @@ def test_closing_wakes_a_task_that_waits_on_a_watched_lane(make: Callable[[], An
     async def scenario() -> None:
         await lane.warm()
         lane.ask()
-        waiting = asyncio.ensure_future(lane.wire.hear_async(later()))
+        waiting = asyncio.ensure_future(lane.wire.recv_frame_async(later()))
         await asyncio.sleep(0)
         assert lane.wire._waiting[False]
         if from_thread:
@@ -241,7 +241,7 @@ def test_closing_wakes_a_task_that_waits_on_a_watched_lane(make: Callable[[], An
             await waiting
         assert lane.wire.fileno() == -1
         with pytest.raises(ChannelError):
-            await lane.wire.hear_async(later())
+            await lane.wire.recv_frame_async(later())
 
     run(scenario, make)
 
@@ -289,7 +289,7 @@ def test_a_lane_goes_from_loop_to_loop_and_to_a_thread_that_just_waits(lane: Lan
             assert [one is not None and lane.wire.fileno() in one._watched for one in watching] == [one is loop for one, _ in loops]
             lane.ask()
             lane.answer(b"%d" % number)
-            assert bytes(lane.wire.hear(later()).body) == b"%d" % number
+            assert bytes(lane.wire.recv_frame(later()).body) == b"%d" % number
     for loop, thread in loops:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
@@ -306,7 +306,7 @@ def test_a_loop_is_told_once_of_what_comes_for_somebody_else(lane: Lane) -> None
             await asyncio.sleep(0)
         assert arrivals._epoll.poll(0) == []
         lane.ask()
-        assert bytes(lane.wire.hear(later()).body) == b"for a thread"
+        assert bytes(lane.wire.recv_frame(later()).body) == b"for a thread"
         await lane.warm()
 
     run(scenario)
@@ -318,7 +318,7 @@ def test_a_task_that_is_cancelled_raises_that_and_nothing_else(make: Callable[[]
     async def scenario() -> None:
         await lane.warm()
         lane.ask()
-        waiting = asyncio.ensure_future(lane.wire.hear_async(later()))
+        waiting = asyncio.ensure_future(lane.wire.recv_frame_async(later()))
         await asyncio.sleep(0)
         waiting.cancel()
         waiting.cancel()
@@ -337,7 +337,7 @@ def test_what_comes_for_a_task_that_was_cancelled_just_before_changes_nothing(la
     async def scenario() -> None:
         await lane.warm()
         lane.ask()
-        waiting = asyncio.ensure_future(lane.wire.hear_async(later()))
+        waiting = asyncio.ensure_future(lane.wire.recv_frame_async(later()))
         await asyncio.sleep(0)
         waiting.cancel()
         lane.other.close()
@@ -354,7 +354,7 @@ def test_a_task_whose_turn_has_not_come_can_be_cancelled() -> None:
         lanes = [Lane() for _ in range(2 * _IN_ONE_TURN)]
         await lanes[0].warm()
         lanes[0].ask()
-        tasks = [asyncio.ensure_future(one.wire.hear_async(later())) for one in lanes]
+        tasks = [asyncio.ensure_future(one.wire.recv_frame_async(later())) for one in lanes]
         await asyncio.sleep(0)
         for one in lanes:
             one.answer(b"now")
@@ -380,7 +380,7 @@ def test_a_deadline_ends_the_waiting(make: Callable[[], Any], lane: Lane) -> Non
         lane.ask()
         deadline = time.monotonic() + 0.02
         with pytest.raises(DeadlineError):
-            await lane.wire.hear_async(deadline)
+            await lane.wire.recv_frame_async(deadline)
         assert time.monotonic() >= deadline
         assert lane.wire.watched.waits == {}
 
@@ -391,7 +391,7 @@ def test_what_waits_in_a_task_that_runs_the_loop_within_its_own_step_goes_on_aft
     async def scenario() -> None:
         await lane.warm()
         lane.ask()
-        waiting = asyncio.ensure_future(lane.wire.hear_async(later()))
+        waiting = asyncio.ensure_future(lane.wire.recv_frame_async(later()))
         await asyncio.sleep(0)
         lane.answer(b"there")
         # As a window does that is shown in a task, and handles what comes meanwhile.
@@ -445,7 +445,7 @@ def test_a_child_leaves_its_parents_lanes_alone(lane: Lane) -> None:
     async def scenario() -> None:
         await lane.warm()
         lane.ask()
-        waiting = asyncio.ensure_future(lane.wire.hear_async(later()))
+        waiting = asyncio.ensure_future(lane.wire.recv_frame_async(later()))
         await asyncio.sleep(0)
         pid = os.fork()
         if not pid:
@@ -469,7 +469,7 @@ def test_two_threads_that_close_while_tasks_wait_leave_no_descriptor() -> None:
             lanes = [Lane() for _ in range(4)]
             await lanes[0].warm()
             lanes[0].ask()
-            tasks = [asyncio.ensure_future(one.wire.hear_async(later())) for one in lanes]
+            tasks = [asyncio.ensure_future(one.wire.recv_frame_async(later())) for one in lanes]
             await asyncio.sleep(0)
             threads = [threading.Thread(target=one.wire.close) for one in lanes for _ in range(2)]
             for thread in threads:
@@ -493,7 +493,7 @@ def test_an_error_leaves_nothing_behind_that_waits_for_the_collector() -> None:
         await one.warm()
         one.ask()
         gone = weakref.ref(one.wire)
-        waiting = asyncio.ensure_future(one.wire.hear_async(later()))
+        waiting = asyncio.ensure_future(one.wire.recv_frame_async(later()))
         await asyncio.sleep(0)
         one.other.close()
         with pytest.raises(ChannelError):
@@ -513,7 +513,7 @@ def test_an_error_leaves_nothing_behind_that_waits_for_the_collector() -> None:
 
 def test_waiting_needs_a_loop() -> None:
     one = Lane()
-    coroutine = one.wire.hear_async(later())
+    coroutine = one.wire.recv_frame_async(later())
     with pytest.raises(ChannelError, match="asyncio"):
         coroutine.send(None)
     coroutine.close()

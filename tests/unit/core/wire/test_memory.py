@@ -140,17 +140,17 @@ class Lane(RuleBasedStateMachine):
             body = body[:size]
         passed = sender.passed
         if asleep:
-            reader.cool()
+            reader.stop_polling()
         expects_memory = reader._awake and how in ("put", "send") and not kept and size <= 64 * 1024
         if how == "put":
-            sender.put(opcode, 0, body, later())
+            sender.send_frame(opcode, 0, body, later())
         elif how == "send":
             # In a thread, since what does not fit waits for the reader.
             expected = (opcode, 7, body, kept)
             self.under_way = (reader, expected)
             thread = threading.Thread(target=sender.send, args=(later(), opcode, 7, body, kept))
             thread.start()
-            assert whole(reader.hear(later())) == expected
+            assert whole(reader.recv_frame(later())) == expected
             thread.join()
             self.under_way = None
             assert sender.passed - passed == expects_memory == sender._told
@@ -160,49 +160,49 @@ class Lane(RuleBasedStateMachine):
                 target=lambda: asyncio.run(sender.transmit_async(sender.connection.send(opcode, 7, body, kept), later()))
             )
             thread.start()
-            assert whole(self.loop.run_until_complete(reader.hear_async(later()))) == (opcode, 7, body, kept)
+            assert whole(self.loop.run_until_complete(reader.recv_frame_async(later()))) == (opcode, 7, body, kept)
             thread.join()
             assert sender.passed == passed and not sender._awake
             return
         else:
-            sender.cool()
+            sender.stop_polling()
             kept, body = [], body[:50_000]
             assert not sender.transmit_some(sender.connection.send(opcode, 0, body))
         assert sender.passed - passed == (how == "put" and expects_memory)
         if late and expects_memory:
             # A doorbell for what is taken before it is heard: to be ignored.
-            Wire._push(sender, hot._DOORBELL, later())
+            Wire._push(sender, hot._WAKE_FRAME, later())
         self.under_way = (reader, (opcode, 0, body, kept))
 
     @precondition(lambda self: self.under_way is not None)
-    @rule(way=st.sampled_from(["hear", "hear_async", "drain"]))
+    @rule(way=st.sampled_from(["recv_frame", "recv_frame_async", "recv_frames"]))
     def hear(self, way: str) -> None:
         assert self.under_way is not None
         reader, expected = self.under_way
         self.under_way = None
-        if way == "hear":
-            frame = reader.hear(later())
+        if way == "recv_frame":
+            frame = reader.recv_frame(later())
         else:
             in_memory = reader._awake
             if in_memory:
                 # What a task does first; what is in the memory by now is rung for by nobody, so its owner looks.
-                reader.cool()
+                reader.stop_polling()
                 frame_or_none = reader._look()
             else:
                 frame_or_none = None
             if frame_or_none is not None:
                 frame = reader.connection.accept(frame_or_none)
-            elif way == "hear_async":
-                frame = self.loop.run_until_complete(reader.hear_async(later()))
+            elif way == "recv_frame_async":
+                frame = self.loop.run_until_complete(reader.recv_frame_async(later()))
             else:
-                (frame,) = reader.drain()
+                (frame,) = reader.recv_frames()
                 reader.connection.accept(frame)
         assert whole(frame) == expected
 
     @rule(side=st.integers(0, 1))
-    def cool(self, side: int) -> None:
+    def stop_polling(self, side: int) -> None:
         if self.under_way is None:
-            self.sides[side].cool()
+            self.sides[side].stop_polling()
 
     @rule(side=st.integers(0, 1))
     def wake(self, side: int) -> None:
@@ -213,8 +213,8 @@ class Lane(RuleBasedStateMachine):
     @rule(side=st.integers(0, 1))
     def nothing_comes(self, side: int) -> None:
         with pytest.raises(DeadlineError):
-            self.sides[side].hear(time.monotonic() + 0.0005)
-        assert self.sides[side].drain() == []
+            self.sides[side].recv_frame(time.monotonic() + 0.0005)
+        assert self.sides[side].recv_frames() == []
 
 
 TestLane = Lane.TestCase
@@ -235,9 +235,9 @@ def test_back_to_back_calls_go_through_memory_in_order_and_numbers_go_round(pair
         try:
             number = 0
             while True:
-                frame = callee.hear(later())
+                frame = callee.recv_frame(later())
                 assert bytes(frame.body) in (b"%d" % number, b"end")
-                callee.put(Opcode.RETURN, 0, b"%d!" % number, later())
+                callee.send_frame(Opcode.RETURN, 0, b"%d!" % number, later())
                 if bytes(frame.body) == b"end":
                     break
                 number += 1
@@ -249,14 +249,14 @@ def test_back_to_back_calls_go_through_memory_in_order_and_numbers_go_round(pair
     until = later(20)
     while caller.passed < 2 * 2 * 255 and time.monotonic() < until:
         if number % 2:
-            caller.put(Opcode.CALL, 1, b"%d" % number, later())
-            assert bytes(caller.hear(later()).body) == b"%d!" % number
+            caller.send_frame(Opcode.CALL, 1, b"%d" % number, later())
+            assert bytes(caller.recv_frame(later()).body) == b"%d!" % number
         else:
             assert caller.call(1, b"%d" % number, later()) == b"%d!" % number
         sizes += len(f"{number}") + HEADER.size
         number += 1
-    caller.put(Opcode.CALL, 1, b"end", later())
-    caller.hear(later())
+    caller.send_frame(Opcode.CALL, 1, b"end", later())
+    caller.recv_frame(later())
     assert os.waitpid(child, 0)[1] == 0
     assert caller.passed >= 2 * 2 * 255
     # What is heard in vain is a doorbell, if the reader fell asleep in between.
@@ -276,11 +276,11 @@ def test_what_comes_back_of_a_call_is_a_body_for_a_return_and_a_frame_for_all_el
 
     def answer() -> None:
         for opcode, body, buffers in answers:
-            callee.hear(later())
+            callee.recv_frame(later())
             callee.send(later(), opcode, 0, body, buffers)
             if opcode is Opcode.PROCEED:
-                callee.hear(later())
-                callee.put(Opcode.RETURN, 0, b"", later())
+                callee.recv_frame(later())
+                callee.send_frame(Opcode.RETURN, 0, b"", later())
 
     thread = threading.Thread(target=answer)
     thread.start()
@@ -290,8 +290,8 @@ def test_what_comes_back_of_a_call_is_a_body_for_a_return_and_a_frame_for_all_el
         got = caller.call(1, b"arguments", later())
         if opcode is Opcode.PROCEED:
             assert isinstance(got, Frame) and got.opcode is opcode and caller.connection.state is State.CALLER_SERVING
-            caller.put(Opcode.RESULT, 0, b"", later())
-            got = caller.hear(later())
+            caller.send_frame(Opcode.RESULT, 0, b"", later())
+            got = caller.recv_frame(later())
             assert got.opcode is Opcode.RETURN
         elif opcode is Opcode.RETURN and body == b"value":
             assert got == body
@@ -313,12 +313,12 @@ def test_whoever_slept_as_a_frame_was_put_is_rung_before_its_writer_sleeps(pair:
     wake(caller)
     wake(callee)
     if how == "put":
-        caller.put(Opcode.CALL, 1, b"unseen", later())
+        caller.send_frame(Opcode.CALL, 1, b"unseen", later())
         # It sleeps, and its last look came before the frame: so one of the two stores has been seen by nobody yet.
         callee._awake = False
         callee._memory[callee._in[1]] = 0
         with pytest.raises(DeadlineError):
-            caller.hear(later(0.01))
+            caller.recv_frame(later(0.01))
     else:
 
         class Late(HotWire):
@@ -333,7 +333,7 @@ def test_whoever_slept_as_a_frame_was_put_is_rung_before_its_writer_sleeps(pair:
         caller.__class__ = Late
         with pytest.raises(DeadlineError):
             caller.call(1, b"unseen", later(0.01))
-    frame = callee.hear(later())
+    frame = callee.recv_frame(later())
     assert bytes(frame.body) == b"unseen"
 
 
@@ -342,14 +342,14 @@ def test_a_lane_that_is_used_now_and_then_uses_its_socket() -> None:
 
     def answer() -> None:
         for _ in range(50):
-            callee.hear(later())
-            callee.put(Opcode.RETURN, 0, b"", later())
+            callee.recv_frame(later())
+            callee.send_frame(Opcode.RETURN, 0, b"", later())
 
     thread = threading.Thread(target=answer)
     thread.start()
     for _ in range(50):
-        caller.put(Opcode.CALL, 1, b"", later())
-        caller.hear(later())
+        caller.send_frame(Opcode.CALL, 1, b"", later())
+        caller.recv_frame(later())
     thread.join()
     # No wait was short; so nobody has woken.
     assert caller.passed == callee.passed == 0
@@ -364,7 +364,7 @@ def test_whoever_has_looked_in_vain_looks_ever_less_often(pair: Tuple[HotWire, H
     for _ in range(10):
         wake(callee)
         with pytest.raises(DeadlineError):
-            callee.hear(time.monotonic() + 0.001)
+            callee.recv_frame(time.monotonic() + 0.001)
         assert not callee._awake
         pauses.append(callee._pause)
     assert pauses == [2, 4, 8, 16, 32, 64, 128, 256, 256, 256]
@@ -382,7 +382,7 @@ def test_whoever_has_lost_its_processor_while_it_looked_stays_with_its_socket_fo
     def put() -> None:
         while callee not in hot._looking.values():
             os.sched_yield()
-        caller.put(Opcode.CALL, 1, b"late", later())
+        caller.send_frame(Opcode.CALL, 1, b"late", later())
 
     lengths = []
     for _ in range(7):
@@ -441,8 +441,8 @@ def test_a_frame_that_was_put_just_before_its_reader_gave_way_is_found(
 
     def put_first(now: float) -> None:
         # The writer is asleep, and finds the reader awake: it rings for nobody.
-        caller.cool()
-        caller.put(Opcode.CALL, 1, b"at the last moment", later())
+        caller.stop_polling()
+        caller.send_frame(Opcode.CALL, 1, b"at the last moment", later())
         give_way(now)
 
     class Late(HotWire):
@@ -452,7 +452,7 @@ def test_a_frame_that_was_put_just_before_its_reader_gave_way_is_found(
             put_first(now)
 
     callee.__class__ = Late
-    assert bytes(callee.hear(later(2.0)).body) == b"at the last moment"
+    assert bytes(callee.recv_frame(later(2.0)).body) == b"at the last moment"
 
 
 def test_who_reads_no_doorbells_keeps_nobody_waiting_beyond_the_deadline(pair: Tuple[HotWire, HotWire]) -> None:
@@ -462,10 +462,10 @@ def test_who_reads_no_doorbells_keeps_nobody_waiting_beyond_the_deadline(pair: T
         wake(caller)
         caller._memory[caller._out[0]] = 1
         caller._memory[caller._out[1]] = 0
-        caller.cool()
+        caller.stop_polling()
     # There has been no room for another one for long.
     with pytest.raises(BlockingIOError):
-        caller.sock.send(hot._DOORBELL, socket.MSG_DONTWAIT)
+        caller.sock.send(hot._WAKE_FRAME, socket.MSG_DONTWAIT)
     callee.close()
 
 
@@ -493,7 +493,7 @@ def test_a_script_looks_no_longer_than_any_config_may_say() -> None:
     callee.close()
 
 
-@pytest.mark.parametrize("place", ["_look_again", "_look_on", "_push", "put", "call", "cool"])
+@pytest.mark.parametrize("place", ["_look_again", "_look_on", "_push", "send_frame", "call", "stop_polling"])
 def test_a_thread_that_is_interrupted_anywhere_keeps_nobody_else_from_looking(place: str) -> None:
     """An exception at each line of a step in turn, as a signal handler raises it."""
     code = getattr(HotWire, place).__code__
@@ -519,8 +519,8 @@ def test_a_thread_that_is_interrupted_anywhere_keeps_nobody_else_from_looking(pl
             if place == "call":
                 caller.call(1, b"x", time.monotonic() + 0.002)
             else:
-                caller.put(Opcode.CALL, 1, b"x", later())
-                caller.hear(time.monotonic() + 0.002)
+                caller.send_frame(Opcode.CALL, 1, b"x", later())
+                caller.recv_frame(time.monotonic() + 0.002)
         except (KeyboardInterrupt, DeadlineError):
             pass
         finally:
@@ -548,7 +548,7 @@ def test_closing_ends_a_thread_that_looks(pair: Tuple[HotWire, HotWire]) -> None
 
     def look() -> None:
         try:
-            callee.hear(None)
+            callee.recv_frame(None)
         except ChannelError as error:
             ended.append(error)
 
@@ -566,24 +566,24 @@ def test_the_end_of_the_other_side_is_noticed_while_it_counts_as_awake(pair: Tup
     caller._spin = 0.001
     wake(callee)
     callee.close()
-    caller.put(Opcode.CALL, 1, b"", later())
+    caller.send_frame(Opcode.CALL, 1, b"", later())
     started = time.monotonic()
     with pytest.raises(ChannelError):
-        caller.hear(later())
+        caller.recv_frame(later())
     assert time.monotonic() - started < 1.0
 
 
 def test_a_forked_child_touches_neither_the_memory_nor_the_socket_of_its_parent(pair: Tuple[HotWire, HotWire]) -> None:
     caller, callee = pair
     wake(callee)
-    caller.put(Opcode.CALL, 1, b"for the parent", later())
+    caller.send_frame(Opcode.CALL, 1, b"for the parent", later())
     child = os.fork()
     if not child:
         status = 1
         try:
             callee.abandon()
             try:
-                callee.hear(later(0.1))
+                callee.recv_frame(later(0.1))
             except ChannelError:
                 try:
                     callee._push(HEADER.pack(Opcode.RETURN, 0, 0, 0, 0), None)
@@ -594,7 +594,7 @@ def test_a_forked_child_touches_neither_the_memory_nor_the_socket_of_its_parent(
         finally:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0 if hasattr(os, "waitstatus_to_exitcode") else True
-    assert bytes(callee.hear(later()).body) == b"for the parent"
+    assert bytes(callee.recv_frame(later()).body) == b"for the parent"
 
 
 def test_a_greenlet_sleeps_on_a_lane_that_a_thread_has_woken(run_program: Callable[..., Program]) -> None:
@@ -620,7 +620,7 @@ def count():
         gevent.sleep(0)
 def wait():
     try:
-        callee.hear(time.monotonic() + 0.1)
+        callee.recv_frame(time.monotonic() + 0.1)
     except DeadlineError:
         return not callee._awake
 counting = gevent.spawn(count)
@@ -629,8 +629,8 @@ waiting.join()
 slept, many = waiting.value, turns > 10
 callee._awake = True
 callee._memory[callee._in[1]] = 1
-waiting = gevent.spawn(lambda: bytes(callee.hear(later()).body))
-caller.put(Opcode.CALL, 1, b"there", later())
+waiting = gevent.spawn(lambda: bytes(callee.recv_frame(later()).body))
+caller.send_frame(Opcode.CALL, 1, b"there", later())
 waiting.join()
 counting.kill()
 print("slept", slept, "turns", many, waiting.value == b"there", flush=True)
@@ -659,7 +659,7 @@ def forged(opcode: int = Opcode.CALL, buffers: int = 0, zero: int = 0, length: i
         b"\xff" * HEADER.size,
         # Frames, but not now.
         forged(opcode=Opcode.RETURN),
-        forged(opcode=Opcode.DOORBELL),
+        forged(opcode=Opcode.WAKE),
         forged(opcode=Opcode.HELLO),
     ],
     ids=repr,
@@ -671,7 +671,7 @@ def test_a_header_in_the_memory_is_checked_before_anything_is_read(pair: Tuple[H
     caller._memory[slot : slot + len(header)] = header
     caller._memory[number] = 1
     with pytest.raises(RemoteProtocolError):
-        callee.hear(later())
+        callee.recv_frame(later())
 
 
 def test_what_fits_into_the_memory_is_within_the_limit_of_every_lane() -> None:
@@ -706,11 +706,11 @@ def test_scribbling_over_the_memory_spoils_nothing_but_the_lane(seed: int) -> No
             try:
                 for number in range(200):
                     if calls:
-                        wire.put(Opcode.CALL, 1, b"x" * (number * 300), deadline)
-                        frame = wire.hear(deadline)
+                        wire.send_frame(Opcode.CALL, 1, b"x" * (number * 300), deadline)
+                        frame = wire.recv_frame(deadline)
                     else:
-                        frame = wire.hear(deadline)
-                        wire.put(Opcode.RETURN, 0, b"y" * (number * 300), deadline)
+                        frame = wire.recv_frame(deadline)
+                        wire.send_frame(Opcode.RETURN, 0, b"y" * (number * 300), deadline)
                     assert len(frame.body) <= 64 * 1024
                 outcomes.append(None)
             except BaseException as error:
@@ -740,13 +740,13 @@ def test_scribbling_over_the_memory_spoils_nothing_but_the_lane(seed: int) -> No
 
 def test_doorbells_without_end_do_not_prolong_a_wait(pair: Tuple[HotWire, HotWire]) -> None:
     caller, callee = pair
-    caller.put(Opcode.CALL, 1, b"", later())
+    caller.send_frame(Opcode.CALL, 1, b"", later())
     going = True
 
     def ring() -> None:
         while going:
             try:
-                callee.sock.send(hot._DOORBELL * 100, socket.MSG_DONTWAIT)
+                callee.sock.send(hot._WAKE_FRAME * 100, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 pass
 
@@ -754,7 +754,7 @@ def test_doorbells_without_end_do_not_prolong_a_wait(pair: Tuple[HotWire, HotWir
     thread.start()
     started = time.monotonic()
     with pytest.raises(DeadlineError):
-        caller.hear(started + 0.1)
+        caller.recv_frame(started + 0.1)
     going = False
     thread.join()
     assert time.monotonic() - started < 5.0
@@ -834,8 +834,8 @@ def test_a_memory_that_is_not_as_it_must_be_makes_a_plain_lane_that_says_why(wha
     wire = opened(dialling, Limits())
     assert type(wire) is OpeningWire and why in wire.plain
     assert descriptors() == before
-    listening.put(Opcode.CALL, 1, b"plain", later())
-    assert bytes(wire.hear(later()).body) == b"plain"
+    listening.send_frame(Opcode.CALL, 1, b"plain", later())
+    assert bytes(wire.recv_frame(later()).body) == b"plain"
     wire.close()
     listening.close()
 
@@ -912,7 +912,7 @@ def test_lanes_that_were_opened_and_closed_leave_nothing(runtime_dir: Path) -> N
     limits = Limits(max_lanes=1000)
     host = Host(address, KEY, policy, app="app", python="3", limits=limits, logger=logging.getLogger("test"))
     host.start()
-    joiner = Joiner(address, KEY, limits=limits, serve=lambda wire, frame: wire.put(Opcode.RETURN, 0, b"back", None))
+    joiner = Joiner(address, KEY, limits=limits, serve=lambda wire, frame: wire.send_frame(Opcode.RETURN, 0, b"back", None))
     joiner.connect(later())
 
     def rounds(count: int) -> None:
@@ -921,8 +921,8 @@ def test_lanes_that_were_opened_and_closed_leave_nothing(runtime_dir: Path) -> N
             wire = policy.peer.lanes.take(later())
             assert isinstance(wire, HotWire)
             for _ in range(5):
-                wire.put(Opcode.CALL, 1, b"there", later())
-                assert bytes(wire.hear(later()).body) == b"back"
+                wire.send_frame(Opcode.CALL, 1, b"there", later())
+                assert bytes(wire.recv_frame(later()).body) == b"back"
             policy.peer.lanes.drop(wire)
 
     rounds(200)

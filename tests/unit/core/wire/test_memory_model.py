@@ -34,7 +34,7 @@ class World(NamedTuple):
     socket: Tuple[int, ...]
 
 
-DOORBELL = 0
+WAKE = 0
 START = World("next", "look", 0, 0, (), (), (("answered", 0), ("awake", 1), ("number", -1), ("slot", 0)), ())
 
 
@@ -87,7 +87,7 @@ class Model:
             if self.makes_sure and (not self.writer_barrier or not world.w_buffer):
                 yield world._replace(w="next" if _load(world, "w", "awake") else "ring")
         elif world.w == "ring":
-            yield world._replace(w="next", socket=(*world.socket, DOORBELL))
+            yield world._replace(w="next", socket=(*world.socket, WAKE))
         elif world.w == "send":
             yield world._replace(w="next", socket=(*world.socket, world.sent))
         assert number < NUMBERS
@@ -107,7 +107,7 @@ class Model:
         elif world.r == "wait" and world.socket:
             first, rest = world.socket[0], world.socket[1:]
             world = world._replace(socket=rest)
-            if first != DOORBELL:
+            if first != WAKE:
                 yield from self.received(self.clear(world), first)
             else:
                 yield self.take(world) if here else world

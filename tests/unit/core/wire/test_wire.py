@@ -133,7 +133,7 @@ def test_a_peer_that_does_not_read_blocks_no_thread_that_must_not_wait() -> None
         for _ in range(3):
             rest = wire.transmit_some(rest)
             assert rest
-        assert wire.drain() == []
+        assert wire.recv_frames() == []
         wire.close()
 
 
@@ -149,7 +149,7 @@ def test_put_says_what_send_says_whatever_fits_into_the_socket(size: int) -> Non
             reader = threading.Thread(target=lambda far=far: received.append(far.recv(size + HEADER.size, socket.MSG_WAITALL)))
             reader.start()
             if method == "put":
-                wire.put(Opcode.CALL, 7, body, time.monotonic() + 10)
+                wire.send_frame(Opcode.CALL, 7, body, time.monotonic() + 10)
             else:
                 wire.send(time.monotonic() + 10, Opcode.CALL, 7, body)
             reader.join(10)
@@ -165,7 +165,7 @@ def test_put_refuses_what_the_state_does_not_allow() -> None:
         wire = Wire(near, Connection(dialling=True, key=b"", max_payload=1000))
         wire.connection.state = State.CALLEE_IDLE
         with pytest.raises(LocalProtocolError, match="CALL"):
-            wire.put(Opcode.CALL, 7, b"", None)
+            wire.send_frame(Opcode.CALL, 7, b"", None)
         wire.close()
 
 
