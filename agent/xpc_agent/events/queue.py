@@ -26,7 +26,7 @@ from xpc_instrument.core.protocol.messages import Opcode
 from xpc_instrument.core.values.snapshots import instance_text
 from xpc_instrument.core.wire.wire import Wire
 
-from ..service.member import RelayLanes, relay_name
+from ..relay import RelayLanes, relay_name
 
 log = logging.getLogger("xpc_agent")
 

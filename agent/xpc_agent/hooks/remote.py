@@ -37,7 +37,7 @@ from xpc_instrument.core.values.references import Table, is_plain
 from xpc_instrument.core.values.traits import PeerProfile
 from xpc_instrument.core.wire.wire import Wire
 
-from ..service.member import RelayedPeer, RelayLanes, relay_name
+from ..relay import RelayedPeer, RelayLanes, relay_name
 from .admission import Gate, Patience
 from .counters import HookCounters
 from .dispatch import Args, Invocation, Kwargs, busy, next_number, split

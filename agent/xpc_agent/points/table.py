@@ -39,7 +39,7 @@ from ..hooks.dispatch import busy
 from ..hooks.remote import RemoteHook, guarded
 from ..hooks.unwaited import UnwaitedHook
 from ..patching import load_wrapt
-from ..service.member import RelayedPeer, is_member
+from ..relay import RelayedPeer, is_member
 from ..service.reports import report_points
 from ..targets import resolve as targets
 from .point import ProbePoint

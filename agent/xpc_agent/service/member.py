@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from typing import Any, Callable, List, Optional
+from typing import Any, Callable
 
 from xpc_instrument.core.model.errors import AuthenticationError, XpcError
 from xpc_instrument.core.model.limits import Limits
@@ -21,72 +21,13 @@ from xpc_instrument.core.node.address import NO_PROTECTION, Address, Protection
 from xpc_instrument.core.node.joiner import Joiner
 from xpc_instrument.core.protocol.codec import MAX_CONTROL
 from xpc_instrument.core.protocol.messages import Notice, Register
-from xpc_instrument.core.wire.hubs import trio
-from xpc_instrument.core.wire.wire import Wire
+
+from ..relay import PREFIX, RelayedPeer
 
 log = logging.getLogger("xpc_agent")
 
-# What a member's session is called, so that the host knows it from a script's.
 # What a report may have in bytes of JSON: what the host reads, with room for what is said beside it.
 _LONGEST_REPORT = MAX_CONTROL - 4096
-PREFIX = "member-"
-
-
-def relay_name(session: str, hook: int) -> bytes:
-    """Under which name a member calls a hook through the host. No callback of a user is called so: names have no zero byte."""
-    return f"\0{session}\0{hook}".encode()
-
-
-class RelayLanes:
-    """The lanes to a script that lead through the host; the same use as `LanePool`."""
-
-    def __init__(self, joiner: Joiner) -> None:
-        self._joiner = joiner
-
-    def take(self, deadline: float) -> Wire:
-        """A lane to the host; dialled in the calling thread if none is idle."""
-        return self._joiner.take_call_lane(deadline)
-
-    def take_in_turn(self) -> Optional[Wire]:
-        """As of a `LanePool`: to look for one may be to dial."""
-        return None
-
-    async def take_later(self, deadline: float) -> Wire:
-        """Like `take`, without blocking the running loop."""
-        library = trio()
-        if library is not None:
-            taken: Wire = await library.to_thread.run_sync(self._joiner.take_call_lane, deadline)
-            return taken
-        from asyncio import get_running_loop
-
-        return await get_running_loop().run_in_executor(None, self._joiner.take_call_lane, deadline)
-
-    def wires(self) -> List[Wire]:
-        """All lanes to the host, whichever script they lead to."""
-        return self._joiner.call_lanes()
-
-    def give(self, wire: Wire) -> None:
-        """Put a lane back."""
-        self._joiner.give_call_lane(wire)
-
-    def drop(self, wire: Wire) -> None:
-        """Close a lane."""
-        self._joiner.drop_call_lane(wire)
-
-
-class RelayedPeer:
-    """A probe script as a member sees it: behind the host."""
-
-    def __init__(self, joiner: Joiner, session: str, pid: int, python: str) -> None:
-        self.session = session
-        self.pid = pid
-        self.python = python
-        self.lanes = RelayLanes(joiner)
-        self._joiner = joiner
-
-    def notify(self, kind: str, **data: Any) -> None:
-        """Tell the script something, through the host. Raises `ChannelError`."""
-        self._joiner.notify("to-script", session=self.session, notice=kind, data=data)
 
 
 class Member:
@@ -194,8 +135,3 @@ class Member:
 
 def _do_nothing() -> None:
     """After leaving on purpose nothing is to be done."""
-
-
-def is_member(session: str) -> bool:
-    """Whether a session is a member's, and not a script's."""
-    return session.startswith(PREFIX)

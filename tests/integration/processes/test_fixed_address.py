@@ -18,7 +18,7 @@ from tests.integration.app_fixture import App, as_json, start_app
 from tests.integration.cli.test_cli import cli
 from tests.integration.fault_fixture import stop
 from tests.programs import PATIENCE, Program, wait_for
-from xpc_agent.service.member import PREFIX
+from xpc_agent.relay import PREFIX
 from xpc_instrument import find_free_port
 from xpc_instrument.core.model.limits import Limits
 from xpc_instrument.core.node.address import parse_address
