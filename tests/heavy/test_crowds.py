@@ -13,6 +13,7 @@ import xpc_instrument
 from tests.integration.fault_fixture import PATIENT, Faulty, holds_no_memory, is_busy, start_faulty
 from tests.programs import Program
 from xpc_instrument.core.discovery import entry as discovery
+from xpc_instrument.core.discovery.folder import runtime_dir
 from xpc_instrument.core.wire.memory import why_plain
 
 pytestmark = pytest.mark.long
@@ -183,7 +184,7 @@ def test_a_script_that_registers_and_dies_a_thousand_times_leaves_nothing_behind
     assert app.value(keep) == state
     assert app.value("till.pay(1)") == "paid"
     discovery.processes()
-    assert [name for name in os.listdir(discovery.runtime_dir()) if name.endswith(".bell")] == []
+    assert [name for name in os.listdir(runtime_dir()) if name.endswith(".bell")] == []
 
 
 # hot lanes --------------------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import Any, Dict, List, Tuple
 
 from ..core.config.file import Config
 from ..core.model.errors import TargetError
+from ..core.model.target import is_glob, module_matches, split_target
 from .options import add_config_options, current_folder, read_config
 from .output import show, show_json
 
@@ -59,22 +60,21 @@ def _targets(pattern: str, exclude: Tuple[str, ...]) -> List[Tuple[str, str]]:
     from xpc_agent.targets import resolve as targets
 
     found: List[Tuple[str, str]] = []
-    for name in _modules(targets.split(pattern)[0]):
+    for name in _modules(split_target(pattern)[0]):
         try:
             module = importlib.import_module(name)
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt):
                 raise
-            found.append((f"{name}:{targets.split(pattern)[1]}", f"importing {name} failed: {type(error).__name__}: {error}"))
+            found.append((f"{name}:{split_target(pattern)[1]}", f"importing {name} failed: {type(error).__name__}: {error}"))
             continue
         found += [(target, "") for target in targets.expand(pattern, exclude, module, name)]
     return found or [(pattern, "nothing matches")]
 
 
 def _modules(pattern: str) -> List[str]:
-    from xpc_agent.targets import resolve as targets
 
-    if not targets.is_glob(pattern):
+    if not is_glob(pattern):
         return [pattern]
     top = pattern.partition(".")[0]
     try:
@@ -86,7 +86,7 @@ def _modules(pattern: str) -> List[str]:
         for info in pkgutil.walk_packages(getattr(package, "__path__", ()), top + ".", onerror=lambda name: None)
         if not info.name.endswith("__main__")
     ]
-    return [name for name in names if targets.module_matches(f"{pattern}:x", name)]
+    return [name for name in names if module_matches(f"{pattern}:x", name)]
 
 
 def _examine_one(target: str, reason: str, patcher: str) -> Dict[str, str]:

@@ -18,6 +18,7 @@ import time
 from typing import Callable, Dict, List, Optional, Set
 
 from ..core.discovery import entry as discovery
+from ..core.discovery.doorbell import Doorbell
 from ..core.model.errors import AuthenticationError, ChannelError, ConnectTimeoutError, DeadlineError
 from ..core.node.address import Address, parse_address
 
@@ -41,7 +42,7 @@ class Follower:
         self.app = app
         self._join_process = join
         self._is_joined = is_joined
-        self._bell = discovery.Doorbell(app, session)
+        self._bell = Doorbell(app, session)
         try:
             self._wake_r, self._wake_w = os.pipe()
         except BaseException:

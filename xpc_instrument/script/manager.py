@@ -426,7 +426,7 @@ def _make_proxy(address: str, key: bytes, limits: Limits, protection: Protection
 
 
 def _default_address() -> Address:
-    from ..core.discovery.entry import runtime_dir
+    from ..core.discovery.folder import runtime_dir
 
     return Address(path=os.path.join(str(runtime_dir()), "manager.sock"))
 

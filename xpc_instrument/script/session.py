@@ -618,7 +618,7 @@ def connect(
         if isinstance(application, int) or (isinstance(application, str) and application.isdigit()):
             _when_there(lambda: session._join_pid(int(application)), timeout)
         elif isinstance(application, str) and not _is_address(application):
-            from ..core.config.rules import app_mistake
+            from ..core.discovery.name import app_mistake
 
             mistake = app_mistake(application)
             if mistake:

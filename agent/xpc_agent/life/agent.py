@@ -25,6 +25,8 @@ from typing import Any, Dict, Iterable, List, Optional, Set, Tuple, Union
 from xpc_instrument.core.config import file as config_module
 from xpc_instrument.core.config.file import Config, ManagerConfig
 from xpc_instrument.core.discovery import entry as discovery
+from xpc_instrument.core.discovery.doorbell import bell_name, ring
+from xpc_instrument.core.discovery.folder import socket_path
 from xpc_instrument.core.model.errors import AddressInUseError, AuthenticationError, ConfigError, XpcError
 from xpc_instrument.core.model.limits import Limits
 from xpc_instrument.core.model.stats import LaneStats, ProbeStats, read_lanes, read_probe
@@ -112,7 +114,7 @@ class Agent:
             self._drop_orphans(set())
 
     def _wait_for_sessions(self) -> None:
-        sessions = len(discovery.ring(self.config.app, os.getpid()))
+        sessions = len(ring(self.config.app, os.getpid()))
         deadline = time.monotonic() + _SYNC_TIMEOUT
         for _joined in range(sessions):
             if not self._synced.wait(max(0.0, deadline - time.monotonic())):
@@ -172,7 +174,7 @@ class Agent:
         while member is not None and _agent is self:
             try:
                 self._listen()
-                discovery.ring(self.config.app, os.getpid())
+                ring(self.config.app, os.getpid())
                 return
             except AuthenticationError as error:
                 log.error("this process cannot be hooked any more: %s", error)
@@ -186,7 +188,7 @@ class Agent:
 
     def _address(self) -> Address:
         if self.config.manager.address == "unix":
-            return parse_address(str(discovery.socket_path(self.config.app)))
+            return parse_address(str(socket_path(self.config.app)))
         return parse_address(self.config.manager.address)
 
     def about(self) -> Dict[str, Any]:
@@ -306,7 +308,7 @@ class Agent:
         alive: Set[str] = set()
         try:
             self._listen()
-            alive = discovery.ring(self.config.app, os.getpid())
+            alive = ring(self.config.app, os.getpid())
         finally:
             self._drop_orphans(alive)
         _close_with_multiprocessing(self)
@@ -326,14 +328,14 @@ class Agent:
         """An invocation wants a lane of a session that has not come: ring again, which tells who has gone since the fork."""
         alive: Set[str] = set()
         try:
-            alive = discovery.ring(self.config.app, os.getpid())
+            alive = ring(self.config.app, os.getpid())
         finally:
             self._drop_orphans(alive)
 
     def _drop_orphans(self, alive: Set[str]) -> None:
         """Remove the inherited hooks for which nobody will come: no invocation may wait for them. `alive` as `ring` returns it."""
         for session in list(self._orphans):
-            if discovery.bell_name(session) in alive:
+            if bell_name(session) in alive:
                 continue
             # The service thread takes it out too, when the session comes after all.
             pool = self._orphans.pop(session, None)

@@ -21,9 +21,10 @@ from typing import Any, Callable, Dict, List, Optional, Set, Tuple, Union
 
 from xpc_instrument.core.calls.registry import Entry, Registry, read_terms
 from xpc_instrument.core.config.file import Config, ProbeConfig
-from xpc_instrument.core.discovery.entry import VARIABLE, is_announced
+from xpc_instrument.core.discovery.entry import is_announced
+from xpc_instrument.core.discovery.folder import VARIABLE
 from xpc_instrument.core.model.errors import TargetError
-from xpc_instrument.core.model.target import Mode, is_target, split_name
+from xpc_instrument.core.model.target import Mode, is_glob, is_target, matches, module_matches, split_name, split_target
 from xpc_instrument.core.node.peer import Peer
 from xpc_instrument.core.protocol.codec import MAX_CONTROL, Frame
 from xpc_instrument.core.protocol.messages import Answer, Notice, Opcode, Query, Register, Unregister
@@ -98,23 +99,23 @@ class ProbeTable(Registry):
         self._shared: Dict[Tuple[str, int], Register] = {}
         self._waiting: Dict[str, _Waiting] = {}
         for probe in config.probes:
-            module = targets.split(probe.target)[0]
-            if targets.is_glob(module):
+            module = split_target(probe.target)[0]
+            if is_glob(module):
                 self._in_any_module.append(probe)
             else:
                 self._by_module.setdefault(module, []).append(probe)
-            if not targets.is_glob(probe.target):
+            if not is_glob(probe.target):
                 self.points.setdefault(probe.target, ProbePoint(probe.target, probe))
 
     # modules -----------------------------------------------------------------------------------------------------------
 
     def wants_module(self, name: str) -> bool:
         """Whether a probe point may lie in the module."""
-        return name in self._by_module or any(targets.module_matches(probe.target, name) for probe in self._in_any_module)
+        return name in self._by_module or any(module_matches(probe.target, name) for probe in self._in_any_module)
 
     def _probes_in(self, module: str) -> List[ProbeConfig]:
         """The probes whose targets may lie in the module, those that name it first."""
-        wide = [probe for probe in self._in_any_module if targets.module_matches(probe.target, module)]
+        wide = [probe for probe in self._in_any_module if module_matches(probe.target, module)]
         return [*self._by_module.get(module, ()), *wide]
 
     def module_imported(self, module: Any, name: str = "") -> None:
@@ -145,8 +146,8 @@ class ProbeTable(Registry):
         for probe in self._probes_in(module):
             if probe.patcher == "wrapt":
                 return True
-            name = targets.split(probe.target)[1]
-            if not targets.is_glob(name):
+            name = split_target(probe.target)[1]
+            if not is_glob(name):
                 try:
                     if not isinstance(targets.resolve(f"{module}:{name}").function, types.FunctionType):
                         return True
@@ -217,11 +218,11 @@ class ProbeTable(Registry):
 
     def _promise(self, target: str) -> Optional[ProbePoint]:
         """A pending probe point for a target that a glob covers, in a module that is not imported yet."""
-        module = targets.split(target)[0]
+        module = split_target(target)[0]
         if targets.find_module(module) is not None:
             return None
         for probe in self.config.probes:
-            if targets.matches(probe.target, probe.exclude, target):
+            if matches(probe.target, probe.exclude, target):
                 with self._changing:
                     return self.points.setdefault(target, ProbePoint(target, probe))
         return None
@@ -539,7 +540,7 @@ class ProbeTable(Registry):
         for point in points:
             self._drop_expired(point)
         for probe in self.config.probes:
-            if targets.is_glob(probe.target) and not any(targets.matches(probe.target, probe.exclude, point.target) for point in points):
+            if is_glob(probe.target) and not any(matches(probe.target, probe.exclude, point.target) for point in points):
                 waiting = ProbePoint(probe.target, probe)
                 waiting.reason = "no function matches yet"
                 points.append(waiting)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Tuple
 
-from xpc_instrument.core.discovery.entry import bell_name
+from xpc_instrument.core.discovery.doorbell import bell_name
 from xpc_instrument.core.model.stats import Figures
 from xpc_instrument.core.wire.memory import HotWire
 from xpc_instrument.core.wire.wire import Wire

@@ -9,16 +9,16 @@ Rules:
 
 from __future__ import annotations
 
-import fnmatch
 import inspect
 import os
 import sys
 import types
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from xpc_instrument.core.model.errors import TargetError
+from xpc_instrument.core.model.target import is_excluded, is_glob, matches, split_target
 
 
 class Kind(Enum):
@@ -58,19 +58,6 @@ class Resolved:
 
 
 _ACCESSORS = ("fget", "fset", "fdel")
-
-
-def is_glob(target: str) -> bool:
-    """Whether a target of the config stands for several."""
-    return any(sign in target for sign in "*?[")
-
-
-def split(target: str) -> Tuple[str, str]:
-    """(module, qualified name). Raises `TargetError`."""
-    module, colon, name = target.partition(":")
-    if not colon or not module or not name or ":" in name:
-        raise TargetError(f"target {target!r}: expected package.module:Qualified.name")
-    return module, name
 
 
 def find_module(name: str) -> Optional[Any]:
@@ -123,7 +110,7 @@ def kind_of(function: Any) -> Kind:
 
 def resolve(target: str) -> Resolved:
     """Find a target in the modules that are imported. Raises `TargetError`, `UnpatchableError`."""
-    module_name, name = split(target)
+    module_name, name = split_target(target)
     module = find_module(module_name)
     if module is None:
         raise TargetError(f"{target}: the module {module_name} is not imported")
@@ -298,39 +285,16 @@ def _missing(target: str, owner: Any, module: str, path: str, part: str) -> str:
 # globs -------------------------------------------------------------------------------------------------------------------
 
 
-def module_matches(pattern: str, module: str) -> bool:
-    """Whether the module part of a target, maybe a glob, stands for that module."""
-    return fnmatch.fnmatchcase(module, split(pattern)[0])
-
-
-def matches(pattern: str, exclude: Iterable[str], target: str) -> bool:
-    """Whether a target of the config, maybe a glob, stands for this one."""
-    if not fnmatch.fnmatchcase(target, pattern):
-        return False
-    name = split(target)[1]
-    last = name.rpartition(".")[2]
-    if is_glob(pattern) and last.startswith("__") and last.endswith("__"):
-        wanted = split(pattern)[1].rpartition(".")[2]
-        if not wanted.startswith("__"):
-            return False
-    return not _is_excluded(target, exclude)
-
-
-def _is_excluded(target: str, exclude: Iterable[str]) -> bool:
-    name = split(target)[1]
-    return any(fnmatch.fnmatchcase(target, one) or fnmatch.fnmatchcase(name, one) for one in exclude)
-
-
 def expand(pattern: str, exclude: Sequence[str], module: Any, module_name: str) -> List[str]:
     """The targets in one imported module that a pattern stands for.
 
     A target without a glob stands for itself, so that it can be said to be missing. One that is named in many modules (`shop.*:main`)
     stands for those that define it themselves.
     """
-    name = split(pattern)[1]
+    name = split_target(pattern)[1]
     if not is_glob(name):
         target = f"{module_name}:{name}"
-        if _is_excluded(target, exclude) or (is_glob(pattern) and not _defines(module, target)):
+        if is_excluded(target, exclude) or (is_glob(pattern) and not _defines(module, target)):
             return []
         return [target]
     prefix = module_name + ":"

@@ -20,10 +20,12 @@ import stat
 from pathlib import Path
 from typing import Any, Dict, FrozenSet, Iterable, List, Literal, Optional, Sequence, Tuple, Union
 
+from ..discovery.name import app_mistake, app_name
 from ..model.errors import ConfigError
-from ..model.target import Mode
+from ..model.target import MODES, Mode, target_mistake
+from ..model.words import quoted
 from .lines import KeyPath, key_lines, parser
-from .rules import MODES, TABLES, Reader, app_mistake, app_name, is_beyond_loopback, quoted, secret_mistake, target_mistake
+from .rules import TABLES, Reader, is_beyond_loopback, secret_mistake
 
 FILE_NAME = "xpc-instrument.toml"
 PYPROJECT_TABLE = ("tool", "xpc-instrument")

@@ -8,27 +8,24 @@ Rules:
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
 import stat
 import sys
 from pathlib import Path
-from typing import Any, Callable, Dict, FrozenSet, Iterable, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, FrozenSet, List, Mapping, Optional, Tuple
 
-from ..model.target import Mode
+from ..discovery.name import app_mistake, app_name
+from ..model.limits import SOCKET_PATH_LIMIT
+from ..model.target import MODES, TARGET_FORM, Mode, target_mistake
+from ..model.words import did_you_mean, nearest, quoted
 from .lines import KeyPath
-
-SOCKET_PATH_LIMIT = 107 if sys.platform.startswith("linux") else 103
-"""Bytes in the path of a unix socket: `sun_path` less its NUL; 108 on Linux (unix(7)), 104 on macOS and the BSDs."""
 
 _LONGEST_WAIT = 86_400.0  # seconds; socket time-outs overflow a C timeval at some larger number that differs by system
 _LONGEST_SPIN = 0.001  # seconds; to look for longer keeps a processor busy for longer than any sleep costs
 _SIGN_OF_LIFE = 5.0  # seconds; `heartbeat` of a probe script, which does not read the application's config
 _LARGEST_PAYLOAD = 1 << 30  # bytes; a payload is held in memory whole, on both sides
-
-MODES = {mode.value: mode for mode in Mode}
 
 
 class Reader:
@@ -52,7 +49,7 @@ class Reader:
         self.mistakes.append((line or 0, f"{place}: {key}: {problem}"))
 
     def wrong(self, where: KeyPath, value: object, expected: str, hint: Optional[str] = None) -> None:
-        self.report(where, f"{_seen(value)}; expected {expected}{_did_you_mean(hint)}")
+        self.report(where, f"{_seen(value)}; expected {expected}{did_you_mean(hint)}")
 
     def table(self, where: KeyPath, value: object, rules: Mapping[str, _Rule]) -> Dict[str, Any]:
         """The values of a table by field name, each read by its rule; a key without a rule is a mistake."""
@@ -66,9 +63,9 @@ class Reader:
                 found[key.replace("-", "_")] = rule(self, (*where, key), item)
                 continue
             homes = [name for name, table in TABLES.items() if key in table and table is not rules]
-            hint = None if homes else _nearest(key.lower(), rules)
+            hint = None if homes else nearest(key.lower(), rules)
             expected = f"in {' or '.join(homes)}, not here" if homes else f"one of {', '.join(sorted(rules))}"
-            self.report((*where, key), f"unknown key; expected {expected}{_did_you_mean(hint)}")
+            self.report((*where, key), f"unknown key; expected {expected}{did_you_mean(hint)}")
         return found
 
     def strings(self, where: KeyPath, value: object, expected: str) -> List[Tuple[KeyPath, str]]:
@@ -90,17 +87,8 @@ def _app(reader: Reader, where: KeyPath, value: object) -> object:
     if not isinstance(value, str):
         reader.wrong(where, value, "a name")
     elif app_mistake(value):
-        reader.report(where, f"{_seen(value)}: {app_mistake(value)}{_did_you_mean(quoted(app_name(value)))}")
+        reader.report(where, f"{_seen(value)}: {app_mistake(value)}{did_you_mean(quoted(app_name(value)))}")
     return value
-
-
-def app_mistake(app: str) -> Optional[str]:
-    """Why `app` cannot be an app name, in words, or None if it can: files and sockets are named after it."""
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", app):
-        return "is no app name; expected 1 to 64 of the characters A-Z a-z 0-9 _ . - and no . or - at the start"
-    if re.fullmatch(r"[0-9]+", app):
-        return "is no app name; expected at least one character that is no digit, or it would be taken for a pid"
-    return None
 
 
 def secret_mistake(path: Path, status: os.stat_result, uid: Optional[int] = None) -> Optional[Tuple[str, str]]:
@@ -161,7 +149,7 @@ def _address(reader: Reader, where: KeyPath, value: object) -> object:
         candidates += [f"tcp:[{host}]:{port}"] if value.startswith("tcp:") else []
         hint = next((c for c in candidates if _is_tcp(c)), None)
         if hint is None:
-            hint = f"unix:{value}" if value.startswith(("/", "./", "~/")) else _nearest(value, ["unix"])
+            hint = f"unix:{value}" if value.startswith(("/", "./", "~/")) else nearest(value, ["unix"])
         expected += " (a port is 1 to 65535, an IPv6 host is in brackets)"
         reader.wrong(where, value, expected, hint and quoted(hint))
     return value
@@ -237,7 +225,7 @@ def _size(reader: Reader, where: KeyPath, value: object) -> object:
         if match is not None and match[2] in _UNITS:
             size = int(match[1]) * _UNITS[match[2]]
         elif match is not None:
-            unit = next((u for u in _UNITS if u.lower() == match[2].lower()), None) or _nearest(match[2], _UNITS) or "B"
+            unit = next((u for u in _UNITS if u.lower() == match[2].lower()), None) or nearest(match[2], _UNITS) or "B"
             hint = f'"{match[1]} {unit}"'
     if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= _LARGEST_PAYLOAD:
         reader.wrong(where, value, f'a number of bytes up to {_LARGEST_PAYLOAD}, or a size such as "64 MiB"', hint)
@@ -247,7 +235,7 @@ def _size(reader: Reader, where: KeyPath, value: object) -> object:
 def _choice(*choices: str) -> _Rule:
     def rule(reader: Reader, where: KeyPath, value: object) -> object:
         if not isinstance(value, str) or value not in choices:
-            hint = _nearest(value.lower(), choices) if isinstance(value, str) else None
+            hint = nearest(value.lower(), choices) if isinstance(value, str) else None
             reader.wrong(where, value, " or ".join(f'"{choice}"' for choice in choices), hint and quoted(hint))
         return value
 
@@ -259,7 +247,7 @@ def _allow(reader: Reader, where: KeyPath, value: object) -> FrozenSet[Mode]:
     items = reader.strings(where, value, expected)
     for place, item in items:
         if item not in MODES:
-            hint = _nearest(item.lower(), MODES)
+            hint = nearest(item.lower(), MODES)
             reader.wrong(place, item, f"one of {expected}", hint and quoted(hint))
     if value == []:
         reader.report(where, f"an empty array allows no hook; expected at least one of {expected}, or no such probe")
@@ -276,57 +264,12 @@ def _exclude(reader: Reader, where: KeyPath, value: object) -> Tuple[str, ...]:
 
 def _target(reader: Reader, where: KeyPath, value: object) -> object:
     if not isinstance(value, str):
-        reader.wrong(where, value, f"a target {_TARGET_FORM}")
+        reader.wrong(where, value, f"a target {TARGET_FORM}")
     else:
         wrong = target_mistake(value)
         if wrong:
             reader.report(where, f"{_seen(value)}: {wrong}")
     return value
-
-
-_TARGET_FORM = '"package.module:Qualified.name"'
-
-
-def target_mistake(target: str) -> Optional[str]:
-    """What is wrong with a target, in words, with the nearest valid one; None if nothing is."""
-    problem = _target_problem(target)
-    if problem is None:
-        return None
-    candidates = ["".join(target.split())]
-    mode, _, rest = target.partition(":")
-    if mode in MODES:
-        candidates.append(rest)
-    path = re.sub(r"\.py(?=:|$)", "", candidates[0]).replace("/", ".").strip(".")
-    candidates.append(path)
-    if ":" not in path:
-        parts = path.split(".")
-        # A class, by the usual spelling, is where the module ends; without one only the last part is the name.
-        cut = next((n for n, part in enumerate(parts) if n and part[:1].isupper()), len(parts) - 1)
-        candidates.append(f"{'.'.join(parts[:cut])}:{'.'.join(parts[cut:])}")
-    hint = next((c for c in candidates if c != target and _target_problem(c) is None), None)
-    return f"{problem}; expected {_TARGET_FORM}{_did_you_mean(hint and quoted(hint))}"
-
-
-def _target_problem(target: str) -> Optional[str]:
-    if not target.isprintable() or " " in target:
-        return "there is white space or a control character in it"
-    if ":" not in target:
-        return "there is no ':' between the module and the name in it"
-    module, _, name = target.partition(":")
-    if ":" in name and module in MODES:
-        return "a mode stands in front, for which there is the key allow"
-    if ":" in name:
-        return "there are several ':' in it"
-    if not module or not name:
-        return f"the {'name' if module else 'module'} is missing"
-    if "<" in name:
-        return "functions inside of functions and lambdas have no name by which they can be reached"
-    if "*" in module.split(".")[0]:
-        return "a glob in the first part of the module is too wide, it matches everything that Python imports"
-    for part in (*module.split("."), *name.split(".")):
-        if not part.replace("*", "_").isidentifier():
-            return f"{quoted(part)} is no identifier" if part else "there is an empty part next to a '.'"
-    return None
 
 
 def _probes(reader: Reader, where: KeyPath, value: object) -> List[Dict[str, Any]]:
@@ -340,7 +283,7 @@ def _probes(reader: Reader, where: KeyPath, value: object) -> List[Dict[str, Any
         found.append(reader.table(place, item, _PROBE))
         target = item.get("target")
         if "target" not in item:
-            reader.report(place, f"there is no target in this probe; expected target = {_TARGET_FORM}")
+            reader.report(place, f"there is no target in this probe; expected target = {TARGET_FORM}")
         elif isinstance(target, str) and places.setdefault(target, place) != place:
             line = reader.line((*places[target], "target"))
             first = "another probe" if line is None else f"the probe in line {line}"
@@ -401,11 +344,6 @@ TABLES: Dict[str, Dict[str, _Rule]] = {
 }
 
 
-def app_name(text: str) -> str:
-    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip(".-")[:64]
-    return name if not app_mistake(name) else f"app-{name}"[:64].rstrip("-")
-
-
 def _seen(value: object) -> str:
     """A value of a TOML file in a message: its type and, shortened, what was written."""
     if isinstance(value, bool):
@@ -420,20 +358,3 @@ def _seen(value: object) -> str:
     if isinstance(value, list):
         return f"an array of {len(value)}" if value else "an empty array"
     return "a table" if isinstance(value, dict) else "nothing" if value is None else "a date or time"
-
-
-def quoted(text: str, bare: bool = False) -> str:
-    """`text` in double quotes, on one line, shortened; `bare` leaves plain keys without quotes."""
-    if bare and re.fullmatch(r"[A-Za-z0-9_-]{1,60}", text):
-        return text
-    return json.dumps(text if len(text) <= 100 else f"{text[:100]}...", ensure_ascii=not text.isprintable())
-
-
-def _did_you_mean(hint: Optional[str]) -> str:
-    return f"; did you mean {hint}?" if hint else ""
-
-
-def _nearest(word: str, words: Iterable[str]) -> Optional[str]:
-    import difflib
-
-    return next(iter(difflib.get_close_matches(word[:100], list(words), 1)), None)

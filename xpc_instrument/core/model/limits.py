@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
+
+SOCKET_PATH_LIMIT = 107 if sys.platform.startswith("linux") else 103
+"""Bytes in the path of a unix socket: `sun_path` less its NUL; 108 on Linux (unix(7)), 104 on macOS and the BSDs."""
 
 
 @dataclass(frozen=True)

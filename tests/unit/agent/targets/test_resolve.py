@@ -10,7 +10,7 @@ from typing import Any, Iterator, List
 import pytest
 
 from xpc_agent.targets import resolve as targets
-from xpc_agent.targets.resolve import Binding, Kind, UnpatchableError, expand, find_module, matches, resolve, signature_spec
+from xpc_agent.targets.resolve import Binding, Kind, UnpatchableError, expand, find_module, resolve, signature_spec
 from xpc_instrument.core.model.errors import TargetError
 
 pytestmark = pytest.mark.no_process
@@ -379,24 +379,6 @@ def test_a_name_in_many_modules_stands_for_those_that_define_it(shop: Any, monke
 def test_an_alias_of_a_class_is_not_expanded_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     module = load(monkeypatch, "aliases", "class A:\n    def f(self): pass\nB = A\nA.again = A\n")
     assert expand("aliases:*", (), module, "aliases") == ["aliases:A.f"]
-
-
-@pytest.mark.parametrize(
-    ("pattern", "target", "module", "whole"),
-    [
-        ("shop:charge", "shop:charge", True, True),
-        ("shop:*", "shop.api:charge", False, False),
-        ("shop.*:*", "shop.api:charge", True, True),
-        ("shop.*:*", "shop:charge", False, False),
-        ("shop.*:charge", "shop.api:Gateway.charge", True, False),
-        ("shop:Gateway.*", "shop:Gateway.__init__", True, False),
-        ("shop:Gateway.__init__", "shop:Gateway.__init__", True, True),
-        ("shop:*.__i*", "shop:Gateway.__init__", True, True),
-    ],
-)
-def test_what_a_pattern_matches(pattern: str, target: str, module: bool, whole: bool) -> None:
-    assert targets.module_matches(pattern, target.partition(":")[0]) is module
-    assert matches(pattern, (), target) is whole
 
 
 # signatures ---------------------------------------------------------------------------------------------------------------

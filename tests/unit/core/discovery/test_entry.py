@@ -1,4 +1,4 @@
-"""The runtime dir: private or refused, always true to what lives, and never hurt by what lies in it."""
+"""The entries of processes: always true to what lives, and never hurt by what lies beside them."""
 
 from __future__ import annotations
 
@@ -15,26 +15,14 @@ from typing import Any, Callable, List
 import pytest
 
 from tests import programs
-from xpc_instrument.core.config.rules import SOCKET_PATH_LIMIT
-from xpc_instrument.core.discovery import entry as discovery
-from xpc_instrument.core.discovery.entry import (
-    VARIABLE,
-    Doorbell,
-    Entry,
-    RuntimeDirError,
-    announce,
-    bell_name,
-    find,
-    own_entry,
-    processes,
-    ring,
-    socket_path,
-    withdraw,
-)
+from xpc_instrument.core.discovery.doorbell import Doorbell, bell_name, ring
+from xpc_instrument.core.discovery.entry import Entry, announce, find, own_entry, processes, withdraw
+from xpc_instrument.core.discovery.folder import VARIABLE, socket_path
 from xpc_instrument.core.model.errors import ApplicationNotFoundError, ConfigError
 
 needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="start times of processes are read from /proc")
 
+SESSION = "0123456789abcdef"
 SLEEPER = "import sys; print('ready', flush=True); sys.stdin.read()"
 
 
@@ -67,104 +55,11 @@ def write(folder: Path, entry: Entry, **changes: Any) -> Path:
     return path
 
 
-# the folder ---------------------------------------------------------------------------------------------------------------
+def _entry(**changes: Any) -> Entry:
+    return dataclasses.replace(own_entry("shop", "unix:x"), **changes)
 
 
-def test_the_runtime_dir_is_made_private_with_its_parents(runtime_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = runtime_dir / "a/b"
-    monkeypatch.setenv(VARIABLE, str(made))
-    old = os.umask(0)
-    try:
-        assert discovery.runtime_dir() == made
-    finally:
-        os.umask(old)
-    assert stat.S_IMODE(made.stat().st_mode) == 0o700
-    made.rmdir()
-    made.parent.rmdir()
-
-
-def test_a_runtime_dir_that_does_not_exist_holds_no_processes_and_is_not_made(runtime_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(VARIABLE, str(runtime_dir / "absent"))
-    assert processes() == []
-    assert ring("shop", 1) == set()
-    assert not (runtime_dir / "absent").exists()
-
-
-@pytest.mark.parametrize("mode", [0o750, 0o705, 0o701, 0o777])
-def test_a_runtime_dir_that_others_can_enter_is_refused_and_not_repaired(runtime_dir: Path, mode: int) -> None:
-    runtime_dir.chmod(mode)
-    for use in (discovery.runtime_dir, processes, lambda: ring("shop", 1), lambda: announce(own_entry("shop", "x"))):
-        with pytest.raises(RuntimeDirError, match=f"mode 0{mode:o}.*expected 0700: chmod 700 {runtime_dir}"):
-            use()
-    assert stat.S_IMODE(runtime_dir.stat().st_mode) == mode
-    assert os.listdir(runtime_dir) == []
-
-
-def test_a_runtime_dir_of_another_user_is_refused(runtime_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    other = os.geteuid() + 1
-    monkeypatch.setattr(os, "geteuid", lambda: other)
-    with pytest.raises(RuntimeDirError, match=f"it belongs to uid {other - 1}; expected this user's own \\(uid {other}\\)"):
-        discovery.runtime_dir()
-
-
-@pytest.mark.parametrize("slash", ["", "/"])
-def test_a_runtime_dir_that_is_a_link_or_a_file_is_refused(
-    runtime_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slash: str
-) -> None:
-    (tmp_path / "real").mkdir(mode=0o700)
-    (tmp_path / "link").symlink_to(tmp_path / "real")
-    (tmp_path / "file").write_text("")
-    for name, what in (("link", "a symbolic link"), ("file", "no folder")):
-        monkeypatch.setenv(VARIABLE, str(tmp_path / name) + slash)
-        with pytest.raises(RuntimeDirError, match=f"it is {what}; expected a folder: remove it, or set {VARIABLE}"):
-            discovery.runtime_dir()
-
-
-def test_a_relative_runtime_dir_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(VARIABLE, "run/xpc")
-    with pytest.raises(RuntimeDirError, match=f"{VARIABLE}=run/xpc: it is a relative path"):
-        discovery.runtime_dir(create=False)
-
-
-def test_without_the_variable_the_runtime_dir_is_in_the_users_own_or_a_temporary_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    own = f"xpc-instrument-{os.geteuid()}"
-    (tmp_path / "xdg").mkdir(mode=0o700)
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv(VARIABLE, "")
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "xdg"))
-    assert discovery.runtime_dir() == tmp_path / "xdg/xpc-instrument"
-    for useless in ("", "xdg", str(tmp_path / "absent"), str(tmp_path / "file")):
-        monkeypatch.setenv("XDG_RUNTIME_DIR", useless)
-        assert discovery.runtime_dir() == tmp_path / own
-    assert stat.S_IMODE((tmp_path / own).stat().st_mode) == 0o700
-    monkeypatch.setenv("TMPDIR", "relative")
-    monkeypatch.setenv("TEMP", str(tmp_path / "absent"))
-    monkeypatch.setenv("TMP", "")
-    assert discovery.runtime_dir(create=False) == Path("/tmp", own)
-
-
-def test_an_xdg_folder_of_another_user_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(VARIABLE)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    other = os.geteuid() + 1
-    monkeypatch.setattr(os, "geteuid", lambda: other)
-    assert discovery.runtime_dir(create=False) == tmp_path / f"xpc-instrument-{other}"
-
-
-def test_a_path_that_is_too_long_for_a_socket_is_refused_before_it_is_bound(runtime_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert socket_path("shop") == runtime_dir / f"shop.{os.getpid()}.sock"
-    assert socket_path("shop", 5) == runtime_dir / "shop.5.sock"
-    long = runtime_dir / ("é" * 40)
-    monkeypatch.setenv(VARIABLE, str(long))
-    with pytest.raises(RuntimeDirError, match=f"bytes; expected at most {SOCKET_PATH_LIMIT} for a unix socket: set {VARIABLE}"):
-        socket_path("a" * 20)
-    with pytest.raises(RuntimeDirError, match="bytes; expected at most"):
-        Doorbell("a" * 20, "0123456789abcdef")
-    long.rmdir()
+# processes ----------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("app", ["", "../shop", "4711", "a/b"])
@@ -172,13 +67,6 @@ def test_what_is_no_app_name_makes_no_file(app: str) -> None:
     for use in (lambda: own_entry(app, "x"), lambda: socket_path(app), lambda: Doorbell(app, "s"), lambda: announce(_entry(app=app))):
         with pytest.raises(ConfigError, match="is no app name"):
             use()
-
-
-def _entry(**changes: Any) -> Entry:
-    return dataclasses.replace(own_entry("shop", "unix:x"), **changes)
-
-
-# processes ----------------------------------------------------------------------------------------------------------------
 
 
 def test_an_announced_process_is_found_until_it_withdraws(runtime_dir: Path) -> None:
@@ -382,87 +270,6 @@ def test_an_application_that_is_not_found_is_told_with_what_runs_and_the_nearest
     assert f"no instrumented application of this user runs (per {runtime_dir}); {start}; {wait}" in str(caught.value)
 
 
-# doorbells ----------------------------------------------------------------------------------------------------------------
-
-SESSION = "0123456789abcdef"
-
-
-def test_a_doorbell_hears_of_its_own_application_only(runtime_dir: Path) -> None:
-    with Doorbell("shop", SESSION) as bell, Doorbell("api", SESSION) as other:
-        assert bell.path == runtime_dir / "shop.01234567.bell"
-        assert stat.S_IMODE(bell.path.stat().st_mode) == 0o600
-        assert bell.drain() == []
-        assert ring("shop", 5) == ring("shop", 6) == {bell_name(SESSION)}
-        assert bell.drain() == [5, 6]
-        assert bell.drain() == other.drain() == []
-    assert bell.fileno() == -1
-    bell.close()
-    assert os.listdir(runtime_dir) == []
-
-
-def test_a_doorbell_whose_session_has_died_is_removed(runtime_dir: Path) -> None:
-    with Doorbell("shop", SESSION) as bell:
-        gone = Doorbell("shop", "deadbeef")
-        gone._socket.close()
-        assert gone.path.exists()
-        assert ring("shop", 5) == {bell_name(SESSION)}
-        assert not gone.path.exists()
-        assert bell.drain() == [5]
-
-
-def test_a_full_doorbell_counts_as_alive_and_never_waits() -> None:
-    with Doorbell("shop", SESSION) as bell:
-        rings = 0
-        with discovery._socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-            sender.setblocking(False)
-            try:
-                while True:
-                    sender.sendto(b"7", str(bell.path))
-                    rings += 1
-            except BlockingIOError:
-                pass
-        assert ring("shop", 8) == {bell_name(SESSION)}
-        heard = bell.drain()
-        while heard[-1:] == [7] and len(heard) < rings:
-            heard += bell.drain()
-        assert heard == [7] * rings
-
-
-def test_one_drain_of_a_flooded_doorbell_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(discovery, "_RINGS_PER_DRAIN", 3)
-    with Doorbell("shop", SESSION) as bell:
-        for pid in range(1, 6):
-            ring("shop", pid)
-        assert bell.drain() == [1, 2, 3]
-        assert bell.drain() == [4, 5]
-
-
-def test_a_ring_that_is_no_pid_is_logged_and_ignored(caplog: pytest.LogCaptureFixture) -> None:
-    with Doorbell("shop", SESSION) as bell, discovery._socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-        for text in (b"", b"-1", b"0", b"\xff", b"12 ", b"9" * 100, b"12"):
-            sender.sendto(text, str(bell.path))
-        assert bell.drain() == [12]
-    assert len(caplog.records) == 6
-
-
-@pytest.mark.parametrize("kind", ["file", "fifo", "stream"])
-def test_what_is_no_doorbell_is_skipped_logged_and_kept(runtime_dir: Path, caplog: pytest.LogCaptureFixture, kind: str) -> None:
-    path = runtime_dir / "shop.aaaa.bell"
-    with socket.socket(socket.AF_UNIX) as stream, Doorbell("shop", SESSION) as bell:
-        if kind == "file":
-            path.write_text("notes")
-        elif kind == "fifo":
-            os.mkfifo(path)
-        else:
-            stream.bind(str(path))
-            stream.listen()
-        assert ring("shop", 5) == {bell_name(SESSION)}
-        assert bell.drain() == [5]
-        assert "is no doorbell (" in caplog.text
-        assert path.exists()
-    path.unlink()
-
-
 # forks --------------------------------------------------------------------------------------------------------------------
 
 
@@ -503,7 +310,8 @@ def test_a_child_announces_itself_beside_its_parent(runtime_dir: Path) -> None:
 
 def test_what_a_killed_process_left_is_removed_by_whoever_comes_by(runtime_dir: Path, run_program: Any) -> None:
     program = run_program(
-        "from xpc_instrument.core.discovery.entry import announce, own_entry, Doorbell\n"
+        "from xpc_instrument.core.discovery.doorbell import Doorbell\n"
+        "from xpc_instrument.core.discovery.entry import announce, own_entry\n"
         "announce(own_entry('shop', 'x')); bell = Doorbell('shop', 'cafecafe'); print('ready', flush=True); input()"
     )
     program.read_until("ready")

@@ -1,0 +1,166 @@
+"""The runtime dir: one folder per user, which nobody else may enter, and the files in it.
+
+Rules:
+- Mode 0700, owned by this uid, no symlink. Anything else is refused, not repaired.
+- What a dead process left behind is removed by whoever comes by; what belongs to a live pid never is.
+- Garbage in the folder is skipped and reported to the logger `xpc_instrument`; it neither blocks nor raises.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+from pathlib import Path
+from typing import List, Optional, Tuple
+
+from ..model.errors import ConfigError, XpcError
+from ..model.limits import SOCKET_PATH_LIMIT
+from .name import app_mistake
+
+VARIABLE = "XPC_INSTRUMENT_RUNTIME_DIR"
+
+_log = logging.getLogger("xpc_instrument")
+
+
+class RuntimeDirError(XpcError, OSError):
+    """The runtime dir is not private to this user, or not usable for sockets."""
+
+
+def runtime_dir(create: bool = True) -> Path:
+    """The runtime dir of this user, private as said above; made if it does not exist, unless `create` is false.
+
+    `$XPC_INSTRUMENT_RUNTIME_DIR`, else `$XDG_RUNTIME_DIR/xpc-instrument` if that exists and is this user's (as its
+    specification demands; `sudo` and containers pass on the name of a folder that is not), else
+    `<tempdir>/xpc-instrument-<uid>`. RuntimeDirError if it is not private; another OSError if it cannot be made.
+    """
+    path = location()
+    if create:
+        try:
+            if VARIABLE in os.environ:
+                os.makedirs(path.parent, exist_ok=True)
+            os.mkdir(path, 0o700)
+        except FileExistsError:
+            pass  # checked below, whoever made it
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        if create:
+            raise
+        return path
+    remedy = f"remove it, or set {VARIABLE} to a folder of your own"
+    if not stat.S_ISDIR(status.st_mode):
+        what = "a symbolic link" if stat.S_ISLNK(status.st_mode) else "no folder"
+        raise RuntimeDirError(f"runtime dir {path}: it is {what}; expected a folder: {remedy}")
+    if status.st_uid != os.geteuid():
+        expected = f"expected this user's own (uid {os.geteuid()})"
+        raise RuntimeDirError(f"runtime dir {path}: it belongs to uid {status.st_uid}; {expected}: {remedy}")
+    if status.st_mode & 0o077:
+        mode = f"mode {stat.S_IMODE(status.st_mode):04o}"
+        raise RuntimeDirError(f"runtime dir {path}: other users have access ({mode}); expected 0700: chmod 700 {path}")
+    return path
+
+
+def location() -> Path:
+    explicit = os.environ.get(VARIABLE)
+    if explicit:
+        if not os.path.isabs(explicit):
+            # A relative path would mean another folder to each process.
+            raise RuntimeDirError(f"{VARIABLE}={explicit}: it is a relative path; expected an absolute one")
+        return Path(explicit)
+    xdg = os.environ.get("XDG_RUNTIME_DIR", "")
+    if os.path.isabs(xdg):
+        try:
+            status = os.stat(xdg)
+        except OSError:
+            status = None
+        if status is not None and stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid():
+            return Path(xdg, "xpc-instrument")
+    # As tempfile.gettempdir chooses, without importing it: that costs an application's start-up some milliseconds.
+    candidates = [os.environ.get(name, "") for name in ("TMPDIR", "TEMP", "TMP")]
+    temporary = next((c for c in candidates if os.path.isabs(c) and os.access(c, os.W_OK | os.X_OK)), "/tmp")  # noqa: S108 - made private by runtime_dir
+    return Path(temporary, f"xpc-instrument-{os.geteuid()}")
+
+
+def socket_path(app: str, pid: Optional[int] = None) -> Path:
+    """Where the process `pid` (this one, if None) of `app` listens; RuntimeDirError if that is too long for a socket."""
+    check_app(app)
+    return bound_path(runtime_dir() / f"{app}.{os.getpid() if pid is None else pid}.sock")
+
+
+def bound_path(path: Path) -> Path:
+    length = len(os.fsencode(path))
+    if length > SOCKET_PATH_LIMIT:
+        remedy = f"set {VARIABLE} to a shorter folder, or choose a shorter app name"
+        raise RuntimeDirError(f"{path}: {length} bytes; expected at most {SOCKET_PATH_LIMIT} for a unix socket: {remedy}")
+    return path
+
+
+def check_app(app: str) -> None:
+    wrong = app_mistake(app)
+    if wrong:
+        raise ConfigError(f"{app!r} {wrong}")
+
+
+def files(folder: Path) -> List[Tuple[str, str, str]]:
+    """The files that are named like ours: (app, what is in the middle, extension); app names may have dots themselves."""
+    try:
+        names = sorted(os.listdir(folder))
+    except FileNotFoundError:
+        return []
+    parts = [name.rsplit(".", 2) for name in names]
+    return [(part[0], part[1], part[2]) for part in parts if len(part) == 3 and part[0]]
+
+
+def is_pid(text: str) -> bool:
+    """Whether `text` is a number that a process can have (at most 2**22 on Linux, 99998 on macOS), as we write it."""
+    return text.isascii() and text.isdigit() and len(text) <= 9 and text[0] != "0"
+
+
+def process_stat(pid: int) -> Optional[Tuple[int, Optional[int]]]:
+    """(pid, start time in ticks since boot, or None where there is no /proc) of a live process; None if it is dead.
+
+    A zombie is dead: it runs no code and only waits for its parent.
+    """
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass  # alive, and another user's
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # The command's name, field 2, is in parentheses and may hold anything, also spaces and parentheses.
+            fields = file.read().rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None if os.path.exists("/proc/self/stat") else (pid, None)
+    except OSError:
+        return pid, None
+    return None if fields[0] in {b"Z", b"X"} else (pid, int(fields[19]))
+
+
+def remove_leftover(path: Path, seen: Optional[os.stat_result] = None) -> None:
+    """Remove what a dead process left, unless there is another file than `seen` by now; no matter if that fails."""
+    try:
+        now = os.lstat(path)
+        if seen is None or (now.st_ino, now.st_mtime_ns) == (seen.st_ino, seen.st_mtime_ns):
+            os.unlink(path)
+            _log.debug("%s: removed, its process is dead", path)
+    except FileNotFoundError:
+        pass  # somebody else came by
+    except OSError as error:
+        _log.warning("%s: a dead process left it, and it cannot be removed (%s)", path, error.strerror)
+
+
+def unlink(path: Path) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass  # the aim is reached
+
+
+def is_socket(path: Path) -> bool:
+    try:
+        return stat.S_ISSOCK(os.lstat(path).st_mode)
+    except OSError:
+        return True  # it has just gone: `remove_leftover` takes that for done
