@@ -21,7 +21,7 @@ from threading import get_ident
 from typing import Any, Callable, Dict, List, Optional, Tuple, Type, TypeVar, Union, cast
 
 from xpc_instrument.core.calls.caller import Outgoing
-from xpc_instrument.core.calls.outcome import Arguments, Failed, NotFound, Outcome
+from xpc_instrument.core.calls.outcome import Failed, Meta, NotFound, Outcome
 from xpc_instrument.core.model.errors import ChannelError, DeadlineError, HookFailedError, HookTimeoutError, PayloadError
 from xpc_instrument.core.model.target import Mode
 from xpc_instrument.core.model.terms import Terms
@@ -30,7 +30,6 @@ from xpc_instrument.core.node.peer import Peer
 from xpc_instrument.core.protocol.codec import Bytes, Frame
 from xpc_instrument.core.protocol.messages import Opcode
 from xpc_instrument.core.values.exceptions import dump_exception
-from xpc_instrument.core.values.names import safe_repr, type_name
 from xpc_instrument.core.values.pickling import Payload, load
 from xpc_instrument.core.values.plain import SCALARS, SMALL_TEXT, are_small, dump_small
 from xpc_instrument.core.values.references import Table, is_plain
@@ -51,46 +50,29 @@ Work = TypeVar("Work", bound=Callable[..., Any])
 _now = time.monotonic
 
 
+def guarded(work: Work) -> Work:
+    """The same, done as work of ours: probe points that it hits pass through."""
+
+    @functools.wraps(work)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        before, busy.on = busy.on, True
+        try:
+            return work(*args, **kwargs)
+        finally:
+            busy.on = before
+
+    return cast(Work, run)
+
+
 class _Guarded(Outgoing):
     """An outgoing call during whose own work (pickling, answering references) probe points pass through.
 
     For an `async def` target, whose thread does other things between the steps. A thread that waits is guarded as a whole.
     """
 
-    def payload(self) -> Payload:
-        before, busy.on = busy.on, True
-        try:
-            return super().payload()
-        finally:
-            busy.on = before
-
-    def wants_original(self, frame: Frame) -> Optional[Arguments]:
-        before, busy.on = busy.on, True
-        try:
-            return super().wants_original(frame)
-        finally:
-            busy.on = before
-
-    def after_original(self, wire: Wire, outcome: Outcome) -> Any:
-        before, busy.on = busy.on, True
-        try:
-            return super().after_original(wire, outcome)
-        finally:
-            busy.on = before
-
-    def after_refer(self, wire: Wire, frame: Frame) -> Any:
-        before, busy.on = busy.on, True
-        try:
-            return super().after_refer(wire, frame)
-        finally:
-            busy.on = before
-
-    def end(self, frame: Frame) -> Outcome:
-        before, busy.on = busy.on, True
-        try:
-            return super().end(frame)
-        finally:
-            busy.on = before
+    payload = guarded(Outgoing.payload)
+    step = guarded(Outgoing.step)
+    answer = guarded(Outgoing.answer)
 
 
 def _unguarded(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -106,28 +88,9 @@ def _unguarded(original: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def _shown(instance: Any) -> Tuple[str, ...]:
-    """What a hook is told of the instance beside a reference to it: the name of its class, and a text; nothing if there is none."""
-    return () if instance is None else (type_name(instance), safe_repr(instance))
-
-
 def _bound(proceed: Callable[..., Any], instance: Any) -> Callable[..., Any]:
     """What a hook that knows the arguments without the instance proceeds to."""
     return proceed if instance is None else types.MethodType(proceed, instance)
-
-
-def guarded(work: Work) -> Work:
-    """The same, done as work of ours: probe points that it hits pass through."""
-
-    @functools.wraps(work)
-    def run(*args: Any, **kwargs: Any) -> Any:
-        before, busy.on = busy.on, True
-        try:
-            return work(*args, **kwargs)
-        finally:
-            busy.on = before
-
-    return cast(Work, run)
 
 
 class RemoteHook:
@@ -243,12 +206,10 @@ class RemoteHook:
         )
 
     def _meta(self, invocation: Invocation) -> Tuple[Any, ...]:
-        """The fields of `Meta`, as the plain tuple that crosses."""
-        meta = (invocation.number, self.pid, invocation.thread)
+        number, thread, instance = invocation.number, invocation.thread, invocation.instance
         if self.mode is not Mode.AFTER:
-            return meta + _shown(invocation.instance)
-        shown = _shown(invocation.instance) or ("", "")
-        return (*meta, *shown, invocation.exception is not None, invocation.duration)
+            return Meta.at_start(number, self.pid, thread, instance)
+        return Meta.at_end(number, self.pid, thread, instance, invocation.exception is not None, invocation.duration)
 
     def _observation(self, invocation: Invocation, kind_of: Type[Outgoing] = Outgoing) -> Outgoing:
         """The conversation about an invocation that an observer is told of."""
@@ -390,9 +351,7 @@ class RemoteHook:
             busy.on = True
             deadline = _now() + self._timeout
             instance, own = split(args, bound) if bound else (None, args)
-            meta: Tuple[Any, ...] = (number or next_number(), self.pid, get_ident())
-            if instance is not None:
-                meta += _shown(instance)
+            meta = Meta.at_start(number or next_number(), self.pid, get_ident(), instance)
             small = self._small(own, kwargs, meta, None)
             if small is None:
                 outgoing = self._conversation(own, kwargs, instance, (meta,), (None,))
@@ -445,7 +404,7 @@ class RemoteHook:
             before, busy.on = busy.on, True
             try:
                 instance, own = split(args, bound)
-                meta = (number or next_number(), self.pid, get_ident(), *_shown(instance))
+                meta = Meta.at_start(number or next_number(), self.pid, get_ident(), instance)
                 small = self._small(own, kwargs, meta, None)
                 if small is None:
                     outgoing = self._conversation(own, kwargs, instance, (meta,), (None,), _Guarded)

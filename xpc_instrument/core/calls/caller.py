@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
 from ..model.errors import PayloadError, RemoteProtocolError
 from ..protocol.codec import Bytes, Frame
@@ -100,10 +100,18 @@ class Outgoing:
 
     # what comes back -----------------------------------------------------------------------------------------------------
 
-    def wants_original(self, frame: Frame) -> Optional[Arguments]:
-        """For PROCEED: the arguments to run the original with."""
-        if frame.opcode is not _PROCEED:
-            return None
+    def step(self, wire: Wire, frame: Frame, has_original: bool) -> Union[Outcome, Arguments, List[Bytes]]:
+        """What the callee's frame means: the outcome of the call, the arguments to run the original with, or what answers a question.
+
+        Raises `Failed`, `NotFound` or `PayloadError`.
+        """
+        opcode = frame.opcode
+        if opcode is _REFER:
+            return self._refer(wire, frame)
+        if opcode is not _PROCEED:
+            return self._end(frame)
+        if not has_original:
+            raise RemoteProtocolError("PROCEED, but this call has no original")
         if not frame.body:
             return self._args, self._kwargs
         value = load_with_table(self.table, frame.body, frame.buffers)
@@ -111,12 +119,7 @@ class Outgoing:
             raise RemoteProtocolError("PROCEED without (args, kwargs)")
         return value
 
-    def after_original(self, wire: Wire, outcome: Outcome) -> List[Bytes]:
-        """The answer to PROCEED."""
-        self.proceeded = outcome
-        return self._answer(wire, outcome)
-
-    def after_refer(self, wire: Wire, frame: Frame) -> List[Bytes]:
+    def _refer(self, wire: Wire, frame: Frame) -> List[Bytes]:
         """Perform an operation on a reference; the answer to REFER."""
         try:
             request = load_small_json(frame.body, "REFER")
@@ -145,22 +148,23 @@ class Outgoing:
             except (SystemExit, GeneratorExit) as error:
                 # The hook asked, so the hook gets it.
                 outcome = Outcome(error=error)
-        return self._answer(wire, outcome)
+        return self.answer(wire, outcome)
 
     def _extra(self, name: str) -> Any:
         if self._extras is None:
             raise PayloadError(f"this call has no {name!r:.40}")
         return json.dumps(self._extras(name))
 
-    def _answer(self, wire: Wire, outcome: Outcome) -> List[Bytes]:
+    def answer(self, wire: Wire, outcome: Outcome) -> List[Bytes]:
+        """The answer to PROCEED and REFER."""
         if outcome.error is None:
             body, buffers = dump_result(outcome.value, self.table, self.traits)
             return wire.connection.send(_RESULT, 0, body, buffers)
         body, buffers = dump_exception(outcome.error, self.traits)
         return wire.connection.send(_FAULT, 0, body, buffers)
 
-    def end(self, frame: Frame) -> Outcome:
-        """The outcome in a final frame. Raises `Failed`, `NotFound` or `PayloadError`."""
+    def _end(self, frame: Frame) -> Outcome:
+        """The outcome in a final frame."""
         opcode = frame.opcode
         if opcode is _RETURN:
             return Outcome() if self._observing else Outcome(load_with_table(self.table, frame.body, frame.buffers))
@@ -179,7 +183,7 @@ class Outgoing:
             raise RemoteProtocolError("FAILED without an object")
         raise Failed(str(info.get("cause", "failed"))[:40], str(info.get("message", ""))[:2000])
 
-    # the two ways to wait --------------------------------------------------------------------------------------------------
+    # the two ways to wait: the same steps, with and without an event loop ---------------------------------------------------
 
     def converse(
         self,
@@ -195,22 +199,17 @@ class Outgoing:
     def serve(self, wire: Wire, frame: Frame, deadline: Optional[float], original: Optional[Callable[..., Any]] = None) -> Outcome:
         """From the callee's first frame on: do what it asks for, to the end."""
         while True:
-            if frame.opcode is _REFER:
-                wire.transmit(self.after_refer(wire, frame), deadline)
-                frame = wire.recv_frame(deadline)
-                continue
-            if frame.opcode is _PROCEED and original is None:
-                raise RemoteProtocolError("PROCEED, but this call has no original")
-            arguments = self.wants_original(frame)
-            if arguments is None:
-                return self.end(frame)
-            assert original is not None
-            started = time.monotonic()
-            outcome = run_original(original, *arguments)
-            if deadline is not None:
-                deadline += time.monotonic() - started
-            self.proceeded = outcome
-            wire.transmit(self.after_original(wire, outcome), deadline)
+            step = self.step(wire, frame, original is not None)
+            if isinstance(step, Outcome):
+                return step
+            if isinstance(step, tuple):
+                assert original is not None
+                started = time.monotonic()
+                self.proceeded = run_original(original, *step)
+                if deadline is not None:
+                    deadline += time.monotonic() - started
+                step = self.answer(wire, self.proceeded)
+            wire.transmit(step, deadline)
             frame = wire.recv_frame(deadline)
 
     async def serve_async(
@@ -218,23 +217,18 @@ class Outgoing:
     ) -> Outcome:
         """Like `serve` for an `async def` original: awaits the lane and the original on the running loop."""
         while True:
-            if frame.opcode is _REFER:
-                await wire.transmit_async(self.after_refer(wire, frame), deadline)
-                frame = await wire.recv_frame_async(deadline)
-                continue
-            if frame.opcode is _PROCEED and original is None:
-                raise RemoteProtocolError("PROCEED, but this call has no original")
-            arguments = self.wants_original(frame)
-            if arguments is None:
-                return self.end(frame)
-            assert original is not None
-            started = time.monotonic()
-            try:
-                outcome = Outcome(await original(*arguments[0], **arguments[1]))
-            except Exception as error:
-                outcome = Outcome(error=error)
-            if deadline is not None:
-                deadline += time.monotonic() - started
-            self.proceeded = outcome
-            await wire.transmit_async(self.after_original(wire, outcome), deadline)
+            step = self.step(wire, frame, original is not None)
+            if isinstance(step, Outcome):
+                return step
+            if isinstance(step, tuple):
+                assert original is not None
+                started = time.monotonic()
+                try:
+                    self.proceeded = Outcome(await original(*step[0], **step[1]))
+                except Exception as error:
+                    self.proceeded = Outcome(error=error)
+                if deadline is not None:
+                    deadline += time.monotonic() - started
+                step = self.answer(wire, self.proceeded)
+            await wire.transmit_async(step, deadline)
             frame = await wire.recv_frame_async(deadline)
