@@ -13,6 +13,7 @@ from typing import Dict, Iterator, List, Mapping, Sequence, Tuple
 
 from xpc_instrument.cli.run import make_environment
 from xpc_instrument.core.config import file as config
+from xpc_instrument.core.config.packed import pack
 
 from ..measure.timing import Comparison, Group, Line, Measured, Plot, TimeFunction
 from ..processes import catalogue
@@ -60,7 +61,7 @@ def _plain(folder: Path) -> Dict[str, str]:
 
 def _under_agent(folder: Path, file: Path) -> Dict[str, str]:
     """The environment in which `xpc-instrument run` starts a program; the launcher puts the program's pid in."""
-    return make_environment(_plain(folder), config.load(file).pack(), 0)
+    return make_environment(_plain(folder), pack(config.load(file)), 0)
 
 
 def _check(folder: Path, file: Path, count: int) -> None:

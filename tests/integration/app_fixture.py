@@ -13,6 +13,7 @@ from tests.programs import Program
 from xpc_instrument import cli
 from xpc_instrument.cli.run import make_environment
 from xpc_instrument.core.config import file as config_module
+from xpc_instrument.core.config.packed import pack
 
 TARGETS = """
 import threading
@@ -176,7 +177,7 @@ def start_app(run_program: Callable[..., Program], folder: Path, config: str = "
     (folder / "main.py").write_text(MAIN)
     settings = folder / "xpc-instrument.toml"
     settings.write_text('app = "shop"\n' + (config or '[[probe]]\ntarget = "shop:*"\n'))
-    variables = make_environment({}, config_module.load(settings).pack(), 0)
+    variables = make_environment({}, pack(config_module.load(settings)), 0)
     words = ["sh", "-c", LAUNCH, "sh", variables["PYTHONPATH"], variables["XPC_INSTRUMENT_CONFIG_PACKED"]]
     program = run_program(command=[*words, sys.executable, *(python or []), "main.py"], cwd=folder)
     program.read_until("ready")

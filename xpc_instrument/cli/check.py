@@ -8,7 +8,7 @@ import pkgutil
 import sys
 from typing import Any, Dict, List, Tuple
 
-from ..core.config.file import Config
+from ..core.config.schema import Config
 from ..core.model.errors import TargetError
 from ..core.model.target import is_glob, module_matches, split_target
 from .options import add_config_options, current_folder, read_config

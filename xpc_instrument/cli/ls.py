@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
-from ..core.config.file import ManagerConfig
+from ..core.config.schema import ManagerConfig
 from ..core.discovery import entry as discovery
 from ..core.model.errors import AuthenticationError, ChannelError
 from ..core.model.stats import Figures, read_probe

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Optional
 
 from ..core.config import file as config_module
-from ..core.config.file import Config
+from ..core.config.schema import Config
 from ..core.model.errors import ConfigError
 
 CONFIG_VARIABLE = "XPC_INSTRUMENT_CONFIG"

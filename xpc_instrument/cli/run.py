@@ -11,7 +11,8 @@ import subprocess
 import sys
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
-from ..core.config.file import Config
+from ..core.config.packed import pack
+from ..core.config.schema import Config
 from ..core.model.errors import InjectionError
 from .options import add_config_options, read_config
 
@@ -83,7 +84,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _packed(config: Config) -> str:
-    packed = config.pack()
+    packed = pack(config)
     if len(packed) > _LONGEST_VARIABLE:
         raise InjectionError(
             f"the config has {len(config.probes)} probes, {len(packed)} bytes when packed, and {_LONGEST_VARIABLE} can be handed over: "

@@ -23,7 +23,7 @@ import time
 from typing import Any, Dict, Iterable, List, Optional, Set, Tuple, Union
 
 from xpc_instrument.core.config import file as config_module
-from xpc_instrument.core.config.file import Config, ManagerConfig
+from xpc_instrument.core.config.schema import Config, ManagerConfig
 from xpc_instrument.core.discovery import entry as discovery
 from xpc_instrument.core.discovery.doorbell import bell_name, ring
 from xpc_instrument.core.discovery.folder import socket_path

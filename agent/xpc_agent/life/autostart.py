@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 
-from xpc_instrument.core.config.file import Config
+from xpc_instrument.core.config.packed import unpack
 from xpc_instrument.core.model.errors import XpcError
 
 from .agent import start
@@ -19,7 +19,7 @@ log = logging.getLogger("xpc_agent")
 def autostart() -> None:
     """Start the agent; what goes wrong is logged, and the process runs uninstrumented."""
     try:
-        config = Config.unpack(os.environ[CONFIG_VARIABLE])
+        config = unpack(os.environ[CONFIG_VARIABLE])
         start(config, at_once=os.environ.get(MAIN_VARIABLE) == str(os.getpid()))
     except (XpcError, OSError) as error:
         log.error("this process is not instrumented: %s", error)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from typing import Any, List, Optional
 
-from xpc_instrument.core.config.file import ProbeConfig
+from xpc_instrument.core.config.schema import ProbeConfig
 from xpc_instrument.core.model.errors import TargetError
 
 from ..hooks.counters import Counters

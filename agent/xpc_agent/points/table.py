@@ -20,7 +20,7 @@ import types
 from typing import Any, Callable, Dict, List, Optional, Set, Tuple, Union
 
 from xpc_instrument.core.calls.registry import Entry, Registry, read_terms
-from xpc_instrument.core.config.file import Config, ProbeConfig
+from xpc_instrument.core.config.schema import Config, ProbeConfig
 from xpc_instrument.core.discovery.entry import is_announced
 from xpc_instrument.core.discovery.folder import VARIABLE
 from xpc_instrument.core.model.errors import TargetError

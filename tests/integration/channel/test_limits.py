@@ -19,7 +19,7 @@ from tests.integration.app_fixture import App, start_app
 from tests.programs import Program, wait_for
 from xpc_instrument import TargetError
 from xpc_instrument.core.calls.registry import Registry
-from xpc_instrument.core.config.file import LimitsConfig
+from xpc_instrument.core.config.schema import LimitsConfig
 from xpc_instrument.core.discovery import entry as discovery
 from xpc_instrument.core.model.errors import ChannelError, RemoteProtocolError
 from xpc_instrument.core.model.limits import Limits

@@ -18,6 +18,7 @@ from tests.integration.app_fixture import start_app
 from tests.programs import Program, children
 from xpc_instrument import TLS, Manager, XpcError, find_free_port
 from xpc_instrument.core.config import file as config
+from xpc_instrument.core.config.packed import pack
 from xpc_instrument.core.model.limits import Limits
 from xpc_instrument.core.node.address import Protection, parse_address
 from xpc_instrument.core.node.host import Host
@@ -109,7 +110,7 @@ def test_no_object_shows_it_and_no_line_of_the_log_has_it(caplog: pytest.LogCapt
     path.write_text(KEY)
     settings = config.parse('[manager]\naddress = "tcp:localhost:1"\nauthkey-file = "shop.key"\n', tmp_path / "xpc-instrument.toml")
     assert settings.manager.read_authkey() == KEY.encode()
-    shown += [settings, settings.pack(), settings.manager]
+    shown += [settings, pack(settings), settings.manager]
     for one in shown:
         for text in (repr(one), str(one)):
             assert KEY not in text

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import os
 import re
-import stat
 import sys
 from pathlib import Path
 from typing import Any, Callable, Dict, FrozenSet, List, Mapping, Optional, Tuple
@@ -89,27 +88,6 @@ def _app(reader: Reader, where: KeyPath, value: object) -> object:
     elif app_mistake(value):
         reader.report(where, f"{_seen(value)}: {app_mistake(value)}{did_you_mean(quoted(app_name(value)))}")
     return value
-
-
-def secret_mistake(path: Path, status: os.stat_result, uid: Optional[int] = None) -> Optional[Tuple[str, str]]:
-    """What is wrong with the owner or the mode of a file that holds a secret of the user `uid` (the effective one), and the remedy.
-
-    Its owner can change it, so that is the user, or root, who can do everything. Nobody else may read it, but for the group of a file of
-    root's: so root hands secrets to a container that runs as another user.
-    """
-    # A system without the one has the other, such as WebAssembly.
-    uid = getattr(os, "geteuid", os.getuid)() if uid is None else uid
-    mode = stat.S_IMODE(status.st_mode)
-    if status.st_uid not in (uid, 0):
-        seen = f"belongs to uid {status.st_uid}, who could put another key there"
-        return seen, f"expected a file of this user's (uid {uid}) or root's: make a copy, or chown {uid} {path}"
-    granted = 0o040 if status.st_uid != uid else 0
-    if mode & 0o077 & ~granted:
-        private = (
-            f"mount it with mode 0440 and a group of this process, or with uid {uid} and mode 0400" if granted else f"chmod 600 {path}"
-        )
-        return f"other users have access (mode {mode:04o})", f"make it private: {private}"
-    return None
 
 
 def _path(reader: Reader, where: KeyPath, value: object) -> Optional[Path]:
