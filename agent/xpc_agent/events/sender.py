@@ -16,7 +16,7 @@ from typing import Any, Dict, List, Optional
 
 from xpc_instrument.core.unpatched import POLLIN, POLLOUT, allocate_lock, poll, read, start_new_thread, write
 
-from ..hooks.dispatch import busy
+from ..guard import guard_thread, guarded
 from .queue import EventQueue, QueuedHook
 
 log = logging.getLogger("xpc_agent")
@@ -81,11 +81,7 @@ class Sender:
         if self._running:
             self._rouse()
         elif not self._held:
-            before, busy.on = busy.on, True
-            try:
-                self._start()
-            finally:
-                busy.on = before
+            self._start()
 
     def _rouse(self) -> None:
         if self._napping:
@@ -102,6 +98,7 @@ class Sender:
         except OSError:
             pass  # full of wake-ups that are not read yet, or just closed, at the end of the process
 
+    @guarded
     def _start(self) -> None:
         if not self._lock.acquire(True, 0.01):
             return  # held in this same thread, which a signal handler has interrupted: it goes on with it
@@ -130,7 +127,7 @@ class Sender:
         if previous is not None:
             previous.acquire()
             previous.release()
-        busy.ours = busy.on = True
+        guard_thread()
         try:
             while self._running and self._stopped is stopped:
                 self._turn()

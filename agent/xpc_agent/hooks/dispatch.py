@@ -18,49 +18,15 @@ from time import perf_counter
 from typing import Any, AsyncGenerator, Callable, Dict, Generator, Optional, Protocol, Sequence, Tuple
 
 from xpc_instrument.core.model.target import Mode
-from xpc_instrument.core.unpatched import Local, get_ident
-from xpc_instrument.core.wire.hubs import getcurrent, on_first_hub
+from xpc_instrument.core.unpatched import get_ident
+
+from ..guard import guard
 
 Args = Tuple[Any, ...]
 Kwargs = Dict[str, Any]
 
-# What runs before `busy` is set is taken by its own name here: any of it may be a target, and would lead back into itself.
+# What runs before the guard is set is taken by its own name here: any of it may be a target, and would lead back into itself.
 next_number = itertools.count(1).__next__
-
-
-class _Busy(Local):
-    on = False
-    # A thread of the channel, which does nothing else.
-    ours = False
-
-
-class _GreenBusy(_Busy):
-    """The same for each greenlet: while one does our work, or waits for it, others of its thread do the application's."""
-
-    @property
-    def on(self) -> bool:
-        return _MARK in getcurrent().__dict__ or self.ours
-
-    @on.setter
-    def on(self, value: bool) -> None:
-        if value:
-            getcurrent().__dict__[_MARK] = True
-        else:
-            getcurrent().__dict__.pop(_MARK, None)
-
-
-_MARK = "_xpc_busy"
-busy = _Busy()
-
-
-def _go_green() -> None:
-    """From now on by greenlet. Nobody has switched yet while a thread was busy, so only the running one has anything to take along."""
-    before = busy.on
-    busy.__class__ = _GreenBusy
-    busy.on = before
-
-
-on_first_hub(_go_green)
 
 
 def split(args: Args, bound: bool) -> Tuple[Any, Args]:
@@ -168,7 +134,7 @@ class Dispatcher:
     def call(self, original: Callable[..., Any], args: Args, kwargs: Kwargs, bound: bool) -> Any:
         """A function."""
         plan = self._plan
-        if plan is None or busy.on:
+        if plan is None or guard.on:
             return original(*args, **kwargs)
         if plan.sole is not None:
             return plan.sole(original, args, kwargs, bound)
@@ -197,7 +163,7 @@ class Dispatcher:
     async def call_async(self, original: Callable[..., Any], args: Args, kwargs: Kwargs, bound: bool) -> Any:
         """An `async def` function; the hooks are awaited on the running loop."""
         plan = self._plan
-        if plan is None or busy.on:
+        if plan is None or guard.on:
             return await original(*args, **kwargs)
         if plan.sole_async is not None:
             return await plan.sole_async(original, args, kwargs, bound)
@@ -226,7 +192,7 @@ class Dispatcher:
     def call_generator(self, original: Callable[..., Any], args: Args, kwargs: Kwargs, bound: bool) -> Generator[Any, Any, Any]:
         """A generator function: runs when the iteration starts."""
         plan = self._plan
-        if plan is None or busy.on:
+        if plan is None or guard.on:
             return (yield from original(*args, **kwargs))
         invocation = Invocation(args, kwargs, bound)
         for hook in plan.before:
@@ -252,7 +218,7 @@ class Dispatcher:
 
     async def call_async_generator(self, original: Callable[..., Any], args: Args, kwargs: Kwargs, bound: bool) -> AsyncGenerator[Any, Any]:
         """An async generator function: runs when the iteration starts. No context variable is set across a `yield`."""
-        plan = None if busy.on else self._plan
+        plan = None if guard.on else self._plan
         invocation = Invocation(args, kwargs, bound)
         after: Tuple[Hook, ...] = ()
         if plan is not None:

@@ -13,12 +13,11 @@ Rules:
 
 from __future__ import annotations
 
-import functools
 import logging
 import time
 import types
 from threading import get_ident
-from typing import Any, Callable, Dict, List, Optional, Tuple, Type, TypeVar, Union, cast
+from typing import Any, Callable, Dict, List, Optional, Tuple, Type, Union, cast
 
 from xpc_instrument.core.calls.caller import Outgoing
 from xpc_instrument.core.calls.outcome import Failed, Meta, NotFound, Outcome
@@ -36,32 +35,19 @@ from xpc_instrument.core.values.references import Table, is_plain
 from xpc_instrument.core.values.traits import PeerProfile
 from xpc_instrument.core.wire.wire import Wire
 
+from ..guard import guard, guarded, unguarded
 from ..relay import RelayedPeer, RelayLanes, relay_name
 from .admission import Gate, Patience
 from .counters import HookCounters
-from .dispatch import Args, Invocation, Kwargs, busy, next_number, split
+from .dispatch import Args, Invocation, Kwargs, next_number, split
 from .signal_handlers import raise_on, raised_by_handler
 
 log = logging.getLogger("xpc_agent")
 
-Work = TypeVar("Work", bound=Callable[..., Any])
-
 # By its own name: `time:monotonic` may be a target.
 _now = time.monotonic
 
-
-def guarded(work: Work) -> Work:
-    """The same, done as work of ours: probe points that it hits pass through."""
-
-    @functools.wraps(work)
-    def run(*args: Any, **kwargs: Any) -> Any:
-        before, busy.on = busy.on, True
-        try:
-            return work(*args, **kwargs)
-        finally:
-            busy.on = before
-
-    return cast(Work, run)
+_dump_exception = guarded(dump_exception)
 
 
 class _Guarded(Outgoing):
@@ -73,19 +59,6 @@ class _Guarded(Outgoing):
     payload = guarded(Outgoing.payload)
     step = guarded(Outgoing.step)
     answer = guarded(Outgoing.answer)
-
-
-def _unguarded(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Runs the original as the application's work that it is, within a section that is guarded as ours."""
-
-    def run(*args: Any, **kwargs: Any) -> Any:
-        busy.on = False
-        try:
-            return original(*args, **kwargs)
-        finally:
-            busy.on = True
-
-    return run
 
 
 def _bound(proceed: Callable[..., Any], instance: Any) -> Callable[..., Any]:
@@ -217,11 +190,7 @@ class RemoteHook:
         args, kwargs, instance = invocation.args, invocation.kwargs, invocation.instance
         if error is None:
             return self._conversation(args, kwargs, instance, (meta,), (invocation.result,), kind_of)
-        before, busy.on = busy.on, True
-        try:
-            fixed = (meta, bytes(dump_exception(error, self._traits)[0]))
-        finally:
-            busy.on = before
+        fixed = (meta, bytes(_dump_exception(error, self._traits)[0]))
         return self._conversation(args, kwargs, instance, fixed, (), kind_of)
 
     def _small_observation(self, invocation: Invocation) -> Optional[bytes]:
@@ -261,7 +230,7 @@ class RemoteHook:
         lane: Optional[Wire] = None
         try:
             # In here, and not just before: up to Python 3.10 a handler may raise between the two.
-            busy.on = True
+            guard.on = True
             deadline = _now() + self._timeout
             small = self._small_observation(invocation)
             if small is None:
@@ -295,10 +264,10 @@ class RemoteHook:
             raise
         finally:
             try:
-                busy.on = False
+                guard.on = False
             finally:
                 # A handler may have raised just before: the thread would call no hook ever again.
-                busy.on = False
+                guard.on = False
 
     async def observe_async(self, invocation: Invocation) -> None:
         """Like `observe`, on the running loop."""
@@ -310,7 +279,7 @@ class RemoteHook:
             # The lane first: what many tasks that wait for one pickle meanwhile would all be done in one turn of the loop.
             lane = self.lanes.take_in_turn() or await self.lanes.take_later(deadline)
             outgoing: Optional[Outgoing] = None
-            before, busy.on = busy.on, True
+            before, guard.on = guard.on, True
             try:
                 small = self._small_observation(invocation)
                 if small is None:
@@ -320,7 +289,7 @@ class RemoteHook:
                     payload = small, ()
                 rest = lane.transmit_at_once(self._call(lane, payload))
             finally:
-                busy.on = before
+                guard.on = before
             if rest:
                 await lane.transmit_async(rest, deadline)
             frame = await lane.recv_frame_async(deadline)
@@ -348,7 +317,7 @@ class RemoteHook:
         outcome: Optional[Outcome]
         try:
             # In here, and not just before: up to Python 3.10 a handler may raise between the two.
-            busy.on = True
+            guard.on = True
             deadline = _now() + self._timeout
             instance, own = split(args, bound) if bound else (None, args)
             meta = Meta.at_start(number or next_number(), self.pid, get_ident(), instance)
@@ -372,7 +341,7 @@ class RemoteHook:
                     return value
                 frame = Frame(Opcode.RETURN, 0, answer) if type(answer) is bytes else cast(Frame, answer)
                 outgoing = self._conversation(own, kwargs, instance, (meta,), (None,))
-            outcome = outgoing.serve(lane, frame, deadline, _unguarded(_bound(proceed, instance)))
+            outcome = outgoing.serve(lane, frame, deadline, unguarded(_bound(proceed, instance)))
             self.lanes.give(lane)
             if self.gate.failures:
                 self._well()
@@ -383,10 +352,10 @@ class RemoteHook:
             raise
         finally:
             try:
-                busy.on = False
+                guard.on = False
             finally:
                 # A handler may have raised just before: the thread would call no hook ever again.
-                busy.on = False
+                guard.on = False
         if outcome is None:
             return proceed(*args, **kwargs)
         return outcome.get()
@@ -401,7 +370,7 @@ class RemoteHook:
             deadline = _now() + self._timeout
             # The lane first; see `observe_async`.
             lane = self.lanes.take_in_turn() or await self.lanes.take_later(deadline)
-            before, busy.on = busy.on, True
+            before, guard.on = guard.on, True
             try:
                 instance, own = split(args, bound)
                 meta = Meta.at_start(number or next_number(), self.pid, get_ident(), instance)
@@ -413,20 +382,20 @@ class RemoteHook:
                     payload = small, ()
                 rest = lane.transmit_at_once(self._call(lane, payload))
             finally:
-                busy.on = before
+                guard.on = before
             if rest:
                 await lane.transmit_async(rest, deadline)
             frame = await lane.recv_frame_async(deadline)
             if outgoing is None:
                 if frame.opcode is Opcode.RETURN and is_plain(frame.body):
-                    before, busy.on = busy.on, True
+                    before, guard.on = guard.on, True
                     try:
                         value = load(frame.body, frame.buffers)
                         self.lanes.give(lane)
                         if self.gate.failures:
                             self._well()
                     finally:
-                        busy.on = before
+                        guard.on = before
                     return value
                 outgoing = self._conversation(own, kwargs, instance, (meta,), (None,), _Guarded)
             outcome = await outgoing.serve_async(lane, frame, deadline, _bound(proceed, instance))
@@ -540,24 +509,19 @@ class RemoteHook:
         if self.gate.well():
             self._notify("resumed")
 
+    @guarded
     def _log_once(self, cause: str, text: str, *args: Any, exc_info: Optional[BaseException] = None) -> None:
         """Log what happened to the hook, for the first time that it happens."""
         if cause in self._logged:
             return
         self._logged[cause] = True
-        before, busy.on = busy.on, True
-        try:
-            log.warning("the %s hook of pid %d on %s " + text, self.mode, self.peer.pid, self.target, *args, exc_info=exc_info)
-        finally:
-            busy.on = before
+        log.warning("the %s hook of pid %d on %s " + text, self.mode, self.peer.pid, self.target, *args, exc_info=exc_info)
 
+    @guarded
     def _notify(self, kind: str, **data: Any) -> None:
         """Tell the script what became of its hook, without waiting for it."""
-        before, busy.on = busy.on, True
         try:
             self.peer.notify(kind, hook=self.number, target=self.target, pid=self.pid, **data)
         except (OSError, ChannelError) as error:
             # The connection to it is gone, which its owner acts upon.
             log.debug("the script (pid %d) cannot be told that a hook on %s is %s: %s", self.peer.pid, self.target, kind, error)
-        finally:
-            busy.on = before

@@ -21,7 +21,8 @@ from xpc_instrument.core.values.snapshots import AS_IS, BIG, SHORT, is_atom, pac
 
 from ..events.queue import Tally
 from ..events.sender import Sender
-from .dispatch import Args, Invocation, Kwargs, busy, next_number
+from ..guard import guarded
+from .dispatch import Args, Invocation, Kwargs, next_number
 from .remote import RemoteHook, log
 
 # With more arguments each is looked at by `pack_all`, which weighs them.
@@ -230,21 +231,18 @@ class UnwaitedHook(RemoteHook):
         if self.queue.sleeping:
             self.queue.wake()
 
+    @guarded
     def _packed(self, args: Args, kwargs: Kwargs) -> Tuple[Any, Any, int]:
-        before, busy.on = busy.on, True
-        try:
-            return pack_all(args, kwargs, self._traits)
-        finally:
-            busy.on = before
+        return pack_all(args, kwargs, self._traits)
 
     def _outcome(self, result: Any, error: Optional[BaseException]) -> Tuple[Any, int]:
         if error is None and is_atom(result):
             return (AS_IS, result), 0
-        before, busy.on = busy.on, True
-        try:
-            if error is None:
-                return pack(result, self._traits)
-            body = bytes(dump_exception(error, self._traits)[0])
-            return body, len(body)
-        finally:
-            busy.on = before
+        return self._packed_outcome(result, error)
+
+    @guarded
+    def _packed_outcome(self, result: Any, error: Optional[BaseException]) -> Tuple[Any, int]:
+        if error is None:
+            return pack(result, self._traits)
+        body = bytes(dump_exception(error, self._traits)[0])
+        return body, len(body)

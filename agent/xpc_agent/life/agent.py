@@ -37,8 +37,7 @@ from xpc_instrument.core.node.peer import Peer
 from xpc_instrument.core.unpatched import Local, Tally, allocate_lock, get_ident
 from xpc_instrument.core.values.traits import python_version
 
-from ..hooks.dispatch import busy
-from ..hooks.remote import guarded
+from ..guard import guard, guarded
 from ..points.table import ProbeTable
 from ..service.member import Member
 from ..service.reports import report_lanes
@@ -369,7 +368,7 @@ def _finalize_later(agent: Agent) -> None:
 
 
 class _Forking(Local):
-    was_busy = False
+    was_on = False
 
 
 _forking = _Forking()
@@ -474,7 +473,7 @@ def _hook_fork() -> None:
 
 def _before() -> None:
     # To the end of `_in_parent` and `_in_child`: what others do at a fork, in the child above all, must not use the parent's lanes.
-    _forking.was_busy, busy.on = busy.on, True
+    _forking.was_on, guard.on = guard.on, True
     if _agent is not None:
         _agent.before_fork()
 
@@ -484,7 +483,7 @@ def _in_parent() -> None:
         if _agent is not None:
             _agent.after_fork_in_parent()
     finally:
-        busy.on = _forking.was_busy
+        guard.on = _forking.was_on
 
 
 def _in_child() -> None:
@@ -495,4 +494,4 @@ def _in_child() -> None:
         log.error("this forked process cannot be hooked: %s", error, exc_info=not isinstance(error, (XpcError, OSError)))
     finally:
         # Whatever the thread did when it forked, in the child it does the application's work.
-        busy.on = False
+        guard.on = False

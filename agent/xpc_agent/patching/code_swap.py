@@ -23,7 +23,8 @@ import sys
 import types
 from typing import Any, Dict, Iterator, Optional, Tuple
 
-from ..hooks.dispatch import Dispatcher, busy, first_step
+from ..guard import guard
+from ..hooks.dispatch import Dispatcher, first_step
 from ..targets.resolve import Binding, Kind, Resolved, next_after
 from .interface import Entry, Patch, PatchError
 
@@ -36,7 +37,7 @@ _BODIES = {
 def trampoline(*{args}, **{kwargs}):
     try:
         {replace} = {gate}.entry.sole
-        if {replace} is None or {gate}.busy.on{changed}:
+        if {replace} is None or {gate}.guard.on{changed}:
             return {gate}.call({args}, {kwargs})
         return {replace}({gate}.shadow, {args}, {kwargs}, {gate}.bound)
     except BaseException as {error}:
@@ -136,7 +137,7 @@ def _trampoline(function: types.FunctionType, kind: Kind, gate: Gate) -> types.C
 class Gate:
     """What a trampoline calls: the original, and the entry that it hands over to. One for each armed function."""
 
-    __slots__ = ("bound", "busy", "defaults", "entry", "function", "kwdefaults", "shadow", "signature")
+    __slots__ = ("bound", "defaults", "entry", "function", "guard", "kwdefaults", "shadow", "signature")
 
     first_step = staticmethod(first_step)
 
@@ -147,7 +148,7 @@ class Gate:
         self.signature: Optional[inspect.Signature] = None
         self.entry = entry
         self.bound = bound
-        self.busy = busy
+        self.guard = guard
         self.defaults = function.__defaults__
         self.kwdefaults = function.__kwdefaults__
 

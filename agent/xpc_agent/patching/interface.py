@@ -15,7 +15,7 @@ class Entry(Protocol):
     """Where an armed function leads.
 
     `original(*args, **kwargs)` runs what was there before; args and kwargs are in the form in which the caller passed them, and with
-    `bound` the first of `args` is the instance (or the class). `sole` is a short cut: called like `call`, by whoever has looked at `busy`.
+    `bound` the first of `args` is the instance (or the class). `sole` is a short cut: called like `call`, by who has looked at the guard.
     """
 
     @property

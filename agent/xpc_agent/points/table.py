@@ -34,10 +34,10 @@ from xpc_instrument.core.wire.wire import Wire
 
 from ..events.queue import bounded
 from ..events.sender import Sender
+from ..guard import guard_thread, guarded
 from ..hooks.admission import Patience, reseed
 from ..hooks.counters import Counters
-from ..hooks.dispatch import busy
-from ..hooks.remote import RemoteHook, guarded
+from ..hooks.remote import RemoteHook
 from ..hooks.unwaited import UnwaitedHook
 from ..patching import load_wrapt
 from ..relay import RelayedPeer, is_member
@@ -483,7 +483,7 @@ class ProbeTable(Registry):
 
     def entered_thread(self) -> None:
         # The threads of the channel do nothing but work of ours.
-        busy.ours = busy.on = True
+        guard_thread()
 
     def joined(self, peer: Peer) -> None:
         peer.lanes.want = guarded(peer.lanes.want)

@@ -9,7 +9,8 @@ from typing import Any, AsyncGenerator, Callable, Generator, List, Optional
 
 import pytest
 
-from xpc_agent.hooks.dispatch import Dispatcher, Invocation, Plan, busy
+from xpc_agent.guard import guard
+from xpc_agent.hooks.dispatch import Dispatcher, Invocation, Plan
 from xpc_instrument.core.model.target import Mode
 
 pytestmark = pytest.mark.no_process
@@ -252,9 +253,9 @@ def test_a_target_that_calls_itself_has_hooks_at_every_level(scene: Scene) -> No
 @pytest.fixture
 def ours() -> Any:
     """This thread does work of ours."""
-    busy.on = True
+    guard.on = True
     yield
-    busy.on = False
+    guard.on = False
 
 
 @pytest.mark.usefixtures("ours")
