@@ -1,9 +1,7 @@
 """Tests the shop as it really runs, gunicorn with three workers, with a Mock in the place of its payment gateway.
 
-    pip install flask gunicorn pytest xpc-instrument
-    pytest examples/shop
-
-The Mock lives here, in the process of pytest. The three workers call it as if it had been assigned to `Gateway.post` in each of them.
+README.md beside this file says what to install. The Mock lives here, in the process of pytest. The three workers call it as if it had been
+assigned to `Gateway.post` in each of them.
 """
 
 import json

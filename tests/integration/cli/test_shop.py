@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
-import subprocess
 import sys
 import threading
 import urllib.error
@@ -202,9 +203,48 @@ def test_gunicorn_keeps_its_own_exit_status(run_program: Callable[..., Program],
     assert instrumented.wait() == status
 
 
-def test_the_tests_of_the_example_pass() -> None:
-    done = subprocess.run(
-        [sys.executable, "-B", "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(SHOP), "-c", os.devnull, str(SHOP)],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=PATIENCE, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout
+def instructions(first: str) -> List[str]:
+    """The lines of the block in the example's README that begins with this word."""
+    blocks = re.findall(r"^```sh\n(.*?)^```$", (SHOP / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    (block,) = [block for block in blocks if block.startswith(first)]
+    return [line.partition("#")[0].strip() for line in block.splitlines()]
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Path:
+    """The example, out of the repository, below a folder with settings of pytest for which it lacks the plugin, as the repository is."""
+    (tmp_path / "pyproject.toml").write_text('[tool.pytest.ini_options]\naddopts = "--strict-config"\nof_no_plugin_here = 1\n')
+    return Path(shutil.copytree(SHOP, tmp_path / "elsewhere" / "shop", ignore=shutil.ignore_patterns("__pycache__", ".*")))
+
+
+def typed(line: str, folder: Path, run_program: Callable[..., Program]) -> Program:
+    """Type a line into a terminal where the project's environment is active, as `. .venv/bin/activate` makes it."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    return run_program(command=["sh", "-c", f"exec {line}"], cwd=folder, env={"PATH": path, "HOME": str(folder)})
+
+
+@pytest.mark.parametrize("where", ["in the repository", "copied"])
+def test_the_tests_of_the_example_pass_where_its_readme_says_to_run_them(
+    where: str, copied: Path, run_program: Callable[..., Program]
+) -> None:
+    make, activate, install, run = instructions("python -m venv")
+    assert (make, activate) == ("python -m venv .venv", ". .venv/bin/activate")
+    # The environment of this test stands for theirs; what they install has to be all that the example needs.
+    wanted = install.partition("python -m pip install ")[2].split()
+    assert wanted == ["flask", "gunicorn", "pytest", "PATH_OR_URL"]
+    line = f"{run} -p no:cacheprovider" if where != "copied" else run
+    program = typed(line, copied if where == "copied" else SHOP, run_program)
+    assert program.wait() == 0, program.text
+    assert "4 passed" in program.text
+
+
+def test_the_example_is_started_and_looked_at_by_hand_as_its_readme_says(copied: Path, run_program: Callable[..., Program]) -> None:
+    (start,) = instructions("xpc-instrument run")
+    shop = typed(start.replace("8001", "0"), copied, run_program)
+    shop.read_until("Listening at: ")
+    for line in instructions("xpc-instrument check"):
+        program = typed(line, copied, run_program)
+        assert program.wait() == 0, program.text
+        assert "shop.gateway:Gateway" in program.text
+    shop.signal(signal.SIGTERM)
+    assert shop.wait() == 0
