@@ -13,7 +13,7 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Tuple
 
 import wrapt
 
-from xpc_agent.hooks.dispatch import Dispatcher, Invocation, Plan
+from xpc_agent.hooks.dispatch import Dispatcher, HookChain, Invocation
 from xpc_agent.patching import Patch, make_patch
 from xpc_agent.targets.resolve import resolve
 from xpc_instrument.core.model.target import Mode
@@ -28,16 +28,16 @@ class Forward:
 
     mode = Mode.AROUND
 
-    def observe(self, invocation: Invocation) -> None:
+    def call_observer(self, invocation: Invocation) -> None:
         pass
 
-    async def observe_async(self, invocation: Invocation) -> None:
+    async def call_observer_async(self, invocation: Invocation) -> None:
         pass
 
-    def replace(self, proceed: Callable[..., Any], args: Any, kwargs: Any, bound: bool, number: int = 0) -> Any:
+    def call_replacing(self, proceed: Callable[..., Any], args: Any, kwargs: Any, bound: bool, number: int = 0) -> Any:
         return proceed(*args, **kwargs)
 
-    async def replace_async(self, proceed: Callable[..., Any], args: Any, kwargs: Any, bound: bool, number: int = 0) -> Any:
+    async def call_replacing_async(self, proceed: Callable[..., Any], args: Any, kwargs: Any, bound: bool, number: int = 0) -> Any:
         return await proceed(*args, **kwargs)
 
 
@@ -170,7 +170,7 @@ def _forwarding() -> Iterator[Mapping[str, TimeFunction]]:
             ("wrapt", "wrapt", 1),
         ]:
             dispatcher = Dispatcher()
-            dispatcher.plan = Plan([Forward() for _ in range(hooks)]) if hooks else None
+            dispatcher.chain = HookChain([Forward() for _ in range(hooks)]) if hooks else None
             module = load_kinds(f"benchmarks_{way.replace(' ', '_')}")
             stack.callback(sys.modules.pop, module.__name__)
             for kind in _FORWARDED:

@@ -12,8 +12,8 @@ from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 from typing import Any, Dict, Iterator, List, Mapping, Tuple
 
-from xpc_agent.hooks.admission import Patience
-from xpc_agent.hooks.dispatch import Dispatcher, Plan
+from xpc_agent.hooks.admission import SuspensionPolicy
+from xpc_agent.hooks.dispatch import Dispatcher, HookChain
 from xpc_agent.hooks.remote import RemoteHook
 from xpc_instrument.core.model.limits import Limits
 from xpc_instrument.core.model.target import Mode
@@ -55,7 +55,7 @@ def _hook(mode: Mode, target: str, terms: Terms, ended: Any) -> RemoteHook:
         on_failure="original",
         terms=terms,
         # Never suspended: that would be another gate than the one that is measured.
-        patience=Patience(after=0),
+        suspension=SuspensionPolicy(after=0),
         pid=0,
         may_refer=False,
         signature=lambda: None,
@@ -81,9 +81,9 @@ def _gates() -> Iterator[Mapping[str, TimeFunction]]:
             patch = patched(stack, target, "code", dispatcher)
             # As the agent does when a registration ends.
             hook = _hook(mode, target, terms, lambda hook, patch=patch, dispatcher=dispatcher: _disarm(patch, dispatcher))
-            dispatcher.plan = Plan([hook])
+            dispatcher.chain = HookChain([hook])
             patch.arm()
-            hook.gate.take()
+            hook.admission.take()
             hooks.append((name, hook))
             ways[_way(mode, name)] = timers("", module, ("function",))["function, "]
         before = [hook.counters.calls.value for _, hook in hooks]
@@ -94,7 +94,7 @@ def _gates() -> Iterator[Mapping[str, TimeFunction]]:
 
 
 def _disarm(patch: Any, dispatcher: Dispatcher) -> None:
-    dispatcher.plan = None
+    dispatcher.chain = None
     patch.disarm()
 
 

@@ -38,17 +38,17 @@ class Forward:
     def __init__(self, mode: Mode) -> None:
         self.mode = mode
 
-    def observe(self, invocation: Invocation) -> None:
+    def call_observer(self, invocation: Invocation) -> None:
         Forward.calls += 1
 
-    async def observe_async(self, invocation: Invocation) -> None:
+    async def call_observer_async(self, invocation: Invocation) -> None:
         Forward.calls += 1
 
-    def replace(self, proceed: Callable[..., Any], args: Any, kwargs: Any, bound: bool, number: int = 0) -> Any:
+    def call_replacing(self, proceed: Callable[..., Any], args: Any, kwargs: Any, bound: bool, number: int = 0) -> Any:
         Forward.calls += 1
         return proceed(*args, **kwargs)
 
-    async def replace_async(self, proceed: Callable[..., Any], args: Any, kwargs: Any, bound: bool, number: int = 0) -> Any:
+    async def call_replacing_async(self, proceed: Callable[..., Any], args: Any, kwargs: Any, bound: bool, number: int = 0) -> Any:
         Forward.calls += 1
         return await proceed(*args, **kwargs)
 

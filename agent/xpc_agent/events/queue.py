@@ -134,7 +134,7 @@ class Barrier:
         self.passed = passed
 
 
-class Freight:
+class BatchAccount:
     """The account of a lane that carries a batch: its bytes are those of the hooks whose events are in it, each by its number of events."""
 
     __slots__ = ("_counts", "_hooks")
@@ -352,7 +352,7 @@ class EventQueue:
             return False
         assert self._body is not None
         wire.stop_polling()
-        wire.charge(Freight(self.hooks, self._batch))
+        wire.charge(BatchAccount(self.hooks, self._batch))
         self.wire = wire
         name = [relay_name(self.session, 0)] if relayed else []
         self._was_sent = True

@@ -39,7 +39,7 @@ def reseed() -> None:
     _chance.seed()
 
 
-class Patience(NamedTuple):
+class SuspensionPolicy(NamedTuple):
     """When a hook is suspended, and for how long."""
 
     after: int = 3
@@ -55,7 +55,7 @@ class Patience(NamedTuple):
     """Seconds after which an invocation that tries the hook and was not heard of is given up, and another one may try."""
 
 
-class Gate:
+class Admission:
     """Of one hook in one process. `install` gets `take` whenever it changes; `ended` is called when the time or the calls are over."""
 
     __slots__ = (
@@ -69,11 +69,11 @@ class Gate:
         "_limit",
         "_lock",
         "_next_use",
-        "_patience",
         "_pause",
         "_plain",
         "_rate",
         "_sample",
+        "_suspension",
         "_trial",
         "cause",
         "failures",
@@ -86,7 +86,7 @@ class Gate:
         self,
         terms: Terms,
         counters: HookCounters,
-        patience: Patience,
+        suspension: SuspensionPolicy,
         *,
         install: Callable[[Callable[[], Any]], None],
         ended: Callable[[], None],
@@ -94,7 +94,7 @@ class Gate:
         chance: Callable[[], float] = _chance.random,
     ) -> None:
         self._counters = counters
-        self._patience = patience
+        self._suspension = suspension
         self._install = install
         self._ended = ended
         self._clock = clock
@@ -166,7 +166,7 @@ class Gate:
         if self._admit():
             return True
         # Its terms keep this one from the hook: the next may try.
-        self.given_up(0.0)
+        self.abandoned(0.0)
         return False
 
     def _claim(self) -> bool:
@@ -175,7 +175,7 @@ class Gate:
             if self.suspended:
                 if now < self.retry_at:
                     return False
-                self.retry_at = now + self._patience.lost_after
+                self.retry_at = now + self._suspension.lost_after
                 self._trial = get_ident()
             return True
 
@@ -193,20 +193,20 @@ class Gate:
                 return None
             self.failures += 1
             self.cause = cause
-            if not self._patience.after or self.failures < self._patience.after:
+            if not self._suspension.after or self.failures < self._suspension.after:
                 return None
             self.suspended = True
-            self._rest(self._patience.first)
+            self._rest(self._suspension.first)
             self._counters.suspend()
             self._swing(self._retry)
             return self._pause
 
     def _rest(self, pause: float) -> None:
         self._trial = 0
-        self._pause = min(pause, self._patience.most)
+        self._pause = min(pause, self._suspension.most)
         self.retry_at = self._clock() + self._pause
 
-    def well(self) -> bool:
+    def succeeded(self) -> bool:
         """A call ended well; to be told only if there are `failures`. True if the hook is back from a suspension."""
         with self._lock:
             self.failures = 0
@@ -217,7 +217,7 @@ class Gate:
             self._swing(self._admit)
             return True
 
-    def given_up(self, pause: Optional[float] = None) -> None:
+    def abandoned(self, pause: Optional[float] = None) -> None:
         """The waiting thread left before there was an answer: if it was trying the hook, another one may after the same pause again."""
         if self._trial == get_ident():
             with self._lock:

@@ -46,9 +46,9 @@ class HookCounters:
     raised by the thread that sends the batches."""
 
     __slots__ = (
-        "_heir",
         "_lock",
         "_longest",
+        "_parent",
         "_parts",
         "_received",
         "_sent",
@@ -70,17 +70,17 @@ class HookCounters:
         self._sent = self._received = 0
         self._waited = self._longest = 0.0
         self._parts: Deque[Tuple[int, int, float, float]] = deque()
-        self._heir: Optional[Counters] = None
+        self._parent: Optional[Counters] = None
         # A signal handler or a `__del__` may come here in the thread that is here already.
         self._lock = RLock()
 
     def fail(self, cause: str) -> None:
         """Count a failure."""
         with self._lock:
-            if self._heir is None:
+            if self._parent is None:
                 self.failures[cause] = self.failures.get(cause, 0) + 1
                 return
-        self._heir.inherit(Figures(failures={cause: 1}))
+        self._parent.add(Figures(failures={cause: 1}))
 
     def suspend(self) -> None:
         """Count a suspension."""
@@ -89,8 +89,8 @@ class HookCounters:
 
     def settle(self, sent: int, received: int, waited: float, longest: float) -> None:
         """Take over what a lane has counted: bytes, and seconds waited, in all and at most at once."""
-        if self._heir is not None:
-            self._heir.inherit(_of_lane(sent, received, waited, longest))
+        if self._parent is not None:
+            self._parent.add(_of_lane(sent, received, waited, longest))
             return
         # Each call comes here where several hooks of a script take turns on a lane: one atomic step, and the sums later.
         self._parts.append((sent, received, waited, longest))
@@ -106,10 +106,10 @@ class HookCounters:
                 self._waited += waited
                 self._longest = max(self._longest, longest)
 
-    def bequeath(self, heir: Counters) -> Figures:
-        """All that was counted; what comes later goes to `heir`."""
+    def flush_to(self, parent: Counters) -> Figures:
+        """All that was counted; what comes later goes to `parent`."""
         with self._lock:
-            self._heir = heir
+            self._parent = parent
             return self.figures()
 
     def figures(self) -> Figures:
@@ -146,9 +146,9 @@ class Counters:
                 return
             self._gone.append(counters)
             while len(self._gone) > _KEPT:
-                self._past = self._past.plus(self._gone.popleft().bequeath(self))
+                self._past = self._past.plus(self._gone.popleft().flush_to(self))
 
-    def inherit(self, figures: Figures) -> None:
+    def add(self, figures: Figures) -> None:
         """Take over what was counted of a hook that has gone long ago."""
         with self._lock:
             self._past = self._past.plus(figures)

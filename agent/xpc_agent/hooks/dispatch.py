@@ -52,34 +52,34 @@ class Invocation:
         self.duration = 0.0
 
 
-class Hook(Protocol):
+class DispatchedHook(Protocol):
     """A hook as dispatch sees it. What it raises is what the application is to get; an `after` hook raises nothing.
 
-    `replace` gets what is inside of it, to be called as `proceed(*args, **kwargs)`; with `bound` the first of `args` is the instance.
-    Plain values, since making an `Invocation` costs more than all else that dispatch does.
+    `call_replacing` gets what is inside of it, to be called as `proceed(*args, **kwargs)`; with `bound` the first of `args` is the
+    instance. Plain values, since making an `Invocation` costs more than all else that dispatch does.
     """
 
     mode: Mode
 
-    def observe(self, invocation: Invocation) -> None: ...
+    def call_observer(self, invocation: Invocation) -> None: ...
 
-    async def observe_async(self, invocation: Invocation) -> None: ...
+    async def call_observer_async(self, invocation: Invocation) -> None: ...
 
-    def replace(self, proceed: Callable[..., Any], args: Args, kwargs: Kwargs, bound: bool, number: int = 0) -> Any: ...
+    def call_replacing(self, proceed: Callable[..., Any], args: Args, kwargs: Kwargs, bound: bool, number: int = 0) -> Any: ...
 
-    async def replace_async(self, proceed: Callable[..., Any], args: Args, kwargs: Kwargs, bound: bool, number: int = 0) -> Any: ...
+    async def call_replacing_async(self, proceed: Callable[..., Any], args: Args, kwargs: Kwargs, bound: bool, number: int = 0) -> Any: ...
 
 
-class Plan:
+class HookChain:
     """The hooks of a probe point in the order in which they run (`nest` from the inside out); immutable.
 
-    `sole` is the `replace` of a hook that is alone, and so the whole plan, or what such an observer has to the same end; `sole_async` the
-    `replace_async`. `observed` says whether there are `before` or `after` hooks: only they need an `Invocation`.
+    `sole` is the `call_replacing` of a hook that is alone, and so the whole chain, or what such an observer has to the same end;
+    `sole_async` the `call_replacing_async`. `observed` says whether there are `before` or `after` hooks: only they need an `Invocation`.
     """
 
     __slots__ = ("after", "before", "hooks", "nest", "observed", "sole", "sole_async")
 
-    def __init__(self, hooks: Sequence[Hook]) -> None:
+    def __init__(self, hooks: Sequence[DispatchedHook]) -> None:
         self.hooks = tuple(hooks)
         self.before = tuple(hook for hook in hooks if hook.mode is Mode.BEFORE)
         self.nest = tuple(hook for hook in hooks if hook.mode in (Mode.AROUND, Mode.INSTEAD))
@@ -87,21 +87,21 @@ class Plan:
         self.observed = bool(self.before or self.after)
         self.sole = self.sole_async = None
         if len(self.hooks) == 1:
-            self.sole_async = self.nest[0].replace_async if self.nest else None
-            self.sole = self.nest[0].replace if self.nest else getattr(self.hooks[0], "sole", None)
+            self.sole_async = self.nest[0].call_replacing_async if self.nest else None
+            self.sole = self.nest[0].call_replacing if self.nest else getattr(self.hooks[0], "sole", None)
 
     def around(self, original: Callable[..., Any], bound: bool, number: int) -> Callable[..., Any]:
         """The original inside of all hooks that nest."""
         run = original
         for hook in self.nest:
-            run = _inside(hook.replace, run, bound, number)
+            run = _inside(hook.call_replacing, run, bound, number)
         return run
 
     def around_async(self, original: Callable[..., Any], bound: bool, number: int) -> Callable[..., Any]:
         """The same for an `async def` original."""
         run = original
         for hook in self.nest:
-            run = _inside(hook.replace_async, run, bound, number)
+            run = _inside(hook.call_replacing_async, run, bound, number)
         return run
 
 
@@ -113,128 +113,128 @@ def _inside(replace: Callable[..., Any], inner: Callable[..., Any], bound: bool,
 
 
 class Dispatcher:
-    """The entry of one probe point. `plan` is None while it is disarmed; it is swapped, never changed. `sole` is the plan's."""
+    """The entry of one probe point. `chain` is None while it is disarmed; it is swapped, never changed. `sole` is the chain's."""
 
-    __slots__ = ("_plan", "sole")
+    __slots__ = ("_chain", "sole")
 
     def __init__(self) -> None:
-        self.plan = None
+        self.chain = None
 
     @property
-    def plan(self) -> Optional[Plan]:
+    def chain(self) -> Optional[HookChain]:
         """What an invocation that begins now goes by."""
-        return self._plan
+        return self._chain
 
-    @plan.setter
-    def plan(self, plan: Optional[Plan]) -> None:
-        # Not one step, but each of the two is a whole plan, the old one or the new.
-        self._plan = plan
-        self.sole = None if plan is None else plan.sole
+    @chain.setter
+    def chain(self, chain: Optional[HookChain]) -> None:
+        # Not one step, but each of the two is a whole chain, the old one or the new.
+        self._chain = chain
+        self.sole = None if chain is None else chain.sole
 
     def call(self, original: Callable[..., Any], args: Args, kwargs: Kwargs, bound: bool) -> Any:
         """A function."""
-        plan = self._plan
-        if plan is None or guard.on:
+        chain = self._chain
+        if chain is None or guard.on:
             return original(*args, **kwargs)
-        if plan.sole is not None:
-            return plan.sole(original, args, kwargs, bound)
-        if not plan.observed:
-            return plan.around(original, bound, next_number())(*args, **kwargs)
+        if chain.sole is not None:
+            return chain.sole(original, args, kwargs, bound)
+        if not chain.observed:
+            return chain.around(original, bound, next_number())(*args, **kwargs)
         invocation = Invocation(args, kwargs, bound)
-        for hook in plan.before:
-            hook.observe(invocation)
-        run = plan.around(original, bound, invocation.number)
-        if not plan.after:
+        for hook in chain.before:
+            hook.call_observer(invocation)
+        run = chain.around(original, bound, invocation.number)
+        if not chain.after:
             return run(*args, **kwargs)
         started = perf_counter()
         try:
             result = run(*args, **kwargs)
         except Exception as error:
             _ended(invocation, started, None, error)
-            for hook in plan.after:
-                hook.observe(invocation)
+            for hook in chain.after:
+                hook.call_observer(invocation)
             invocation.exception = None  # its traceback holds this frame
             raise
         _ended(invocation, started, result, None)
-        for hook in plan.after:
-            hook.observe(invocation)
+        for hook in chain.after:
+            hook.call_observer(invocation)
         return result
 
     async def call_async(self, original: Callable[..., Any], args: Args, kwargs: Kwargs, bound: bool) -> Any:
         """An `async def` function; the hooks are awaited on the running loop."""
-        plan = self._plan
-        if plan is None or guard.on:
+        chain = self._chain
+        if chain is None or guard.on:
             return await original(*args, **kwargs)
-        if plan.sole_async is not None:
-            return await plan.sole_async(original, args, kwargs, bound)
-        if not plan.observed:
-            return await plan.around_async(original, bound, next_number())(*args, **kwargs)
+        if chain.sole_async is not None:
+            return await chain.sole_async(original, args, kwargs, bound)
+        if not chain.observed:
+            return await chain.around_async(original, bound, next_number())(*args, **kwargs)
         invocation = Invocation(args, kwargs, bound)
-        for hook in plan.before:
-            await hook.observe_async(invocation)
-        run = plan.around_async(original, bound, invocation.number)
-        if not plan.after:
+        for hook in chain.before:
+            await hook.call_observer_async(invocation)
+        run = chain.around_async(original, bound, invocation.number)
+        if not chain.after:
             return await run(*args, **kwargs)
         started = perf_counter()
         try:
             result = await run(*args, **kwargs)
         except Exception as error:
             _ended(invocation, started, None, error)
-            for hook in plan.after:
-                await hook.observe_async(invocation)
+            for hook in chain.after:
+                await hook.call_observer_async(invocation)
             invocation.exception = None  # its traceback holds this frame
             raise
         _ended(invocation, started, result, None)
-        for hook in plan.after:
-            await hook.observe_async(invocation)
+        for hook in chain.after:
+            await hook.call_observer_async(invocation)
         return result
 
     def call_generator(self, original: Callable[..., Any], args: Args, kwargs: Kwargs, bound: bool) -> Generator[Any, Any, Any]:
         """A generator function: runs when the iteration starts."""
-        plan = self._plan
-        if plan is None or guard.on:
+        chain = self._chain
+        if chain is None or guard.on:
             return (yield from original(*args, **kwargs))
         invocation = Invocation(args, kwargs, bound)
-        for hook in plan.before:
-            hook.observe(invocation)
+        for hook in chain.before:
+            hook.call_observer(invocation)
         started = perf_counter()
         try:
-            result = yield from plan.around(original, bound, invocation.number)(*args, **kwargs)
+            result = yield from chain.around(original, bound, invocation.number)(*args, **kwargs)
         except GeneratorExit:
             _ended(invocation, started, None, None)
-            for hook in plan.after:
-                hook.observe(invocation)
+            for hook in chain.after:
+                hook.call_observer(invocation)
             raise
         except Exception as error:
             _ended(invocation, started, None, error)
-            for hook in plan.after:
-                hook.observe(invocation)
+            for hook in chain.after:
+                hook.call_observer(invocation)
             invocation.exception = None  # its traceback holds this frame
             raise
         _ended(invocation, started, result, None)
-        for hook in plan.after:
-            hook.observe(invocation)
+        for hook in chain.after:
+            hook.call_observer(invocation)
         return result
 
     async def call_async_generator(self, original: Callable[..., Any], args: Args, kwargs: Kwargs, bound: bool) -> AsyncGenerator[Any, Any]:
         """An async generator function: runs when the iteration starts. No context variable is set across a `yield`."""
-        plan = None if guard.on else self._plan
+        chain = None if guard.on else self._chain
         invocation = Invocation(args, kwargs, bound)
-        after: Tuple[Hook, ...] = ()
-        if plan is not None:
-            after = plan.after
-            for hook in plan.before:
-                await hook.observe_async(invocation)
+        after: Tuple[DispatchedHook, ...] = ()
+        if chain is not None:
+            after = chain.after
+            for hook in chain.before:
+                await hook.call_observer_async(invocation)
         started = perf_counter()
         try:
-            if plan is None:
+            if chain is None:
                 iterator = original(*args, **kwargs)
             else:
 
                 async def make(*new_args: Any, **new_kwargs: Any) -> Any:
                     return original(*new_args, **new_kwargs)
 
-                iterator = _as_async_generator(await plan.around_async(make, bound, invocation.number)(*args, **kwargs))
+                iterator = _as_async_generator(await chain.around_async(make, bound, invocation.number)(*args, **kwargs))
             try:
                 value = await first_step(iterator)
                 while True:
@@ -253,17 +253,17 @@ class Dispatcher:
         except GeneratorExit:
             _ended(invocation, started, None, None)
             for hook in after:
-                await hook.observe_async(invocation)
+                await hook.call_observer_async(invocation)
             raise
         except Exception as error:
             _ended(invocation, started, None, error)
             for hook in after:
-                await hook.observe_async(invocation)
+                await hook.call_observer_async(invocation)
             invocation.exception = None  # its traceback holds this frame
             raise
         _ended(invocation, started, None, None)
         for hook in after:
-            await hook.observe_async(invocation)
+            await hook.call_observer_async(invocation)
 
 
 def first_step(iterator: Any) -> Any:

@@ -8,7 +8,7 @@ Rules:
 - An invocation that is under way while its hook is removed goes on without it; that is no failure.
 - What a signal handler raises in a thread that waits here, such as a time limit of the application, is the application's.
 - What goes wrong is counted by cause, and logged once per hook and cause (logger `xpc_agent`).
-- Whether an invocation calls the hook at all is the gate's affair (`gate.py`), which is told how calls end.
+- Whether an invocation calls the hook at all is admission's affair (`admission.py`), which is told how calls end.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from xpc_instrument.core.wire.wire import Wire
 
 from ..guard import guard, guarded, unguarded
 from ..relay import RelayedPeer, RelayLanes, relay_name
-from .admission import Gate, Patience
+from .admission import Admission, SuspensionPolicy
 from .counters import HookCounters
 from .dispatch import Args, Invocation, Kwargs, next_number, split
 from .signal_handlers import raise_on, raised_by_handler
@@ -81,7 +81,7 @@ class RemoteHook:
         timeout: float,
         on_failure: str,
         terms: Terms,
-        patience: Patience,
+        suspension: SuspensionPolicy,
         pid: int,
         may_refer: bool,
         signature: Callable[[], Any],
@@ -110,11 +110,11 @@ class RemoteHook:
         self._signature = signature
         self._ended = ended
         self._logged: Dict[str, bool] = {}
-        # Whether an invocation calls the hook, counted if it does. The gate's own function, without one of ours around it.
+        # Whether an invocation calls the hook, counted if it does. Admission's own function, without one of ours around it.
         self._take: Callable[[], Any]
-        # What a plan of this hook alone calls; None if that is `replace`, or `observe` as for an `after`.
+        # What a plan of this hook alone calls; None if that is `call_replacing`, or `call_observer` as for an `after`.
         self.sole: Optional[Callable[..., Any]] = self._alone if mode is Mode.BEFORE else None
-        self.gate = Gate(terms, self.counters, patience, install=self._install, ended=lambda: self._ended(self))
+        self.admission = Admission(terms, self.counters, suspension, install=self._install, ended=lambda: self._ended(self))
 
     def _install(self, take: Callable[[], Any]) -> None:
         self._take = take
@@ -131,7 +131,7 @@ class RemoteHook:
         """In a forked child: count anew."""
         self.pid = pid
         self.counters = HookCounters()
-        self.gate.reset(self.counters)
+        self.admission.reset(self.counters)
 
     # sending ---------------------------------------------------------------------------------------------------------
 
@@ -215,13 +215,13 @@ class RemoteHook:
 
     # observers -------------------------------------------------------------------------------------------------------
 
-    def observe(self, invocation: Invocation) -> None:
+    def call_observer(self, invocation: Invocation) -> None:
         """Call a `before` or `after` hook; raises `HookFailedError` only from `before`, and only with `on-failure = "raise"`."""
         if self._take():
             self._tell(invocation)
 
     def _alone(self, original: Callable[..., Any], args: Args, kwargs: Kwargs, bound: bool) -> Any:
-        """All of an invocation whose one hook is this `before`: what the gate keeps out costs no record of it."""
+        """All of an invocation whose one hook is this `before`: what admission keeps out costs no record of it."""
         if self._take():
             self._tell(Invocation(args, kwargs, bound))
         return original(*args, **kwargs)
@@ -247,15 +247,15 @@ class RemoteHook:
                 if type(answer) is bytes:
                     # What it holds is of no interest, and not loaded.
                     self.lanes.give(lane)
-                    if self.gate.failures:
-                        self._well()
+                    if self.admission.failures:
+                        self._succeeded()
                     return
                 frame = cast(Frame, answer)
                 outgoing = self._observation(invocation)
             outgoing.serve(lane, frame, deadline)
             self.lanes.give(lane)
-            if self.gate.failures:
-                self._well()
+            if self.admission.failures:
+                self._succeeded()
         except Exception as error:
             if self._failed(lane, error) and self._forbids(error):
                 raise self._failure(error) from error
@@ -269,8 +269,8 @@ class RemoteHook:
                 # A handler may have raised just before: the thread would call no hook ever again.
                 guard.on = False
 
-    async def observe_async(self, invocation: Invocation) -> None:
-        """Like `observe`, on the running loop."""
+    async def call_observer_async(self, invocation: Invocation) -> None:
+        """Like `call_observer`, on the running loop."""
         if not self._take():
             return
         lane: Optional[Wire] = None
@@ -297,8 +297,8 @@ class RemoteHook:
             if frame.opcode is not Opcode.RETURN:
                 await (outgoing or self._observation(invocation, _Guarded)).serve_async(lane, frame, deadline)
             self.lanes.give(lane)
-            if self.gate.failures:
-                self._well()
+            if self.admission.failures:
+                self._succeeded()
         except Exception as error:
             if self._failed(lane, error) and self._forbids(error):
                 raise self._failure(error) from error
@@ -308,7 +308,7 @@ class RemoteHook:
 
     # around and instead ----------------------------------------------------------------------------------------------
 
-    def replace(self, proceed: Callable[..., Any], args: Args, kwargs: Kwargs, bound: bool, number: int = 0) -> Any:
+    def call_replacing(self, proceed: Callable[..., Any], args: Args, kwargs: Kwargs, bound: bool, number: int = 0) -> Any:
         """Call an `around` or `instead` hook; returns or raises what the application gets."""
         if not self._take():
             return proceed(*args, **kwargs)
@@ -336,15 +336,15 @@ class RemoteHook:
                 if type(answer) is bytes and is_plain(answer):
                     value = load(answer, ())
                     self.lanes.give(lane)
-                    if self.gate.failures:
-                        self._well()
+                    if self.admission.failures:
+                        self._succeeded()
                     return value
                 frame = Frame(Opcode.RETURN, 0, answer) if type(answer) is bytes else cast(Frame, answer)
                 outgoing = self._conversation(own, kwargs, instance, (meta,), (None,))
             outcome = outgoing.serve(lane, frame, deadline, unguarded(_bound(proceed, instance)))
             self.lanes.give(lane)
-            if self.gate.failures:
-                self._well()
+            if self.admission.failures:
+                self._succeeded()
         except Exception as error:
             outcome = self._stands(outgoing, error, self._failed(lane, error))
         except BaseException:
@@ -360,15 +360,15 @@ class RemoteHook:
             return proceed(*args, **kwargs)
         return outcome.get()
 
-    async def replace_async(self, proceed: Callable[..., Any], args: Args, kwargs: Kwargs, bound: bool, number: int = 0) -> Any:
-        """Like `replace`, on the running loop."""
+    async def call_replacing_async(self, proceed: Callable[..., Any], args: Args, kwargs: Kwargs, bound: bool, number: int = 0) -> Any:
+        """Like `call_replacing`, on the running loop."""
         if not self._take():
             return await proceed(*args, **kwargs)
         lane: Optional[Wire] = None
         outgoing: Optional[Outgoing] = None
         try:
             deadline = _now() + self._timeout
-            # The lane first; see `observe_async`.
+            # The lane first; see `call_observer_async`.
             lane = self.lanes.take_in_turn() or await self.lanes.take_later(deadline)
             before, guard.on = guard.on, True
             try:
@@ -392,16 +392,16 @@ class RemoteHook:
                     try:
                         value = load(frame.body, frame.buffers)
                         self.lanes.give(lane)
-                        if self.gate.failures:
-                            self._well()
+                        if self.admission.failures:
+                            self._succeeded()
                     finally:
                         guard.on = before
                     return value
                 outgoing = self._conversation(own, kwargs, instance, (meta,), (None,), _Guarded)
             outcome = await outgoing.serve_async(lane, frame, deadline, _bound(proceed, instance))
             self.lanes.give(lane)
-            if self.gate.failures:
-                self._well()
+            if self.admission.failures:
+                self._succeeded()
         except Exception as error:
             stood = self._stands(outgoing, error, self._failed(lane, error))
             if stood is None:
@@ -417,7 +417,7 @@ class RemoteHook:
     def _abandon(self, lane: Optional[Wire]) -> None:
         """The waiting thread is leaving (KeyboardInterrupt, a cancelled task): the lane is in the middle of a call."""
         self.counters.fail("interrupted")
-        self.gate.given_up()
+        self.admission.abandoned()
         if lane is not None:
             self.lanes.drop(lane)
 
@@ -487,13 +487,13 @@ class RemoteHook:
             exc_info=error if cause == "internal" else None,
         )
         if cause == "raised":
-            # It has answered (`gate.py` says why that is no failure there).
-            if self.gate.failures:
-                self._well()
+            # It has answered (`admission.py` says why that is no failure there).
+            if self.admission.failures:
+                self._succeeded()
             return True
-        pause = self.gate.failed(cause)
+        pause = self.admission.failed(cause)
         if pause is not None:
-            failures = self.gate.failures
+            failures = self.admission.failures
             self._log_once(
                 "suspended",
                 "failed %d times in a row (%s): it is suspended for %s s. Further suspensions are counted, not logged.",
@@ -504,9 +504,9 @@ class RemoteHook:
             self._notify("suspended", cause=cause, failures=failures, pause=pause)
         return True
 
-    def _well(self) -> None:
+    def _succeeded(self) -> None:
         """A call ended well after others that did not."""
-        if self.gate.well():
+        if self.admission.succeeded():
             self._notify("resumed")
 
     @guarded

@@ -173,14 +173,14 @@ class UnwaitedHook(RemoteHook):
         else:
             self._record(next_number(), args, kwargs, None, duration, result, error)
 
-    def observe(self, invocation: Invocation) -> None:
+    def call_observer(self, invocation: Invocation) -> None:
         """Queue an invocation."""
         one = invocation
         self._record(one.number, one.args, one.kwargs, one.instance, one.duration, one.result, one.exception)
 
-    async def observe_async(self, invocation: Invocation) -> None:
+    async def call_observer_async(self, invocation: Invocation) -> None:
         """The same, which nobody has to await."""
-        self.observe(invocation)
+        self.call_observer(invocation)
 
     def _record(
         self, number: int, args: Args, kwargs: Kwargs, instance: Any, duration: float, result: Any, error: Optional[BaseException]

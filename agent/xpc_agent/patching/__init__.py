@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from .choice import load_wrapt, make_patch
-from .interface import Entry, Patch, PatchError
+from .interface import InvocationHandler, Patch, PatchError
 
-__all__ = ["Entry", "Patch", "PatchError", "load_wrapt", "make_patch"]
+__all__ = ["InvocationHandler", "Patch", "PatchError", "load_wrapt", "make_patch"]

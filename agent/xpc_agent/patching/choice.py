@@ -8,7 +8,7 @@ import types
 
 from ..targets.resolve import Binding, Resolved
 from .code_swap import CodePatch
-from .interface import Entry, Patch, PatchError
+from .interface import InvocationHandler, Patch, PatchError
 
 # What gives its answer by the frame of its caller, which would be one of the agent's.
 _BY_FRAME = (builtins.dir, builtins.eval, builtins.exec, builtins.globals, builtins.locals, builtins.vars, sys._getframe)
@@ -19,13 +19,13 @@ def load_wrapt() -> None:
     from . import wrapper  # noqa: F401
 
 
-def make_patch(resolved: Resolved, entry: Entry, patcher: str = "auto") -> Patch:
+def make_patch(resolved: Resolved, handler: InvocationHandler, patcher: str = "auto") -> Patch:
     """A patch, not yet installed. Raises `PatchError` for what cannot be patched, or not by that patcher."""
     swappable = isinstance(resolved.function, types.FunctionType)
     if patcher == "code" and not swappable:
         raise PatchError(f'{resolved.target} is no Python function, so its code cannot be swapped: use patcher = "auto" or "wrapt"')
     if swappable and patcher in ("auto", "code"):
-        return CodePatch(resolved, entry)
+        return CodePatch(resolved, handler)
     if any(resolved.function is one for one in _BY_FRAME):
         raise PatchError(f"{resolved.target} looks at the frame of its caller, which would be the agent's while a hook is armed")
     if resolved.binding is Binding.INSTANCE and not isinstance(resolved.raw, (types.FunctionType, property)):
@@ -34,4 +34,4 @@ def make_patch(resolved: Resolved, entry: Entry, patcher: str = "auto") -> Patch
     # wrapt takes 40 to 90 ms to import, which an application without such a target need not pay.
     from .wrapper import WraptPatch
 
-    return WraptPatch(resolved, entry)
+    return WraptPatch(resolved, handler)

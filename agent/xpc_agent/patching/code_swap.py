@@ -7,7 +7,7 @@ Rules:
 - The original runs as a shadow: a second function with the original code, globals and cells. Its defaults follow the function's.
 - An exception leaves with a traceback in which the trampoline, under the function's own name and line, calls the original; its frame,
   which lives as long as the traceback, lets go of the arguments.
-- A frame that is in the trampoline when it is disarmed, or a copy made while armed, ends up in the entry, which then passes through.
+- A frame that is in the trampoline when it is disarmed, or a copy made while armed, ends up in the handler, which then passes through.
 - If the function's code is not our trampoline any more, somebody else patched over it: theirs stays.
 - A function that is armed under two names has two trampolines, one over the other; either may go first.
 - An inherited method is not armed in the class that it comes from: the named class gets a function of its own for that time, which
@@ -26,48 +26,48 @@ from typing import Any, Dict, Iterator, Optional, Tuple
 from ..guard import guard
 from ..hooks.dispatch import Dispatcher, first_step
 from ..targets.resolve import Binding, Kind, Resolved, next_after
-from .interface import Entry, Patch, PatchError
+from .interface import InvocationHandler, Patch, PatchError
 
-_PLACE = "<xpc-instrument: the gate>"
+_PLACE = "<xpc-instrument: the armed function>"
 
 # The dead code behind the end keeps the free variables; see the rules.
 _BODIES = {
-    # The short cut of a hook that is alone spares a frame; `Gate.call` does the same for all.
+    # The short cut of a hook that is alone spares a frame; `ArmedFunction.call` does the same for all.
     Kind.SYNC: """
 def trampoline(*{args}, **{kwargs}):
     try:
-        {replace} = {gate}.entry.sole
-        if {replace} is None or {gate}.guard.on{changed}:
-            return {gate}.call({args}, {kwargs})
-        return {replace}({gate}.shadow, {args}, {kwargs}, {gate}.bound)
+        {replace} = {armed}.handler.sole
+        if {replace} is None or {armed}.guard.on{changed}:
+            return {armed}.call({args}, {kwargs})
+        return {replace}({armed}.shadow, {args}, {kwargs}, {armed}.bound)
     except BaseException as {error}:
         {args} = {kwargs} = None
-        raise {gate}.cleaned({error})
+        raise {armed}.cleaned({error})
     {names}
 """,
     Kind.COROUTINE: """
 async def trampoline(*{args}, **{kwargs}):
     try:
-        return await {gate}.call_async({args}, {kwargs})
+        return await {armed}.call_async({args}, {kwargs})
     except BaseException as {error}:
         {args} = {kwargs} = None
-        raise {gate}.cleaned({error})
+        raise {armed}.cleaned({error})
     {names}
 """,
     Kind.GENERATOR: """
 def trampoline(*{args}, **{kwargs}):
     try:
-        return (yield from {gate}.call_generator({args}, {kwargs}))
+        return (yield from {armed}.call_generator({args}, {kwargs}))
     except BaseException as {error}:
         {args} = {kwargs} = None
-        raise {gate}.cleaned({error})
+        raise {armed}.cleaned({error})
     {names}
 """,
     Kind.ASYNC_GENERATOR: """
 async def trampoline(*{args}, **{kwargs}):
-    {inner} = {gate}.call_async_generator({args}, {kwargs})
+    {inner} = {armed}.call_async_generator({args}, {kwargs})
     try:
-        {value} = await {gate}.first_step({inner})
+        {value} = await {armed}.first_step({inner})
         while True:
             {thrown} = None
             try:
@@ -82,7 +82,7 @@ async def trampoline(*{args}, **{kwargs}):
         return
     except BaseException as {error}:
         {args} = {kwargs} = {thrown} = None
-        raise {gate}.cleaned({error})
+        raise {armed}.cleaned({error})
     {names}
 """,
 }
@@ -93,12 +93,12 @@ _CO_HAS_DOCSTRING = 0x4000000
 
 @functools.lru_cache(maxsize=512)
 def _template(kind: Kind, free: Tuple[str, ...], positional: bool, keyword_only: bool) -> types.CodeType:
-    """A trampoline with a placeholder where the gate goes, for a function with such free variables and parameters."""
+    """A trampoline with a placeholder where the armed function goes, for a function with such free variables and parameters."""
     changed = f" or {_PLACE!r}.function.__defaults__ is not {_PLACE!r}.defaults" if positional else ""
     changed += f" or {_PLACE!r}.function.__kwdefaults__ is not {_PLACE!r}.kwdefaults" if keyword_only else ""
     # A free variable may be called `args`, as in many a decorator.
     mine = {name: next(one for one in (name, f"_{name}", f"__xpc_{name}__") if one not in free) for name in _LOCALS}
-    body = _BODIES[kind].format(gate=repr(_PLACE), names="; ".join(free), changed=changed, **mine)
+    body = _BODIES[kind].format(armed=repr(_PLACE), names="; ".join(free), changed=changed, **mine)
     lines = ["def outer():"] + [f"    {name} = None" for name in free] + [f"    {line}" for line in body.splitlines()]
     tree = ast.parse("\n".join(lines))
     for node in ast.walk(tree):
@@ -119,11 +119,11 @@ def _template_for(function: types.FunctionType, kind: Kind, inherited: bool) -> 
     return _template(kind, code.co_freevars, inherited or code.co_argcount > 0, code.co_kwonlyargcount > 0)
 
 
-def _trampoline(function: types.FunctionType, kind: Kind, gate: Gate) -> types.CodeType:
+def _trampoline(function: types.FunctionType, kind: Kind, armed: ArmedFunction) -> types.CodeType:
     original = _plain_code(function)
-    template = _template_for(function, kind, isinstance(gate, _InheritedGate))
+    template = _template_for(function, kind, isinstance(armed, _ArmedInherited))
     changes: Dict[str, Any] = {
-        "co_consts": tuple(gate if const == _PLACE else const for const in template.co_consts),
+        "co_consts": tuple(armed if const == _PLACE else const for const in template.co_consts),
         "co_name": original.co_name,
         "co_filename": original.co_filename,
         "co_firstlineno": original.co_firstlineno,
@@ -134,19 +134,19 @@ def _trampoline(function: types.FunctionType, kind: Kind, gate: Gate) -> types.C
     return template.replace(**changes)
 
 
-class Gate:
-    """What a trampoline calls: the original, and the entry that it hands over to. One for each armed function."""
+class ArmedFunction:
+    """What a trampoline calls: the original, and the handler that it hands over to. One for each armed function."""
 
-    __slots__ = ("bound", "defaults", "entry", "function", "guard", "kwdefaults", "shadow", "signature")
+    __slots__ = ("bound", "defaults", "function", "guard", "handler", "kwdefaults", "shadow", "signature")
 
     first_step = staticmethod(first_step)
 
-    def __init__(self, function: types.FunctionType, entry: Entry, bound: bool) -> None:
+    def __init__(self, function: types.FunctionType, handler: InvocationHandler, bound: bool) -> None:
         self.function = function
         self.shadow = _copy(function, function.__code__)
         # The `__signature__` that the function has for as long as it is armed.
         self.signature: Optional[inspect.Signature] = None
-        self.entry = entry
+        self.handler = handler
         self.bound = bound
         self.guard = guard
         self.defaults = function.__defaults__
@@ -154,7 +154,7 @@ class Gate:
 
     def __reduce__(self) -> Any:
         # Who pickles an armed function by value (cloudpickle, dask) means the original: elsewhere it passes through.
-        return _passing_gate, (self.shadow, self.bound)
+        return _passing, (self.shadow, self.bound)
 
     def original(self, args: Tuple[Any, ...]) -> types.FunctionType:
         """The original of a call with these arguments, with the defaults that the function has now."""
@@ -166,16 +166,16 @@ class Gate:
         return shadow
 
     def call(self, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Any:
-        return self.entry.call(self.original(args), args, kwargs, self.bound)
+        return self.handler.call(self.original(args), args, kwargs, self.bound)
 
     def call_async(self, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Any:
-        return self.entry.call_async(self.original(args), args, kwargs, self.bound)
+        return self.handler.call_async(self.original(args), args, kwargs, self.bound)
 
     def call_generator(self, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Any:
-        return self.entry.call_generator(self.original(args), args, kwargs, self.bound)
+        return self.handler.call_generator(self.original(args), args, kwargs, self.bound)
 
     def call_async_generator(self, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Any:
-        return self.entry.call_async_generator(self.original(args), args, kwargs, self.bound)
+        return self.handler.call_async_generator(self.original(args), args, kwargs, self.bound)
 
     def cleaned(self, error: BaseException) -> BaseException:
         """The exception with a traceback from the original on, or without ours where it never came there; for the trampoline to raise.
@@ -202,13 +202,13 @@ class Gate:
         return error.with_traceback(trace)
 
 
-class _InheritedGate(Gate):
-    """The gate of an inherited method, whose function stays where it is. What is called is what `super()` in the named class gives."""
+class _ArmedInherited(ArmedFunction):
+    """The same for an inherited method, whose function stays where it is. What is called is what `super()` in the named class gives."""
 
     __slots__ = ("resolved",)
 
-    def __init__(self, resolved: Resolved, entry: Entry) -> None:
-        super().__init__(resolved.function, entry, resolved.binding is not Binding.NONE)
+    def __init__(self, resolved: Resolved, handler: InvocationHandler) -> None:
+        super().__init__(resolved.function, handler, resolved.binding is not Binding.NONE)
         self.shadow = resolved.function
         self.resolved = resolved
         # No function has these defaults, so that the trampoline always comes to `original`.
@@ -225,19 +225,19 @@ class _InheritedGate(Gate):
         return self.shadow
 
 
-def _gate_of(code: types.CodeType) -> Optional[Gate]:
-    """The gate of a trampoline; None of any other code."""
-    return next((const for const in code.co_consts if isinstance(const, Gate)), None)
+def _armed_in(code: types.CodeType) -> Optional[ArmedFunction]:
+    """What a trampoline calls; None of any other code."""
+    return next((const for const in code.co_consts if isinstance(const, ArmedFunction)), None)
 
 
-def _layers(function: types.FunctionType) -> Iterator[Tuple[types.FunctionType, Optional[Gate]]]:
-    """The function and the shadows below it, each with its gate; the last has none."""
-    gate = _gate_of(function.__code__)
-    yield function, gate
-    while gate is not None:
-        function = gate.shadow
-        gate = _gate_of(function.__code__)
-        yield function, gate
+def _layers(function: types.FunctionType) -> Iterator[Tuple[types.FunctionType, Optional[ArmedFunction]]]:
+    """The function and the shadows below it, each with what its trampoline calls; the last has no trampoline."""
+    armed = _armed_in(function.__code__)
+    yield function, armed
+    while armed is not None:
+        function = armed.shadow
+        armed = _armed_in(function.__code__)
+        yield function, armed
 
 
 def _plain_code(function: types.FunctionType) -> types.CodeType:
@@ -249,9 +249,9 @@ def _is_ours(frame: types.FrameType) -> bool:
     return str(frame.f_globals.get("__name__")).partition(".")[0] in ("xpc_agent", "xpc_instrument")
 
 
-def _passing_gate(original: types.FunctionType, bound: bool) -> Gate:
-    """A gate without hooks."""
-    return Gate(original, Dispatcher(), bound)
+def _passing(original: types.FunctionType, bound: bool) -> ArmedFunction:
+    """An armed function without hooks."""
+    return ArmedFunction(original, Dispatcher(), bound)
 
 
 def _copy(function: types.FunctionType, code: types.CodeType) -> types.FunctionType:
@@ -302,12 +302,12 @@ class CodePatch(Patch):
 
     patcher = "code"
 
-    def __init__(self, resolved: Resolved, entry: Entry) -> None:
-        super().__init__(resolved, entry)
-        self._armed: Optional[types.FunctionType] = None
+    def __init__(self, resolved: Resolved, handler: InvocationHandler) -> None:
+        super().__init__(resolved, handler)
+        self._function: Optional[types.FunctionType] = None
         self._original: Optional[types.CodeType] = None
         self._trampoline: Optional[types.CodeType] = None
-        self._gate: Optional[Gate] = None
+        self._armed: Optional[ArmedFunction] = None
         self._own: Any = None
         # Built now, so that what cannot be reproduced is known before anybody wants to arm it.
         _template_for(resolved.function, resolved.kind, resolved.inherited)
@@ -319,33 +319,33 @@ class CodePatch(Patch):
 
     def is_on(self, now: Resolved) -> bool:
         # An inherited method is a function of the class's own while it is armed.
-        return now.function is self.resolved.function or now.function is self._armed
+        return now.function is self.resolved.function or now.function is self._function
 
     def arm(self) -> None:
-        if self._armed is not None:
+        if self._function is not None:
             return
         resolved = self.resolved
-        gate: Gate
+        armed: ArmedFunction
         if resolved.inherited:
             function = _double(resolved.function)
-            gate = _InheritedGate(resolved, self.entry)
+            armed = _ArmedInherited(resolved, self.handler)
         else:
             function = resolved.function
-            gate = Gate(function, self.entry, resolved.binding is not Binding.NONE)
+            armed = ArmedFunction(function, self.handler, resolved.binding is not Binding.NONE)
         original = _plain_code(function)
-        trampoline = _trampoline(function, resolved.kind, gate)
-        below = _gate_of(function.__code__)
-        gate.signature = _signature(function) if below is None else below.signature
-        if gate.signature is not None:
-            function.__dict__["__signature__"] = gate.signature
-        self._armed, self._original, self._trampoline, self._gate = function, original, trampoline, gate
+        trampoline = _trampoline(function, resolved.kind, armed)
+        below = _armed_in(function.__code__)
+        armed.signature = _signature(function) if below is None else below.signature
+        if armed.signature is not None:
+            function.__dict__["__signature__"] = armed.signature
+        self._function, self._original, self._trampoline, self._armed = function, original, trampoline, armed
         function.__code__ = trampoline
         if resolved.inherited:
             own = self._rebuilt(function)
             try:
                 setattr(resolved.owner, resolved.attribute, own)
             except Exception as error:
-                self._armed = None
+                self._function = None
                 raise PatchError(f"{resolved.target}: its attribute cannot be set: {error}") from error
             self._own = own
 
@@ -359,11 +359,11 @@ class CodePatch(Patch):
         return type(raw)(function) if isinstance(raw, (staticmethod, classmethod)) else function
 
     def disarm(self) -> None:
-        function, self._armed = self._armed, None
+        function, self._function = self._function, None
         if function is None:
             return
-        resolved, gate = self.resolved, self._gate
-        assert gate is not None
+        resolved, armed = self.resolved, self._armed
+        assert armed is not None
         assert self._original is not None
         if resolved.inherited:
             if resolved.owner.__dict__.get(resolved.attribute) is self._own:
@@ -372,15 +372,19 @@ class CodePatch(Patch):
         for layer, _ in _layers(function):
             if layer.__code__ is self._trampoline:
                 # Not always the original: it may be the trampoline of another name of the function.
-                layer.__code__ = self._original if resolved.inherited else gate.shadow.__code__
+                layer.__code__ = self._original if resolved.inherited else armed.shadow.__code__
                 break
-        if _gate_of(function.__code__) is None and gate.signature is not None and function.__dict__.get("__signature__") is gate.signature:
+        if (
+            _armed_in(function.__code__) is None
+            and armed.signature is not None
+            and function.__dict__.get("__signature__") is armed.signature
+        ):
             del function.__dict__["__signature__"]
 
     def uninstall(self) -> None:
         self.disarm()
-        if self._gate is None or self.resolved.inherited:
+        if self._armed is None or self.resolved.inherited:
             return
         function = self.resolved.function
-        if _plain_code(function) is not self._original or any(gate is self._gate for _, gate in _layers(function)):
+        if _plain_code(function) is not self._original or any(armed is self._armed for _, armed in _layers(function)):
             raise PatchError(f"{self.resolved.target}: somebody else replaced its code since; that stays")

@@ -11,7 +11,7 @@ class PatchError(UnpatchableError):
     """The target cannot be made hookable; the message says why."""
 
 
-class Entry(Protocol):
+class InvocationHandler(Protocol):
     """Where an armed function leads.
 
     `original(*args, **kwargs)` runs what was there before; args and kwargs are in the form in which the caller passed them, and with
@@ -41,9 +41,9 @@ class Patch:
 
     patcher = ""
 
-    def __init__(self, resolved: Resolved, entry: Entry) -> None:
+    def __init__(self, resolved: Resolved, handler: InvocationHandler) -> None:
         self.resolved = resolved
-        self.entry = entry
+        self.handler = handler
 
     def install(self) -> None:
         """Make hookable, disarmed."""
@@ -53,7 +53,7 @@ class Patch:
         return now.function is self.resolved.function
 
     def arm(self) -> None:
-        """From now on invocations reach the entry."""
+        """From now on invocations reach the handler."""
         raise NotImplementedError
 
     def disarm(self) -> None:

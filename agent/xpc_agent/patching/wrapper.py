@@ -15,7 +15,7 @@ from typing import Any, Callable, Dict, List, Tuple
 import wrapt
 
 from ..targets.resolve import Binding, Kind, Resolved
-from .interface import Entry, Patch, PatchError
+from .interface import InvocationHandler, Patch, PatchError
 
 
 class _Bound(wrapt.BoundFunctionWrapper):  # type: ignore[misc]
@@ -67,17 +67,17 @@ class WraptPatch(Patch):
 
     patcher = "wrapt"
 
-    def __init__(self, resolved: Resolved, entry: Entry) -> None:
-        super().__init__(resolved, entry)
+    def __init__(self, resolved: Resolved, handler: InvocationHandler) -> None:
+        super().__init__(resolved, handler)
         self._switch: List[bool] = []
         self._installed: Any = None
 
     def _wrap(self, function: Any) -> Any:
         enter = {
-            Kind.SYNC: self.entry.call,
-            Kind.COROUTINE: self.entry.call_async,
-            Kind.GENERATOR: self.entry.call_generator,
-            Kind.ASYNC_GENERATOR: self.entry.call_async_generator,
+            Kind.SYNC: self.handler.call,
+            Kind.COROUTINE: self.handler.call_async,
+            Kind.GENERATOR: self.handler.call_generator,
+            Kind.ASYNC_GENERATOR: self.handler.call_async_generator,
         }[self.resolved.kind]
         unbound = self.resolved.binding is Binding.NONE
         # `__new__` is a static method that gets its class as an argument.
@@ -113,7 +113,7 @@ class WraptPatch(Patch):
 
     def _accessor(self, accessor: Any) -> Any:
         """A property calls its accessors with the instance as an argument; hooks see it as the instance."""
-        enter = self.entry.call
+        enter = self.handler.call
         switch = self._switch
 
         def wrapper(wrapped: Callable[..., Any], _: Any, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Any:

@@ -12,7 +12,7 @@ from xpc_instrument.core.config.schema import ProbeConfig
 from xpc_instrument.core.model.errors import TargetError
 
 from ..hooks.counters import Counters
-from ..hooks.dispatch import Dispatcher, Plan
+from ..hooks.dispatch import Dispatcher, HookChain
 from ..hooks.remote import RemoteHook
 from ..patching import Patch, make_patch
 from ..targets import resolve as targets
@@ -56,7 +56,7 @@ class ProbePoint:
 
     def refresh(self) -> None:
         """Have the target's state follow its list of hooks."""
-        self.dispatcher.plan = Plan(self.hooks) if self.hooks else None
+        self.dispatcher.chain = HookChain(self.hooks) if self.hooks else None
         if self.patch is None:
             return
         if self.hooks:
@@ -67,7 +67,7 @@ class ProbePoint:
     def restore(self) -> None:
         """Undo the patch."""
         self.hooks = []
-        self.dispatcher.plan = None
+        self.dispatcher.chain = None
         patch, self.patch = self.patch, None
         if patch is not None:
             try:

@@ -3,7 +3,7 @@
 Rules:
 - A probe point is `pending` until its module is imported, then `ready`, `missing` or `unpatchable`; `armed` while it has hooks.
 - A hook may be registered on a pending one; it is armed as soon as the module has run.
-- Hooks are swapped as a whole (`Dispatcher.plan`), so that an invocation sees one state. The lock is held for changes only, never on
+- Hooks are swapped as a whole (`Dispatcher.chain`), so that an invocation sees one state. The lock is held for changes only, never on
   the way of an invocation.
 """
 
@@ -35,7 +35,7 @@ from xpc_instrument.core.wire.wire import Wire
 from ..events.queue import bounded
 from ..events.sender import Sender
 from ..guard import guard_thread, guarded
-from ..hooks.admission import Patience, reseed
+from ..hooks.admission import SuspensionPolicy, reseed
 from ..hooks.counters import Counters
 from ..hooks.remote import RemoteHook
 from ..hooks.unwaited import UnwaitedHook
@@ -282,7 +282,7 @@ class ProbeTable(Registry):
                 timeout=point.config.timeout,
                 on_failure=point.config.on_failure,
                 terms=terms,
-                patience=_patience(point.config),
+                suspension=_suspension(point.config),
                 pid=os.getpid(),
                 may_refer=not point.config.allow <= _OBSERVERS,
                 signature=point.signature,
@@ -381,7 +381,7 @@ class ProbeTable(Registry):
     def _drop_expired(self, point: ProbePoint) -> None:
         """Remove the hooks whose time is over; an invocation does so too, where there is one."""
         for hook in point.hooks:
-            if hook.gate.expired:
+            if hook.admission.expired:
                 self._drop(point, hook)
 
     def _drop(self, point: ProbePoint, hook: RemoteHook) -> None:
@@ -581,9 +581,9 @@ def _nothing() -> None:
     """Nobody waits."""
 
 
-def _patience(config: ProbeConfig) -> Patience:
+def _suspension(config: ProbeConfig) -> SuspensionPolicy:
     """When a hook on the probe point is suspended. An invocation that tries it is given up when it should have timed out long ago."""
-    return Patience(config.suspend_after, config.suspend_for, config.suspend_at_most, config.timeout + config.suspend_at_most)
+    return SuspensionPolicy(config.suspend_after, config.suspend_for, config.suspend_at_most, config.timeout + config.suspend_at_most)
 
 
 def _initializing(module: Any) -> bool:

@@ -69,7 +69,7 @@ def _state(point: ProbePoint, hooks: List[RemoteHook]) -> Tuple[str, str]:
 
 
 def _why_suspended(hook: RemoteHook) -> Optional[str]:
-    status = hook.gate.status()
+    status = hook.admission.status()
     if status is None:
         return None
     if status["trying"]:

@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from tests.searching import examples
 from tests.unit.core.protocol.test_connection import pair
 from xpc_agent.events.queue import BATCH_EVENTS, EventQueue, Tally
-from xpc_agent.hooks.admission import Patience
+from xpc_agent.hooks.admission import SuspensionPolicy
 from xpc_agent.hooks.unwaited import UnwaitedHook
 from xpc_instrument.core.calls.batch import Batch, unpack
 from xpc_instrument.core.model.errors import ChannelError, ReferenceExpiredError
@@ -89,7 +89,7 @@ class Net:
             timeout=1.0,
             on_failure="original",
             terms=terms,
-            patience=Patience(3, 1.0, 60.0, 61.0),
+            suspension=SuspensionPolicy(3, 1.0, 60.0, 61.0),
             pid=1,
             may_refer=True,
             signature=lambda: [("value", 1, False)],

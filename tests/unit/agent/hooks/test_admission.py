@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tests.searching import examples
-from xpc_agent.hooks.admission import Bucket, Gate, Patience
+from xpc_agent.hooks.admission import Admission, Bucket, SuspensionPolicy
 from xpc_agent.hooks.counters import HookCounters
 from xpc_instrument.core.model.terms import Terms
 
@@ -26,19 +26,22 @@ class Clock:
         return self.now
 
 
+DEFAULT = SuspensionPolicy()
+
+
 class Scene:
     """A gate with all that it is given."""
 
-    def __init__(self, patience: Patience = Patience(), chance: float = 0.0, **terms: Any) -> None:  # noqa: B008 - it cannot change
+    def __init__(self, suspension: SuspensionPolicy = DEFAULT, chance: float = 0.0, **terms: Any) -> None:
         self.clock = Clock()
         self.counters = HookCounters()
         self.installed: List[Callable[[], Any]] = []
         self.ended = 0
         self.chance = chance
-        self.gate = Gate(
+        self.admission = Admission(
             Terms(**terms),
             self.counters,
-            patience,
+            suspension,
             install=self.installed.append,
             ended=self._end,
             clock=self.clock,
@@ -58,8 +61,8 @@ class Scene:
     def suspend(self) -> None:
         for _ in range(3):
             assert self.take()
-            self.gate.failed("timeout")
-        assert self.gate.suspended
+            self.admission.failed("timeout")
+        assert self.admission.suspended
 
 
 # terms -----------------------------------------------------------------------------------------------------------------------
@@ -69,7 +72,7 @@ class Scene:
 def test_a_hook_without_terms_is_let_through_by_c_code_alone() -> None:
     scene = Scene()
     assert scene.installed == [scene.counters.calls.up]
-    assert not hasattr(scene.gate.take, "__code__")
+    assert not hasattr(scene.admission.take, "__code__")
     assert all(scene.take() for _ in range(5))
     assert scene.counters.calls.value == 5
 
@@ -104,9 +107,9 @@ def test_an_invocation_that_chance_keeps_out_takes_no_token() -> None:
 def test_time_ends_a_registration() -> None:
     scene = Scene(expires=5.0)
     assert scene.take()
-    assert not scene.gate.expired
+    assert not scene.admission.expired
     scene.clock.now += 5.0
-    assert scene.gate.expired
+    assert scene.admission.expired
     assert not scene.take()
     assert scene.ended == 1
     assert scene.counters.calls.value == 1
@@ -183,38 +186,38 @@ def test_the_third_failure_in_a_row_suspends() -> None:
     scene = Scene()
     for cause in ("timeout", "payload"):
         assert scene.take()
-        assert scene.gate.failed(cause) is None
+        assert scene.admission.failed(cause) is None
     assert scene.take()
-    assert not scene.gate.well()
+    assert not scene.admission.succeeded()
     for _ in range(2):
-        assert scene.gate.failed("channel") is None
-    assert scene.gate.failed("channel") == 1.0
+        assert scene.admission.failed("channel") is None
+    assert scene.admission.failed("channel") == 1.0
     assert not scene.take()
     assert scene.counters.suspensions == 1
-    assert scene.gate.status() == {"cause": "channel", "failures": 3, "pause": 1.0, "retry-in": 1.0, "trying": False}
+    assert scene.admission.status() == {"cause": "channel", "failures": 3, "pause": 1.0, "retry-in": 1.0, "trying": False}
 
 
 @pytest.mark.no_process
 def test_never_is_never() -> None:
-    scene = Scene(Patience(after=0))
-    assert [scene.gate.failed("timeout") for _ in range(100)] == [None] * 100
+    scene = Scene(SuspensionPolicy(after=0))
+    assert [scene.admission.failed("timeout") for _ in range(100)] == [None] * 100
     assert scene.take()
 
 
 @pytest.mark.no_process
 def test_the_pauses_double_up_to_the_longest_and_begin_anew_after_a_success() -> None:
-    scene = Scene(Patience(first=1.0, most=5.0))
+    scene = Scene(SuspensionPolicy(first=1.0, most=5.0))
     scene.suspend()
     for pause in (1.0, 2.0, 4.0, 5.0, 5.0):
         scene.clock.now += pause - 0.001
         assert not scene.take()
         scene.clock.now += 0.001
         assert scene.take()
-        assert scene.gate.failed("timeout") is None
+        assert scene.admission.failed("timeout") is None
     scene.clock.now += 5.0
     assert scene.take()
-    assert scene.gate.well()
-    assert scene.gate.status() is None
+    assert scene.admission.succeeded()
+    assert scene.admission.status() is None
     scene.suspend()
     scene.clock.now += 1.0
     assert scene.take()
@@ -226,7 +229,7 @@ def test_while_one_invocation_tries_the_others_go_without() -> None:
     scene.suspend()
     scene.clock.now += 1.0
     assert scene.take()
-    status = scene.gate.status()
+    status = scene.admission.status()
     assert status is not None
     assert status["trying"]
     assert not any(scene.take() for _ in range(5))
@@ -237,10 +240,10 @@ def test_the_failure_of_an_invocation_that_began_before_does_not_end_the_trial_o
     scene.suspend()
     scene.clock.now += 1.0
     assert scene.take()
-    assert in_threads(1, lambda: int(scene.gate.failed("timeout") is None)) == 1
+    assert in_threads(1, lambda: int(scene.admission.failed("timeout") is None)) == 1
     assert not scene.take()
-    scene.gate.failed("timeout")
-    assert (scene.gate.status() or {})["pause"] == 2.0
+    scene.admission.failed("timeout")
+    assert (scene.admission.status() or {})["pause"] == 2.0
 
 
 @pytest.mark.no_process
@@ -249,7 +252,7 @@ def test_a_trial_that_was_interrupted_makes_room_for_the_next() -> None:
     scene.suspend()
     scene.clock.now += 1.0
     assert scene.take()
-    scene.gate.given_up()
+    scene.admission.abandoned()
     assert not scene.take()
     scene.clock.now += 1.0
     assert scene.take()
@@ -257,7 +260,7 @@ def test_a_trial_that_was_interrupted_makes_room_for_the_next() -> None:
 
 @pytest.mark.no_process
 def test_a_trial_that_is_not_heard_of_is_given_up() -> None:
-    scene = Scene(Patience(lost_after=61.0))
+    scene = Scene(SuspensionPolicy(lost_after=61.0))
     scene.suspend()
     scene.clock.now += 1.0
     assert scene.take()
@@ -283,7 +286,7 @@ def test_a_forked_child_begins_without_failures_but_with_what_is_left_of_the_lim
     scene = Scene(limit=4)
     scene.suspend()
     counters = HookCounters()
-    scene.gate.reset(counters)
+    scene.admission.reset(counters)
     assert [scene.take(), scene.take()] == [True, False]
     assert counters.calls.value == 1
 
@@ -299,8 +302,8 @@ class GateMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.patience = Patience(after=3, first=1.0, most=8.0, lost_after=100.0)
-        self.scene = Scene(self.patience)
+        self.suspension = SuspensionPolicy(after=3, first=1.0, most=8.0, lost_after=100.0)
+        self.scene = Scene(self.suspension)
         self.under_way = 0
         self.trying = False
         self.row = 0
@@ -326,12 +329,12 @@ class GateMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.under_way or self.trying)
     @rule(cause=st.sampled_from(["timeout", "channel", "payload"]))
     def fail(self, cause: str) -> None:
-        told = self.scene.gate.failed(cause)
+        told = self.scene.admission.failed(cause)
         if self.trying:
             self.trying = False
             assert told is None
             assert self.pause is not None
-            self.pause = min(self.pause * 2, self.patience.most)
+            self.pause = min(self.pause * 2, self.suspension.most)
             self.retry_at = self.scene.clock.now + self.pause
             return
         self.under_way -= 1
@@ -339,8 +342,8 @@ class GateMachine(RuleBasedStateMachine):
             assert told is None
             return
         self.row += 1
-        if self.row == self.patience.after:
-            self.pause = self.patience.first
+        if self.row == self.suspension.after:
+            self.pause = self.suspension.first
             self.suspensions += 1
             self.retry_at = self.scene.clock.now + self.pause
         assert told == self.pause
@@ -352,8 +355,8 @@ class GateMachine(RuleBasedStateMachine):
             self.trying = False
         else:
             self.under_way -= 1
-        if self.scene.gate.failures:
-            assert self.scene.gate.well() is (self.pause is not None)
+        if self.scene.admission.failures:
+            assert self.scene.admission.succeeded() is (self.pause is not None)
         else:
             assert self.pause is None
         self.row, self.pause = 0, None
@@ -361,7 +364,7 @@ class GateMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.trying)
     @rule()
     def leave(self) -> None:
-        self.scene.gate.given_up()
+        self.scene.admission.abandoned()
         self.trying = False
         assert self.pause is not None
         self.retry_at = self.scene.clock.now + self.pause
@@ -372,7 +375,7 @@ class GateMachine(RuleBasedStateMachine):
 
     @invariant()
     def what_is_seen_is_so(self) -> None:
-        status = self.scene.gate.status()
+        status = self.scene.admission.status()
         assert (status is not None) is (self.pause is not None)
         if status is not None:
             assert status["pause"] == self.pause

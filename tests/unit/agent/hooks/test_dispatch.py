@@ -10,7 +10,7 @@ from typing import Any, AsyncGenerator, Callable, Generator, List, Optional
 import pytest
 
 from xpc_agent.guard import guard
-from xpc_agent.hooks.dispatch import Dispatcher, Invocation, Plan
+from xpc_agent.hooks.dispatch import Dispatcher, HookChain, Invocation
 from xpc_instrument.core.model.target import Mode
 
 pytestmark = pytest.mark.no_process
@@ -30,16 +30,16 @@ class Hook:
         self.outcomes: List[Any] = []
         self.exceptions: List[Any] = []
 
-    def observe(self, invocation: Invocation) -> None:
+    def call_observer(self, invocation: Invocation) -> None:
         self.log.append(self.name)
         self.seen.append(invocation)
         self.outcomes.append((invocation.result, type(invocation.exception)))
         self.exceptions.append(invocation.exception)
 
-    async def observe_async(self, invocation: Invocation) -> None:
-        self.observe(invocation)
+    async def call_observer_async(self, invocation: Invocation) -> None:
+        self.call_observer(invocation)
 
-    def replace(self, proceed: Callable[..., Any], args: Any, kwargs: Any, bound: bool, number: int = 0) -> Any:
+    def call_replacing(self, proceed: Callable[..., Any], args: Any, kwargs: Any, bound: bool, number: int = 0) -> Any:
         self.log.append(f"{self.name} in")
         invocation = Invocation(args, kwargs, bound, number)
         proceed = proceed if invocation.instance is None else types.MethodType(proceed, invocation.instance)
@@ -49,7 +49,7 @@ class Hook:
         finally:
             self.log.append(f"{self.name} out")
 
-    async def replace_async(self, proceed: Callable[..., Any], args: Any, kwargs: Any, bound: bool, number: int = 0) -> Any:
+    async def call_replacing_async(self, proceed: Callable[..., Any], args: Any, kwargs: Any, bound: bool, number: int = 0) -> Any:
         self.log.append(f"{self.name} in")
         invocation = Invocation(args, kwargs, bound, number)
         proceed = proceed if invocation.instance is None else types.MethodType(proceed, invocation.instance)
@@ -72,12 +72,12 @@ class Scene:
     def add(self, mode: Mode, name: str, act: Optional[Replace] = None) -> Hook:
         hook = Hook(mode, name, self.log, act)
         self.hooks.append(hook)
-        self.dispatcher.plan = Plan(self.hooks)
+        self.dispatcher.chain = HookChain(self.hooks)
         return hook
 
     def remove(self, hook: Hook) -> None:
         self.hooks.remove(hook)
-        self.dispatcher.plan = Plan(self.hooks) if self.hooks else None
+        self.dispatcher.chain = HookChain(self.hooks) if self.hooks else None
 
     def call(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return self.dispatcher.call(original, args, kwargs, False)
@@ -217,7 +217,7 @@ def test_a_target_that_is_disarmed_during_an_iteration_still_tells_its_after_hoo
     after = scene.add(Mode.AFTER, "after")
     iterator = scene.dispatcher.call_generator(lambda: iter([1, 2]), (), {}, False)
     assert next(iterator) == 1
-    scene.dispatcher.plan = None
+    scene.dispatcher.chain = None
     assert list(iterator) == [2]
     assert len(after.seen) == 1
 
@@ -548,7 +548,7 @@ def test_a_context_variable_that_an_async_generator_sets_can_be_reset_in_its_fin
 
 def test_a_before_hook_that_keeps_the_original_from_running_ends_the_invocation_without_after_hooks(scene: Scene) -> None:
     class Refusing(Hook):
-        def observe(self, invocation: Invocation) -> None:
+        def call_observer(self, invocation: Invocation) -> None:
             raise PermissionError("not now")
 
     scene.hooks.append(Refusing(Mode.BEFORE, "refusing", scene.log))

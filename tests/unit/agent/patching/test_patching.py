@@ -13,7 +13,7 @@ from typing import Any, Callable, Dict, Iterator, List, Tuple
 
 import pytest
 
-from xpc_agent.hooks.dispatch import Dispatcher, Invocation, Plan
+from xpc_agent.hooks.dispatch import Dispatcher, HookChain, Invocation
 from xpc_agent.patching import Patch, PatchError, make_patch
 from xpc_agent.targets.resolve import UnpatchableError, resolve
 from xpc_instrument.core.model.target import Mode
@@ -121,18 +121,18 @@ class Recorder:
     def __init__(self) -> None:
         self.seen: List[Tuple[Any, Tuple[Any, ...], Dict[str, Any]]] = []
 
-    def observe(self, invocation: Invocation) -> None:
+    def call_observer(self, invocation: Invocation) -> None:
         raise AssertionError("not an observer")
 
-    async def observe_async(self, invocation: Invocation) -> None:
+    async def call_observer_async(self, invocation: Invocation) -> None:
         raise AssertionError("not an observer")
 
-    def replace(self, proceed: Callable[..., Any], args: Any, kwargs: Any, bound: bool, number: int = 0) -> Any:
+    def call_replacing(self, proceed: Callable[..., Any], args: Any, kwargs: Any, bound: bool, number: int = 0) -> Any:
         invocation = Invocation(args, kwargs, bound)
         self.seen.append((invocation.instance, invocation.args, invocation.kwargs))
         return proceed(*args, **kwargs)
 
-    async def replace_async(self, proceed: Callable[..., Any], args: Any, kwargs: Any, bound: bool, number: int = 0) -> Any:
+    async def call_replacing_async(self, proceed: Callable[..., Any], args: Any, kwargs: Any, bound: bool, number: int = 0) -> Any:
         invocation = Invocation(args, kwargs, bound)
         self.seen.append((invocation.instance, invocation.args, invocation.kwargs))
         return await proceed(*args, **kwargs)
@@ -158,12 +158,12 @@ class Armed:
         self.patch.install()
 
     def arm(self) -> None:
-        self.dispatcher.plan = Plan([self.hook])
+        self.dispatcher.chain = HookChain([self.hook])
         self.patch.arm()
 
     def disarm(self) -> None:
         self.patch.disarm()
-        self.dispatcher.plan = None
+        self.dispatcher.chain = None
 
 
 def run(awaitable: Any) -> Any:

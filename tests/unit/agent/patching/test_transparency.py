@@ -22,7 +22,7 @@ from typing import Any, Callable, Dict, Iterator, List, Set, Tuple
 import cloudpickle
 import pytest
 
-from xpc_agent.hooks.dispatch import Dispatcher, Invocation, Plan
+from xpc_agent.hooks.dispatch import Dispatcher, HookChain, Invocation
 from xpc_agent.patching import make_patch
 from xpc_agent.points.table import ProbeTable
 from xpc_agent.targets.resolve import resolve
@@ -91,17 +91,17 @@ class Forward:
     def __init__(self) -> None:
         self.calls = 0
 
-    def observe(self, invocation: Invocation) -> None:
+    def call_observer(self, invocation: Invocation) -> None:
         raise AssertionError("not an observer")
 
-    async def observe_async(self, invocation: Invocation) -> None:
+    async def call_observer_async(self, invocation: Invocation) -> None:
         raise AssertionError("not an observer")
 
-    def replace(self, proceed: Callable[..., Any], args: Any, kwargs: Any, bound: bool, number: int = 0) -> Any:
+    def call_replacing(self, proceed: Callable[..., Any], args: Any, kwargs: Any, bound: bool, number: int = 0) -> Any:
         self.calls += 1
         return proceed(*args, **kwargs)
 
-    async def replace_async(self, proceed: Callable[..., Any], args: Any, kwargs: Any, bound: bool, number: int = 0) -> Any:
+    async def call_replacing_async(self, proceed: Callable[..., Any], args: Any, kwargs: Any, bound: bool, number: int = 0) -> Any:
         self.calls += 1
         return await proceed(*args, **kwargs)
 
@@ -116,12 +116,12 @@ class Armed:
         self.arm()
 
     def arm(self) -> None:
-        self.dispatcher.plan = Plan([self.hook])
+        self.dispatcher.chain = HookChain([self.hook])
         self.patch.arm()
 
     def disarm(self) -> None:
         self.patch.disarm()
-        self.dispatcher.plan = None
+        self.dispatcher.chain = None
 
 
 @pytest.fixture
@@ -359,14 +359,14 @@ def test_a_generator_that_runs_already_is_left_alone_by_arming_and_a_hooked_one_
 @pytest.mark.no_process
 def test_an_invocation_that_is_under_way_survives_being_disarmed_and_armed_by_its_own_hook(clinic: Any) -> None:
     armed = Armed("factorial")
-    original = armed.hook.replace
+    original = armed.hook.call_replacing
 
     def flip(invocation: Invocation, proceed: Callable[..., Any]) -> Any:
         armed.disarm()
         armed.arm()
         return original(invocation, proceed)
 
-    armed.hook.replace = flip  # type: ignore[method-assign]
+    armed.hook.call_replacing = flip  # type: ignore[method-assign]
     assert clinic.factorial(5) == 120
     assert armed.hook.calls == 5
 
