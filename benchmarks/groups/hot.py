@@ -11,16 +11,16 @@ from __future__ import annotations
 import functools
 import sys
 import threading
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Sequence
 
 from xpc_instrument.core.wire.memory import why_plain
 
 from ..measure.sizes import SMALL
-from ..measure.timing import TAIL, Comparison, Group, Line, Measured, Plot, TimeFunction, Unavailable, pinned, seconds_of_each
+from ..measure.timing import MEAN, TAIL, Comparison, Group, Line, Measured, Plot, TimeFunction, Unavailable, pinned, seconds_of_each
 from ..processes import targets
-from ..processes.baselines import ping_pong
+from ..processes.baselines import exchange, ping_pong
 from ..processes.pair import Hooked, hooked, runtime_dir
 from ..processes.peers import Peer
 
@@ -32,7 +32,7 @@ _LARGE_PART, _APART_PART = 5, 100
 # Seconds between two calls that are far apart.
 _GAP = 0.01
 _THREADS = 8
-_BUSY_LOOPS = 2
+_BUSY_LOOPS = (2, 4, 6)
 
 
 @contextmanager
@@ -41,12 +41,16 @@ def _hot() -> Iterator[Mapping[str, TimeFunction]]:
     if reason:
         raise Unavailable(f"no lane can be hot here: {reason}")
     with runtime_dir() as folder, ExitStack() as stack:
-        busy = [stack.enter_context(Peer(__name__, runtime_dir=folder)) for _ in range(_BUSY_LOOPS)]
+        busy = [stack.enter_context(Peer(__name__, runtime_dir=folder)) for _ in range(max(_BUSY_LOOPS))]
         ways: Dict[str, TimeFunction] = {}
         for name, apart in {"bare": False, "bare, two processors": True}.items():
             call = stack.enter_context(ping_pong(folder, pin=apart))
             assert call(12, currency="USD") == targets.STAND_IN
             ways[name] = functools.partial(_bare, call, apart)
+        with pinned():
+            call, looking = stack.enter_context(exchange(folder))
+        assert _exchanged(call, looking, 1)
+        ways["memory"] = functools.partial(_exchanged, call, looking)
         pairs = {kind: _pair(stack, folder / kind, ["instead", "large", "replaced"], kind) for kind in _SETTINGS}
         crowds = {kind: _pair(stack, folder / f"{kind}-threads", ["instead"], kind) for kind in _SETTINGS}
         crowded = {kind: _pair(stack, folder / f"{kind}-busy", ["instead"], kind) for kind in _SETTINGS}
@@ -63,13 +67,19 @@ def _hot() -> Iterator[Mapping[str, TimeFunction]]:
             ways[f"{kind}, async"] = functools.partial(_part, pair.way("each-awaited", "replaced", "replaced"), _LARGE_PART)
         for kind, pair in crowds.items():
             ways[f"{kind}, threads"] = pair.way("threads", "instead", "instead", str(_THREADS))
-        for kind, pair in crowded.items():
-            ways[f"{kind}, busy"] = functools.partial(_beside, busy, pair.way("each", "instead", "instead"))
+        for count in _BUSY_LOOPS:
+            for kind, pair in crowded.items():
+                ways[f"{kind}, {count} busy"] = functools.partial(_beside, busy[:count], pair.way("each", "instead", "instead"))
         yield ways
 
 
 def _bare(call: Callable[..., Any], apart: bool, loops: int) -> List[float]:
     with pinned(apart, apart=True):
+        return seconds_of_each(call, loops)
+
+
+def _exchanged(call: Callable[..., Any], looking: Callable[[], AbstractContextManager[None]], loops: int) -> List[float]:
+    with pinned(apart=True), looking():
         return seconds_of_each(call, loops)
 
 
@@ -101,6 +111,7 @@ def _rows() -> Iterator[Comparison]:
     yield Comparison(back + TAIL, "hot" + TAIL, "bare" + TAIL)
     yield Comparison(back, "hot", "bare, two processors", below=0.35)
     yield Comparison(back + TAIL, "hot" + TAIL, "bare, two processors" + TAIL)
+    yield Comparison(back, "hot", "memory", below=3.3)
     yield Comparison(back, "hot", "plain", below=1)
     yield Comparison(back + TAIL, "hot" + TAIL, "plain" + TAIL)
     apart = "`instead`, 10 ms apart, hot lane"
@@ -109,9 +120,11 @@ def _rows() -> Iterator[Comparison]:
     yield Comparison("calls per second: 8 threads, hot lanes", "hot, threads", "plain, threads", above=1, rate=True)
     for size in SMALL:
         yield Comparison(f"{size[:-2]} KB as `bytes`, `before`, hot lane", f"hot, {size}", f"plain, {size}", below=1.1)
-    beside = "`instead`, back to back beside two busy loops, hot lane"
-    yield Comparison(beside, "hot, busy", "plain, busy")
-    yield Comparison(beside + TAIL, "hot, busy" + TAIL, "plain, busy" + TAIL, below=1.5)
+    for count in _BUSY_LOOPS:
+        beside, hot, plain = f"`instead`, back to back beside {count} busy loops, hot lane", f"hot, {count} busy", f"plain, {count} busy"
+        yield Comparison(beside, hot, plain)
+        yield Comparison(beside + MEAN, hot + MEAN, plain + MEAN, below=1.1)
+        yield Comparison(beside + TAIL, hot + TAIL, plain + TAIL, below=1.5)
     yield Comparison("`async def` target, `instead`, back to back, lane that can be hot", "hot, async", "plain, async", below=1.1)
 
 
@@ -129,10 +142,13 @@ A lane over a unix socket is *hot* while calls follow each other closely: small 
 share, and neither sleeps. Here the same calls go over lanes that may be hot and over lanes that may not (`hot-lanes = false`), in the
 same rounds, in two applications that differ in nothing else, and back to back also over a bare ping-pong with the same pickles: once
 where the kernel puts its two ends, which tends to be one processor, and once with each end held on a processor of its own, as those of
-a hot lane are, so that each has to be woken by the other. Nothing else is pinned. "10 ms apart" has a sleep before each call, and the
-processor time is that of all threads of both processes, sleeps included; eight threads of one application hook at once; the busy loops
-are two processes that do nothing else, as many as a small machine has processors; a task of an event loop never looks into the memory,
-so its lane is used like a plain one."""
+a hot lane are, so that each has to be woken by the other. The least that two processes can do that exchange pickles through memory has
+its ends on processors of their own too: both look at one byte without pause, and have nothing else. Nothing else is pinned.
+
+"10 ms apart" has a sleep before each call, and the processor time is that of all threads of both processes, sleeps included. Eight
+threads of one application hook at once. The busy loops are processes that do nothing else, the fewest of them as many as a small machine
+has processors; the mean is that of all calls, those included that wait for a processor for a slice of time. A task of an event loop never
+looks into the memory, so its lane is used like a plain one."""
 
 _WHY = """\
 What is left of a call over a hot lane is Python code, half of it in each process (see "Where each microsecond goes"), where the bare

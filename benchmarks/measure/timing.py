@@ -8,8 +8,8 @@ tools are those that people know.
 Rules:
 - A run is a fresh set-up (new functions, processes and connections); its first blocks calibrate and are thrown away.
 - Rounds go forwards and backwards in turn, so that a drift within a round favours nobody.
-- Where every call is timed by itself, a block's value is the median of its calls, and a run's 99th percentile is that of its calls in all
-  blocks: in one block alone it would be a matter of two or three calls.
+- Where every call is timed by itself, a block's value is the median of its calls, and a run's 99th percentile and mean are those of its
+  calls in all blocks: in one block alone they would be a matter of two or three calls.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ _WRITTEN_OUT = 50
 _PACE = 0.0001
 # Added to the name of a way whose calls are timed one by one.
 TAIL = ", 99th percentile"
+MEAN = ", mean"
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,8 @@ class Unavailable(Exception):
 
 @dataclass
 class Samples:
-    """Seconds per call of one way: a list for each run, with one value for each round (a 99th percentile: one); `loops` of each run."""
+    """Seconds per call of one way: a list for each run, with one value for each round (one only of a 99th percentile or a mean), and the
+    `loops` of each run."""
 
     runs: List[List[float]] = field(default_factory=list)
     loops: List[int] = field(default_factory=list)
@@ -167,8 +169,9 @@ def measure(group: Group, effort: Effort, progress: Progress) -> Dict[str, Sampl
                     else:
                         values.setdefault(name, []).append(measured / loops[name])
         for name, each in calls.items():
-            values[name + TAIL] = [percentile(each, 99)]
-            loops[name + TAIL] = len(each)
+            for part, value in ((TAIL, percentile(each, 99)), (MEAN, statistics.fmean(each))):
+                values[name + part] = [value]
+                loops[name + part] = len(each)
         for name, run in values.items():
             sample = samples.setdefault(name, Samples())
             sample.runs.append(run)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import isnan, nan
 from typing import Dict, List, Sequence, Tuple
 
-from ..measure.timing import Comparison, Samples
+from ..measure.timing import MEAN, TAIL, Comparison, Samples
 
 _UNITS = {
     "second": ((1e-9, "ns"), (1e-6, "µs"), (1e-3, "ms"), (1.0, "s")),
@@ -19,7 +19,8 @@ _MISSED = ": missed"
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison with its figures: median seconds per call (or bytes), median ratio, and the quartiles of the ratios."""
+    """One comparison with its figures: median seconds per call (or bytes), median ratio, and the quartiles of the ratios; and the means
+    over all calls, which no percentile has."""
 
     name: str
     baseline: str
@@ -29,6 +30,7 @@ class Row:
     spread: Tuple[float, float]
     expected: str
     unit: str = "second"
+    means: Tuple[float, float] = (nan, nan)
 
     @property
     def missed(self) -> bool:
@@ -90,7 +92,15 @@ def row(comparison: Comparison, samples: Dict[str, Samples]) -> Row:
         quartiles(each),
         expectation(comparison, ratio, statistics.median(value - base for value, base in zip(values, baseline))),
         comparison.unit,
+        _means(comparison, samples),
     )
+
+
+def _means(comparison: Comparison, samples: Dict[str, Samples]) -> Tuple[float, float]:
+    if comparison.beyond is not None or comparison.way.endswith(TAIL):
+        return nan, nan
+    of_way, of_baseline = (statistics.fmean(samples.get(way + MEAN, samples[way]).values) for way in ways_of(comparison))
+    return of_way, of_baseline
 
 
 def ways_of(comparison: Comparison) -> List[str]:
@@ -123,9 +133,10 @@ def in_units(seconds: float, unit: str = "second") -> str:
 
 def table(rows: Sequence[Row]) -> str:
     """The rows in Markdown, lined up for reading."""
-    lines = [["what", "over", "median", "baseline", "ratio", "quartiles", "expected"]]
+    lines = [["what", "over", "median", "baseline", "ratio", "quartiles", "means", "expected"]]
     for one in rows:
         figures = ["-", "-"] if isnan(one.ratio) else [f"{one.ratio:.2f}", f"{one.spread[0]:.2f} to {one.spread[1]:.2f}"]
+        figures.append("-" if isnan(one.means[0]) else f"{in_units(one.means[0], one.unit)}, {in_units(one.means[1], one.unit)}")
         lines.append(
             [one.name, one.baseline, in_units(one.seconds, one.unit), in_units(one.baseline_seconds, one.unit), *figures, one.expected]
         )

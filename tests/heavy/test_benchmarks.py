@@ -9,7 +9,7 @@ from typing import Dict, List
 import pytest
 
 from benchmarks.groups.syscalls import count
-from benchmarks.measure.timing import TAIL, Comparison, Effort, Group, Samples, calibrate, in_turn, measure, percentile
+from benchmarks.measure.timing import MEAN, TAIL, Comparison, Effort, Group, Samples, calibrate, in_turn, measure, percentile
 from benchmarks.report.rows import differences, expectation, in_units, quartiles, ratios, row, table
 
 pytestmark = pytest.mark.no_process
@@ -36,6 +36,15 @@ def test_a_row_has_medians_over_all_runs() -> None:
     assert (found.seconds, found.baseline_seconds) == (30e-6, 10e-6)
     assert found.ratio == pytest.approx(2.0)
     assert found.spread == pytest.approx((2.0, 2.5))
+
+
+def test_a_row_has_means_over_all_calls_where_each_was_timed_and_over_the_blocks_elsewhere() -> None:
+    found = row(Comparison("the name", "ours", "bare"), {**SAMPLES, "ours" + MEAN: Samples([[70e-6], [90e-6]], [20, 10])})
+    assert found.means == pytest.approx((80e-6, 50e-6 / 3))
+    assert "| 80.0 µs, 16.7 µs |" in table([found])
+    # A mean says nothing about a percentile, nor about what two go beyond a third.
+    tails = {way + TAIL: sample for way, sample in SAMPLES.items()}
+    assert "| - " in table([row(Comparison("the name", "ours" + TAIL, "bare" + TAIL), tails)])
 
 
 @pytest.mark.parametrize(
@@ -68,7 +77,7 @@ def test_times_have_units(seconds: float, text: str) -> None:
 def test_the_table_is_markdown_with_columns_lined_up() -> None:
     lines = table([row(Comparison("the name", "ours", "bare"), SAMPLES)]).splitlines()
     assert [cell.strip() for cell in lines[0].strip("|").split("|")] == [
-        "what", "over", "median", "baseline", "ratio", "quartiles", "expected",
+        "what", "over", "median", "baseline", "ratio", "quartiles", "means", "expected",
     ]  # fmt: skip
     assert set(lines[1]) == {"|", " ", "-"}
     assert [cell.strip() for cell in lines[2].strip("|").split("|")] == [
@@ -78,6 +87,7 @@ def test_the_table_is_markdown_with_columns_lined_up() -> None:
         "10.0 µs",
         "2.00",
         "2.00 to 2.50",
+        "36.7 µs, 16.7 µs",
         "",
     ]
     assert len({len(line) for line in lines}) == 1
@@ -110,7 +120,7 @@ def test_what_two_ways_add_to_a_common_part_is_compared() -> None:
         differences([1.0], [])
 
 
-def test_calls_that_are_timed_one_by_one_give_a_median_for_each_round_and_a_tail_for_each_run() -> None:
+def test_calls_that_are_timed_one_by_one_give_a_median_for_each_round_and_a_tail_and_a_mean_for_each_run() -> None:
     blocks = iter([[1.0] * 50, [1.0] * 49 + [2.0], [3.0] * 48 + [9.0] * 2])
 
     def way(loops: int) -> List[float]:
@@ -123,6 +133,7 @@ def test_calls_that_are_timed_one_by_one_give_a_median_for_each_round_and_a_tail
     assert found["ours"].runs == [[1.0, 3.0]]
     assert found["ours" + TAIL].runs == [[9.0]]
     assert found["ours" + TAIL].loops == [100]
+    assert found["ours" + MEAN].runs == [[pytest.approx(2.13)]]
 
 
 @pytest.mark.parametrize(("part", "value"), [(99, 99.0), (50, 50.0), (100, 100.0), (0, 1.0)])
@@ -153,7 +164,16 @@ def test_what_may_be_more_than_the_baseline_is_held_against_the_difference(more:
 
 def test_a_row_that_needs_what_is_not_here_says_so() -> None:
     lines = table([row(Comparison("an array", "ours", "bare", below=2, needs="numpy"), {})]).splitlines()
-    assert [cell.strip() for cell in lines[2].strip("|").split("|")] == ["an array", "bare", "-", "-", "-", "-", "not run: needs numpy"]
+    assert [cell.strip() for cell in lines[2].strip("|").split("|")] == [
+        "an array",
+        "bare",
+        "-",
+        "-",
+        "-",
+        "-",
+        "-",
+        "not run: needs numpy",
+    ]
 
 
 STRACE = """\
