@@ -57,23 +57,23 @@ def examine(config: Config) -> List[Dict[str, str]]:
 
 def _targets(pattern: str, exclude: Tuple[str, ...]) -> List[Tuple[str, str]]:
     """The targets that a pattern stands for, each with the reason why it cannot be looked at, or ""."""
-    from xpc_agent.targets import resolve as targets
+    from xpc_agent.targets.glob import expand
 
     found: List[Tuple[str, str]] = []
-    for name in _modules(split_target(pattern)[0]):
+    modules, qualified = split_target(pattern)
+    for name in _modules(modules):
         try:
             module = importlib.import_module(name)
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt):
                 raise
-            found.append((f"{name}:{split_target(pattern)[1]}", f"importing {name} failed: {type(error).__name__}: {error}"))
+            found.append((f"{name}:{qualified}", f"importing {name} failed: {type(error).__name__}: {error}"))
             continue
-        found += [(target, "") for target in targets.expand(pattern, exclude, module, name)]
+        found += [(target, "") for target in expand(pattern, exclude, module, name)]
     return found or [(pattern, "nothing matches")]
 
 
 def _modules(pattern: str) -> List[str]:
-
     if not is_glob(pattern):
         return [pattern]
     top = pattern.partition(".")[0]
@@ -90,18 +90,17 @@ def _modules(pattern: str) -> List[str]:
 
 
 def _examine_one(target: str, reason: str, patcher: str) -> Dict[str, str]:
-    from xpc_agent.hooks.dispatch import Dispatcher
-    from xpc_agent.patching import make_patch
-    from xpc_agent.targets import resolve as targets
+    from xpc_agent.patching.choice import name_of_patcher
+    from xpc_agent.targets.resolve import UnpatchableError, resolve
 
     row = {"target": target, "state": "missing", "kind": "-", "patcher": "-", "reason": reason}
     if reason:
         return row
     try:
-        resolved = targets.resolve(target)
+        resolved = resolve(target)
         row["kind"] = resolved.kind.value
-        row["patcher"] = make_patch(resolved, Dispatcher(), patcher).patcher
-    except targets.UnpatchableError as error:
+        row["patcher"] = name_of_patcher(resolved, patcher)
+    except UnpatchableError as error:
         row.update(state="unpatchable", reason=str(error))
     except TargetError as error:
         row.update(reason=str(error))

@@ -6,6 +6,7 @@ import builtins
 import sys
 import types
 
+from ..hooks.dispatch import Dispatcher
 from ..targets.resolve import Binding, Resolved
 from .code_swap import CodePatch
 from .interface import InvocationHandler, Patch, PatchError
@@ -35,3 +36,8 @@ def make_patch(resolved: Resolved, handler: InvocationHandler, patcher: str = "a
     from .wrapper import WraptPatch
 
     return WraptPatch(resolved, handler)
+
+
+def name_of_patcher(resolved: Resolved, patcher: str = "auto") -> str:
+    """Which patcher would make a target hookable; nothing is changed. Raises `PatchError` as `make_patch`."""
+    return make_patch(resolved, Dispatcher(), patcher).patcher

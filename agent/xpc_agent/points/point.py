@@ -15,8 +15,8 @@ from ..hooks.counters import Counters
 from ..hooks.dispatch import Dispatcher, HookChain
 from ..hooks.remote import RemoteHook
 from ..patching import Patch, make_patch
-from ..targets import resolve as targets
-from ..targets.resolve import Resolved, UnpatchableError
+from ..targets.resolve import Resolved, UnpatchableError, resolve
+from ..targets.signature import signature_spec
 
 log = logging.getLogger("xpc_agent")
 
@@ -39,11 +39,11 @@ class ProbePoint:
     def make_hookable(self) -> None:
         """Resolve and patch; what cannot be has a state and a reason afterwards."""
         try:
-            self.resolved = targets.resolve(self.target)
+            self.resolved = resolve(self.target)
             self.patch = make_patch(self.resolved, self.dispatcher, self.config.patcher)
             self.patch.install()
             # Now, since the code of an armed function is the trampoline's.
-            self._signature = targets.signature_spec(self.resolved)
+            self._signature = signature_spec(self.resolved)
             self.state, self.reason = "ready", ""
             self.refresh()
         except UnpatchableError as error:

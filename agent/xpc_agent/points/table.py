@@ -42,7 +42,9 @@ from ..hooks.unwaited import UnwaitedHook
 from ..patching import load_wrapt
 from ..relay import RelayedPeer, is_member
 from ..service.reports import report_points
-from ..targets import resolve as targets
+from ..targets.glob import expand
+from ..targets.module import find_module, is_initializing, main_names
+from ..targets.resolve import resolve
 from .point import ProbePoint
 
 log = logging.getLogger("xpc_agent")
@@ -149,7 +151,7 @@ class ProbeTable(Registry):
             name = split_target(probe.target)[1]
             if not is_glob(name):
                 try:
-                    if not isinstance(targets.resolve(f"{module}:{name}").function, types.FunctionType):
+                    if not isinstance(resolve(f"{module}:{name}").function, types.FunctionType):
                         return True
                 except TargetError:
                     continue
@@ -157,7 +159,7 @@ class ProbeTable(Registry):
 
     def _patch_module(self, module: Any, name: str) -> None:
         for probe in self._probes_in(name):
-            for target in targets.expand(probe.target, probe.exclude, module, name):
+            for target in expand(probe.target, probe.exclude, module, name):
                 point = self.points.get(target)
                 if point is None:
                     point = self.points[target] = ProbePoint(target, probe)
@@ -170,7 +172,7 @@ class ProbeTable(Registry):
         if point.resolved is None or point.patch is None:
             return False
         try:
-            now = targets.resolve(point.target)
+            now = resolve(point.target)
         except TargetError:
             return False
         if point.patch.is_on(now):
@@ -181,13 +183,13 @@ class ProbeTable(Registry):
     def look_at_imported(self) -> None:
         """Make hookable what is imported already, and what the main module has defined by now."""
         names = [name for name in list(sys.modules) if self.wants_module(name)]
-        names += [name for name in targets.main_names() if name not in sys.modules and self.wants_module(name)]
+        names += [name for name in main_names() if name not in sys.modules and self.wants_module(name)]
         if "__main__" in names:
             names.remove("__main__")
             names.append("__main__")
         for name in names:
-            module = targets.find_module(name)
-            if module is not None and not _initializing(module):
+            module = find_module(name)
+            if module is not None and not is_initializing(module):
                 self.module_imported(module, name)
 
     @property
@@ -219,7 +221,7 @@ class ProbeTable(Registry):
     def _promise(self, target: str) -> Optional[ProbePoint]:
         """A pending probe point for a target that a glob covers, in a module that is not imported yet."""
         module = split_target(target)[0]
-        if targets.find_module(module) is not None:
+        if find_module(module) is not None:
             return None
         for probe in self.config.probes:
             if matches(probe.target, probe.exclude, target):
@@ -584,11 +586,6 @@ def _nothing() -> None:
 def _suspension(config: ProbeConfig) -> SuspensionPolicy:
     """When a hook on the probe point is suspended. An invocation that tries it is given up when it should have timed out long ago."""
     return SuspensionPolicy(config.suspend_after, config.suspend_for, config.suspend_at_most, config.timeout + config.suspend_at_most)
-
-
-def _initializing(module: Any) -> bool:
-    """Whether a module is being imported right now; it will be looked at when it has run."""
-    return bool(getattr(getattr(module, "__spec__", None), "_initializing", False))
 
 
 def _importable(module: str) -> bool:

@@ -13,7 +13,7 @@ import sys
 import threading
 from typing import Any, Callable, Optional, Set
 
-from .resolve import is_lazy
+from .module import is_lazy
 
 log = logging.getLogger("xpc_agent")
 

@@ -17,8 +17,9 @@ from typing import Any, Callable, Iterator, List, Optional, Tuple
 import pytest
 
 from xpc_agent.targets import imports
-from xpc_agent.targets import resolve as targets
 from xpc_agent.targets.imports import ImportWatcher
+from xpc_agent.targets.module import find_module
+from xpc_agent.targets.raw import namespace_of
 
 pytestmark = pytest.mark.no_process
 
@@ -46,7 +47,7 @@ class Told:
         self.modules: List[Tuple[str, bool]] = []
 
     def __call__(self, module: Any) -> None:
-        namespace = targets._namespace(module)
+        namespace = namespace_of(module)
         self.modules.append((namespace["__name__"], "charge" in namespace))
 
 
@@ -180,10 +181,10 @@ def test_a_lazy_module_is_told_of_when_it_runs_and_not_run_by_us(write: Any, wat
     sys.modules["watched_lazy"] = module
     spec.loader.exec_module(module)
     assert told.modules == []
-    assert targets.find_module("watched_lazy") is None
+    assert find_module("watched_lazy") is None
     assert module.charge() == 1
     assert told.modules == [("watched_lazy", True)]
-    assert targets.find_module("watched_lazy") is module
+    assert find_module("watched_lazy") is module
 
 
 class LazyFinder:
@@ -202,7 +203,7 @@ def test_a_finder_of_lazy_modules_stays_lazy(write: Any, watcher: Any, told: Tol
     sys.meta_path.insert(1, LazyFinder())
     module = importlib.import_module("watched_lazy")
     assert told.modules == []
-    assert targets.find_module("watched_lazy") is None
+    assert find_module("watched_lazy") is None
     assert module.charge() == 1
     assert told.modules == [("watched_lazy", True)]
     assert type(module.__spec__.loader) is SourceFileLoader  # type: ignore[union-attr]

@@ -1,96 +1,18 @@
-"""From a target to what it names: every kind of attribute, with the reason where it cannot be hooked, and no code of the application run."""
+"""From a target to what it names: every kind of attribute, with the reason where it cannot be hooked."""
 
 from __future__ import annotations
 
 import functools
 import sys
-import types
-from typing import Any, Iterator, List
+from typing import Any
 
 import pytest
 
-from xpc_agent.targets import resolve as targets
-from xpc_agent.targets.resolve import Binding, Kind, UnpatchableError, expand, find_module, resolve, signature_spec
+from xpc_agent.targets.glob import expand
+from xpc_agent.targets.resolve import Binding, Kind, UnpatchableError, resolve
 from xpc_instrument.core.model.errors import TargetError
 
 pytestmark = pytest.mark.no_process
-
-SOURCE = """
-import collections, functools
-from json import dumps
-import json as reexported
-
-def charge(order, /, amount=1, *rest, currency, note="", **more): pass
-async def coroutine(x): pass
-def generator(): yield
-async def async_generator(): yield
-
-def decorate(f):
-    @functools.wraps(f)
-    def wrapper(*args, **kwargs):
-        return f(*args, **kwargs)
-    return wrapper
-
-@decorate
-def decorated(a, b=2): pass
-
-cached = functools.lru_cache(maxsize=1)(charge)
-LIMIT = 3
-
-class Meta(type):
-    def register(cls): pass
-
-class Base(metaclass=Meta):
-    "A gateway."
-    def __init__(self, url): pass
-    def post(self, data): pass
-    def __sign(self): pass
-    @staticmethod
-    def static(a): pass
-    @classmethod
-    def make(cls, a): pass
-    @property
-    def url(self): return 1
-    @url.setter
-    def url(self, value): pass
-    class Inner:
-        def deep(self): pass
-    class __Hidden:
-        def deep(self): pass
-
-class Sub(Base):
-    pass
-
-class Slotted:
-    __slots__ = ("size",)
-    def grow(self): pass
-
-class __:
-    def __private(self): pass
-
-class Mapping(dict):
-    pass
-
-class Plain:
-    "Without a constructor."
-
-class Made:
-    def __new__(cls, a): return object.__new__(cls)
-
-bound = Plain().__repr__
-"""
-
-
-@pytest.fixture
-def shop(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
-    return load(monkeypatch, "shop_of_targets", SOURCE)
-
-
-def load(monkeypatch: pytest.MonkeyPatch, name: str, source: str) -> types.ModuleType:
-    module = types.ModuleType(name)
-    monkeypatch.setitem(sys.modules, name, module)
-    exec(source, vars(module))
-    return module
 
 
 @pytest.mark.parametrize(
@@ -201,83 +123,6 @@ def test_what_is_no_target_is_refused(target: str) -> None:
         resolve(target)
 
 
-# code of the application --------------------------------------------------------------------------------------------------
-
-TOUCHY = """
-armed = False
-
-def touched(*args, **kwargs):
-    raise SystemError("code of the application ran") if armed else AttributeError()
-
-class Touchy:
-    "Says nothing without running: a proxy, a lazy object, a mock."
-    __getattr__ = __getattribute__ = __eq__ = __call__ = __get__ = touched
-    __hash__ = None
-
-class Descriptor:
-    def __get__(self, instance, owner): touched()
-
-class Meta(type):
-    __getattribute__ = touched
-    __name__ = __mro__ = __dict__ = __flags__ = property(touched)
-
-class Gateway(metaclass=Meta):
-    computed = Descriptor()
-    def post(self): pass
-
-proxy = Touchy()
-
-class Holder:
-    static = staticmethod(proxy)
-    klass = classmethod(proxy)
-
-def __getattr__(name): touched()
-
-def function(): pass
-function.__wrapped__ = proxy
-"""
-
-
-@pytest.fixture
-def touchy(monkeypatch: pytest.MonkeyPatch) -> Iterator[types.ModuleType]:
-    class Module(types.ModuleType):
-        armed = False
-
-        def __getattribute__(self, name: str) -> Any:
-            if Module.armed:
-                raise SystemError("code of the application ran")
-            return super().__getattribute__(name)
-
-    module = Module("touchy")
-    exec(TOUCHY, vars(module))
-    vars(module)["armed"] = Module.armed = True
-    monkeypatch.setitem(sys.modules, "touchy", module)
-    yield module
-    Module.armed = False
-
-
-def test_looking_for_a_target_runs_no_code_of_the_application(touchy: Any) -> None:
-    namespace = types.ModuleType.__getattribute__(touchy, "__dict__")
-    gateway = namespace["Gateway"]
-    post = resolve("touchy:Gateway.post")
-    assert post.function is type.__getattribute__(gateway, "post")
-    assert resolve("touchy:proxy").raw is namespace["proxy"]
-    assert resolve("touchy:Holder.static").function is namespace["proxy"]
-    assert resolve("touchy:Holder.klass").function is namespace["proxy"]
-    assert signature_spec(resolve("touchy:function")) is None
-    for missing in ("touchy:absent", "touchy:Gateway.absent"):
-        with pytest.raises(TargetError, match="has no 'absent'"):
-            resolve(missing)
-    for unpatchable in ("touchy:proxy.name", "touchy:Gateway.computed", "touchy:Gateway"):
-        with pytest.raises(UnpatchableError):
-            resolve(unpatchable)
-
-
-def test_expanding_a_glob_runs_no_code_of_the_application(touchy: Any) -> None:
-    found = expand("touchy:*", ["*touched"], touchy, "touchy")
-    assert sorted(found) == ["touchy:Gateway.post", "touchy:Holder.klass", "touchy:Holder.static", "touchy:function"]
-
-
 def test_a_mock_is_a_plain_callable(shop: Any) -> None:
     from unittest.mock import MagicMock
 
@@ -318,94 +163,3 @@ def test_what_stands_in_a_modules_place_is_looked_at_like_one(monkeypatch: pytes
     with pytest.raises(TargetError, match="has no 'absent'"):
         resolve("settings_of_targets:absent")
     assert expand("settings_of_targets:*", (), settings, "settings_of_targets") == []
-
-
-def test_the_main_module_goes_by_the_name_under_which_it_was_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    main = types.ModuleType("__main__")
-    monkeypatch.setitem(sys.modules, "__main__", main)
-    main.__spec__ = None
-    main.__file__ = "/srv/shop_script.py"
-    assert find_module("shop_script") is main
-    main.__spec__ = types.SimpleNamespace(name="shop_pkg.__main__")  # type: ignore[assignment]
-    assert targets.main_names() == ("shop_pkg.__main__", "shop_pkg")
-    assert find_module("shop_pkg") is main
-    assert find_module("shop_script") is None
-    main.__spec__ = None
-    del main.__file__
-    assert targets.main_names() == ()
-
-
-# globs --------------------------------------------------------------------------------------------------------------------
-
-
-def names(pattern: str, module: Any, exclude: List[str]) -> List[str]:
-    return sorted(target.partition(":")[2] for target in expand(f"shop_of_targets:{pattern}", exclude, module, "shop_of_targets"))
-
-
-@pytest.mark.parametrize(
-    ("pattern", "exclude", "expected"),
-    [
-        ("c*", [], ["charge", "coroutine"]),  # not `cached`, which is no function
-        ("dum*", [], []),  # imported from elsewhere
-        (
-            "Base.*",
-            [],
-            ["Base.Inner.deep", "Base._Base__Hidden.deep", "Base._Base__sign", "Base.make", "Base.post", "Base.static", "Base.url"],
-        ),
-        ("Base.*", ["*._*", "Base.Inner.*"], ["Base.make", "Base.post", "Base.static", "Base.url"]),
-        ("Base.*", ["shop_of_targets:Base.[!p]*"], ["Base.post"]),
-        ("Base.__*", [], ["Base.__init__"]),
-        ("Sub.*", [], []),  # has nothing of its own
-        ("*.grow", [], ["Slotted.grow"]),
-        ("charge", ["charge"], []),
-        ("charge", ["shop_of_targets:c*"], []),
-        ("absent", [], ["absent"]),  # stands for itself, so that it can be said to be missing
-    ],
-)
-def test_a_glob_stands_for_what_the_module_defines_itself(shop: Any, pattern: str, exclude: List[str], expected: List[str]) -> None:
-    assert names(pattern, shop, exclude) == expected
-
-
-def test_a_name_in_many_modules_stands_for_those_that_define_it(shop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    api = load(monkeypatch, "shop_of_targets.api", "from shop_of_targets import charge, Base\nmain = 3\ndef run(): pass\n")
-    assert expand("shop_of_*:charge", (), shop, "shop_of_targets") == ["shop_of_targets:charge"]
-    assert expand("shop_of_*:Base.post", (), shop, "shop_of_targets") == ["shop_of_targets:Base.post"]
-    assert expand("shop_of_*:cached", (), shop, "shop_of_targets") == ["shop_of_targets:cached"]
-    assert expand("shop_of_*.api:run", (), api, "shop_of_targets.api") == ["shop_of_targets.api:run"]
-    for name in ("charge", "Base.post", "main", "absent"):
-        assert expand(f"shop_of_*:{name}", (), api, "shop_of_targets.api") == []
-
-
-def test_an_alias_of_a_class_is_not_expanded_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = load(monkeypatch, "aliases", "class A:\n    def f(self): pass\nB = A\nA.again = A\n")
-    assert expand("aliases:*", (), module, "aliases") == ["aliases:A.f"]
-
-
-# signatures ---------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        (
-            "charge",
-            [("order", 0, False), ("amount", 1, True), ("rest", 2, False), ("currency", 3, False), ("note", 3, True), ("more", 4, False)],
-        ),
-        ("decorated", [("a", 1, False), ("b", 1, True)]),
-        ("Base.post", [("data", 1, False)]),
-        ("Base.make", [("a", 1, False)]),
-        ("Base.static", [("a", 1, False)]),
-        ("Base.url.fset", [("value", 1, False)]),
-        ("Made.__new__", [("a", 1, False)]),
-        ("Mapping.get", None),
-    ],
-)
-def test_a_signature_tells_the_parameters_without_the_bound_one(shop: Any, name: str, expected: Any) -> None:
-    assert signature_spec(resolve(f"shop_of_targets:{name}")) == expected
-
-
-def test_a_function_that_wraps_itself_has_a_signature_still(shop: Any) -> None:
-    shop.charge.__wrapped__ = shop.charge
-    spec = signature_spec(resolve("shop_of_targets:charge"))
-    assert spec is not None
-    assert spec[0] == ("order", 0, False)

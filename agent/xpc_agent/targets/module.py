@@ -1,0 +1,45 @@
+"""The modules that are imported, looked at without running any of them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any, Optional, Tuple
+
+from .raw import namespace_of
+
+
+def find_module(name: str) -> Optional[Any]:
+    """The imported module of that name; the main module too, if it was started under that name (`python -m NAME`, `python NAME.py`)."""
+    module = sys.modules.get(name)
+    if module is not None:
+        return None if is_lazy(module) else module
+    return sys.modules.get("__main__") if name in main_names() else None
+
+
+def is_lazy(module: Any) -> bool:
+    """Whether the module is one of `importlib.util.LazyLoader` that has not run: any look at its attributes would run it."""
+    util = sys.modules.get("importlib.util")
+    if util is None or type(module) is not getattr(util, "_LazyModule", None):
+        return False
+    # Later releases of Python keep the lazy class until the module has run.
+    state = getattr(namespace_of(module).get("__spec__"), "loader_state", None)
+    return not (type(state) is dict and state.get("is_loading"))
+
+
+def main_names() -> Tuple[str, ...]:
+    """Under which names, besides `__main__`, the main module goes."""
+    main = sys.modules.get("__main__")
+    spec = getattr(main, "__spec__", None)
+    if spec is not None:
+        name = str(spec.name)
+        return (name, name[: -len(".__main__")]) if name.endswith(".__main__") else (name,)
+    file = getattr(main, "__file__", None)
+    if isinstance(file, str) and file.endswith(".py"):
+        return (os.path.basename(file)[:-3],)
+    return ()
+
+
+def is_initializing(module: Any) -> bool:
+    """Whether a module is being imported right now; it will be looked at when it has run."""
+    return bool(getattr(getattr(module, "__spec__", None), "_initializing", False))
