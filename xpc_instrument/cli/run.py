@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import re
 import shlex
@@ -95,9 +96,7 @@ def _packed(config: Config) -> str:
 
 def make_environment(environment: Dict[str, str], config: str, pid: int) -> Dict[str, str]:
     """The environment that starts the agent in the command and in the Python processes that it starts."""
-    import xpc_agent
-
-    folder = os.path.join(os.path.dirname(os.path.abspath(xpc_agent.__file__)), "bootstrap")
+    folder = _bootstrap_folder()
     existing = environment.get("PYTHONPATH", "")
     # An empty entry means the current folder; an empty variable means nothing.
     entries = [entry for entry in existing.split(os.pathsep) if entry != folder] if existing else []
@@ -105,6 +104,14 @@ def make_environment(environment: Dict[str, str], config: str, pid: int) -> Dict
     environment["XPC_INSTRUMENT_CONFIG_PACKED"] = config
     environment["XPC_INSTRUMENT_MAIN_PID"] = str(pid)
     return environment
+
+
+def _bootstrap_folder() -> str:
+    """The folder of the agent's sitecustomize. The agent is found and not imported, which would take longer than all else here."""
+    spec = importlib.util.find_spec("xpc_agent")
+    if spec is None or spec.origin is None:
+        raise InjectionError("the package xpc_agent, a part of xpc-instrument, cannot be found: install xpc-instrument again")
+    return os.path.join(os.path.dirname(os.path.abspath(spec.origin)), "bootstrap")
 
 
 def plan_command(words: List[str]) -> Plan:
@@ -208,9 +215,30 @@ def _split(line: str) -> List[str]:
         return line.split()
 
 
+def is_this_interpreter(interpreter: str) -> bool:
+    """Whether a path leads to the running Python and its environment.
+
+    `python` and `python3` of one virtual environment do both; those of two environments, which are links to one file, do not.
+    """
+    try:
+        same = os.path.samefile(interpreter, sys.executable)
+    except OSError:
+        return False
+    return same and _environment(interpreter) == _environment(sys.executable)
+
+
+def _environment(interpreter: str) -> str:
+    """The virtual environment of an interpreter, found as Python finds it (PEP 405), or ""."""
+    folder = os.path.dirname(os.path.abspath(interpreter))
+    for one in (folder, os.path.dirname(folder)):
+        if os.path.isfile(os.path.join(one, "pyvenv.cfg")):
+            return os.path.realpath(one)
+    return ""
+
+
 def check_interpreter(interpreter: str) -> None:
     """Refuse an interpreter whose environment does not have the package. Raises `InjectionError`."""
-    if os.path.abspath(interpreter) == os.path.abspath(sys.executable):
+    if is_this_interpreter(interpreter):
         return
     from ..core.version import __version__
 

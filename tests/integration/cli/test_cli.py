@@ -83,6 +83,29 @@ def test_run_refuses_an_interpreter_without_the_package(tmp_path: Path) -> None:
     assert "it ran" not in done.stdout
 
 
+def environment(folder: Path) -> Path:
+    """A virtual environment with what this one has, in which `python` and `python3` are links to one file; returns its bin."""
+    (folder / "bin").mkdir(parents=True)
+    for name in ("python", "python3"):
+        (folder / "bin" / name).symlink_to(os.path.realpath(sys.executable))
+    (folder / "lib").symlink_to(Path(sys.prefix) / "lib")
+    (folder / "pyvenv.cfg").write_text(f"home = {Path(os.path.realpath(sys.executable)).parent}\n")
+    return folder / "bin"
+
+
+@pytest.mark.parametrize(("own", "name", "starts"), [(True, "python3", 2), (True, "python", 2), (False, "python3", 3)])
+def test_run_asks_only_the_interpreter_of_another_environment_for_the_package(tmp_path: Path, own: bool, name: str, starts: int) -> None:
+    here, other = environment(tmp_path / "here"), environment(tmp_path / "other")
+    (tmp_path / "sitecustomize.py").write_text("import sys\nwith open('started', 'a') as file:\n    print(sys.prefix, file=file)\n")
+    command = (here if own else other) / name
+    words = [here / "python3", "-m", "xpc_instrument.cli", "run", "--probe", "json:dumps", "--", command, "-c", "print('it ran')"]
+    variables = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, env=variables, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "it ran\n", "")
+    prefixes = (tmp_path / "started").read_text().split()
+    assert prefixes == [str(here.parent), *[str(command.parent.parent)] * (starts - 1)]
+
+
 def test_run_starts_a_console_script(tmp_path: Path, run_program: Callable[..., Program]) -> None:
     script = tmp_path / "tool"
     script.write_text(
