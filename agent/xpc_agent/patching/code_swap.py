@@ -24,7 +24,7 @@ import types
 from typing import Any, Dict, Iterator, Optional, Tuple
 
 from ..guard import guard
-from ..hooks.dispatch import Dispatcher, first_step
+from ..hooks.dispatch import YIELD_FROM, Dispatcher, first_step
 from ..targets.resolve import Binding, Kind, Resolved, next_after
 from .interface import InvocationHandler, Patch, PatchError
 
@@ -65,21 +65,10 @@ def trampoline(*{args}, **{kwargs}):
 """,
     Kind.ASYNC_GENERATOR: """
 async def trampoline(*{args}, **{kwargs}):
-    {inner} = {armed}.call_async_generator({args}, {kwargs})
     try:
-        {value} = await {armed}.first_step({inner})
-        while True:
-            {thrown} = None
-            try:
-                {sent} = yield {value}
-            except BaseException as {error}:
-                {thrown} = {error}
-            if {thrown} is None:
-                {value} = await {inner}.asend({sent})
-            else:
-                {value} = await {inner}.athrow({thrown})
-    except StopAsyncIteration:
-        return
+"""
+    + YIELD_FROM.replace("{iterator}", "{armed}.call_async_generator({args}, {kwargs})").replace("{first_step}", "{armed}.first_step")
+    + """
     except BaseException as {error}:
         {args} = {kwargs} = {thrown} = None
         raise {armed}.cleaned({error})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import linecache
 import threading
 import types
 from typing import Any, AsyncGenerator, Callable, Generator, List, Optional
@@ -245,6 +246,14 @@ def test_a_target_that_calls_itself_has_hooks_at_every_level(scene: Scene) -> No
     assert scene.call(factorial, 5) == 120
     assert [outcome[0] for outcome in after.outcomes] == [1, 1, 2, 6, 24, 120]
     assert scene.log.count("around in") == 6
+
+
+@pytest.mark.parametrize("way", ["call", "call_async", "call_generator", "call_async_generator"])
+def test_a_traceback_through_the_generated_order_shows_its_source(way: str) -> None:
+    code = getattr(Dispatcher, way).__code__
+    first = linecache.getline(code.co_filename, code.co_firstlineno)
+    assert first.strip() == f"{'async ' if 'async' in way else ''}def {way}(self, original, args, kwargs, bound):"
+    assert getattr(Dispatcher, way).__qualname__ == f"Dispatcher.{way}"
 
 
 # the guard ------------------------------------------------------------------------------------------------------------------
