@@ -34,7 +34,7 @@ class RelayLanes:
 
     def take(self, deadline: float) -> Wire:
         """A lane to the host; dialled in the calling thread if none is idle."""
-        return self._joiner.take_call_lane(deadline)
+        return self._joiner.calling.take(deadline)
 
     def take_in_turn(self) -> Optional[Wire]:
         """As of a `LanePool`: to look for one may be to dial."""
@@ -44,23 +44,23 @@ class RelayLanes:
         """Like `take`, without blocking the running loop."""
         library = trio()
         if library is not None:
-            taken: Wire = await library.to_thread.run_sync(self._joiner.take_call_lane, deadline)
+            taken: Wire = await library.to_thread.run_sync(self._joiner.calling.take, deadline)
             return taken
         from asyncio import get_running_loop
 
-        return await get_running_loop().run_in_executor(None, self._joiner.take_call_lane, deadline)
+        return await get_running_loop().run_in_executor(None, self._joiner.calling.take, deadline)
 
     def wires(self) -> List[Wire]:
         """All lanes to the host, whichever script they lead to."""
-        return self._joiner.call_lanes()
+        return self._joiner.calling.wires()
 
     def give(self, wire: Wire) -> None:
         """Put a lane back."""
-        self._joiner.give_call_lane(wire)
+        self._joiner.calling.give(wire)
 
     def drop(self, wire: Wire) -> None:
         """Close a lane."""
-        self._joiner.drop_call_lane(wire)
+        self._joiner.calling.drop(wire)
 
 
 class RelayedPeer:

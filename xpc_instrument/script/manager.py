@@ -297,7 +297,7 @@ class Manager:
             if self._proxy:
                 joiner = self._proxy_joiner()
             assert joiner is not None
-            wire = joiner.take_call_lane(time.monotonic() + self._limits.connect_timeout)
+            wire = joiner.calling.take(time.monotonic() + self._limits.connect_timeout)
         except NobodyListensError:
             if not self._proxy:
                 raise
@@ -310,12 +310,12 @@ class Manager:
             pieces = wire.connection.send(Opcode.CALL_NAMED, 0, body, [name.encode(), *buffers])
             outcome = outgoing.converse(wire, pieces, None)
         except NotFound:
-            joiner.give_call_lane(wire)
+            joiner.calling.give(wire)
             return None, False
         except BaseException:
-            joiner.drop_call_lane(wire)
+            joiner.calling.drop(wire)
             raise
-        joiner.give_call_lane(wire)
+        joiner.calling.give(wire)
         return outcome.get(), True
 
     def _proxy_joiner(self) -> Joiner:

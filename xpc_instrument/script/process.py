@@ -10,7 +10,8 @@ from typing import Any, Callable, Dict, List, Optional, Sequence
 from ..core.model.errors import ChannelError, ConnectTimeoutError, DeadlineError, PayloadError, TargetError, XpcError
 from ..core.model.target import Mode, join_name
 from ..core.model.terms import Terms
-from ..core.node.joiner import Asked, Joiner
+from ..core.node.joiner import Joiner
+from ..core.node.request import PendingRequest
 from ..core.values.traits import PeerProfile, python_version
 from .call import Handle
 from .reports import Reporter
@@ -59,7 +60,7 @@ class Told:
 
     __slots__ = ("_asked", "hook", "member")
 
-    def __init__(self, member: Member, hook: Hook, asked: Optional[Asked]) -> None:
+    def __init__(self, member: Member, hook: Hook, asked: Optional[PendingRequest]) -> None:
         self.member = member
         self.hook = hook
         self._asked = asked
@@ -113,13 +114,13 @@ class Removal:
 
     __slots__ = ("_asked", "hook", "member")
 
-    def __init__(self, member: Member, hook: Optional[Hook], asked: Asked) -> None:
+    def __init__(self, member: Member, hook: Optional[Hook], asked: PendingRequest) -> None:
         self.member = member
         self.hook = hook
         self._asked = asked
 
     def confirm(self, deadline: float) -> None:
-        """Wait for the answer, which says how many events were dropped. Raises what `Asked.answer` raises."""
+        """Wait for the answer, which says how many events were dropped. Raises what `PendingRequest.answer` raises."""
         answer = self._asked.answer(deadline)
         if self.hook is not None and "dropped" in answer.data:
             self.hook.handle.told(str(answer.data["source"]), int(answer.data["dropped"]))

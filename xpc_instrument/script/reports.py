@@ -13,7 +13,8 @@ import threading
 import time
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
-from ..core.node.joiner import Asked, Joiner
+from ..core.node.joiner import Joiner
+from ..core.node.request import PendingRequest
 from ..core.protocol.messages import Notice
 
 Report = Mapping[str, Any]
@@ -41,14 +42,14 @@ class Reporter:
             self._changed.notify_all()
         return True
 
-    def begin(self, joiner: Joiner, deadline: float) -> Asked:
+    def begin(self, joiner: Joiner, deadline: float) -> PendingRequest:
         """Ask a process; `collect` waits for the answer."""
         return joiner.begin_query("probes", deadline)
 
-    def collect(self, joiner: Joiner, asked: Asked, deadline: float) -> Tuple[List[Report], List[int]]:
+    def collect(self, joiner: Joiner, asked: PendingRequest, deadline: float) -> Tuple[List[Report], List[int]]:
         """What it tells, and those who share its address, less those that have left; and the pids of those that did not tell in time.
 
-        Raises what `Asked.answer` raises if the process itself does not.
+        Raises what `PendingRequest.answer` raises if the process itself does not.
         """
         own = asked.answer(deadline).data
         found, late = [own], []

@@ -292,7 +292,7 @@ class Session:
         welcome = joiner.connect(deadline)
         try:
             if self._hooks:
-                joiner.ensure_lane(deadline)
+                joiner.answering.ensure(deadline)
             told = self._take_in(str(address), member, deadline)
             self.app = self.app or welcome.app
             for one in told:

@@ -23,7 +23,8 @@ from xpc_instrument.core.config.schema import LimitsConfig
 from xpc_instrument.core.discovery import entry as discovery
 from xpc_instrument.core.model.errors import ChannelError, RemoteProtocolError
 from xpc_instrument.core.model.limits import Limits
-from xpc_instrument.core.node.address import dial, is_loopback, parse_address
+from xpc_instrument.core.node.address import is_loopback, parse_address
+from xpc_instrument.core.node.dial import dial
 from xpc_instrument.core.node.host import Host
 from xpc_instrument.core.node.joiner import Joiner
 from xpc_instrument.core.node.peer import Peer

@@ -90,7 +90,7 @@ def test_no_object_shows_it_and_no_line_of_the_log_has_it(caplog: pytest.LogCapt
             host.call("fail", "x")
         shown += [host, joined, host._host, joined._joiner, host._registry, joined._joiner._control]  # type: ignore[union-attr]
         assert host._host is not None
-        shown += [*host._host.peers.values(), host._host._door]
+        shown += [*host._host.peers.values(), host._host._acceptor]
         peer = next(iter(host._host.peers.values()))
         shown += [peer.wire, peer.wire.connection, peer.wire.connection.hello, peer.wire.connection.welcome, peer.lanes]
         wrong = Manager(address, OTHER)

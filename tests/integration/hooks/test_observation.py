@@ -185,7 +185,7 @@ def test_an_observer_cannot_call_into_the_application(app: App, trace: Path) -> 
     joiner.connect(time.monotonic() + 20)
     evil = pickle.dumps(Evil(trace), 5)
     for opcode, buffers in ((Opcode.CALL, [evil]), (Opcode.CALL_NAMED, [b"shop:charge", evil]), (Opcode.CALL_NAMED, [])):
-        wire = joiner.take_call_lane(time.monotonic() + 20)
+        wire = joiner.calling.take(time.monotonic() + 20)
         wire.send(None, opcode, 1, evil, buffers)
         try:
             answer = wire.recv_frame(time.monotonic() + 20).opcode
@@ -193,6 +193,6 @@ def test_an_observer_cannot_call_into_the_application(app: App, trace: Path) -> 
             answer = None
         # The lane ends, or there is no such callback.
         assert answer in (None, Opcode.NOT_FOUND, Opcode.FAILED)
-        joiner.drop_call_lane(wire)
+        joiner.calling.drop(wire)
     joiner.close()
     assert app.evaluate("shop.calls") == "[]"

@@ -170,7 +170,7 @@ def test_a_strange_name_on_a_lane_that_calls_is_no_callback_and_fills_no_log(app
     joiner = join()
     if name == b"\0a\0b":
         name = b"\0" + joiner.session.encode() + b"\0" + b"99999999999999999999"
-    wire = joiner.take_call_lane(time.monotonic() + 20)
+    wire = joiner.calling.take(time.monotonic() + 20)
     wire.send(None, Opcode.CALL_NAMED, 0, b"", [name])
     assert wire.recv_frame(time.monotonic() + 20).opcode is Opcode.NOT_FOUND
     joiner.close()

@@ -4,7 +4,7 @@ Rules:
 - One service thread does all of it, with non-blocking sockets and one `poll`; it never runs a callback of a user and never waits for
   a peer. What an invocation needs, the calling thread does itself on a lane.
 - The thread is started below the `threading` module, so that an application that counts or joins its threads does not see it; and it is
-  a real one, with real locks, wherever gevent or eventlet has patched them (`primitives`).
+  a real one, with real locks, wherever gevent or eventlet has patched them (`unpatched`).
 - It can be paused around a fork and resumed after it: a child must not inherit half of its work, and from Python 3.12 on `os.fork`
   warns when the process has a second thread. Resumed, it may have to wait for a birth before it answers anybody.
 - What waits to be sent to a peer is bounded; a peer that does not read is gone.
@@ -20,19 +20,20 @@ import os
 import selectors
 import time
 from collections import deque
-from typing import Any, Callable, Deque, Dict, List, Optional, Union
+from typing import Any, Deque, Dict, List, Optional
 
 from ..model.errors import ChannelError, LocalProtocolError, RemoteProtocolError, XpcError
 from ..model.limits import Limits
-from ..protocol.codec import Bytes, Frame
-from ..protocol.messages import Answer, Hello, Notice, Ping, Pong, Query, Register, Role, Synced, Unregister, Welcome
+from ..protocol.codec import Bytes
+from ..protocol.messages import Hello, Role, Welcome
 from ..unpatched import Selector, allocate_lock, get_ident, read, sleep, start_new_thread, write
 from ..wire.memory import welcome_with_memory
 from ..wire.wire import Wire
-from .acceptor import Door
-from .address import NO_PROTECTION, Address, Protection, listen
+from .acceptor import Acceptor
+from .address import NO_PROTECTION, Address, Protection
+from .listen import listen
 from .peer import Peer, Policy
-from .unauthenticated import Stranger
+from .unauthenticated import UnauthenticatedClient
 
 # How long the service thread waits for a forked child to announce itself, in seconds.
 _BIRTH_TIMEOUT = 1.0
@@ -72,7 +73,7 @@ class Host:
         self._logger = logger
         self._inode = 0
         self._selector: Optional[Selector] = None
-        self._door: Optional[Door] = None
+        self._acceptor: Optional[Acceptor] = None
         self._refused_before = 0
         self._serving: Dict[int, Wire] = {}
         self._wake_r = self._wake_w = -1
@@ -87,16 +88,16 @@ class Host:
 
     @property
     def running(self) -> bool:
-        return self._door is not None
+        return self._acceptor is not None
 
     @property
     def refused(self) -> int:
         """How many connections have been refused."""
-        return self._refused_before + (0 if self._door is None else self._door.refused)
+        return self._refused_before + (0 if self._acceptor is None else self._acceptor.refused)
 
     def start(self) -> None:
         """Listen and serve. Raises `AddressInUseError` or `ChannelError`."""
-        if self._door is not None:
+        if self._acceptor is not None:
             raise LocalProtocolError(f"this node already listens at {self.address}")
         listener = listen(self.address, self._key, self._protection)
         if self.address.is_unix:
@@ -107,7 +108,7 @@ class Host:
         os.set_blocking(self._wake_w, False)
         self._selector = Selector()
         self._selector.register(self._wake_r, selectors.EVENT_READ, None)
-        self._door = Door(
+        self._acceptor = Acceptor(
             self.address,
             self._key,
             self._protection,
@@ -117,7 +118,7 @@ class Host:
             admit=self._admit,
             full=self._full,
         )
-        self._door.open(listener, self._selector)
+        self._acceptor.open(listener, self._selector)
         self.resume()
 
     @property
@@ -149,7 +150,7 @@ class Host:
 
     def resume(self) -> None:
         """Start the service thread (again)."""
-        if self._running or self._door is None:
+        if self._running or self._acceptor is None:
             return
         self._running = True
         stopped = allocate_lock()
@@ -167,14 +168,14 @@ class Host:
 
         So whoever gets an answer finds the children announced that were forked before it, or they inherit what it registered.
         """
-        if self._door is None:
+        if self._acceptor is None:
             os.close(descriptor)
         else:
             self._births.append(descriptor)
 
     def stop(self) -> None:
         """Close the listener, all connections and lanes, and end the service thread. A unix socket of ours is unlinked."""
-        if self._door is None:
+        if self._acceptor is None:
             return
         if get_ident() != self._thread_id:
             self.pause(timeout=5.0)
@@ -201,10 +202,10 @@ class Host:
             self._logger.debug("the socket %s was already gone: %s", self.address.path, error)
 
     def _close_all(self, abandon: bool) -> None:
-        door, self._door = self._door, None
-        if door is not None:
-            self._refused_before += door.refused
-            door.close(abandon)
+        acceptor, self._acceptor = self._acceptor, None
+        if acceptor is not None:
+            self._refused_before += acceptor.refused
+            acceptor.close(abandon)
         if self._selector is not None:
             self._selector.close()
             self._selector = None
@@ -287,8 +288,8 @@ class Host:
             self.wake()
 
     def _turn(self) -> None:
-        selector, door = self._selector, self._door
-        assert selector is not None and door is not None
+        selector, acceptor = self._selector, self._acceptor
+        assert selector is not None and acceptor is not None
         events = selector.select(self._patience())
         for key, mask in events:
             if not self._running:
@@ -300,7 +301,7 @@ class Host:
                 if mask & selectors.EVENT_READ:
                     self._read_peer(owner)
             else:
-                door.handle(owner if isinstance(owner, Stranger) else None)
+                acceptor.handle(owner if isinstance(owner, UnauthenticatedClient) else None)
         if self._running:
             self._look_after(time.monotonic())
 
@@ -314,14 +315,14 @@ class Host:
     def _patience(self) -> Optional[float]:
         """Seconds until something is due even if nothing arrives; None if nothing is."""
         due = [peer.last_heard + self.limits.silence for peer in self.peers.values()]
-        if self._door is not None:
-            due += self._door.due()
+        if self._acceptor is not None:
+            due += self._acceptor.due()
         return max(0.0, min(due) - time.monotonic()) if due else None
 
     def _look_after(self, now: float) -> None:
-        """Time-outs, peers that block, the door."""
-        selector, door = self._selector, self._door
-        assert selector is not None and door is not None
+        """Time-outs, peers that block, the acceptor."""
+        selector, acceptor = self._selector, self._acceptor
+        assert selector is not None and acceptor is not None
         while self._expelled:
             peer, why = self._expelled.popleft()
             self._lose(peer, why)
@@ -336,7 +337,7 @@ class Host:
                 selector.modify(peer.wire.sock, wanted, peer)
             if peer.blocked:
                 peer.flush()
-        door.look_after(now)
+        acceptor.look_after(now)
 
     def expel(self, peer: Peer, why: str) -> None:
         """Have the service thread end a session."""
@@ -423,7 +424,7 @@ class Host:
         peer.last_heard = time.monotonic()
         try:
             for frame in frames:
-                self._obey(peer, frame)
+                peer.obey(frame, self._policy, self._logger)
         except (RemoteProtocolError, LocalProtocolError) as error:
             self._logger.warning("the session of pid %d broke the protocol: %s", peer.pid, error)
             self._lose(peer, str(error))
@@ -433,39 +434,6 @@ class Host:
     def _fail(self, peer: Peer, error: Exception) -> None:
         self._logger.error("what the session of pid %d sent could not be dealt with; it is gone", peer.pid, exc_info=error)
         self._lose(peer, f"{type(error).__name__}: {error}")
-
-    def _obey(self, peer: Peer, frame: Frame) -> None:
-        peer.wire.connection.accept(frame)
-        message = peer.wire.connection.read(frame)
-        if isinstance(message, (Register, Unregister, Query)):
-            answer = self._answer(peer, message)
-            if answer is not None:
-                peer.post(answer)
-        elif isinstance(message, Ping):
-            peer.post(Pong())
-        elif isinstance(message, Synced):
-            self._policy.synced(peer)
-        elif isinstance(message, Notice):
-            count = message.data.get("count")
-            if message.kind == "no-lane" and isinstance(count, int):
-                peer.lanes.missed(count)
-            self._policy.noticed(peer, message)
-        elif not isinstance(message, Pong):
-            raise RemoteProtocolError(f"{frame.opcode.name} is not for a host")
-
-    def _answer(self, peer: Peer, message: Union[Register, Unregister, Query]) -> Optional[Answer]:
-        handlers: Dict[type, Callable[[Peer, Any], Optional[Answer]]] = {
-            Register: self._policy.register,
-            Unregister: self._policy.unregister,
-            Query: self._policy.query,
-        }
-        try:
-            return handlers[type(message)](peer, message)
-        except XpcError as error:
-            return Answer(message.request, False, type(error).__name__, str(error))
-        except Exception as error:
-            self._logger.exception("answering %s failed", type(message).__name__)
-            return Answer(message.request, False, "XpcError", f"{type(error).__name__}: {error}")
 
     def _lose(self, peer: Peer, why: str) -> None:
         if self.peers.get(peer.session) is not peer:

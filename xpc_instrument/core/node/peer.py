@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, Deque, Optional
+from typing import Any, Callable, Deque, Dict, Optional, Protocol, Union
 
-from ..protocol.codec import Bytes
-from ..protocol.messages import Answer, Hello, LanesWanted, Message, Notice, Query, Register, Unregister
+from ..model.errors import RemoteProtocolError, XpcError
+from ..model.limits import Limits
+from ..protocol.codec import Bytes, Frame
+from ..protocol.messages import Answer, Hello, LanesWanted, Message, Notice, Ping, Pong, Query, Register, Synced, Unregister
 from ..unpatched import allocate_lock
 from ..wire.wire import Wire
 from .lanes import LanePool
 
-if TYPE_CHECKING:
-    from .host import Host
+
+class Service(Protocol):
+    """What a peer needs of the service thread that looks after it."""
+
+    @property
+    def limits(self) -> Limits:
+        """The bounds of the node."""
+
+    @property
+    def in_service_thread(self) -> bool:
+        """Whether the calling thread is the one that serves."""
+
+    def wake(self) -> None:
+        """Have the service thread look at everything again."""
+
+    def expel(self, peer: Peer, why: str) -> None:
+        """Have the service thread end a session."""
 
 
 class Policy:
@@ -54,7 +72,7 @@ class Policy:
 class Peer:
     """One joined node: its control connection and the lanes that it serves."""
 
-    def __init__(self, host: Host, wire: Wire, hello: Hello) -> None:
+    def __init__(self, service: Service, wire: Wire, hello: Hello) -> None:
         self.session = hello.session
         self.pid = hello.pid
         self.python = hello.python
@@ -62,24 +80,58 @@ class Peer:
         self.gone = False
         self.last_heard = time.monotonic()
         self.wire = wire
-        self.lanes = LanePool(self._want, host.limits.max_lanes)
+        self.lanes = LanePool(self._want, service.limits.max_lanes)
         self.calls = 0  # lanes on which this peer calls us
-        self._host = host
+        self._service = service
         self._outbox: Deque[Bytes] = deque()
         self._sending = allocate_lock()
 
     def __repr__(self) -> str:
         return f"<Peer {self.program!r} pid {self.pid}>"
 
+    def obey(self, frame: Frame, policy: Policy, logger: logging.Logger) -> None:
+        """Do what a control message of this peer asks for. Raises `RemoteProtocolError` for one that is not for a host."""
+        self.wire.connection.accept(frame)
+        message = self.wire.connection.read(frame)
+        if isinstance(message, (Register, Unregister, Query)):
+            answer = self._answer(message, policy, logger)
+            if answer is not None:
+                self.post(answer)
+        elif isinstance(message, Ping):
+            self.post(Pong())
+        elif isinstance(message, Synced):
+            policy.synced(self)
+        elif isinstance(message, Notice):
+            count = message.data.get("count")
+            if message.kind == "no-lane" and isinstance(count, int):
+                self.lanes.missed(count)
+            policy.noticed(self, message)
+        elif not isinstance(message, Pong):
+            raise RemoteProtocolError(f"{frame.opcode.name} is not for a host")
+
+    def _answer(self, message: Union[Register, Unregister, Query], policy: Policy, logger: logging.Logger) -> Optional[Answer]:
+        handlers: Dict[type, Callable[[Peer, Any], Optional[Answer]]] = {
+            Register: policy.register,
+            Unregister: policy.unregister,
+            Query: policy.query,
+        }
+        try:
+            return handlers[type(message)](self, message)
+        except XpcError as error:
+            return Answer(message.request, False, type(error).__name__, str(error))
+        except Exception as error:
+            logger.exception("answering %s failed", type(message).__name__)
+            return Answer(message.request, False, "XpcError", f"{type(error).__name__}: {error}")
+
     def post(self, message: Message) -> None:
         """Send a control message from any thread, without waiting."""
         self._outbox.extend(self.wire.connection.send_message(message))
-        if self._host.in_service_thread:
+        if self._service.in_service_thread:
             self.flush()
         else:
             # A thread of the application may be interrupted by a signal handler that raises: between two steps of sending, a message
             # would be lost or sent twice, or the lock kept. The service thread is never interrupted.
-            self._host.wake()
+            self._service.wake()
 
     def notify(self, kind: str, **data: Any) -> None:
         """Tell the peer something that needs no answer."""
@@ -109,13 +161,13 @@ class Peer:
             except OSError:
                 # The end of the stream is seen, and acted upon, by the service thread.
                 self._outbox.clear()
-                self._host.wake()
+                self._service.wake()
                 return False
             if rest:
                 self._outbox.appendleft(rest[0])
-                if sum(map(len, self._outbox)) > self._host.limits.max_backlog:
+                if sum(map(len, self._outbox)) > self._service.limits.max_backlog:
                     self._outbox.clear()
-                    self._host.expel(self, "it does not read what it is sent")
+                    self._service.expel(self, "it does not read what it is sent")
                 return True
         return False
 

@@ -917,7 +917,7 @@ def test_lanes_that_were_opened_and_closed_leave_nothing(runtime_dir: Path) -> N
 
     def rounds(count: int) -> None:
         for _ in range(count):
-            joiner._open_lane(later())
+            joiner.answering.open(later())
             wire = policy.peer.lanes.take(later())
             assert isinstance(wire, HotWire)
             for _ in range(5):

@@ -1,0 +1,226 @@
+"""The lanes that a joined node has dialled: those on which it answers, and those on which it calls.
+
+Rules:
+- Each lane on which it answers has a thread, which runs the callbacks of that lane one after another.
+- Lanes that the host asks for are dialled one after the other, since a crowd of them would keep out all others.
+- The host hears of each lane that will not come, lest it wait for it and never ask for another.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Callable, Dict, List, Optional
+
+from ..model.errors import AuthenticationError, ChannelError, DeadlineError, RemoteProtocolError
+from ..model.limits import Limits
+from ..protocol.codec import Frame
+from ..protocol.messages import Role
+from ..wire.wire import Wire
+from .address import Address
+
+Dial = Callable[[Role, float], Wire]
+Serve = Callable[[Wire, Frame], None]
+
+
+class AnsweringLanes:
+    """Lanes on which the host calls. `serve(wire, frame)` answers a CALL; `missed(count, why)` is told of lanes that will not come."""
+
+    def __init__(self, address: Address, limits: Limits, dial: Dial, serve: Optional[Serve], missed: Callable[[int, str], None]) -> None:
+        self._address = address
+        self._limits = limits
+        self._dial = dial
+        self._serve = serve
+        self._missed = missed
+        self._lock = threading.Lock()
+        # Held by whoever dials the first lane.
+        self._opening = threading.Lock()
+        self._threads: Dict[Wire, threading.Thread] = {}
+        # Lanes that the host wants and nobody dials yet, and whether a thread is dialling.
+        self._wanted = 0
+        self._dialling = False
+        self._closed = False
+
+    def __len__(self) -> int:
+        return len(self._threads)
+
+    def ensure(self, deadline: float) -> None:
+        """Open a lane if there is none. Raises what `dial` raises."""
+        if self._threads:
+            return
+        if not self._opening.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            raise DeadlineError(f"no lane to {self._address} could be opened in time")
+        try:
+            if not self._threads:
+                self.open(deadline)
+        finally:
+            self._opening.release()
+
+    def want(self, count: int) -> None:
+        """Open so many more, in a thread of its own: a handshake needs the host's answer, and who calls this must go on reading."""
+        with self._lock:
+            self._wanted += count
+            if self._dialling:
+                return
+            self._dialling = True
+        try:
+            threading.Thread(target=self._dial_wanted, name="xpc-instrument dialling", daemon=True).start()
+        except RuntimeError as error:
+            with self._lock:
+                self._wanted -= count
+                self._dialling = False
+            self._missed(count, f"no thread can be started for a lane: {error}")
+
+    def close(self) -> List[threading.Thread]:
+        """Close all and open none any more; returns the threads, which end when their callbacks do."""
+        with self._lock:
+            self._closed = True
+            lanes = dict(self._threads)
+        for wire in lanes:
+            wire.close()
+        return list(lanes.values())
+
+    def abandon(self) -> None:
+        """In a forked child: close this process's descriptors and leave the lanes to the parent."""
+        self._closed = True
+        for wire in self._threads:
+            wire.abandon()
+        self._threads.clear()
+
+    def _dial_wanted(self) -> None:
+        while True:
+            with self._lock:
+                count, self._wanted = self._wanted, 0
+                if not count:
+                    self._dialling = False
+                    return
+            self._open_several(count)
+
+    def _open_several(self, count: int) -> None:
+        wanted = min(count, self._limits.max_lanes - len(self))
+        opened = 0
+        why = ""
+        try:
+            while opened < wanted and not self._closed:
+                self.open(time.monotonic() + self._limits.connect_timeout)
+                opened += 1
+        except (OSError, AuthenticationError, RemoteProtocolError) as error:
+            why = str(error)
+        if opened < count and not self._closed:
+            self._missed(count - opened, why)
+
+    def open(self, deadline: float) -> None:
+        """Open one more. Raises what `dial` raises, or `ChannelError` where there is no room for a thread."""
+        wire = self._dial(Role.SERVE, deadline)
+        thread = threading.Thread(target=self._answer, args=(wire,), name="xpc-instrument lane", daemon=True)
+        with self._lock:
+            if self._closed:
+                wire.close()
+                return
+            # Started before anybody can find it, since who closes the lanes joins the threads that it finds.
+            try:
+                thread.start()
+            except RuntimeError as error:
+                wire.close()
+                raise ChannelError(f"no thread can be started for a lane: {error}") from error
+            self._threads[wire] = thread
+
+    def _answer(self, wire: Wire) -> None:
+        try:
+            while not self._closed:
+                frame = wire.recv_frame(None)
+                assert self._serve is not None
+                self._serve(wire, frame)
+        except ChannelError:
+            # The host took the lane away: past its deadline, or gone altogether, which the control thread reports.
+            pass
+        finally:
+            with self._lock:
+                self._threads.pop(wire, None)
+            wire.close()
+
+
+class CallingLanes:
+    """Lanes on which this node calls: one is dialled where none is idle."""
+
+    def __init__(self, address: Address, dial: Dial) -> None:
+        self._address = address
+        self._dial = dial
+        self._lock = threading.Lock()
+        self._idle: List[Wire] = []
+        self._in_use: Dict[int, Wire] = {}
+        self._closed = ""
+
+    def take(self, deadline: float) -> Wire:
+        """A lane; to be given back, or dropped. Raises what `dial` raises."""
+        while True:
+            with self._lock:
+                if self._closed:
+                    raise self._not_connected()
+                wire = self._idle.pop() if self._idle else None
+                if wire is not None:
+                    self._in_use[id(wire)] = wire
+            if wire is None:
+                return self._dialled(deadline)
+            if _is_fresh(wire):
+                return wire
+            self.drop(wire)
+
+    def _dialled(self, deadline: float) -> Wire:
+        wire = self._dial(Role.CALL, deadline)
+        with self._lock:
+            if not self._closed:
+                self._in_use[id(wire)] = wire
+                return wire
+        wire.close()
+        raise self._not_connected()
+
+    def _not_connected(self) -> ChannelError:
+        return ChannelError(f"not connected to {self._address}: {self._closed}")
+
+    def wires(self) -> List[Wire]:
+        """All, in use or idle."""
+        with self._lock:
+            return [*self._idle, *self._in_use.values()]
+
+    def give(self, wire: Wire) -> None:
+        """Put a lane back after a call that ended well."""
+        with self._lock:
+            self._in_use.pop(id(wire), None)
+            if not self._closed and not wire.closed:
+                self._idle.append(wire)
+                return
+        wire.charge(None)
+        wire.close()
+
+    def drop(self, wire: Wire) -> None:
+        """Close a lane whose call did not end well."""
+        wire.charge(None)
+        with self._lock:
+            self._in_use.pop(id(wire), None)
+        wire.close()
+
+    def close(self, why: str) -> None:
+        """Close all; from now on `take` raises a `ChannelError` that says why."""
+        with self._lock:
+            self._closed = why
+            wires = [*self._idle, *self._in_use.values()]
+            self._idle = []
+        for wire in wires:
+            wire.close()
+
+    def abandon(self, why: str) -> None:
+        """In a forked child: close this process's descriptors and leave the lanes to the parent."""
+        self._closed = why
+        for wire in [*self._idle, *self._in_use.values()]:
+            wire.abandon()
+        self._idle.clear()
+        self._in_use.clear()
+
+
+def _is_fresh(wire: Wire) -> bool:
+    """Whether an idle lane is still connected: the host may have gone, or started again, since it was last used."""
+    try:
+        return not wire.recv_frames() and wire.connection.reader.idle
+    except ChannelError:
+        return False

@@ -1,0 +1,58 @@
+"""A request to a host whose answer is waited for apart from sending it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Callable, Union
+
+from ..model import errors
+from ..model.errors import DeadlineError, XpcError
+from ..protocol.messages import Answer
+from .address import Address
+
+
+class PendingRequest:
+    """A request to the host at `address`. For one thread that waits; `forget` is called with it when none does any more."""
+
+    __slots__ = ("_address", "_began", "_done", "_forget", "_outcome", "number")
+
+    def __init__(self, number: int, address: Address, forget: Callable[[PendingRequest], None]) -> None:
+        self.number = number
+        self._address = address
+        self._forget = forget
+        self._began = time.monotonic()
+        self._done = threading.Event()
+        self._outcome: Union[Answer, BaseException, None] = None
+
+    def settle(self, outcome: Union[Answer, BaseException]) -> None:
+        """The answer has come, or it is known why it will not."""
+        if not self._done.is_set():
+            self._outcome = outcome
+            self._done.set()
+
+    @property
+    def settled(self) -> bool:
+        """Whether `answer` would not wait."""
+        return self._done.is_set()
+
+    def give_up(self) -> bool:
+        """Nobody waits for the answer any more; whether none has come. What was not sent yet will not be."""
+        self._forget(self)
+        return not isinstance(self._outcome, Answer)
+
+    def answer(self, deadline: float) -> Answer:
+        """Wait for the answer. Raises the error that the host names, `DeadlineError`, `ChannelError`, or what dialling a lane raises."""
+        try:
+            if not self._done.wait(max(0.0, deadline - time.monotonic())):
+                raise DeadlineError(f"{self._address} did not answer within {deadline - self._began:.3g} s")
+        finally:
+            self._forget(self)
+        outcome = self._outcome
+        if not isinstance(outcome, Answer):
+            assert outcome is not None
+            raise outcome
+        if not outcome.ok:
+            kind = getattr(errors, outcome.error, XpcError)
+            raise kind(outcome.message)
+        return outcome
