@@ -86,7 +86,9 @@ def runtime_dir(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 
 def _threads() -> Set[threading.Thread]:
     """The threads that run; not the dummies that logging makes for threads that were started below `threading`, and nobody can join."""
-    return {thread for thread in threading.enumerate() if not isinstance(thread, threading._DummyThread)}
+    return {thread for thread in threading.enumerate() if not isinstance(thread, threading._DummyThread)} - {
+        kept.reader for kept in programs.kept
+    }
 
 
 def _refuse(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +107,9 @@ def _refuse(monkeypatch: pytest.MonkeyPatch) -> None:
 def _left_behind(folder: Path, threads: Set[threading.Thread], processes: Set[int], sockets: Set[str]) -> List[str]:
     deadline = time.monotonic() + _GRACE
     left = []
-    for pid in _processes_of(folder) | (set(children(os.getpid())) - processes - _of_the_standard_library()):
+    for pid in _processes_of(folder) | (
+        set(children(os.getpid())) - processes - {kept.pid for kept in programs.kept} - _of_the_standard_library()
+    ):
         if not wait_for_exit(pid, max(0.0, deadline - time.monotonic())):
             left.append(f"process {pid} ({_command(pid)})")
             os.kill(pid, signal.SIGKILL)

@@ -22,6 +22,9 @@ PATIENCE = 30.0
 # Pids that were ended by force during the running test: only they may leave files in the runtime directory.
 killed: Set[int] = set()
 
+# Programs that outlive the test that started them, for those that come after it.
+kept: Set[Program] = set()
+
 
 class Program:
     """A running program. `read_until("ready")` waits for a line; `output` has all lines read so far, standard error included."""
@@ -48,8 +51,8 @@ class Program:
         )
         self.output: List[str] = []
         self._lines: queue.Queue[Optional[str]] = queue.Queue()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
 
     @property
     def pid(self) -> int:
@@ -116,7 +119,7 @@ class Program:
         return "\n".join(self.output)
 
     def _drain(self) -> None:
-        self._reader.join(5.0)
+        self.reader.join(5.0)
         while True:
             try:
                 line = self._lines.get_nowait()
@@ -144,7 +147,7 @@ class Program:
         except BrokenPipeError:
             pass  # what was still to be written has no reader any more
         # To the end of the output first: closed under its reader, the stream would be an error there.
-        self._reader.join(5.0)
+        self.reader.join(5.0)
         self.process.stdout.close()
 
 

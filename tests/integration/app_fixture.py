@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any, Callable
 
-from tests.programs import Program
+from tests.programs import Program, kept
 from xpc_instrument import cli
 from xpc_instrument.cli.run import make_environment
 from xpc_instrument.core.config import file as config_module
@@ -123,11 +123,14 @@ def differences():
     return sorted(name for name in kept.keys() | now.keys() if kept.get(name, missing) is not now.get(name, missing))
 """
 
-MAIN = """
+BEGIN = """
 import sys, logging
 logging.basicConfig(stream=sys.stdout, format="%(name)s %(levelname)s %(message)s")
 import shop
 from snapshot import differences, keep
+"""
+
+OBEY = """
 print("ready", flush=True)
 for line in sys.stdin:
     if not line.strip():
@@ -141,6 +144,43 @@ for line in sys.stdin:
         answer = f"raised {type(error).__name__}: {error}"
     print(f"=> {answer}\\n", end="", flush=True)  # in one write, so that the log of another thread does not come in between
 """
+
+MAIN = BEGIN + OBEY
+
+# A process in which one application after the other runs: each with an agent, modules and global names of its own.
+MAIN_OF_MANY = (
+    """
+import gc, os, signal, sys, threading
+import xpc_agent
+from xpc_instrument.core.config.packed import unpack
+
+def begin(folder, runtime_dir, config):
+    os.chdir(folder)
+    sys.path.insert(0, folder)
+    os.environ["XPC_INSTRUMENT_RUNTIME_DIR"] = runtime_dir
+    xpc_agent.start(unpack(config))
+    exec(BEGIN, globals())
+
+def end():
+    xpc_agent.stop()
+    folder = sys.path.pop(0)
+    for name, module in list(sys.modules.items()):
+        if (getattr(module, "__file__", None) or "").startswith(folder):
+            del sys.modules[name]
+    for name in set(globals()) - usual:
+        del globals()[name]
+    gc.collect()
+    return state()
+
+def state():
+    # All that an application may leave behind in its process, and no more.
+    fds = sorted(os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}"))
+    handlers = [signal.getsignal(number) for number in sorted(signal.valid_signals())]
+    return repr((fds, handlers, len(os.listdir("/proc/self/task")), gc.isenabled(), sys.gettrace(), sys.getprofile()))
+"""
+    + f"BEGIN = {BEGIN!r}\nusual = {{*globals(), 'usual', 'line', 'answer', 'error', 'asyncio'}}\n"
+    + OBEY
+)
 
 
 class App:
@@ -170,18 +210,71 @@ LAUNCH = 'XPC_INSTRUMENT_MAIN_PID=$$ PYTHONPATH="$1${PYTHONPATH:+:$PYTHONPATH}" 
 XPC_INSTRUMENT_MAIN_PID PYTHONPATH XPC_INSTRUMENT_CONFIG_PACKED; exec "$@"'
 
 
-def start_app(run_program: Callable[..., Program], folder: Path, config: str = "", python: list[str] | None = None) -> App:
-    """Start the application as `xpc-instrument run` would; ready when it returns."""
+def write_app(folder: Path, config: str = "") -> str:
+    """Write the files of the application; returns its config, packed."""
     (folder / "shop.py").write_text(TARGETS)
     (folder / "snapshot.py").write_text(SNAPSHOT)
     (folder / "main.py").write_text(MAIN)
     settings = folder / "xpc-instrument.toml"
     settings.write_text('app = "shop"\n' + (config or '[[probe]]\ntarget = "shop:*"\n'))
-    variables = make_environment({}, pack(config_module.load(settings)), 0)
-    words = ["sh", "-c", LAUNCH, "sh", variables["PYTHONPATH"], variables["XPC_INSTRUMENT_CONFIG_PACKED"]]
+    return pack(config_module.load(settings))
+
+
+def start_app(run_program: Callable[..., Program], folder: Path, config: str = "", python: list[str] | None = None) -> App:
+    """Start the application as `xpc-instrument run` would; ready when it returns."""
+    packed = write_app(folder, config)
+    words = ["sh", "-c", LAUNCH, "sh", make_environment({}, packed, 0)["PYTHONPATH"], packed]
     program = run_program(command=[*words, sys.executable, *(python or []), "main.py"], cwd=folder)
     program.read_until("ready")
     return App(program)
+
+
+class Reused:
+    """A process for the applications of many tests, so that not each has to wait for an interpreter to start.
+
+    What one application leaves behind in it, the next one must not find: the process is replaced if anything is left, or if it has ended.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        (folder / "main.py").write_text(MAIN_OF_MANY)
+        self._process: App | None = None
+        self._usual = ""
+        self._begun = False
+
+    def begin(self, folder: Path, runtime_dir: Path, config: str = "") -> App:
+        """Start an application in this folder, in the place of the one before; ready when it returns."""
+        self.end()
+        if self._process is None:
+            # Its own folder as the runtime directory: nobody is to find it in that of the first test.
+            program = Program(self._folder / "main.py", env={"XPC_INSTRUMENT_RUNTIME_DIR": str(self._folder)})
+            kept.add(program)
+            program.read_until("ready")
+            self._process = App(program)
+            self._usual = self._process.evaluate("state()")
+        self._begun = True
+        words = ", ".join(repr(word) for word in (str(folder), str(runtime_dir), write_app(folder, config)))
+        assert self._process.evaluate(f"begin({words})") == "None"
+        self._process.program.output.clear()
+        return App(self._process.program)
+
+    def end(self) -> None:
+        """End the application, if there is one, and the process, if it is not as it was before."""
+        begun, self._begun = self._begun, False
+        if begun and self._process is not None:
+            as_before = False
+            try:
+                as_before = self._process.program.process.poll() is None and self._process.evaluate("end()") == self._usual
+            finally:
+                if not as_before:
+                    self.close()
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            self._process.program.end()
+            kept.discard(self._process.program)
+            self._process = None
 
 
 def listing(*options: str) -> str:

@@ -256,15 +256,29 @@ def start_faulty(
     defaults: str = "",
 ) -> Faulty:
     """Start the application; ready when it returns. `more` comes before the table of the defaults, `defaults` into it."""
-    (folder / "till.py").write_text(TILL)
-    probes = "".join(f'[[probe]]\ntarget = "till:{name}"\n' for name in TARGETS)
 
     def run(*args: Any, **options: Any) -> Program:
         return run_program(*args, **options, **({"env": env} if env else {}))
 
-    app = Faulty(start_app(run, folder, f'{more}[defaults]\ntimeout = {timeout}\n{defaults}{probes}[[probe]]\ntarget = "shop:*"\n').program)
-    app.value("globals().update(till=__import__('till'))")
-    return app
+    return _with_till(start_app(run, folder, write_till(folder, timeout, more, defaults)))
+
+
+def begin_faulty(begin_app: Callable[..., App], folder: Path, timeout: float = 20.0, more: str = "", defaults: str = "") -> Faulty:
+    """The same in a process that other tests have had before."""
+    return _with_till(begin_app(write_till(folder, timeout, more, defaults)))
+
+
+def write_till(folder: Path, timeout: float, more: str, defaults: str) -> str:
+    """Write the module `till`; returns the config."""
+    (folder / "till.py").write_text(TILL)
+    probes = "".join(f'[[probe]]\ntarget = "till:{name}"\n' for name in TARGETS)
+    return f'{more}[defaults]\ntimeout = {timeout}\n{defaults}{probes}[[probe]]\ntarget = "shop:*"\n'
+
+
+def _with_till(app: App) -> Faulty:
+    faulty = Faulty(app.program)
+    faulty.value("globals().update(till=__import__('till'))")
+    return faulty
 
 
 def is_busy() -> bool:

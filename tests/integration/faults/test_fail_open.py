@@ -6,14 +6,13 @@ import os
 import signal
 import threading
 import time
-from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List
 from unittest.mock import Mock
 
 import pytest
 
 import xpc_instrument
-from tests.integration.app_fixture import App, as_json, listing, start_app
+from tests.integration.app_fixture import App, as_json, listing
 from tests.programs import Program, wait_for
 from xpc_instrument import Session
 from xpc_instrument.core.discovery import entry as discovery
@@ -32,8 +31,8 @@ RAISE = '[defaults]\ntimeout = 0.4\non-failure = "raise"\n[[probe]]\ntarget = "s
 
 
 @pytest.fixture
-def app(run_program: Callable[..., Program], tmp_path: Path) -> App:
-    return start_app(run_program, tmp_path, '[defaults]\ntimeout = 20\n[[probe]]\ntarget = "shop:*"\n')
+def app(begin_app: Callable[..., App]) -> App:
+    return begin_app('[defaults]\ntimeout = 20\n[[probe]]\ntarget = "shop:*"\n')
 
 
 @pytest.fixture
@@ -135,9 +134,9 @@ def test_a_result_that_the_application_cannot_load_fails_open(app: App, session:
 @pytest.mark.parametrize("failing", ["unpicklable", "SystemExit", "timeout"])
 @pytest.mark.parametrize("on_failure", ["original", "raise"])
 def test_an_around_hook_that_fails_after_proceed_keeps_the_outcome(
-    run_program: Callable[..., Program], tmp_path: Path, target: str, failing: str, on_failure: str
+    begin_app: Callable[..., App], target: str, failing: str, on_failure: str
 ) -> None:
-    app = start_app(run_program, tmp_path, f'[defaults]\ntimeout = 0.5\non-failure = "{on_failure}"\n[[probe]]\ntarget = "shop:*"\n')
+    app = begin_app(f'[defaults]\ntimeout = 0.5\non-failure = "{on_failure}"\n[[probe]]\ntarget = "shop:*"\n')
     release = threading.Event()
 
     def hook(call: Any) -> Any:
@@ -303,8 +302,8 @@ def test_notices_with_odd_contents_do_no_harm(app: App, liar: Any, data: Any) ->
 
 
 @pytest.fixture
-def strict(run_program: Callable[..., Program], tmp_path: Path) -> App:
-    return start_app(run_program, tmp_path, RAISE)
+def strict(begin_app: Callable[..., App]) -> App:
+    return begin_app(RAISE)
 
 
 @pytest.mark.parametrize(("target", "expression", "result"), [FUNCTION, COROUTINE])
@@ -392,9 +391,9 @@ def test_removing_a_hook_in_the_middle_of_its_calls_fails_none_of_them(strict: A
 KINDS = ["charge", "Order.total", "Order.made", "Order.twice", "Order.label", "Special.total", "root"]
 
 
-def test_when_the_last_script_has_gone_every_object_is_the_same(run_program: Callable[..., Program], tmp_path: Path) -> None:
+def test_when_the_last_script_has_gone_every_object_is_the_same(begin_app: Callable[..., App]) -> None:
     probes = "".join(f'[[probe]]\ntarget = "shop:{name}"\n' for name in KINDS)
-    app = start_app(run_program, tmp_path, probes)
+    app = begin_app(probes)
     assert app.evaluate("keep()") == "None"
     with xpc_instrument.connect("shop") as session:
         for name in KINDS:
@@ -417,13 +416,11 @@ def test_when_the_last_script_has_gone_every_object_is_the_same(run_program: Cal
     "how", ["unpicklable", "late", "raises", "original raises", "after it raised", "before it raises", "handler raises"]
 )
 @pytest.mark.parametrize("is_async", [False, True])
-def test_nothing_of_a_failure_waits_for_the_garbage_collector(
-    run_program: Callable[..., Program], tmp_path: Path, how: str, is_async: bool
-) -> None:
+def test_nothing_of_a_failure_waits_for_the_garbage_collector(begin_app: Callable[..., App], how: str, is_async: bool) -> None:
     """An application may have switched it off; the arguments, and what the lane holds, would stay for ever."""
     if how == "handler raises" and is_async:
         pytest.skip("the loop runs the handler")
-    app = start_app(run_program, tmp_path, '[defaults]\ntimeout = 0.3\nsuspend-after = 0\n[[probe]]\ntarget = "shop:*"\n')
+    app = begin_app('[defaults]\ntimeout = 0.3\nsuspend-after = 0\n[[probe]]\ntarget = "shop:*"\n')
     target = "shop:wait_a_little" if is_async else "shop:charge"
     app.evaluate("exec('import gc, signal; shop.gc = gc; shop.signal = signal; gc.disable()')")
     app.evaluate(

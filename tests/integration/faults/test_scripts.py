@@ -9,7 +9,8 @@ from typing import Any, Callable, List, Tuple, Union
 
 import pytest
 
-from tests.integration.fault_fixture import SCRIPT, Faulty, holds_once, start_faulty, stop
+from tests.integration.app_fixture import App
+from tests.integration.fault_fixture import SCRIPT, Faulty, begin_faulty, holds_once, stop
 from tests.programs import Program
 
 pytestmark = pytest.mark.long
@@ -25,13 +26,13 @@ Script = Callable[..., Program]
 
 
 @pytest.fixture
-def app(run_program: Callable[..., Program], tmp_path: Path) -> Faulty:
-    return start_faulty(run_program, tmp_path)
+def app(begin_app: Callable[..., App], tmp_path: Path) -> Faulty:
+    return begin_faulty(begin_app, tmp_path)
 
 
 @pytest.fixture
-def hasty(run_program: Callable[..., Program], tmp_path: Path) -> Faulty:
-    return start_faulty(run_program, tmp_path, timeout=TIMEOUT)
+def hasty(begin_app: Callable[..., App], tmp_path: Path) -> Faulty:
+    return begin_faulty(begin_app, tmp_path, timeout=TIMEOUT)
 
 
 @pytest.fixture

@@ -15,15 +15,15 @@ from unittest.mock import Mock
 import pytest
 
 import xpc_instrument
-from tests.integration.app_fixture import App, start_app
+from tests.integration.app_fixture import App
 from tests.programs import PATIENCE, Program
 from xpc_instrument import Manager, Session, TargetError
 from xpc_instrument.core.discovery import entry as discovery
 
 
 @pytest.fixture
-def app(run_program: Callable[..., Program], tmp_path: Path) -> App:
-    return start_app(run_program, tmp_path)
+def app(begin_app: Callable[..., App]) -> App:
+    return begin_app()
 
 
 @pytest.fixture
@@ -154,10 +154,8 @@ def test_an_exception_class_of_the_test_module_arrives_with_its_own_name(app: Ap
         ("shop:count", "list(shop.count(3))", "[0, 1, 2]"),
     ],
 )
-def test_every_kind_of_target_can_be_forwarded(
-    run_program: Callable[..., Program], tmp_path: Path, target: str, expression: str, result: str
-) -> None:
-    app = start_app(run_program, tmp_path, '[[probe]]\ntarget = "shop:*"\n[[probe]]\ntarget = "shop:Order.__init__"\n')
+def test_every_kind_of_target_can_be_forwarded(begin_app: Callable[..., App], target: str, expression: str, result: str) -> None:
+    app = begin_app('[[probe]]\ntarget = "shop:*"\n[[probe]]\ntarget = "shop:Order.__init__"\n')
     with xpc_instrument.connect("shop") as session:
         seen: List[str] = []
         session.before(target, lambda call: seen.append("before"))
@@ -260,8 +258,8 @@ def test_wrong_targets_are_refused_with_the_nearest_name(app: App, session: Sess
         session.before("shop:chargee", print)
 
 
-def test_a_mode_that_the_config_forbids_is_refused(run_program: Callable[..., Program], tmp_path: Path) -> None:
-    start_app(run_program, tmp_path, '[[probe]]\ntarget = "shop:*"\nallow = ["before"]\n')
+def test_a_mode_that_the_config_forbids_is_refused(begin_app: Callable[..., App]) -> None:
+    begin_app('[[probe]]\ntarget = "shop:*"\nallow = ["before"]\n')
     with xpc_instrument.connect("shop") as session, pytest.raises(TargetError, match="does not allow the mode 'instead'"):
         session.instead("shop:charge", print)
 
@@ -304,8 +302,8 @@ def test_a_result_that_cannot_be_pickled_fails_open(app: App, session: Session) 
     assert "(unpicklable)" in app.program.text
 
 
-def test_a_hook_past_its_deadline_fails_open_and_is_logged_once(run_program: Callable[..., Program], tmp_path: Path) -> None:
-    app = start_app(run_program, tmp_path, '[defaults]\ntimeout = 0.2\n[[probe]]\ntarget = "shop:*"\n')
+def test_a_hook_past_its_deadline_fails_open_and_is_logged_once(begin_app: Callable[..., App]) -> None:
+    app = begin_app('[defaults]\ntimeout = 0.2\n[[probe]]\ntarget = "shop:*"\n')
     release = threading.Event()
     with xpc_instrument.connect("shop") as session:
         session.instead("shop:charge", lambda *args: release.wait(20))
@@ -316,9 +314,9 @@ def test_a_hook_past_its_deadline_fails_open_and_is_logged_once(run_program: Cal
     assert app.program.text.count("(timeout)") == 1
 
 
-def test_on_failure_raise_raises(run_program: Callable[..., Program], tmp_path: Path) -> None:
+def test_on_failure_raise_raises(begin_app: Callable[..., App]) -> None:
     config = '[defaults]\ntimeout = 0.2\non-failure = "raise"\n[[probe]]\ntarget = "shop:*"\n'
-    app = start_app(run_program, tmp_path, config)
+    app = begin_app(config)
     release = threading.Event()
     with xpc_instrument.connect("shop") as session:
         session.instead("shop:charge", lambda *args: release.wait(20))

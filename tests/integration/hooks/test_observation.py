@@ -13,8 +13,7 @@ from typing import Any, Callable, Dict, Iterator, List, Tuple
 import pytest
 
 import xpc_instrument
-from tests.integration.app_fixture import App, start_app
-from tests.programs import Program
+from tests.integration.app_fixture import App
 from xpc_instrument import TargetError
 from xpc_instrument.core.discovery import entry as discovery
 from xpc_instrument.core.model.limits import Limits
@@ -46,9 +45,9 @@ def mode(request: Any) -> str:
 
 
 @pytest.fixture
-def app(mode: str, run_program: Callable[..., Program], tmp_path: Path) -> App:
+def app(mode: str, begin_app: Callable[..., App]) -> App:
     allow = json.dumps(["before"] if mode == "before" else ["before", "after"])
-    return start_app(run_program, tmp_path, f'[defaults]\nallow = {allow}\ntimeout = 5\n[[probe]]\ntarget = "shop:*"\n')
+    return begin_app(f'[defaults]\nallow = {allow}\ntimeout = 5\n[[probe]]\ntarget = "shop:*"\n')
 
 
 @pytest.fixture

@@ -6,15 +6,13 @@ import os
 import socket
 import threading
 import time
-from pathlib import Path
 from typing import Any, Callable, List
 
 import pytest
 
 import xpc_instrument
-from tests.integration.app_fixture import App, start_app
+from tests.integration.app_fixture import App
 from tests.integration.hooks.test_observation import Hostile, refer
-from tests.programs import Program
 from xpc_instrument import TargetError
 from xpc_instrument.core.discovery import entry as discovery
 from xpc_instrument.core.model.errors import ChannelError, DeadlineError
@@ -34,10 +32,10 @@ CHARGE = "(lambda t: (shop.charge(4), t() - started) if not globals().update(sta
 
 
 @pytest.fixture
-def app(run_program: Callable[..., Program], tmp_path: Path) -> App:
+def app(begin_app: Callable[..., App]) -> App:
     """An application that lets scripts observe, for half a second."""
     settings = f'[defaults]\nallow = ["before", "after"]\ntimeout = {TIMEOUT}\nsuspend-after = 0\n[[probe]]\ntarget = "shop:*"\n'
-    return start_app(run_program, tmp_path, settings)
+    return begin_app(settings)
 
 
 def charge(app: App) -> float:

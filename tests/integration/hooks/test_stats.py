@@ -11,16 +11,15 @@ from typing import Any, Callable, Dict
 import pytest
 
 import xpc_instrument
-from tests.integration.app_fixture import App, as_json, listing, start_app
+from tests.integration.app_fixture import App, as_json, listing
 from tests.integration.cli.test_cli import cli, on_a_terminal
-from tests.programs import Program
 from xpc_instrument.core.model.stats import ProbeStats, read_probe
 
 
 @pytest.fixture
-def app(run_program: Callable[..., Program], tmp_path: Path) -> App:
+def app(begin_app: Callable[..., App]) -> App:
     config = '[defaults]\ntimeout = 0.2\nsuspend-after = 0\n[[probe]]\ntarget = "shop:*"\n'
-    return start_app(run_program, tmp_path, config)
+    return begin_app(config)
 
 
 def listed() -> Any:

@@ -24,11 +24,11 @@ PATIENCE = 30.0
 
 
 @pytest.fixture
-def start(run_program: Callable[..., Program], tmp_path: Path) -> Callable[..., App]:
+def start(begin_app: Callable[..., App]) -> Callable[..., App]:
     """Start the application with these limits."""
 
     def start(limits: str = "") -> App:
-        return start_app(run_program, tmp_path, f'[limits]\n{limits}\n[[probe]]\ntarget = "shop:*"\n')
+        return begin_app(f'[limits]\n{limits}\n[[probe]]\ntarget = "shop:*"\n')
 
     return start
 
