@@ -5,6 +5,7 @@
     python3 dev.py lint               ruff: rules and format
     python3 dev.py types              mypy, strict
     python3 dev.py bench [ARGS]       measure what it costs; ARGS such as: --fast --only roundtrip
+    python3 dev.py docs               the pages of the API, from the docstrings, into .venv/docs/html; a warning is an error
     python3 dev.py fuzz [ARGS]        look for bytes that the channel must not take; ARGS such as: --minutes 10, handshake
     python3 dev.py matrix [ARGS]      run the tests on every CPython 3.9 to 3.15 here, those marked long on the oldest and newest
     python3 dev.py pyodide [ARGS]     run the tests marked no_process on Pyodide (CPython 3.14 and 3.15) under node
@@ -42,7 +43,7 @@ AT_A_TIME = max(2, os.cpu_count() or 1)
 PARTS = 2
 
 # What `all` does beside the tests, one after the other and with a low priority: this computes, and they must not be late for it.
-BESIDE = {"lint": ["lint"], "types": ["types"], "explore": ["explore", "--small"], "pyodide": ["pyodide"]}
+BESIDE = {"lint": ["lint"], "types": ["types"], "docs": ["docs"], "explore": ["explore", "--small"], "pyodide": ["pyodide"]}
 
 # So many runs of tests may fail once in `all` and pass when run again with nothing beside them; CONTRIBUTING.md says why.
 MOST_UNSTABLE = 6
@@ -140,6 +141,15 @@ def types(arguments: Sequence[str]) -> int:
 def bench(arguments: Sequence[str]) -> int:
     """Run the benchmarks."""
     return run(environment(VENV / "bench", sys.executable, "benchmarks"), "-m", "benchmarks", *arguments)
+
+
+def docs(arguments: Sequence[str]) -> int:
+    """Make the pages of the API out of the docstrings; a warning is an error."""
+    python = environment(VENV / "docs", sys.executable, "docs")
+    # Anew, or what is unchanged would not warn again.
+    status = run(python, "-m", "sphinx", "-q", "-E", "-W", "--keep-going", *arguments, ROOT / "docs/api", VENV / "docs/html")
+    print(f"dev.py: {VENV / 'docs/html/index.html'}" if status == 0 else "dev.py: the pages of the API are wrong; see above", flush=True)
+    return status
 
 
 def fuzz(arguments: Sequence[str]) -> int:
@@ -416,6 +426,7 @@ COMMANDS = {
     "lint": lint,
     "types": types,
     "bench": bench,
+    "docs": docs,
     "fuzz": fuzz,
     "matrix": matrix,
     "pyodide": pyodide,

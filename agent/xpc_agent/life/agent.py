@@ -387,7 +387,7 @@ def start(
     """Make this process hookable: with a `Config`, the path of a config file, or the nearest config file from here upwards.
 
     `app` overrides its app name, `probes` adds targets. A second start without a stop in between does nothing. Raises `ConfigError` for a
-    wrong config, other `XpcError`s or `OSError` if the process cannot listen.
+    wrong config, another `XpcError` or an `OSError` if the process cannot listen.
     """
     global _agent
     if _agent is not None:

@@ -1,0 +1,38 @@
+"""How Sphinx makes the pages of the API out of the docstrings: `python3 dev.py docs`. A warning is an error."""
+
+from xpc_instrument import __version__
+
+project = "xpc-instrument"
+author = "The xpc-instrument authors"
+version = release = __version__
+html_theme = "alabaster"
+html_theme_options = {"description": "Hooks for functions of a running application", "page_width": "70em", "show_powered_by": False}
+html_sidebars = {"**": ["about.html", "navigation.html", "searchbox.html"]}
+html_copy_source = False
+
+extensions = ["sphinx.ext.autodoc"]
+autodoc_member_order = "bysource"
+autodoc_default_options = {"members": True, "show-inheritance": True}
+# As they are written, and not as the objects that they mean.
+autodoc_type_aliases = {"AddressLike": "AddressLike", "Path": "Path"}
+python_use_unqualified_type_names = True
+
+# Single backquotes are links where they name something on these pages, and code everywhere else.
+default_role = "py:obj"
+nitpicky = True
+nitpick_ignore_regex = [
+    ("py:obj", r".*"),
+    ("py:class", r"(enum|os|pathlib|socket)\.\w+"),  # the standard library
+    ("py:class", r"AddressLike|Path|Limits|.*\.(Config|F)"),  # names of several types, which the text describes
+]
+
+# Made by `connect`, by a registration, for a hook and by `stats()`: nobody calls their constructors.
+_MADE_ELSEWHERE = ("Session", "Handle", "Call", "Reference", "Figures", "ProbeStats", "HookStats", "LaneStats", "RemoteTraceback")
+
+
+def _without_constructor(app, what, name, obj, options, signature, return_annotation):
+    return ("", None) if what in ("class", "exception") and name.rpartition(".")[2] in _MADE_ELSEWHERE else None
+
+
+def setup(app):
+    app.connect("autodoc-process-signature", _without_constructor)
