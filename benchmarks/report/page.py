@@ -1,4 +1,7 @@
-"""`python -m benchmarks page DIR`: a page of a run for people, with its tables and pictures. Every number in it is the run's."""
+"""`python -m benchmarks page DIR`: a page of a run for people, with its tables and pictures. Every number in it is the run's.
+
+With `--readme README.md` the table of that file is made of the run too.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from typing import List, Sequence
 
 from ..measure import runner
 from ..measure.timing import Plot
+from . import summary
 from .facts import crossings, expectations, shares, shortcomings, too_short
 from .results import Part, ResultsError, Run, read
 from .text import machine_of, table_of, times, what_was_not_measured
@@ -124,11 +128,14 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument(
         "--to", metavar="FILE", type=Path, default=_DEFAULT, help=f"the page; {_DEFAULT} otherwise; its pictures go beside it"
     )
+    parser.add_argument("--readme", metavar="FILE", type=Path, help="put a table of some rows into this file too, between its marks")
     options = parser.parse_args(words)
     try:
         run = read(options.folder)
         if not run.version:
             raise ResultsError(f"{options.folder} has no run.json beside it, which says what the values mean")
+        if options.readme is not None:
+            summary.write(run, options.readme)
         drawn = write(run, options.folder if options.folder.is_dir() else options.folder.parent, options.to)
     except (ResultsError, ValueError) as error:
         print(f"python -m benchmarks page: {error}", file=sys.stderr)
