@@ -33,6 +33,7 @@ def _original(module: str, name: str, kind: str) -> Any:
 allocate_lock: Any = _original("_thread", "allocate_lock", "thread")
 start_new_thread: Any = _original("_thread", "start_new_thread", "thread")
 get_ident: Any = _original("_thread", "get_ident", "thread")
+get_native_id: Any = _original("_thread", "get_native_id", "thread")
 sleep: Any = _original("time", "sleep", "time")
 if TYPE_CHECKING:
     import socket
@@ -45,6 +46,7 @@ else:
     Socket = _original("socket", "socket", "socket")
 # What the names in `os` stand for; eventlet's `os.read` waits on a hub.
 _os: Any = sys.modules[os.name]
+access: Any = _os.access
 read: Any = _os.read
 write: Any = _os.write
 

@@ -2,8 +2,8 @@
 
 Rules:
 - It polls; it never waits for a script, nor for anything else but to dial the host of a fixed address, which is near.
-- It is started below `threading`, as the host's is, when there is a hook for it; it ends with the last one, and around a fork. A child
-  begins with empty queues, and starts a sender of its own with its first event.
+- It is started when there is a hook for it, and ends with the last one, and around a fork (`ServiceThread`). A child begins with empty
+  queues, and starts a sender of its own with its first event.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import itertools
 import logging
 import os
 import time
-from typing import Any, Dict, List, Optional
+from typing import Dict, List, Optional
 
-from xpc_instrument.core.unpatched import POLLIN, POLLOUT, allocate_lock, poll, read, start_new_thread, write
+from xpc_instrument.core.node.threads import Run, ServiceThread
+from xpc_instrument.core.unpatched import POLLIN, POLLOUT, allocate_lock, poll, read, write
 
 from ..guard import guard_thread, guarded
 from .queue import EventQueue, QueuedHook
@@ -42,10 +43,9 @@ class Sender:
         # Released to end a nap, in which nothing is under way; else the thread polls.
         self._nap = allocate_lock()
         self._napping = False
-        self._running = False
         self._held = False
         self._finishing = False
-        self._stopped: Any = None
+        self._thread = ServiceThread(self._run, self._rouse)
 
     # hooks ---------------------------------------------------------------------------------------------------------------
 
@@ -78,7 +78,7 @@ class Sender:
 
     def wake(self) -> None:
         """Have the thread look at all queues; starts it if it does not run and may."""
-        if self._running:
+        if self._thread.running:
             self._rouse()
         elif not self._held:
             self._start()
@@ -103,43 +103,32 @@ class Sender:
         if not self._lock.acquire(True, 0.01):
             return  # held in this same thread, which a signal handler has interrupted: it goes on with it
         try:
-            if self._running or self._held or not self._queues:
+            if self._thread.running or self._held or not self._queues:
                 return
             if self._wake_r < 0:
                 self._wake_r, self._wake_w = os.pipe()
                 os.set_blocking(self._wake_r, False)
                 os.set_blocking(self._wake_w, False)
             self.source = self.source or f"{os.getpid()}-{os.urandom(8).hex()}"
-            self._running = True
-            stopped = allocate_lock()
-            stopped.acquire()
-            previous, self._stopped = self._stopped, stopped
             try:
-                start_new_thread(self._run, (stopped, previous))
+                self._thread.start()
             except RuntimeError as error:
-                self._running = False
-                stopped.release()
                 log.error("no thread can be started to send events, which are dropped when their queue is full: %s", error)
         finally:
             self._lock.release()
 
-    def _run(self, stopped: Any, previous: Any) -> None:
-        if previous is not None:
-            previous.acquire()
-            previous.release()
+    def _run(self, run: Run) -> None:
         guard_thread()
         try:
-            while self._running and self._stopped is stopped:
-                self._turn()
+            while run.due:
+                self._turn(run)
         except Exception:
-            self._running = False
+            run.due = False
             log.exception("the sender of events failed; it is started again with the next event")
             for queue in list(self._queues):
                 queue.sleeping = True
-        finally:
-            stopped.release()
 
-    def _turn(self) -> None:
+    def _turn(self, run: Run) -> None:
         # Set before the queues are looked at: whoever appends after that finds it, and ends a nap that is to come.
         self._nap.acquire(False)
         self._napping = True
@@ -155,7 +144,7 @@ class Sender:
             if queue.wire is not None and not queue.wire.closed:
                 under_way = True
                 poller.register(queue.wire.fileno(), POLLOUT if queue.unsent else POLLIN)
-        if self._is_done() or not self._running:
+        if self._is_done(run) or not run.due:
             return
         patience = max(0.0, min(waits)) if waits else None
         if not under_way:
@@ -173,17 +162,17 @@ class Sender:
                 except BlockingIOError:
                     pass
 
-    def _is_done(self) -> bool:
+    def _is_done(self, run: Run) -> bool:
         """Whether the thread is to end, since there is no hook any more, or since all is sent and the process leaves."""
         if self._finishing and all(queue.idle for queue in list(self._queues)):
-            self._running = False
+            run.due = False
             return True
         if self._queues and all(queue.needed for queue in self._queues):
             return False
         with self._lock:
             self._queues = [queue for queue in self._queues if queue.needed]
             if not self._queues:
-                self._running = False
+                run.due = False
                 return True
         return False
 
@@ -192,11 +181,7 @@ class Sender:
     def pause(self, timeout: float = _PAUSE_TIMEOUT) -> None:
         """End the thread but keep everything; for the moment of a fork."""
         self._held = True
-        if self._running:
-            self._running = False
-            self._rouse()
-            if self._stopped.acquire(True, timeout):
-                self._stopped.release()
+        self._thread.end(timeout)
 
     def resume(self) -> None:
         """After a pause: go on if there is something to do."""
@@ -209,8 +194,8 @@ class Sender:
         self._lock = allocate_lock()
         self._close_pipe()
         self._nap, self._napping = allocate_lock(), False
-        self._running = self._held = self._finishing = False
-        self._stopped = None
+        self._held = self._finishing = False
+        self._thread.forget()
         self.source = ""
         self._queues = [queue for queue in self._queues if queue.hooks and not queue.gone]
         for queue in self._queues:
@@ -218,11 +203,10 @@ class Sender:
 
     def finish(self, patience: float) -> Dict[str, Dict[int, int]]:
         """Deliver what is queued, for at most `patience` seconds, and end the thread; returns what was dropped, by session and hook."""
-        if self._running:
+        if self._thread.running:
             self._finishing = True
             self.wake()
-            if self._stopped.acquire(True, patience):
-                self._stopped.release()
+            self._thread.join(patience)
         self.pause()
         untold: Dict[str, Dict[int, int]] = {}
         for queue in self._queues:

@@ -110,6 +110,18 @@ def test_a_fork_inside_proceed_gives_both_processes_their_own_result(program: Pr
         assert program.read_until("joined").startswith("joined 0")
 
 
+def test_many_forks_find_no_thread_of_ours(program: Program) -> None:
+    # Both that there are: the host's, and the one that sends the events of hooks that nobody waits for.
+    with xpc_instrument.connect("pay") as session:
+        session.before("pay:charge", lambda call: None, wait=False)
+        for _ in range(40):
+            program.send_line("os.fork")
+            assert program.read_until("joined") == "joined 0 2 paid"
+    program.send_line("")
+    assert program.wait() == 0
+    assert "Warning" not in program.text
+
+
 def test_a_script_that_was_killed_does_not_hold_up_a_child(program: Program, run_program: Callable[..., Program]) -> None:
     script = run_program(
         'import xpc_instrument\napp = xpc_instrument.connect("pay")\n'

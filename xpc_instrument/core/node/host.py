@@ -3,10 +3,8 @@
 Rules:
 - One service thread does all of it, with non-blocking sockets and one `poll`; it never runs a callback of a user and never waits for
   a peer. What an invocation needs, the calling thread does itself on a lane.
-- The thread is started below the `threading` module, so that an application that counts or joins its threads does not see it; and it is
-  a real one, with real locks, wherever gevent or eventlet has patched them (`unpatched`).
-- It can be paused around a fork and resumed after it: a child must not inherit half of its work, and from Python 3.12 on `os.fork`
-  warns when the process has a second thread. Resumed, it may have to wait for a birth before it answers anybody.
+- It can be paused around a fork and resumed after it (`ServiceThread`): a child must not inherit half of its work. Resumed, it may have to
+  wait for a birth before it answers anybody.
 - What waits to be sent to a peer is bounded; a peer that does not read is gone.
 - Nothing that one peer sends ends the service of the others: an error that nobody thought of costs that peer alone.
 - Nor does an error in a turn that is nobody's: the next turn follows, unless very many fail in a row. Then all hooks are disarmed.
@@ -26,13 +24,14 @@ from ..model.errors import ChannelError, LocalProtocolError, RemoteProtocolError
 from ..model.limits import Limits
 from ..protocol.codec import Bytes
 from ..protocol.messages import Hello, Role, Welcome
-from ..unpatched import Selector, allocate_lock, get_ident, read, sleep, start_new_thread, write
+from ..unpatched import Selector, read, sleep, write
 from ..wire.memory import welcome_with_memory
 from ..wire.wire import Wire
 from .acceptor import Acceptor
 from .address import NO_PROTECTION, Address, Protection
 from .listen import listen
 from .peer import Peer, Policy
+from .threads import Run, ServiceThread, start_unseen
 from .unauthenticated import UnauthenticatedClient
 
 # How long the service thread waits for a forked child to announce itself, in seconds.
@@ -77,9 +76,7 @@ class Host:
         self._refused_before = 0
         self._serving: Dict[int, Wire] = {}
         self._wake_r = self._wake_w = -1
-        self._running = False
-        self._stopped: Any = None
-        self._thread_id = 0
+        self._thread = ServiceThread(self._run, self.wake)
         self._expelled: Deque[Any] = deque()
         self._owner = 0
         self._births: List[int] = []
@@ -124,7 +121,7 @@ class Host:
     @property
     def in_service_thread(self) -> bool:
         """Whether the calling thread is the one that serves."""
-        return bool(get_ident() == self._thread_id)
+        return self._thread.is_this_thread
 
     def wake(self) -> None:
         """Have the service thread look at everything again."""
@@ -137,30 +134,16 @@ class Host:
                 raise
 
     def pause(self, timeout: float = 0.1) -> bool:
-        """End the service thread but keep everything open; waits at most `timeout` seconds for it. For the moment of a fork."""
-        if not self._running:
-            return False
-        self._running = False
-        self.wake()
-        stopped = self._stopped
-        if not stopped.acquire(True, timeout):
-            return False
-        stopped.release()
-        return True
+        """End the service thread but keep everything open, for the moment of a fork. Returns whether it has within `timeout` seconds."""
+        return self._thread.end(timeout)
 
     def resume(self) -> None:
         """Start the service thread (again)."""
-        if self._running or self._acceptor is None:
+        if self._acceptor is None:
             return
-        self._running = True
-        stopped = allocate_lock()
-        stopped.acquire()
-        previous, self._stopped = self._stopped, stopped
         try:
-            start_new_thread(self._run, (stopped, previous))
+            self._thread.start()
         except RuntimeError as error:
-            self._running = False
-            stopped.release()
             raise ChannelError(f"no thread can be started: {error}") from error
 
     def await_birth(self, descriptor: int) -> None:
@@ -177,9 +160,7 @@ class Host:
         """Close the listener, all connections and lanes, and end the service thread. A unix socket of ours is unlinked."""
         if self._acceptor is None:
             return
-        if get_ident() != self._thread_id:
-            self.pause(timeout=5.0)
-        self._running = False
+        self._thread.end(0.0 if self.in_service_thread else 5.0)
         for peer in list(self.peers.values()):
             # The last words: there is nobody else who could send them now.
             peer.flush()
@@ -188,7 +169,7 @@ class Host:
 
     def abandon(self) -> None:
         """In a forked child: close this process's descriptors and leave all else to the parent."""
-        self._running = False
+        self._thread.forget()
         self._close_all(abandon=True)
 
     def _unlink(self) -> None:
@@ -229,27 +210,20 @@ class Host:
 
     # the service thread ------------------------------------------------------------------------------------------------
 
-    def _run(self, stopped: Any, previous: Any) -> None:
-        if previous is not None:
-            # One that was paused in the middle of something longer ends it first.
-            previous.acquire()
-            previous.release()
-        self._thread_id = get_ident()
+    def _run(self, run: Run) -> None:
         self._policy.entered_thread()
         try:
-            self._await_births(stopped)
+            self._await_births(run)
             in_a_row = 0
-            while self._running and self._stopped is stopped and in_a_row < _FAILURES:
+            while run.due and in_a_row < _FAILURES:
                 try:
-                    self._turn()
+                    self._turn(run)
                     in_a_row = 0
                 except Exception as error:
                     in_a_row += 1
                     self._survive(error, in_a_row)
         except Exception:
             self._logger.exception("the service thread of %s failed; no new session can join", self.address)
-        finally:
-            stopped.release()
 
     def _survive(self, error: Exception, in_a_row: int) -> None:
         """A turn has failed: go on with the next one, or, after very many, leave the application as it was."""
@@ -271,10 +245,10 @@ class Host:
             except Exception:
                 self._logger.exception("the hooks of pid %d could not be removed", peer.pid)
 
-    def _await_births(self, stopped: Any) -> None:
+    def _await_births(self, run: Run) -> None:
         deadline = time.monotonic() + _BIRTH_TIMEOUT
         waited = bool(self._births)
-        while self._births and self._running and self._stopped is stopped:
+        while self._births and run.due:
             with Selector() as selector:
                 selector.register(self._wake_r, selectors.EVENT_READ)
                 selector.register(self._births[-1], selectors.EVENT_READ)
@@ -283,16 +257,16 @@ class Host:
                 self._drain_wakeups()
             if not ready or self._births[-1] in ready:
                 os.close(self._births.pop())
-        if waited and self._running:
+        if waited and run.due:
             # The wake-ups that were read here were meant for a turn.
             self.wake()
 
-    def _turn(self) -> None:
+    def _turn(self, run: Run) -> None:
         selector, acceptor = self._selector, self._acceptor
         assert selector is not None and acceptor is not None
         events = selector.select(self._patience())
         for key, mask in events:
-            if not self._running:
+            if not run.due:
                 return
             owner = key.data
             if owner is None:
@@ -302,7 +276,7 @@ class Host:
                     self._read_peer(owner)
             else:
                 acceptor.handle(owner if isinstance(owner, UnauthenticatedClient) else None)
-        if self._running:
+        if run.due:
             self._look_after(time.monotonic())
 
     def _drain_wakeups(self) -> None:
@@ -384,7 +358,7 @@ class Host:
         else:
             self._serving[id(wire)] = wire
             try:
-                start_new_thread(self._serve, (wire, hello))
+                start_unseen(self._serve, wire, hello)
             except RuntimeError as error:
                 # The process has no room for a thread: its caller is turned away, and all others are served on.
                 self._logger.warning("a call of pid %d at %s cannot be served: %s", hello.pid, self.address, error)
