@@ -342,13 +342,6 @@ def test_a_page_holds_every_group_and_links_that_resolve(tmp_path: Path) -> None
     assert all((to.parent / link).exists() for link in links)
 
 
-@pytest.mark.parametrize("name", ["README.md", "benchmarks/README.md", "docs/performance.md"])
-def test_links_to_files_resolve(name: str) -> None:
-    document = Path(__file__).resolve().parents[2] / name
-    links = re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text(encoding="utf-8"))
-    assert [link for link in links if "://" not in link and not (document.parent / link).exists()] == []
-
-
 def test_the_words_of_the_page_hold_no_number() -> None:
     words = [value for name, value in vars(page).items() if name.isupper() and isinstance(value, str)]
     assert len(words) == 5

@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[3]
 README = ROOT / "README.md"
 CONFIG = ROOT / "docs" / "config.md"
 SHOP = ROOT / "examples" / "shop"
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "benchmarks" / "README.md", SHOP / "README.md"])
 
 
 class Snippet(NamedTuple):
@@ -195,7 +196,7 @@ def test_the_configs_of_the_documentation_are_right(reader: Reader, number: int)
     assert "mistake" not in prints(reader.types("xpc-instrument check"))
 
 
-@pytest.mark.parametrize("page", sorted([*(ROOT / "docs").glob("*.md"), *ROOT.glob("*.md")]), ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_to_files_and_headings_resolve(page: Path) -> None:
     for link in re.findall(r"\]\((?!http)([^)\s]+)\)", page.read_text()):
         path, _, heading = link.partition("#")
@@ -204,3 +205,9 @@ def test_links_to_files_and_headings_resolve(page: Path) -> None:
         if heading:
             headings = re.findall(r"^#+ (.*)$", other.read_text(), re.MULTILINE)
             assert heading in [re.sub(r"[^\w -]", "", one.lower()).replace(" ", "-") for one in headings], f"{page.name}: {link}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_paths_that_the_pages_name_exist(page: Path) -> None:
+    named = re.findall(r"`((?:xpc_instrument|agent|core|tests|benchmarks|docs|examples)/[\w./-]*)`", page.read_text())
+    assert [path for path in named if not (ROOT / path).exists() and not (ROOT / "xpc_instrument" / path).exists()] == []
