@@ -30,9 +30,11 @@ if TYPE_CHECKING:
     from .core.model.target import Mode
     from .core.values.references import Reference
     from .core.wire.tls import TLS
-    from .script.call import Call, Handle
+    from .script.call import Call
+    from .script.connect import connect
+    from .script.handle import Handle
     from .script.manager import Manager, find_free_port
-    from .script.session import Session, connect
+    from .script.session import Session
 
 _HOMES = {
     "AddressInUseError": "core.model.errors",
@@ -42,7 +44,7 @@ _HOMES = {
     "ChannelError": "core.model.errors",
     "ConfigError": "core.model.errors",
     "Figures": "core.model.stats",
-    "Handle": "script.call",
+    "Handle": "script.handle",
     "HookFailedError": "core.model.errors",
     "HookStats": "core.model.stats",
     "LaneStats": "core.model.stats",
@@ -60,7 +62,7 @@ _HOMES = {
     "TLS": "core.wire.tls",
     "TargetError": "core.model.errors",
     "XpcError": "core.model.errors",
-    "connect": "script.session",
+    "connect": "script.connect",
     "find_free_port": "script.manager",
 }
 

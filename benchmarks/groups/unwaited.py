@@ -13,7 +13,7 @@ import time
 from contextlib import ExitStack, contextmanager
 from typing import Any, Callable, Iterator, Mapping, Tuple
 
-from xpc_instrument.script.call import Handle
+from xpc_instrument.script.handle import Handle
 
 from ..measure.timing import Comparison, Group, Line, Measured, Plot, TimeFunction, Unavailable, seconds_at_a_pace, seconds_of
 from ..processes.baselines import ping_pong

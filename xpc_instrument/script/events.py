@@ -18,7 +18,8 @@ from ..core.model.errors import PayloadError
 from ..core.protocol.codec import Frame
 from ..core.protocol.messages import Opcode
 from ..core.wire.wire import Wire
-from .call import Call, Handle, signature_from_spec
+from .call import Call, signature_from_spec
+from .handle import Handle
 
 
 class EventHook(Protocol):
@@ -87,14 +88,14 @@ class EventReader:
         wire.send(None, Opcode.RETURN)
 
     def _run(self, batch: Batch, signatures: MutableMapping[str, Optional[inspect.Signature]]) -> None:
-        self.told(batch.source, batch.dropped)
+        self.note_dropped(batch.source, batch.dropped)
         arrived: Dict[int, int] = {}
         for event in batch.events:
             arrived[event[0]] = arrived.get(event[0], 0) + 1
         # Found once: a hook that is removed meanwhile keeps its count.
         hooks: Dict[int, EventHook] = {number: self._hooks[number] for number in arrived if number in self._hooks}
         for number, hook in hooks.items():
-            hook.handle.arrived(arrived[number])
+            hook.handle._note_arrived(arrived[number])
             if number in batch.signatures:
                 signatures[hook.handle.target] = signature_from_spec(batch.signatures[number])
         for event in batch.events:
@@ -104,7 +105,7 @@ class EventReader:
 
     def _run_one(self, hook: EventHook, event: Any, pid: int, signatures: MutableMapping[str, Optional[inspect.Signature]]) -> None:
         handle = hook.handle
-        if not handle.begins(hook.take):
+        if not handle._begin_event(hook.take):
             return
         try:
             call = Call(OUT_OF_REACH, unpack_event(event, pid), handle.target, handle.mode, signatures.get(handle.target))
@@ -113,9 +114,9 @@ class EventReader:
             # What is no Exception must not end the lane, on which the others wait.
             self._report(hook, error)
 
-    def told(self, source: str, dropped: Mapping[int, int]) -> None:
+    def note_dropped(self, source: str, dropped: Mapping[int, int]) -> None:
         """A process has said how many events it has dropped in all, by hook."""
         for number, count in dropped.items():
             hook = self._hooks.get(number)
             if hook is not None:
-                hook.handle.told(source, count)
+                hook.handle._note_dropped(source, count)

@@ -25,7 +25,7 @@ from ..core.model.errors import AddressInUseError, ChannelError, DeadlineError, 
 from ..core.model.limits import Limits
 from ..core.model.target import is_target
 from ..core.model.terms import Terms
-from ..core.node.address import NO_PROTECTION, Address, Protection, parse_address
+from ..core.node.address import NO_PROTECTION, Address, AddressLike, Protection, parse_address
 from ..core.node.host import Host
 from ..core.node.joiner import Joiner
 from ..core.protocol.codec import Frame
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from ..core.wire.tls import TLS
 
 log = logging.getLogger("xpc_instrument")
-
-AddressLike = Union[str, bytes, "os.PathLike[str]", Tuple[str, int], Address]
 
 
 def find_free_port(host: str = "localhost") -> int:

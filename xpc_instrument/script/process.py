@@ -1,73 +1,37 @@
-"""What a session knows of its hooks and of the processes that it has joined."""
+"""One process that a session has joined, and what it is request: to register a hook, to remove one.
+
+Both are request of all processes at once and waited for apart, so that many cost the time of the slowest.
+"""
 
 from __future__ import annotations
 
 import inspect
 import threading
 import time
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from typing import Callable, Dict, List, Optional, Sequence
 
 from ..core.model.errors import ChannelError, ConnectTimeoutError, DeadlineError, PayloadError, TargetError, XpcError
 from ..core.model.target import Mode, join_name
-from ..core.model.terms import Terms
 from ..core.node.joiner import Joiner
 from ..core.node.request import PendingRequest
 from ..core.values.traits import PeerProfile, python_version
-from .call import Handle
+from .hook import Hook
 from .reports import Reporter
 
 
-class Hook:
-    """A registered hook."""
+class PendingRegistration:
+    """A hook that a process has been asked to register. For one thread that waits."""
 
-    __slots__ = ("_lock", "accepted", "callback", "expires", "handle", "left", "mode", "module", "refusal", "terms")
+    __slots__ = ("_request", "hook", "process")
 
-    def __init__(self, handle: Handle, callback: Callable[..., Any], terms: Terms) -> None:
-        self.handle = handle
-        self.mode = handle.mode
-        self.callback = callback
-        self.terms = terms
-        # Each process counts its own calls; what counts for all of them is this.
-        self.left = terms.limit
-        self._lock = threading.Lock()
-        self.expires = None if terms.expires is None else time.monotonic() + terms.expires
-        module = getattr(callback, "__module__", None)
-        self.module = module if isinstance(module, str) else ""
-        # Whether a process has it, and why the first that refused it did.
-        self.accepted = False
-        self.refusal: Optional[XpcError] = None
-        handle._terms_over = self.over
-
-    def over(self) -> str:
-        """Which of its terms is over, if one is."""
-        if self.left == 0:
-            return "limit"
-        return "expires" if self.expires is not None and time.monotonic() >= self.expires else ""
-
-    def take(self) -> bool:
-        """Count one call; False if there is none left."""
-        if self.left is None:
-            return True
-        with self._lock:
-            if self.left <= 0:
-                return False
-            self.left -= 1
-            return True
-
-
-class Told:
-    """A hook that a process has been told of, and what it answers. For one thread that waits."""
-
-    __slots__ = ("_asked", "hook", "member")
-
-    def __init__(self, member: Member, hook: Hook, asked: Optional[PendingRequest]) -> None:
-        self.member = member
+    def __init__(self, process: Process, hook: Hook, request: Optional[PendingRequest]) -> None:
+        self.process = process
         self.hook = hook
-        self._asked = asked
+        self._request = request
 
     def give_up(self) -> bool:
         """Wait no more; whether the process has not answered. What was not sent yet will not be."""
-        return self._asked is not None and self._asked.give_up()
+        return self._request is not None and self._request.give_up()
 
     def confirm(self, deadline: float) -> Optional[XpcError]:
         """Wait for the answer and note it in the hook; returns why the process refuses the hook, if it does. Its death is no error.
@@ -75,83 +39,84 @@ class Told:
         Raises `DeadlineError` or `ConnectTimeoutError` if there is no answer until `deadline`, or another error if the process lives and
         cannot be told.
         """
-        if self._asked is None:
+        if self._request is None:
             self.hook.accepted = True
             return None
         try:
-            answer = self._asked.answer(deadline)
+            answer = self._request.answer(deadline)
         except (TargetError, PayloadError) as error:
             self.hook.refusal = self.hook.refusal or error
             return error
         except ChannelError:
-            if self.member.joiner.alive:
+            if self.process.joiner.alive:
                 raise
             return None
         self.hook.accepted = True
         if not answer.data.get("importable", True):
-            self.member.traits.add_foreign(self.hook.module)
+            self.process.profile.add_foreign(self.hook.module)
         return None
 
 
-def confirm_all(hook: Hook, told: Sequence[Told], timeout: float) -> None:
-    """Wait until all processes have answered that were told of a hook. Raises `DeadlineError`, naming those that have not."""
+def confirm_all(hook: Hook, pending: Sequence[PendingRegistration], timeout: float) -> None:
+    """Wait until all processes have answered that were asked to register a hook. Raises `DeadlineError`, naming those that have not."""
     deadline = time.monotonic() + timeout
     late: List[str] = []
-    for one in told:
+    for one in pending:
         try:
             one.confirm(deadline)
         except (DeadlineError, ConnectTimeoutError):
-            late.append(one.member.name)
+            late.append(one.process.name)
     if late:
         raise DeadlineError(
-            f"{hook.handle.target}: {len(late)} of {len(told)} processes did not answer within {timeout:g} s: {', '.join(late)}. "
+            f"{hook.handle.target}: {len(late)} of {len(pending)} processes did not answer within {timeout:g} s: {', '.join(late)}. "
             "The hook is removed everywhere; try again when they run, or end them"
         )
 
 
-class Removal:
-    """A hook that a process has been told to remove, and what it answers. For one thread that waits."""
+class PendingRemoval:
+    """A hook that a process has been asked to remove. For one thread that waits."""
 
-    __slots__ = ("_asked", "hook", "member")
+    __slots__ = ("_request", "hook", "process")
 
-    def __init__(self, member: Member, hook: Optional[Hook], asked: PendingRequest) -> None:
-        self.member = member
+    def __init__(self, process: Process, hook: Optional[Hook], request: PendingRequest) -> None:
+        self.process = process
         self.hook = hook
-        self._asked = asked
+        self._request = request
 
     def confirm(self, deadline: float) -> None:
         """Wait for the answer, which says how many events were dropped. Raises what `PendingRequest.answer` raises."""
-        answer = self._asked.answer(deadline)
+        answer = self._request.answer(deadline)
         if self.hook is not None and "dropped" in answer.data:
-            self.hook.handle.told(str(answer.data["source"]), int(answer.data["dropped"]))
+            self.hook.handle._note_dropped(str(answer.data["source"]), int(answer.data["dropped"]))
 
     def give_up(self) -> None:
         """Wait no more."""
-        self._asked.give_up()
+        self._request.give_up()
 
 
-class Member:
-    """One process of the application."""
+class Process:
+    """One joined process of the application; `name` is for people. `dial` makes the node that joins it."""
 
-    __slots__ = ("_lock", "_traits", "joiner", "name", "reporter", "signatures")
+    __slots__ = ("_lock", "_profile", "joiner", "name", "reporter", "signatures")
 
-    def __init__(self, joiner: Joiner, name: str) -> None:
-        self.joiner = joiner
+    def __init__(self, name: str, dial: Callable[[Process], Joiner]) -> None:
         self.name = name
         self.reporter = Reporter()
+        # Of the targets, as far as it has told them.
         self.signatures: Dict[str, Optional[inspect.Signature]] = {}
-        self._traits: Optional[PeerProfile] = None
+        self._profile: Optional[PeerProfile] = None
         self._lock = threading.Lock()
+        self.joiner = dial(self)
 
-    def tell(self, hook: Hook, deadline: float) -> Told:
+    def begin_register(self, hook: Hook, deadline: float) -> PendingRegistration:
         """Have the process register a hook. Waits for no answer."""
         if hook.over():
-            return Told(self, hook, None)
+            return PendingRegistration(self, hook, None)
         handle = hook.handle
         terms = hook.terms.to_json()
         if hook.expires is not None:
             terms["expires"] = max(0.001, hook.expires - time.monotonic())
-        asked = self.joiner.begin_register(
+        request = self.joiner.begin_register(
             join_name(handle.mode, handle.target),
             handle.number,
             "plain" if handle.mode is Mode.INSTEAD else "call",
@@ -159,16 +124,16 @@ class Member:
             module=hook.module,
             deadline=deadline,
         )
-        return Told(self, hook, asked)
+        return PendingRegistration(self, hook, request)
 
     @property
-    def traits(self) -> PeerProfile:
+    def profile(self) -> PeerProfile:
         """How values are pickled for the process. Invocations that waited for this session come while it is still joining."""
-        traits = self._traits
-        if traits is None:
+        profile = self._profile
+        if profile is None:
             with self._lock:
-                traits = self._traits
-                if traits is None:
+                profile = self._profile
+                if profile is None:
                     welcome = self.joiner.welcome
-                    traits = self._traits = PeerProfile(welcome.python, python_version(), welcome.max_payload)
-        return traits
+                    profile = self._profile = PeerProfile(welcome.python, python_version(), welcome.max_payload)
+        return profile

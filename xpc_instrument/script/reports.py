@@ -46,17 +46,17 @@ class Reporter:
         """Ask a process; `collect` waits for the answer."""
         return joiner.begin_query("probes", deadline)
 
-    def collect(self, joiner: Joiner, asked: PendingRequest, deadline: float) -> Tuple[List[Report], List[int]]:
+    def collect(self, joiner: Joiner, request: PendingRequest, deadline: float) -> Tuple[List[Report], List[int]]:
         """What it tells, and those who share its address, less those that have left; and the pids of those that did not tell in time.
 
         Raises what `PendingRequest.answer` raises if the process itself does not.
         """
-        own = asked.answer(deadline).data
+        own = request.answer(deadline).data
         found, late = [own], []
         for pid in own.get("members", ()):
             now = time.monotonic()
-            told, report = self._ask_member(joiner, pid, now + max(0.0, deadline - now) / 2)
-            if not told:
+            has_told, report = self._ask_member(joiner, pid, now + max(0.0, deadline - now) / 2)
+            if not has_told:
                 late.append(pid)
             elif report is not None:
                 found.append(report)
@@ -65,15 +65,15 @@ class Reporter:
     def _ask_member(self, joiner: Joiner, pid: int, deadline: float) -> Tuple[bool, Optional[Report]]:
         # Not without the lock: the report may come before it is known which question it answers.
         with self._changed:
-            asked = joiner.begin_query(f"member {pid}", deadline)
-            self._awaited[asked.number] = pid
+            request = joiner.begin_query(f"member {pid}", deadline)
+            self._awaited[request.number] = pid
         try:
-            if not asked.answer(deadline).data.get("asked"):
+            if not request.answer(deadline).data.get("asked"):
                 return True, None
             with self._changed:
-                self._changed.wait_for(lambda: asked.number in self._reports or not joiner.alive, max(0.0, deadline - time.monotonic()))
-                return asked.number in self._reports or not joiner.alive, self._reports.get(asked.number)
+                self._changed.wait_for(lambda: request.number in self._reports or not joiner.alive, max(0.0, deadline - time.monotonic()))
+                return request.number in self._reports or not joiner.alive, self._reports.get(request.number)
         finally:
             with self._changed:
-                del self._awaited[asked.number]
-                self._reports.pop(asked.number, None)
+                del self._awaited[request.number]
+                self._reports.pop(request.number, None)

@@ -63,7 +63,10 @@ class Protection:
 NO_PROTECTION = Protection()
 
 
-def parse_address(value: Union[str, bytes, os.PathLike[str], Tuple[str, int], Address]) -> Address:
+AddressLike = Union[str, bytes, "os.PathLike[str]", Tuple[str, int], Address]
+
+
+def parse_address(value: AddressLike) -> Address:
     """An `Address` from `(host, port)`, `"tcp:HOST:PORT"`, `"unix:PATH"` or the path of a unix socket.
 
     Raises `ValueError` that says what was seen and which forms there are.

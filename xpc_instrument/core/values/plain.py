@@ -12,6 +12,8 @@ from typing import Any, Callable, Iterable, Optional
 PROTOCOL = 5
 # Of such values no code runs while they are pickled, and no name is looked up while they are loaded.
 SCALARS = frozenset({int, float, complex, bool, type(None)})
+# The types of values that cannot be changed in place.
+ATOMS = SCALARS | {str, bytes}
 # What counts as small: bytes or characters of a string, items of a container, containers within each other.
 SMALL_TEXT = 4096
 _SMALL_COUNT = 16

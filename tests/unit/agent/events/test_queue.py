@@ -26,8 +26,8 @@ from xpc_instrument.core.node.lanes import LanePool
 from xpc_instrument.core.values.snapshots import AS_IS, PICKLED, TOLD, is_atom, pack, pack_all
 from xpc_instrument.core.values.traits import PeerProfile
 from xpc_instrument.core.wire.wire import Wire
-from xpc_instrument.script.call import Handle
 from xpc_instrument.script.events import EventReader
+from xpc_instrument.script.handle import Handle
 
 TRAITS = PeerProfile("3.11", "3.11", 100_000)
 
@@ -51,6 +51,10 @@ class Waker:
             self.queues.append(EventQueue(hook.session, self))
         self.queues[0].hooks[hook.number] = hook
         return self.queues[0]
+
+
+def handle_of(number: int, mode: Mode) -> Handle:
+    return Handle(number, mode, "m:f", remove=lambda handle: None, terms_over=str)
 
 
 class Net:
@@ -96,7 +100,7 @@ class Net:
             ended=lambda hook: None,
             sender=self.waker,
         )
-        handle = Handle(None, number, mode, "m:f")  # type: ignore[arg-type]
+        handle = handle_of(number, mode)
         self.hooks[number] = SimpleNamespace(handle=handle, callback=lambda call: self.seen.append(call.args[0]), take=lambda: True)
         return hook
 
@@ -197,7 +201,7 @@ class Queue(RuleBasedStateMachine):
         self.net.far = []
         self.net.pool.closed = False
         self.net.waker.source += "+"
-        self.net.hooks[1].handle = Handle(None, 1, Mode.BEFORE, "m:f")  # type: ignore[arg-type]
+        self.net.hooks[1].handle = handle_of(1, Mode.BEFORE)
         self.calls = 0
         self.net.seen = []
 
@@ -213,9 +217,9 @@ class Queue(RuleBasedStateMachine):
             if dropped:
                 break
         handle = self.net.hooks[1].handle
-        handle.told(self.net.waker.source, dropped[0])
+        handle._note_dropped(self.net.waker.source, dropped[0])
         self.net.serve()
-        handle.ended()
+        handle._end()
         assert handle.delivered + handle.dropped == self.calls
         self.check_order()
         self.net.close()
@@ -309,7 +313,7 @@ def test_what_has_come_when_the_hook_is_removed_is_dropped_and_counted() -> None
     net = Net()
     hook = net.register()
     handle = net.hooks[1].handle
-    net.hooks[1].callback = lambda call: handle.ended() if call.args[0] == 2 else None
+    net.hooks[1].callback = lambda call: handle._end() if call.args[0] == 2 else None
     for number in range(7):
         hook.sole(value_of, (number,), {}, False)
     net.settle(time.monotonic())

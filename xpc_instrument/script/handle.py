@@ -1,0 +1,153 @@
+"""What a registration gives back."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, Callable, Dict, List, Optional, Set
+
+from ..core.model.target import Mode
+
+
+class Handle:
+    """One registered hook, as ``before``, ``after``, ``around`` and ``instead`` of a session return it.
+
+    ``remove``, or leaving the handle as a context manager, disarms the hook. The counts are this session's own, over all processes of the
+    application; ``Session.stats`` has what the processes count over all scripts.
+    """
+
+    mode: Mode
+    """The mode that it was registered in."""
+
+    target: str
+    """The target, ``package.module:Qualified.name``."""
+
+    number: int
+    """What ``xpc-instrument ls --stats`` tells the hook by from others of the same mode and script."""
+
+    failures: int
+    """How often the hook raised, or gave what could not be sent. What an ``around`` or ``instead`` hook raises is its answer, and does not
+    count."""
+
+    last_failure: Optional[BaseException]
+    """The last of these errors; None before the first."""
+
+    suspensions: int
+    """How often processes of the application have suspended the hook because it failed several times in a row."""
+
+    delivered: int
+    """With ``wait=False``: how many events were handed to the hook. With ``dropped`` these are all the calls that there were, once the hook
+    is removed. 0 for a hook that is waited for."""
+
+    def __init__(
+        self,
+        number: int,
+        mode: Mode,
+        target: str,
+        remove: Callable[[Handle], None],
+        terms_over: Callable[[], str],
+    ) -> None:
+        self.mode = mode
+        self.target = target
+        self.number = number
+        self.failures = 0
+        self.last_failure = None
+        self.delivered = 0
+        # By the process that has dropped them, and under "" those that came here but were not run.
+        self._dropped: Dict[str, int] = {}
+        self._waiting = 0
+        self._over = False
+        self._counting = threading.Lock()
+        self.suspensions = 0
+        self._suspended_in: Set[int] = set()
+        self._remove = remove
+        self._terms_over = terms_over
+        self._lock = threading.Lock()
+        self._removed = False
+
+    def __repr__(self) -> str:
+        return f"<Handle #{self.number} {self.mode} {self.target}{f', over: {self.over}' if self.over else ''}>"
+
+    @property
+    def over(self) -> str:
+        """Why the hook is not called any more: ``"removed"``, also where its session is closed; ``"limit"`` or ``"expires"``, the term of
+        its registration that is over; ``""`` while it may be called.
+
+        What ends an expired hook in a process is the next invocation there.
+        """
+        return "removed" if self._removed or self._over else self._terms_over()
+
+    @property
+    def suspended(self) -> List[int]:
+        """The pids of the processes that go on without the hook now, because it failed there several times in a row."""
+        with self._lock:
+            return sorted(self._suspended_in)
+
+    @property
+    def dropped(self) -> int:
+        """With ``wait=False``: how many events were dropped for lack of room or time, as far as the processes have told."""
+        with self._counting:
+            return sum(self._dropped.values())
+
+    def remove(self) -> None:
+        """Disarm the hook in every process; returns when that is done. Harmless if it was removed before.
+
+        With ``wait=False`` it returns when what was queued is delivered, or counted as dropped where that takes too long. Raises
+        ``ChannelError`` in a forked child: the hook is its parent's.
+        """
+        with self._lock:
+            if self._removed:
+                return
+            self._removed = True
+        self._remove(self)
+
+    def __enter__(self) -> Handle:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.remove()
+
+    # for the session -----------------------------------------------------------------------------------------------------
+
+    def _count_failure(self, error: BaseException) -> None:
+        self.failures += 1
+        self.last_failure = error
+
+    def _note_suspension(self, pid: Any, begins: bool) -> None:
+        with self._lock:
+            if begins and isinstance(pid, int):
+                self._suspended_in.add(pid)
+                self.suspensions += 1
+            else:
+                self._suspended_in.discard(pid)
+
+    def _note_dropped(self, source: str, count: int) -> None:
+        """A process has dropped so many in all."""
+        with self._counting:
+            self._dropped[source] = max(count, self._dropped.get(source, 0))
+
+    def _note_arrived(self, count: int) -> None:
+        """So many have come, to be run."""
+        with self._counting:
+            if self._over:
+                self._dropped[""] = self._dropped.get("", 0) + count
+            else:
+                self._waiting += count
+
+    def _begin_event(self, take: Callable[[], bool]) -> bool:
+        """Count one as delivered, which the hook is called for next; False if it is dropped instead."""
+        with self._counting:
+            if self._over:
+                return False
+            self._waiting -= 1
+            if not take():
+                self._dropped[""] = self._dropped.get("", 0) + 1
+                return False
+            self.delivered += 1
+            return True
+
+    def _end(self) -> None:
+        """The hook is removed: what has come and not been run is dropped."""
+        with self._counting:
+            self._over = True
+            self._dropped[""] = self._dropped.get("", 0) + self._waiting
+            self._waiting = 0

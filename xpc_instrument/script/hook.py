@@ -1,0 +1,51 @@
+"""A hook that a session has registered: the callable, and what is left of its terms."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any, Callable, Optional
+
+from ..core.model.errors import XpcError
+from ..core.model.target import Mode
+from ..core.model.terms import Terms
+from .handle import Handle
+
+
+class Hook:
+    """`remove` is what its handle calls to have it removed."""
+
+    __slots__ = ("_lock", "accepted", "callback", "expires", "handle", "left", "mode", "module", "refusal", "terms")
+
+    def __init__(
+        self, number: int, mode: Mode, target: str, callback: Callable[..., Any], terms: Terms, remove: Callable[[Handle], None]
+    ) -> None:
+        self.handle = Handle(number, mode, target, remove, self.over)
+        self.mode = mode
+        self.callback = callback
+        self.terms = terms
+        # Each process counts its own calls; what counts for all of them is this.
+        self.left = terms.limit
+        self._lock = threading.Lock()
+        self.expires = None if terms.expires is None else time.monotonic() + terms.expires
+        module = getattr(callback, "__module__", None)
+        self.module = module if isinstance(module, str) else ""
+        # Whether a process has it, and why the first that refused it did.
+        self.accepted = False
+        self.refusal: Optional[XpcError] = None
+
+    def over(self) -> str:
+        """Which of its terms is over, if one is."""
+        if self.left == 0:
+            return "limit"
+        return "expires" if self.expires is not None and time.monotonic() >= self.expires else ""
+
+    def take(self) -> bool:
+        """Count one call; False if there is none left."""
+        if self.left is None:
+            return True
+        with self._lock:
+            if self.left <= 0:
+                return False
+            self.left -= 1
+            return True

@@ -1,0 +1,211 @@
+"""The four ways to register a hook, each a decorator and a function, with their terms as typed keywords."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Literal, Optional, TypeVar, overload
+
+from ..core.model.target import Mode
+from ..core.model.terms import Terms
+from .handle import Handle
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Registrar:
+    """What a session is for those who register hooks; `_add` registers one."""
+
+    def _add(self, mode: Mode, target: str, callback: Callable[..., Any], terms: Terms) -> Handle:
+        raise NotImplementedError
+
+    @overload
+    def before(
+        self,
+        target: str,
+        *,
+        limit: Optional[int] = None,
+        expires: Optional[float] = None,
+        sample: Optional[float] = None,
+        rate: Optional[float] = None,
+        wait: bool = True,
+    ) -> Callable[[F], F]: ...
+    @overload
+    def before(
+        self,
+        target: str,
+        hook: Callable[..., Any],
+        *,
+        limit: Optional[int] = None,
+        expires: Optional[float] = None,
+        sample: Optional[float] = None,
+        rate: Optional[float] = None,
+        wait: bool = True,
+    ) -> Handle: ...
+    def before(
+        self,
+        target: str,
+        hook: Optional[Callable[..., Any]] = None,
+        *,
+        limit: Optional[int] = None,
+        expires: Optional[float] = None,
+        sample: Optional[float] = None,
+        rate: Optional[float] = None,
+        wait: bool = True,
+    ) -> Any:
+        """Have ``hook(call)`` called before each invocation of the target, ``package.module:Qualified.name``.
+
+        With a ``hook`` it returns a handle; without, it is a decorator, which returns the function that it is put on. When it returns, the
+        hook is armed in every process of the application. The same goes for ``after``, ``around`` and ``instead``, and so do the options:
+
+        - ``limit``: the hook ends after so many calls, in all processes together.
+        - ``expires``: it ends after so many seconds.
+        - ``sample``: the fraction of the invocations that call it, above 0 and up to 1; which of them is left to chance.
+        - ``rate``: at most so many calls a second, in each process; the invocations beyond that go on without it.
+        - ``wait=False``, of ``before`` and ``after``: no thread of the application waits for the hook. It is shown the values as they were,
+          and may lose some of the calls (``Handle.dropped``) where they come faster than it runs.
+
+        Raises ``TargetError`` if no process has the target or may hook it so, ``ValueError`` for an option that is out of range,
+        ``DeadlineError`` (a ``TimeoutError``) if a process that lives does not answer within ``Limits.connect_timeout``, 10 seconds: then
+        no process keeps the hook.
+        """
+        return self._register(Mode.BEFORE, target, hook, limit=limit, expires=expires, sample=sample, rate=rate, wait=wait)
+
+    @overload
+    def after(
+        self,
+        target: str,
+        *,
+        limit: Optional[int] = None,
+        expires: Optional[float] = None,
+        sample: Optional[float] = None,
+        rate: Optional[float] = None,
+        wait: bool = True,
+    ) -> Callable[[F], F]: ...
+    @overload
+    def after(
+        self,
+        target: str,
+        hook: Callable[..., Any],
+        *,
+        limit: Optional[int] = None,
+        expires: Optional[float] = None,
+        sample: Optional[float] = None,
+        rate: Optional[float] = None,
+        wait: bool = True,
+    ) -> Handle: ...
+    def after(
+        self,
+        target: str,
+        hook: Optional[Callable[..., Any]] = None,
+        *,
+        limit: Optional[int] = None,
+        expires: Optional[float] = None,
+        sample: Optional[float] = None,
+        rate: Optional[float] = None,
+        wait: bool = True,
+    ) -> Any:
+        """Have ``hook(call)`` called after each invocation, with ``call.result`` or ``call.exception``, and ``call.duration``.
+
+        Decorator, options and errors as with ``before``.
+        """
+        return self._register(Mode.AFTER, target, hook, limit=limit, expires=expires, sample=sample, rate=rate, wait=wait)
+
+    @overload
+    def around(
+        self,
+        target: str,
+        *,
+        limit: Optional[int] = None,
+        expires: Optional[float] = None,
+        sample: Optional[float] = None,
+        rate: Optional[float] = None,
+        wait: Literal[True] = True,
+    ) -> Callable[[F], F]: ...
+    @overload
+    def around(
+        self,
+        target: str,
+        hook: Callable[..., Any],
+        *,
+        limit: Optional[int] = None,
+        expires: Optional[float] = None,
+        sample: Optional[float] = None,
+        rate: Optional[float] = None,
+        wait: Literal[True] = True,
+    ) -> Handle: ...
+    def around(
+        self,
+        target: str,
+        hook: Optional[Callable[..., Any]] = None,
+        *,
+        limit: Optional[int] = None,
+        expires: Optional[float] = None,
+        sample: Optional[float] = None,
+        rate: Optional[float] = None,
+        wait: Literal[True] = True,
+    ) -> Any:
+        """Have ``hook(call)`` called in the place of the original: what it returns or raises is what the application gets.
+
+        ``call.proceed()`` runs the original in the application. Decorator, options and errors as with ``before``; the application always
+        waits.
+        """
+        return self._register(Mode.AROUND, target, hook, limit=limit, expires=expires, sample=sample, rate=rate, wait=wait)
+
+    @overload
+    def instead(
+        self,
+        target: str,
+        *,
+        limit: Optional[int] = None,
+        expires: Optional[float] = None,
+        sample: Optional[float] = None,
+        rate: Optional[float] = None,
+        wait: Literal[True] = True,
+    ) -> Callable[[F], F]: ...
+    @overload
+    def instead(
+        self,
+        target: str,
+        hook: Callable[..., Any],
+        *,
+        limit: Optional[int] = None,
+        expires: Optional[float] = None,
+        sample: Optional[float] = None,
+        rate: Optional[float] = None,
+        wait: Literal[True] = True,
+    ) -> Handle: ...
+    def instead(
+        self,
+        target: str,
+        hook: Optional[Callable[..., Any]] = None,
+        *,
+        limit: Optional[int] = None,
+        expires: Optional[float] = None,
+        sample: Optional[float] = None,
+        rate: Optional[float] = None,
+        wait: Literal[True] = True,
+    ) -> Any:
+        """Have ``hook``, a stand-in such as a ``Mock``, called as the original would be, and not the original.
+
+        On a method, a function gets the instance first, as a reference; what is no descriptor, such as a ``Mock``, does not. Decorator,
+        options and errors as with ``before``; the application always waits.
+        """
+        return self._register(Mode.INSTEAD, target, hook, limit=limit, expires=expires, sample=sample, rate=rate, wait=wait)
+
+    def _register(self, mode: Mode, target: str, hook: Any, **options: Any) -> Any:
+        if not isinstance(target, str):
+            # Above all `@app.before` without a target, which would register nothing, and say nothing.
+            raise TypeError(f"{mode.value}(): expected a target such as 'package.module:function' first, got {target!r:.80}")
+        try:
+            terms = Terms(**options)
+        except ValueError as error:
+            raise ValueError(f"{target}: {error}") from None
+        if not terms.wait and mode not in (Mode.BEFORE, Mode.AFTER):
+            raise ValueError(f"{target}: wait=False: what {mode.value}() gives the application has to be waited for; use before or after")
+        if hook is None:
+
+            def decorate(function: F) -> F:
+                self._add(mode, target, function, terms)
+                return function
+
+            return decorate
+        return self._add(mode, target, hook, terms)
