@@ -29,7 +29,6 @@ from hypothesis import HealthCheck, settings
 
 from tests import programs
 from tests.programs import Program, children, wait_for_exit
-from tests.searching import examples, search_a_part
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Started in the background of a shell script: programs would inherit that, and Ctrl-C would end none of them.
@@ -39,12 +38,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 _GRACE = 5.0
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Tests with no number of examples of their own take it from a profile."""
-    if config.option.markexpr == "not long":
-        search_a_part()
-    # How fast the machine is, is no property of what is tested.
-    settings.register_profile("searching", max_examples=examples(100), suppress_health_check=[HealthCheck.too_slow])
+def pytest_configure() -> None:
+    """Searches end by their number of examples, never by the clock: how fast the machine is, is no property of what is tested."""
+    settings.register_profile("searching", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile("searching")
 
 

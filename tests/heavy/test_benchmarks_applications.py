@@ -17,8 +17,6 @@ from benchmarks.processes.pair import runtime_dir
 from benchmarks.processes.peers import ROOT, Peer, PeerError
 from tests.programs import wait_for_exit
 
-pytestmark = pytest.mark.long
-
 
 def run(group: Group, among: str = "") -> None:
     """One block of each way, the least that goes through everything; all that is compared must be there, of the ways with such a name."""

@@ -22,7 +22,6 @@ from benchmarks.report.results import Part, ResultsError, Run, from_json, read, 
 from benchmarks.report.rows import in_units
 from benchmarks.report.significance import incomplete_beta, p_value, significant, two_sided
 from benchmarks.report.text import markdown_of
-from tests.searching import examples
 
 COMPARISONS = (
     Comparison("ours of ten", "ours", "bare", below=1.5),
@@ -208,7 +207,7 @@ def verdicts(before: Run, after: Run) -> List[Tuple[str, str]]:
     return sorted(one for one in found if one[1] in ("slower", "faster"))
 
 
-@settings(max_examples=examples(15), deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.integers(0, 10**6), st.sets(st.integers(0, 59), min_size=1, max_size=10))
 def test_ten_percent_are_found_among_many_rows(seed: int, slower: set) -> None:  # type: ignore[type-arg]
     found = verdicts(many(seed, ()), many(seed + 10**7, sorted(slower)))

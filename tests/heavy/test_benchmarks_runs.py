@@ -31,8 +31,6 @@ from benchmarks.measure.timing import TAIL, Effort, Group, Samples, can_pin, mea
 from benchmarks.report import results
 from xpc_instrument.core.model.terms import Terms
 
-pytestmark = pytest.mark.long
-
 ROOT = Path(__file__).resolve().parents[2]
 # One block of each way: the least that goes through everything.
 LEAST = Effort(runs=1, rounds=1, block=0.001)

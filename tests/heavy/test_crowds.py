@@ -16,8 +16,6 @@ from xpc_instrument.core.discovery import entry as discovery
 from xpc_instrument.core.discovery.folder import runtime_dir
 from xpc_instrument.core.wire.memory import why_plain
 
-pytestmark = pytest.mark.long
-
 # How much memory a thousand rounds may leave behind, in bytes: far less than a kilobyte each.
 SLACK = 600_000
 

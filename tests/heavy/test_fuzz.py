@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from tests.fuzz.__main__ import mutated
 from tests.fuzz.targets import TARGETS, Unpickled, arm, fuzz_reader, pieces_of, seeds
-from tests.searching import examples
 
 pytestmark = pytest.mark.no_process
 
@@ -41,7 +40,7 @@ def test_changed_bytes_are_taken(target: str) -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@settings(derandomize=True, max_examples=examples(200), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(derandomize=True, max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_any_bytes_are_taken(target: str, data: Any) -> None:
     TARGETS[target](data.draw(st.binary(max_size=300) | st.sampled_from(SEEDS[target]).flatmap(_prefixed)))

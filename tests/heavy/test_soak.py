@@ -11,8 +11,6 @@ import pytest
 
 from xpc_instrument.core.wire.memory import why_plain
 
-pytestmark = pytest.mark.long
-
 ROOT = Path(__file__).resolve().parents[2]
 
 

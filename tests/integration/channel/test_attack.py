@@ -26,8 +26,6 @@ from xpc_instrument.core.protocol.connection import new_nonce, prove
 from xpc_instrument.core.protocol.messages import PROTOCOL_VERSION, Hello, Opcode, Proof
 from xpc_instrument.core.values.traits import python_version
 
-pytestmark = pytest.mark.long
-
 KEY = "the key that the attacker does not hold"
 # A legitimate script may wait this long for all that it does, in seconds, on a machine that does much else.
 PROMPT = 5.0

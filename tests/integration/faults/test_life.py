@@ -35,6 +35,8 @@ from tests.programs import Program, wait_for, wait_for_exit
 from xpc_instrument.core.discovery import entry as discovery
 from xpc_instrument.core.wire.memory import why_plain
 
+pytestmark = pytest.mark.version
+
 CLI = [sys.executable, "-m", "xpc_instrument.cli"]
 TIMEOUT = 0.5
 
@@ -835,7 +837,6 @@ def jumping(tmp_path: Path) -> Dict[str, str]:
     return env
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("kind", ["sync", "async", "hot"])
 def test_clocks_that_jump_decide_nothing(start: Start, run_program: Callable[..., Program], jumping: Dict[str, str], kind: str) -> None:
     app = start(timeout=TIMEOUT, more=f"[limits]\nmax-lanes = 1\n{PATIENT}", env=jumping)

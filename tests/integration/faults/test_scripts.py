@@ -13,14 +13,14 @@ from tests.integration.app_fixture import App
 from tests.integration.fault_fixture import SCRIPT, Faulty, begin_faulty, holds_once, stop
 from tests.programs import Program
 
-pytestmark = pytest.mark.long
-
 MODES = ["before", "after", "around", "instead"]
 # "hot" is "sync" on a lane whose calls went through memory before.
 KINDS = ["sync", "async", "hot"]
+# All modes where a thread waits; elsewhere one that only observes and one that decides, since what is waited with is the same.
+WAYS = [("sync", mode) for mode in MODES] + [(kind, mode) for kind in ("async", "hot") for mode in ("after", "around")]
 WARM = 200
 # Seconds that a hook has, where the test waits for the end of them.
-TIMEOUT = 0.4
+TIMEOUT = 0.2
 
 Script = Callable[..., Program]
 
@@ -106,17 +106,13 @@ def killed_after_proceed(app: Faulty, script: Script, kind: str, mode: str, numb
     return dying(program)
 
 
-STEPS: List[Tuple[Any, str]] = [
-    *((killed_before_it_receives, mode) for mode in MODES),
-    *((killed_in_the_hook, mode) for mode in MODES),
-    *((killed_in_its_answer, mode) for mode in MODES),
-    (killed_as_it_proceeds, "around"),
-    (killed_after_proceed, "around"),
+STEPS: List[Tuple[Any, str, str]] = [
+    *((step, *way) for step in (killed_before_it_receives, killed_in_the_hook, killed_in_its_answer) for way in WAYS),
+    *((step, kind, "around") for step in (killed_as_it_proceeds, killed_after_proceed) for kind in KINDS),
 ]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("step", "mode"), STEPS, ids=lambda value: getattr(value, "__name__", value))
+@pytest.mark.parametrize(("step", "kind", "mode"), STEPS, ids=lambda value: getattr(value, "__name__", value))
 def test_the_application_goes_on_as_soon_as_the_script_is_killed(app: Faulty, script: Script, step: Any, mode: str, kind: str) -> None:
     before = app.resources()
 
@@ -173,8 +169,7 @@ def test_a_script_killed_while_large_arguments_are_on_their_way_is_waited_for_no
 # stopped ----------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("kind", "mode"), WAYS)
 def test_a_script_stopped_before_the_call_costs_its_deadline_and_hooks_again_once_continued(
     hasty: Faulty, script: Script, mode: str, kind: str
 ) -> None:
@@ -200,8 +195,7 @@ def test_a_script_stopped_before_the_call_costs_its_deadline_and_hooks_again_onc
     assert ran == originals
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("kind", "mode"), WAYS)
 def test_a_script_stopped_inside_its_hook_costs_its_deadline_and_runs_nothing_afterwards(
     hasty: Faulty, script: Script, mode: str, kind: str
 ) -> None:

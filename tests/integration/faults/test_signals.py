@@ -13,6 +13,8 @@ import xpc_instrument
 from tests.integration.fault_fixture import Faulty, holds_once, start_faulty
 from tests.programs import Program, wait_for
 
+pytestmark = pytest.mark.version
+
 TIMEOUT = 0.5
 
 HANDLERS = """

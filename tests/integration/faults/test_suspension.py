@@ -116,7 +116,6 @@ def test_a_script_that_is_stopped_is_suspended_while_that_of_another_goes_on(
         assert script.wait() == 0
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("mode", ["before", "after", "around"])
 @pytest.mark.parametrize(
     ("target", "expression", "result"),

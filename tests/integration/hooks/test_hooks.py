@@ -20,6 +20,8 @@ from tests.programs import PATIENCE, Program
 from xpc_instrument import Manager, Session, TargetError
 from xpc_instrument.core.discovery import entry as discovery
 
+pytestmark = pytest.mark.version
+
 
 @pytest.fixture
 def app(begin_app: Callable[..., App]) -> App:

@@ -25,6 +25,8 @@ from tests.programs import PATIENCE, Program, children, wait_for
 from xpc_instrument import find_free_port
 from xpc_instrument.core.wire.memory import why_plain
 
+pytestmark = pytest.mark.version
+
 SHOP = """
 import threading, time
 

@@ -17,6 +17,8 @@ from tests.integration.processes.test_real_applications import RUN
 from tests.programs import PATIENCE, Program, wait_for
 from xpc_instrument.core.wire.memory import why_plain
 
+pytestmark = pytest.mark.version
+
 pytest.importorskip("uvloop", reason="uvloop is not installed")
 
 SHOP = """

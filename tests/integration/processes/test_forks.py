@@ -14,6 +14,8 @@ import xpc_instrument
 from tests.programs import Program
 from xpc_instrument.core.discovery import entry as discovery
 
+pytestmark = pytest.mark.version
+
 PAY = "def charge(n):\n    return f'{n} paid'\n"
 
 MAIN = """

@@ -25,6 +25,8 @@ from tests.programs import PATIENCE, Program, wait_for, wait_for_exit
 from xpc_instrument import Manager, find_free_port
 from xpc_instrument.core.discovery import entry as discovery
 
+pytestmark = pytest.mark.version
+
 RUN = [sys.executable, "-m", "xpc_instrument.cli", "run"]
 
 
@@ -269,7 +271,6 @@ def test_an_async_generator_dependency_is_hooked_and_still_cleans_up(run_program
     web.end()
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("options", [(), ("--workers", "2")], ids=["one process", "two workers"])
 def test_many_requests_at_once_are_all_hooked(run_program: Callable[..., Program], tmp_path: Path, options: Tuple[str, ...]) -> None:
     web = Web(run_program, tmp_path, *options)

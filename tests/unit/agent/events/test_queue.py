@@ -13,7 +13,6 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from tests.searching import examples
 from tests.unit.core.protocol.test_connection import pair
 from xpc_agent.events.queue import BATCH_EVENTS, EventQueue, Tally
 from xpc_agent.hooks.admission import SuspensionPolicy
@@ -243,8 +242,8 @@ class Queue(RuleBasedStateMachine):
         self.net.close()
 
 
-TestQueue = pytest.mark.long(Queue.TestCase)
-TestQueue.settings = settings(max_examples=examples(60), stateful_step_count=30, deadline=None)
+TestQueue = Queue.TestCase
+TestQueue.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
 
 
 def test_a_tally_is_read_without_being_changed() -> None:

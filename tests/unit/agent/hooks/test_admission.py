@@ -10,7 +10,6 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from tests.searching import examples
 from xpc_agent.hooks.admission import Admission, Bucket, SuspensionPolicy
 from xpc_agent.hooks.counters import HookCounters
 from xpc_instrument.core.model.terms import Terms
@@ -385,5 +384,5 @@ class GateMachine(RuleBasedStateMachine):
         assert self.scene.counters.suspensions == self.suspensions
 
 
-GateMachine.TestCase.settings = settings(max_examples=examples(150), stateful_step_count=40, deadline=None)
+GateMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
 TestGate = pytest.mark.no_process(GateMachine.TestCase)

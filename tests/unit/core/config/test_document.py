@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.searching import examples
 from xpc_instrument.core.config import file as module
 from xpc_instrument.core.config.file import from_probes, parse
 from xpc_instrument.core.config.packed import pack, unpack
@@ -420,7 +419,7 @@ PIECES = [
 ]
 
 
-@settings(max_examples=examples(300))
+@settings(max_examples=300)
 @given(st.one_of(st.text(max_size=60), st.lists(st.sampled_from(PIECES), max_size=25).map("".join)))
 def test_no_text_does_anything_but_give_a_config_or_a_config_error(text: str) -> None:
     problem = "<config>: "

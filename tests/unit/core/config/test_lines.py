@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.searching import examples
 from xpc_instrument.core.config.lines import key_lines
 
 pytestmark = pytest.mark.no_process
@@ -122,7 +121,7 @@ def documents(draw: Any) -> Tuple[str, Dict[Where, int]]:
     return text, lines
 
 
-@settings(max_examples=examples(200))
+@settings(max_examples=50)
 @given(documents())
 def test_every_key_and_item_has_its_line_in_any_document(document: Tuple[str, Dict[Where, int]]) -> None:
     text, expected = document

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.searching import examples
 from xpc_instrument.core.model.errors import RemoteProtocolError
 from xpc_instrument.core.protocol import codec
 from xpc_instrument.core.protocol.codec import Frame, FrameReader, dump_message, encode, load_message
@@ -54,7 +53,7 @@ def test_a_frame_survives_any_split_of_its_bytes(opcode: Opcode, ident: int, bod
     assert reader.idle
 
 
-@settings(max_examples=examples(300))
+@settings(max_examples=300)
 @given(st.lists(st.binary(min_size=1, max_size=300), max_size=10))
 def test_no_bytes_do_anything_but_give_frames_or_a_protocol_error(pieces: List[bytes]) -> None:
     reader = FrameReader(1000)

@@ -18,7 +18,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.searching import examples
 from xpc_instrument.core.model.errors import PayloadError, ReferenceExpiredError, RemoteError, RemoteTraceback
 from xpc_instrument.core.values.exceptions import dump_exception, load_exception
 from xpc_instrument.core.values.names import safe_repr, type_name
@@ -104,7 +103,7 @@ def load_elsewhere(value: Any, traits: PeerProfile, *lacks: str) -> Any:
 # by which way ---------------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=examples(200))
+@settings(max_examples=100)
 @given(plain_values)
 def test_what_goes_in_comes_out(value: Any) -> None:
     assert load(*dump(value, SAME)) == value
@@ -645,7 +644,7 @@ def with_nasty_values(value: Any) -> Any:
     return value
 
 
-@settings(max_examples=examples(300))
+@settings(max_examples=150)
 @given(
     st.recursive(
         st.none() | st.integers() | st.floats() | st.complex_numbers() | st.text() | st.binary() | places,
