@@ -9,6 +9,7 @@ Rules:
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import socket
@@ -21,6 +22,7 @@ from ..core.calls.callee import Incoming
 from ..core.calls.caller import Outgoing
 from ..core.calls.outcome import NotFound
 from ..core.calls.registry import Entry, Registry, answer, check_callback
+from ..core.discovery.folder import runtime_dir
 from ..core.model.errors import AddressInUseError, ChannelError, DeadlineError, NobodyListensError, RemoteProtocolError
 from ..core.model.limits import Limits
 from ..core.model.target import is_target
@@ -37,6 +39,10 @@ if TYPE_CHECKING:
     from ..core.wire.tls import TLS
 
 log = logging.getLogger("xpc_instrument")
+
+
+# The numbers of fresh addresses.
+_fresh = itertools.count(1)
 
 
 def find_free_port(host: str = "localhost") -> int:
@@ -65,11 +71,14 @@ if hasattr(os, "register_at_fork"):
 
 
 class Manager:
-    """The node of the cross-process call: it hosts a registry, or joins one; unpickled, it is a proxy that can only call.
+    """The node of the cross-process call: it hosts a registry of callbacks, or joins one, and calls what is registered there.
 
-    `address` is `(host, port)`, `"tcp:HOST:PORT"`, `"unix:PATH"` or a path; without one, a socket in the user's runtime directory at
-    which all managers without an address meet. `authkey` is str or bytes, and TCP needs one; beyond loopback it needs `tls` too, unless
-    `plaintext_beyond_loopback` says that it does not. All times are in seconds.
+    ``address`` is ``(host, port)``, ``"tcp:HOST:PORT"``, ``"unix:PATH"`` or a path. Without one, the manager meets others at the user's
+    default socket: ``connect`` goes there, and ``start`` takes it if it is free, else a fresh one. ``authkey`` is str or bytes, and TCP
+    needs one; beyond loopback it needs ``tls`` too, unless ``plaintext_beyond_loopback`` says that it does not. All times are in seconds.
+
+    As a context manager it does ``start_or_connect``, unless it is in use already, and ``shutdown``. Pickled and unpickled, and in a forked
+    child, it is a proxy that can only ``call``. Its methods may be called from any thread.
     """
 
     def __init__(
@@ -81,6 +90,7 @@ class Manager:
         tls: Optional[TLS] = None,
         plaintext_beyond_loopback: bool = False,
     ) -> None:
+        self._meets_at_default = address is None
         self._address = _default_address() if address is None else parse_address(address)
         if isinstance(authkey, str):
             authkey = authkey.encode()
@@ -112,48 +122,64 @@ class Manager:
 
     @property
     def address(self) -> Union[str, Tuple[str, int]]:
-        """The address in the form in which `Manager` takes it."""
+        """Where it hosts the registry or joins it, in a form in which another ``Manager`` takes it. ``start`` may change it."""
         where = self._address
         return where.path if where.is_unix else (where.host, where.port)
 
     # life --------------------------------------------------------------------------------------------------------------
 
     def start(self, timeout: Optional[float] = None) -> None:
-        """Host a registry at the address. Raises `AddressInUseError` at once, or after `timeout` seconds of trying."""
+        """Host a registry at the address; without one, at the default socket if it is free, else at a fresh one, which ``address`` tells.
+
+        Raises ``AddressInUseError`` if another process hosts one at the address, at once, or after ``timeout`` seconds of trying;
+        ``PlaintextError`` or ``ConfigError`` where TLS is wanting or wrong; ``RuntimeError`` if the manager is in use already.
+        """
         self._refuse_proxy("start")
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._lock:
             self._refuse_second_life()
-            registry = Registry(self._limits)
-            host = Host(
-                self._address,
-                self._key,
-                registry,
-                app="",
-                python=python_version(),
-                limits=self._limits,
-                logger=log,
-                protection=self._protection,
-            )
+            self._go_to_default()
             while True:
                 try:
-                    host.start()
-                    break
+                    self._host_registry()
+                    return
                 except AddressInUseError:
+                    if self._meets_at_default:
+                        self._address = _fresh_address()
+                        continue
                     if deadline is None or time.monotonic() >= deadline:
                         raise
                     time.sleep(0.02)
-            self._host, self._registry = host, registry
+
+    def _go_to_default(self) -> None:
+        if self._meets_at_default:
+            self._address = _default_address()
+
+    def _host_registry(self) -> None:
+        registry = Registry(self._limits)
+        host = Host(
+            self._address,
+            self._key,
+            registry,
+            app="",
+            python=python_version(),
+            limits=self._limits,
+            logger=log,
+            protection=self._protection,
+        )
+        host.start()
+        self._host, self._registry = host, registry
 
     def connect(self, timeout: Optional[float] = None) -> None:
-        """Join the registry at the address.
+        """Join the registry at the address; without one, at the default socket.
 
-        Raises `ConnectionRefusedError` if nobody listens there, at once or after `timeout` seconds of trying; `TimeoutError` if somebody
-        does but never speaks; `AuthenticationError` if the keys differ.
+        Raises ``ConnectionRefusedError`` if nobody listens there, at once or after ``timeout`` seconds of trying; ``TimeoutError`` if
+        somebody does but never speaks; ``AuthenticationError`` if the keys differ; ``RuntimeError`` if the manager is in use already.
         """
         self._refuse_proxy("connect")
         with self._lock:
             self._refuse_second_life()
+            self._go_to_default()
             joiner = Joiner(
                 self._address,
                 self._key,
@@ -175,14 +201,21 @@ class Manager:
             self._joiner = joiner
 
     def start_or_connect(self, timeout: Optional[float] = None) -> None:
-        """Host the registry, or join it if another process hosts it already."""
+        """Host the registry, or join it if another process hosts it already; without an address, the one at the default socket.
+
+        For ``timeout`` seconds it copes with hosts that come and go meanwhile. Raises what ``connect`` raises.
+        """
+        self._refuse_proxy("start")
         deadline = time.monotonic() + (self._limits.connect_timeout if timeout is None else timeout)
         while True:
-            try:
-                self.start()
-                return
-            except AddressInUseError:
-                pass
+            with self._lock:
+                self._refuse_second_life()
+                self._go_to_default()
+                try:
+                    self._host_registry()
+                    return
+                except AddressInUseError:
+                    pass
             try:
                 self.connect()
                 return
@@ -228,10 +261,12 @@ class Manager:
         calls: Optional[int] = None,
         expires: Optional[float] = None,
     ) -> bool:
-        """Have calls of `name` run `callable` in this process, for so many calls and so many seconds if given.
+        """Have calls of ``name``, from wherever, run ``callable`` in this process, for so many ``calls`` and ``expires`` seconds if given.
 
-        False if another process has registered the name. Raises `TargetError` if `name` is a target of an instrumented application
-        that it cannot hook.
+        False if another process has registered the name; registered again by this one, the callback is replaced. Where the host is an
+        instrumented application, the name of a target, such as ``"shop.checkout:charge"``, has it called instead of the original, and
+        ``"before:shop.checkout:charge"`` before it; raises ``TargetError`` if the application cannot or may not hook that. ``ValueError``
+        for ``calls`` or ``expires`` out of range, ``ChannelError`` if the manager is not in use.
         """
         self._refuse_proxy("register")
         check_callback(name, callable)
@@ -265,7 +300,7 @@ class Manager:
         return True
 
     def unregister(self, name: str) -> bool:
-        """End a registration of this process; False if there is none."""
+        """End a registration of this process; False if there is none. Raises ``ChannelError`` if the manager is not in use."""
         self._refuse_proxy("unregister")
         self._check_process()
         if self._registry is not None:
@@ -281,9 +316,12 @@ class Manager:
     # calling -----------------------------------------------------------------------------------------------------------
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> Tuple[Any, bool]:
-        """Call what is registered under `name`, wherever: `(result, True)`, or `(None, False)` if nobody has registered it.
+        """Call what is registered under ``name``, wherever: ``(result, True)``, or ``(None, False)`` if nobody has registered it or its
+        process is gone.
 
-        An exception of the callback is raised here, with its own type and the remote traceback as its cause.
+        The callback runs in the process that registered it, with copies of the arguments; what cannot be copied is a ``Reference`` there.
+        An exception of the callback is raised here, with its own type and the remote traceback as its cause. Raises ``PayloadError`` if
+        the result cannot be sent, ``ChannelError`` if the manager is not in use or the host is gone.
         """
         self._check_process()
         if self._registry is not None:
@@ -424,9 +462,12 @@ def _make_proxy(address: str, key: bytes, limits: Limits, protection: Protection
 
 
 def _default_address() -> Address:
-    from ..core.discovery.folder import runtime_dir
+    return Address(path=str(runtime_dir() / "manager.sock"))
 
-    return Address(path=os.path.join(str(runtime_dir()), "manager.sock"))
+
+def _fresh_address() -> Address:
+    """A socket of this process alone. No app name begins so, and whoever lists applications removes it once the process is dead."""
+    return Address(path=str(runtime_dir() / f"+manager-{next(_fresh)}.{os.getpid()}.sock"))
 
 
 __all__ = ["Manager", "find_free_port"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import signal
 import socket
+import sys
 import threading
 from pathlib import Path
 from typing import Any, Callable, Iterator, List, Tuple
@@ -13,6 +14,7 @@ import pytest
 
 from tests.programs import Program
 from xpc_instrument import AuthenticationError, Manager, find_free_port
+from xpc_instrument.core.discovery.entry import processes
 from xpc_instrument.core.model.limits import Limits
 
 JOINED = """
@@ -209,6 +211,105 @@ def test_managers_without_arguments_meet(run_program: Callable[..., Program]) ->
         assert host.call("pid") == (joined.pid, True)
         joined.send_line()
         assert joined.wait() == 0
+
+
+def test_managers_without_arguments_never_clash_in_one_process(runtime_dir: Path) -> None:
+    first, second, third, joined = Manager(), Manager(), Manager(), Manager()
+    for manager in (first, second, third):
+        manager.start()
+    assert first.address == str(runtime_dir / "manager.sock")
+    assert len({first.address, second.address, third.address}) == 3
+    for index, manager in enumerate((first, second, third)):
+        assert manager.register("which", lambda index=index: index)
+    assert [manager.call("which") for manager in (first, second, third)] == [(0, True), (1, True), (2, True)]
+    with Manager(second.address) as other:
+        assert other.call("which") == (1, True)
+    assert pickle.loads(pickle.dumps(third)).call("which") == (2, True)
+    joined.connect()
+    assert joined.call("which") == (0, True)
+    for manager in (first, second, third, joined):
+        manager.shutdown()
+    # The default socket is free again, and whoever starts next takes it.
+    second.start()
+    assert second.address == str(runtime_dir / "manager.sock")
+    joined.start_or_connect()
+    assert joined.address == second.address
+    joined.shutdown()
+    second.shutdown()
+    assert list(runtime_dir.iterdir()) == []
+
+
+STARTED = """
+import os, sys
+from xpc_instrument import Manager
+manager = Manager()
+print("made", flush=True)
+sys.stdin.readline()
+manager.start()
+manager.register("pid", os.getpid)
+print(manager.address, flush=True)
+sys.stdin.readline()
+manager.shutdown()
+"""
+
+
+def test_managers_without_arguments_that_start_at_once_never_clash(run_program: Callable[..., Program], runtime_dir: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(runtime_dir / "manager.sock"))
+    programs = [run_program(STARTED, name=f"started{index}.py") for index in range(5)]
+    for program in programs:
+        program.read_until("made")
+    for program in programs:
+        program.send_line()
+    addresses = [program.read_line() for program in programs]
+    assert len(set(addresses)) == len(programs)
+    assert str(runtime_dir / "manager.sock") in addresses
+    for program, address in zip(programs, addresses):
+        with Manager(address) as manager:
+            assert manager.call("pid") == (program.pid, True)
+    for program in programs:
+        program.send_line()
+        assert program.wait() == 0
+
+
+def test_what_a_killed_manager_left_is_removed(run_program: Callable[..., Program], runtime_dir: Path) -> None:
+    with Manager():
+        program = run_program(STARTED)
+        program.read_until("made")
+        program.send_line()
+        left = Path(program.read_line())
+        program.signal(signal.SIGKILL)
+        program.wait()
+        assert left.exists()
+        assert processes() == []
+        assert not left.exists()
+
+
+def test_of_threads_that_find_a_dead_socket_at_once_one_gets_its_name(runtime_dir: Path) -> None:
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for _ in range(40):
+            with socket.socket(socket.AF_UNIX) as dead:
+                dead.bind(str(runtime_dir / "manager.sock"))
+            managers = [Manager() for _ in range(8)]
+            together = threading.Barrier(len(managers))
+
+            def start(manager: Manager, together: threading.Barrier = together) -> None:
+                together.wait()
+                manager.start()
+
+            threads = [threading.Thread(target=start, args=(manager,)) for manager in managers]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            addresses = {str(manager.address) for manager in managers}
+            for manager in managers:
+                manager.shutdown()
+            assert len(addresses) == len(managers)
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def test_of_managers_that_start_or_connect_at_once_one_hosts_and_all_are_joined(address: Any, run_program: Callable[..., Program]) -> None:

@@ -8,11 +8,13 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
 import stat
-from typing import Any, Tuple
+import time
+from typing import Any, Iterator, Tuple
 
 from ..model.errors import AddressInUseError, ChannelError
 from ..model.limits import SOCKET_PATH_LIMIT
@@ -20,6 +22,8 @@ from ..unpatched import Socket
 from .address import NO_PROTECTION, Address, Protection, refuse_plaintext, require_key, require_unix
 
 _BACKLOG = 128
+# How long to wait for another process that replaces a dead socket in the same folder, in seconds; it takes it some hundred microseconds.
+_LONGEST_REPLACING = 1.0
 
 
 def listen(address: Address, key: bytes = b"", protection: Protection = NO_PROTECTION) -> socket.socket:
@@ -58,29 +62,67 @@ def listen(address: Address, key: bytes = b"", protection: Protection = NO_PROTE
 def _listen_unix(address: Address) -> socket.socket:
     require_unix()
     path = address.path
-    for attempt in (1, 2):
-        sock = Socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        # Bound under a name of its own, made private, then given its real name: nobody can connect before the mode is
-        # right, no umask is changed, and of two nodes that start at once exactly one gets the name.
-        temporary = f"{path[: SOCKET_PATH_LIMIT - 9]}.{os.urandom(4).hex()}"
+    sock = Socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    # Bound under a name of its own, made private, then given its real name: nobody can connect before the mode is
+    # right, no umask is changed, and of two nodes that start at once exactly one gets the name.
+    temporary = f"{path[: SOCKET_PATH_LIMIT - 9]}.{os.urandom(4).hex()}"
+    try:
+        sock.bind(temporary)
         try:
-            sock.bind(temporary)
+            os.chmod(temporary, stat.S_IRUSR | stat.S_IWUSR)
+            sock.listen(_BACKLOG)
             try:
-                os.chmod(temporary, stat.S_IRUSR | stat.S_IWUSR)
-                sock.listen(_BACKLOG)
                 os.link(temporary, path)
-            finally:
-                os.unlink(temporary)
-            sock.setblocking(False)
-            return sock
-        except FileExistsError as error:
-            sock.close()
-            if attempt == 2 or not _remove_dead_socket(path):
-                raise _cannot_listen(address, OSError(errno.EADDRINUSE, "Address already in use")) from error
-        except OSError as error:
-            sock.close()
-            raise _cannot_listen(address, error) from error
-    raise AssertionError("unreachable")
+            except FileExistsError:
+                with _replacing(os.path.dirname(path)):
+                    if not _remove_dead_socket(path):
+                        raise
+                    os.link(temporary, path)
+        finally:
+            os.unlink(temporary)
+        sock.setblocking(False)
+        return sock
+    except FileExistsError as error:
+        sock.close()
+        raise _cannot_listen(address, OSError(errno.EADDRINUSE, "Address already in use")) from error
+    except OSError as error:
+        sock.close()
+        raise _cannot_listen(address, error) from error
+
+
+@contextlib.contextmanager
+def _replacing(folder: str) -> Iterator[None]:
+    """Alone among those who remove dead sockets in a folder: another would remove, for a dead one, what has just taken its place.
+
+    Waits at most `_LONGEST_REPLACING` for that, since whoever holds the lock may have been stopped.
+    """
+    try:
+        descriptor = os.open(folder or ".", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        yield  # a folder that can be written to but not read
+        return
+    try:
+        deadline = time.monotonic() + _LONGEST_REPLACING
+        while not _lock(descriptor, "LOCK_EX") and time.monotonic() < deadline:
+            time.sleep(0.005)
+        try:
+            yield
+        finally:
+            # Not left to `close`: a child that was forked meanwhile would hold the lock.
+            _lock(descriptor, "LOCK_UN")
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, what: str) -> bool:
+    """False if another holds it now. Not every file system has locks, and then there is none to wait for."""
+    import fcntl  # nowhere but on systems with unix sockets
+
+    try:
+        fcntl.flock(descriptor, getattr(fcntl, what) | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EINTR)
+    return True
 
 
 def _cannot_listen(address: Address, error: OSError) -> ChannelError:
