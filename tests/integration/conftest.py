@@ -8,6 +8,7 @@ from typing import Callable, Iterator
 import pytest
 
 from tests.integration.app_fixture import App, Reused
+from xpc_instrument.core.discovery import entry as discovery
 
 
 @pytest.fixture(scope="module")
@@ -30,3 +31,4 @@ def begin_app(reused: Reused, tmp_path: Path, runtime_dir: Path) -> Iterator[Cal
 
     yield begin
     reused.end()
+    discovery.processes()  # a child that it forked has left without a look back, and whoever looks next cleans up

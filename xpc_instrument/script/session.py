@@ -104,7 +104,8 @@ class Session(Registrar):
         """The pids of the processes that are joined now, in order."""
         self._check_process()
         with self._lock:
-            return sorted(process.joiner.welcome.pid for process in self._processes.values())
+            # The thread that noticed the end of one may not have come to tell us yet.
+            return sorted(process.joiner.welcome.pid for process in self._processes.values() if process.joiner.alive)
 
     # registering -------------------------------------------------------------------------------------------------------
 

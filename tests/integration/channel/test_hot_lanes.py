@@ -12,9 +12,9 @@ from typing import Any, Callable, Iterator, List
 import pytest
 
 import xpc_instrument
-from tests.integration.app_fixture import as_json, start_app
+from tests.integration.app_fixture import App, as_json
 from tests.integration.cli.test_cli import cli
-from tests.integration.fault_fixture import LATE, SCRIPT, TURNS, Faulty, Sleeper, is_busy, stop
+from tests.integration.fault_fixture import LATE, SCRIPT, TURNS, Faulty, Sleeper, holds_once, is_busy, stop
 from tests.programs import PATIENCE, Program, wait_for_exit
 from xpc_instrument import Session
 from xpc_instrument.core.wire.memory import why_plain
@@ -88,46 +88,47 @@ PAUSE = threading.Event()
 class Busy(Faulty):
     """The application with a module `busy`."""
 
-    def frames(self) -> int:
-        """How many frames have gone through memory on the lanes of this process's session."""
-        sessions = self.value("sys.modules['xpc_agent.life.agent'].current().about()['by-session']")
-        return sum(one["frames"] for one in sessions)
-
     def heats(self, expression: str, wanted: int = 200) -> None:
         """Evaluate it until so many frames have gone through memory."""
-        deadline = time.monotonic() + PATIENCE
+        started = time.monotonic()
         before = self.frames()
         while self.frames() - before < wanted:
-            _check_time(deadline, self.frames() - before)
+            _check_time(started, self.frames() - before)
             self.value(f"[{expression} for n in range(200)][:0]")
 
     def runs_hot(self, since: int = 0, wanted: int = 50) -> None:
         """Wait until threads that have begun have put so many more frames into memory."""
-        deadline = time.monotonic() + PATIENCE
+        started = time.monotonic()
         while self.frames() < since + wanted:
             # Not asked without pause: that would keep busy the very threads that are to be quick.
             PAUSE.wait(0.05)
-            _check_time(deadline, self.frames() - since)
+            _check_time(started, self.frames() - since)
+
+    def all_get(self, answer: str) -> None:
+        """Wait until each thread that has begun gets this: one of them may wait for the interpreter while the others go on."""
+        deadline = time.monotonic() + PATIENCE
+        while self.value("{counts[-1][0] if counts else None for counts in busy.seen.values()}") != {answer}:
+            assert time.monotonic() < deadline, f"not all threads get {answer}"
+            PAUSE.wait(0.02)
 
 
-def _check_time(deadline: float, frames: int) -> None:
-    if time.monotonic() < deadline:
-        return
-    if is_busy():
+def _check_time(started: float, frames: int) -> None:
+    elapsed = time.monotonic() - started
+    if elapsed > PATIENCE / 6 and is_busy():
         pytest.skip("the processors are busy with other programs, and a lane does not get hot then")
-    raise AssertionError(f"{frames} frames went through memory")
+    assert elapsed < PATIENCE, f"{frames} frames went through memory"
 
 
-def start_busy(run_program: Callable[..., Program], folder: Path, more: str = SPIN, timeout: float = 20.0) -> Busy:
+def start_busy(begin_app: Callable[..., App], folder: Path, more: str = SPIN, timeout: float = 20.0) -> Busy:
     (folder / "busy.py").write_text(BUSY)
-    app = Busy(start_app(run_program, folder, f"{more}[defaults]\ntimeout = {timeout}\nsuspend-after = 0\n{PROBES}").program)
+    app = Busy(begin_app(f"{more}[defaults]\ntimeout = {timeout}\nsuspend-after = 0\n{PROBES}").program)
     app.value("globals().update(busy=__import__('busy'))")
     return app
 
 
 @pytest.fixture
-def app(run_program: Callable[..., Program], tmp_path: Path) -> Busy:
-    return start_busy(run_program, tmp_path)
+def app(begin_app: Callable[..., App], tmp_path: Path) -> Busy:
+    return start_busy(begin_app, tmp_path)
 
 
 @pytest.fixture
@@ -215,10 +216,10 @@ def test_an_armed_hook_that_is_not_called_costs_no_processor_time(app: Busy, run
     program = script(run_program, "instead")
     app.heats("busy.pay(n)")
     before = [busy_seconds(pid) for pid in (app.program.pid, program.pid)]
-    # A second, in which both have nothing to do.
-    assert not wait_for_exit(program.pid, 1.0)
+    # Half a second, in which both have nothing to do.
+    assert not wait_for_exit(program.pid, 0.5)
     used = [busy_seconds(pid) - start for pid, start in zip((app.program.pid, program.pid), before)]
-    assert max(used) < 0.02, used
+    assert max(used) < 0.01, used
 
 
 def busy_seconds(pid: int) -> float:
@@ -226,8 +227,8 @@ def busy_seconds(pid: int) -> float:
     return sum(int(path.read_text().split()[0]) for path in Path(f"/proc/{pid}/task").glob("*/schedstat")) / 1e9
 
 
-def test_hot_lanes_can_be_turned_off_and_ls_says_so(run_program: Callable[..., Program], tmp_path: Path) -> None:
-    app = start_busy(run_program, tmp_path, "[limits]\nhot-lanes = false\n")
+def test_hot_lanes_can_be_turned_off_and_ls_says_so(begin_app: Callable[..., App], tmp_path: Path) -> None:
+    app = start_busy(begin_app, tmp_path, "[limits]\nhot-lanes = false\n")
     with xpc_instrument.connect("shop") as session:
         session.instead("busy:pay", lambda n: n)
         assert app.value("[busy.pay(n) for n in range(300)]") == list(range(300))
@@ -251,16 +252,14 @@ def test_what_ends_while_lanes_are_hot_leaves_the_original_and_no_memory(app: Bu
         app.heats("busy.pay(n)", 50)
         app.value("busy.paid.clear() or busy.begin('a', 'b')")
         app.runs_hot(app.frames(), 10)
+        app.all_get("hooked")
         if way == "remove":
             handle.remove()
         elif way == "close":
             session.close()
         else:
             app.value("__import__('xpc_agent').stop()")
-        # Each thread has its own turn to see that the hook is gone: one of them may wait for the interpreter while the other goes on.
-        deadline = time.monotonic() + PATIENCE
-        while app.value("{counts[-1][0] if counts else None for counts in busy.seen.values()}") != {"paid"} and time.monotonic() < deadline:
-            PAUSE.wait(0.02)
+        app.all_get("paid")
         for counts in app.value("busy.end()").values():
             assert [answer for answer, _ in counts] == ["hooked", "paid"]
         if way == "remove":
@@ -284,8 +283,7 @@ def test_a_fork_while_lanes_are_hot_leaves_parent_and_child_hooked(app: Busy, se
 # faults ------------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mode", ["before", "after", "around", "instead"])
-@pytest.mark.parametrize("calls", [150, 151, 233])
+@pytest.mark.parametrize(("mode", "calls"), [("before", 151), ("after", 151), ("around", 151), ("instead", 150), ("instead", 233)])
 def test_a_script_that_dies_in_its_hook_on_a_hot_lane_costs_nothing_more(
     app: Busy, run_program: Callable[..., Program], mode: str, calls: int
 ) -> None:
@@ -307,33 +305,32 @@ def test_a_script_that_dies_in_its_hook_on_a_hot_lane_costs_nothing_more(
 def test_a_script_that_is_killed_anywhere_while_its_lane_is_hot_is_not_waited_for(
     app: Busy, run_program: Callable[..., Program], mode: str
 ) -> None:
-    lates = []
-    for _ in range(6):
+    def attempt(number: int) -> float:
         program = script(run_program, mode)
         app.value("busy.__dict__.update(going=True, longest=0.0) or busy.paid.clear() or busy.begin('a')")
         app.runs_hot()
         program.kill()
         app.disarmed()
+        app.all_get("paid")
         seen = app.value("busy.end()")["a"]
         originals = app.value("busy.paid")
         hooked = seen[0][1] if mode == "instead" else 0
         assert originals == list(range(hooked, sum(count for _, count in seen)))
         assert [answer for answer, _ in seen] == (["hooked", "paid"] if mode == "instead" else ["paid"])
-        lates.append(app.value("busy.longest"))
-        if min(lates) <= LATE:
-            return
-    raise AssertionError(lates)
+        return float(app.value("busy.longest"))
+
+    holds_once(attempt)
 
 
 @pytest.mark.parametrize("who", ["script", "application"])
 def test_a_side_that_is_stopped_while_its_lane_is_hot_costs_a_deadline_at_most(
-    run_program: Callable[..., Program], tmp_path: Path, who: str
+    begin_app: Callable[..., App], run_program: Callable[..., Program], tmp_path: Path, who: str
 ) -> None:
-    timeout = 0.4
-    app = start_busy(run_program, tmp_path, timeout=timeout)
+    timeout = 0.3
+    app = start_busy(begin_app, tmp_path, timeout=timeout)
     program = script(run_program, "instead")
-    longest = []
-    for _ in range(6):
+
+    def attempt(number: int) -> float:
         app.value("busy.__dict__.update(going=True, longest=0.0) or busy.paid.clear() or busy.begin('a')")
         app.runs_hot(app.frames())
         stopped = program if who == "script" else app.program
@@ -350,17 +347,18 @@ def test_a_side_that_is_stopped_while_its_lane_is_hot_costs_a_deadline_at_most(
         assert len(originals) == sum(count for answer, count in seen if answer == "paid")
         assert len(originals) == len(set(originals))
         if who == "application":
-            return
-        longest.append(app.value("busy.longest"))
+            return 0.0  # no clock of its own told it that it stood still
+        longest = float(app.value("busy.longest"))
+        assert longest >= timeout
         # It hooks again, on a new lane.
         app.heats("busy.pay(n)", 50)
-        if timeout <= longest[-1] <= timeout + LATE:
-            return
-    raise AssertionError(longest)
+        return longest - timeout
+
+    holds_once(attempt)
 
 
-def test_a_deadline_that_is_missed_on_a_hot_lane_runs_the_original_once(run_program: Callable[..., Program], tmp_path: Path) -> None:
-    app = start_busy(run_program, tmp_path, timeout=0.3)
+def test_a_deadline_that_is_missed_on_a_hot_lane_runs_the_original_once(begin_app: Callable[..., App], tmp_path: Path) -> None:
+    app = start_busy(begin_app, tmp_path, timeout=0.3)
     free = threading.Event()
     late = threading.Event()
 
@@ -376,8 +374,10 @@ def test_a_deadline_that_is_missed_on_a_hot_lane_runs_the_original_once(run_prog
             app.heats("busy.pay(n)")
             app.value("busy.paid.clear()")
             late.set()
-            assert app.value("[busy.pay(n) for n in range(100)].count('paid')") == 1
-            assert app.value("busy.paid") == [0]
+            answers = app.value("[busy.pay(n) for n in range(100)]")
+            # The script dials a lane in place of the one that was dropped: that may take longer than a call may wait.
+            assert answers[0] == "paid" and answers[-1] == "hooked"
+            assert app.value("busy.paid") == [number for number, answer in enumerate(answers) if answer == "paid"]
         finally:
             free.set()
 
@@ -391,7 +391,7 @@ from xpc_instrument.core.wire.memory import SIZE
 
 app = xpc_instrument.connect("shop")
 app.instead("busy:pay", lambda n: "hooked")
-choose = random.Random(int(sys.argv[1]))
+choose = random.Random(1)
 going = True
 
 def scribble():
@@ -424,13 +424,12 @@ app.close()
 """
 
 
-@pytest.mark.parametrize("seed", [1, 2])
 def test_a_script_that_scribbles_over_the_memory_spoils_its_own_calls_and_nothing_else(
-    run_program: Callable[..., Program], tmp_path: Path, seed: int
+    begin_app: Callable[..., App], run_program: Callable[..., Program], tmp_path: Path
 ) -> None:
     timeout = 0.4
-    app = start_busy(run_program, tmp_path, timeout=timeout)
-    program = run_program(SCRIBBLER, str(seed), name="scribbler.py")
+    app = start_busy(begin_app, tmp_path, timeout=timeout)
+    program = run_program(SCRIBBLER, name="scribbler.py")
     program.read_until("hooked")
     with xpc_instrument.connect("shop") as session:
         session.instead("shop:charge", lambda n: -n)
@@ -441,7 +440,7 @@ def test_a_script_that_scribbles_over_the_memory_spoils_its_own_calls_and_nothin
         program.read_until("begun")
         with Sleeper() as sleeper:
             app.value("busy.begin('a', 'b')")
-            until = time.monotonic() + 3
+            until = time.monotonic() + 2
             while time.monotonic() < until:
                 assert app.value("[shop.charge(n) for n in range(50)]") == [-n for n in range(50)]
             seen = app.value("busy.end()")
