@@ -23,7 +23,6 @@ from xpc_agent.hooks.dispatch import Invocation
 from xpc_agent.points.table import ProbeTable
 from xpc_agent.targets.imports import ImportWatcher
 from xpc_instrument.core.config.file import from_probes
-from xpc_instrument.core.model.limits import Limits
 from xpc_instrument.core.model.target import Mode
 
 # The worst of a test's three phases is its outcome.
@@ -61,7 +60,7 @@ class Exploration:
 
     def __init__(self, packages: List[str], mode: str) -> None:
         patterns = [pattern for name in packages for pattern in (f"{name}:*", f"{name}:*__*__", f"{name}.*:*", f"{name}.*:*__*__")]
-        self.table = ProbeTable(from_probes("exploration", patterns), Limits())
+        self.table = ProbeTable(from_probes("exploration", patterns))
         self.watcher = ImportWatcher(self.table.wants_module, self.imported)
         self.hooks: List[Any] = [Forward(one) for one in MODES[mode]]
         self.outcomes: Dict[str, str] = {}

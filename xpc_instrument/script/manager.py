@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Tuple, Union
 from ..core.calls.callee import Incoming
 from ..core.calls.caller import Outgoing
 from ..core.calls.outcome import NotFound
-from ..core.calls.registry import Entry, Registry, answer, check_callback
+from ..core.calls.registry import Registration, Registry, answer, check_callback
 from ..core.discovery.folder import runtime_dir
 from ..core.model.errors import AddressInUseError, ChannelError, DeadlineError, NobodyListensError, RemoteProtocolError
 from ..core.model.limits import Limits
@@ -110,7 +110,7 @@ class Manager:
         self._proxy = False
         self._pid = os.getpid()
         self._lock = threading.RLock()
-        self._callbacks: Dict[int, Entry] = {}
+        self._callbacks: Dict[int, Registration] = {}
         self._numbers: Dict[str, int] = {}
         self._next = 0
         number = id(self)
@@ -278,7 +278,7 @@ class Manager:
         with self._lock:
             self._next += 1
             number = self._next
-        entry = Entry(callable, None, number, terms)
+        entry = Registration(callable, None, number, terms)
         if self._registry is not None:
             return self._registry.put(name, entry)
         joiner = self._require_joiner("register")

@@ -20,7 +20,7 @@ import logging
 import os
 import sys
 import time
-from typing import Any, Dict, Iterable, List, Optional, Set, Tuple, Union
+from typing import Dict, Iterable, List, Optional, Set, Tuple, Union
 
 from xpc_instrument.core.config import file as config_module
 from xpc_instrument.core.config.schema import Config, ManagerConfig
@@ -39,8 +39,9 @@ from xpc_instrument.core.values.traits import python_version
 
 from ..guard import guard, guarded
 from ..points.table import ProbeTable
-from ..service.member import Member
-from ..service.reports import report_lanes
+from ..service.member import Membership
+from ..service.registrations import Registrations
+from ..service.reports import Reports
 from ..targets.imports import ImportWatcher
 from .logs import leave_no_dummies
 
@@ -73,10 +74,12 @@ class Agent:
             hot_lanes=limits.hot_lanes,
             hot_spin=limits.hot_spin,
         )
-        self.table = ProbeTable(config, self.limits)
+        self.table = ProbeTable(config)
+        self.reports = Reports(config.app, self.table, lambda: self.host)
+        self.registrations = Registrations(config, self.limits, self.table, self.reports.whole, self._on_joined, self._on_synced)
         self.watcher = ImportWatcher(guarded(self.table.wants_module), guarded(self.table.module_imported))
         self.host: Optional[Host] = None
-        self._member: Optional[Member] = None
+        self._member: Optional[Membership] = None
         self._key = config.manager.read_authkey() or b""
         self._protection = _protection(config.manager)
         self._entry: Optional[discovery.Entry] = None
@@ -86,9 +89,6 @@ class Agent:
         self._forks = 0
         self._forking = allocate_lock()
         self._synced = Tally()
-        self.table.on_synced = self._on_synced
-        self.table.on_joined = self._on_joined
-        self.table.about_process = self.about
 
     def start(self, *, at_once: bool) -> None:
         """Watch imports, patch what is there, and listen: at once, or when the first probe point is ready."""
@@ -131,7 +131,7 @@ class Agent:
         host = Host(
             self._address(),
             self._key,
-            self.table,
+            self.registrations,
             app=self.config.app,
             python=python_version(),
             limits=self.limits,
@@ -155,7 +155,7 @@ class Agent:
 
     def _join_host(self, address: Address) -> None:
         """Another process of the application hosts the fixed address: share it."""
-        member = Member(address, self._key, self.limits, self.table, self._host_is_gone, self._protection)
+        member = Membership(address, self._key, self.limits, self.registrations, self.reports.whole, self._host_is_gone, self._protection)
         entry = discovery.own_entry(self.config.app, str(address), member.session)
         discovery.announce(entry)
         try:
@@ -190,17 +190,6 @@ class Agent:
             return parse_address(str(socket_path(self.config.app)))
         return parse_address(self.config.manager.address)
 
-    def about(self) -> Dict[str, Any]:
-        """What `ls --stats` shows of the process as a whole."""
-        host = self.host
-        peers = [] if host is None else list(host.peers.values())
-        return {
-            "sessions": len(peers),
-            "lanes": sum(len(peer.lanes) for peer in peers),
-            "refused": 0 if host is None else host.refused,
-            "by-session": [report_lanes(peer.pid, peer.lanes.wires()) for peer in peers],
-        }
-
     def _on_joined(self, peer: Peer) -> None:
         """A session that was inherited over a fork has come: its hooks wait on these lanes."""
         pool = self._orphans.pop(peer.session, None)
@@ -215,12 +204,12 @@ class Agent:
         """Stop listening and withdraw; probe points stay as they are."""
         host, entry, member = self.host, self._entry, self._member
         self.host = self._entry = self._member = None
-        self.table.let_go()
-        untold = self.table.sender.finish(_FLUSH_TIMEOUT)
+        self.registrations.let_go()
+        untold = self.registrations.sender.finish(_FLUSH_TIMEOUT)
         if host is not None:
             for peer in list(host.peers.values()):
                 if peer.session in untold:
-                    peer.notify("events-dropped", source=self.table.sender.source, dropped=untold[peer.session])
+                    peer.notify("events-dropped", source=self.registrations.sender.source, dropped=untold[peer.session])
         if member is not None:
             member.close()
         if entry is not None:
@@ -243,7 +232,7 @@ class Agent:
             self._forks += 1
             if host is not None:
                 host.pause()
-            self.table.sender.pause()
+            self.registrations.sender.pause()
         if host is None:
             return
         # A child that shares a fixed address is told of all hooks by its host, which may be this process: nothing to wait for.
@@ -266,7 +255,7 @@ class Agent:
         with self._forking:
             self._forks -= 1
             if not self._forks:
-                self.table.sender.resume()
+                self.registrations.sender.resume()
                 if host is not None:
                     host.resume()
 
@@ -286,6 +275,7 @@ class Agent:
 
     def _begin_anew(self) -> None:
         self.table.reset_after_fork()
+        self.registrations.reset_after_fork()
         self._synced = Tally()
         host, member = self.host, self._member
         self.host = self._entry = self._member = None
@@ -295,7 +285,7 @@ class Agent:
             self._adopt_hooks()
         else:
             # At a fixed address the host tells of all hooks while we join.
-            self.table.drop_all()
+            self.registrations.drop_all()
         if host is not None:
             host.abandon()
         if member is not None:
@@ -339,7 +329,7 @@ class Agent:
             # The service thread takes it out too, when the session comes after all.
             pool = self._orphans.pop(session, None)
             if pool is not None:
-                self.table.drop_orphans(session)
+                self.registrations.drop_orphans(session)
                 pool.close()
 
 
@@ -421,14 +411,14 @@ def stats() -> List[ProbeStats]:
     agent = _agent
     if agent is None:
         return []
-    return [read_probe(os.getpid(), report) for report in agent.table.report()]
+    return [read_probe(os.getpid(), report) for report in agent.reports.probes()]
 
 
 @guarded
 def lanes() -> List[LaneStats]:
     """The lanes that each script has to this process now, and which of them can be hot; nothing if no agent runs in it."""
     agent = _agent
-    return [] if agent is None else read_lanes(os.getpid(), agent.about())
+    return [] if agent is None else read_lanes(os.getpid(), agent.reports.process())
 
 
 def current() -> Optional[Agent]:

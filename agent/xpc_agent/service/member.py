@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from typing import Any, Callable
+from typing import Any, Callable, Dict, Protocol
 
 from xpc_instrument.core.model.errors import AuthenticationError, XpcError
 from xpc_instrument.core.model.limits import Limits
@@ -30,22 +30,37 @@ log = logging.getLogger("xpc_agent")
 _LONGEST_REPORT = MAX_CONTROL - 4096
 
 
-class Member:
-    """This process's membership. `table` gets the hooks; `lost` is called, in a thread of ours, when the host is gone."""
+class Hooks(Protocol):
+    """Where the hooks go that the host tells of."""
+
+    def add_hook(self, peer: RelayedPeer, message: Register) -> None:
+        """Put one on its target. Raises `TargetError`."""
+
+    def drop_hook(self, session: str, number: int, within: float, done: Callable[[], None]) -> None:
+        """Remove one; `done` is called when its events are delivered too, or not in time."""
+
+    def drop_all(self) -> None:
+        """Remove all."""
+
+
+class Membership:
+    """This process as a member. `report` gives what it tells of itself; `lost` is called, in a thread of ours, when the host is gone."""
 
     def __init__(
         self,
         address: Address,
         key: bytes,
         limits: Limits,
-        table: Any,
+        hooks: Hooks,
+        report: Callable[[], Dict[str, Any]],
         lost: Callable[[], None],
         protection: Protection = NO_PROTECTION,
     ) -> None:
         import secrets
         import threading
 
-        self._table = table
+        self._hooks = hooks
+        self._report = report
         self._lost = lost
         self._told = threading.Event()
         self._refused = ""
@@ -89,14 +104,14 @@ class Member:
             self._joiner.notify("hook-answer", key=data["key"], error=problem[0], message=problem[1])
         elif notice.kind == "hook-removed":
             key = f"removed {data['session']} {data['hook']}"
-            self._table.drop_hook(data["session"], data["hook"], data["within"], lambda: self._say_removed(key))
+            self._hooks.drop_hook(data["session"], data["hook"], data["within"], lambda: self._say_removed(key))
         elif notice.kind == "all-hooks":
             self._told.set()
         elif notice.kind == "no-member":
             self._refused = str(data.get("message", ""))
             self._told.set()
         elif notice.kind == "report":
-            self._report(data)
+            self._tell(data)
 
     def _say_removed(self, key: str) -> None:
         try:
@@ -104,9 +119,9 @@ class Member:
         except XpcError as error:
             log.debug("the process that hosts the address is gone before it heard that a hook is removed: %s", error)
 
-    def _report(self, data: Any) -> None:
+    def _tell(self, data: Any) -> None:
         """Tell a script, through the host, what it has asked the host."""
-        report = {**self._table.report_process(), "request": data["request"]}
+        report = {**self._report(), "request": data["request"]}
         if len(json.dumps(report)) > _LONGEST_REPORT:
             # The host would take it for hostile, and end this membership and all its hooks.
             log.warning(
@@ -122,14 +137,14 @@ class Member:
         peer = RelayedPeer(self._joiner, data["session"], data["pid"], data["python"])
         message = Register(0, data["name"], data["hook"], data["style"], data["terms"], "")
         try:
-            self._table.add_hook(peer, message)
+            self._hooks.add_hook(peer, message)
         except XpcError as error:
             return type(error).__name__, str(error)
         return "", ""
 
     def _ended(self, reason: str) -> None:
         log.debug("the process that hosts the address is gone: %s", reason)
-        self._table.drop_all()
+        self._hooks.drop_all()
         self._lost()
 
 

@@ -1,28 +1,59 @@
-"""What this process tells of its probe points: states with their reasons, hooks, and what was counted. Plain data, for JSON."""
+"""What this process tells of itself and its probe points: states with their reasons, hooks, and what was counted. Plain data, for JSON."""
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 from xpc_instrument.core.discovery.doorbell import bell_name
 from xpc_instrument.core.model.stats import Figures
+from xpc_instrument.core.node.host import Host
 from xpc_instrument.core.wire.memory import HotWire
 from xpc_instrument.core.wire.wire import Wire
 
 from ..hooks.counters import HookCounters, on_lanes
-
-if TYPE_CHECKING:
-    from ..hooks.remote import RemoteHook
-    from ..points.point import ProbePoint
+from ..hooks.remote import RemoteHook
+from ..points.point import ProbePoint
+from ..points.table import ProbeTable
 
 Held = Mapping[HookCounters, Figures]
 
 
-def report_points(points: List[ProbePoint], pools: List[Any]) -> List[Dict[str, Any]]:
-    """Of each probe point; `pools` are those of the sessions that are joined, beside those of the hooks."""
-    held = on_lanes([*pools, *(hook.lanes for point in points for hook in point.hooks)])
-    return [_report(point, held) for point in points]
+class Reports:
+    """What `ls` and `stats()` show of this process. `host` gives what it listens with, if it does."""
+
+    def __init__(self, app: str, table: ProbeTable, host: Callable[[], Optional[Host]]) -> None:
+        self._app = app
+        self._table = table
+        self._host = host
+
+    def whole(self) -> Dict[str, Any]:
+        """All that there is to tell."""
+        return {"app": self._app, "pid": os.getpid(), "process": self.process(), "probes": self.probes()}
+
+    def process(self) -> Dict[str, Any]:
+        """Of the process: its sessions and their lanes."""
+        host = self._host()
+        peers = [] if host is None else list(host.peers.values())
+        return {
+            "sessions": len(peers),
+            "lanes": sum(len(peer.lanes) for peer in peers),
+            "refused": 0 if host is None else host.refused,
+            "by-session": [_report_lanes(peer.pid, peer.lanes.wires()) for peer in peers],
+        }
+
+    def probes(self) -> List[Dict[str, Any]]:
+        """Of each probe point, and of each glob that nothing matches yet."""
+        self._table.look_at_imported()
+        points = list(self._table.points.values())
+        for point in points:
+            self._table.remove_expired(point)
+        points += self._table.unmatched()
+        host = self._host()
+        pools = [] if host is None else [peer.lanes for peer in list(host.peers.values())]
+        held = on_lanes([*pools, *(hook.lanes for point in points for hook in point.hooks)])
+        return [_report(point, held) for point in points]
 
 
 def _report(point: ProbePoint, held: Held) -> Dict[str, Any]:
@@ -81,7 +112,7 @@ def _why_suspended(hook: RemoteHook) -> Optional[str]:
     return f"{hook.mode.value}:{hook.peer.pid} failed {status['failures']} times in a row ({status['cause']}), {when}"
 
 
-def report_lanes(script: int, wires: List[Wire]) -> Dict[str, Any]:
+def _report_lanes(script: int, wires: List[Wire]) -> Dict[str, Any]:
     """Of the lanes that a session has now: how many can be hot, the frames that went through their memory, and why the others are plain."""
     hot = [wire for wire in wires if isinstance(wire, HotWire)]
     declined = sum(wire.is_declined for wire in hot)

@@ -332,7 +332,7 @@ def test_a_script_that_is_killed_leaves_its_events_behind_counted(start: Callabl
             break
     # What had been answered before the script stopped was delivered; all else is dropped.
     assert app.evaluate(f"{figures}.dropped") == "1000"
-    threads = "len(__import__('xpc_agent.life.agent').life.agent.current().table.sender._queues)"
+    threads = "len(__import__('xpc_agent.life.agent').life.agent.current().registrations.sender._queues)"
     for _ in range(1000):
         if app.evaluate(threads) == "0":
             break

@@ -26,8 +26,8 @@ from .callee import Incoming
 _FINAL = frozenset({Opcode.RETURN, Opcode.RETURN_SAME, Opcode.RAISE, Opcode.RAISE_SAME, Opcode.FAILED, Opcode.NOT_FOUND})
 
 
-class Entry:
-    """A registered name. `peer` is None for a callback of the host itself."""
+class Registration:
+    """A name that can be called. `peer` is None for a callback of the host itself."""
 
     __slots__ = ("callback", "expires", "hook", "left", "lock", "peer")
 
@@ -45,6 +45,10 @@ class Entry:
         self.expires = None if terms.expires is None else time.monotonic() + terms.expires
         self.lock = allocate_lock()
 
+    def lost(self, caller: Wire) -> None:
+        """Answer a call whose callee is gone: whoever is gone has registered nothing."""
+        caller.send(None, Opcode.NOT_FOUND)
+
     def take(self) -> bool:
         """Count one call; False if the registration has ended."""
         if self.expires is not None and time.monotonic() >= self.expires:
@@ -61,18 +65,20 @@ class Entry:
 class Registry(Policy):
     """The host's names, and the calls and relays through them."""
 
-    def __init__(self, limits: Limits) -> None:
-        self._names: Dict[str, Entry] = {}
+    def __init__(self, limits: Limits, relayed: Optional[Callable[[str], Optional[Registration]]] = None) -> None:
+        """`relayed` finds who is called by a name that begins with a zero byte; without it such a name is like any other."""
+        self._relayed = relayed
+        self._names: Dict[str, Registration] = {}
         self._lock = allocate_lock()
         self._limits = limits
 
-    def put(self, name: str, entry: Entry) -> bool:
+    def put(self, name: str, registration: Registration) -> bool:
         """Register; False if the name belongs to another live node."""
         with self._lock:
             held = self._names.get(name)
-            if held is not None and held.peer is not entry.peer and not self._ended(held):
+            if held is not None and held.peer is not registration.peer and not self._ended(held):
                 return False
-            self._names[name] = entry
+            self._names[name] = registration
             return True
 
     def take_away(self, name: str, peer: Optional[Peer]) -> bool:
@@ -84,38 +90,40 @@ class Registry(Policy):
             del self._names[name]
             return not self._ended(held)
 
-    def find(self, name: str) -> Optional[Entry]:
+    def find(self, name: str) -> Optional[Registration]:
         """The live registration of a name, with one call counted."""
-        entry = self._names.get(name)
-        if entry is None:
+        if self._relayed is not None and name.startswith("\0"):
+            return self._relayed(name)
+        registration = self._names.get(name)
+        if registration is None:
             return None
-        if entry.take():
-            return entry
+        if registration.take():
+            return registration
         with self._lock:
-            if self._names.get(name) is entry:
+            if self._names.get(name) is registration:
                 del self._names[name]
         return None
 
     @staticmethod
-    def _ended(entry: Entry) -> bool:
-        return entry.left == 0 or (entry.expires is not None and time.monotonic() >= entry.expires)
+    def _ended(registration: Registration) -> bool:
+        return registration.left == 0 or (registration.expires is not None and time.monotonic() >= registration.expires)
 
     # policy of the host ------------------------------------------------------------------------------------------------
 
     def left(self, peer: Peer) -> None:
         with self._lock:
-            for name in [name for name, entry in self._names.items() if entry.peer is peer]:
+            for name in [name for name, registration in self._names.items() if registration.peer is peer]:
                 del self._names[name]
 
     def register(self, peer: Peer, message: Register) -> Optional[Answer]:
         if is_target(message.name) and message.style != "plain":
             raise TargetError(f"{message.name}: the process at the other end is a plain manager, not an instrumented application")
-        entry = Entry(None, peer, message.hook, read_terms(message))
-        return Answer(message.request, True, data={"registered": self.put(message.name, entry)})
+        registration = Registration(None, peer, message.hook, read_terms(message))
+        return Answer(message.request, True, data={"registered": self.put(message.name, registration)})
 
     def unregister(self, peer: Peer, message: Unregister) -> Optional[Answer]:
-        for name, entry in list(self._names.items()):
-            if entry.peer is peer and entry.hook == message.hook:
+        for name, registration in list(self._names.items()):
+            if registration.peer is peer and registration.hook == message.hook:
                 return Answer(message.request, True, data={"unregistered": self.take_away(name, peer)})
         return Answer(message.request, True, data={"unregistered": False})
 
@@ -128,33 +136,29 @@ class Registry(Policy):
             frame = wire.recv_frame(None)
             if frame.opcode not in (Opcode.CALL_NAMED, Opcode.EVENTS) or not frame.buffers:
                 raise RemoteProtocolError(f"{frame.opcode.name} on a lane that calls by name")
-            entry = self.find(bytes(frame.buffers[0]).decode("utf-8", "replace"))
-            if entry is None:
+            registration = self.find(bytes(frame.buffers[0]).decode("utf-8", "replace"))
+            if registration is None:
                 wire.send(None, Opcode.NOT_FOUND)
-            elif entry.peer is None:
+            elif registration.peer is None:
                 if frame.opcode is Opcode.EVENTS:
                     raise RemoteProtocolError("EVENTS for a callback of this process")
-                assert entry.callback is not None
-                answer(wire, frame, traits, entry.callback)
+                assert registration.callback is not None
+                answer(wire, frame, traits, registration.callback)
             else:
-                self._relay(wire, frame, entry)
+                self._relay(wire, frame, registration)
 
-    def lost(self, caller: Wire, frame: Frame) -> None:
-        """Answer a call whose callee is gone: whoever is gone has registered nothing."""
-        caller.send(None, Opcode.NOT_FOUND)
-
-    def _relay(self, caller: Wire, frame: Frame, entry: Entry) -> None:
+    def _relay(self, caller: Wire, frame: Frame, registration: Registration) -> None:
         """Pass a call on to the node that registered the name, and its questions and answer back, as the bytes that they are."""
-        peer = entry.peer
+        peer = registration.peer
         assert peer is not None
         try:
             lane = peer.lanes.take(time.monotonic() + self._limits.connect_timeout)
         except ChannelError:
-            self.lost(caller, frame)
+            registration.lost(caller)
             return
         opcode = Opcode.EVENTS if frame.opcode is Opcode.EVENTS else Opcode.CALL
         body, buffers = frame.body, frame.buffers[1:]
-        ident = entry.hook
+        ident = registration.hook
         try:
             while True:
                 try:
@@ -162,7 +166,7 @@ class Registry(Policy):
                     back = lane.recv_frame(None)
                 except ChannelError:
                     peer.lanes.drop(lane)
-                    self.lost(caller, frame)
+                    registration.lost(caller)
                     return
                 if back.opcode in _FINAL:
                     peer.lanes.give(lane)

@@ -27,7 +27,6 @@ from xpc_agent.patching import make_patch
 from xpc_agent.points.table import ProbeTable
 from xpc_agent.targets.resolve import resolve
 from xpc_instrument.core.config.file import from_probes
-from xpc_instrument.core.model.limits import Limits
 from xpc_instrument.core.model.target import Mode
 
 NAME = "clinic_under_test"
@@ -394,7 +393,7 @@ def test_a_glob_over_ten_thousand_functions_resolves_them_all_and_arms_none(clin
     exec(source, namespace)
     clinic.__dict__.update(namespace)
     codes = {name: value.__code__ for name, value in vars(clinic).items() if name.startswith("function_")}
-    table = ProbeTable(from_probes("clinic", [f"{NAME}:function_*"]), Limits())
+    table = ProbeTable(from_probes("clinic", [f"{NAME}:function_*"]))
     table.module_imported(clinic)
     assert len(table.points) == 10_000
     assert {point.state for point in table.points.values()} == {"ready"}
@@ -409,7 +408,7 @@ def test_two_accessors_of_a_property_that_wrapt_patches_are_both_put_back(clinic
     config = from_probes("clinic", [f"{NAME}:Box.size.fget", f"{NAME}:Box.size.fset"])
     for probe in config.probes:
         object.__setattr__(probe, "patcher", "wrapt")
-    table = ProbeTable(config, Limits())
+    table = ProbeTable(config)
     table.module_imported(clinic)
     assert {point.state for point in table.points.values()} == {"ready"}
     table.restore_all()
@@ -423,7 +422,7 @@ def test_a_pending_hook_whose_target_cannot_be_armed_leaves_the_import_alone(cli
         "class Parent(metaclass=Meta):\n    def say(self): return 1\nclass Child(Parent): pass\n",
         clinic.__dict__,
     )
-    table = ProbeTable(from_probes("clinic", [f"{NAME}:Child.say"]), Limits())
+    table = ProbeTable(from_probes("clinic", [f"{NAME}:Child.say"]))
     point = table.points[f"{NAME}:Child.say"]
     waiting: Any = Forward()
     point.hooks = [waiting]
@@ -439,7 +438,7 @@ def test_a_target_whose_module_runs_again_is_hooked_again(clinic: Any, name: str
     exec(source, clinic.__dict__)
     config = from_probes("clinic", [f"{NAME}:{name}"])
     object.__setattr__(config.probes[0], "patcher", patcher)
-    table = ProbeTable(config, Limits())
+    table = ProbeTable(config)
     table.module_imported(clinic)
     point = table.points[f"{NAME}:{name}"]
     hook: Any = Forward()

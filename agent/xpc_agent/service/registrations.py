@@ -1,0 +1,293 @@
+"""Who has registered what in this process: the policy of its host, which puts hooks on probe points and takes them off.
+
+Rules:
+- A name with a colon is a target, and its registration a hook; any other is a plain callback, as with any manager (`Registry`).
+- A hook that is removed while events of it are queued is forgotten when these are delivered, or not in the time that the script gives.
+- At a fixed address every hook is shared with the other processes (`sharing.py`); the answer to the script follows when all have it.
+- All runs in the service thread, but for `entered_thread` and `serve`; what a process that shares another's address is told by its host
+  (`add_hook`, `drop_hook`, `drop_all`); and `drop_orphans`, in threads that wait for a session after a fork. The table's lock is held to
+  change points (see `points/table.py`), and none of our own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.machinery
+import os
+import sys
+from typing import Any, Callable, Dict, Optional, Union
+
+from xpc_instrument.core.calls.registry import Registration, Registry, read_terms
+from xpc_instrument.core.config.schema import Config, ProbeConfig
+from xpc_instrument.core.model.errors import TargetError
+from xpc_instrument.core.model.limits import Limits
+from xpc_instrument.core.model.target import Mode, is_target, split_name
+from xpc_instrument.core.node.peer import Peer, Policy
+from xpc_instrument.core.protocol.messages import Answer, Hello, Notice, Query, Register, Unregister
+from xpc_instrument.core.values.traits import PeerProfile, python_version
+from xpc_instrument.core.wire.wire import Wire
+
+from ..events.queue import bounded
+from ..events.sender import Sender
+from ..guard import guard_thread, guarded
+from ..hooks.admission import SuspensionPolicy, reseed
+from ..hooks.remote import RemoteHook
+from ..hooks.unwaited import UnwaitedHook
+from ..points.table import ProbeTable
+from ..relay import RelayedPeer
+from .sharing import PendingAnswer, Sharing
+
+# What a script may register where the config allows no more than to observe; then nothing that it sends is unpickled.
+_OBSERVERS = frozenset({Mode.BEFORE, Mode.AFTER})
+# What a script may register, in characters.
+_LONGEST_NAME = 4096
+# Who answers for this process, beside the sessions of its members.
+_HERE = ""
+
+
+class Registrations(Policy):
+    """The hooks and callbacks of all sessions. `report` gives what a script is told of this process.
+
+    `on_joined` is called with each session that is a script's, `on_synced` with one that has registered all that it wants to register here.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        limits: Limits,
+        table: ProbeTable,
+        report: Callable[[], Dict[str, Any]],
+        on_joined: Callable[[Peer], None],
+        on_synced: Callable[[Peer], None],
+    ) -> None:
+        self.sender = Sender(config.limits.max_queue, config.limits.max_queue_bytes)
+        self._config = config
+        self._limits = limits
+        self._table = table
+        self._report = report
+        self._on_joined = on_joined
+        self._on_synced = on_synced
+        self._begin()
+
+    def _begin(self) -> None:
+        self._peers: Dict[str, Peer] = {}
+        self._registry = Registry(self._limits, self._find_relayed)
+        self._sharing = Sharing(self._config.app, self._peers, self._config.manager.address != "unix")
+
+    # the host's policy -------------------------------------------------------------------------------------------------
+
+    def entered_thread(self) -> None:
+        guard_thread()
+
+    def joined(self, peer: Peer) -> None:
+        peer.lanes.want = guarded(peer.lanes.want)
+        self._peers[peer.session] = peer
+        if not self._sharing.joined(peer):
+            self._on_joined(peer)
+
+    def left(self, peer: Peer) -> None:
+        self._registry.left(peer)
+        self._peers.pop(peer.session, None)
+        self.drop_session(peer.session)
+        self._sharing.left(peer)
+
+    def synced(self, peer: Peer) -> None:
+        # What it had inherited over a fork and has not registered again, it has removed meanwhile.
+        self.drop_orphans(peer.session)
+        self._on_synced(peer)
+
+    def noticed(self, peer: Peer, notice: Notice) -> None:
+        self._sharing.noticed(peer, notice)
+
+    def register(self, peer: Peer, message: Register) -> Optional[Answer]:
+        if len(message.name) > _LONGEST_NAME:
+            # Before anything looks for what is similar to it.
+            raise TargetError(f"{message.name[:60]}... has {len(message.name)} characters; at most {_LONGEST_NAME} can be a name")
+        if not 0 <= message.hook < 1 << 32:
+            raise TargetError(f"hook number {message.hook!r:.40}: expected one that a frame can hold, from 0 to 4294967295")
+        if not is_target(message.name):
+            return self._registry.register(peer, message)
+        answer = Answer(message.request, True, data={"registered": True, "importable": _importable(message.module)})
+        try:
+            self.add_hook(peer, message)
+        except TargetError as error:
+            if not self._sharing.members():
+                raise
+            answer = Answer(message.request, False, type(error).__name__, str(error))
+        return self._sharing.share(peer, message, answer)
+
+    def unregister(self, peer: Peer, message: Unregister) -> Optional[Answer]:
+        within = bounded(message.within)
+        session, number = peer.session, message.hook
+        members = self._sharing.unshare(session, number, within)
+        removed = self._disarm(session, number) or members is not None
+        unwaited = self.sender.find(session, number)
+        if not removed and unwaited is None:
+            return self._registry.unregister(peer, message)
+        answer = Answer(message.request, True, data={"unregistered": True})
+        if unwaited is None and not (members and within):
+            return answer
+        # The answer follows when what is queued is delivered, here and in the members.
+        pending = PendingAnswer(peer, answer, {_HERE, *(members or ())} if within else {_HERE})
+        self._sharing.wait(f"removed {session} {number}", pending)
+
+        def passed() -> None:
+            if unwaited is not None:
+                pending.answer = dataclasses.replace(
+                    answer, data={"unregistered": True, "source": self.sender.source, "dropped": unwaited.dropped}
+                )
+            self._sharing.answered(pending, _HERE)
+
+        if unwaited is None:
+            passed()
+        else:
+            unwaited.queue.retire(unwaited, within, passed)
+        return None
+
+    def query(self, peer: Peer, message: Query) -> Answer:
+        if message.what == "probes":
+            return Answer(message.request, True, data={**self._report(), "members": [one.pid for one in self._sharing.members()]})
+        kind, _, pid = message.what.partition(" ")
+        if kind != "member":
+            return self._registry.query(peer, message)
+        return Answer(message.request, True, data={"asked": self._sharing.ask(pid, peer, message.request)})
+
+    def serve(self, wire: Wire, hello: Hello) -> None:
+        self._registry.serve(wire, hello)
+
+    def _find_relayed(self, name: str) -> Optional[Registration]:
+        return self._sharing.find(name)
+
+    # hooks -------------------------------------------------------------------------------------------------------------
+
+    def add_hook(self, peer: Union[Peer, RelayedPeer], message: Register) -> None:
+        """Put a hook of a session on its target. Raises `TargetError`."""
+        mode, target = split_name(message.name)
+        point = self._table.find_point(target)
+        if mode not in point.config.allow:
+            allowed = ", ".join(sorted(one.value for one in point.config.allow))
+            raise TargetError(f"{target}: the config does not allow the mode {mode.value!r} here, only {allowed}")
+        terms = read_terms(message)
+        if not terms.wait and mode not in (Mode.BEFORE, Mode.AFTER):
+            raise TargetError(f"{target}: a hook in the mode {mode.value!r} has to be waited for; only before and after take wait=False")
+        with self._table.changing:
+            for hook in point.hooks:
+                if hook.session == peer.session and hook.number == message.hook:
+                    # Inherited over a fork: the same hook, now with a connection of this process's own.
+                    hook.rejoin(peer)
+                    return
+            self._table.remove_expired(point)
+            if len(point.hooks) >= self._config.limits.max_hooks:
+                raise TargetError(f"{target} has {len(point.hooks)} hooks, the limit (max-hooks)")
+            make: Callable[..., RemoteHook] = RemoteHook if terms.wait else functools.partial(UnwaitedHook, sender=self.sender)
+            hook = make(
+                mode,
+                target,
+                peer,
+                message.hook,
+                message.style,
+                PeerProfile(peer.python, python_version(), self._config.limits.max_payload),
+                timeout=point.config.timeout,
+                on_failure=point.config.on_failure,
+                terms=terms,
+                suspension=_suspension(point.config),
+                pid=os.getpid(),
+                may_refer=not point.config.allow <= _OBSERVERS,
+                signature=point.signature,
+                ended=lambda hook: self._table.remove(point, hook),
+            )
+            point.hooks = [*point.hooks, hook]
+            try:
+                point.refresh()
+            except TargetError:
+                self._table.remove(point, hook)
+                self._forget(hook)
+                raise
+
+    def drop_hook(self, session: str, number: int, within: float, done: Callable[[], None]) -> None:
+        """Remove one hook of a session; `done` is called when its events are delivered too, or not in time."""
+        self._disarm(session, number)
+        unwaited = self.sender.find(session, number)
+        if unwaited is None:
+            done()
+        else:
+            unwaited.queue.retire(unwaited, within, done)
+
+    @staticmethod
+    def _forget(hook: RemoteHook) -> None:
+        """A hook is disarmed, and nobody waits for its events."""
+        if isinstance(hook, UnwaitedHook):
+            hook.queue.retire(hook, 0.0, _nothing)
+
+    def _disarm(self, session: str, number: int) -> bool:
+        """Remove one hook of a session from its point; False if there is none of that number."""
+        for point in list(self._table.points.values()):
+            for hook in point.hooks:
+                if hook.session == session and hook.number == number:
+                    hook.removed = True
+                    self._table.remove(point, hook)
+                    return True
+        return False
+
+    def drop_all(self) -> None:
+        """Remove all hooks of all sessions."""
+        for session in {hook.session for point in list(self._table.points.values()) for hook in point.hooks}:
+            self.drop_session(session)
+
+    def drop_session(self, session: str) -> None:
+        """Remove all hooks of a session."""
+        with self._table.changing:
+            for point in list(self._table.points.values()):
+                kept = [hook for hook in point.hooks if hook.session != session]
+                if len(kept) != len(point.hooks):
+                    for hook in point.hooks:
+                        if hook.session == session:
+                            point.counters.retire(hook.counters)
+                    point.hooks = kept
+                    point.refresh()
+        self.sender.discard(session)
+
+    def drop_orphans(self, session: str) -> None:
+        """Remove the hooks of a session that were inherited over a fork, but not those that it has registered with this process."""
+        with self._table.changing:
+            for point in list(self._table.points.values()):
+                for hook in point.hooks:
+                    if hook.session == session and hook.orphan_since:
+                        self._table.remove(point, hook)
+                        self._forget(hook)
+
+    def let_go(self) -> None:
+        """This process leaves its sessions by itself: invocations that are under way go on without their hooks, which is no failure."""
+        for point in list(self._table.points.values()):
+            for hook in point.hooks:
+                hook.removed = True
+
+    def reset_after_fork(self) -> None:
+        """In a forked child: the sessions are the parent's, the hooks stay for those that come here too. Once the table is reset."""
+        self._begin()
+        reseed()
+        pid = os.getpid()
+        for point in list(self._table.points.values()):
+            for hook in point.hooks:
+                hook.reset_after_fork(pid)
+        self.sender.reset_after_fork()
+
+
+def _nothing() -> None:
+    """Nobody waits."""
+
+
+def _suspension(config: ProbeConfig) -> SuspensionPolicy:
+    """When a hook on the probe point is suspended. An invocation that tries it is given up when it should have timed out long ago."""
+    return SuspensionPolicy(config.suspend_after, config.suspend_for, config.suspend_at_most, config.timeout + config.suspend_at_most)
+
+
+def _importable(module: str) -> bool:
+    """Whether the top-level package of a module can be found from here; nothing is imported."""
+    if not module or module in sys.modules:
+        return True
+    top = module.partition(".")[0]
+    if top in sys.modules or top in sys.builtin_module_names:
+        return True
+    return importlib.machinery.PathFinder.find_spec(top) is not None
