@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .life.agent import lanes, start, stats, stop
+    from .life.control import lanes, start, stats, stop
 
 __all__ = ["lanes", "start", "stats", "stop"]
 
@@ -17,9 +17,9 @@ __all__ = ["lanes", "start", "stats", "stop"]
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from .life import agent
+    from .life import control
 
-    return getattr(agent, name)
+    return getattr(control, name)
 
 
 def __dir__() -> list[str]:

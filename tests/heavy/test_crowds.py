@@ -149,7 +149,7 @@ def test_two_hundred_scripts_come_and_go_while_the_application_calls(app: Faulty
     assert app.value("till.pay(1)") == "paid"
     app.disarmed()
     app.settles_at(before)
-    assert app.value("len([n for n in sys.modules['xpc_agent.life.agent'].current().registrations._peers])") == 0
+    assert app.value("len([n for n in sys.modules['xpc_agent.life.control'].current().registrations._peers])") == 0
 
 
 def test_sixty_scripts_that_come_at_once_are_all_let_in(app: Faulty, run_program: Callable[..., Program]) -> None:
@@ -169,7 +169,7 @@ def test_a_script_that_registers_and_dies_a_thousand_times_leaves_nothing_behind
         forker.send_line()
         assert forker.wait() == 0
 
-    keep = "sorted((point.target, point.state, len(point.hooks)) for point in sys.modules['xpc_agent.life.agent'].current().table.points.values())"
+    keep = "sorted((point.target, point.state, len(point.hooks)) for point in sys.modules['xpc_agent.life.control'].current().table.points.values())"
     state = app.value(keep)
     die(100)
     app.disarmed()

@@ -219,7 +219,7 @@ class Faulty(App):
 
     def frames(self) -> int:
         """How many frames have gone through memory on the lanes that there are."""
-        return sum(one["frames"] for one in self.value("sys.modules['xpc_agent.life.agent'].current().reports.process()['by-session']"))
+        return sum(one["frames"] for one in self.value("sys.modules['xpc_agent.life.control'].current().reports.process()['by-session']"))
 
     def heat(self, expression: str, wanted: int = 50) -> bool:
         """Evaluate it until so many frames have gone through memory, so that what happens next happens to a hot lane; returns whether they have.
@@ -241,7 +241,7 @@ class Faulty(App):
         """Wait until no hook is left."""
         patience = threading.Event()
         deadline = time.monotonic() + PATIENCE
-        expression = "sum(len(point.hooks) for point in sys.modules['xpc_agent.life.agent'].current().table.points.values())"
+        expression = "sum(len(point.hooks) for point in sys.modules['xpc_agent.life.control'].current().table.points.values())"
         while self.value(expression) and time.monotonic() < deadline:
             patience.wait(0.02)
         assert self.value(expression) == 0

@@ -120,7 +120,7 @@ stopping = threading.Event()
 
 def armed(target: str) -> int:
     """How many hooks there are on a target at the moment."""
-    agent = sys.modules["xpc_agent.life.agent"].current()
+    agent = sys.modules["xpc_agent.life.control"].current()
     point = None if agent is None else agent.table.points.get(f"application:{target}")
     return 0 if point is None else len(point.hooks)
 
@@ -269,7 +269,7 @@ def resources() -> Dict[str, Any]:
         "threads": len(os.listdir("/proc/self/task")),
         "rss": memory,
     }
-    agent = sys.modules["xpc_agent.life.agent"].current()
+    agent = sys.modules["xpc_agent.life.control"].current()
     if agent is not None:
         # Of the lanes that there are now.
         found["frames"] = sum(one["frames"] for one in agent.about()["by-session"])

@@ -296,7 +296,7 @@ WAYS = {
     "import xpc_agent": "import xpc_agent",
     "an agent with a Python function hookable": """
 import json  # a module with Python functions
-from xpc_agent.life.agent import start, stop
+from xpc_agent.life.control import start, stop
 from xpc_instrument.core.config.file import from_probes
 start(from_probes("cost", ["json:dumps"]))
 """,

@@ -8,7 +8,7 @@ import os
 from xpc_instrument.core.config.packed import unpack
 from xpc_instrument.core.model.errors import XpcError
 
-from .agent import start
+from .control import start
 
 CONFIG_VARIABLE = "XPC_INSTRUMENT_CONFIG_PACKED"
 MAIN_VARIABLE = "XPC_INSTRUMENT_MAIN_PID"

@@ -191,6 +191,6 @@ def test_a_thread_that_is_interrupted_many_times_leaves_no_lane_behind(start: Ca
         assert got.keys() <= {"hooked", "interrupted"}
         assert got.get("interrupted", 0) > 20
         assert app.value("till.pay(1)") == "hooked"
-        lanes = "[(len(p.lanes), len(p.lanes._free)) for p in sys.modules['xpc_agent.life.agent'].current().host.peers.values()]"
+        lanes = "[(len(p.lanes), len(p.lanes._free)) for p in sys.modules['xpc_agent.life.control'].current().host.peers.values()]"
         (known, free) = app.value(lanes)[0]
         assert known == free

@@ -321,7 +321,7 @@ def test_a_script_that_is_killed_leaves_its_events_behind_counted(start: Callabl
     app.evaluate("[shop.charge(i) for i in range(1000)] and None")
     kill(script.pid)
     script.wait()
-    counters = "__import__('xpc_agent.life.agent').life.agent.current().table.points['shop:charge']"
+    counters = "__import__('xpc_agent.life.control').life.control.current().table.points['shop:charge']"
     figures = "next(one for one in __import__('xpc_agent').stats() if one.target == 'shop:charge')"
     for _ in range(1000):
         if app.evaluate(f"{counters}.hooks") == "[]":
@@ -332,7 +332,7 @@ def test_a_script_that_is_killed_leaves_its_events_behind_counted(start: Callabl
             break
     # What had been answered before the script stopped was delivered; all else is dropped.
     assert app.evaluate(f"{figures}.dropped") == "1000"
-    threads = "len(__import__('xpc_agent.life.agent').life.agent.current().registrations.sender._queues)"
+    threads = "len(__import__('xpc_agent.life.control').life.control.current().registrations.sender._queues)"
     for _ in range(1000):
         if app.evaluate(threads) == "0":
             break

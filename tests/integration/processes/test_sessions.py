@@ -165,7 +165,7 @@ def test_env_that_keeps_the_agent_out_is_refused(tmp_path: Path, words: Any, why
 
 
 def test_env_that_lets_the_agent_in_is_run(tmp_path: Path) -> None:
-    code = "import os, xpc_agent.life.agent as l; print(os.environ['MINE'], l.current() is not None)"
+    code = "import os, xpc_agent.life.control as l; print(os.environ['MINE'], l.current() is not None)"
     done = cli("run", "--probe", "json:dumps", "--", "env", "MINE=5", sys.executable, "-c", code, cwd=tmp_path)
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "5 True", "")
 

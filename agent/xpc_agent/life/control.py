@@ -1,0 +1,157 @@
+"""Starting and stopping the agent of this process, and what may be asked of it: the functions of `xpc_agent`, at exit, at a fork.
+
+Rules:
+- A process has one agent, or none.
+- Starting never harms the application: what fails is logged, and the application runs uninstrumented. (`start()` called by the application
+  itself raises, since it asked.)
+- What is done in the application's threads at these moments is work of ours: probe points that it hits pass through.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+from typing import Iterable, List, Optional, Union
+
+from xpc_instrument.core.config import file as config_module
+from xpc_instrument.core.config.schema import Config
+from xpc_instrument.core.model.errors import ConfigError, XpcError
+from xpc_instrument.core.model.stats import LaneStats, ProbeStats, read_lanes, read_probe
+from xpc_instrument.core.unpatched import Local
+
+from ..guard import guard, guarded
+from .agent import Agent
+from .logs import leave_no_dummies
+
+log = logging.getLogger("xpc_agent")
+
+
+class _Forking(Local):
+    was_on = False
+
+
+_forking = _Forking()
+_agent: Optional[Agent] = None
+_hooked_forks = False
+
+
+@guarded
+def start(
+    config: Union[Config, str, os.PathLike[str], None] = None,
+    *,
+    app: Optional[str] = None,
+    probes: Iterable[str] = (),
+    at_once: bool = True,
+) -> None:
+    """Make this process hookable: with a `Config`, the path of a config file, or the nearest config file from here upwards.
+
+    `app` overrides its app name, `probes` adds targets. A second start without a stop in between does nothing. Raises `ConfigError` for a
+    wrong config, another `XpcError` or an `OSError` if the process cannot listen.
+    """
+    global _agent
+    if _agent is not None:
+        return
+    for name in ("xpc_agent", "xpc_instrument"):
+        leave_no_dummies(logging.getLogger(name))
+    agent = Agent(_config(config, app, probes))
+    _hook_forks()
+    try:
+        agent.start(at_once=at_once)
+    except BaseException:
+        agent.stop()
+        raise
+    _agent = agent
+    atexit.register(_at_exit, agent)
+
+
+@guarded
+def stop() -> None:
+    """Undo everything: all functions, modules and the import system are as they were, and nothing listens any more."""
+    global _agent
+    agent, _agent = _agent, None
+    if agent is not None:
+        atexit.unregister(_at_exit)
+        agent.stop()
+
+
+@guarded
+def stats() -> List[ProbeStats]:
+    """What was counted of each probe point of this process; nothing if no agent runs in it."""
+    agent = _agent
+    if agent is None:
+        return []
+    return [read_probe(os.getpid(), report) for report in agent.reports.probes()]
+
+
+@guarded
+def lanes() -> List[LaneStats]:
+    """The lanes that each script has to this process now, and which of them can be hot; nothing if no agent runs in it."""
+    agent = _agent
+    return [] if agent is None else read_lanes(os.getpid(), agent.reports.process())
+
+
+def current() -> Optional[Agent]:
+    """The agent of this process, if it runs."""
+    return _agent
+
+
+def _config(config: Union[Config, str, os.PathLike[str], None], app: Optional[str], probes: Iterable[str]) -> Config:
+    from pathlib import Path
+
+    if config is None:
+        found = config_module.find(Path.cwd())
+        if found is not None:
+            config = config_module.load(found)
+        elif probes:
+            config = config_module.from_probes(app or config_module.default_app(Path.cwd()), probes)
+        else:
+            raise ConfigError(f"no {config_module.FILE_NAME} in {Path.cwd()} or above: write one, or name targets with probes=[...]")
+    elif not isinstance(config, Config):
+        config = config_module.load(config)
+    if app is not None:
+        config = config_module.with_app(config, app)
+    return config_module.with_probes(config, list(probes))
+
+
+@guarded
+def _at_exit(agent: Agent) -> None:
+    try:
+        agent.close()
+    except Exception:
+        log.exception("withdrawing failed; what is left is cleaned up by the next process that looks")
+
+
+def _hook_forks() -> None:
+    """Once per process: at-fork hooks cannot be taken back, so they ask for the agent of the moment."""
+    global _hooked_forks
+    if _hooked_forks or not hasattr(os, "register_at_fork"):
+        return
+    _hooked_forks = True
+    os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)
+
+
+def _before() -> None:
+    # To the end of `_in_parent` and `_in_child`: what others do at a fork, in the child above all, must not use the parent's lanes.
+    _forking.was_on, guard.on = guard.on, True
+    if _agent is not None:
+        _agent.before_fork()
+
+
+def _in_parent() -> None:
+    try:
+        if _agent is not None:
+            _agent.after_fork_in_parent()
+    finally:
+        guard.on = _forking.was_on
+
+
+def _in_child() -> None:
+    try:
+        if _agent is not None:
+            _agent.after_fork_in_child()
+    except Exception as error:
+        log.error("this forked process cannot be hooked: %s", error, exc_info=not isinstance(error, (XpcError, OSError)))
+    finally:
+        # Whatever the thread did when it forked, in the child it does the application's work.
+        guard.on = False
