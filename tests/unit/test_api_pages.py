@@ -1,10 +1,11 @@
-"""The pages of the API leave nothing out: each public name is on one of them."""
+"""The pages of the API leave nothing out: each public name is on one of them, and has a docstring to be shown there."""
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
-from typing import Iterator, List, Tuple
+from typing import Any, Iterator, List, Tuple
 
 import pytest
 
@@ -29,9 +30,34 @@ def directives() -> Iterator[Tuple[str, List[str]]]:
             yield f"{module}.{name}" if module else name, excluded.group(1).split(", ") if excluded else []
 
 
+def members() -> Iterator[Tuple[str, Any]]:
+    """Everything that the pages show: functions and classes, and the methods and properties that our classes define."""
+    for name, excluded in directives():
+        module, _, last = name.rpartition(".")
+        thing = getattr({"xpc_agent": xpc_agent, "xpc_instrument": xpc_instrument}[module], last)
+        if not inspect.isclass(thing):
+            if callable(thing):
+                yield name, thing
+            continue
+        yield name, thing
+        for member, value in vars(thing).items():
+            if not member.startswith("_") and member not in excluded and (callable(value) or isinstance(value, (property, classmethod))):
+                yield f"{name}.{member}", value
+
+
 def test_each_public_name_is_on_one_page() -> None:
     public = [f"{module.__name__}.{name}" for module in (xpc_instrument, xpc_agent) for name in module.__all__]
     assert sorted(name for name, _ in directives()) == sorted(public)
+
+
+@pytest.mark.parametrize(("name", "thing"), [pytest.param(*pair, id=pair[0]) for pair in members()])
+def test_what_the_pages_show_says_what_it_is(name: str, thing: Any) -> None:
+    text = thing.__doc__ or ""
+    # What dataclasses write themselves is the constructor once more.
+    assert text.strip()
+    assert not text.startswith(f"{name.rpartition('.')[2]}(")
+    # A letter right behind a closing backquote is no end to Sphinx, which then takes the rest for code.
+    assert [quoted for quoted, letter in re.findall(r"`([^`]+)`(\w?)", text.replace("``", "")) if letter] == []
 
 
 def test_pages_leave_out_nothing_that_is_not_there() -> None:
