@@ -31,7 +31,7 @@ def directives() -> Iterator[Tuple[str, List[str]]]:
 
 
 def members() -> Iterator[Tuple[str, Any]]:
-    """Everything that the pages show: functions and classes, and the methods and properties that our classes define."""
+    """Everything that the pages show: functions and classes, and the methods and properties of our classes, inherited ones too."""
     for name, excluded in directives():
         module, _, last = name.rpartition(".")
         thing = getattr({"xpc_agent": xpc_agent, "xpc_instrument": xpc_instrument}[module], last)
@@ -40,7 +40,8 @@ def members() -> Iterator[Tuple[str, Any]]:
                 yield name, thing
             continue
         yield name, thing
-        for member, value in vars(thing).items():
+        ours = [one for one in thing.__mro__ if one.__module__.startswith("xpc_")]
+        for member, value in {name: value for one in reversed(ours) for name, value in vars(one).items()}.items():
             if not member.startswith("_") and member not in excluded and (callable(value) or isinstance(value, (property, classmethod))):
                 yield f"{name}.{member}", value
 
