@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any, Callable
@@ -277,13 +279,30 @@ class Reused:
             self._process = None
 
 
+def command(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """What a command says and its exit status, without a process for it; the command as a process is tested in test_cli.py.
+
+    One that becomes another program must not get that far: the tests would end with it. Have it become one that fails.
+    """
+    out, err = io.StringIO(), io.StringIO()
+    before = os.getcwd()
+    os.chdir(cwd or before)
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                status = cli.main([*words])
+            except SystemExit as left:
+                status = left.code if isinstance(left.code, int) else 0 if left.code is None else 1
+    finally:
+        os.chdir(before)
+    return subprocess.CompletedProcess(words, status, out.getvalue(), err.getvalue())
+
+
 def listing(*options: str) -> str:
-    """What `xpc-instrument ls shop` prints, without a process for it; the command as a process is tested in test_cli.py."""
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        status = cli.main(["ls", "shop", *options])
-    assert status == 0
-    return printed.getvalue()
+    """What `xpc-instrument ls shop` prints."""
+    done = command("ls", "shop", *options)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def as_json(text: str) -> Any:

@@ -12,8 +12,7 @@ from typing import Any, Callable, Iterator, List
 import pytest
 
 import xpc_instrument
-from tests.integration.app_fixture import App, as_json
-from tests.integration.cli.test_cli import cli
+from tests.integration.app_fixture import App, as_json, listing
 from tests.integration.fault_fixture import LATE, SCRIPT, TURNS, Faulty, Sleeper, holds_once, is_busy, stop
 from tests.programs import PATIENCE, Program, wait_for_exit
 from xpc_instrument import Session
@@ -232,14 +231,14 @@ def test_hot_lanes_can_be_turned_off_and_ls_says_so(begin_app: Callable[..., App
     with xpc_instrument.connect("shop") as session:
         session.instead("busy:pay", lambda n: n)
         assert app.value("[busy.pay(n) for n in range(300)]") == list(range(300))
-        (process,) = as_json(cli("ls", "shop", "--stats", "--json").stdout)
+        (process,) = as_json(listing("--stats", "--json"))
         ours = next(one for one in process["process"]["by-session"] if one["lanes"])
         lanes = ours["lanes"]
         assert ours == {"script": os.getpid(), "lanes": lanes, "hot": 0, "frames": 0, "plain": {"hot-lanes = false": lanes}}
         assert app.value("busy.mapped()") == 0
         inside = app.value("[(one.script, one.hot, one.plain) for one in __import__('xpc_agent').lanes()]")
         assert [(one.script, one.hot, one.plain) for one in session.lanes()] == inside == [(os.getpid(), 0, {"hot-lanes = false": lanes})]
-        assert f"{lanes} plain: hot-lanes = false" in cli("ls", "shop", "--stats").stdout
+        assert f"{lanes} plain: hot-lanes = false" in listing("--stats")
 
 
 # taken away --------------------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from typing import Any, Dict
 
 import pytest
 
+from tests.integration.app_fixture import command
 from xpc_instrument import cli
 from xpc_instrument.cli import certificates as module
 from xpc_instrument.core.config import file as config
@@ -20,20 +21,14 @@ from xpc_instrument.core.wire.tls import TLS
 
 x509 = pytest.importorskip("cryptography.x509")
 
-CLI = [sys.executable, "-m", "xpc_instrument.cli", "certificates"]
 
-
-def certificates(*words: object, umask: int = 0, env: Any = None) -> subprocess.CompletedProcess[str]:
+def certificates(*words: object) -> subprocess.CompletedProcess[str]:
     """Run the command, with a umask that hides nothing."""
-    return subprocess.run(
-        [*CLI, *map(str, words)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        preexec_fn=lambda: os.umask(umask),
-        env={**os.environ, **(env or {})},
-    )
+    before = os.umask(0)
+    try:
+        return command("certificates", *map(str, words))
+    finally:
+        os.umask(before)
 
 
 def contents(folder: Path) -> Dict[str, bytes]:
@@ -136,7 +131,8 @@ def test_half_a_ca_another_key_and_a_folder_open_to_others_are_refused(tmp_path:
 
 def test_without_cryptography_the_extra_is_named(tmp_path: Path) -> None:
     (tmp_path / "cryptography.py").write_text("raise ImportError('not here')")
-    done = certificates(tmp_path / "fleet", "shop", env={"PYTHONPATH": str(tmp_path)})
+    words = [sys.executable, "-m", "xpc_instrument.cli", "certificates", str(tmp_path / "fleet"), "shop"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, env={**os.environ, "PYTHONPATH": str(tmp_path)})
     assert done.returncode == 7
     assert "pip install 'xpc-instrument[tls]'" in done.stderr
     assert not (tmp_path / "fleet").exists()

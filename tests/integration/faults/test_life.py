@@ -15,8 +15,7 @@ from typing import Any, Callable, Dict, List
 import pytest
 
 import xpc_instrument
-from tests.integration.app_fixture import MAIN, SNAPSHOT, TARGETS
-from tests.integration.cli.test_cli import cli
+from tests.integration.app_fixture import MAIN, SNAPSHOT, TARGETS, listing
 from tests.integration.fault_fixture import (
     ATTEMPTS,
     LATE,
@@ -766,7 +765,7 @@ def test_a_lane_for_which_no_memory_can_be_had_is_plain_and_the_statistics_say_w
         (ours,) = (one for one in session.lanes() if one.lanes)
         assert sum(ours.plain.values()) == ours.lanes - ours.hot >= 1
         assert all(reason.startswith(why) for reason in ours.plain)
-        assert f"plain: {why}" in cli("ls", "shop", "--stats").stdout
+        assert f"plain: {why}" in listing("--stats")
         # It is a lane like any other.
         assert app.value("[till.pay(n) for n in range(200)]") == ["hooked"] * 200
         leave.set()

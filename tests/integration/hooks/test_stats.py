@@ -12,7 +12,7 @@ import pytest
 
 import xpc_instrument
 from tests.integration.app_fixture import App, as_json, listing
-from tests.integration.cli.test_cli import cli, on_a_terminal
+from tests.integration.cli.test_cli import on_a_terminal
 from xpc_instrument.core.model.stats import ProbeStats, read_probe
 
 
@@ -150,7 +150,7 @@ def test_ls_shows_the_figures_of_each_hook_and_of_what_is_left_of_those_that_hav
     with xpc_instrument.connect("shop") as session:
         session.before("shop:charge", lambda call: None)
         app.evaluate("[shop.charge(1) for _ in range(3)]")
-        head, row, process, lanes = cli("ls", "shop", "--stats").stdout.splitlines()
+        head, row, process, lanes = listing("--stats").splitlines()
         assert head.split() == ["PID", "TARGET", "HOOK", "CALLS", "OUT/IN", "WAITED", "EACH", "MAX"]
         assert row.split()[:4] == [str(app.program.pid), "shop:charge", f"before:{os.getpid()}", "3"]
         assert process == f"pid {app.program.pid}: 2 sessions, this command's included, 1 lanes, 0 connections refused"
@@ -158,16 +158,16 @@ def test_ls_shows_the_figures_of_each_hook_and_of_what_is_left_of_those_that_hav
         second = session.before("shop:charge", lambda call: 1 / 0)
         assert repr(second) == "<Handle #2 before shop:charge>"
         app.evaluate("shop.charge(1)")
-        rows = [line.split() for line in cli("ls", "shop", "--stats").stdout.splitlines()]
+        rows = [line.split() for line in listing("--stats").splitlines()]
         assert "FAILURES" in rows[0]
         assert [row[2:5] for row in rows[1:4]] == [
             ["all", "5", "raised:1"],
             [f"before:{os.getpid()}#1", "4", "-"],
             [f"before:{os.getpid()}#2", "1", "raised:1"],
         ]
-        assert f"before:{os.getpid()}#1 before:{os.getpid()}#2" in cli("ls", "shop").stdout
+        assert f"before:{os.getpid()}#1 before:{os.getpid()}#2" in listing()
         assert [hook.number for hook in stats_of(session).hooks] == [1, 2]
-    gone = [line.split() for line in cli("ls", "shop", "--stats").stdout.splitlines()]
+    gone = [line.split() for line in listing("--stats").splitlines()]
     assert [row[1:5] for row in gone[1:-1]] == [["shop:charge", "all", "5", "raised:1"]]
 
 
@@ -211,7 +211,7 @@ def _plain(text: str) -> str:
 def test_the_report_of_an_application_that_was_never_hooked_is_short(app: App) -> None:
     process: Dict[str, Any] = listed()
     assert all(probe["stats"] == {} and probe["hooks"] == [] for probe in process["probes"])
-    assert len(cli("ls", "shop", "--stats").stdout.splitlines()) == 2
+    assert len(listing("--stats").splitlines()) == 2
 
 
 def test_hooks_of_two_sessions_of_one_script_are_told_apart(app: App) -> None:
@@ -223,4 +223,4 @@ def test_hooks_of_two_sessions_of_one_script_are_told_apart(app: App) -> None:
         names = [hook.name(hooks) for hook in hooks]
         assert names == [f"before:{os.getpid()}#1@{hooks[0].session}", f"before:{os.getpid()}#1@{hooks[1].session}", f"after:{os.getpid()}"]
         assert len(set(names)) == 3
-        assert " ".join(names) in cli("ls", "shop").stdout
+        assert " ".join(names) in listing()

@@ -14,8 +14,7 @@ from typing import Any, Callable, List, Tuple
 import pytest
 
 import xpc_instrument
-from tests.integration.app_fixture import App, as_json, start_app
-from tests.integration.cli.test_cli import cli
+from tests.integration.app_fixture import App, as_json, command, start_app
 from tests.integration.fault_fixture import stop
 from tests.programs import PATIENCE, Program, wait_for
 from xpc_agent.relay import PREFIX
@@ -110,11 +109,11 @@ def test_each_process_tells_of_itself_through_the_one_that_hosts(apps: Tuple[str
         calls = {one.pid: one.calls for one in session.stats() if one.target == "shop:charge"}
         assert calls == dict(zip(pids, [1, 5]))
         key = str(tmp_path / "shop.key")
-        answers = as_json(cli("ls", "shop", "--json", "--authkey-file", key).stdout)
+        answers = as_json(command("ls", "shop", "--json", "--authkey-file", key).stdout)
         assert {one["pid"]: {probe["target"]: probe["calls"] for probe in one["probes"]}["shop:charge"] for one in answers} == calls
-        (alone,) = as_json(cli("ls", str(pids[1]), "--json", "--authkey-file", key).stdout)
+        (alone,) = as_json(command("ls", str(pids[1]), "--json", "--authkey-file", key).stdout)
         assert alone == next(one for one in answers if one["pid"] == pids[1])
-        rows = [line.split()[:4] for line in cli("ls", "shop", "--stats", "--authkey-file", key).stdout.splitlines()]
+        rows = [line.split()[:4] for line in command("ls", "shop", "--stats", "--authkey-file", key).stdout.splitlines()]
         assert [row for row in rows if "shop:charge" in row] == [
             [str(pid), "shop:charge", f"before:{os.getpid()}", str(calls[pid])] for pid in pids
         ]

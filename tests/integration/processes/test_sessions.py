@@ -14,7 +14,7 @@ from typing import Any, Callable, Iterator
 import pytest
 
 import xpc_instrument
-from tests.integration.app_fixture import App, as_json, start_app
+from tests.integration.app_fixture import App, as_json, command, start_app
 from tests.integration.cli.test_cli import cli
 from tests.programs import PATIENCE, Program, wait_for
 from xpc_instrument import ApplicationNotFoundError, ChannelError, Session, TargetError
@@ -86,7 +86,7 @@ def test_a_hook_whose_time_is_over_is_not_armed_and_takes_no_place(run_program: 
     start_app(run_program, tmp_path, '[limits]\nmax-hooks = 1\n[[probe]]\ntarget = "shop:charge"\n')
 
     def state() -> str:
-        (process,) = as_json(cli("ls", "shop", "--json").stdout)
+        (process,) = as_json(command("ls", "shop", "--json").stdout)
         return str(process["probes"][0]["state"])
 
     with xpc_instrument.connect("shop") as session:
@@ -145,7 +145,7 @@ def test_the_doorbell_of_a_killed_script_is_taken_down_by_who_looks(
     script.wait()
     assert [path.suffix for path in runtime_dir.iterdir() if path.suffix == ".bell"] == [".bell"]
     with xpc_instrument.connect("shop"):
-        cli("ps")
+        command("ps")
         assert [path.suffix for path in runtime_dir.iterdir()].count(".bell") == 1
     assert [path for path in runtime_dir.iterdir() if path.suffix == ".bell"] == []
 
