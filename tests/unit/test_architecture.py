@@ -59,6 +59,8 @@ THIRD_PARTY = {
     "gevent.hub": {"xpc_instrument.core.wire.hubs"},
     "eventlet": {"xpc_instrument.core.wire.hubs"},
     "cloudpickle": {"xpc_instrument.core.values.pickling"},
+    # For type checkers only.
+    "typing_extensions": {"xpc_instrument.core.model.record"},
     "tomli": {"xpc_instrument.core.config.lines"},
     "rich": {"xpc_instrument.cli.output"},
     "cryptography": {"xpc_instrument.cli.certificates"},

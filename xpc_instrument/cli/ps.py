@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import shlex
 import time
 from typing import Any
 
 from ..core.discovery import entry as discovery
+from ..core.model.record import as_dict
 from .output import show, show_json
 
 
@@ -25,7 +25,7 @@ def run(options: argparse.Namespace) -> int:
     """Print the list."""
     entries = sorted(discovery.processes(), key=lambda entry: (entry.app, entry.pid))
     if options.json:
-        show_json([{name: value for name, value in dataclasses.asdict(entry).items() if name != "member"} for entry in entries])
+        show_json([{name: value for name, value in as_dict(entry).items() if name != "member"} for entry in entries])
         return 0
     if not entries:
         print("no instrumented application is running; start one with `xpc-instrument run -- COMMAND`")

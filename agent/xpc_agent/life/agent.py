@@ -20,7 +20,6 @@ from xpc_instrument.core.discovery import entry as discovery
 from xpc_instrument.core.discovery.doorbell import ring
 from xpc_instrument.core.discovery.folder import socket_path
 from xpc_instrument.core.model.errors import AddressInUseError, AuthenticationError, XpcError
-from xpc_instrument.core.model.limits import Limits
 from xpc_instrument.core.node.address import Address, Protection, parse_address
 from xpc_instrument.core.node.host import Host
 from xpc_instrument.core.node.peer import Peer
@@ -50,20 +49,7 @@ class Agent:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        limits = config.limits
-        self.limits = Limits(
-            max_payload=limits.max_payload,
-            max_lanes=limits.max_lanes,
-            max_sessions=limits.max_sessions,
-            max_unauthenticated=limits.max_unauthenticated,
-            max_nesting=limits.max_nesting,
-            handshake_timeout=limits.handshake_timeout,
-            heartbeat=limits.heartbeat,
-            silence=limits.silence,
-            max_backlog=limits.max_backlog,
-            hot_lanes=limits.hot_lanes,
-            hot_spin=limits.hot_spin,
-        )
+        self.limits = config.limits
         self.table = ProbeTable(config)
         self.reports = Reports(config.app, self.table, lambda: self.host)
         self.registrations = Registrations(config, self.limits, self.table, self.reports.whole, self._on_joined, self._on_synced)

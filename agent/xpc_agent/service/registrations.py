@@ -11,7 +11,6 @@ Rules:
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import importlib.machinery
 import os
@@ -22,6 +21,7 @@ from xpc_instrument.core.calls.registry import Registration, Registry, read_term
 from xpc_instrument.core.config.schema import Config, ProbeConfig
 from xpc_instrument.core.model.errors import TargetError
 from xpc_instrument.core.model.limits import Limits
+from xpc_instrument.core.model.record import replace
 from xpc_instrument.core.model.target import Mode, is_target, split_name
 from xpc_instrument.core.node.peer import Peer, Policy
 from xpc_instrument.core.protocol.messages import Answer, Hello, Notice, Query, Register, Unregister
@@ -134,9 +134,7 @@ class Registrations(Policy):
 
         def passed() -> None:
             if unwaited is not None:
-                pending.answer = dataclasses.replace(
-                    answer, data={"unregistered": True, "source": self.sender.source, "dropped": unwaited.dropped}
-                )
+                pending.answer = replace(answer, data={"unregistered": True, "source": self.sender.source, "dropped": unwaited.dropped})
             self._sharing.answered(pending, _HERE)
 
         if unwaited is None:

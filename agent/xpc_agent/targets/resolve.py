@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import inspect
 import types
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Optional, Sequence
 
 from xpc_instrument.core.model.errors import TargetError
+from xpc_instrument.core.model.record import Record
 from xpc_instrument.core.model.target import split_target
 
 from .module import find_module
@@ -42,8 +42,7 @@ class UnpatchableError(TargetError):
     """The target exists but cannot be made hookable; the message says why."""
 
 
-@dataclass(frozen=True)
-class Resolved:
+class Resolved(Record):
     """A target found: `owner.__dict__[attribute]` is `raw` (or an ancestor's, if `inherited`); `function` is what runs in the end."""
 
     target: str

@@ -19,10 +19,9 @@ from tests.integration.app_fixture import App, start_app
 from tests.programs import Program, wait_for
 from xpc_instrument import TargetError
 from xpc_instrument.core.calls.registry import Registry
-from xpc_instrument.core.config.schema import LimitsConfig
 from xpc_instrument.core.discovery import entry as discovery
 from xpc_instrument.core.model.errors import ChannelError, RemoteProtocolError
-from xpc_instrument.core.model.limits import Limits
+from xpc_instrument.core.model.limits import DEFAULT_LIMITS, Limits
 from xpc_instrument.core.node.address import is_loopback, parse_address
 from xpc_instrument.core.node.dial import dial
 from xpc_instrument.core.node.host import Host
@@ -61,13 +60,6 @@ def in_a_thread(app: App, expression: str) -> None:
 def timed(app: App, expression: str) -> Any:
     """What an expression gives in the application, and how many seconds it took there."""
     return eval(app.evaluate(TIMED.format(expression)))
-
-
-def test_the_defaults_of_the_config_are_those_of_the_channel() -> None:
-    config, channel = LimitsConfig(), Limits()
-    for name in vars(config):
-        if name not in ("max_hooks", "max_queue", "max_queue_bytes"):
-            assert getattr(config, name) == getattr(channel, name), name
 
 
 # max-payload ------------------------------------------------------------------------------------------------------------------
@@ -279,7 +271,7 @@ def nested(depth: int) -> Any:
     return [nested(depth - 1)] if depth else 0
 
 
-@pytest.mark.parametrize(("setting", "limit"), [("max-nesting = 5", 5), ("max-nesting = 200", 200), ("", Limits.max_nesting)])
+@pytest.mark.parametrize(("setting", "limit"), [("max-nesting = 5", 5), ("max-nesting = 200", 200), ("", DEFAULT_LIMITS.max_nesting)])
 def test_max_nesting_ends_a_session_that_sends_deeper_json(start: Callable[..., App], setting: str, limit: int) -> None:
     app = start(setting)
     lost = threading.Event()

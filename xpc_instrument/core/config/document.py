@@ -11,10 +11,12 @@ from typing import Any, Dict, List, Optional, Tuple
 
 from ..discovery.name import app_name
 from ..model.errors import ConfigError
+from ..model.limits import DEFAULT_LIMITS, Limits
+from ..model.record import defaults
 from ..model.words import quoted
 from .lines import KeyPath
 from .rules import TABLES, Reader, is_beyond_loopback
-from .schema import Config, DefaultsConfig, LimitsConfig, ManagerConfig
+from .schema import Config, DefaultsConfig, ManagerConfig
 
 FILE_LIMIT = 16 << 20  # bytes; no config is larger, and `--config /dev/zero` has to end
 
@@ -31,7 +33,7 @@ def read_document(reader: Reader, document: object, path: Optional[Path]) -> Con
     if not reader.mistakes:
         _check_tls(reader, (*where, "manager"), manager)
     limits = found.get("limits", {})
-    heartbeat, silence = limits.get("heartbeat", LimitsConfig.heartbeat), limits.get("silence", LimitsConfig.silence)
+    heartbeat, silence = limits.get("heartbeat", DEFAULT_LIMITS.heartbeat), limits.get("silence", DEFAULT_LIMITS.silence)
     if not reader.mistakes and heartbeat >= silence:
         key = "heartbeat" if "heartbeat" in limits else "silence"
         problem = f"heartbeat is {heartbeat:g} and silence {silence:g}; expected a heartbeat below silence, or nobody is ever heard in time"
@@ -40,14 +42,14 @@ def read_document(reader: Reader, document: object, path: Optional[Path]) -> Con
         _check_pauses(reader, where, found)
     if reader.mistakes:
         raise ConfigError("\n".join(text for _, text in sorted(reader.mistakes, key=lambda mistake: mistake[0])))
-    defaults = DefaultsConfig(**found.get("defaults", {}))
+    inherited = DefaultsConfig(**found.get("defaults", {}))
     return Config(
         app=found["app"] if "app" in found else app_name(reader.folder.name),
         manager=ManagerConfig(**manager),
-        limits=LimitsConfig(**limits),
-        probes=tuple(defaults.probe(**probe) for probe in found.get("probe", ())),
+        limits=Limits(**limits),
+        probes=tuple(inherited.probe(**probe) for probe in found.get("probe", ())),
         path=path,
-        defaults=defaults,
+        defaults=inherited,
     )
 
 
@@ -60,7 +62,7 @@ def _check_pauses(reader: Reader, where: KeyPath, found: Dict[str, Any]) -> None
         given = [key for key in ("suspend_for", "suspend_at_most") if key in table]
         if not given:
             continue
-        settings = {"suspend_for": DefaultsConfig.suspend_for, "suspend_at_most": DefaultsConfig.suspend_at_most, **inherited, **table}
+        settings = {**defaults(DefaultsConfig), **inherited, **table}
         first, longest = settings["suspend_for"], settings["suspend_at_most"]
         if first > longest:
             problem = f"suspend-for is {first:g} and suspend-at-most {longest:g}; expected a first pause that is no longer than the longest"

@@ -6,7 +6,6 @@ Text becomes one `Config` or one `ConfigError`, nothing else. The error has a li
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 import stat
@@ -15,6 +14,7 @@ from typing import Any, Iterable, Optional, Sequence, Union
 
 from ..discovery.name import app_mistake, app_name
 from ..model.errors import ConfigError
+from ..model.record import replace
 from ..model.target import target_mistake
 from ..model.words import quoted
 from .document import FILE_LIMIT, read_document
@@ -136,7 +136,7 @@ def with_probes(config: Config, targets: Iterable[str]) -> Config:
     probes = {probe.target: probe for probe in config.probes}
     for target in targets:
         probes.setdefault(target, config.defaults.probe(target))
-    return dataclasses.replace(config, probes=tuple(probes.values()))
+    return replace(config, probes=tuple(probes.values()))
 
 
 def with_app(config: Config, app: str) -> Config:
@@ -144,7 +144,7 @@ def with_app(config: Config, app: str) -> Config:
     wrong = app_mistake(app)
     if wrong:
         raise ConfigError(f"--app {quoted(app)}: {wrong}")
-    return dataclasses.replace(config, app=app)
+    return replace(config, app=app)
 
 
 def default_app(folder: Path) -> str:

@@ -5,13 +5,13 @@ What comes back through `unpack` passes the same checks as what a user wrote: th
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 from pathlib import Path
 from typing import Any, Dict
 
 from ..model.errors import ConfigError
+from ..model.record import Record, as_dict
 from ..model.target import MODES
 from .document import FILE_LIMIT, read_document
 from .rules import Reader
@@ -73,15 +73,12 @@ def _expanded(text: str) -> str:
     return data.decode("ascii")
 
 
-def _document(part: Any) -> Dict[str, Any]:
-    """A config dataclass in the spelling of the file: the inverse of `Reader.table`."""
-    document: Dict[str, Any] = {}
-    for field in dataclasses.fields(part):
-        value = getattr(part, field.name)
-        if isinstance(value, frozenset):
-            value = [name for name, mode in MODES.items() if mode in value]
-        elif isinstance(value, Path):
-            value = str(value)
-        if value is not None:
-            document[field.name.replace("_", "-")] = value
-    return document
+def _document(part: Record) -> Dict[str, Any]:
+    """A part of a config in the spelling of the file: the inverse of `Reader.table`."""
+    return {name.replace("_", "-"): _spelled(value) for name, value in as_dict(part).items() if value is not None}
+
+
+def _spelled(value: Any) -> Any:
+    if isinstance(value, frozenset):
+        return [name for name, mode in MODES.items() if mode in value]
+    return str(value) if isinstance(value, Path) else value

@@ -16,15 +16,10 @@ from pathlib import Path
 from typing import Any, Callable, Dict, FrozenSet, List, Mapping, Optional, Tuple
 
 from ..discovery.name import app_mistake, app_name
-from ..model.limits import SOCKET_PATH_LIMIT
+from ..model.limits import LARGEST_SIZE, LONGEST_WAIT, SOCKET_PATH_LIMIT, Bound, bounds
 from ..model.target import MODES, TARGET_FORM, Mode, target_mistake
 from ..model.words import did_you_mean, nearest, quoted
 from .lines import KeyPath
-
-_LONGEST_WAIT = 86_400.0  # seconds; socket time-outs overflow a C timeval at some larger number that differs by system
-_LONGEST_SPIN = 0.001  # seconds; to look for longer keeps a processor busy for longer than any sleep costs
-_SIGN_OF_LIFE = 5.0  # seconds; `heartbeat` of a probe script, which does not read the application's config
-_LARGEST_PAYLOAD = 1 << 30  # bytes; a payload is held in memory whole, on both sides
 
 
 class Reader:
@@ -158,28 +153,20 @@ def _flag(reader: Reader, where: KeyPath, value: object) -> object:
     return value
 
 
-def _seconds(reader: Reader, where: KeyPath, value: object) -> object:
-    # An int is compared as an int: converting a long one to float overflows.
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= _LONGEST_WAIT:
-        return float(value)
-    reader.wrong(where, value, f"a number of seconds, more than 0 and at most {_LONGEST_WAIT:.0f}")
-    return value
+def _seconds_within(above: float, most: float, why: str = "") -> _Rule:
+    expected = f"a number of seconds, more than {above:g} and at most {most:g}{why and '; ' + why}"
 
-
-def _spin(reader: Reader, where: KeyPath, value: object) -> object:
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= _LONGEST_SPIN:
-        return float(value)
-    expected = f"a number of seconds, more than 0 and at most {_LONGEST_SPIN:g}; hot-lanes = false is for no looking at all"
-    reader.wrong(where, value, expected)
-    return None
-
-
-def _silence(reader: Reader, where: KeyPath, value: object) -> object:
-    seconds = _seconds(reader, where, value)
-    if isinstance(seconds, float) and seconds <= _SIGN_OF_LIFE:
-        expected = f"more than {_SIGN_OF_LIFE:g} seconds: a probe script says that often that it is alive, and would be taken for gone"
+    def rule(reader: Reader, where: KeyPath, value: object) -> object:
+        # An int is compared as an int: converting a long one to float overflows.
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and above < value <= most:
+            return float(value)
         reader.wrong(where, value, expected)
-    return seconds
+        return value
+
+    return rule
+
+
+_seconds = _seconds_within(0.0, LONGEST_WAIT)
 
 
 def _count(largest: int, smallest: int = 1) -> _Rule:
@@ -205,8 +192,8 @@ def _size(reader: Reader, where: KeyPath, value: object) -> object:
         elif match is not None:
             unit = next((u for u in _UNITS if u.lower() == match[2].lower()), None) or nearest(match[2], _UNITS) or "B"
             hint = f'"{match[1]} {unit}"'
-    if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= _LARGEST_PAYLOAD:
-        reader.wrong(where, value, f'a number of bytes up to {_LARGEST_PAYLOAD}, or a size such as "64 MiB"', hint)
+    if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= LARGEST_SIZE:
+        reader.wrong(where, value, f'a number of bytes up to {LARGEST_SIZE}, or a size such as "64 MiB"', hint)
     return size
 
 
@@ -274,6 +261,13 @@ def _subtable(name: str) -> _Rule:
     return lambda reader, where, value: reader.table(where, value, TABLES[name])
 
 
+def _limit(bound: Bound) -> _Rule:
+    """The rule of a limit, by its kind."""
+    if bound.kind == "seconds":
+        return _seconds_within(bound.above, bound.most, bound.why)
+    return {"size": _size, "flag": _flag, "count": _count(int(bound.most))}[bound.kind]
+
+
 _SETTINGS: Dict[str, _Rule] = {
     "exclude": _exclude,
     "allow": _allow,
@@ -301,22 +295,7 @@ TABLES: Dict[str, Dict[str, _Rule]] = {
         "tls-ca": _path,
         "plaintext-beyond-loopback": _flag,
     },
-    "[limits]": {
-        "max-payload": _size,
-        "max-lanes": _count(1_000),
-        "max-hooks": _count(1_000),
-        "max-sessions": _count(10_000),
-        "max-unauthenticated": _count(10_000),
-        "max-nesting": _count(200),  # the interpreter's own recursion limit has to stay out of reach
-        "max-queue": _count(1_000_000),
-        "max-queue-bytes": _size,
-        "handshake-timeout": _seconds,
-        "heartbeat": _seconds,
-        "silence": _silence,
-        "max-backlog": _size,
-        "hot-lanes": _flag,
-        "hot-spin": _spin,
-    },
+    "[limits]": {key: _limit(bound) for key, bound in bounds().items()},
     "[defaults]": _SETTINGS,
     "[[probe]]": _PROBE,
 }

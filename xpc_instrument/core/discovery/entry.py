@@ -20,7 +20,6 @@ Rules:
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import os
@@ -31,6 +30,7 @@ from pathlib import Path
 from typing import Any, Collection, Dict, List, Optional, Tuple, Type, Union
 
 from ..model.errors import ApplicationNotFoundError
+from ..model.record import Record, as_dict
 from ..model.words import nearest
 from ..version import __version__
 from .doorbell import remove_dead_bell
@@ -44,8 +44,7 @@ _ENTRY_LIMIT = 64 << 10  # bytes of an entry's file; `_own_argv` keeps far below
 _WAIT = "wait for it with connect(..., timeout=SECONDS): a process that another one has started is found once it has imported a target"
 
 
-@dataclasses.dataclass(frozen=True)
-class Entry:
+class Entry(Record):
     """One instrumented process, as it announced itself."""
 
     app: str
@@ -102,7 +101,7 @@ def announce(entry: Entry) -> Path:
     check_app(entry.app)
     folder = runtime_dir()
     temporary = folder / f"{entry.app}.{entry.pid}.tmp"
-    data = json.dumps(dataclasses.asdict(entry)).encode("ascii")
+    data = json.dumps(as_dict(entry)).encode("ascii")
     try:
         os.unlink(temporary)  # of a process of the same pid that died on the way
     except FileNotFoundError:

@@ -5,22 +5,21 @@ All numbers count from the start of the process, or from the fork that made it.
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass, field
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple
 
+from .record import Record, as_dict, fields, fresh
 
-@dataclass(frozen=True)
-class Figures:
+
+class Figures(Record):
     """What was counted. Bytes and waits are exact once the lanes are at rest; all else is exact at any time."""
 
     calls: int = 0
     """Invocations that called the hook."""
 
-    skipped: Mapping[str, int] = field(default_factory=dict)
+    skipped: Mapping[str, int] = fresh(dict)
     """Invocations that went on without the hook, by what kept them from it: `sample`, `rate`, `suspended`."""
 
-    failures: Mapping[str, int] = field(default_factory=dict)
+    failures: Mapping[str, int] = fresh(dict)
     """Calls that failed, by cause, such as `timeout` or `channel`; `raised` is what an observer itself raised."""
 
     suspensions: int = 0
@@ -68,14 +67,15 @@ class Figures:
     def to_json(self) -> Dict[str, Any]:
         """All fields but those that are zero or empty."""
         return {
-            item.name.replace("_", "-"): dict(value) if isinstance(value, Mapping) else value
-            for item in dataclasses.fields(Figures)
-            for value in (getattr(self, item.name),)
-            if value
+            name.replace("_", "-"): dict(value) if isinstance(value, Mapping) else value
+            for name, value in as_dict(self).items()
+            if value and name in _COUNTED
         }
 
 
-@dataclass(frozen=True)
+_COUNTED = fields(Figures)
+
+
 class HookStats(Figures):
     """The figures of one hook in one process."""
 
@@ -103,7 +103,6 @@ class HookStats(Figures):
         return name
 
 
-@dataclass(frozen=True)
 class ProbeStats(Figures):
     """The figures of one probe point in one process, over all hooks that it has or had."""
 
@@ -118,8 +117,7 @@ class ProbeStats(Figures):
     """The hooks that it has now."""
 
 
-@dataclass(frozen=True)
-class LaneStats:
+class LaneStats(Record):
     """The lanes that one session has to one process at this moment."""
 
     pid: int
@@ -135,7 +133,7 @@ class LaneStats:
     frames: int
     """How many frames have gone through the memory of these lanes, in both directions."""
 
-    plain: Mapping[str, int] = field(default_factory=dict)
+    plain: Mapping[str, int] = fresh(dict)
     """Why the others are plain, and how many for that reason."""
 
 
@@ -160,9 +158,9 @@ def read_probe(pid: int, report: Mapping[str, Any]) -> ProbeStats:
     return ProbeStats(**_figures(report.get("stats", {})), pid=pid, target=report["target"], state=report["state"], hooks=hooks)
 
 
-def _figures(fields: Mapping[str, Any]) -> Dict[str, Any]:
-    known = {item.name.replace("_", "-"): item.name for item in dataclasses.fields(Figures)}
-    return {known[key]: value for key, value in fields.items() if key in known}
+def _figures(counted: Mapping[str, Any]) -> Dict[str, Any]:
+    known = {name.replace("_", "-"): name for name in _COUNTED}
+    return {known[key]: value for key, value in counted.items() if key in known}
 
 
 def _sum(one: Mapping[str, int], other: Mapping[str, int]) -> Dict[str, int]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any, Dict, Mapping, Optional
+
+from .record import Record, as_dict, defaults, fields
 
 # What `expires` may be at most, in seconds: some hundred years, far from what a clock cannot hold.
 _LONGEST = 4e9
@@ -11,8 +12,7 @@ _LONGEST = 4e9
 _FASTEST = 1e9
 
 
-@dataclasses.dataclass(frozen=True)
-class Terms:
+class Terms(Record):
     """Checked when it is made: `ValueError` says what was seen and what was expected."""
 
     limit: Optional[int] = None
@@ -41,15 +41,16 @@ class Terms:
 
     def to_json(self) -> Dict[str, Any]:
         """What differs from the defaults."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if getattr(self, field.name) != field.default}
+        usual = defaults(Terms)
+        return {name: value for name, value in as_dict(self).items() if value != usual[name]}
 
     @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> Terms:
+    def from_json(cls, terms: Mapping[str, Any]) -> Terms:
         """The inverse of `to_json`. Raises `ValueError` for what it cannot have given."""
-        unknown = fields.keys() - {field.name for field in dataclasses.fields(cls)}
+        unknown = terms.keys() - set(fields(cls))
         if unknown:
             raise ValueError(f"unknown term {min(unknown)!r:.80} of a registration; both sides need the same version of xpc-instrument")
-        return cls(**fields)
+        return cls(**terms)
 
 
 def _check_number(name: str, value: Any, most: float, what: str) -> None:

@@ -11,11 +11,11 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Optional, Tuple, Union
 
 from ..model.errors import AuthenticationError, ChannelError, PlaintextError
 from ..model.limits import SOCKET_PATH_LIMIT
+from ..model.record import Record
 from ..protocol.connection import Connection
 from ..wire.wire import Wire
 
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from ..wire.tls import TLS, TlsWire
 
 
-@dataclass(frozen=True)
-class Address:
+class Address(Record):
     """Where a node listens: a unix socket (`path`) or TCP (`host`, `port`)."""
 
     path: str = ""
@@ -41,8 +40,7 @@ class Address:
         return f"tcp:[{self.host}]:{self.port}" if ":" in self.host else f"tcp:{self.host}:{self.port}"
 
 
-@dataclass(frozen=True)
-class Protection:
+class Protection(Record):
     """What protects a node's TCP connections from who is on the way: TLS, or the word of its owner that none is needed."""
 
     tls: Optional[TLS] = None

@@ -23,8 +23,9 @@ import struct
 from typing import Any, List, Optional, Sequence, Tuple, Union
 
 from ..model.errors import LocalProtocolError, RemoteProtocolError
-from ..model.limits import Limits
-from .messages import LANE_OPCODES, OPCODES, SCHEMAS, Message, Opcode
+from ..model.limits import DEFAULT_LIMITS
+from ..model.record import as_dict
+from .messages import LANE_OPCODES, SCHEMAS, Message, Opcode
 
 Bytes = Union[bytes, bytearray, memoryview]
 
@@ -250,12 +251,10 @@ class FrameReader:
 
 def dump_message(message: Message) -> Tuple[Opcode, bytes]:
     """The opcode and the JSON body of a control message."""
-    opcode = OPCODES[type(message)]
-    fields = {name: getattr(message, name) for name in SCHEMAS[opcode][1]}
-    return opcode, json.dumps(fields, separators=(",", ":"), allow_nan=False).encode()
+    return message.opcode, json.dumps(as_dict(message), separators=(",", ":"), allow_nan=False).encode()
 
 
-def load_message(opcode: Opcode, body: Bytes, max_nesting: int = Limits.max_nesting) -> Any:
+def load_message(opcode: Opcode, body: Bytes, max_nesting: int = DEFAULT_LIMITS.max_nesting) -> Any:
     """The control message in a frame. Raises `RemoteProtocolError` naming the field that is wrong."""
     try:
         cls, schema = SCHEMAS[opcode]

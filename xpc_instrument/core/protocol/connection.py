@@ -25,7 +25,7 @@ import secrets
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from ..model.errors import AuthenticationError, CrowdedError, LocalProtocolError, RemoteProtocolError
-from ..model.limits import Limits
+from ..model.limits import DEFAULT_LIMITS
 from .codec import MAX_CONTROL, MAX_REQUEST, Bytes, Frame, FrameReader, dump_message, encode, load_message
 from .messages import PROTOCOL_VERSION, Challenge, Hello, Message, Opcode, Proof, Refused, Role, Welcome
 
@@ -157,7 +157,7 @@ def new_nonce() -> str:
 class Connection:
     """One side of one connection. `send` gives bytes to transmit, `feed` and `next_frame` give frames that arrived."""
 
-    def __init__(self, *, dialling: bool, key: bytes, max_payload: int, max_nesting: int = Limits.max_nesting) -> None:
+    def __init__(self, *, dialling: bool, key: bytes, max_payload: int, max_nesting: int = DEFAULT_LIMITS.max_nesting) -> None:
         self.state = State.START if dialling else State.AWAIT_HELLO
         self.hello: Optional[Hello] = None
         self.welcome: Optional[Welcome] = None

@@ -1,16 +1,17 @@
-"""What the two sides say to each other: the opcodes of all frames and the control messages as frozen dataclasses.
+"""What the two sides say to each other: the opcodes of all frames and the control messages as records.
 
 Rules:
 - A control message is JSON, so reading it can run no code, and every field is checked for presence and type before use.
 - The frames of a lane carry an opcode, a number and an opaque payload; only they may hold pickles, and only after the handshake.
-- `SCHEMAS` is the wire format: a field that isn't in it doesn't cross, one that lacks is a protocol error.
+- The fields of a message are the wire format: all of them cross, and a message that lacks one or has another is a protocol error.
 """
 
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
-from typing import Any, Dict, Mapping, Tuple, Type, Union
+from typing import Any, ClassVar, Dict, Mapping, Tuple, Type
+
+from ..model.record import Record, fields, fresh
 
 # Raised when the meaning of a frame changes; both sides must agree on it.
 PROTOCOL_VERSION = 2
@@ -62,22 +63,14 @@ class Role(str, enum.Enum):
     CALL = "call"  # a lane on which the dialling side calls and the listening side answers
 
 
-class _Fields:
-    """Shows and compares a message by its fields. Written once, since what `dataclass` makes for each class prolongs the start of every
-    application: it is source text that is compiled there."""
+class Message(Record):
+    """A control message. The types of its fields are those of `_JSON_TYPES`; whose opcode `opcode` is, a frame with it holds."""
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
-
-    def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and vars(other) == vars(self)
-
-    def __hash__(self) -> int:
-        return hash((type(self), *vars(self).values()))
+    opcode: ClassVar[Opcode]
 
 
-@dataclass(frozen=True, repr=False, eq=False)
-class Hello(_Fields):
+class Hello(Message):
+    opcode = Opcode.HELLO
     version: int
     role: str
     session: str
@@ -88,19 +81,19 @@ class Hello(_Fields):
     hot: bool = False  # whether the dialling side can take a memory with WELCOME; for lanes on which it answers
 
 
-@dataclass(frozen=True, repr=False, eq=False)
-class Challenge(_Fields):
+class Challenge(Message):
+    opcode = Opcode.CHALLENGE
     version: int
     nonce: str
 
 
-@dataclass(frozen=True, repr=False, eq=False)
-class Proof(_Fields):
+class Proof(Message):
+    opcode = Opcode.PROOF
     mac: str
 
 
-@dataclass(frozen=True, repr=False, eq=False)
-class Welcome(_Fields):
+class Welcome(Message):
+    opcode = Opcode.WELCOME
     mac: str
     pid: int
     python: str
@@ -108,14 +101,13 @@ class Welcome(_Fields):
     max_payload: int
 
 
-@dataclass(frozen=True, repr=False, eq=False)
-class Refused(_Fields):
+class Refused(Message):
+    opcode = Opcode.REFUSED
     reason: str
     message: str
 
 
-@dataclass(frozen=True, repr=False, eq=False)
-class Register(_Fields):
+class Register(Message):
     """Ask for `name` to be answered by the sender's callback number `hook`.
 
     `style` is "plain" (called with the caller's arguments) or "call" (called with a record of the invocation).
@@ -123,131 +115,84 @@ class Register(_Fields):
     the host can import that, or whether its classes have to cross by value.
     """
 
+    opcode = Opcode.REGISTER
+
     request: int
     name: str
     hook: int
     style: str
-    terms: Mapping[str, Any] = field(default_factory=dict)
+    terms: Mapping[str, Any] = fresh(dict)
     module: str = ""
 
 
-@dataclass(frozen=True, repr=False, eq=False)
-class Unregister(_Fields):
+class Unregister(Message):
     """End a registration. The answer follows when the events of a hook that nobody waits for are delivered, or `within` so many seconds."""
+
+    opcode = Opcode.UNREGISTER
 
     request: int
     hook: int
     within: float = 0.0
 
 
-@dataclass(frozen=True, repr=False, eq=False)
-class Query(_Fields):
+class Query(Message):
+    opcode = Opcode.QUERY
     request: int
     what: str
 
 
-@dataclass(frozen=True, repr=False, eq=False)
-class Answer(_Fields):
+class Answer(Message):
     """The reply to the request of that number. If not `ok`, `error` is the name of a class of `errors` and `message` its text."""
+
+    opcode = Opcode.ANSWER
 
     request: int
     ok: bool
     error: str = ""
     message: str = ""
-    data: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = fresh(dict)
 
 
-@dataclass(frozen=True, repr=False, eq=False)
-class LanesWanted(_Fields):
+class LanesWanted(Message):
+    opcode = Opcode.LANES_WANTED
     count: int
 
 
-@dataclass(frozen=True, repr=False, eq=False)
-class Notice(_Fields):
+class Notice(Message):
     """Something that the other side should know but need not answer: `kind` is a word, `data` says the rest."""
 
+    opcode = Opcode.NOTICE
+
     kind: str
-    data: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = fresh(dict)
 
 
-@dataclass(frozen=True, repr=False, eq=False)
-class Synced(_Fields):
+class Synced(Message):
     """The session has registered all its hooks with this process."""
 
-
-@dataclass(frozen=True, repr=False, eq=False)
-class Ping(_Fields):
-    pass
+    opcode = Opcode.SYNCED
 
 
-@dataclass(frozen=True, repr=False, eq=False)
-class Pong(_Fields):
-    pass
+class Ping(Message):
+    opcode = Opcode.PING
 
 
-Message = Union[
-    Hello,
-    Challenge,
-    Proof,
-    Welcome,
-    Refused,
-    Register,
-    Unregister,
-    Query,
-    Answer,
-    LanesWanted,
-    Notice,
-    Synced,
-    Ping,
-    Pong,
-]
+class Pong(Message):
+    opcode = Opcode.PONG
 
-# opcode -> the class and its fields with the JSON types that each may have.
-SCHEMAS: Dict[Opcode, Tuple[Type[Any], Dict[str, Tuple[type, ...]]]] = {
-    Opcode.HELLO: (
-        Hello,
-        {
-            "version": (int,),
-            "role": (str,),
-            "session": (str,),
-            "nonce": (str,),
-            "pid": (int,),
-            "python": (str,),
-            "program": (str,),
-            "hot": (bool,),
-        },
-    ),
-    Opcode.CHALLENGE: (Challenge, {"version": (int,), "nonce": (str,)}),
-    Opcode.PROOF: (Proof, {"mac": (str,)}),
-    Opcode.WELCOME: (
-        Welcome,
-        {"mac": (str,), "pid": (int,), "python": (str,), "app": (str,), "max_payload": (int,)},
-    ),
-    Opcode.REFUSED: (Refused, {"reason": (str,), "message": (str,)}),
-    Opcode.REGISTER: (
-        Register,
-        {
-            "request": (int,),
-            "name": (str,),
-            "hook": (int,),
-            "style": (str,),
-            "terms": (dict,),
-            "module": (str,),
-        },
-    ),
-    Opcode.UNREGISTER: (Unregister, {"request": (int,), "hook": (int,), "within": (int, float)}),
-    Opcode.QUERY: (Query, {"request": (int,), "what": (str,)}),
-    Opcode.ANSWER: (
-        Answer,
-        {"request": (int,), "ok": (bool,), "error": (str,), "message": (str,), "data": (dict,)},
-    ),
-    Opcode.LANES_WANTED: (LanesWanted, {"count": (int,)}),
-    Opcode.NOTICE: (Notice, {"kind": (str,), "data": (dict,)}),
-    Opcode.SYNCED: (Synced, {}),
-    Opcode.PING: (Ping, {}),
-    Opcode.PONG: (Pong, {}),
+
+# The type of a field, as it is written above, and what it may be in JSON.
+_JSON_TYPES: Dict[str, Tuple[type, ...]] = {
+    "int": (int,),
+    "float": (int, float),
+    "str": (str,),
+    "bool": (bool,),
+    "Mapping[str, Any]": (dict,),
 }
 
-OPCODES: Dict[Type[Any], Opcode] = {cls: opcode for opcode, (cls, _) in SCHEMAS.items()}
+# opcode -> the class and its fields with the JSON types that each may have.
+SCHEMAS: Dict[Opcode, Tuple[Type[Message], Dict[str, Tuple[type, ...]]]] = {
+    cls.opcode: (cls, {name: _JSON_TYPES[cls.__annotations__[name]] for name in fields(cls)}) for cls in Message.__subclasses__()
+}
 
 LANE_OPCODES = frozenset(opcode for opcode in Opcode if opcode >= Opcode.CALL)

@@ -50,7 +50,7 @@ from time import monotonic
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 from ..model.errors import ChannelError, DeadlineError, RemoteProtocolError
-from ..model.limits import Limits
+from ..model.limits import DEFAULT_LIMITS, Limits
 from ..protocol.codec import HEADER, OPCODES_BY_NUMBER, Bytes, Frame
 from ..protocol.connection import Connection, State
 from ..protocol.messages import Opcode
@@ -303,7 +303,7 @@ class HotWire(Wire):
             self._spin = min(int.from_bytes(memory[_SPIN : _SPIN + 8], "little") / 1e9, max(LONGEST_SPIN, limits.hot_spin))
             memory[_TAKEN] = 1
         # Where the config has a side look for longer than is usual, that long is short too.
-        self._short = max(limits.hot_short, self._spin) if self._spin > Limits.hot_spin else limits.hot_short
+        self._short = max(limits.hot_short, self._spin) if self._spin > DEFAULT_LIMITS.hot_spin else limits.hot_short
         # After how many frames in a row to look on which processor the other side is; 0 for never, since the application stays where it is.
         self._spread_in = self._spread_after = 0 if listening else _SPREAD_AFTER
         # To look there before the next wait.

@@ -15,7 +15,7 @@ from xpc_instrument.core.config import file as module
 from xpc_instrument.core.config.file import from_probes, parse
 from xpc_instrument.core.config.packed import pack, unpack
 from xpc_instrument.core.config.rules import TABLES
-from xpc_instrument.core.config.schema import Config, LimitsConfig, ManagerConfig, ProbeConfig
+from xpc_instrument.core.config.schema import Config, Limits, ManagerConfig, ProbeConfig
 from xpc_instrument.core.discovery.name import app_name
 from xpc_instrument.core.model.errors import ConfigError
 from xpc_instrument.core.model.target import Mode
@@ -75,7 +75,7 @@ def test_a_probe_has_the_defaults_that_it_does_not_set_itself(tmp_path: Path) ->
     )
     assert config.manager == ManagerConfig("tcp:[::1]:5000", tmp_path / "shop.key")
     assert config.manager.endpoint == ("::1", 5000)
-    assert config.limits == LimitsConfig(
+    assert config.limits == Limits(
         max_payload=2 << 20,
         handshake_timeout=3.0,
         heartbeat=2.0,
@@ -85,8 +85,8 @@ def test_a_probe_has_the_defaults_that_it_does_not_set_itself(tmp_path: Path) ->
         hot_spin=0.0001,
     )
     assert config.probes == (
-        ProbeConfig("shop.*:Gateway.*", ("*._*",), frozenset({Mode.BEFORE, Mode.AFTER}), 2.0, suspend_for=4.0),
-        ProbeConfig("shop:charge", (), frozenset({Mode.INSTEAD}), 0.5, "raise", "wrapt", 0, 4.0, 9.5),
+        ProbeConfig(target="shop.*:Gateway.*", exclude=("*._*",), allow=frozenset({Mode.BEFORE, Mode.AFTER}), timeout=2.0, suspend_for=4.0),
+        ProbeConfig((), frozenset({Mode.INSTEAD}), 0.5, "raise", "wrapt", 0, 4.0, 9.5, "shop:charge"),
     )
     assert config.defaults.timeout == 2.0
 
@@ -195,7 +195,12 @@ WRONG_VALUES = [
     ("[defaults]", "suspend-at-most = 0.5", "defaults.suspend-at-most", "suspend-for is 1 and suspend-at-most 0.5"),
     ("[limits]", "heartbeat = 30", "limits.heartbeat", "heartbeat is 30 and silence 30; expected a heartbeat below silence"),
     ("[limits]", "heartbeat = 9\nsilence = 8", "limits.heartbeat", "heartbeat is 9 and silence 8"),
-    ("[limits]", "silence = 5", "limits.silence", "the integer 5; expected more than 5 seconds: a probe script says that often"),
+    (
+        "[limits]",
+        "silence = 5",
+        "limits.silence",
+        "the integer 5; expected a number of seconds, more than 5 and at most 86400; a probe script says that often",
+    ),
     ("[limits]", 'max-backlog = "4 MIB"', "limits.max-backlog", 'did you mean "4 MiB"'),
     ("[limits]", "hot-lanes = 1", "limits.hot-lanes", "the integer 1; expected true or false"),
     ("[limits]", "hot-lane = false", "limits.hot-lane", "did you mean hot-lanes"),

@@ -174,9 +174,9 @@ def test_the_app_option_is_checked_like_the_files_key() -> None:
 
 
 def test_probes_of_the_command_line_have_the_defaults_and_leave_those_of_the_file_alone() -> None:
-    config = Config("shop", probes=(ProbeConfig("shop:charge", timeout=9.0),), defaults=DefaultsConfig(timeout=5.0))
+    config = Config("shop", probes=(ProbeConfig(target="shop:charge", timeout=9.0),), defaults=DefaultsConfig(timeout=5.0))
     added = with_probes(config, (target for target in ["shop:refund", "shop:charge", "shop:refund"]))
-    assert added.probes == (ProbeConfig("shop:charge", timeout=9.0), ProbeConfig("shop:refund", timeout=5.0))
+    assert added.probes == (ProbeConfig(target="shop:charge", timeout=9.0), ProbeConfig(target="shop:refund", timeout=5.0))
     with pytest.raises(ConfigError) as caught:
         with_probes(config, iter(["nonsense", "shop:ok", "a b:c"]))
     assert [line.split(":")[0] for line in str(caught.value).split("\n")] == ['--probe "nonsense"', '--probe "a b']

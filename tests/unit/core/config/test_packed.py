@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from xpc_instrument.core.config.file import from_probes
 from xpc_instrument.core.config.packed import pack, unpack
-from xpc_instrument.core.config.schema import Config, DefaultsConfig, LimitsConfig, ManagerConfig, ProbeConfig
+from xpc_instrument.core.config.schema import Config, DefaultsConfig, Limits, ManagerConfig, ProbeConfig
 from xpc_instrument.core.model.errors import ConfigError
 from xpc_instrument.core.model.target import Mode
 
@@ -43,8 +43,8 @@ configs = st.builds(
     Config,
     st.from_regex(r"[A-Za-z_][A-Za-z0-9_.-]{0,20}", fullmatch=True),
     managers,
-    st.builds(LimitsConfig, st.integers(1, 1 << 30), st.integers(1, 1000), handshake_timeout=seconds, max_nesting=st.integers(1, 200)),
-    st.lists(st.builds(ProbeConfig, targets, **probe_settings), max_size=4, unique_by=lambda probe: probe.target).map(tuple),
+    st.builds(Limits, st.integers(1, 1 << 30), st.integers(1, 1000), handshake_timeout=seconds, max_nesting=st.integers(1, 200)),
+    st.lists(st.builds(ProbeConfig, target=targets, **probe_settings), max_size=4, unique_by=lambda probe: probe.target).map(tuple),
     st.none() | paths,
     st.builds(DefaultsConfig, **probe_settings),
 )

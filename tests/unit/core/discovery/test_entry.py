@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import os
@@ -19,6 +18,7 @@ from xpc_instrument.core.discovery.doorbell import Doorbell, bell_name, ring
 from xpc_instrument.core.discovery.entry import Entry, announce, find, own_entry, processes, withdraw
 from xpc_instrument.core.discovery.folder import VARIABLE, socket_path
 from xpc_instrument.core.model.errors import ApplicationNotFoundError, ConfigError
+from xpc_instrument.core.model.record import as_dict, replace
 
 needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="start times of processes are read from /proc")
 
@@ -51,12 +51,12 @@ def in_child(work: Callable[[], Any]) -> None:
 def write(folder: Path, entry: Entry, **changes: Any) -> Path:
     """An entry's file as its process would have written it."""
     path = folder / entry.name
-    path.write_text(json.dumps({**dataclasses.asdict(entry), **changes}))
+    path.write_text(json.dumps({**as_dict(entry), **changes}))
     return path
 
 
 def _entry(**changes: Any) -> Entry:
-    return dataclasses.replace(own_entry("shop", "unix:x"), **changes)
+    return replace(own_entry("shop", "unix:x"), **changes)
 
 
 # processes ----------------------------------------------------------------------------------------------------------------
@@ -162,7 +162,7 @@ def test_a_process_that_nobody_has_waited_for_yet_is_dead(runtime_dir: Path) -> 
 def test_the_entry_of_another_process_that_had_the_pid_is_removed_and_the_socket_kept(runtime_dir: Path) -> None:
     entry = own_entry("shop", "x")
     assert entry.started is not None
-    write(runtime_dir, dataclasses.replace(entry, started=entry.started - 1))
+    write(runtime_dir, replace(entry, started=entry.started - 1))
     (runtime_dir / f"shop.{os.getpid()}.sock").write_text("")
     assert processes() == []
     assert os.listdir(runtime_dir) == [f"shop.{os.getpid()}.sock"]
@@ -174,7 +174,7 @@ def test_the_entry_of_another_process_that_had_the_pid_is_removed_and_the_socket
 def test_an_entry_with_fields_of_a_later_version_is_read(runtime_dir: Path) -> None:
     entry = own_entry("shop", "x")
     path = write(runtime_dir, entry, since=7, color="red")
-    assert processes() == [dataclasses.replace(entry, since=7.0)]
+    assert processes() == [replace(entry, since=7.0)]
     path.unlink()
 
 
