@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         TargetError,
         XpcError,
     )
+    from .core.model.limits import Limits
     from .core.model.stats import Figures, HookStats, LaneStats, ProbeStats
     from .core.model.target import Mode
     from .core.values.references import Reference
@@ -48,6 +49,7 @@ _HOMES = {
     "HookFailedError": "core.model.errors",
     "HookStats": "core.model.stats",
     "LaneStats": "core.model.stats",
+    "Limits": "core.model.limits",
     "HookTimeoutError": "core.model.errors",
     "Manager": "script.manager",
     "Mode": "core.model.target",
@@ -80,6 +82,7 @@ __all__ = [
     "HookStats",
     "HookTimeoutError",
     "LaneStats",
+    "Limits",
     "Manager",
     "Mode",
     "PayloadError",

@@ -1,5 +1,7 @@
 """How Sphinx makes the pages of the API out of the docstrings: `python3 dev.py docs`. A warning is an error."""
 
+import re
+
 from xpc_instrument import __version__
 
 project = "xpc-instrument"
@@ -17,13 +19,13 @@ autodoc_default_options = {"members": True, "show-inheritance": True}
 autodoc_type_aliases = {"AddressLike": "AddressLike", "Path": "Path"}
 python_use_unqualified_type_names = True
 
-# Single backquotes are links where they name something on these pages, and code everywhere else.
+# A name in backquotes is a link if it is on these pages, and code otherwise.
 default_role = "py:obj"
 nitpicky = True
 nitpick_ignore_regex = [
     ("py:obj", r".*"),
     ("py:class", r"(enum|os|pathlib|socket)\.\w+"),  # the standard library
-    ("py:class", r"AddressLike|Path|Limits|.*\.(Config|F)"),  # names of several types, which the text describes
+    ("py:class", r"AddressLike|Path|.*\.(Config|F)"),  # names of several types, which the text describes
 ]
 
 # Made by `connect`, by a registration, for a hook and by `stats()`: nobody calls their constructors.
@@ -34,5 +36,10 @@ def _without_constructor(app, what, name, obj, options, signature, return_annota
     return ("", None) if what in ("class", "exception") and name.rpartition(".")[2] in _MADE_ELSEWHERE else None
 
 
+def _with_links(app, what, name, obj, options, lines):
+    lines[:] = [re.sub(r"``(\w[\w.]*)``", r":py:obj:`\1`", line) for line in lines]
+
+
 def setup(app):
+    app.connect("autodoc-process-docstring", _with_links)
     app.connect("autodoc-process-signature", _without_constructor)
