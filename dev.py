@@ -7,13 +7,15 @@
     python3 dev.py bench [ARGS]       measure what it costs; ARGS such as: --fast --only roundtrip
     python3 dev.py docs               the pages of the API, from the docstrings, into .venv/docs/html; a warning is an error
     python3 dev.py fuzz [ARGS]        look for bytes that the channel must not take; ARGS such as: --minutes 10, handshake
-    python3 dev.py matrix [ARGS]      run the tests on every CPython 3.9 to 3.15 here, those marked long on the oldest and newest
-    python3 dev.py pyodide [ARGS]     run the tests marked no_process on Pyodide (CPython 3.14 and 3.15) under node
+    python3 dev.py matrix [ARGS]      run the tests on every CPython 3.9 to 3.15: all on the oldest and the newest; on those between,
+                                      tests/unit and what is marked `version`; tests/heavy once. ARGS go to pytest; where they
+                                      name tests, those run on every version
     python3 dev.py soak [ARGS]        all faults at random for minutes; ARGS such as: --minutes 5 --seed 1
     python3 dev.py explore [NAMES]    run the suites of other projects with every function armed; --small: those that `all` runs
     python3 dev.py all                all but the demonstration, the benchmarks, the soak and the fuzzing; tests that fail get another go
 
-Each makes what it needs under `.venv`, once for each state of pyproject.toml. Delete that folder to start afresh.
+Each makes what it needs under `.venv`, once for each state of pyproject.toml; the matrix and `all` also Debian's 3.14 and 3.15 where the
+machine has none (tests/pythons.py). Delete that folder to start afresh.
 """
 
 from __future__ import annotations
@@ -26,44 +28,41 @@ import shutil
 import subprocess
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+from tests.pythons import VERSIONS, interpreters, unpack, version_of
 
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 
-VERSIONS = ("3.9", "3.10", "3.11", "3.12", "3.13", "3.14", "3.15")
 OLDEST = (3, 9)
 
-# How many versions run at a time: tests wait for processes about as long as they compute, and those with deadlines need room.
+# The version of this interpreter, which runs what is run once.
+OWN = "{}.{}".format(*sys.version_info)
+
+# How many runs of pytest go on at a time: tests wait for processes about as long as they compute, and those with deadlines need room.
 AT_A_TIME = max(2, os.cpu_count() or 1)
 
-# The tests of a version run in so many parts, each as soon as there is room: no processor is left with a whole version at the end.
-PARTS = 2
-
 # What `all` does beside the tests, one after the other and with a low priority: this computes, and they must not be late for it.
-BESIDE = {"lint": ["lint"], "types": ["types"], "docs": ["docs"], "explore": ["explore", "--small"], "pyodide": ["pyodide"]}
+BESIDE = {"lint": ["lint"], "types": ["types"], "docs": ["docs"], "explore": ["explore", "--small"]}
 
 # So many runs of tests may fail once in `all` and pass when run again with nothing beside them; CONTRIBUTING.md says why.
-MOST_UNSTABLE = 6
+MOST_UNSTABLE = 2
 
-# Releases of Pyodide are numbered after the Python that they contain; the newest of each, alphas included.
-PYODIDES = {"3.14": "pyodide@>=314.0.0-alpha.1 <315.0.0-0", "3.15": "pyodide@>=315.0.0-alpha.1 <316.0.0-0"}
+UNIT, INTEGRATION, HEAVY = "tests/unit", "tests/integration", "tests/heavy"
 
-# What the tests need on Pyodide, as wheels without compiled code.
-PURE_WHEELS = ("wrapt", "cloudpickle", "pytest", "pytest-timeout", "hypothesis")
-
-# Between the oldest and the newest version the matrix leaves these out; arguments of the user's own come later and win.
-NOT_LONG = ("-m", "not long")
+# What the versions between the oldest and the newest run of `INTEGRATION`.
+MARKED = ("-m", "version")
 
 PASSED = "passed"
 
 # pytest's own exit status for a run without a test.
 NO_TESTS = 5
 
-# The parts of a version share its environment: whoever comes first makes it.
-_making = {version: threading.Lock() for version in VERSIONS}
+# The jobs of a version share its environment: whoever comes first makes it.
+_making = {of: threading.Lock() for of in (*VERSIONS, HEAVY)}
 
 
 # environments ------------------------------------------------------------------------------------------------------------
@@ -162,11 +161,9 @@ def fuzz(arguments: Sequence[str]) -> int:
 
 
 def matrix(arguments: Sequence[str]) -> int:
-    """Run the tests on every supported CPython of this machine."""
-    runs, skipped, left_out = _run_versions(arguments)
-    status = _summary("the matrix", _of_versions({version: outcome(ran) for version, ran in runs.items()}, skipped))
-    print(*left_out, sep="", end="", flush=True)
-    return status
+    """Run the tests on every supported CPython that can be had."""
+    runs, skipped = _run_versions(_interpreters(), arguments)
+    return _summary("the matrix", _in_order({name: outcome(ran) for name, ran in runs.items()}, skipped))
 
 
 class Ran(NamedTuple):
@@ -199,7 +196,7 @@ def settle(runs: Dict[str, Ran], alone: Callable[[str, str], Ran]) -> Tuple[Dict
     results, told_of = {}, []
     for version, ran in runs.items():
         good = [test for test in ran.failed if _is_passed(alone(version, test))]
-        told_of += [f"failed once, passed alone: {test} (Python {version}); what it said is above" for test in good]
+        told_of += [f"failed once, passed alone: {test} ({_on(version)}); what it said is above" for test in good]
         # Another status than 1 says that there is more to it than tests that failed.
         settled = ran.status == 1 and len(good) == len(ran.failed) > 0
         results[version] = f"{PASSED}, {len(good)} of them alone: {ran.last}" if settled else outcome(ran)
@@ -211,70 +208,111 @@ def _is_passed(ran: Ran) -> bool:
     return ran.status == 0 and PASSED in ran.last and "skipped" not in ran.last
 
 
-def _run_versions(arguments: Sequence[str]) -> Tuple[Dict[str, Ran], Dict[str, str], List[str]]:
-    """(what came of each version, why others were skipped, a line on what was left out where)."""
-    found, unusable = interpreters()
-    ordered = [version for version in VERSIONS if version in found]
-    whole = set(ordered[:1] + ordered[-1:])
-    # The longest first, so that no processor is left with one of them at the end.
-    ordered.sort(key=lambda version: version not in whole)
-    (VENV / "matrix").mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(AT_A_TIME) as pool:
-        running = {
-            version: [
-                pool.submit(_run_part, version, found[version], name, [*(() if version in whole else NOT_LONG), *arguments, *files])
-                for name, files in parts(arguments).items()
-            ]
-            for version in ordered
-        }
-        runs = {version: joined([part.result() for part in running[version]]) for version in VERSIONS if version in running}
-    skipped = {
-        version: f"skipped: {unusable.get(version, 'no such interpreter on this machine')}" for version in VERSIONS if version not in runs
-    }
-    short = [version for version in runs if version not in whole]
-    names = ", ".join(short), " and ".join(version for version in VERSIONS if version in whole)
-    return runs, skipped, ["  left out on {}, and run on {}: the tests marked long\n".format(*names)] if short else []
+class Job(NamedTuple):
+    """One run of pytest: whose result it belongs to, a version or `HEAVY`, what it is called, and its arguments."""
+
+    of: str
+    name: str
+    arguments: Tuple[str, ...]
 
 
-def _of_versions(results: Dict[str, str], skipped: Dict[str, str]) -> Dict[str, str]:
-    return {f"Python {version}": {**results, **skipped}[version] for version in VERSIONS}
-
-
-def parts(arguments: Sequence[str]) -> Dict[str, List[str]]:
-    """The files of tests that each part runs, by its name; one part with none, that is all, if the arguments name some themselves."""
+def jobs(versions: Sequence[str], arguments: Sequence[str]) -> List[Job]:
+    """What is to be run on `versions`, the oldest first; the longest job first, so that no processor is left with one at the end."""
     if any((ROOT / argument.partition("::")[0]).exists() for argument in arguments if argument):
-        return {"all": []}
-    files = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_*.py"))
-    # Every other one: files of one kind, which take about as long, are neighbours.
-    return {f"part {k + 1} of {PARTS}": files[k::PARTS] for k in range(PARTS)}
+        return [Job(version, "what was named", tuple(arguments)) for version in versions]
+    whole = [version for version in versions if version in (versions[0], versions[-1])]
+    found = [Job(HEAVY, HEAVY, (HEAVY, *arguments))]
+    found += [Job(version, part, (part, *arguments)) for part in _parts() for version in whole]
+    between = [version for version in versions if version not in whole]
+    found += [Job(version, f"{INTEGRATION}, marked", (INTEGRATION, *MARKED, *arguments)) for version in between]
+    return found + [Job(version, UNIT, (UNIT, *arguments)) for version in [*whole, *between]]
+
+
+def _parts() -> List[str]:
+    """The folders of `INTEGRATION`, those with the most text first."""
+    sizes: Dict[str, int] = {}
+    for file in (ROOT / INTEGRATION).rglob("test_*.py"):
+        name = f"{INTEGRATION}/{file.relative_to(ROOT / INTEGRATION).parts[0]}"
+        sizes[name] = sizes.get(name, 0) + file.stat().st_size
+    return sorted(sizes, key=lambda name: (-sizes[name], name))
+
+
+def _interpreters() -> Tuple[Dict[str, str], Dict[str, str]]:
+    """The interpreter of each version, and why others cannot be had. Debian's are unpacked where the machine has none."""
+    found, unusable = interpreters(VENV / "pythons")
+    missing = [version for version in VERSIONS if version not in found]
+    problems = unpack(VENV / "pythons", missing) if missing else {}
+    if missing:
+        found, unusable = interpreters(VENV / "pythons")
+    none = "no such interpreter on this machine"
+    return found, {version: unusable.get(version) or problems.get(version, none) for version in VERSIONS if version not in found}
+
+
+def _run_versions(pythons: Tuple[Dict[str, str], Dict[str, str]], arguments: Sequence[str]) -> Tuple[Dict[str, Ran], Dict[str, str]]:
+    """(what came of each version and of `HEAVY`, why other versions were skipped)."""
+    found, problems = pythons
+    (VENV / "matrix").mkdir(parents=True, exist_ok=True)
+    ordered = [version for version in VERSIONS if version in found]
+    with ThreadPoolExecutor(AT_A_TIME) as pool:
+        running: Dict[str, List[Future[Ran]]] = {}
+        for job in jobs(ordered, arguments):
+            running.setdefault(job.of, []).append(pool.submit(_run_job, job, found.get(job.of, sys.executable)))
+        runs = {name: joined([future.result() for future in futures]) for name, futures in running.items()}
+    return runs, {version: f"skipped: {problem}" for version, problem in problems.items()}
+
+
+def _in_order(results: Dict[str, str], skipped: Dict[str, str]) -> Dict[str, str]:
+    """The lines of the summary: every version of the list, and what is run once."""
+    told = {**results, **skipped}
+    lines = {f"Python {version}": told[version] for version in VERSIONS}
+    return {**lines, f"{HEAVY}, on {OWN}": told[HEAVY]} if HEAVY in told else lines
 
 
 def joined(rans: Sequence[Ran]) -> Ran:
-    """What came of a version, of what came of its parts: the worst status, all that was printed and all that failed."""
-    # Options such as -k may leave a part without a test.
+    """What came of a version, of what came of its jobs: the worst status, all that was printed and all that failed."""
+    # Options such as -k may leave a job without a test.
     told = [ran for ran in rans if ran.status != NO_TESTS] or rans[:1]
     # A failed test is status 1: anything else is worse, and is not to be taken for that.
     status = max((ran.status for ran in told), key=lambda status: (status not in (0, 1), status))
-    text = "\n".join([*(ran.text.strip() for ran in told), "; ".join(ran.last for ran in told)])
+    text = "\n".join([*(ran.text.strip() for ran in told), _added([ran.last for ran in told])])
     return Ran(status, text, tuple(test for ran in told for test in ran.failed))
 
 
-def _run_part(version: str, interpreter: str, name: str, arguments: Sequence[str]) -> Ran:
+def _added(lines: Sequence[str]) -> str:
+    """pytest's last lines as one: how many passed of all, and in how many seconds; as they are if one of them is something else."""
+    counts: Dict[str, int] = {}
+    seconds = 0.0
+    for line in lines:
+        found = re.fullmatch(r"((?:\d+ [a-z]+(?:, )?)+) in ([\d.]+)s(?: \([\d:]+\))?", line)
+        if found is None:
+            return "; ".join(lines)
+        for number, word in re.findall(r"(\d+) ([a-z]+)", found[1]):
+            counts[word] = counts.get(word, 0) + int(number)
+        seconds += float(found[2])
+    return f"{', '.join(f'{number} {word}' for word, number in counts.items())} in {seconds:.0f}s"
+
+
+def _run_job(job: Job, interpreter: str) -> Ran:
     try:
-        with _making[version]:
-            python = _python_for(version, interpreter)
+        python = _python_for(job.of, interpreter)
     except SystemExit as error:
         return Ran(1, str(error))
-    ran = _pytest(python, VENV / "results" / version / name, arguments)
-    # In one piece, since another version prints meanwhile.
-    print(f"\ndev.py: Python {version}, {name}\n{ran.text.strip() if ran.status else ran.last}", flush=True)
+    ran = _pytest(python, VENV / "results" / job.of / job.name, job.arguments)
+    # In one piece, since another job prints meanwhile.
+    title = job.name if job.of == HEAVY else f"Python {job.of}, {job.name}"
+    print(f"\ndev.py: {title}\n{ran.text.strip() if ran.status else ran.last}", flush=True)
     return ran
 
 
-def _python_for(version: str, interpreter: str) -> Path:
-    """This version's interpreter has what the tests need already."""
-    own = "{}.{}".format(*sys.version_info)
-    return own_environment() if version == own else environment(VENV / "matrix" / version, interpreter, "test")
+def _on(of: str) -> str:
+    return f"Python {OWN if of == HEAVY else of}"
+
+
+def _python_for(of: str, interpreter: str) -> Path:
+    """The interpreter of a version with what the tests need; what is run once runs on this one."""
+    own = of in (HEAVY, OWN)
+    with _making[HEAVY if own else of]:
+        return own_environment() if own else environment(VENV / "matrix" / of, interpreter, "test")
 
 
 def _pytest(python: Path, folder: Path, arguments: Sequence[str]) -> Ran:
@@ -287,10 +325,13 @@ def _pytest(python: Path, folder: Path, arguments: Sequence[str]) -> Ran:
     return Ran(status, text, tuple(json.loads(noted.read_text())) if status and noted.exists() else ())
 
 
-def _run_alone(version: str, test: str) -> Ran:
-    """Run one test again, on a version whose environment is there."""
-    ran = _pytest(_python_for(version, sys.executable), VENV / "results" / f"{version}-alone", [test])
-    print(f"\ndev.py: {test} again, alone, with Python {version}\n{ran.text.strip() if ran.status else ran.last}", flush=True)
+def _run_alone(of: str, test: str) -> Ran:
+    """Run one test again, in an environment that is there."""
+    ran = _pytest(_python_for(of, sys.executable), VENV / "results" / f"{of}-alone", [test])
+    print(
+        f"\ndev.py: {test} again, alone, with {_on(of)}\n{ran.text.strip() if ran.status else ran.last}",
+        flush=True,
+    )
     return ran
 
 
@@ -301,41 +342,6 @@ def _captured(*words: object, env: Optional[Dict[str, str]] = None) -> Tuple[int
         command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", check=False
     )
     return done.returncode, done.stdout
-
-
-def pyodide(arguments: Sequence[str]) -> int:
-    """Run the tests that need no process on Pyodide: the Pythons that few machines have yet."""
-    node, npm = shutil.which("node"), shutil.which("npm")
-    if node is None or npm is None:
-        reason = f"skipped: no {'node' if node is None else 'npm'} on this machine"
-        return _summary("Pyodide", {f"Python {version}": reason for version in PYODIDES})
-    results = {}
-    for version, specification in PYODIDES.items():
-        folder = VENV / "pyodide" / version
-        if not _is_fresh(folder, specification, *PURE_WHEELS):
-            problem = _install_pyodide(folder, version, npm, specification)
-            if problem:
-                results[version] = f"FAILED: {problem}"
-                continue
-            _stamp(folder, specification, *PURE_WHEELS)
-        print(f"\ndev.py: Pyodide with Python {version}", flush=True)
-        status = run(node, ROOT / "tests/pyodide/run.mjs", folder / "node_modules/pyodide", folder / "site", ROOT, "-q", *arguments)
-        results[version] = PASSED if status == 0 else f"FAILED (exit status {status})"
-    return _summary("Pyodide", {f"Python {version}": result for version, result in results.items()})
-
-
-def _install_pyodide(folder: Path, version: str, npm: str, specification: str) -> str:
-    """Put Pyodide into `folder/node_modules` and the wheels, unpacked, into `folder/site`; returns what went wrong, if anything."""
-    print(f"dev.py: setting up {folder.relative_to(ROOT)}", flush=True)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    quiet = ["--no-package-lock", "--no-save", "--no-audit", "--no-fund", "--loglevel=error"]
-    if run(npm, "install", "--prefix", folder, *quiet, specification):
-        return f"npm could not install {specification}; what it says is above"
-    pure = ["--only-binary=:all:", "--implementation", "py", "--abi", "none", "--platform", "any", "--python-version", version]
-    if run(*_pip(own_environment()), "install", "--quiet", "--no-compile", "--target", folder / "site", *pure, *PURE_WHEELS):
-        return f"pip found no pure wheels of {', '.join(PURE_WHEELS)}; what it says is above"
-    return ""
 
 
 def explore(arguments: Sequence[str]) -> int:
@@ -350,16 +356,18 @@ def soak(arguments: Sequence[str]) -> int:
 
 def all_of_it(arguments: Sequence[str]) -> int:
     """Everything that must hold before a change lands; goes on after a failure, to show all there are."""
-    # Made before those that share it begin.
-    own_environment()
     with ThreadPoolExecutor(1) as pool:
+        pythons = pool.submit(_interpreters)
+        # Made before those that share it begin.
+        own_environment()
+        found = pythons.result()
         beside = {name: pool.submit(_run_beside, words) for name, words in BESIDE.items()}
-        runs, skipped, left_out = _run_versions(arguments)
+        runs, skipped = _run_versions(found, arguments)
         others = {name: future.result() for name, future in beside.items()}
     # Nothing else runs any more.
     results, unstable = settle(runs, _run_alone)
-    status = _summary("all of it", {**_of_versions(results, skipped), **others})
-    print(*left_out, *(f"  {line}\n" for line in unstable), sep="", end="", flush=True)
+    status = _summary("all of it", {**_in_order(results, skipped), **others})
+    print(*(f"  {line}\n" for line in unstable), sep="", end="", flush=True)
     return status
 
 
@@ -380,46 +388,6 @@ def _summary(title: str, results: Dict[str, str]) -> int:
     return int(any(result.startswith("FAILED") for result in results.values()))
 
 
-# interpreters ------------------------------------------------------------------------------------------------------------
-
-
-def interpreters() -> Tuple[Dict[str, str], Dict[str, str]]:
-    """The newest usable interpreter of each version, and why others are of no use: on PATH, in /usr/bin, of pyenv and of uv."""
-    home = Path.home()
-    data = Path(os.environ.get("XDG_DATA_HOME", home / ".local/share"))
-    candidates = [Path("/usr/bin", f"python{version}") for version in VERSIONS]
-    candidates += [Path(found) for version in VERSIONS for found in [shutil.which(f"python{version}")] if found]
-    for folder in (
-        Path(os.environ.get("UV_PYTHON_INSTALL_DIR", data / "uv/python")),
-        Path(os.environ.get("PYENV_ROOT", home / ".pyenv"), "versions"),
-    ):
-        candidates += sorted(folder.glob("*/bin/python3"), key=lambda path: [int(n) for n in re.findall(r"\d+", path.parts[-3])])
-    usable: Dict[str, str] = {}
-    unusable: Dict[str, str] = {}
-    for candidate in [*candidates, Path(sys.executable)]:
-        version, problem = version_of(str(candidate)) or ("", "")
-        if version in VERSIONS:
-            (unusable if problem else usable)[version] = problem or str(candidate)
-    return usable, unusable
-
-
-def version_of(interpreter: str) -> Optional[Tuple[str, str]]:
-    """The version of a CPython, such as "3.11", and what it lacks, if anything; None for what does not run or is no CPython."""
-    code = (
-        "import sys, importlib.util as u\n"
-        "print(sys.implementation.name, '%d.%d' % sys.version_info[:2], all(u.find_spec(name) for name in ('venv', 'ensurepip')))"
-    )
-    try:
-        done = subprocess.run([interpreter, "-c", code], capture_output=True, text=True, timeout=60, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    words = done.stdout.split()
-    if done.returncode or len(words) != 3 or words[0] != "cpython":
-        return None
-    lack = f"{interpreter} has no venv or no ensurepip; on Debian: apt-get install python{words[1]}-venv"
-    return words[1], "" if words[2] == "True" else lack
-
-
 COMMANDS = {
     "demo": demo,
     "test": test,
@@ -429,7 +397,6 @@ COMMANDS = {
     "docs": docs,
     "fuzz": fuzz,
     "matrix": matrix,
-    "pyodide": pyodide,
     "explore": explore,
     "soak": soak,
     "all": all_of_it,

@@ -3,9 +3,6 @@
 - `runtime_dir` (every test has it, asked for or not): a short private folder, in `XPC_INSTRUMENT_RUNTIME_DIR`. When the test ends,
   nothing that it started may be there: no process, thread or open socket, and no file in the folder unless its process was killed.
 - `run_program`: starts Python source, or any command, as a real process; see `tests/programs.py`.
-- the mark `no_process`, on a test or as `pytestmark` of a module: it needs no process, socket or thread, and is refused them. These
-  tests run on Pyodide too (`python3 dev.py pyodide`), which is how Python 3.14 and 3.15 are covered where they are not installed. A
-  running event loop has a socket: drive a coroutine by `send(None)` there, or leave the mark off.
 """
 
 from __future__ import annotations
@@ -15,14 +12,12 @@ import gc
 import os
 import shutil
 import signal
-import socket
-import subprocess
 import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Any, Callable, Iterator, List, Set
+from typing import Callable, Iterator, List, Set
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -46,29 +41,18 @@ def pytest_configure() -> None:
 
 def pytest_sessionstart() -> None:
     """Compile the project, for the thousands of programs that import it: with PYTHONDONTWRITEBYTECODE, each would do so anew."""
-    if sys.platform != "emscripten":
-        root = Path(__file__).resolve().parents[1]
-        for folder in ("xpc_instrument", "agent", "benchmarks", "tests"):
-            # What cannot be written, in a folder that is read only, is compiled by each as before.
-            compileall.compile_dir(root / folder, quiet=2)
+    root = Path(__file__).resolve().parents[1]
+    for folder in ("xpc_instrument", "agent", "benchmarks", "tests"):
+        # What cannot be written, in a folder that is read only, is compiled by each as before.
+        compileall.compile_dir(root / folder, quiet=2)
 
 
 @pytest.fixture(autouse=True)
-def runtime_dir(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def runtime_dir(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A runtime directory of the test's own (mode 0700), with a path short enough for unix sockets, which have 107 bytes."""
     folder = Path(tempfile.mkdtemp(prefix="xpc", dir="/tmp" if os.path.isdir("/tmp") else None))
     monkeypatch.setenv("XPC_INSTRUMENT_RUNTIME_DIR", str(folder))
     programs.killed.clear()
-    if request.node.get_closest_marker("no_process"):
-        # Two tests out of three: what they are refused need not be looked for.
-        _refuse(monkeypatch)
-        try:
-            yield folder
-            left = [path.name for path in sorted(folder.iterdir())]
-            assert not left, f"the test left behind in the runtime directory: {', '.join(left)}"
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-        return
     threads = _threads()
     processes = set(children(os.getpid()))
     sockets = _sockets()
@@ -85,19 +69,6 @@ def _threads() -> Set[threading.Thread]:
     return {thread for thread in threading.enumerate() if not isinstance(thread, threading._DummyThread)} - {
         kept.reader for kept in programs.kept
     }
-
-
-def _refuse(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make a test marked `no_process` fail here as it would on Pyodide."""
-
-    def refused(*_: Any, **__: Any) -> Any:
-        raise AssertionError("a test marked no_process may start no process and no thread, and open no socket")
-
-    monkeypatch.setattr(threading.Thread, "start", refused)
-    monkeypatch.setattr(subprocess.Popen, "__init__", refused)
-    monkeypatch.setattr(socket.socket, "__init__", refused)
-    if hasattr(os, "fork"):
-        monkeypatch.setattr(os, "fork", refused)
 
 
 def _left_behind(folder: Path, threads: Set[threading.Thread], processes: Set[int], sockets: Set[str]) -> List[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Dict, List, Tuple
+from typing import List, Tuple
 
 import pytest
 
@@ -32,46 +32,43 @@ def failed(*tests: str, status: int = 1) -> Ran:
     return Ran(status, f"F\n{len(tests)} failed, 7 passed in 9s", tests)
 
 
-@pytest.mark.no_process
 def test_what_passes_is_not_run_again() -> None:
     alone = Alone()
     assert settle({"3.9": GOOD}, alone) == ({"3.9": "passed: 3 passed in 1s"}, [])
     assert alone.asked == []
 
 
-@pytest.mark.no_process
 def test_few_that_fail_once_and_pass_alone_are_named_and_fail_nothing() -> None:
     alone = Alone()
-    results, told = settle({"3.9": failed("a", "b"), "3.13": failed("a"), "3.11": GOOD}, alone)
-    assert alone.asked == [("3.9", "a"), ("3.9", "b"), ("3.13", "a")]
-    assert results["3.9"] == "passed, 2 of them alone: 2 failed, 7 passed in 9s"
+    results, told = settle({"3.9": failed("a"), dev.HEAVY: failed("a"), "3.11": GOOD}, alone)
+    assert alone.asked == [("3.9", "a"), (dev.HEAVY, "a")]
+    assert results["3.9"] == "passed, 1 of them alone: 1 failed, 7 passed in 9s"
     assert not any(result.startswith("FAILED") for result in results.values())
     assert [line.split(";")[0] for line in told] == [
         "failed once, passed alone: a (Python 3.9)",
-        "failed once, passed alone: b (Python 3.9)",
-        "failed once, passed alone: a (Python 3.13)",
+        f"failed once, passed alone: a (Python {dev.OWN})",
     ]
 
 
-@pytest.mark.no_process
 @pytest.mark.parametrize("again", [BAD, SKIPPED, Ran(5, "no tests ran")])
 def test_what_does_not_pass_alone_either_fails_its_version(again: Ran) -> None:
-    results, told = settle({"3.9": failed("a", "b"), "3.13": failed("a")}, Alone(b=again))
+    results, told = settle({"3.9": failed("a", "b")}, Alone(b=again))
     assert results["3.9"] == "FAILED (exit status 1): 2 failed, 7 passed in 9s"
+    assert len(told) == 1
+    results, told = settle({"3.9": failed("b"), "3.13": failed("a")}, Alone(b=again))
+    assert results["3.9"].startswith("FAILED")
     assert results["3.13"].startswith("passed, 1 of them alone")
-    assert len(told) == 2
+    assert len(told) == 1
 
 
-@pytest.mark.no_process
 def test_more_than_a_few_fail_and_are_not_run_again() -> None:
     alone = Alone()
-    results, (told,) = settle({"3.9": failed("a", "b", "c", "d"), "3.13": failed("a", "c", "e")}, alone)
+    results, (told,) = settle({"3.9": failed("a", "b"), "3.13": failed("a")}, alone)
     assert all(result.startswith("FAILED") for result in results.values())
-    assert "7 runs of tests failed" in told
+    assert "3 runs of tests failed" in told
     assert alone.asked == []
 
 
-@pytest.mark.no_process
 @pytest.mark.parametrize("ran", [Ran(1, "no interpreter"), failed("a", status=2), failed("a", status=-11), Ran(3, "")])
 def test_what_is_no_failed_test_stays_a_failure(ran: Ran) -> None:
     results, _ = settle({"3.9": ran}, Alone())
@@ -79,24 +76,46 @@ def test_what_is_no_failed_test_stays_a_failure(ran: Ran) -> None:
     assert outcome(ran).startswith(f"FAILED (exit status {ran.status})")
 
 
-@pytest.mark.no_process
-def test_the_parts_of_a_version_have_every_test_once() -> None:
-    found = [file for files in dev.parts(["-k", "codec"]).values() for file in files]
-    assert len(dev.parts([])) == dev.PARTS
-    assert sorted(found) == sorted(str(path.relative_to(dev.ROOT)) for path in (dev.ROOT / "tests").rglob("test_*.py"))
-    # What the user has named is run, and nothing else.
-    assert dev.parts(["tests/heavy/test_dev.py::test_it", "-x"]) == {"all": []}
+def test_the_oldest_and_the_newest_version_run_every_test_and_the_others_what_depends_on_the_version() -> None:
+    every = [path.relative_to(dev.ROOT).as_posix() for path in (dev.ROOT / "tests").rglob("test_*.py")]
+    found = dev.jobs(["3.9", "3.11", "3.15"], ["-x"])
+    assert all(job.arguments[-1] == "-x" for job in found)
+    for version in ("3.9", "3.15"):
+        parts = [job.arguments[0] for job in found if job.of in (version, dev.HEAVY)]
+        # Each in one part and no more.
+        assert [sum(file == part or file.startswith(f"{part}/") for part in parts) for file in every] == [1] * len(every)
+        assert all(len(job.arguments) == 2 for job in found if job.of == version)
+    assert sorted(job.arguments for job in found if job.of == "3.11") == [
+        ("tests/integration", "-m", "version", "-x"),
+        ("tests/unit", "-x"),
+    ]
+    assert [job.of for job in found].count(dev.HEAVY) == 1
 
 
-@pytest.mark.no_process
-def test_what_came_of_the_parts_is_joined() -> None:
+def test_one_version_alone_runs_every_test() -> None:
+    assert {job.of for job in dev.jobs(["3.11"], [])} == {"3.11", dev.HEAVY}
+    assert not any("-m" in job.arguments for job in dev.jobs(["3.11"], []))
+
+
+def test_what_the_user_has_named_runs_on_every_version_and_nothing_else() -> None:
+    named = ["tests/heavy/test_dev.py::test_it", "-x"]
+    assert [(job.of, list(job.arguments)) for job in dev.jobs(["3.9", "3.11", "3.15"], named)] == [
+        ("3.9", named),
+        ("3.11", named),
+        ("3.15", named),
+    ]
+
+
+def test_what_came_of_the_jobs_is_joined() -> None:
     none = Ran(dev.NO_TESTS, "no tests ran in 1s")
-    assert dev.joined([GOOD, GOOD]).last == "3 passed in 1s; 3 passed in 1s"
+    assert dev.joined([GOOD, GOOD]).last == "6 passed in 2s"
+    assert dev.joined([Ran(0, "3 passed, 2 skipped in 61.20s (0:01:01)"), GOOD, SKIPPED]).last == "6 passed, 3 skipped in 63s"
     assert (dev.joined([GOOD, none]).status, dev.joined([none, none]).status) == (0, dev.NO_TESTS)
     both = dev.joined([failed("a"), GOOD, failed("b")])
     assert (both.status, both.failed) == (1, ("a", "b"))
-    # A part that crashed makes its version one that no test run again can settle.
+    # A job that crashed makes its version one that no test run again can settle, and its last words are kept.
     assert [dev.joined([failed("a"), Ran(status, "")]).status for status in (2, -11)] == [2, -11]
+    assert dev.joined([GOOD, Ran(-11, "Segmentation fault")]).last == "3 passed in 1s; Segmentation fault"
 
 
 def test_a_real_run_says_which_tests_failed_and_one_of_them_can_be_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,11 +148,15 @@ def test_a_real_run_says_which_tests_failed_and_one_of_them_can_be_run_again(tmp
     assert dev._pytest(python, folder, [f"{file}::test_good"]).failed == ()
 
 
-@pytest.mark.no_process
 def test_an_unstable_test_leaves_the_exit_status_and_a_failed_one_does_not(capsys: pytest.CaptureFixture[str]) -> None:
     status = dev._summary("all of it", {"Python 3.9": "passed, 1 of them alone: x", "lint": "passed"})
     assert status == 0
     assert dev._summary("all of it", {"Python 3.9": outcome(BAD)}) == 1
     assert "Python 3.9: FAILED (exit status 1): 1 failed in 1s" in capsys.readouterr().out
-    known: Dict[str, str] = dict.fromkeys(dev.VERSIONS, "passed")
-    assert list(dev._of_versions(known, {})) == [f"Python {version}" for version in dev.VERSIONS]
+
+
+def test_the_summary_names_every_version_and_why_one_was_skipped() -> None:
+    results = {**dict.fromkeys(dev.VERSIONS[:-1], "passed"), dev.HEAVY: "passed"}
+    lines = dev._in_order(results, {"3.15": "skipped: no such interpreter on this machine"})
+    assert list(lines) == [*(f"Python {version}" for version in dev.VERSIONS), f"tests/heavy, on {dev.OWN}"]
+    assert lines["Python 3.15"] == "skipped: no such interpreter on this machine"

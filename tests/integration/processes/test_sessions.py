@@ -102,6 +102,8 @@ def test_a_hook_whose_time_is_over_is_not_armed_and_takes_no_place(run_program: 
         handle.remove()
 
 
+# The threads are the session's, in a script, which no fork has to find without any.
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_a_forked_child_that_closes_the_session_leaves_it_to_its_parent(app: App, session: Session) -> None:
     session.instead("shop:charge", lambda n: "hooked")
     reader, writer = os.pipe()

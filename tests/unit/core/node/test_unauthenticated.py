@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import pytest
@@ -64,8 +63,6 @@ def test_of_those_who_have_all_spoken_none_can_be_pushed_out_with_certainty() ->
     ],
 )
 def test_where_a_connection_comes_from(where: Any, origin: str) -> None:
-    if where and ":" in where[0] and sys.platform == "emscripten":
-        pytest.skip("Pyodide knows no IPv6")
     assert origin_of(where) == origin
 
 
