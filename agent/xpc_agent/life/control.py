@@ -44,10 +44,11 @@ def start(
     probes: Iterable[str] = (),
     at_once: bool = True,
 ) -> None:
-    """Make this process hookable: with a `Config`, the path of a config file, or the nearest config file from here upwards.
+    """Make this process hookable, by the config file at the path `config`, or the nearest one from the current folder upwards.
 
-    `app` overrides its app name, `probes` adds targets. A second start without a stop in between does nothing. Raises `ConfigError` for a
-    wrong config, another `XpcError` or an `OSError` if the process cannot listen.
+    `app` overrides its app name, `probes` adds targets. With `at_once=False` the process listens, and can be found, only when the first
+    module with a target in it has been imported. A second start without a stop in between does nothing. Raises `ConfigError` for a wrong
+    config, another `XpcError` or an `OSError` if the process cannot listen.
     """
     global _agent
     if _agent is not None:
