@@ -36,6 +36,13 @@ LEVELS: Levels = (
     {"xpc_instrument.core.values", "xpc_instrument.core.wire", "xpc_instrument.core.config"},
     {"xpc_instrument.core.node"},
     {"xpc_instrument.core.calls"},
+    {"xpc_agent.guard", "xpc_agent.relay"},
+    {"xpc_agent.events", "xpc_agent.targets"},
+    {"xpc_agent.hooks"},
+    {"xpc_agent.patching"},
+    {"xpc_agent.points"},
+    {"xpc_agent.service"},
+    {"xpc_agent.life"},
     {"xpc_agent", "xpc_instrument.script"},
     {"xpc_instrument.cli"},
     # Its names are loaded on first use, so it may name those of any part.

@@ -17,16 +17,14 @@ import threading
 import traceback
 import weakref
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Set, Tuple
+from typing import Any, Callable, Iterator, List, Set, Tuple
 
 import cloudpickle
 import pytest
 
 from xpc_agent.hooks.dispatch import Dispatcher, HookChain, Invocation
 from xpc_agent.patching import make_patch
-from xpc_agent.points.table import ProbeTable
 from xpc_agent.targets.resolve import resolve
-from xpc_instrument.core.config.file import from_probes
 from xpc_instrument.core.model.target import Mode
 
 NAME = "clinic_under_test"
@@ -384,75 +382,3 @@ def test_an_armed_function_that_is_pickled_by_value_runs_elsewhere_as_the_origin
     assert (done.stdout.decode().strip(), done.stderr.decode()) == ("2.0", "")
     assert pickle.loads(data)(6, 3) == 2
     assert armed.hook.calls == 0
-
-
-@pytest.mark.no_process
-def test_a_glob_over_ten_thousand_functions_resolves_them_all_and_arms_none(clinic: Any) -> None:
-    source = "".join(f"def function_{number}(a):\n    return a\n" for number in range(10_000))
-    namespace: Dict[str, Any] = {"__name__": NAME}
-    exec(source, namespace)
-    clinic.__dict__.update(namespace)
-    codes = {name: value.__code__ for name, value in vars(clinic).items() if name.startswith("function_")}
-    table = ProbeTable(from_probes("clinic", [f"{NAME}:function_*"]))
-    table.module_imported(clinic)
-    assert len(table.points) == 10_000
-    assert {point.state for point in table.points.values()} == {"ready"}
-    assert all(getattr(clinic, name).__code__ is code for name, code in codes.items())
-    table.restore_all()
-
-
-@pytest.mark.no_process
-def test_two_accessors_of_a_property_that_wrapt_patches_are_both_put_back(clinic: Any) -> None:
-    exec("class Box:\n    def get(self): return 1\n    def put(self, x): pass\n    size = property(get, put)\n", clinic.__dict__)
-    raw = vars(clinic.Box)["size"]
-    config = from_probes("clinic", [f"{NAME}:Box.size.fget", f"{NAME}:Box.size.fset"])
-    for probe in config.probes:
-        object.__setattr__(probe, "patcher", "wrapt")
-    table = ProbeTable(config)
-    table.module_imported(clinic)
-    assert {point.state for point in table.points.values()} == {"ready"}
-    table.restore_all()
-    assert vars(clinic.Box)["size"] is raw
-
-
-@pytest.mark.no_process
-def test_a_pending_hook_whose_target_cannot_be_armed_leaves_the_import_alone(clinic: Any) -> None:
-    exec(
-        "class Meta(type):\n    def __setattr__(cls, name, value): raise AttributeError('closed')\n"
-        "class Parent(metaclass=Meta):\n    def say(self): return 1\nclass Child(Parent): pass\n",
-        clinic.__dict__,
-    )
-    table = ProbeTable(from_probes("clinic", [f"{NAME}:Child.say"]))
-    point = table.points[f"{NAME}:Child.say"]
-    waiting: Any = Forward()
-    point.hooks = [waiting]
-    table.module_imported(clinic)
-    assert (point.state, point.patch) == ("unpatchable", None)
-    assert "closed" in point.reason
-
-
-@pytest.mark.no_process
-@pytest.mark.parametrize(("name", "patcher"), [("charge", "code"), ("charge", "wrapt"), ("cached", "wrapt"), ("clock", "wrapt")])
-def test_a_target_whose_module_runs_again_is_hooked_again(clinic: Any, name: str, patcher: str) -> None:
-    source = "import functools, time\ndef charge(): return 1\ncached = functools.lru_cache()(lambda: 1)\nclock = time.monotonic\n"
-    exec(source, clinic.__dict__)
-    config = from_probes("clinic", [f"{NAME}:{name}"])
-    object.__setattr__(config.probes[0], "patcher", patcher)
-    table = ProbeTable(config)
-    table.module_imported(clinic)
-    point = table.points[f"{NAME}:{name}"]
-    hook: Any = Forward()
-    point.hooks = [hook]
-    point.refresh()
-    for calls in (1, 2):
-        getattr(clinic, name)()
-        assert hook.calls == calls
-        # A second look without a reload in between changes nothing.
-        table.module_imported(clinic)
-    exec(source, clinic.__dict__)
-    table.module_imported(clinic)
-    getattr(clinic, name)()
-    assert hook.calls == 3
-    table.restore_all()
-    getattr(clinic, name)()
-    assert hook.calls == 3

@@ -1,0 +1,69 @@
+"""Forks that are under way at once, and the pipe by which a child says that it is announced."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from pathlib import Path
+from typing import Iterator, List
+
+import pytest
+
+from xpc_agent.events.sender import Sender
+from xpc_agent.life.forks import Forks
+from xpc_instrument.core.calls.registry import Registry
+from xpc_instrument.core.model.limits import Limits
+from xpc_instrument.core.node.address import parse_address
+from xpc_instrument.core.node.host import Host
+from xpc_instrument.core.values.traits import python_version
+
+
+@pytest.fixture
+def host(runtime_dir: Path) -> Iterator[Host]:
+    address = parse_address(f"unix:{runtime_dir / 'shop.sock'}")
+    limits = Limits()
+    host = Host(address, b"", Registry(limits), app="shop", python=python_version(), limits=limits, logger=logging.getLogger("xpc_agent"))
+    host.start()
+    yield host
+    host.stop()
+
+
+def descriptors() -> List[str]:
+    return sorted(os.listdir("/proc/self/fd"))
+
+
+def test_the_threads_go_on_after_the_last_of_several_forks(host: Host) -> None:
+    forks = Forks(Sender(1, 1), announced=False)
+    forks.before(host)
+    thread = threading.Thread(target=forks.before, args=(host,))
+    thread.start()
+    thread.join()
+    assert not host._thread.running
+    forks.in_parent(host)
+    assert not host._thread.running
+    forks.in_parent(host)
+    assert host._thread.running
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="there is no /proc")
+def test_a_child_holds_the_pipe_until_it_has_begun_anew_and_those_of_other_forks_not_at_all(host: Host) -> None:
+    forks = Forks(Sender(1, 1), announced=True)
+    before = descriptors()
+    thread = threading.Thread(target=forks.before, args=(host,))
+    thread.start()
+    thread.join()
+    forks.before(host)
+    assert len(descriptors()) == len(before) + 4
+    held: List[int] = []
+    forks.in_child(lambda: held.append(len(descriptors())))
+    assert held == [len(before) + 2]
+    assert descriptors() == before
+    forks.before(host)
+    with pytest.raises(RuntimeError):
+        forks.in_child(fail)
+    assert descriptors() == before
+
+
+def fail() -> None:
+    raise RuntimeError("beginning anew failed")
