@@ -12,8 +12,6 @@ from benchmarks.groups.syscalls import count
 from benchmarks.measure.timing import MEAN, TAIL, Comparison, Effort, Group, Samples, calibrate, in_turn, measure, percentile
 from benchmarks.report.rows import differences, expectation, in_units, quartiles, ratios, row, table
 
-pytestmark = pytest.mark.no_process
-
 SAMPLES: Dict[str, Samples] = {
     "ours": Samples([[20e-6, 60e-6], [30e-6]], [10, 10]),
     "bare": Samples([[10e-6, 30e-6], [10e-6]], [20, 20]),

@@ -33,7 +33,6 @@ Transfer/sec:    730.96KB
 """
 
 
-@pytest.mark.no_process
 def test_what_wrk_says_is_read() -> None:
     found = parse(OUTPUT)
     assert (found.requests, found.seconds) == (723, pytest.approx(0.50228))
@@ -43,7 +42,6 @@ def test_what_wrk_says_is_read() -> None:
 TIMES = st.tuples(st.integers(0, 99999), st.sampled_from([("us", 1e-6), ("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0)]))
 
 
-@pytest.mark.no_process
 @given(requests=st.integers(1, 10**9), took=TIMES, parts=st.tuples(TIMES, TIMES, TIMES))
 def test_any_times_are_read_in_their_units(requests: int, took: tuple, parts: tuple) -> None:
     def text(one: tuple) -> str:
@@ -56,14 +54,12 @@ def test_any_times_are_read_in_their_units(requests: int, took: tuple, parts: tu
     assert list(found.latency.values()) == pytest.approx([one[0] / 100 * one[1][1] for one in parts])
 
 
-@pytest.mark.no_process
 @given(st.text())
 def test_text_that_is_not_of_wrk_is_an_error_that_quotes_it(text: str) -> None:
     with pytest.raises(LoadError, match=r"wrk said .*; expected N requests in TIME"):
         parse(text)
 
 
-@pytest.mark.no_process
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -87,7 +83,6 @@ def test_without_wrk_its_rows_say_how_to_have_it(monkeypatch: pytest.MonkeyPatch
         wrk.burst("http://127.0.0.1:9/", 1.0, 1)
 
 
-@pytest.mark.no_process
 def test_a_group_that_takes_long_to_set_up_is_set_up_once_for_its_part_of_all_rounds() -> None:
     asked: List[int] = []
 
@@ -101,7 +96,6 @@ def test_a_group_that_takes_long_to_set_up_is_set_up_once_for_its_part_of_all_ro
     assert len(measure(group, Effort(runs=1, rounds=1, block=inf), lambda text: None)["ours, time"].runs) == 1
 
 
-@pytest.mark.no_process
 @pytest.mark.parametrize(
     "group", [startup.STARTUP, growth.POINTS, growth.SCRIPTS, growth.ARMING, web.APPLICATIONS], ids=lambda group: group.name
 )

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tests.exploration.suites import SUITES, differences
-
-pytestmark = pytest.mark.no_process
 
 
 def test_equal_outcomes_are_no_difference() -> None:

@@ -13,8 +13,6 @@ from hypothesis import strategies as st
 from tests.fuzz.__main__ import mutated
 from tests.fuzz.targets import TARGETS, Unpickled, arm, fuzz_reader, pieces_of, seeds
 
-pytestmark = pytest.mark.no_process
-
 SEEDS = seeds()
 
 

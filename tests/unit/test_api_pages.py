@@ -12,8 +12,6 @@ import pytest
 import xpc_agent
 import xpc_instrument
 
-pytestmark = pytest.mark.no_process
-
 PAGES = Path(__file__).resolve().parents[2] / "docs" / "api"
 DIRECTIVE = re.compile(
     r"^\.\. (?:auto|py:)(module|currentmodule|function|class|exception|data):: ([\w.]+)(?:\(.*\))?\n((?:   :.*\n)*)", re.MULTILINE

@@ -168,36 +168,30 @@ MODULES = sources(ROOT)
 GRAPH = graph_of(MODULES)
 
 
-@pytest.mark.no_process
 def test_the_graph_is_there() -> None:
     assert {"xpc_instrument.core.protocol.codec", "xpc_agent.patching.wrapper"} <= set(GRAPH)
     assert "xpc_instrument.core.protocol.messages" in GRAPH["xpc_instrument.core.protocol.codec"]
     assert "wrapt" in GRAPH["xpc_agent.patching.wrapper"]
 
 
-@pytest.mark.no_process
 def test_imports_go_one_way() -> None:
     assert steps_up(GRAPH, LEVELS) == []
 
 
-@pytest.mark.no_process
 def test_there_are_no_circles() -> None:
     assert circles(GRAPH) == []
 
 
-@pytest.mark.no_process
 def test_the_agent_knows_the_core_and_nothing_else_of_the_library() -> None:
     known = {imported for name in GRAPH if _within(name, AGENT) for imported in GRAPH[name] if _within(imported, LIBRARY)}
     assert {name for name in known if not _within(name, "xpc_instrument.core")} == set()
 
 
-@pytest.mark.no_process
 def test_the_command_line_knows_of_the_agent_only_how_targets_are_resolved() -> None:
     known = {imported for name in GRAPH if _within(name, FACES) for imported in GRAPH[name] if _within(imported, AGENT)}
     assert {name for name in known if not any(_within(name, part) for part in KNOWN_TO_FACES)} == set()
 
 
-@pytest.mark.no_process
 def test_a_long_module_says_why_it_is_one() -> None:
     texts = {name: path.read_text(encoding="utf-8") for name, path in MODULES.items()}
     silent = {
@@ -206,13 +200,11 @@ def test_a_long_module_says_why_it_is_one() -> None:
     assert silent == set()
 
 
-@pytest.mark.no_process
 @pytest.mark.skipif(sys.version_info < (3, 10), reason="sys.stdlib_module_names came with 3.10")
 def test_each_dependency_has_one_importer_and_all_else_is_the_standard_library() -> None:
     assert strangers(GRAPH, THIRD_PARTY, {*sys.stdlib_module_names, *NEWER}) == []
 
 
-@pytest.mark.no_process
 @pytest.mark.parametrize(
     ("graph", "expected"),
     [
@@ -228,7 +220,6 @@ def test_a_step_up_is_seen(graph: Graph, expected: List[str]) -> None:
     assert steps_up(graph, [{"low", "beside", "low.inner"}, {"high"}]) == expected
 
 
-@pytest.mark.no_process
 @pytest.mark.parametrize(
     ("graph", "expected"),
     [
@@ -241,13 +232,11 @@ def test_a_circle_is_seen(graph: Graph, expected: List[List[str]]) -> None:
     assert circles(graph) == expected
 
 
-@pytest.mark.no_process
 def test_a_stranger_is_seen() -> None:
     graph = {"xpc_agent.a": {"wrapt", "json", "xpc_agent.b"}, "xpc_agent.b": {"wrapt.importer", "numpy"}}
     assert strangers(graph, {"wrapt": {"xpc_agent.a"}}, {"json"}) == ["xpc_agent.b imports numpy", "xpc_agent.b imports wrapt.importer"]
 
 
-@pytest.mark.no_process
 @pytest.mark.parametrize(
     ("source", "expected"),
     [
@@ -267,7 +256,6 @@ def test_imports_are_read_from_the_source(source: str, expected: Set[str]) -> No
     assert imports(source, "top.package.module", False, {"top.package", "top.package.beside", "top.other"}) == expected
 
 
-@pytest.mark.no_process
 def test_a_package_counts_its_dots_from_itself() -> None:
     assert imports("from .inner import x\nfrom .. import y", "top.package", True, ()) == {"top.package.inner", "top"}
 

@@ -11,8 +11,6 @@ import pytest
 
 from xpc_instrument.cli.run import is_this_interpreter, make_environment
 
-pytestmark = pytest.mark.no_process
-
 
 def environment(folder: Path, name: str) -> str:
     """A virtual environment, with this Python under a name; returns the path of that."""

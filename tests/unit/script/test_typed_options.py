@@ -60,7 +60,6 @@ def test_mypy_takes_what_is_right_and_refuses_what_is_wrong(tmp_path: Path) -> N
     assert refused == {f"wrong{number}" for number in range(len(WRONG))}, done.stdout + done.stderr
 
 
-@pytest.mark.no_process
 @pytest.mark.parametrize("mode", ["before", "after", "around", "instead"])
 def test_python_refuses_an_option_that_there_is_not(mode: str) -> None:
     with Session(Limits(), b"") as session, pytest.raises(TypeError, match="smaple"):

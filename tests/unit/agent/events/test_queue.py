@@ -382,20 +382,17 @@ class Value(int, metaclass=Loud):
     pass
 
 
-@pytest.mark.no_process
 @pytest.mark.parametrize("value", [0, -(1 << 63), 1.5, True, None, "x" * 512, b"x" * 512, 1j])
 def test_small_values_that_cannot_change_are_their_own_snapshot(value: Any) -> None:
     assert is_atom(value)
     assert pack(value, TRAITS)[0] == (AS_IS, value)
 
 
-@pytest.mark.no_process
 @pytest.mark.parametrize("value", [1 << 64, "x" * 513, [], Value(3), (1,), bytearray()])
 def test_others_are_not(value: Any) -> None:
     assert not is_atom(value)
 
 
-@pytest.mark.no_process
 @pytest.mark.parametrize("value", [[1, "a"], {"a": 1}, {1, 2}, (1, None)])
 def test_a_small_container_of_them_is_copied(value: Any) -> None:
     packed, _ = pack(value, TRAITS)
@@ -403,7 +400,6 @@ def test_a_small_container_of_them_is_copied(value: Any) -> None:
     assert packed[1] is not value or isinstance(value, tuple)
 
 
-@pytest.mark.no_process
 @pytest.mark.parametrize("value", [[[1]], {"a": []}, list(range(100)), bytearray(b"x" * 40_000), 1 << 5000])
 def test_all_else_is_pickled_at_once(value: Any) -> None:
     packed, size = pack(value, TRAITS)
@@ -412,7 +408,6 @@ def test_all_else_is_pickled_at_once(value: Any) -> None:
     assert unpack(packed, 1) == value
 
 
-@pytest.mark.no_process
 def test_what_cannot_be_pickled_or_is_too_large_is_told() -> None:
     packed, _ = pack(lambda: (yield), PeerProfile("3.8", "3.11", 1000))
     assert packed[0] == TOLD
@@ -426,7 +421,6 @@ def test_what_cannot_be_pickled_or_is_too_large_is_told() -> None:
         reference.upper()
 
 
-@pytest.mark.no_process
 def test_a_batch_crosses_whole() -> None:
     batch = Batch("here", 5, 7, {1: 3}, {1: [("a", 1, False)]}, [(1, 2, 3, (4,)), (1, 2, 3, (4,), {"a": "\ud800"})])
     assert Batch.load(memoryview(batch.dump())) == batch

@@ -67,7 +67,6 @@ class Scene:
 # terms -----------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.no_process
 def test_a_hook_without_terms_is_let_through_by_c_code_alone() -> None:
     scene = Scene()
     assert scene.installed == [scene.counters.calls.up]
@@ -76,7 +75,6 @@ def test_a_hook_without_terms_is_let_through_by_c_code_alone() -> None:
     assert scene.counters.calls.value == 5
 
 
-@pytest.mark.no_process
 def test_a_limit_counts_only_the_calls_that_are_made() -> None:
     scene = Scene(limit=2, sample=0.5, chance=0.9)
     assert [scene.take() for _ in range(3)] == [False] * 3
@@ -85,7 +83,6 @@ def test_a_limit_counts_only_the_calls_that_are_made() -> None:
     assert (scene.ended, scene.counters.calls.value, scene.skipped("sample")) == (1, 2, 3)
 
 
-@pytest.mark.no_process
 def test_an_invocation_that_the_rate_keeps_out_takes_none_of_the_limit() -> None:
     scene = Scene(limit=2, rate=1)
     assert [scene.take() for _ in range(3)] == [True, False, False]
@@ -94,7 +91,6 @@ def test_an_invocation_that_the_rate_keeps_out_takes_none_of_the_limit() -> None
     assert (scene.ended, scene.counters.calls.value, scene.skipped("rate")) == (1, 2, 2)
 
 
-@pytest.mark.no_process
 def test_an_invocation_that_chance_keeps_out_takes_no_token() -> None:
     scene = Scene(rate=1, sample=0.5, chance=0.5)
     assert not scene.take()
@@ -102,7 +98,6 @@ def test_an_invocation_that_chance_keeps_out_takes_no_token() -> None:
     assert scene.take()
 
 
-@pytest.mark.no_process
 def test_time_ends_a_registration() -> None:
     scene = Scene(expires=5.0)
     assert scene.take()
@@ -114,7 +109,6 @@ def test_time_ends_a_registration() -> None:
     assert scene.counters.calls.value == 1
 
 
-@pytest.mark.no_process
 @pytest.mark.parametrize(("rate", "at_once"), [(0.5, 1), (5, 1), (10, 1), (25, 2), (100, 10), (1000, 100)])
 def test_a_bucket_holds_a_tenth_of_a_second_and_fills_at_its_rate(rate: float, at_once: int) -> None:
     clock = Clock()
@@ -126,7 +120,6 @@ def test_a_bucket_holds_a_tenth_of_a_second_and_fills_at_its_rate(rate: float, a
     assert sum(bucket.take() for _ in range(at_once * 3)) == at_once
 
 
-@pytest.mark.no_process
 def test_a_clock_that_goes_back_gives_no_tokens() -> None:
     clock = Clock()
     bucket = Bucket(1, clock)
@@ -180,7 +173,6 @@ def test_eight_threads_that_meet_a_suspended_hook_send_one() -> None:
 # suspension ------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.no_process
 def test_the_third_failure_in_a_row_suspends() -> None:
     scene = Scene()
     for cause in ("timeout", "payload"):
@@ -196,14 +188,12 @@ def test_the_third_failure_in_a_row_suspends() -> None:
     assert scene.admission.status() == {"cause": "channel", "failures": 3, "pause": 1.0, "retry-in": 1.0, "trying": False}
 
 
-@pytest.mark.no_process
 def test_never_is_never() -> None:
     scene = Scene(SuspensionPolicy(after=0))
     assert [scene.admission.failed("timeout") for _ in range(100)] == [None] * 100
     assert scene.take()
 
 
-@pytest.mark.no_process
 def test_the_pauses_double_up_to_the_longest_and_begin_anew_after_a_success() -> None:
     scene = Scene(SuspensionPolicy(first=1.0, most=5.0))
     scene.suspend()
@@ -222,7 +212,6 @@ def test_the_pauses_double_up_to_the_longest_and_begin_anew_after_a_success() ->
     assert scene.take()
 
 
-@pytest.mark.no_process
 def test_while_one_invocation_tries_the_others_go_without() -> None:
     scene = Scene()
     scene.suspend()
@@ -245,7 +234,6 @@ def test_the_failure_of_an_invocation_that_began_before_does_not_end_the_trial_o
     assert (scene.admission.status() or {})["pause"] == 2.0
 
 
-@pytest.mark.no_process
 def test_a_trial_that_was_interrupted_makes_room_for_the_next() -> None:
     scene = Scene()
     scene.suspend()
@@ -257,7 +245,6 @@ def test_a_trial_that_was_interrupted_makes_room_for_the_next() -> None:
     assert scene.take()
 
 
-@pytest.mark.no_process
 def test_a_trial_that_is_not_heard_of_is_given_up() -> None:
     scene = Scene(SuspensionPolicy(lost_after=61.0))
     scene.suspend()
@@ -269,7 +256,6 @@ def test_a_trial_that_is_not_heard_of_is_given_up() -> None:
     assert scene.take()
 
 
-@pytest.mark.no_process
 def test_the_terms_hold_for_the_trial_too_and_what_they_keep_out_tries_nothing() -> None:
     scene = Scene(sample=0.5)
     scene.suspend()
@@ -280,7 +266,6 @@ def test_the_terms_hold_for_the_trial_too_and_what_they_keep_out_tries_nothing()
     assert scene.take()
 
 
-@pytest.mark.no_process
 def test_a_forked_child_begins_without_failures_but_with_what_is_left_of_the_limit() -> None:
     scene = Scene(limit=4)
     scene.suspend()
@@ -385,4 +370,4 @@ class GateMachine(RuleBasedStateMachine):
 
 
 GateMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
-TestGate = pytest.mark.no_process(GateMachine.TestCase)
+TestGate = GateMachine.TestCase

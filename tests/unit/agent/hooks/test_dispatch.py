@@ -14,8 +14,6 @@ from xpc_agent.guard import guard
 from xpc_agent.hooks.dispatch import Dispatcher, HookChain, Invocation
 from xpc_instrument.core.model.target import Mode
 
-pytestmark = pytest.mark.no_process
-
 Replace = Callable[[Invocation, Callable[..., Any]], Any]
 
 

@@ -226,14 +226,12 @@ def namespace(owner: Any) -> Dict[str, int]:
     return {name: id(value) for name, value in vars(owner).items() if name != "__annotations__"}
 
 
-@pytest.mark.no_process
 @pytest.mark.parametrize("patcher", ["code", "wrapt"])
 @pytest.mark.parametrize(("name", "call", "result", "seen"), KINDS, ids=[row[0] for row in KINDS])
 def test_python_callables_are_hooked_and_put_back(shop: Any, patcher: str, name: str, call: Any, result: Any, seen: Any) -> None:
     check(shop, Armed, patcher, name, call, result, seen)
 
 
-@pytest.mark.no_process
 @pytest.mark.parametrize(("name", "call", "result", "seen"), C_KINDS, ids=[row[0] for row in C_KINDS])
 def test_other_callables_are_hooked_and_put_back(shop: Any, name: str, call: Any, result: Any, seen: Any) -> None:
     check(shop, Armed, "auto", name, call, result, seen)
@@ -266,7 +264,6 @@ def check(shop: Any, armed_type: Any, patcher: str, name: str, call: Any, result
     assert dict(getattr(function, "__dict__", {})) == state
 
 
-@pytest.mark.no_process
 def test_an_alias_from_before_the_patch_is_hooked_by_code_swap(shop: Any) -> None:
     alias = shop.function
     armed = Armed("function", "code")
@@ -275,7 +272,6 @@ def test_an_alias_from_before_the_patch_is_hooked_by_code_swap(shop: Any) -> Non
     assert len(armed.hook.seen) == 1
 
 
-@pytest.mark.no_process
 def test_free_variables_of_any_name_are_kept(shop: Any) -> None:
     names = ["args", "_args", "kwargs", "replace", "error", "inner", "value", "sent"]
     body = "".join(f"    {name} = {number}\n" for number, name in enumerate(names))
@@ -292,7 +288,6 @@ def test_free_variables_of_any_name_are_kept(shop: Any) -> None:
         assert len(armed.hook.seen) == 1
 
 
-@pytest.mark.no_process
 def test_of_two_functions_that_share_a_code_object_only_one_is_hooked(shop: Any) -> None:
     armed = Armed("closure", "code")
     armed.arm()
@@ -300,7 +295,6 @@ def test_of_two_functions_that_share_a_code_object_only_one_is_hooked(shop: Any)
     assert armed.hook.seen == []
 
 
-@pytest.mark.no_process
 @pytest.mark.parametrize("name", ["function", "coroutine", "generator", "async_generator", "decorated"])
 def test_inspect_keeps_its_answers_while_armed(shop: Any, name: str) -> None:
     function = getattr(shop, name)
@@ -330,7 +324,6 @@ def test_inspect_keeps_its_answers_while_armed(shop: Any, name: str) -> None:
     assert answers() == before
 
 
-@pytest.mark.no_process
 def test_defaults_that_change_while_armed_count(shop: Any) -> None:
     armed = Armed("function", "code")
     armed.arm()
@@ -339,7 +332,6 @@ def test_defaults_that_change_while_armed_count(shop: Any) -> None:
     assert shop.function(1) == (1, 99, (), 98, {})
 
 
-@pytest.mark.no_process
 @pytest.mark.parametrize("patcher", ["code", "wrapt"])
 def test_a_generator_keeps_send_throw_close_and_its_return_value(shop: Any, patcher: str) -> None:
     armed = Armed("generator", patcher)
@@ -360,7 +352,6 @@ def test_a_generator_keeps_send_throw_close_and_its_return_value(shop: Any, patc
     assert list(iterator) == []
 
 
-@pytest.mark.no_process
 @pytest.mark.parametrize("patcher", ["code", "wrapt"])
 def test_an_async_generator_keeps_asend_athrow_and_aclose(shop: Any, patcher: str) -> None:
     log: List[Any] = []
@@ -388,7 +379,6 @@ def test_an_async_generator_keeps_asend_athrow_and_aclose(shop: Any, patcher: st
     assert log == ["sent", "cleaned up", "cleaned up"]
 
 
-@pytest.mark.no_process
 def test_a_traceback_ends_in_the_users_line(shop: Any) -> None:
     armed = Armed("function", "code")
     armed.arm()
@@ -396,7 +386,6 @@ def test_a_traceback_ends_in_the_users_line(shop: Any) -> None:
         shop.function()
 
 
-@pytest.mark.no_process
 def test_somebody_elses_patch_on_top_stays(shop: Any) -> None:
     armed = Armed("function", "code")
     armed.arm()
@@ -415,7 +404,6 @@ def test_somebody_elses_patch_on_top_stays(shop: Any) -> None:
     assert shop.cached is other
 
 
-@pytest.mark.no_process
 @pytest.mark.parametrize(
     ("name", "reason"),
     [("Base", r"is a class: name its constructor"), ("__doc__", "cannot be called"), ("Callable.__init__", "has no __init__ of its own")],
@@ -426,7 +414,6 @@ def test_what_cannot_be_hooked_says_why(shop: Any, name: str, reason: str) -> No
         resolve(f"shop_under_test:{name}")
 
 
-@pytest.mark.no_process
 def test_a_wrapt_patch_pickles_by_name_and_runs_no_frame_of_ours_while_disarmed(shop: Any) -> None:
     armed = Armed("cached", "wrapt")
     assert pickle.loads(pickle.dumps(shop.cached)) is shop.cached
@@ -470,7 +457,6 @@ def test_arming_and_disarming_while_eight_threads_call_loses_nothing(shop: Any) 
     assert rounds > 100
 
 
-@pytest.mark.no_process
 @pytest.mark.parametrize("first", ["function", "alias"])
 def test_a_function_armed_under_two_names_is_untouched_whichever_is_disarmed_first(shop: Any, first: str) -> None:
     shop.alias = shop.function
@@ -513,7 +499,6 @@ class Both(Plain, Other): pass
 """
 
 
-@pytest.mark.no_process
 @pytest.mark.parametrize(
     ("name", "call"), [("say", lambda m: m.Both().say()), ("name", lambda m: m.Both.name()), ("size", lambda m: m.Both().size)]
 )
@@ -526,7 +511,6 @@ def test_an_inherited_target_gives_a_class_of_two_bases_what_it_found_before(sho
     assert len(armed.hook.seen) == 1
 
 
-@pytest.mark.no_process
 @pytest.mark.parametrize("names", [("Plain.say", "Parent.say"), ("Parent.say", "Plain.say")])
 def test_an_inherited_target_and_its_own_are_both_hooked_whichever_came_first(shop: Any, names: Tuple[str, str]) -> None:
     exec(FAMILY, shop.__dict__)
@@ -543,7 +527,6 @@ def test_an_inherited_target_and_its_own_are_both_hooked_whichever_came_first(sh
     assert "say" not in vars(shop.Plain)
 
 
-@pytest.mark.no_process
 def test_an_inherited_target_can_be_armed_whose_annotations_name_what_is_not_there_yet(shop: Any) -> None:
     later = "'Later'" if sys.version_info < (3, 14) else "Later"
     exec(f"class Parent:\n    def say(self, x: {later} = 1): return x\nclass Child(Parent): pass\n", shop.__dict__)
@@ -555,7 +538,6 @@ def test_an_inherited_target_can_be_armed_whose_annotations_name_what_is_not_the
     armed.disarm()
 
 
-@pytest.mark.no_process
 def test_an_inherited_target_whose_class_takes_none_of_its_own_says_so(shop: Any) -> None:
     exec(
         "class Meta(type):\n    def __setattr__(cls, name, value): raise AttributeError('closed')\n"
@@ -573,7 +555,6 @@ def test_an_inherited_target_whose_class_takes_none_of_its_own_says_so(shop: Any
         Armed("Inherits.size", "code")
 
 
-@pytest.mark.no_process
 @pytest.mark.parametrize("patcher", ["code", "wrapt"])
 def test_an_async_generator_that_goes_on_after_an_exception_is_out_of_its_handler(shop: Any, patcher: str) -> None:
     exec(
@@ -593,7 +574,6 @@ def test_an_async_generator_that_goes_on_after_an_exception_is_out_of_its_handle
     assert run(converse(GeneratorExit())) is None
 
 
-@pytest.mark.no_process
 def test_the_hooks_for_async_generators_are_told_of_the_applications_own_only(shop: Any) -> None:
     armed = Armed("async_generator", "code")
     armed.arm()
@@ -608,7 +588,6 @@ def test_the_hooks_for_async_generators_are_told_of_the_applications_own_only(sh
     assert told == [iterator]
 
 
-@pytest.mark.no_process
 def test_a_trampoline_keeps_the_flags_of_the_code(shop: Any) -> None:
     exec(compile("from __future__ import annotations\ndef later(*args, **kwargs): pass\n", "later", "exec"), shop.__dict__)
     flags = shop.later.__code__.co_flags
@@ -616,7 +595,6 @@ def test_a_trampoline_keeps_the_flags_of_the_code(shop: Any) -> None:
     assert shop.later.__code__.co_flags == flags
 
 
-@pytest.mark.no_process
 @pytest.mark.parametrize("armed_too", [False, True], ids=["disarmed", "armed"])
 @pytest.mark.parametrize(
     "name", ["partial", "c_function", "instance", "cached", "Holder.cached", "Holder.static", "Holder.of_class", "Holder.plain"]

@@ -160,7 +160,6 @@ def first_lines(function: Any) -> Set[int]:
     return {function.__code__.co_firstlineno}
 
 
-@pytest.mark.no_process
 @pytest.mark.parametrize(
     ("name", "call"),
     [
@@ -188,7 +187,6 @@ def run(awaitable: Any) -> Any:
     raise AssertionError("it waits")
 
 
-@pytest.mark.no_process
 def test_a_trampoline_has_no_line_but_the_first_of_its_function(clinic: Any) -> None:
     for name in ("divide", "countdown", "awaited", "Point.moved"):
         armed = Armed(name)
@@ -212,7 +210,6 @@ class Stops(bdb.Bdb):
         self.set_continue()
 
 
-@pytest.mark.no_process
 def test_a_breakpoint_in_an_armed_function_is_hit_once(clinic: Any) -> None:
     armed = Armed("divide")
     debugger = Stops()
@@ -227,7 +224,6 @@ def test_a_breakpoint_in_an_armed_function_is_hit_once(clinic: Any) -> None:
     assert armed.hook.calls == 1
 
 
-@pytest.mark.no_process
 def test_a_profile_has_the_function_under_its_own_name(clinic: Any) -> None:
     Armed("divide")
     profile = cProfile.Profile()
@@ -236,7 +232,6 @@ def test_a_profile_has_the_function_under_its_own_name(clinic: Any) -> None:
     assert names == {(clinic.__file__, 5, "divide")}
 
 
-@pytest.mark.no_process
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="sys.monitoring came with Python 3.12")
 def test_a_monitoring_tool_that_watches_the_code_sees_the_original_run_while_armed(clinic: Any) -> None:
     monitoring: Any = sys.monitoring  # type: ignore[attr-defined,unused-ignore]
@@ -265,7 +260,6 @@ def summary(error: BaseException) -> List[Tuple[str, int, str]]:
     return [(os.path.basename(f.filename), f.lineno or 0, f.name) for f in traceback.extract_tb(error.__traceback__)[1:]]
 
 
-@pytest.mark.no_process
 @pytest.mark.parametrize(
     ("names", "call"),
     [(["divide"], lambda m: m.divide(1, 0)), (["divide", "awaited"], lambda m: run(m.awaited(1, 0)))],
@@ -283,7 +277,6 @@ def test_a_traceback_shows_the_users_lines_and_no_frame_of_ours(clinic: Any, nam
     assert len(summary(now.value)) == len(summary(plain.value)) + len(armed)
 
 
-@pytest.mark.no_process
 def test_an_exception_that_is_kept_keeps_no_argument_alive(clinic: Any) -> None:
     class Number:
         pass
@@ -300,7 +293,6 @@ def test_an_exception_that_is_kept_keeps_no_argument_alive(clinic: Any) -> None:
     assert kept.value.__traceback__ is not None
 
 
-@pytest.mark.no_process
 def test_a_wrong_argument_list_is_answered_as_by_the_original(clinic: Any) -> None:
     with pytest.raises(TypeError) as plain:
         clinic.divide(1, 2, 3)
@@ -312,7 +304,6 @@ def test_a_wrong_argument_list_is_answered_as_by_the_original(clinic: Any) -> No
     assert [name for name, _, _ in summary(now.value)] == [f"{NAME}.py", os.path.basename(__file__)]
 
 
-@pytest.mark.no_process
 @pytest.mark.parametrize(
     ("name", "call", "result"),
     [
@@ -338,7 +329,6 @@ def test_generated_and_nested_functions_are_hooked(clinic: Any, name: str, call:
     armed.patch.uninstall()
 
 
-@pytest.mark.no_process
 def test_a_generator_that_runs_already_is_left_alone_by_arming_and_a_hooked_one_ends_well_after_disarming(clinic: Any) -> None:
     running = clinic.countdown(3)
     assert next(running) == 3
@@ -353,7 +343,6 @@ def test_a_generator_that_runs_already_is_left_alone_by_arming_and_a_hooked_one_
     assert armed.hook.calls == 1
 
 
-@pytest.mark.no_process
 def test_an_invocation_that_is_under_way_survives_being_disarmed_and_armed_by_its_own_hook(clinic: Any) -> None:
     armed = Armed("factorial")
     original = armed.hook.call_replacing

@@ -12,8 +12,6 @@ from xpc_agent.points.table import ProbeTable
 from xpc_instrument.core.config.file import from_probes
 from xpc_instrument.core.model.target import Mode
 
-pytestmark = pytest.mark.no_process
-
 NAME = "shop_of_the_table"
 
 

@@ -20,8 +20,6 @@ from xpc_instrument.core.node.joiner import Joiner
 from xpc_instrument.core.protocol.messages import Register
 from xpc_instrument.core.values.traits import python_version
 
-pytestmark = pytest.mark.no_process
-
 NAME = "shop_of_registrations"
 
 

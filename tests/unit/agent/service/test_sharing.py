@@ -9,8 +9,6 @@ import pytest
 from xpc_agent.relay import relay_name
 from xpc_agent.service.sharing import Sharing
 
-pytestmark = pytest.mark.no_process
-
 PEERS: Dict[str, Any] = {"a session": object()}
 
 

@@ -9,8 +9,6 @@ import pytest
 from tests.unit.agent.targets.conftest import load
 from xpc_agent.targets.glob import expand
 
-pytestmark = pytest.mark.no_process
-
 
 def names(pattern: str, module: Any, exclude: List[str]) -> List[str]:
     return sorted(target.partition(":")[2] for target in expand(f"shop_of_targets:{pattern}", exclude, module, "shop_of_targets"))

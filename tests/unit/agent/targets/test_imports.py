@@ -21,8 +21,6 @@ from xpc_agent.targets.imports import ImportWatcher
 from xpc_agent.targets.module import find_module
 from xpc_agent.targets.raw import namespace_of
 
-pytestmark = pytest.mark.no_process
-
 
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], None]]:

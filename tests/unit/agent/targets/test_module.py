@@ -9,8 +9,6 @@ import pytest
 
 from xpc_agent.targets.module import find_module, main_names
 
-pytestmark = pytest.mark.no_process
-
 
 def test_the_main_module_goes_by_the_name_under_which_it_was_started(monkeypatch: pytest.MonkeyPatch) -> None:
     main = types.ModuleType("__main__")

@@ -13,9 +13,6 @@ from xpc_agent.targets.resolve import UnpatchableError, resolve
 from xpc_agent.targets.signature import signature_spec
 from xpc_instrument.core.model.errors import TargetError
 
-pytestmark = pytest.mark.no_process
-
-
 TOUCHY = """
 armed = False
 

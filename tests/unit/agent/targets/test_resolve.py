@@ -12,8 +12,6 @@ from xpc_agent.targets.glob import expand
 from xpc_agent.targets.resolve import Binding, Kind, UnpatchableError, resolve
 from xpc_instrument.core.model.errors import TargetError
 
-pytestmark = pytest.mark.no_process
-
 
 @pytest.mark.parametrize(
     ("name", "kind", "binding", "inherited"),

@@ -9,8 +9,6 @@ import pytest
 from xpc_agent.targets.resolve import resolve
 from xpc_agent.targets.signature import signature_spec
 
-pytestmark = pytest.mark.no_process
-
 
 @pytest.mark.parametrize(
     ("name", "expected"),

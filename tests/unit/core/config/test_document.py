@@ -20,8 +20,6 @@ from xpc_instrument.core.discovery.name import app_name
 from xpc_instrument.core.model.errors import ConfigError
 from xpc_instrument.core.model.target import Mode
 
-pytestmark = pytest.mark.no_process
-
 
 def mistakes(text: str, **options: Any) -> List[str]:
     with pytest.raises(ConfigError) as caught:

@@ -17,8 +17,6 @@ from xpc_instrument.core.config.schema import Config, DefaultsConfig, ProbeConfi
 from xpc_instrument.core.discovery.name import app_mistake, app_name
 from xpc_instrument.core.model.errors import ConfigError
 
-no_process = pytest.mark.no_process
-
 
 def problem(path: Any) -> str:
     with pytest.raises(ConfigError) as caught:
@@ -26,7 +24,6 @@ def problem(path: Any) -> str:
     return str(caught.value)
 
 
-@no_process
 def test_a_file_is_read_with_the_paths_in_it_relative_to_its_folder(folder: Path) -> None:
     (folder / "sub").mkdir()
     (folder / "sub/x.toml").write_bytes(b'\xef\xbb\xbfapp = "shop"\r\n[manager]\r\nauthkey-file = "shop.key"\r\n')
@@ -35,13 +32,11 @@ def test_a_file_is_read_with_the_paths_in_it_relative_to_its_folder(folder: Path
     assert config.manager.authkey_file == folder / "sub/shop.key"
 
 
-@no_process
 def test_a_file_after_a_byte_order_mark_has_its_mistakes_in_the_right_lines(folder: Path) -> None:
     (folder / "x.toml").write_bytes(b"\xef\xbb\xbf# first\r\nadress = 1\r\n")
     assert problem("x.toml").startswith("x.toml:2: adress: unknown key")
 
 
-@no_process
 def test_of_a_pyproject_only_our_table_is_read(folder: Path) -> None:
     (folder / "pyproject.toml").write_text('[project]\nname = "other"\n[tool.xpc-instrument]\napp = "shop"\n')
     assert load("pyproject.toml").app == "shop"
@@ -49,7 +44,6 @@ def test_of_a_pyproject_only_our_table_is_read(folder: Path) -> None:
     assert problem("pyproject.toml") == "pyproject.toml: there is no table [tool]; expected [tool.xpc-instrument]"
 
 
-@no_process
 def test_what_cannot_be_read_as_a_file_is_told_with_its_path(folder: Path) -> None:
     (folder / "file").write_text("")
     assert problem("absent.toml") == "absent.toml: no such file; expected an existing xpc-instrument.toml or pyproject.toml"
@@ -58,13 +52,11 @@ def test_what_cannot_be_read_as_a_file_is_told_with_its_path(folder: Path) -> No
     assert problem("a\0b").startswith("a\0b: cannot be read (")
 
 
-@no_process
 def test_text_that_is_no_utf8_is_told_with_its_line(folder: Path) -> None:
     (folder / "x.toml").write_bytes(b'app = "shop"\n# caf\xe9\n')
     assert problem("x.toml") == "x.toml:2: byte 0xe9 is no UTF-8; expected TOML, which is always UTF-8"
 
 
-@no_process
 def test_a_huge_file_is_refused(folder: Path) -> None:
     with open("x.toml", "wb") as file:
         file.truncate(FILE_LIMIT + 1)
@@ -116,7 +108,6 @@ def test_a_folder_that_is_gone_is_a_config_error_where_it_is_needed(folder: Path
 # finding ------------------------------------------------------------------------------------------------------------------
 
 
-@no_process
 def test_the_nearest_file_is_found_from_a_folder_or_a_file_in_it(folder: Path) -> None:
     (folder / "a/b/c").mkdir(parents=True)
     (folder / "a/b/c/main.py").write_text("")
@@ -132,7 +123,6 @@ def test_the_nearest_file_is_found_from_a_folder_or_a_file_in_it(folder: Path) -
     assert find(Path("a/b/c")) == folder / "a/b/xpc-instrument.toml"
 
 
-@no_process
 @pytest.mark.parametrize(
     ("text", "counts"),
     [

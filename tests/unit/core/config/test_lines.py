@@ -12,8 +12,6 @@ from hypothesis import strategies as st
 
 from xpc_instrument.core.config.lines import key_lines
 
-pytestmark = pytest.mark.no_process
-
 toml = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
 
 Where = Tuple[Any, ...]

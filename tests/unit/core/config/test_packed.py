@@ -18,9 +18,6 @@ from xpc_instrument.core.config.schema import Config, DefaultsConfig, Limits, Ma
 from xpc_instrument.core.model.errors import ConfigError
 from xpc_instrument.core.model.target import Mode
 
-pytestmark = pytest.mark.no_process
-
-
 seconds = st.floats(min_value=1e-9, max_value=86_400.0)
 globs = st.lists(st.text("abz_*.:é", min_size=1, max_size=8), max_size=3).map(tuple)
 probe_settings: Dict[str, Any] = {

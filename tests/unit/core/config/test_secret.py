@@ -13,8 +13,6 @@ from xpc_instrument.core.config.schema import ManagerConfig
 from xpc_instrument.core.config.secret import secret_mistake
 from xpc_instrument.core.model.errors import ConfigError
 
-no_process = pytest.mark.no_process
-
 
 def private(folder: Path, data: bytes) -> ManagerConfig:
     path = folder / "shop.key"
@@ -23,7 +21,6 @@ def private(folder: Path, data: bytes) -> ManagerConfig:
     return ManagerConfig(authkey_file=path)
 
 
-@no_process
 @pytest.mark.parametrize(
     ("data", "key"),
     [(b"k", b"k"), (b"k\n", b"k"), (b"k\r\n", b"k"), (b"k\n\n", b"k\n"), (b" \0k ", b" \0k "), (b"k" * 65536, b"k" * 65536)],
@@ -71,7 +68,6 @@ def test_a_file_that_holds_no_key_is_told_with_the_remedy(folder: Path, change: 
     assert before is None or os.listdir("/proc/self/fd") == before
 
 
-@no_process
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o601])
 def test_a_key_that_others_can_reach_is_refused(folder: Path, mode: int) -> None:
     manager = private(folder, b"k")
@@ -84,7 +80,6 @@ def owned(uid: int, mode: int) -> os.stat_result:
     return os.stat_result((stat.S_IFREG | mode, 0, 0, 1, uid, 50, 1, 0, 0, 0))
 
 
-@no_process
 @pytest.mark.parametrize(
     ("uid", "owner", "mode"), [(1000, 1000, 0o600), (1000, 1000, 0o400), (1000, 0, 0o440), (1000, 0, 0o640), (0, 0, 0o600)]
 )
@@ -92,7 +87,6 @@ def test_a_key_of_the_user_or_one_that_root_gives_to_a_group_is_taken(uid: int, 
     assert secret_mistake(Path("k"), owned(owner, mode), uid) is None
 
 
-@no_process
 @pytest.mark.parametrize(
     ("uid", "owner", "mode", "seen", "remedy"),
     [
@@ -111,7 +105,6 @@ def test_a_key_of_another_user_or_one_that_all_can_read_is_refused(uid: int, own
     assert remedy in mistake[1]
 
 
-@no_process
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give a file to another user")
 def test_a_key_file_of_another_user_is_not_read(folder: Path) -> None:
     manager = private(folder, b"k")

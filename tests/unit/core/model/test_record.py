@@ -10,8 +10,6 @@ import pytest
 
 from xpc_instrument.core.model.record import Record, as_dict, defaults, fields, fresh, replace
 
-pytestmark = pytest.mark.no_process
-
 
 class Point(Record):
     x: int

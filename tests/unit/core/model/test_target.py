@@ -6,8 +6,6 @@ import pytest
 
 from xpc_instrument.core.model.target import matches, module_matches
 
-pytestmark = pytest.mark.no_process
-
 
 @pytest.mark.parametrize(
     ("pattern", "target", "module", "whole"),

@@ -11,8 +11,6 @@ from hypothesis import strategies as st
 
 from xpc_instrument.core.model.terms import Terms
 
-pytestmark = pytest.mark.no_process
-
 positive = st.floats(0, 1e6, exclude_min=True)
 TERMS = st.builds(
     Terms,

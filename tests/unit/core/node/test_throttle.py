@@ -9,8 +9,6 @@ import pytest
 from xpc_instrument.core.node import throttle as module
 from xpc_instrument.core.node.throttle import LogThrottle
 
-pytestmark = pytest.mark.no_process
-
 
 class Clock:
     now = 1000.0

@@ -9,8 +9,6 @@ import pytest
 from xpc_instrument.core.node import unauthenticated as module
 from xpc_instrument.core.node.unauthenticated import UnauthenticatedClient, UnauthenticatedClients, origin_of
 
-pytestmark = pytest.mark.no_process
-
 
 def client(origin: str, spoken: bool = False) -> UnauthenticatedClient:
     found = UnauthenticatedClient(None, 10.0, origin)  # type: ignore[arg-type]

@@ -18,8 +18,6 @@ from xpc_instrument.core.protocol.messages import LANE_OPCODES, SCHEMAS, Answer,
 from xpc_instrument.core.values.pickling import beside, dump
 from xpc_instrument.core.values.traits import PeerProfile
 
-pytestmark = pytest.mark.no_process
-
 
 def feed(reader: FrameReader, data: bytes) -> List[Frame]:
     frames = []

@@ -12,8 +12,6 @@ from xpc_instrument.core.protocol.codec import Frame, FrameReader, encode
 from xpc_instrument.core.protocol.connection import RECEIVE, SEND, TRANSITIONS, Connection, State
 from xpc_instrument.core.protocol.messages import PROTOCOL_VERSION, Hello, Opcode, Role, Welcome
 
-pytestmark = pytest.mark.no_process
-
 WELCOME = Welcome("", 1, "3.11", "shop", 5000)
 
 

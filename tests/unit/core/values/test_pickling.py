@@ -38,8 +38,6 @@ from xpc_instrument.core.values.references import (
 )
 from xpc_instrument.core.values.traits import PeerProfile
 
-pytestmark = pytest.mark.no_process
-
 SAME = PeerProfile("3.11", "3.11", 1_000_000)
 OTHER = PeerProfile("3.11", "3.12", 1_000_000)
 

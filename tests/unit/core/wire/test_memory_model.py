@@ -12,8 +12,6 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 import pytest
 
-pytestmark = pytest.mark.no_process
-
 FRAMES = 4
 # Numbers go round at once, so that one is used again while the other side may still see its last use.
 NUMBERS = 2
