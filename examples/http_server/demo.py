@@ -3,6 +3,7 @@
 python examples/http_server/demo.py
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -13,9 +14,10 @@ import urllib.request
 from pathlib import Path
 
 from xpc_instrument import find_free_port
-from xpc_instrument.core.discovery import entry as discovery
 
 HERE = Path(__file__).resolve().parent
+# `xpc-instrument`, wherever this interpreter has it.
+COMMAND = (sys.executable, "-m", "xpc_instrument.cli")
 
 
 def say(text):
@@ -51,12 +53,12 @@ def main():
 
         say("the application: python -m http.server, unmodified, with the agent in it")
         server = start(
-            sys.executable, "-m", "xpc_instrument.cli", "run", "--config", str(HERE / "xpc-instrument.toml"), "--",
+            *COMMAND, "run", "--config", str(HERE / "xpc-instrument.toml"), "--",
             sys.executable, "-u", "-m", "http.server", "--bind", "127.0.0.1", str(port),
             cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         wait_for_line(server, "Serving HTTP")
-        subprocess.run([sys.executable, "-m", "xpc_instrument.cli", "ls", "files"], check=True)
+        subprocess.run([*COMMAND, "ls", "files"], check=True)
         get(port, "/hello.txt")
         get(port, "/hidden")
 
@@ -72,7 +74,8 @@ def main():
         get(port, "/hidden")
 
         say("a plain Manager hooks it too: it joins and registers callbacks named like the target")
-        address = discovery.find("files")[0].address
+        running = json.loads(subprocess.run([*COMMAND, "ps", "--json"], stdout=subprocess.PIPE, text=True, check=True).stdout)
+        address = next(process["address"] for process in running if process["pid"] == server.pid)
         seed = start(sys.executable, "-u", str(HERE / "seed_probe.py"), address, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         wait_for_line(seed, "hooked")
         get(port, "/hidden")

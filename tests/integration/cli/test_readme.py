@@ -211,3 +211,9 @@ def test_links_to_files_and_headings_resolve(page: Path) -> None:
 def test_paths_that_the_pages_name_exist(page: Path) -> None:
     named = re.findall(r"`((?:xpc_instrument|agent|core|tests|benchmarks|docs|examples)/[\w./-]*)`", page.read_text())
     assert [path for path in named if not (ROOT / path).exists() and not (ROOT / "xpc_instrument" / path).exists()] == []
+
+
+def test_examples_and_snippets_import_public_names_only() -> None:
+    sources = [*files(README).values(), *files(CONFIG).values(), *(path.read_text() for path in (ROOT / "examples").rglob("*.py"))]
+    imported = re.findall(r"^ *(?:from|import) (xpc_\w+[\w.]*)", "\n".join(sources), re.MULTILINE)
+    assert set(imported) == {"xpc_instrument"}
