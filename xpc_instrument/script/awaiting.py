@@ -9,6 +9,7 @@ import threading
 import types
 from typing import Any, List, Optional
 
+from ..core.node.threads import start_seen
 from ..core.values.references import MAX_ITEMS
 
 # What a hook returns most often; to ask `inspect` whether it is awaitable costs more than all else that `finished` does.
@@ -42,8 +43,7 @@ class AsyncHooks:
         with self._lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(target=self._loop.run_forever, name="xpc-instrument async hooks", daemon=True)
-                self._thread.start()
+                self._thread = start_seen(self._loop.run_forever, name="async hooks")
             return self._loop
 
     def close(self) -> None:

@@ -21,6 +21,7 @@ from ..core.discovery import entry as discovery
 from ..core.discovery.doorbell import Doorbell
 from ..core.model.errors import AuthenticationError, ChannelError, ConnectTimeoutError, DeadlineError
 from ..core.node.address import Address, parse_address
+from ..core.node.threads import start_seen
 
 log = logging.getLogger("xpc_instrument")
 
@@ -77,8 +78,7 @@ class Follower:
 
     def start(self) -> None:
         """From now on, a thread joins processes as they are born."""
-        self._thread = threading.Thread(target=self._watch, name="xpc-instrument watch", daemon=True)
-        self._thread.start()
+        self._thread = start_seen(self._watch, name="watch")
 
     def end(self) -> None:
         """No process is joined any more, and none that is born waits for this session."""
@@ -150,7 +150,7 @@ class Follower:
         """Have a thread of its own join a process that was too late, however long that takes."""
         self._late[str(address)] = entry.pid
         try:
-            threading.Thread(target=self._join_late, args=(entry, address), name="xpc-instrument joining", daemon=True).start()
+            start_seen(self._join_late, entry, address, name="joining")
         except RuntimeError as error:
             self._late.pop(str(address), None)
             log.warning("no thread can be started that waits for %s (pid %d): %s", entry.app, entry.pid, error)

@@ -18,6 +18,7 @@ from ..protocol.codec import Frame
 from ..protocol.messages import Role
 from ..wire.wire import Wire
 from .address import Address
+from .threads import start_seen
 
 Dial = Callable[[Role, float], Wire]
 Serve = Callable[[Wire, Frame], None]
@@ -64,7 +65,7 @@ class AnsweringLanes:
                 return
             self._dialling = True
         try:
-            threading.Thread(target=self._dial_wanted, name="xpc-instrument dialling", daemon=True).start()
+            start_seen(self._dial_wanted, name="dialling")
         except RuntimeError as error:
             with self._lock:
                 self._wanted -= count
@@ -112,18 +113,16 @@ class AnsweringLanes:
     def open(self, deadline: float) -> None:
         """Open one more. Raises what `dial` raises, or `ChannelError` where there is no room for a thread."""
         wire = self._dial(Role.SERVE, deadline)
-        thread = threading.Thread(target=self._answer, args=(wire,), name="xpc-instrument lane", daemon=True)
         with self._lock:
             if self._closed:
                 wire.close()
                 return
             # Started before anybody can find it, since who closes the lanes joins the threads that it finds.
             try:
-                thread.start()
+                self._threads[wire] = start_seen(self._answer, wire, name="lane")
             except RuntimeError as error:
                 wire.close()
                 raise ChannelError(f"no thread can be started for a lane: {error}") from error
-            self._threads[wire] = thread
 
     def _answer(self, wire: Wire) -> None:
         try:

@@ -42,6 +42,7 @@ from .address import NO_PROTECTION, Address, Protection
 from .dial import dial
 from .dialled import AnsweringLanes, CallingLanes, Serve
 from .request import PendingRequest
+from .threads import start_seen
 
 
 class Joiner:
@@ -92,8 +93,7 @@ class Joiner:
         assert wire.connection.welcome is not None
         self._control = wire
         self._last_heard = time.monotonic()
-        self._thread = threading.Thread(target=self._listen, name="xpc-instrument control", daemon=True)
-        self._thread.start()
+        self._thread = start_seen(self._listen, name="control")
         return wire.connection.welcome
 
     @property
@@ -245,9 +245,7 @@ class Joiner:
         if self.answering:
             return self._send(request, message, deadline)
         try:
-            threading.Thread(
-                target=self._open_and_send, args=(request, message, deadline), name="xpc-instrument dialling", daemon=True
-            ).start()
+            start_seen(self._open_and_send, request, message, deadline, name="dialling")
         except RuntimeError as error:
             request.settle(ChannelError(f"no thread can be started for a lane: {error}"))
         return request

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any, List
 
 import pytest
@@ -14,6 +16,8 @@ from xpc_instrument.core.node import threads as module
 from xpc_instrument.core.node.threads import Run, ServiceThread
 
 pytestmark = pytest.mark.version
+
+ROOT = Path(__file__).resolve().parents[4]
 
 
 class Waiting:
@@ -164,6 +168,17 @@ def test_a_number_that_another_thread_has_been_given_is_not_waited_for_without_e
     assert not thread.end(30)
     assert time.monotonic() - began < 10
     assert other.end(30)
+
+
+def test_no_thread_of_ours_starts_elsewhere() -> None:
+    starts = re.compile(r"\bThread\(|start_new_thread\(")
+    found = [
+        path.relative_to(ROOT).as_posix()
+        for folder in ("xpc_instrument", "agent")
+        for path in (ROOT / folder).rglob("*.py")
+        if starts.search(path.read_text(encoding="utf-8").replace("ServiceThread(", ""))
+    ]
+    assert found == ["xpc_instrument/core/node/threads.py"]
 
 
 def test_those_of_threading_end_with_the_process() -> None:
