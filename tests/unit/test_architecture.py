@@ -262,17 +262,19 @@ def test_a_package_counts_its_dots_from_itself() -> None:
 
 # the cost of importing ---------------------------------------------------------------------------------------------------
 
-# Each costs an application's start-up milliseconds, or drags in what it did not ask for. `inspect`, `dataclasses` and `typing` are
-# not here: the agent needs them, and most applications have loaded them anyway.
+# Each costs an application's start-up milliseconds, or drags in what it did not ask for. `typing` is not here: the agent needs it, and
+# most applications have loaded it anyway.
 TOO_DEAR = (
     "argparse",
     "asyncio",
     "cloudpickle",
     "concurrent.futures",
     "ctypes",
+    "dataclasses",
     "email",
     "http",
     "importlib.metadata",
+    "inspect",
     "multiprocessing",
     "rich",
     "shutil",

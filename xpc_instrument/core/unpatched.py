@@ -1,12 +1,11 @@
 """Sockets, threads, locks and polling as the standard library made them, in an application that gevent or eventlet has patched.
 
 Rules:
-- The service thread is a real thread, and what it and the application share has to work between threads. The patched names switch
-  greenlets instead of waiting, in whichever thread calls them: a service thread that did would wait for a hub that nobody runs.
-- They are taken once, when this module is imported: as they are where nobody has patched yet, from the library that patched otherwise.
-  Looked up later, by their module, they would be the patched ones.
-- A lock from here is held for a moment only, and never while something is waited for: whoever waits for it stops its whole thread, all
-  greenlets of it included.
+- The service thread is a real thread, and what it shares with the application has to work between threads. The patched names switch
+  greenlets instead of blocking, in whichever thread calls them: the service thread would wait for a hub that no thread runs.
+- The originals are taken once, when this module is imported: from the standard library if nothing is patched yet, otherwise from the
+  library that patched it. Looked up in their modules later, they would be the patched ones.
+- A lock from here is held for a moment only, and never during a wait: a thread that blocks on it blocks all of its greenlets.
 """
 
 from __future__ import annotations
@@ -94,27 +93,27 @@ class RLock:
             self._holder.clear()
 
 
-class Tally:
-    """A count that one thread adds to and another one waits for."""
+class Semaphore:
+    """A counting semaphore: some threads release it, one waits until it can acquire it."""
 
-    __slots__ = ("_arrivals",)
+    __slots__ = ("_queue",)
 
     def __init__(self) -> None:
         # Of C, and patched in the module `queue` only.
         from _queue import SimpleQueue
 
-        self._arrivals: Any = SimpleQueue()
+        self._queue: Any = SimpleQueue()
 
-    def add(self) -> None:
-        """One more."""
-        self._arrivals.put(None)
+    def release(self) -> None:
+        """Count one up."""
+        self._queue.put(None)
 
-    def wait(self, timeout: float) -> bool:
-        """Take one off, when there is one; False if there is none within `timeout` seconds."""
+    def acquire(self, timeout: float) -> bool:
+        """Count one down, as soon as the count is above 0; False if it is not within `timeout` seconds."""
         from _queue import Empty
 
         try:
-            self._arrivals.get(timeout=timeout)
+            self._queue.get(timeout=timeout)
         except Empty:
             return False
         return True

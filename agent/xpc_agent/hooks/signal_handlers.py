@@ -15,6 +15,8 @@ from __future__ import annotations
 from types import FrameType
 from typing import NoReturn, Optional
 
+from ..targets.flags import CO_VARARGS
+
 
 def raised_by_handler(error: BaseException) -> Optional[BaseException]:
     """What a signal handler raised, if `error` is that or was made of it."""
@@ -39,7 +41,7 @@ def _is_handler(frame: FrameType) -> bool:
     interrupted = frame.f_back
     code = frame.f_code
     # Its arguments, the last of which may be a tuple of all the rest.
-    names = code.co_varnames[: code.co_argcount + bool(code.co_flags & _VARARGS)]
+    names = code.co_varnames[: code.co_argcount + bool(code.co_flags & CO_VARARGS)]
     if interrupted is None or not names:
         return False
     values = frame.f_locals
@@ -59,7 +61,3 @@ def raise_on(error: BaseException) -> NoReturn:
         error.__context__ = context
         # Its traceback holds this frame.
         del error
-
-
-# inspect.CO_VARARGS; importing inspect costs an application's start-up some milliseconds.
-_VARARGS = 0x04

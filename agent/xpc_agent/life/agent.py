@@ -23,7 +23,7 @@ from xpc_instrument.core.model.errors import AddressInUseError, AuthenticationEr
 from xpc_instrument.core.node.address import Address, Protection, parse_address
 from xpc_instrument.core.node.host import Host
 from xpc_instrument.core.node.peer import Peer
-from xpc_instrument.core.unpatched import Tally
+from xpc_instrument.core.unpatched import Semaphore
 from xpc_instrument.core.values.traits import python_version
 
 from ..guard import guarded
@@ -62,7 +62,7 @@ class Agent:
         self._protection = _protection(config.manager)
         self._entry: Optional[discovery.Entry] = None
         self._closed = False
-        self._synced = Tally()
+        self._synced = Semaphore()
 
     def start(self, *, at_once: bool) -> None:
         """Watch imports, patch what is there, and listen: at once, or when the first probe point is ready."""
@@ -90,7 +90,7 @@ class Agent:
         sessions = len(ring(self.config.app, os.getpid()))
         deadline = time.monotonic() + _SYNC_TIMEOUT
         for _joined in range(sessions):
-            if not self._synced.wait(max(0.0, deadline - time.monotonic())):
+            if not self._synced.acquire(max(0.0, deadline - time.monotonic())):
                 log.warning("%d sessions were told of this process, but not all joined within %s s", sessions, _SYNC_TIMEOUT)
                 return
 
@@ -168,7 +168,7 @@ class Agent:
         self._orphans.attach(peer)
 
     def _on_synced(self, peer: Peer) -> None:
-        self._synced.add()
+        self._synced.release()
 
     def close(self) -> None:
         """Stop listening and withdraw; probe points stay as they are."""
@@ -211,7 +211,7 @@ class Agent:
     def _begin_anew(self) -> None:
         self.table.reset_after_fork()
         self.registrations.reset_after_fork()
-        self._synced = Tally()
+        self._synced = Semaphore()
         host, member = self.host, self._member
         self.host = self._entry = self._member = None
         if host is None and member is None:

@@ -18,15 +18,18 @@ from __future__ import annotations
 
 import ast
 import functools
-import inspect
 import sys
 import types
-from typing import Any, Dict, Iterator, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Iterator, Optional, Tuple
 
 from ..guard import guard
 from ..hooks.dispatch import YIELD_FROM, Dispatcher, first_step
+from ..targets.flags import CO_NESTED
 from ..targets.resolve import Binding, Kind, Resolved, next_after
 from .interface import InvocationHandler, Patch, PatchError
+
+if TYPE_CHECKING:
+    from inspect import Signature
 
 _PLACE = "<xpc-instrument: the armed function>"
 
@@ -116,7 +119,7 @@ def _trampoline(function: types.FunctionType, kind: Kind, armed: ArmedFunction) 
         "co_name": original.co_name,
         "co_filename": original.co_filename,
         "co_firstlineno": original.co_firstlineno,
-        "co_flags": (template.co_flags & ~inspect.CO_NESTED) | (original.co_flags & ~_CO_HAS_DOCSTRING),
+        "co_flags": (template.co_flags & ~CO_NESTED) | (original.co_flags & ~_CO_HAS_DOCSTRING),
     }
     if sys.version_info >= (3, 11):
         changes["co_qualname"] = original.co_qualname
@@ -134,7 +137,7 @@ class ArmedFunction:
         self.function = function
         self.shadow = _copy(function, function.__code__)
         # The `__signature__` that the function has for as long as it is armed.
-        self.signature: Optional[inspect.Signature] = None
+        self.signature: Optional[Signature] = None
         self.handler = handler
         self.bound = bound
         self.guard = guard
@@ -268,10 +271,13 @@ def _double(function: types.FunctionType) -> types.FunctionType:
     return double
 
 
-def _signature(function: types.FunctionType) -> Optional[inspect.Signature]:
+def _signature(function: types.FunctionType) -> Optional[Signature]:
     """What `inspect.signature` says now, or None where it says nothing or finds its answer elsewhere."""
     if "__signature__" in function.__dict__ or "__wrapped__" in function.__dict__:
         return None
+    # Here, since importing it costs an application's start-up some milliseconds.
+    import inspect
+
     try:
         return inspect.signature(function, follow_wrapped=False)
     except Exception:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import types
 from typing import Any, Dict, Iterator, List, Sequence, Tuple
 
@@ -41,6 +40,9 @@ def _module_of(function: Any) -> Any:
     """Where a function says that it was defined."""
     if is_a(function, types.FunctionType):
         return function.__module__
+    # Here, since few modules have one and importing it costs an application's start-up some milliseconds.
+    import inspect
+
     return inspect.getattr_static(function, "__module__", None)
 
 

@@ -8,7 +8,6 @@ Rules:
 
 from __future__ import annotations
 
-import inspect
 import types
 from enum import Enum
 from typing import Any, Optional, Sequence
@@ -17,6 +16,7 @@ from xpc_instrument.core.model.errors import TargetError
 from xpc_instrument.core.model.record import Record
 from xpc_instrument.core.model.target import split_target
 
+from .flags import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR
 from .module import find_module
 from .raw import C_DESCRIPTORS, class_name, described, function_in, is_a, mangled, namespace_of, of_class, on_type, raw_attribute
 
@@ -68,11 +68,11 @@ def kind_of(function: Any) -> Kind:
     getter = on_type(function, "__code__")
     code: Any = getter.__get__(function) if type(getter) in C_DESCRIPTORS else None
     flags = code.co_flags if type(code) is types.CodeType else 0
-    if flags & inspect.CO_ASYNC_GENERATOR:
+    if flags & CO_ASYNC_GENERATOR:
         return Kind.ASYNC_GENERATOR
-    if flags & inspect.CO_COROUTINE:
+    if flags & CO_COROUTINE:
         return Kind.COROUTINE
-    if flags & inspect.CO_GENERATOR:
+    if flags & CO_GENERATOR:
         return Kind.GENERATOR
     return Kind.SYNC
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 import types
 from typing import Any, List, Optional, Tuple
 
+from .flags import CO_VARARGS, CO_VARKEYWORDS
 from .raw import is_a
 from .resolve import Binding, Resolved
 
@@ -28,12 +28,12 @@ def signature_spec(resolved: Resolved) -> Optional[List[Tuple[str, int, bool]]]:
         kind = 0 if index < code.co_posonlyargcount else 1
         spec.append((names[index], kind, index >= count - defaults))
     position = count + only
-    if code.co_flags & inspect.CO_VARARGS:
+    if code.co_flags & CO_VARARGS:
         spec.append((names[position], 2, False))
         position += 1
     for name in names[count : count + only]:
         spec.append((name, 3, name in (function.__kwdefaults__ or {})))
-    if code.co_flags & inspect.CO_VARKEYWORDS:
+    if code.co_flags & CO_VARKEYWORDS:
         spec.append((names[position], 4, False))
     if resolved.binding is not Binding.NONE and spec and spec[0][1] in (0, 1):
         spec = spec[1:]
