@@ -76,8 +76,8 @@ def _disarmed(run: Run) -> List[str]:
     said = []
     if swapped and noise:
         said.append(
-            f"**Nothing armed:** a hookable Python function takes {_between(swapped)} times what the same function takes that was never "
-            f"touched, by its kind. Two untouched ones, which shows the noise, take {_between(noise)} times what the other takes."
+            f"**Nothing armed:** a hookable Python function takes {_between(swapped)} times as long as the same function without the "
+            f"agent, by its kind. The noise: two equal functions without the agent take {_between(noise)} times as long as each other."
         )
     said += [
         f"**Nothing armed, in C:** a hookable C function that takes {in_units(row.baseline_seconds)} takes {in_units(row.seconds)}."
@@ -92,7 +92,7 @@ def _gated(run: Run) -> List[str]:
         return []
     least, most = min(skipped, key=lambda row: row.seconds), max(skipped, key=lambda row: row.seconds)
     return [
-        f"**Armed, and not this call:** an invocation that `sample=` or `rate=` keeps from the hook takes {in_units(least.seconds)} to "
+        f"**Armed, but not for this call:** a call that `sample=` or `rate=` excludes takes {in_units(least.seconds)} to "
         f"{in_units(most.seconds)} more than one of a function that is not armed. A `limit=` that is used up disarms."
     ]
 
@@ -101,9 +101,9 @@ def _armed(run: Run) -> List[str]:
     said = []
     for name, seconds in crossings(run):
         if "wait=False" in name:
-            said.append(f"**{name}:** the application's thread is back after {in_units(seconds)}; the hook runs when it runs.")
+            said.append(f"**{name}:** a call takes {in_units(seconds)}; the hook runs later.")
         else:
-            said.append(f"**{name}:** a call takes {in_units(seconds)}, from the caller's entering it to its result, hook included.")
+            said.append(f"**{name}:** a call takes {in_units(seconds)}, hook included.")
     return said
 
 
@@ -118,7 +118,7 @@ def _programs(run: Run) -> List[str]:
         server, _, hook = row.name.partition(_REQUESTS)
         said.append(
             f"**{server}, {hook}:** {1 / row.seconds:,.0f} requests a second instead of {1 / row.baseline_seconds:,.0f}, "
-            f"{digits_of(row.ratio)} times as many, from a load generator that keeps all processors busy."
+            f"{digits_of(row.ratio)} times as many, with all processors busy."
         )
     return said
 
@@ -126,16 +126,13 @@ def _programs(run: Run) -> List[str]:
 # when not to -----------------------------------------------------------------------------------------------------------------------
 
 
-def too_short(run: Run) -> List[str]:
-    """Below which length of a function a hook that is waited for is most of what it takes."""
+def too_short(run: Run) -> str:
+    """A table: below which length of a function a hook that is waited for is most of what it takes; "" if no crossing was measured."""
     waited = [(name, seconds) for name, seconds in crossings(run) if "wait=False" not in name]
     if not waited:
-        return []
-    return [
-        f"With {name} a function that takes {in_units(seconds)} takes twice as long, and one must take "
-        f"{in_units(seconds * _HARDLY)} for the hook to add a {_ordinal(_HARDLY)} to it."
-        for name, seconds in waited
-    ]
+        return ""
+    lines = [[name, in_units(seconds), in_units(seconds * _HARDLY)] for name, seconds in waited]
+    return markdown([["hook", "doubles the time of a function of", f"adds a {_ordinal(_HARDLY)} to one of"], *lines])
 
 
 def _ordinal(number: int) -> str:
