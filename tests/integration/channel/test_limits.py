@@ -22,7 +22,7 @@ from xpc_instrument.core.calls.registry import Registry
 from xpc_instrument.core.discovery import entry as discovery
 from xpc_instrument.core.model.errors import ChannelError, RemoteProtocolError
 from xpc_instrument.core.model.limits import DEFAULT_LIMITS, Limits
-from xpc_instrument.core.node.address import is_loopback, parse_address
+from xpc_instrument.core.node.address import parse_address
 from xpc_instrument.core.node.dial import dial
 from xpc_instrument.core.node.host import Host
 from xpc_instrument.core.node.joiner import Joiner
@@ -503,24 +503,3 @@ def test_an_application_that_closes_all_descriptors_is_left_as_it_was(start: Cal
     assert app.evaluate("shop.charge(1)") == "'1 EUR'"
     # And what the service thread has logged leaves no thread of ours among the application's.
     assert app.evaluate("[thread.name for thread in shop.threading.enumerate()]") == "['MainThread']"
-
-
-@pytest.mark.parametrize(
-    ("host", "expected"),
-    [
-        ("127.0.0.1", True),
-        ("127.255.255.254", True),
-        ("::1", True),
-        ("::ffff:127.0.0.1", True),
-        ("::1%lo", True),
-        ("0.0.0.0", False),
-        ("", False),
-        ("::", False),
-        ("128.0.0.1", False),
-        ("::ffff:10.0.0.1", False),
-        ("::127.0.0.1", False),
-        ("localhost", False),  # a name: what it resolves to is what counts
-    ],
-)
-def test_what_is_loopback(host: str, expected: bool) -> None:
-    assert is_loopback(host) is expected

@@ -12,10 +12,11 @@ from typing import Any, Dict, List, Optional, Tuple
 from ..discovery.name import app_name
 from ..model.errors import ConfigError
 from ..model.limits import DEFAULT_LIMITS, Limits
+from ..model.loopback import is_beyond_loopback
 from ..model.record import defaults
 from ..model.words import quoted
 from .lines import KeyPath
-from .rules import TABLES, Reader, is_beyond_loopback
+from .rules import TABLES, Reader
 from .schema import Config, DefaultsConfig, ManagerConfig
 
 FILE_LIMIT = 16 << 20  # bytes; no config is larger, and `--config /dev/zero` has to end
@@ -85,7 +86,9 @@ def _check_tls(reader: Reader, where: KeyPath, manager: Dict[str, Any]) -> None:
     if given and not address.startswith("tcp:"):
         seen = f"TLS for the address {quoted(address)}"
         reader.report((*where, given[0]), f"{seen}; expected it with a tcp address only: a unix socket is private by its mode")
-    if is_beyond_loopback(address) and not given and manager.get("plaintext_beyond_loopback") is not True:
+    endpoint = ManagerConfig(address).endpoint
+    host = endpoint[0] if isinstance(endpoint, tuple) else ""
+    if is_beyond_loopback(host) and not given and manager.get("plaintext_beyond_loopback") is not True:
         reader.report(
             (*where, "address"),
             f"{quoted(address)} is beyond loopback, and without TLS everybody on the way can read and change what crosses; expected "

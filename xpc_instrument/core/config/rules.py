@@ -133,19 +133,6 @@ def _is_tcp(address: str) -> bool:
     return match is not None and address.isprintable() and 1 <= int(match[2]) <= 65535
 
 
-def is_beyond_loopback(address: str) -> bool:
-    """Whether a tcp address says by itself that others reach it; a name has to be resolved first, which is done when it is used."""
-    if not address.startswith("tcp:"):
-        return False
-    import ipaddress
-
-    try:
-        host = ipaddress.ip_address(address[len("tcp:") :].rpartition(":")[0].strip("[]").partition("%")[0])
-    except ValueError:
-        return False
-    return not (getattr(host, "ipv4_mapped", None) or host).is_loopback
-
-
 def _flag(reader: Reader, where: KeyPath, value: object) -> object:
     if not isinstance(value, bool):
         hint = value.lower() if isinstance(value, str) and value.lower() in {"true", "false"} else None

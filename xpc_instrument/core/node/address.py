@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Optional, Tuple, Union
 
 from ..model.errors import AuthenticationError, ChannelError, PlaintextError
 from ..model.limits import SOCKET_PATH_LIMIT
+from ..model.loopback import is_loopback
 from ..model.record import Record
 from ..protocol.connection import Connection
 from ..wire.wire import Wire
@@ -100,17 +101,6 @@ def require_unix() -> None:
     """Raises `ChannelError` where Python has no unix sockets."""
     if not hasattr(socket, "AF_UNIX"):
         raise ChannelError("this system has no unix sockets in Python: use an address tcp:HOST:PORT with an authkey")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a numeric address is reached from this machine alone; False for a name, and for "" and 0.0.0.0, which mean all addresses."""
-    try:
-        packed = socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host.partition("%")[0])
-    except OSError:
-        return False
-    if packed[:12] == b"\0" * 10 + b"\xff\xff":
-        packed = packed[12:]
-    return packed[0] == 127 if len(packed) == 4 else packed == b"\0" * 15 + b"\x01"
 
 
 def require_key(address: Address, key: bytes) -> None:

@@ -24,13 +24,14 @@ from ..model.errors import (
     RemoteProtocolError,
 )
 from ..model.limits import Limits
+from ..model.loopback import is_loopback
 from ..protocol.codec import Bytes
 from ..protocol.connection import Connection
 from ..protocol.messages import Hello, Welcome
 from ..unpatched import Socket
 from ..wire.memory import OpeningWire
 from ..wire.wire import Wire
-from .address import NO_PROTECTION, Address, Protection, check_peer, is_loopback, refuse_plaintext, require_key, require_unix
+from .address import NO_PROTECTION, Address, Protection, check_peer, refuse_plaintext, require_key, require_unix
 
 if TYPE_CHECKING:
     from ..wire.tls import TlsWire
