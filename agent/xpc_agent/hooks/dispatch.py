@@ -297,11 +297,14 @@ def first_step(iterator: Any) -> Any:
         sys.set_asyncgen_hooks(*known)
 
 
+_isinstance = isinstance  # the builtin may be the very target, and no guard is up here
+
+
 def _ended(invocation: Invocation, started: float, result: Any, error: Optional[BaseException]) -> None:
     invocation.duration = perf_counter() - started
     invocation.result = result
     # An iteration that is closed has ended without an outcome.
-    invocation.exception = error if isinstance(error, Exception) else None
+    invocation.exception = error if _isinstance(error, Exception) else None
 
 
 def _awaited(original: Callable[..., Any]) -> Callable[..., Any]:
