@@ -212,21 +212,26 @@ LAUNCH = 'XPC_INSTRUMENT_MAIN_PID=$$ PYTHONPATH="$1${PYTHONPATH:+:$PYTHONPATH}" 
 XPC_INSTRUMENT_MAIN_PID PYTHONPATH XPC_INSTRUMENT_CONFIG_PACKED; exec "$@"'
 
 
-def write_app(folder: Path, config: str = "") -> str:
-    """Write the files of the application; returns its config, packed."""
+def write_app(folder: Path, config: str = "") -> Path:
+    """Write the files of the application; returns the path of its config."""
     (folder / "shop.py").write_text(TARGETS)
     (folder / "snapshot.py").write_text(SNAPSHOT)
     (folder / "main.py").write_text(MAIN)
     settings = folder / "xpc-instrument.toml"
     settings.write_text('app = "shop"\n' + (config or '[[probe]]\ntarget = "shop:*"\n'))
-    return pack(config_module.load(settings))
+    return settings
+
+
+def instrumented(config: Path, *words: str) -> list[str]:
+    """The command that starts another as `xpc-instrument run --config` would."""
+    packed = pack(config_module.load(config))
+    return ["sh", "-c", LAUNCH, "sh", make_environment({}, packed, 0)["PYTHONPATH"], packed, *words]
 
 
 def start_app(run_program: Callable[..., Program], folder: Path, config: str = "", python: list[str] | None = None) -> App:
     """Start the application as `xpc-instrument run` would; ready when it returns."""
-    packed = write_app(folder, config)
-    words = ["sh", "-c", LAUNCH, "sh", make_environment({}, packed, 0)["PYTHONPATH"], packed]
-    program = run_program(command=[*words, sys.executable, *(python or []), "main.py"], cwd=folder)
+    path = write_app(folder, config)
+    program = run_program(command=instrumented(path, sys.executable, *(python or []), "main.py"), cwd=folder)
     program.read_until("ready")
     return App(program)
 
@@ -255,8 +260,8 @@ class Reused:
             self._process = App(program)
             self._usual = self._process.evaluate("state()")
         self._begun = True
-        words = ", ".join(repr(word) for word in (str(folder), str(runtime_dir), write_app(folder, config)))
-        assert self._process.evaluate(f"begin({words})") == "None"
+        packed = pack(config_module.load(write_app(folder, config)))
+        assert self._process.evaluate(f"begin({str(folder)!r}, {str(runtime_dir)!r}, {packed!r})") == "None"
         self._process.program.output.clear()
         return App(self._process.program)
 

@@ -228,7 +228,7 @@ class Faulty(App):
         """
         if why_plain():
             return False
-        deadline = time.monotonic() + PATIENCE / 6
+        deadline = time.monotonic() + PATIENCE / 15
         before = self.frames()
         while self.frames() - before < wanted:
             if time.monotonic() >= deadline:

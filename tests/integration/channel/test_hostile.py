@@ -16,7 +16,7 @@ from typing import Any, Callable, Iterator, List
 import pytest
 
 import xpc_instrument
-from tests.integration.app_fixture import App, as_json, start_app
+from tests.integration.app_fixture import App, as_json
 from tests.programs import PATIENCE, Program, kill, wait_for
 from xpc_instrument import ChannelError, Session, TargetError, XpcError
 from xpc_instrument.core.discovery import entry as discovery
@@ -29,12 +29,12 @@ Start = Callable[..., App]
 
 
 @pytest.fixture
-def start(run_program: Callable[..., Program], tmp_path: Path) -> Start:
+def start(begin_app: Callable[..., App]) -> Start:
     """Start the application with these targets besides its own; a hook has 20 seconds."""
 
     def start_with(*targets: str, timeout: float = 20.0, more: str = "") -> App:
         probes = "".join(f'[[probe]]\ntarget = "{target}"\n' for target in ("shop:*", *targets))
-        return start_app(run_program, tmp_path, f"{more}[defaults]\ntimeout = {timeout}\n{probes}")
+        return begin_app(f"{more}[defaults]\ntimeout = {timeout}\n{probes}")
 
     return start_with
 

@@ -15,7 +15,7 @@ from typing import Any, Callable, Dict, Iterator, List
 import pytest
 
 import xpc_instrument
-from tests.integration.app_fixture import App, start_app
+from tests.integration.app_fixture import App
 from tests.programs import Program, wait_for
 from xpc_instrument import TargetError
 from xpc_instrument.core.calls.registry import Registry
@@ -39,11 +39,11 @@ TIMED = "(lambda now, start: ({0}, now() - start))(__import__('time').monotonic,
 
 
 @pytest.fixture
-def start(run_program: Callable[..., Program], tmp_path: Path) -> Callable[..., App]:
+def start(begin_app: Callable[..., App]) -> Callable[..., App]:
     """Start the application with these limits, and settings of all probes."""
 
     def start(limits: str, settings: str = "timeout = 20") -> App:
-        return start_app(run_program, tmp_path, f'[limits]\n{limits}\n[defaults]\n{settings}\n[[probe]]\ntarget = "shop:*"\n')
+        return begin_app(f'[limits]\n{limits}\n[defaults]\n{settings}\n[[probe]]\ntarget = "shop:*"\n')
 
     return start
 
@@ -134,10 +134,8 @@ def test_more_threads_than_lanes_wait_for_one(start: Callable[..., App]) -> None
     assert app.calls == "[]"
 
 
-def test_a_thread_waits_for_a_lane_no_longer_than_its_deadline(run_program: Callable[..., Program], tmp_path: Path) -> None:
-    app = start_app(
-        run_program,
-        tmp_path,
+def test_a_thread_waits_for_a_lane_no_longer_than_its_deadline(begin_app: Callable[..., App]) -> None:
+    app = begin_app(
         '[limits]\nmax-lanes = 1\n[[probe]]\ntarget = "shop:charge"\ntimeout = 60\n'
         '[[probe]]\ntarget = "shop:Order.twice"\ntimeout = 0.3\n[[probe]]\ntarget = "shop:wait_a_little"\ntimeout = 0.3\n',
     )

@@ -10,12 +10,13 @@ from typing import Any, Callable
 import pytest
 
 import xpc_instrument
-from tests.integration.fault_fixture import Faulty, holds_once, start_faulty
-from tests.programs import Program, wait_for
+from tests.integration.app_fixture import App
+from tests.integration.fault_fixture import Faulty, begin_faulty, holds_once
+from tests.programs import wait_for
 
 pytestmark = pytest.mark.version
 
-TIMEOUT = 0.5
+TIMEOUT = 0.3
 
 HANDLERS = """
 import signal, time, till
@@ -64,10 +65,10 @@ LIMITS = ["TimeoutError", "OSError", "SoftTimeLimit", "ValueError"]
 
 
 @pytest.fixture
-def start(run_program: Callable[..., Program], tmp_path: Path) -> Callable[..., Faulty]:
+def start(begin_app: Callable[..., App], tmp_path: Path) -> Callable[..., Faulty]:
     def start_with(timeout: float, more: str = "") -> Faulty:
         (tmp_path / "handlers.py").write_text(HANDLERS)
-        app = start_faulty(run_program, tmp_path, timeout, more)
+        app = begin_faulty(begin_app, tmp_path, timeout, more)
         app.value("globals().update(handlers=__import__('handlers'))")
         return app
 

@@ -18,6 +18,7 @@ from typing import Any, Callable, List
 import pytest
 
 import xpc_instrument
+from tests.integration.app_fixture import instrumented
 from tests.integration.fault_fixture import PATIENT, holds_no_memory, is_busy
 from tests.integration.faults.test_fail_open import failures
 from tests.integration.processes.test_real_applications import RUN, get
@@ -150,10 +151,11 @@ class Server:
         (folder / "shop.py").write_text(SHOP)
         (folder / "server.py").write_text(SERVER)
         settings = settings or "[defaults]\ntimeout = 20.0"
-        (folder / "xpc-instrument.toml").write_text(f'app = "shop"\n{settings}\n[[probe]]\ntarget = "shop:*"\n')
+        config = folder / "xpc-instrument.toml"
+        config.write_text(f'app = "shop"\n{settings}\n[[probe]]\ntarget = "shop:*"\n')
         self.library = library
         command = [sys.executable, "server.py", library, when]
-        self.program = run_program(command=command if when == "early" else [*RUN, "--", *command], cwd=folder)
+        self.program = run_program(command=command if when == "early" else instrumented(config, *command), cwd=folder)
         self.url = f"http://127.0.0.1:{self.program.read_until('port ').split()[1]}"
 
     def get(self, path: str) -> str:
@@ -175,15 +177,18 @@ def start(request: Any, run_program: Callable[..., Program], tmp_path: Path) -> 
     return lambda settings="": Server(run_program, tmp_path, library, when, settings)
 
 
-@pytest.mark.parametrize("mode", ["before", "after", "around", "instead"])
-def test_requests_at_once_reach_the_hook_at_once_while_the_hub_serves_others(start: Callable[..., Server], mode: str) -> None:
+def test_requests_at_once_reach_the_hook_at_once_while_the_hub_serves_others(start: Callable[..., Server]) -> None:
     server = start()
     together = threading.Barrier(8)
     seen: List[Any] = []
 
-    def observe(call: Any) -> None:
+    def before(call: Any) -> None:
         together.wait(PATIENCE)
-        seen.append(call.result if mode == "after" else call.args[0])
+        seen.append(call.args[0])
+
+    def after(call: Any) -> None:
+        together.wait(PATIENCE)
+        seen.append(call.result)
 
     def around(call: Any) -> str:
         together.wait(PATIENCE)
@@ -193,18 +198,17 @@ def test_requests_at_once_reach_the_hook_at_once_while_the_hub_serves_others(sta
         together.wait(PATIENCE)
         return f"instead {n}"
 
-    with xpc_instrument.connect("shop") as session:
-        getattr(session, mode)("shop:price", {"around": around, "instead": instead}.get(mode, observe))
-        with ThreadPoolExecutor(8) as pool:
-            first = [pool.submit(server.get, f"price/{n}") for n in range(7)]
-            # The seven wait for this one.
-            assert server.get("alive") == "alive"
-            first.append(pool.submit(server.get, "price/7"))
-            answers = [future.result(PATIENCE) for future in first]
-        prefix = {"around": "around price", "instead": "instead"}.get(mode, "price")
-        assert answers == [f"{prefix} {n}" for n in range(8)]
-        if mode in ("before", "after"):
-            assert sorted(seen) == ([f"price {n}" for n in range(8)] if mode == "after" else list(range(8)))
+    prefixes = {"before": "price", "after": "price", "around": "around price", "instead": "instead"}
+    with xpc_instrument.connect("shop") as session, ThreadPoolExecutor(8) as pool:
+        for hook in (before, after, around, instead):
+            with getattr(session, hook.__name__)("shop:price", hook):
+                first = [pool.submit(server.get, f"price/{n}") for n in range(7)]
+                # The seven wait for this one.
+                assert server.get("alive") == "alive"
+                first.append(pool.submit(server.get, "price/7"))
+                answers = [future.result(PATIENCE) for future in first]
+                assert answers == [f"{prefixes[hook.__name__]} {n}" for n in range(8)]
+        assert sorted(seen, key=str) == [*range(8), *(f"price {n}" for n in range(8))]
         assert failures("shop:price") == {}
     assert server.get_all([f"price/{n}" for n in range(8)]) == [f"price {n}" for n in range(8)]
 
@@ -249,7 +253,7 @@ def test_a_greenlet_that_does_our_work_or_runs_the_original_does_not_keep_hooks_
 
 
 def test_a_hook_that_does_not_answer_fails_open_at_its_deadline_and_the_server_answers_meanwhile(start: Callable[..., Server]) -> None:
-    server = start("[defaults]\ntimeout = 1.0")
+    server = start("[defaults]\ntimeout = 0.5")
     reached, go_on = threading.Event(), threading.Event()
 
     def stuck(call: Any) -> None:
@@ -495,7 +499,8 @@ class Hot:
         (folder / "hot.py").write_text(HOT)
         settings = f"[defaults]\ntimeout = 20.0\n[limits]\n{PATIENT}"
         (folder / "xpc-instrument.toml").write_text(f'app = "shop"\n{settings}\n[[probe]]\ntarget = "shop:*"\n')
-        self.program = run_program(command=[*RUN, "--", sys.executable, "hot.py", way], cwd=folder)
+        words = instrumented(folder / "xpc-instrument.toml", sys.executable, "hot.py", way)
+        self.program = run_program(command=words, cwd=folder)
         self.program.read_until("ready")
 
     def ask(self, what: str) -> Any:

@@ -11,9 +11,9 @@ from typing import Any, Callable, List
 import pytest
 
 import xpc_instrument
+from tests.integration.app_fixture import instrumented
 from tests.integration.fault_fixture import PATIENT, holds_no_memory, is_busy
 from tests.integration.faults.test_fail_open import failures
-from tests.integration.processes.test_real_applications import RUN
 from tests.programs import PATIENCE, Program, wait_for
 from xpc_instrument.core.wire.memory import why_plain
 
@@ -86,8 +86,9 @@ class Application:
     def __init__(self, run_program: Callable[..., Program], folder: Path, settings: str) -> None:
         (folder / "shop.py").write_text(SHOP)
         (folder / "main.py").write_text(MAIN)
-        (folder / "xpc-instrument.toml").write_text(f'app = "shop"\n{settings}\n[[probe]]\ntarget = "shop:*"\n')
-        self.program = run_program(command=[*RUN, "--", sys.executable, "main.py"], cwd=folder)
+        config = folder / "xpc-instrument.toml"
+        config.write_text(f'app = "shop"\n{settings}\n[[probe]]\ntarget = "shop:*"\n')
+        self.program = run_program(command=instrumented(config, sys.executable, "main.py"), cwd=folder)
         self.program.read_until("ready")
 
     def start(self, job: str) -> None:

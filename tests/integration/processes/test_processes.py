@@ -12,6 +12,7 @@ from typing import Any, Callable, List
 import pytest
 
 import xpc_instrument
+from tests.integration.app_fixture import instrumented
 from tests.programs import PATIENCE, Program, kill, wait_for_exit
 from xpc_instrument import Session
 from xpc_instrument.core.discovery import entry as discovery
@@ -32,9 +33,9 @@ def start(run_program: Callable[..., Program], tmp_path: Path) -> Start:
     def start_application(source: str, ready: str = "ready", config: str = CONFIG) -> Program:
         (tmp_path / "pay.py").write_text(PAY)
         (tmp_path / "main.py").write_text(source)
-        (tmp_path / "xpc-instrument.toml").write_text(config)
-        run = [sys.executable, "-m", "xpc_instrument.cli", "run", "--", sys.executable]
-        program = run_program(command=[*run, "-W", "error::DeprecationWarning", "main.py"], cwd=tmp_path)
+        path = tmp_path / "xpc-instrument.toml"
+        path.write_text(config)
+        program = run_program(command=instrumented(path, sys.executable, "-W", "error::DeprecationWarning", "main.py"), cwd=tmp_path)
         program.read_until(ready)
         return program
 

@@ -21,6 +21,7 @@ import pytest
 
 import xpc_agent
 import xpc_instrument
+from tests.integration.app_fixture import instrumented
 from tests.programs import PATIENCE, Program, wait_for, wait_for_exit
 from xpc_instrument import Manager, find_free_port
 from xpc_instrument.core.discovery import entry as discovery
@@ -88,7 +89,7 @@ class Files:
         config = folder / "files.toml"
         config.write_text(f'app = "files"\n[defaults]\ntimeout = 20.0\n[[probe]]\ntarget = "{DO_GET}"\n')
         self.command = [sys.executable, "-u", "-m", "http.server", "--bind", "127.0.0.1", "--directory", str(served), "0"]
-        self.program = run_program(command=[*RUN, "--config", str(config), "--", *self.command], cwd=folder)
+        self.program = run_program(command=instrumented(config, *self.command), cwd=folder)
         self.url = url_of(self.program)
 
     def get(self, path: str) -> Tuple[int, str]:

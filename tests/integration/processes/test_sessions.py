@@ -21,8 +21,8 @@ from xpc_instrument import ApplicationNotFoundError, ChannelError, Session, Targ
 
 
 @pytest.fixture
-def app(run_program: Callable[..., Program], tmp_path: Path) -> App:
-    return start_app(run_program, tmp_path)
+def app(begin_app: Callable[..., App]) -> App:
+    return begin_app()
 
 
 @pytest.fixture
@@ -82,8 +82,8 @@ def test_a_number_of_calls_counts_for_all_processes_together(run_program: Callab
         assert answers == ["=> hooked", "=> hooked", "=> 1", "=> 1"]
 
 
-def test_a_hook_whose_time_is_over_is_not_armed_and_takes_no_place(run_program: Callable[..., Program], tmp_path: Path) -> None:
-    start_app(run_program, tmp_path, '[limits]\nmax-hooks = 1\n[[probe]]\ntarget = "shop:charge"\n')
+def test_a_hook_whose_time_is_over_is_not_armed_and_takes_no_place(begin_app: Callable[..., App]) -> None:
+    begin_app('[limits]\nmax-hooks = 1\n[[probe]]\ntarget = "shop:charge"\n')
 
     def state() -> str:
         (process,) = as_json(command("ls", "shop", "--json").stdout)
