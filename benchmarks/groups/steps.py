@@ -45,9 +45,9 @@ def _steps() -> Iterator[Mapping[str, TimeFunction]]:
     left, right = socket.socketpair()
 
     def exchange() -> None:
-        near.send(None, Opcode.CALL, 1, body)
+        near.send_frame(Opcode.CALL, 1, body, None)
         far.recv_frame(None)
-        far.send(None, Opcode.RETURN, 0, body)
+        far.send_frame(Opcode.RETURN, 0, body, None)
         near.recv_frame(None)
 
     def bare_exchange() -> None:

@@ -74,7 +74,7 @@ class EventReader:
         try:
             batch = Batch.load(frame.body)
         except PayloadError:
-            wire.send(None, Opcode.NOT_FOUND)
+            wire.send_frame(Opcode.NOT_FOUND, 0, b"", None)
             raise
         source = self._sources.setdefault(batch.source, _Source())
         self._here.events = True
@@ -85,7 +85,7 @@ class EventReader:
                     source.last = batch.number
         finally:
             self._here.events = False
-        wire.send(None, Opcode.RETURN)
+        wire.send_frame(Opcode.RETURN, 0, b"", None)
 
     def _run(self, batch: Batch, signatures: MutableMapping[str, Optional[inspect.Signature]]) -> None:
         self.note_dropped(batch.source, batch.dropped)

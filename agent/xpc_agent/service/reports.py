@@ -9,7 +9,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 from xpc_instrument.core.discovery.doorbell import bell_name
 from xpc_instrument.core.model.stats import Figures
 from xpc_instrument.core.node.host import Host
-from xpc_instrument.core.wire.memory import HotWire
+from xpc_instrument.core.wire.hot import HotWire
 from xpc_instrument.core.wire.wire import Wire
 
 from ..hooks.counters import HookCounters, on_lanes

@@ -48,7 +48,7 @@ class _RelayedHook(Registration):
     __slots__ = ()
 
     def lost(self, caller: Wire) -> None:
-        caller.send(None, Opcode.FAILED, 0, json.dumps({"cause": "channel", "message": "the script is gone"}).encode())
+        caller.send_frame(Opcode.FAILED, 0, json.dumps({"cause": "channel", "message": "the script is gone"}).encode(), None)
 
 
 class Sharing:

@@ -385,7 +385,7 @@ def test_a_deadline_that_is_missed_on_a_hot_lane_runs_the_original_once(begin_ap
 SCRIBBLER = """
 import gc, os, random, sys, threading
 import xpc_instrument
-from xpc_instrument.core.wire.memory import HotWire
+from xpc_instrument.core.wire.hot import HotWire
 from xpc_instrument.core.wire.memory import SIZE
 
 app = xpc_instrument.connect("shop")

@@ -276,7 +276,7 @@ def test_rubbish_on_the_control_connection_ends_the_session(app: App, liar: Any,
 
 @pytest.mark.parametrize("data", [{"count": "many"}, {"count": -5}, {"count": None}, {}])
 def test_notices_with_odd_contents_do_no_harm(app: App, liar: Any, data: Any) -> None:
-    joiner = liar(lambda wire, frame: wire.send(None, Opcode.FAILED, 0, b'{"cause": "test", "message": ""}'))
+    joiner = liar(lambda wire, frame: wire.send_frame(Opcode.FAILED, 0, b'{"cause": "test", "message": ""}', None))
     joiner.notify("no-lane", **data)
     joiner.notify("hook-answer", **data)
     assert joiner.query("probes", 20).data["app"] == "shop"

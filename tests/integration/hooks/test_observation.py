@@ -149,9 +149,9 @@ def test_an_observer_cannot_read_by_reference(app: App, mode: str) -> None:
     seen: List[Opcode] = []
 
     def ask(wire: Wire, frame: Frame) -> None:
-        wire.send(None, Opcode.REFER, 0, refer("get", 0, "number"))
+        wire.send_frame(Opcode.REFER, 0, refer("get", 0, "number"), None)
         seen.append(wire.recv_frame(time.monotonic() + 20).opcode)
-        wire.send(None, Opcode.RETURN)
+        wire.send_frame(Opcode.RETURN, 0, b"", None)
 
     with Hostile(ask, f"{mode}:shop:Order.total"):
         assert app.evaluate("shop.Order(21).total(2)") == "42"
@@ -185,7 +185,7 @@ def test_an_observer_cannot_call_into_the_application(app: App, trace: Path) -> 
     evil = pickle.dumps(Evil(trace), 5)
     for opcode, buffers in ((Opcode.CALL, [evil]), (Opcode.CALL_NAMED, [b"shop:charge", evil]), (Opcode.CALL_NAMED, [])):
         wire = joiner.calling.take(time.monotonic() + 20)
-        wire.send(None, opcode, 1, evil, buffers)
+        wire.send_frame(opcode, 1, evil, None, buffers)
         try:
             answer = wire.recv_frame(time.monotonic() + 20).opcode
         except xpc_instrument.ChannelError:

@@ -22,7 +22,8 @@ from xpc_instrument.core.node.joiner import Joiner
 from xpc_instrument.core.protocol.codec import Frame, encode
 from xpc_instrument.core.protocol.connection import Connection, State
 from xpc_instrument.core.protocol.messages import Opcode, Unregister
-from xpc_instrument.core.wire.memory import HotWire, make_memory, why_plain
+from xpc_instrument.core.wire.hot import HotWire
+from xpc_instrument.core.wire.memory import make_memory, why_plain
 from xpc_instrument.core.wire.wire import Wire
 
 TIMEOUT = 0.5
@@ -112,7 +113,7 @@ def test_a_frame_that_is_there_is_not_taken_once_the_deadline_has_passed(hot: bo
         os.close(descriptor)
         wire = HotWire(wire, memory, True, Limits())
         memory[wire._out[1]] = 1
-    wire.send(time.monotonic() + 20, Opcode.CALL, 1, b"")
+    wire.send_frame(Opcode.CALL, 1, b"", time.monotonic() + 20)
     theirs.send(question)
     if hot:
         memory[wire._in[2] : wire._in[2] + len(question)] = question
@@ -169,7 +170,7 @@ def test_a_strange_name_on_a_lane_that_calls_is_no_callback_and_fills_no_log(app
     if name == b"\0a\0b":
         name = b"\0" + joiner.session.encode() + b"\0" + b"99999999999999999999"
     wire = joiner.calling.take(time.monotonic() + 20)
-    wire.send(None, Opcode.CALL_NAMED, 0, b"", [name])
+    wire.send_frame(Opcode.CALL_NAMED, 0, b"", None, [name])
     assert wire.recv_frame(time.monotonic() + 20).opcode is Opcode.NOT_FOUND
     joiner.close()
     assert "Traceback" not in app.program.text

@@ -31,8 +31,6 @@ _CALL_NAMED, _FAULT, _PROCEED, _REFER, _RESULT, _RETURN = (
     Opcode.RESULT,
     Opcode.RETURN,
 )
-# What is shorter goes with its header in one piece, in bytes.
-_SMALL = 4096
 _NONE = dump_small(None)
 
 
@@ -108,7 +106,7 @@ class Incoming:
         with self._lock:
             if self._answered:
                 raise ReferenceExpiredError("the call has ended: read what you need of a reference while the hook runs")
-            self._say(opcode, body, buffers)
+            self._wire.send_frame(opcode, 0, body, None, buffers)
             return self._wire.recv_frame(None)
 
     def refer(self, op: str, number: int, name: str, payload: Any) -> Any:
@@ -151,13 +149,7 @@ class Incoming:
             if self._answered:
                 raise LocalProtocolError("this call has been answered already")
             self._answered = True
-            self._say(opcode, body, buffers)
-
-    def _say(self, opcode: Opcode, body: Bytes, buffers: Sequence[Bytes]) -> None:
-        if buffers or len(body) > _SMALL:
-            self._wire.send(None, opcode, 0, body, buffers)
-        else:
-            self._wire.send_frame(opcode, 0, body, None)
+            self._wire.send_frame(opcode, 0, body, None, buffers)
 
     def done(self) -> None:
         """Answer that an observer has observed."""

@@ -47,7 +47,7 @@ class Registration:
 
     def lost(self, caller: Wire) -> None:
         """Answer a call whose callee is gone: whoever is gone has registered nothing."""
-        caller.send(None, Opcode.NOT_FOUND)
+        caller.send_frame(Opcode.NOT_FOUND, 0, b"", None)
 
     def take(self) -> bool:
         """Count one call; False if the registration has ended."""
@@ -138,7 +138,7 @@ class Registry(Policy):
                 raise RemoteProtocolError(f"{frame.opcode.name} on a lane that calls by name")
             registration = self.find(bytes(frame.buffers[0]).decode("utf-8", "replace"))
             if registration is None:
-                wire.send(None, Opcode.NOT_FOUND)
+                wire.send_frame(Opcode.NOT_FOUND, 0, b"", None)
             elif registration.peer is None:
                 if frame.opcode is Opcode.EVENTS:
                     raise RemoteProtocolError("EVENTS for a callback of this process")
@@ -162,7 +162,7 @@ class Registry(Policy):
         try:
             while True:
                 try:
-                    lane.send(None, opcode, ident, body, buffers)
+                    lane.send_frame(opcode, ident, body, None, buffers)
                     back = lane.recv_frame(None)
                 except ChannelError:
                     peer.lanes.drop(lane)
@@ -170,9 +170,9 @@ class Registry(Policy):
                     return
                 if back.opcode in _FINAL:
                     peer.lanes.give(lane)
-                    caller.send(None, back.opcode, 0, back.body, back.buffers)
+                    caller.send_frame(back.opcode, 0, back.body, None, back.buffers)
                     return
-                caller.send(None, back.opcode, 0, back.body, back.buffers)
+                caller.send_frame(back.opcode, 0, back.body, None, back.buffers)
                 question = caller.recv_frame(None)
                 opcode, ident, body, buffers = question.opcode, 0, question.body, question.buffers
         except BaseException:

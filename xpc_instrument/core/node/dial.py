@@ -29,7 +29,7 @@ from ..protocol.codec import Bytes
 from ..protocol.connection import Connection
 from ..protocol.messages import Hello, Welcome
 from ..unpatched import Socket
-from ..wire.memory import OpeningWire
+from ..wire.opening import OpeningWire
 from ..wire.wire import Wire
 from .address import NO_PROTECTION, Address, Protection, check_peer, refuse_plaintext, require_key, require_unix
 

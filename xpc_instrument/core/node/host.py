@@ -25,7 +25,7 @@ from ..model.limits import Limits
 from ..protocol.codec import Bytes
 from ..protocol.messages import Hello, Role, Welcome
 from ..unpatched import Selector, read, sleep, write
-from ..wire.memory import welcome_with_memory
+from ..wire.opening import welcome_with_memory
 from ..wire.wire import Wire
 from .acceptor import Acceptor
 from .address import NO_PROTECTION, Address, Protection

@@ -22,7 +22,6 @@ from typing import Any, Dict, List, Optional, Sequence, Union
 from ..model.errors import AuthenticationError, ChannelError, ConfigError, RemoteProtocolError
 from ..protocol.codec import Bytes, Frame
 from ..protocol.connection import Connection
-from ..protocol.messages import Opcode
 from ..unpatched import allocate_lock
 from .wire import _DONT_WAIT, _NO_SIGNAL, Wire
 
@@ -164,8 +163,8 @@ class TlsWire(Wire):
                 except BlockingIOError:
                     continue
 
-    def send_frame(self, opcode: Opcode, ident: int, body: Bytes, deadline: Optional[float]) -> None:
-        self.transmit(self.connection.send(opcode, ident, body), deadline)
+    def _push(self, data: Bytes, deadline: Optional[float]) -> None:
+        self.transmit([data], deadline)
 
     @staticmethod
     def _may_be_patient(deadline: Optional[float], patience: float) -> bool:

@@ -21,7 +21,7 @@ from time import monotonic
 from typing import Any, List, Optional, Sequence, Union
 
 from ..model.errors import ChannelError, DeadlineError
-from ..protocol.codec import HEADER, Bytes, Frame
+from ..protocol.codec import HEADER, Bytes, Frame, encode
 from ..protocol.connection import Connection
 from ..protocol.messages import Message, Opcode
 from ..unpatched import POLLIN, POLLOUT, poll
@@ -31,6 +31,9 @@ from .turns import turns_here
 
 # By names of their own: up to Python 3.11 looking a member of an enum up takes as long as four calls of a function.
 _CALL, _RETURN = Opcode.CALL, Opcode.RETURN
+_pack = HEADER.pack
+# A longer body does not go with its header in one piece: joining the two would copy it.
+_SMALL = 4096
 _CLOSED = "the connection was closed"
 TOO_LATE = "the other side did not answer in time"
 # One read takes this much at most; what is larger goes straight into the frame's own storage.
@@ -169,16 +172,6 @@ class Wire:
         if self.closed and not any(self._waiting):
             self._let_go()
 
-    def send_frame(self, opcode: Opcode, ident: int, body: Bytes, deadline: Optional[float]) -> None:
-        """Transmit a small frame of a lane: what `send` does, in fewer steps."""
-        connection = self.connection
-        try:
-            # What `sending` does, one call less.
-            connection.state = connection.state.sends[opcode]
-        except KeyError:
-            connection.sending(opcode)
-        self._push(HEADER.pack(opcode, 0, 0, ident, len(body)) + body, deadline)
-
     def _push(self, data: Bytes, deadline: Optional[float]) -> None:
         """Transmit what fits into the empty buffer of a socket, as a rule in one step."""
         try:
@@ -192,14 +185,6 @@ class Wire:
         self.sent += sent
         if sent != len(data):
             Wire.transmit(self, [memoryview(data)[sent:]], deadline)
-
-    def call(self, ident: int, body: bytes, deadline: float) -> Union[bytes, Frame]:
-        """Put a small CALL, and hear what comes back: the body alone of a RETURN that came in one piece, or else the frame."""
-        self.send_frame(_CALL, ident, body, deadline)
-        frame = self.recv_frame(deadline)
-        if frame.opcode is _RETURN and type(frame.body) is bytes and not frame.buffers:
-            return frame.body
-        return frame
 
     def transmit(self, pieces: Sequence[Bytes], deadline: Optional[float]) -> None:
         """Send all pieces. Raises `DeadlineError` or `ChannelError`; the wire is then unusable."""
@@ -441,44 +426,43 @@ class Wire:
 
     # conversation ------------------------------------------------------------------------------------------------------
 
-    def send(
-        self,
-        deadline: Optional[float],
-        opcode: Opcode,
-        ident: int = 0,
-        body: Bytes = b"",
-        buffers: Sequence[Bytes] = (),
-    ) -> None:
-        """Transmit one frame of a lane."""
-        self.transmit(self.connection.send(opcode, ident, body, buffers), deadline)
+    def send_frame(self, opcode: Opcode, ident: int, body: Bytes, deadline: Optional[float], buffers: Sequence[Bytes] = ()) -> None:
+        """Transmit one frame of a lane. Raises `LocalProtocolError` where the state does not allow it, and what `transmit` raises."""
+        self.connection.sending(opcode)
+        if buffers or len(body) > _SMALL:
+            self.transmit(encode(opcode, ident, body, buffers), deadline)
+        else:
+            self._push(_pack(opcode, 0, 0, ident, len(body)) + body, deadline)
 
     def send_message(self, message: Message, deadline: Optional[float]) -> None:
         """Transmit one control message."""
         self.transmit(self.connection.send_message(message), deadline)
 
-    def recv_frame(self, deadline: Optional[float]) -> Frame:
-        """Receive one frame that the state allows."""
-        connection = self.connection
-        if deadline is None:
-            frame = self._next(None)
-        else:
-            started = monotonic()
-            if started >= deadline:
-                # Also if a frame is there: a hostile side has the next question there whenever the last one is answered.
-                raise DeadlineError(TOO_LATE)
-            try:
-                frame = self._next(deadline)
-            finally:
-                self._has_waited(monotonic() - started)
-        try:
-            # What `accept` does, one call less.
-            connection.state = connection.state.receives[frame.opcode]
-        except KeyError:
-            connection.accept(frame)
+    def call(self, ident: int, body: bytes, deadline: float) -> Union[bytes, Frame]:
+        """Send a small CALL and receive what comes back: the body alone of a RETURN that came in one piece, or else the frame."""
+        self.send_frame(_CALL, ident, body, deadline)
+        frame = self.recv_frame(deadline)
+        if frame.opcode is _RETURN and type(frame.body) is bytes and not frame.buffers:
+            return frame.body
         return frame
 
-    def _next(self, deadline: Optional[float]) -> Frame:
-        """The next frame, waiting in `recv` first."""
+    def recv_frame(self, deadline: Optional[float]) -> Frame:
+        """The next frame. Raises `RemoteProtocolError` if the state does not allow it, and what `receive` raises."""
+        started = monotonic()
+        if deadline is None:
+            frame = self._next(started, None)
+        elif started >= deadline:
+            # Also if a frame is there: a hostile side has the next question there whenever the last one is answered.
+            raise DeadlineError(TOO_LATE)
+        else:
+            try:
+                frame = self._next(started, deadline)
+            finally:
+                self._has_waited(monotonic() - started)
+        return self.connection.accept(frame)
+
+    def _next(self, _: float, deadline: Optional[float]) -> Frame:
+        """The next frame, waiting in `recv` first, since an instant that is given."""
         frame = None
         if self.connection.reader.idle and self._may_be_patient(deadline, _PATIENCE):
             frame = self._read_patiently()
@@ -508,12 +492,7 @@ class Wire:
             raise _broken(error) from error
         finally:
             self._has_waited(monotonic() - started)
-        try:
-            # What `accept` does, one call less.
-            connection.state = connection.state.receives[frame.opcode]
-        except KeyError:
-            connection.accept(frame)
-        return frame
+        return connection.accept(frame)
 
     def _unless_wake(self, frame: Frame) -> Optional[Frame]:
         """The frame; see `hot`."""

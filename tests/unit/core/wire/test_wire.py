@@ -151,7 +151,7 @@ def test_put_says_what_send_says_whatever_fits_into_the_socket(size: int) -> Non
             if method == "put":
                 wire.send_frame(Opcode.CALL, 7, body, time.monotonic() + 10)
             else:
-                wire.send(time.monotonic() + 10, Opcode.CALL, 7, body)
+                wire.send_frame(Opcode.CALL, 7, body, time.monotonic() + 10)
             reader.join(10)
             assert wire.connection.state is State.CALLER_WAITING
             wire.close()
