@@ -1,13 +1,14 @@
-"""The node that listens: keeps the control connections of those that joined, and their lanes.
+"""The node that listens: it keeps the control connections of the nodes that have joined it, and their lanes.
 
 Rules:
-- One service thread does all of it, with non-blocking sockets and one `poll`; it never runs a callback of a user and never waits for
-  a peer. What an invocation needs, the calling thread does itself on a lane.
-- It can be paused around a fork and resumed after it (`ServiceThread`): a child must not inherit half of its work. Resumed, it may have to
-  wait for a birth before it answers anybody.
+- One service thread does this, with non-blocking sockets and one `poll`. It runs no callback of a user and waits for no peer: a thread
+  that calls a hook reads and writes the lane itself.
+- The thread can be paused around a fork and resumed after it (`ServiceThread`), since a child must not inherit a half-done step. When it is
+  resumed in the parent, it first waits until the child has announced itself.
 - What waits to be sent to a peer is bounded; a peer that does not read is gone.
-- Nothing that one peer sends ends the service of the others: an error that nobody thought of costs that peer alone.
-- Nor does an error in a turn that is nobody's: the next turn follows, unless very many fail in a row. Then all hooks are disarmed.
+- What one peer sends never ends the service of the others: an unexpected error ends the session of that peer alone.
+- An unexpected error that is no peer's does not end the service either: the next turn follows. After very many in a row all hooks are
+  disarmed.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from .acceptor import Acceptor
 from .address import NO_PROTECTION, Address, Protection
 from .listen import listen
 from .peer import Peer, Policy
-from .threads import Run, ServiceThread, start_unseen
+from .served import ServedLanes
+from .threads import Run, ServiceThread
 from .unauthenticated import UnauthenticatedClient
 
 # How long the service thread waits for a forked child to announce itself, in seconds.
@@ -74,7 +76,7 @@ class Host:
         self._selector: Optional[Selector] = None
         self._acceptor: Optional[Acceptor] = None
         self._refused_before = 0
-        self._serving: Dict[int, Wire] = {}
+        self._served = ServedLanes(address, limits.max_sessions * limits.max_lanes, self._serve, logger)
         self._wake_r = self._wake_w = -1
         self._thread = ServiceThread(self._run, self.wake)
         self._expelled: Deque[Any] = deque()
@@ -196,9 +198,7 @@ class Host:
         self._wake_r = self._wake_w = -1
         while self._births:
             os.close(self._births.pop())
-        for wire in list(self._serving.values()):
-            wire.abandon() if abandon else wire.close()
-        self._serving.clear()
+        self._served.close(abandon)
         for peer in list(self.peers.values()):
             if abandon:
                 peer.gone = True
@@ -318,7 +318,7 @@ class Host:
         self._expelled.append((peer, why))
         self.wake()
 
-    # those who are in ---------------------------------------------------------------------------------------------------
+    # connections that have proved the key -----------------------------------------------------------------------------
 
     def _full(self) -> int:
         return len(self.peers) if len(self.peers) >= self.limits.max_sessions else 0
@@ -327,43 +327,35 @@ class Host:
         """The key is proved: make of the connection what its role says."""
         hello = wire.connection.hello
         assert hello is not None
-        peer = self.peers.get(hello.session)
         if hello.role == Role.CONTROL.value:
-            if peer is not None or len(self.peers) >= self.limits.max_sessions:
-                why = "it has joined already" if peer is not None else f"{len(self.peers)} sessions have joined, the limit (max-sessions)"
-                self._refused_before += 1
-                self._logger.warning("refused the session of pid %d at %s: %s", hello.pid, self.address, why)
-                wire.transmit_some(wire.connection.turn_away("busy", why))
-                wire.close()
-                return
-            peer = Peer(self, wire, hello)
-            self.peers[hello.session] = peer
-            assert self._selector is not None
-            self._selector.register(wire.sock, selectors.EVENT_READ, peer)
-            # WELCOME goes first: whatever the policy says to the newcomer comes after it.
-            peer._outbox.extend(welcome)
-            peer.flush()
-            try:
-                self._policy.joined(peer)
-            except Exception as error:
-                self._fail(peer, error)
-            return
-        if hello.role == Role.SERVE.value:
+            self._join(wire, hello, welcome)
+        elif hello.role == Role.SERVE.value:
+            peer = self.peers.get(hello.session)
             wire = self._welcome_lane(wire, hello, welcome)
             if peer is None or not peer.lanes.add(wire):
                 wire.close()
-        # A lane's first bytes: nothing else is on its socket yet, so they fit.
-        elif wire.transmit_some(welcome) or len(self._serving) >= self.limits.max_sessions * self.limits.max_lanes:
-            wire.close()
         else:
-            self._serving[id(wire)] = wire
-            try:
-                start_unseen(self._serve, wire, hello)
-            except RuntimeError as error:
-                # The process has no room for a thread: its caller is turned away, and all others are served on.
-                self._logger.warning("a call of pid %d at %s cannot be served: %s", hello.pid, self.address, error)
-                self._serving.pop(id(wire), None)
-                wire.close()
+            self._served.add(wire, hello, welcome)
+
+    def _join(self, wire: Wire, hello: Hello, welcome: List[Bytes]) -> None:
+        sessions = self._full()
+        known = hello.session in self.peers
+        if known or sessions:
+            why = "it has joined already" if known else f"{sessions} sessions have joined, the limit (max-sessions)"
+            self._refused_before += 1
+            self._logger.warning("refused the session of pid %d at %s: %s", hello.pid, self.address, why)
+            wire.transmit_some(wire.connection.turn_away("busy", why))
+            wire.close()
+            return
+        peer = self.peers[hello.session] = Peer(self, wire, hello)
+        assert self._selector is not None
+        self._selector.register(wire.sock, selectors.EVENT_READ, peer)
+        # WELCOME goes first: whatever the policy says to the newcomer comes after it.
+        peer.send(welcome)
+        try:
+            self._policy.joined(peer)
+        except Exception as error:
+            self._fail(peer, error)
 
     def _welcome_lane(self, wire: Wire, hello: Hello, welcome: List[Bytes]) -> Wire:
         """Transmit WELCOME on a lane; returns the lane, which is hot if both sides can have that."""
@@ -374,16 +366,8 @@ class Host:
         return wire
 
     def _serve(self, wire: Wire, hello: Hello) -> None:
-        try:
-            self._policy.entered_thread()
-            self._policy.serve(wire, hello)
-        except ChannelError as error:
-            self._logger.debug("a lane of pid %d ended: %s", hello.pid, error)
-        except Exception:
-            self._logger.exception("serving a lane of pid %d failed", hello.pid)
-        finally:
-            self._serving.pop(id(wire), None)
-            wire.close()
+        self._policy.entered_thread()
+        self._policy.serve(wire, hello)
 
     # peers -------------------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from typing import Any, Callable, Deque, Dict, Optional, Protocol, Union
+from typing import Any, Callable, Deque, Dict, Optional, Protocol, Sequence, Union
 
 from ..model.errors import RemoteProtocolError, XpcError
 from ..model.limits import Limits
@@ -125,7 +125,11 @@ class Peer:
 
     def post(self, message: Message) -> None:
         """Send a control message from any thread, without waiting."""
-        self._outbox.extend(self.wire.connection.send_message(message))
+        self.send(self.wire.connection.send_message(message))
+
+    def send(self, pieces: Sequence[Bytes]) -> None:
+        """Send the pieces of a frame from any thread, without waiting."""
+        self._outbox.extend(pieces)
         if self._service.in_service_thread:
             self.flush()
         else:
