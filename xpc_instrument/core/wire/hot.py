@@ -52,7 +52,8 @@ from ..unpatched import allocate_lock
 from .hubs import GREENLET, hub
 from .memory import LONGEST_BODY, LONGEST_FRAME, NUMBERS, POLLS, SLOTS, SPIN, TAKEN, THREAD
 from .polling import IN_VAIN, LATE, LOST_PROCESSOR, Bounds, Neighbour, Pauses
-from .wire import Wire, _broken
+from .stream import broken
+from .wire import Wire
 
 # By names of their own: up to Python 3.11 looking a member of an enum up takes as long as four calls of a function.
 _WAKE = Opcode.WAKE
@@ -167,7 +168,7 @@ class HotWire(Wire):
                 self._make_sure()
         except ValueError as error:
             # The memory is closed, and so is the wire.
-            raise _broken(error) from error
+            raise broken(error) from error
 
     def transmit(self, pieces: Sequence[Bytes], deadline: Optional[float]) -> None:
         # What has buffers of its own says so in its second byte, and goes over the socket.
@@ -196,7 +197,7 @@ class HotWire(Wire):
             while frame.opcode is _WAKE:
                 frame = self._unless_wake(frame) or Wire._next(self, started, deadline)
         except ValueError as error:
-            raise _broken(error) from error
+            raise broken(error) from error
         if idle:
             self._calls_are_close = self._pauses.has_waited(monotonic() - started)
         return frame
@@ -309,7 +310,7 @@ class HotWire(Wire):
                 self._memory[self._in[1]] = 0
                 self._make_sure()
             except ValueError as error:
-                raise _broken(error) from error
+                raise broken(error) from error
 
     def _make_sure(self) -> None:
         """After a store to the memory, and before a wait that nothing but the socket ends."""
@@ -327,7 +328,7 @@ class HotWire(Wire):
         except BlockingIOError:
             return
         except OSError as error:
-            raise _broken(error) from error
+            raise broken(error) from error
         if sent != len(_WAKE_FRAME):
             raise ChannelError("a part of WAKE did not fit into the buffer of a socket")
         self.sent += sent

@@ -23,7 +23,8 @@ from ..model.errors import AuthenticationError, ChannelError, ConfigError, Remot
 from ..protocol.codec import Bytes, Frame
 from ..protocol.connection import Connection
 from ..unpatched import allocate_lock
-from .wire import _DONT_WAIT, _NO_SIGNAL, Wire
+from .stream import DONT_WAIT, NO_SIGNAL
+from .wire import Wire
 
 Path = Union[str, "os.PathLike[str]"]
 
@@ -159,7 +160,7 @@ class TlsWire(Wire):
             self._wait(blocked, deadline)
             if not blocked:
                 try:
-                    self._take(_DONT_WAIT)
+                    self._take(DONT_WAIT)
                 except BlockingIOError:
                     continue
 
@@ -215,7 +216,7 @@ class TlsWire(Wire):
                     return True
                 self._unsent = self._to_send.read()
             try:
-                sent = self.sock.send(self._unsent, _NO_SIGNAL | _DONT_WAIT)
+                sent = self.sock.send(self._unsent, NO_SIGNAL | DONT_WAIT)
             except BlockingIOError:
                 return False
             self._unsent = memoryview(self._unsent)[sent:]
@@ -250,7 +251,7 @@ class TlsWire(Wire):
         with self._lock:
             self._arrived.write(data)
 
-    def _read_some(self, flags: int = _DONT_WAIT) -> Optional[Frame]:
+    def _read_some(self, flags: int = DONT_WAIT) -> Optional[Frame]:
         """Like `Wire._read_some`. All that has arrived is decrypted at once: nothing waits in OpenSSL that `poll` does not see."""
         while True:
             self._take(flags)
