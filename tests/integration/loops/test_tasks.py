@@ -1,4 +1,7 @@
-"""`async def` targets under trio, alone and through anyio: hooks are awaited on its loop, with deadlines and cancellation."""
+"""`async def` targets on other loops than asyncio's own: hooks are awaited there, with deadlines and cancellation.
+
+Trio runs alone, through anyio, and as a guest within an asyncio loop; uvloop has its own ways with descriptors, timers and wake-ups.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +22,6 @@ from xpc_instrument.core.wire.memory import why_plain
 
 pytestmark = pytest.mark.version
 
-pytest.importorskip("trio", reason="trio is not installed")
-
 SHOP = """
 def tax(n):
     return f"tax {n}"
@@ -38,9 +39,9 @@ async def items(n):
             yield got
 """
 
-# Each line of its input is a statement that runs as a task beside all others; what it returns is printed.
-MAIN = """
-import sys, trio, shop
+# Each line of its input is an expression that a task of its own evaluates beside all others; what it gives is printed.
+COMMON = """
+import sys, shop
 
 def heat():
     # How many frames have gone through memory, by calls that follow each other in this thread.
@@ -52,25 +53,37 @@ def heat():
         found = sum(one.frames for one in xpc_agent.lanes())
     return found - before
 
-async def main():
-    async with trio.open_nursery() as nursery:
-        print("ready", flush=True)
-        while True:
-            line = (await trio.to_thread.run_sync(sys.stdin.readline)).strip()
-            if not line:
-                nursery.cancel_scope.cancel()
-                return
-            space = dict(globals())
-            exec("async def job():\\n    return " + line, space)
-            nursery.start_soon(report, space["job"])
+async def listed(n):
+    return [i async for i in shop.items(n)]
+
+def job_of(line):
+    space = dict(globals())
+    exec("async def job():\\n    return " + line, space)
+    return space["job"]
 
 async def report(job):
     try:
         result = await job()
-    except trio.TooSlowError:
+    except TooSlow:
         result = "too slow"
     # In one piece: tasks print from one thread, but the line and its end are two writes.
     print(f"=> {result}\\n", end="", flush=True)
+"""
+
+TRIO = """
+import trio
+TooSlow = trio.TooSlowError
+in_thread = trio.to_thread.run_sync
+
+async def main():
+    async with trio.open_nursery() as nursery:
+        print("ready", flush=True)
+        while True:
+            line = (await in_thread(sys.stdin.readline)).strip()
+            if not line:
+                nursery.cancel_scope.cancel()
+                return
+            nursery.start_soon(report, job_of(line))
 
 async def gather(*jobs):
     answers = [None] * len(jobs)
@@ -85,13 +98,10 @@ async def at_most(seconds, job):
     with trio.fail_after(seconds):
         return await job
 
-async def listed(n):
-    return [i async for i in shop.items(n)]
-
-if sys.argv[1:] == ["anyio"]:
+if sys.argv[1] == "anyio":
     import anyio
     anyio.run(main, backend="trio")
-elif sys.argv[1:] == ["guest"]:
+elif sys.argv[1] == "guest":
     import asyncio
     async def host():
         loop = asyncio.get_running_loop()
@@ -103,16 +113,44 @@ else:
     trio.run(main)
 """
 
+UVLOOP = """
+import asyncio, uvloop
+TooSlow = asyncio.TimeoutError
+
+async def main():
+    assert isinstance(asyncio.get_running_loop(), uvloop.Loop)
+    print("ready", flush=True)
+    tasks = []
+    while True:
+        line = (await in_thread(sys.stdin.readline)).strip()
+        if not line:
+            return
+        tasks.append(asyncio.ensure_future(report(job_of(line))))
+
+def in_thread(function):
+    return asyncio.get_running_loop().run_in_executor(None, function)
+
+async def gather(*jobs):
+    return await asyncio.gather(*jobs)
+
+async def at_most(seconds, job):
+    return await asyncio.wait_for(job, seconds)
+
+loop = uvloop.new_event_loop()
+loop.run_until_complete(main())
+loop.close()
+"""
+
 
 class Application:
-    """A program that runs coroutines under trio, one for each line that it reads."""
+    """A program that runs coroutines on a loop, one for each line that it reads."""
 
     def __init__(self, run_program: Callable[..., Program], folder: Path, way: str, settings: str) -> None:
         (folder / "shop.py").write_text(SHOP)
-        (folder / "main.py").write_text(MAIN)
+        (folder / "main.py").write_text(COMMON + (UVLOOP if way == "uvloop" else TRIO))
         config = folder / "xpc-instrument.toml"
         config.write_text(f'app = "shop"\n{settings}\n[[probe]]\ntarget = "shop:*"\n')
-        self.program = run_program(command=instrumented(config, sys.executable, "main.py", *([way] if way else [])), cwd=folder)
+        self.program = run_program(command=instrumented(config, sys.executable, "main.py", way), cwd=folder)
         self.program.read_until("ready")
 
     def start(self, job: str) -> None:
@@ -131,12 +169,13 @@ class Application:
         assert "Traceback" not in self.program.text
 
 
-@pytest.fixture(params=["", "anyio", "guest"], ids=["trio", "anyio", "guest"])
+@pytest.fixture(params=["trio", "anyio", "guest", "uvloop"])
 def start(request: Any, run_program: Callable[..., Program], tmp_path: Path) -> Callable[..., Application]:
-    """Starts the application: `start(settings)`. As a guest, trio runs within an asyncio loop."""
-    if request.param == "anyio":
-        pytest.importorskip("anyio", reason="anyio is not installed")
-    return lambda settings="[defaults]\ntimeout = 20.0": Application(run_program, tmp_path, request.param, settings)
+    """Starts the application: `start(settings)`."""
+    way = request.param
+    for library in {"uvloop": ["uvloop"], "anyio": ["anyio", "trio"]}.get(way, ["trio"]):
+        pytest.importorskip(library, reason=f"{library} is not installed")
+    return lambda settings="[defaults]\ntimeout = 20.0": Application(run_program, tmp_path, way, settings)
 
 
 def test_all_modes_on_a_coroutine(start: Callable[..., Application]) -> None:
@@ -183,7 +222,7 @@ def test_a_hundred_tasks_wait_at_once_for_fewer_lanes_and_the_loop_goes_on(start
 
 
 def test_a_hook_that_does_not_answer_fails_open_at_its_deadline(start: Callable[..., Application]) -> None:
-    app = start("[defaults]\ntimeout = 0.5\n[limits]\nmax-lanes = 1")
+    app = start("[defaults]\ntimeout = 0.3\n[limits]\nmax-lanes = 1")
     go_on = threading.Event()
     with xpc_instrument.connect("shop") as session:
         session.before("shop:price", lambda call: go_on.wait(PATIENCE))
@@ -283,5 +322,5 @@ def frames(session: Any) -> int:
 
 def heats(app: Application) -> None:
     """Have a thread beside the loop call until its lane is hot."""
-    found = app.evaluate("await trio.to_thread.run_sync(heat)")
+    found = app.evaluate("await in_thread(heat)")
     assert int(found) >= 100 or is_busy()
