@@ -2,8 +2,8 @@
 
 Rules:
 - Each thread of ours starts here: what holds for all of them is done in one place.
-- Those of the application are started below the `threading` module, so that an application that counts or joins its threads does not see
-  them; they are real ones wherever gevent or eventlet has patched threads (`unpatched`).
+- Those that serve an application are started below the `threading` module, so that it does not see them when it counts or joins its
+  threads; they are real ones wherever gevent or eventlet has patched threads (`unpatched`).
 - A thread has ended when the kernel says so. It lets go of its lock a moment earlier, and `os.fork`, which from Python 3.12 on counts
   threads as the kernel does, warns of a second one; where warnings are errors it raises, with the child already made.
 """
@@ -19,9 +19,9 @@ from ..unpatched import access, allocate_lock, get_ident, get_native_id, sleep, 
 if TYPE_CHECKING:
     import threading
 
-# How long a thread that has let go of its lock is looked for, and after what time again, in seconds. It needs some tens of microseconds;
-# the bound is for its number, which another thread may have been given.
-_LEAVING = 0.1
+# How long a thread that has let go of its lock is looked for, and after what time again, in seconds. It needs some tens of microseconds,
+# and on a machine that is busy its turn; the bound is for its number, which another thread may have been given.
+_LEAVING = 1.0
 _LOOK_AGAIN = 0.00002
 
 
@@ -61,14 +61,11 @@ class Run:
         self._over.release()
 
     def join(self, timeout: float) -> bool:
-        """Whether the thread is gone within `timeout` seconds, -1 for as long as it takes."""
-        deadline = time.monotonic() + timeout
+        """Whether the thread ends within `timeout` seconds, -1 for as long as it takes; then it is also waited for until it is gone."""
         if not self._over.acquire(True, timeout):
             return False
         self._over.release()
         patience = time.monotonic() + _LEAVING
-        if timeout >= 0:
-            patience = min(patience, deadline)
         # On other systems than Linux there is no such file, and the lock is all that can be had.
         while self._native != get_native_id() and access(f"/proc/self/task/{self._native}", os.F_OK):
             if time.monotonic() > patience:
