@@ -1,0 +1,98 @@
+"""The lanes that a joined node dials: used again while they are fresh, and none left open by a node that has closed."""
+
+from __future__ import annotations
+
+import socket
+import time
+from typing import Callable, Iterator, List
+
+import pytest
+
+from xpc_instrument.core.model.errors import ChannelError
+from xpc_instrument.core.node.address import parse_address
+from xpc_instrument.core.node.dialled import CallingLanes
+from xpc_instrument.core.protocol.connection import Connection
+from xpc_instrument.core.protocol.messages import Role
+from xpc_instrument.core.wire.wire import Wire
+
+ADDRESS = parse_address("/nowhere/at/all")
+
+
+class Listener:
+    """Dialling it gives a lane whose other end it keeps."""
+
+    def __init__(self) -> None:
+        self.ends: List[socket.socket] = []
+        self.dialled: List[Wire] = []
+        self.meanwhile: Callable[[], object] = lambda: None
+
+    def dial(self, role: Role, deadline: float) -> Wire:
+        assert role is Role.CALL
+        end, other = socket.socketpair()
+        self.ends.append(other)
+        self.dialled.append(Wire(end, Connection(dialling=True, key=b"", max_payload=1)))
+        self.meanwhile()
+        return self.dialled[-1]
+
+
+@pytest.fixture
+def listener() -> Iterator[Listener]:
+    found = Listener()
+    yield found
+    for end in found.ends:
+        end.close()
+    for wire in found.dialled:
+        wire.close()
+
+
+@pytest.fixture
+def lanes(listener: Listener) -> CallingLanes:
+    return CallingLanes(ADDRESS, listener.dial)
+
+
+def soon() -> float:
+    return time.monotonic() + 20
+
+
+def test_a_lane_that_was_given_back_is_taken_again(lanes: CallingLanes, listener: Listener) -> None:
+    one = lanes.take(soon())
+    two = lanes.take(soon())
+    assert lanes.wires() == [one, two]
+    lanes.give(one)
+    assert lanes.take(soon()) is one
+    assert listener.dialled == [one, two]
+
+
+def test_a_lane_whose_other_end_has_gone_is_replaced(lanes: CallingLanes, listener: Listener) -> None:
+    wire = lanes.take(soon())
+    lanes.give(wire)
+    listener.ends[0].close()
+    assert lanes.take(soon()) is listener.dialled[1]
+    assert wire.closed
+    assert lanes.wires() == [listener.dialled[1]]
+
+
+def test_a_dropped_lane_is_closed_and_forgotten(lanes: CallingLanes) -> None:
+    wire = lanes.take(soon())
+    lanes.drop(wire)
+    assert wire.closed
+    assert lanes.wires() == []
+
+
+def test_closing_ends_all_lanes_and_says_why_there_are_no_more(lanes: CallingLanes) -> None:
+    used, idle = lanes.take(soon()), lanes.take(soon())
+    lanes.give(idle)
+    lanes.close("the host closed the connection")
+    assert used.closed
+    assert idle.closed
+    with pytest.raises(ChannelError, match="not connected to unix:/nowhere/at/all: the host closed the connection"):
+        lanes.take(soon())
+    lanes.give(used)
+    assert idle.closed
+
+
+def test_a_lane_that_was_dialled_while_the_node_closed_is_closed_too(lanes: CallingLanes, listener: Listener) -> None:
+    listener.meanwhile = lambda: lanes.close("closed by this process")
+    with pytest.raises(ChannelError, match="closed by this process"):
+        lanes.take(soon())
+    assert listener.dialled[0].closed
