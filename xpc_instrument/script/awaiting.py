@@ -10,10 +10,11 @@ import types
 from typing import Any, List, Optional
 
 from ..core.node.threads import start_seen
+from ..core.values.plain import ATOMS
 from ..core.values.references import MAX_ITEMS
 
 # What a hook returns most often; to ask `inspect` whether it is awaitable costs more than all else that `finished` does.
-PLAIN = frozenset({type(None), bool, int, float, str, bytes, tuple, list, dict})
+PLAIN = ATOMS | {tuple, list, dict}
 
 
 class AsyncHooks:

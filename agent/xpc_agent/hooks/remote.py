@@ -30,7 +30,7 @@ from xpc_instrument.core.protocol.codec import Bytes, Frame
 from xpc_instrument.core.protocol.messages import Opcode
 from xpc_instrument.core.values.exceptions import dump_exception
 from xpc_instrument.core.values.pickling import Payload, load
-from xpc_instrument.core.values.plain import SCALARS, SMALL_TEXT, are_small, dump_small
+from xpc_instrument.core.values.plain import dumper_of_small_calls
 from xpc_instrument.core.values.references import Table, is_plain
 from xpc_instrument.core.values.traits import PeerProfile
 from xpc_instrument.core.wire.wire import Wire
@@ -59,6 +59,11 @@ class _Guarded(Outgoing):
     payload = guarded(Outgoing.payload)
     step = guarded(Outgoing.step)
     answer = guarded(Outgoing.answer)
+
+
+def _never_small(args: Args, kwargs: Kwargs, meta: Tuple[Any, ...], outcome: Any) -> Optional[bytes]:
+    """For a call that goes by name, which has the name beside its record."""
+    return None
 
 
 def _bound(proceed: Callable[..., Any], instance: Any) -> Callable[..., Any]:
@@ -99,6 +104,8 @@ class RemoteHook:
         # Where invocations get their lanes.
         self.lanes: Union[LanePool, RelayLanes] = peer.lanes
         self._relayed = relay_name(peer.session, number) if isinstance(peer, RelayedPeer) else b""
+        # The record of a call whose values are all plain and small, pickled; None of any other. Most calls are such.
+        self._small = _never_small if self._relayed else dumper_of_small_calls(traits.limit)
         self._observing = mode in (Mode.BEFORE, Mode.AFTER)
         self._may_refer = may_refer
         self.pid = pid
@@ -134,24 +141,6 @@ class RemoteHook:
         self.admission.reset(self.counters)
 
     # sending ---------------------------------------------------------------------------------------------------------
-
-    def _small(self, args: Args, kwargs: Kwargs, meta: Tuple[Any, ...], outcome: Any) -> Optional[bytes]:
-        """The record of a call whose values are all plain and small, pickled; None of any other. Most calls are such."""
-        if self._relayed:
-            return None
-        # Most are atoms: looked at here, since a call for each of them costs more than the look.
-        for value in args:
-            kind = type(value)
-            if kind not in SCALARS and ((kind is not str and kind is not bytes) or len(value) > SMALL_TEXT) and not are_small((value,)):
-                return None
-        for value in kwargs.values():
-            kind = type(value)
-            if kind not in SCALARS and ((kind is not str and kind is not bytes) or len(value) > SMALL_TEXT) and not are_small((value,)):
-                return None
-        if outcome is not None and not are_small((outcome,)):
-            return None
-        body = dump_small((args, kwargs, meta, outcome))
-        return body if len(body) <= self._traits.limit else None
 
     def _conversation(
         self,

@@ -17,7 +17,8 @@ from typing import Any, Callable, Optional, Tuple
 from xpc_instrument.core.model.target import Mode
 from xpc_instrument.core.model.terms import Terms
 from xpc_instrument.core.values.exceptions import dump_exception
-from xpc_instrument.core.values.snapshots import AS_IS, BIG, SHORT, is_atom, pack, pack_all
+from xpc_instrument.core.values.plain import BIG, SHORT, is_atom
+from xpc_instrument.core.values.snapshots import AS_IS, pack, pack_all
 
 from ..events.queue import Tally
 from ..events.sender import Sender

@@ -8,6 +8,7 @@ Rules:
 from __future__ import annotations
 
 import json
+import pickle
 import threading
 import types
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
@@ -16,7 +17,7 @@ from ..model.errors import LocalProtocolError, PayloadError, ReferenceExpiredErr
 from ..protocol.codec import Bytes, Frame
 from ..protocol.messages import Opcode
 from ..values.exceptions import dump_exception, load_exception
-from ..values.plain import dump_small
+from ..values.plain import PROTOCOL
 from ..values.references import dump_with_asker, is_unchanged, load_with_asker
 from ..values.traits import PeerProfile
 from ..wire.wire import Wire
@@ -31,7 +32,7 @@ _CALL_NAMED, _FAULT, _PROCEED, _REFER, _RESULT, _RETURN = (
     Opcode.RESULT,
     Opcode.RETURN,
 )
-_NONE = dump_small(None)
+_NONE = pickle.dumps(None, PROTOCOL)
 
 
 def binds(callback: Any) -> bool:

@@ -14,6 +14,7 @@ from typing import Any, Dict, List, Mapping, Sequence, Tuple
 from ..model.errors import PayloadError
 from .names import class_name, safe_repr, type_name
 from .pickling import dump
+from .plain import is_atom
 from .traits import PeerProfile
 
 # Kinds of packed values.
@@ -21,25 +22,12 @@ AS_IS = 0
 PICKLED = 1
 TOLD = 2
 
-# A string up to this length weighs nothing worth counting; an integer up to this size neither.
-SHORT = 512
-BIG = 1 << 64
 # A container with more items is pickled: looking at each would take longer.
 _FEW = 32
 # What an event weighs beside its values, in bytes, roughly.
 _WEIGHT = 64
 
 Packed = Tuple[Any, ...]
-
-
-def is_atom(value: Any) -> bool:
-    """Whether a value is small, and cannot be changed in place. Asked by identity: a metaclass may have code of its own."""
-    cls = type(value)
-    if cls is int:
-        return bool(-BIG < value < BIG)
-    if cls is str or cls is bytes:
-        return bool(len(value) <= SHORT)
-    return cls is float or cls is bool or cls is complex or value is None
 
 
 def pack(value: Any, traits: PeerProfile) -> Tuple[Packed, int]:

@@ -22,7 +22,8 @@ from xpc_instrument.core.model.errors import ChannelError, ReferenceExpiredError
 from xpc_instrument.core.model.target import Mode
 from xpc_instrument.core.model.terms import Terms
 from xpc_instrument.core.node.lanes import LanePool
-from xpc_instrument.core.values.snapshots import AS_IS, PICKLED, TOLD, is_atom, pack, pack_all
+from xpc_instrument.core.values.plain import is_atom
+from xpc_instrument.core.values.snapshots import AS_IS, PICKLED, TOLD, pack, pack_all
 from xpc_instrument.core.values.traits import PeerProfile
 from xpc_instrument.core.wire.wire import Wire
 from xpc_instrument.script.events import EventReader
