@@ -65,7 +65,8 @@ class Pauses:
         """The side has polled in vain."""
         # Two frames are a wait of each side.
         before = 0 if frames - self._began > 2 * self._length else self._length
-        self._length = self._left = min(max(2 * before, bounds.least), bounds.most)
+        # What was in vain does not end what the loss of the processor has begun.
+        self._length = self._left = max(before, min(max(2 * before, bounds.least), bounds.most))
         self._began = frames
         self._streak = 0
 

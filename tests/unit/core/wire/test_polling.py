@@ -60,6 +60,13 @@ def test_a_side_that_has_been_hot_for_longer_than_its_last_pause_begins_with_the
     assert waits(pauses) == 2
 
 
+def test_polling_in_vain_does_not_shorten_the_pauses_of_a_side_that_has_lost_its_processor() -> None:
+    pauses = Pauses(1.0)
+    for bounds, length in ((LOST_PROCESSOR, 1024), (LOST_PROCESSOR, 2048), (IN_VAIN, 2048), (LOST_PROCESSOR, 4096)):
+        pauses.begin(bounds, 0)
+        assert waits(pauses) == length
+
+
 def test_calls_are_close_after_three_short_waits_in_a_row() -> None:
     pauses = Pauses(0.001)
     short = [0.0005] * 3
