@@ -253,9 +253,13 @@ def _run_versions(pythons: Tuple[Dict[str, str], Dict[str, str]], arguments: Seq
     found, problems = pythons
     (VENV / "matrix").mkdir(parents=True, exist_ok=True)
     ordered = [version for version in VERSIONS if version in found]
-    with ThreadPoolExecutor(AT_A_TIME) as pool:
+    todo = jobs(ordered, arguments)
+    with ThreadPoolExecutor(AT_A_TIME) as pool, ThreadPoolExecutor(1) as ahead:
         running: Dict[str, List[Future[Ran]]] = {}
-        for job in jobs(ordered, arguments):
+        for version in dict.fromkeys(job.of for job in todo if job.of in found):
+            # While others run. Where that fails, the jobs of the version say so.
+            ahead.submit(_python_for, version, found[version])
+        for job in todo:
             running.setdefault(job.of, []).append(pool.submit(_run_job, job, found.get(job.of, sys.executable)))
         runs = {name: joined([future.result() for future in futures]) for name, futures in running.items()}
     return runs, {version: f"skipped: {problem}" for version, problem in problems.items()}
