@@ -49,11 +49,10 @@ class Agent:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.limits = config.limits
         self.table = ProbeTable(config)
         self.reports = Reports(config.app, self.table, lambda: self.host)
-        self.registrations = Registrations(config, self.limits, self.table, self.reports.whole, self._on_joined, self._on_synced)
-        self._orphans = Orphans(config.app, self.table, self.registrations, self.limits.max_lanes)
+        self.registrations = Registrations(config, self.table, self.reports.whole, self._on_joined, self._on_synced)
+        self._orphans = Orphans(config.app, self.table, self.registrations, config.limits.max_lanes)
         self._forks = Forks(self.registrations.sender, config.manager.address == "unix")
         self.watcher = ImportWatcher(guarded(self.table.wants_module), guarded(self.table.module_imported))
         self.host: Optional[Host] = None
@@ -108,7 +107,7 @@ class Agent:
             self.registrations,
             app=self.config.app,
             python=python_version(),
-            limits=self.limits,
+            limits=self.config.limits,
             logger=log,
             protection=self._protection,
         )
@@ -129,7 +128,9 @@ class Agent:
 
     def _join_host(self, address: Address) -> None:
         """Another process of the application hosts the fixed address: share it."""
-        member = Membership(address, self._key, self.limits, self.registrations, self.reports.whole, self._host_is_gone, self._protection)
+        member = Membership(
+            address, self._key, self.config.limits, self.registrations, self.reports.whole, self._host_is_gone, self._protection
+        )
         entry = discovery.own_entry(self.config.app, str(address), member.session)
         discovery.announce(entry)
         try:

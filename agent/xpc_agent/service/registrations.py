@@ -20,7 +20,6 @@ from typing import Any, Callable, Dict, Optional, Union
 from xpc_instrument.core.calls.registry import Registration, Registry, read_terms
 from xpc_instrument.core.config.schema import Config, ProbeConfig
 from xpc_instrument.core.model.errors import TargetError
-from xpc_instrument.core.model.limits import Limits
 from xpc_instrument.core.model.record import replace
 from xpc_instrument.core.model.target import Mode, is_target, split_name
 from xpc_instrument.core.node.peer import Peer, Policy
@@ -55,7 +54,6 @@ class Registrations(Policy):
     def __init__(
         self,
         config: Config,
-        limits: Limits,
         table: ProbeTable,
         report: Callable[[], Dict[str, Any]],
         on_joined: Callable[[Peer], None],
@@ -63,7 +61,6 @@ class Registrations(Policy):
     ) -> None:
         self.sender = Sender(config.limits.max_queue, config.limits.max_queue_bytes)
         self._config = config
-        self._limits = limits
         self._table = table
         self._report = report
         self._on_joined = on_joined
@@ -72,7 +69,7 @@ class Registrations(Policy):
 
     def _begin(self) -> None:
         self._peers: Dict[str, Peer] = {}
-        self._registry = Registry(self._limits, self._find_relayed)
+        self._registry = Registry(self._config.limits, self._find_relayed)
         self._sharing = Sharing(self._config.app, self._peers, self._config.manager.address != "unix")
 
     # the host's policy -------------------------------------------------------------------------------------------------

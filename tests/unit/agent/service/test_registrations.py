@@ -39,7 +39,7 @@ class Service:
         self.table = ProbeTable(config)
         self.table.module_imported(module)
         never: List[Any] = []
-        self.registrations = Registrations(config, Limits(), self.table, dict, never.append, never.append)
+        self.registrations = Registrations(config, self.table, dict, never.append, never.append)
         joiner = Joiner(parse_address("unix:/nowhere"), b"", limits=Limits(), on_notice=never.append)
         self.peer = RelayedPeer(joiner, "a session", os.getpid(), python_version())
 
