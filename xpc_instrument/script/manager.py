@@ -402,12 +402,12 @@ class Manager:
         entry = self._callbacks.get(frame.ident)
         welcome = wire.connection.welcome
         assert welcome is not None
-        traits = PeerProfile(welcome.python, python_version(), wire.connection.max_payload)
+        profile = PeerProfile(welcome.python, python_version(), wire.connection.max_payload)
         # Counted here too: several processes of an application may call it.
         if entry is None or entry.callback is None or frame.opcode is not Opcode.CALL or not entry.take():
-            Incoming(wire, frame, traits).not_found()
+            Incoming(wire, frame, profile).not_found()
             return
-        answer(wire, frame, traits, entry.callback)
+        answer(wire, frame, profile, entry.callback)
 
     def _lost(self, reason: str) -> None:
         log.debug("the manager at %s is gone: %s", self._address, reason)

@@ -53,8 +53,8 @@ class Incoming:
     _original: Optional[Frame] = None
     _original_value: Any = None
 
-    def __init__(self, wire: Wire, frame: Frame, traits: PeerProfile) -> None:
-        self.traits = traits
+    def __init__(self, wire: Wire, frame: Frame, profile: PeerProfile) -> None:
+        self.profile = profile
         self._wire = wire
         self._frame = frame
         self._lock = threading.Lock()
@@ -114,7 +114,7 @@ class Incoming:
         """One operation on a reference. Raises what the object raised over there."""
         buffers: List[Bytes] = []
         if payload is not None:
-            inner, more = dump_with_asker(self, payload, self.traits)
+            inner, more = dump_with_asker(self, payload, self.profile)
             buffers = [inner, *more]
         frame = self._ask({"op": op, "ref": number, "name": name}, buffers)
         return self._result(frame)
@@ -128,7 +128,7 @@ class Incoming:
         body: Bytes = b""
         buffers: Sequence[Bytes] = ()
         if arguments is not None:
-            body, buffers = dump_with_asker(self, arguments, self.traits)
+            body, buffers = dump_with_asker(self, arguments, self.profile)
         frame = self._exchange(_PROCEED, body, buffers)
         self._original = frame
         try:
@@ -159,7 +159,7 @@ class Incoming:
     def has_as_it_came(self, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> bool:
         """Whether the arguments that came with the call have not been changed in place: a fresh copy pickles to the same bytes."""
         try:
-            return dump_with_asker(self, (args, kwargs), self.traits) == dump_with_asker(self, self.record(apart=True)[:2], self.traits)
+            return dump_with_asker(self, (args, kwargs), self.profile) == dump_with_asker(self, self.record(apart=True)[:2], self.profile)
         except PayloadError:
             return True  # what cannot go back cannot have been meant to
 
@@ -170,11 +170,11 @@ class Incoming:
             original is not None
             and original.opcode is _RESULT
             and value is self._original_value
-            and is_unchanged(self, value, original.body, _copied(original.buffers), self.traits)
+            and is_unchanged(self, value, original.body, _copied(original.buffers), self.profile)
         ):
             self._finish(Opcode.RETURN_SAME)
             return
-        body, buffers = dump_with_asker(self, value, self.traits)
+        body, buffers = dump_with_asker(self, value, self.profile)
         self._finish(_RETURN, body, buffers)
 
     def throw(self, error: BaseException) -> None:
@@ -182,7 +182,7 @@ class Incoming:
         if self._original is not None and error is self._original_value:
             self._finish(Opcode.RAISE_SAME)
             return
-        body, buffers = dump_exception(error, self.traits, self)
+        body, buffers = dump_exception(error, self.profile, self)
         self._finish(Opcode.RAISE, body, buffers)
 
     def fail(self, cause: str, message: str) -> None:

@@ -37,7 +37,7 @@ class Outgoing:
 
     def __init__(
         self,
-        traits: PeerProfile,
+        profile: PeerProfile,
         args: Tuple[Any, ...],
         kwargs: Dict[str, Any],
         fixed: Tuple[Any, ...] = (),
@@ -48,7 +48,7 @@ class Outgoing:
         observing: bool = False,
         may_refer: bool = True,
     ) -> None:
-        self.traits = traits
+        self.profile = profile
         self.table = table or Table()
         self.proceeded: Optional[Outcome] = None
         self._args = args
@@ -64,39 +64,39 @@ class Outgoing:
     def payload(self) -> Payload:
         """The record, pickled."""
         try:
-            return dump((beside(self._args), self._kwargs, *self._fixed, *self._rest), self.traits)
+            return dump((beside(self._args), self._kwargs, *self._fixed, *self._rest), self.profile)
         except PayloadError:
             return self._by_reference()
 
     def _by_reference(self) -> Payload:
-        args = tuple(dump_or_refer(self._args, self.table, self.traits))
-        values = dump_or_refer(list(self._kwargs.values()), self.table, self.traits)
-        rest = dump_or_refer(self._rest, self.table, self.traits)
+        args = tuple(dump_or_refer(self._args, self.table, self.profile))
+        values = dump_or_refer(list(self._kwargs.values()), self.table, self.profile)
+        rest = dump_or_refer(self._rest, self.table, self.profile)
         try:
-            return dump((args, dict(zip(self._kwargs, values)), *self._fixed, *rest), self.traits)
+            return dump((args, dict(zip(self._kwargs, values)), *self._fixed, *rest), self.profile)
         except PayloadError:
             # Each fits, all together do not.
-            handle = self.table.handle
-            kwargs = {name: handle(value) for name, value in self._kwargs.items()}
-            record = (tuple(map(handle, self._args)), kwargs, *self._fixed, *map(handle, self._rest))
-            return dump(record, self.traits, RECORD_SLACK)
+            refer = self.table.reference_to
+            kwargs = {name: refer(value) for name, value in self._kwargs.items()}
+            record = (tuple(map(refer, self._args)), kwargs, *self._fixed, *map(refer, self._rest))
+            return dump(record, self.profile, RECORD_SLACK)
 
     def _separately(self) -> Payload:
-        """Each part pickled on its own beside a handle to it, for a callee that cannot load all of them."""
+        """Each part pickled on its own beside a reference to it, for a callee that cannot load all of them."""
 
         def part(value: Any) -> Tuple[Optional[bytes], Any]:
-            handle = self.table.handle(value)
+            reference = self.table.reference_to(value)
             try:
-                body, buffers = dump(value, self.traits)
+                body, buffers = dump(value, self.profile)
             except PayloadError:
-                return None, handle
+                return None, reference
             # What went out of band before goes by reference now: this is the rare way.
-            return (None if buffers else bytes(body)), handle
+            return (None if buffers else bytes(body)), reference
 
         args = [part(value) for value in self._args]
         kwargs = {name: part(value) for name, value in self._kwargs.items()}
         rest = [part(value) for value in (*self._fixed, *self._rest)]
-        return dump((args, kwargs, rest), self.traits, RECORD_SLACK)
+        return dump((args, kwargs, rest), self.profile, RECORD_SLACK)
 
     # what comes back -----------------------------------------------------------------------------------------------------
 
@@ -134,7 +134,7 @@ class Outgoing:
         if op == "extra":
             answer = run_original(self._extra, (name,), {})
             if answer.error is None:
-                return wire.connection.send(_RESULT, 0, *dump(answer.value, self.traits, RECORD_SLACK))
+                return wire.connection.send(_RESULT, 0, *dump(answer.value, self.profile, RECORD_SLACK))
             outcome = answer
         elif not self._may_refer:
             # Nothing that came with it has been loaded.
@@ -158,9 +158,9 @@ class Outgoing:
     def answer(self, wire: Wire, outcome: Outcome) -> List[Bytes]:
         """The answer to PROCEED and REFER."""
         if outcome.error is None:
-            body, buffers = dump_result(outcome.value, self.table, self.traits)
+            body, buffers = dump_result(outcome.value, self.table, self.profile)
             return wire.connection.send(_RESULT, 0, body, buffers)
-        body, buffers = dump_exception(outcome.error, self.traits)
+        body, buffers = dump_exception(outcome.error, self.profile)
         return wire.connection.send(_FAULT, 0, body, buffers)
 
     def _end(self, frame: Frame) -> Outcome:

@@ -131,7 +131,7 @@ class Registry(Policy):
         return Answer(message.request, True, data={"names": sorted(self._names)})
 
     def serve(self, wire: Wire, hello: Hello) -> None:
-        traits = PeerProfile(hello.python, python_version(), self._limits.max_payload)
+        profile = PeerProfile(hello.python, python_version(), self._limits.max_payload)
         while True:
             frame = wire.recv_frame(None)
             if frame.opcode not in (Opcode.CALL_NAMED, Opcode.EVENTS) or not frame.buffers:
@@ -143,7 +143,7 @@ class Registry(Policy):
                 if frame.opcode is Opcode.EVENTS:
                     raise RemoteProtocolError("EVENTS for a callback of this process")
                 assert registration.callback is not None
-                answer(wire, frame, traits, registration.callback)
+                answer(wire, frame, profile, registration.callback)
             else:
                 self._relay(wire, frame, registration)
 
@@ -181,9 +181,9 @@ class Registry(Policy):
             raise
 
 
-def answer(wire: Wire, frame: Frame, traits: PeerProfile, callback: Callable[..., Any]) -> None:
+def answer(wire: Wire, frame: Frame, profile: PeerProfile, callback: Callable[..., Any]) -> None:
     """Run a plain callback for a call that arrived, and answer it."""
-    incoming = Incoming(wire, frame, traits)
+    incoming = Incoming(wire, frame, profile)
     try:
         args, kwargs = incoming.plain_arguments(callback, incoming.record())
         value = callback(*args, **kwargs)

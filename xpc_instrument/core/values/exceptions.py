@@ -15,7 +15,7 @@ from .references import Asker, Table, dump_with_asker, load_with_asker, load_wit
 from .traits import PeerProfile
 
 
-def dump_exception(error: BaseException, traits: PeerProfile, asker: Optional[Asker] = None) -> Payload:
+def dump_exception(error: BaseException, profile: PeerProfile, asker: Optional[Asker] = None) -> Payload:
     """An exception with its text and traceback; the object itself too, if it can be pickled. At most half the limit, and RECORD_SLACK."""
     text = describe(error)
     try:
@@ -24,8 +24,8 @@ def dump_exception(error: BaseException, traits: PeerProfile, asker: Optional[As
         trace = f"{text}\n(its traceback cannot be formatted: {describe(problem)})"
     inner: Optional[bytes] = None
     try:
-        body, buffers = dump_with_asker(asker, error, traits)
-        if not buffers and len(body) < traits.limit // 2:
+        body, buffers = dump_with_asker(asker, error, profile)
+        if not buffers and len(body) < profile.limit // 2:
             inner = bytes(body)
     except PayloadError:
         pass  # the text goes; the other side raises a RemoteError with it

@@ -86,41 +86,41 @@ def beside(values: Tuple[Any, ...]) -> Tuple[Any, ...]:
     return values
 
 
-def dump(value: Any, traits: PeerProfile, slack: int = 0) -> Payload:
-    """Pickle one value for the other side, in at most `traits.limit` and `slack` bytes.
+def dump(value: Any, profile: PeerProfile, slack: int = 0) -> Payload:
+    """Pickle one value for the other side, in at most `profile.limit` and `slack` bytes.
 
     Raises `PayloadError` that says why it cannot cross and what to do.
     """
-    body = dump_if_small(value, traits.limit + slack)
+    body = dump_if_small(value, profile.limit + slack)
     if body is not None:
         return body, ()
-    writer = _Writer(traits.limit + slack)
+    writer = _Writer(profile.limit + slack)
     try:
         pickle.Pickler(writer, PROTOCOL, buffer_callback=writer.take_buffer).dump(value)
     except _TooLarge:
-        raise _too_large(value, traits) from None
+        raise _too_large(value, profile) from None
     except (pickle.PicklingError, AttributeError) as error:
         # Raised for functions and classes that have no importable name. What fails otherwise is not copied by cloudpickle either, or is
         # better off as a reference: a module, a memoryview.
-        return _dump_by_value(value, traits, slack, error)
+        return _dump_by_value(value, profile, slack, error)
     except FAULTS as error:
         raise PayloadError(f"{type_name(value)} cannot be pickled: {describe(error)}") from error
     pieces = writer.pieces
     if len(pieces) == 1:
         body = pieces[0]
-        suspect = traits.names_foreign(body)
+        suspect = profile.names_foreign(body)
     else:
         body = b"".join(pieces)
-        suspect = any(len(piece) < _FRAME and traits.names_foreign(piece) for piece in pieces)
+        suspect = any(len(piece) < _FRAME and profile.names_foreign(piece) for piece in pieces)
     # A string may hold the name of a module without meaning it.
-    if suspect and _imports_foreign(body, traits):
-        return _dump_by_value(value, traits, slack, None)
+    if suspect and _imports_foreign(body, profile):
+        return _dump_by_value(value, profile, slack, None)
     return body, writer.buffers
 
 
-def _imports_foreign(body: bytes, traits: PeerProfile) -> bool:
+def _imports_foreign(body: bytes, profile: PeerProfile) -> bool:
     """Whether a pickle, when it is loaded, imports from a module that the other side cannot import."""
-    names = traits.foreign | {"__main__"}
+    names = profile.foreign | {"__main__"}
     memo: List[Any] = []
     recent: List[Any] = [None, None]
     argument: Any
@@ -140,16 +140,16 @@ def _imports_foreign(body: bytes, traits: PeerProfile) -> bool:
     return False
 
 
-def _dump_by_value(value: Any, traits: PeerProfile, slack: int, cause: Optional[Exception]) -> Payload:
-    if not traits.by_value:
+def _dump_by_value(value: Any, profile: PeerProfile, slack: int, cause: Optional[Exception]) -> Payload:
+    if not profile.by_value:
         raise PayloadError(
             f"{type_name(value)} holds code or a class that only this program has, and code does not cross between Python "
-            f"{python_version()} and {traits.python}: put it into a module that both sides can import"
+            f"{python_version()} and {profile.python}: put it into a module that both sides can import"
         ) from cause
     import cloudpickle
 
-    writer = _Writer(traits.limit + slack)
-    by_value = [module for module in map(sys.modules.get, traits.foreign) if isinstance(module, types.ModuleType)]
+    writer = _Writer(profile.limit + slack)
+    by_value = [module for module in map(sys.modules.get, profile.foreign) if isinstance(module, types.ModuleType)]
     registered = []
     try:
         with _by_value_lock:
@@ -164,7 +164,7 @@ def _dump_by_value(value: Any, traits: PeerProfile, slack: int, cause: Optional[
                 for module in registered:
                     cloudpickle.unregister_pickle_by_value(module)
     except _TooLarge:
-        raise _too_large(value, traits) from None
+        raise _too_large(value, profile) from None
     except FAULTS as error:
         raise PayloadError(f"{type_name(value)} cannot be pickled: {describe(error)}") from error
     return b"".join(writer.pieces), writer.buffers
@@ -182,5 +182,5 @@ def load(body: Bytes, buffers: Sequence[Bytes]) -> Any:
         raise PayloadError(f"what the other side sent cannot be loaded here: {describe(error)}") from error
 
 
-def _too_large(value: Any, traits: PeerProfile) -> PayloadError:
-    return PayloadError(f"{type_name(value)} is larger than max-payload, {traits.limit} bytes")
+def _too_large(value: Any, profile: PeerProfile) -> PayloadError:
+    return PayloadError(f"{type_name(value)} is larger than max-payload, {profile.limit} bytes")

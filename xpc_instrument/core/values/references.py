@@ -1,4 +1,4 @@
-"""References: handles to objects that stay in the other process.
+"""References to objects that stay in the other process.
 
 Rules:
 - A reference names an object in the table of one call, on the side that makes the call. It ends with that call.
@@ -59,12 +59,12 @@ class Table:
             raise ReferenceExpiredError(f"reference {number} does not belong to this call")
         return self.objects[number]
 
-    def handle(self, value: Any) -> Handle:
+    def reference_to(self, value: Any) -> OutgoingReference:
         """What crosses in the object's place."""
-        return Handle(self.add(value), type_name(value), safe_repr(value))
+        return OutgoingReference(self.add(value), type_name(value), safe_repr(value))
 
 
-class Handle:
+class OutgoingReference:
     """Pickles, on the side that has the object, into a `Reference` on the other."""
 
     __slots__ = ("number", "text", "type")
@@ -88,8 +88,12 @@ class Asker(Protocol):
 class Reference:
     """An object that stays in the other process, for as long as the call that brought it lasts.
 
-    Attributes are read and methods called there; what they give comes back as a copy, or as a reference where it is callable or cannot be
-    copied. `repr` runs no code of the object. Raises `ReferenceExpiredError` once the call has ended.
+    Attributes are read, items looked up and methods called there; what they give comes back as a copy, or as a reference where it is
+    callable or cannot be copied. ``len``, ``bool``, ``in`` and iteration, up to 10,000 items, ask the object too. ``repr`` shows its type
+    and runs no code of it. Sent back within its call, as an argument or a result, it is the object itself.
+
+    Raises what the object raises, ``AttributeError`` for an assignment, and ``ReferenceExpiredError`` once the call has ended or where the
+    application did not wait for it (``wait=False``).
     """
 
     __slots__ = ("_xpc_asker", "_xpc_number", "_xpc_text", "_xpc_type")
@@ -186,7 +190,7 @@ def load_with_table(table: Table, body: Bytes, buffers: Sequence[Bytes]) -> Any:
 
 
 def load_with_asker(asker: Asker, body: Bytes, buffers: Sequence[Bytes]) -> Any:
-    """Load what came with a call; handles in it turn into references that ask through `asker`."""
+    """Load what came with a call; references in it ask through `asker`."""
     if is_plain(body):
         return load(body, buffers)
     before = getattr(_here, "asker", None)
@@ -197,40 +201,40 @@ def load_with_asker(asker: Asker, body: Bytes, buffers: Sequence[Bytes]) -> Any:
         _here.asker = before
 
 
-def dump_with_asker(asker: Optional[Asker], value: Any, traits: PeerProfile) -> Payload:
+def dump_with_asker(asker: Optional[Asker], value: Any, profile: PeerProfile) -> Payload:
     """Pickle what goes back with the call that `asker` belongs to: its references cross as the objects themselves."""
-    body = dump_if_small(value, traits.limit)
+    body = dump_if_small(value, profile.limit)
     if body is not None:
         return body, ()
     before = getattr(_here, "sending", None)
     _here.sending = asker
     try:
-        return dump(value, traits)
+        return dump(value, profile)
     finally:
         _here.sending = before
 
 
-def dump_or_refer(values: Sequence[Any], table: Table, traits: PeerProfile) -> List[Any]:
-    """The values, each that cannot cross replaced by a handle."""
-    return [value if _crosses(value, traits) else table.handle(value) for value in values]
+def dump_or_refer(values: Sequence[Any], table: Table, profile: PeerProfile) -> List[Any]:
+    """The values, each that cannot cross replaced by a reference."""
+    return [value if _crosses(value, profile) else table.reference_to(value) for value in values]
 
 
-def _crosses(value: Any, traits: PeerProfile) -> bool:
+def _crosses(value: Any, profile: PeerProfile) -> bool:
     try:
-        dump(value, traits)
+        dump(value, profile)
     except PayloadError:
         return False
     return True
 
 
-def dump_result(value: Any, table: Table, traits: PeerProfile) -> Payload:
-    """The value, or a handle to it where it is callable, cannot be pickled or is too large."""
+def dump_result(value: Any, table: Table, profile: PeerProfile) -> Payload:
+    """The value, or a reference to it where it is callable, cannot be pickled or is too large."""
     if not callable(value):
         try:
-            return dump(value, traits)
+            return dump(value, profile)
         except PayloadError:
             pass  # a reference does what a copy cannot
-    return dump(table.handle(value), traits, RECORD_SLACK)
+    return dump(table.reference_to(value), profile, RECORD_SLACK)
 
 
 def perform(table: Table, op: str, number: int, name: str, arguments: Tuple[Tuple[Any, ...], Dict[str, Any]]) -> Any:
@@ -254,11 +258,11 @@ _OPERATIONS: Dict[str, Callable[[Any, str, Tuple[Any, ...], Dict[str, Any]], Any
 }
 
 
-def is_unchanged(asker: Asker, value: Any, body: Bytes, buffers: Sequence[Bytes], traits: PeerProfile) -> bool:
+def is_unchanged(asker: Asker, value: Any, body: Bytes, buffers: Sequence[Bytes], profile: PeerProfile) -> bool:
     """Whether a value that was loaded from this payload is as it was then: a fresh copy pickles to the same bytes."""
     try:
-        now = dump_with_asker(asker, value, traits)
-        then = dump_with_asker(asker, load_with_asker(asker, body, buffers), traits)
+        now = dump_with_asker(asker, value, profile)
+        then = dump_with_asker(asker, load_with_asker(asker, body, buffers), profile)
     except PayloadError:
         return False  # then the value itself is sent, or that fails
     return now == then

@@ -30,13 +30,13 @@ _WEIGHT = 64
 Packed = Tuple[Any, ...]
 
 
-def pack(value: Any, traits: PeerProfile) -> Tuple[Packed, int]:
+def pack(value: Any, profile: PeerProfile) -> Tuple[Packed, int]:
     """A snapshot of a value, and its size in bytes, roughly. Runs code of the value where it has to be pickled."""
     if is_atom(value):
         return (AS_IS, value), _WEIGHT
     cls = type(value)
     if cls is str or cls is bytes:
-        if len(value) * 4 <= traits.limit:
+        if len(value) * 4 <= profile.limit:
             return (AS_IS, value), len(value)
     elif cls is list or cls is tuple or cls is set or cls is frozenset:
         if len(value) <= _FEW:
@@ -48,7 +48,7 @@ def pack(value: Any, traits: PeerProfile) -> Tuple[Packed, int]:
         if all(map(is_atom, copy)) and all(map(is_atom, copy.values())):
             return (AS_IS, copy), _WEIGHT * len(copy)
     try:
-        body, buffers = dump(value, traits)
+        body, buffers = dump(value, profile)
     except PayloadError as error:
         return _told(value, str(error)), _WEIGHT
     if not buffers:
@@ -62,14 +62,14 @@ def _told(value: Any, reason: str) -> Packed:
     return TOLD, type_name(value), safe_repr(value), reason
 
 
-def pack_all(args: Sequence[Any], kwargs: Mapping[str, Any], traits: PeerProfile) -> Tuple[List[Packed], Dict[str, Packed], int]:
+def pack_all(args: Sequence[Any], kwargs: Mapping[str, Any], profile: PeerProfile) -> Tuple[List[Packed], Dict[str, Packed], int]:
     """Packed arguments, and their size together, which stays within the limit."""
     size = _WEIGHT
     packed = []
     for value in (*args, *kwargs.values()):
-        one, weight = pack(value, traits)
-        if size + weight > traits.limit and weight > _WEIGHT:
-            one, weight = _told(value, f"the arguments together are larger than max-payload, {traits.limit} bytes"), _WEIGHT
+        one, weight = pack(value, profile)
+        if size + weight > profile.limit and weight > _WEIGHT:
+            one, weight = _told(value, f"the arguments together are larger than max-payload, {profile.limit} bytes"), _WEIGHT
         size += weight
         packed.append(one)
     return packed[: len(args)], dict(zip(kwargs, packed[len(args) :])), size

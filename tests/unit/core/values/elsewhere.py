@@ -62,8 +62,8 @@ class Elsewhere(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def load_elsewhere(value: Any, traits: PeerProfile, *lacks: str) -> Any:
-    body, buffers = dump(value, traits)
+def load_elsewhere(value: Any, profile: PeerProfile, *lacks: str) -> Any:
+    body, buffers = dump(value, profile)
     return Elsewhere(body, buffers, lacks).load()
 
 

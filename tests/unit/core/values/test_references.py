@@ -54,7 +54,7 @@ class Caller:
 
     def send(self, value: Any) -> Any:
         """A value that stays here, as the other side gets it."""
-        return load_with_asker(self, *dump(self.table.handle(value), SAME))
+        return load_with_asker(self, *dump(self.table.reference_to(value), SAME))
 
     def take_back(self, value: Any) -> Any:
         """What comes of a value that the other side sends back."""
@@ -173,9 +173,9 @@ def test_copies_of_a_reference_are_refused(trick: Callable[[Any], Any]) -> None:
         load(body, ())
 
 
-def test_a_handle_means_nothing_outside_of_its_call() -> None:
+def test_a_reference_that_is_sent_means_nothing_outside_of_its_call() -> None:
     with pytest.raises(PayloadError, match="only within the call that it came with"):
-        load(*dump(Table().handle(object()), SAME))
+        load(*dump(Table().reference_to(object()), SAME))
 
 
 def test_protocols_are_not_looked_up_in_the_object() -> None:
@@ -244,7 +244,7 @@ def test_a_value_is_known_to_be_unchanged_also_where_its_class_crosses_by_value(
 def test_a_pickle_that_names_something_is_not_taken_for_plain() -> None:
     assert is_plain(pickle.dumps((1, "two"), 5))
     assert not is_plain(pickle.dumps(Point(1, 2), 5))
-    assert not is_plain(pickle.dumps(Table().handle(object()), 5))
+    assert not is_plain(pickle.dumps(Table().reference_to(object()), 5))
 
 
 class Named:
