@@ -110,7 +110,7 @@ class Follower:
     def _join_new(self, tried: Set[str]) -> bool:
         """Join those that are announced now; whether there were any."""
         before = len(tried)
-        for entry in self._strangers():
+        for entry in self._not_joined():
             address = parse_address(entry.address)
             text = str(address)
             if text in tried or self._is_joined(text) or entry.pid in (self._refused.get(text), self._late.get(text)):
@@ -126,7 +126,7 @@ class Follower:
                 self._complain(entry, text, error)
         return len(tried) > before
 
-    def _strangers(self) -> List[discovery.Entry]:
+    def _not_joined(self) -> List[discovery.Entry]:
         """Those that are announced and not joined."""
         known = {name for address, name in list(self._names.items()) if self._is_joined(address)}
         return discovery.processes(self.app, known)

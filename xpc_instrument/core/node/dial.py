@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 def dial(
     address: Address, key: bytes, hello: Hello, deadline: float, limits: Limits, protection: Protection = NO_PROTECTION
 ) -> Union[Wire, TlsWire]:
-    """Connect and shake hands; returns a wire that is open. Where too many stand in the door, it comes again until `deadline`.
+    """Connect and shake hands; returns a wire that is open. Where too many others are in their handshake, it tries again until
+    `deadline`.
 
     Raises `NobodyListensError`, `ConnectTimeoutError`, `AuthenticationError`, `PlaintextError`, `ConfigError` or `ChannelError`, all
     before `deadline`.
@@ -54,7 +55,7 @@ def dial(
         except CrowdedError:
             if time.monotonic() + pause >= deadline:
                 raise
-        # Of those who were turned away together, not all should come back together.
+        # Those that were turned away together should not all come back together.
         time.sleep(pause * (0.5 + secrets.randbelow(1000) / 1000))
         pause = min(pause * 2, _LONGEST_PAUSE)
 
@@ -107,7 +108,7 @@ def _transmit_or_hear_why(wire: Wire, pieces: Sequence[Bytes], deadline: float) 
         raise
 
 
-# Between two attempts where too many stand in the door, in seconds: at first, and at most.
+# Between two attempts where too many others are in their handshake, in seconds: at first, and at most.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.25
 
 # How an alert of TLS begins, as the message of a frame reader shows it.

@@ -1,13 +1,16 @@
-"""The lanes that one session offers to one process, and the waiting for a free one.
+"""The pool of lanes that one session offers to one process, and waiting for a free one.
 
 Rules:
-- A lane is taken by one invocation, used, and given back; the newest free one goes first, since its other side is warm.
-- No lock is held while anything else runs: a signal handler or a `__del__` that interrupts `take` may call `take` itself. The free
-  lanes and the waiters are deques, whose single operations are atomic; a waiter that is woken looks again.
-- Whoever takes the last free lane, or finds none, asks for one more, up to the limit.
-- A lane that is not used any more settles its account; what was waited for a lane is on the account of whom it is for.
-- A thread may be interrupted anywhere, by a signal handler that raises. A lane that it had in its hands is known here weakly: nobody
-  gives it back, but it ends with its last reference and leaves its place to another. A waiter that leaves passes on its wake-up.
+- An invocation takes a lane, uses it, and gives it back. The lane that was given back last is taken first: its other side ran last, so
+  its caches are warm.
+- Nothing else runs while a lock is held, since a signal handler or a `__del__` that interrupts `take` may call `take` itself. The free
+  lanes and the waiters are deques, whose single operations are atomic; a waiter that is woken looks again whether a lane is free.
+- A caller that takes the last free lane, or finds none, asks the other side for one more, up to the limit.
+- What a lane has counted is charged to an account when the lane leaves the pool; the time spent waiting for a lane is charged to the hook
+  that it is for.
+- A thread may be interrupted anywhere by a signal handler that raises, also with a lane in its hands that nobody gives back then. The pool
+  refers to lanes in use weakly: such a lane ends with its last reference, and its place is free again. A waiter that leaves passes its
+  wake-up on to another.
 """
 
 from __future__ import annotations
