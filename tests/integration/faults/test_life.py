@@ -58,6 +58,19 @@ needs_hot = pytest.mark.skipif(bool(why_plain()), reason=f"no hot lanes here: {w
 both = pytest.mark.parametrize("hot", [False, True], ids=["plain", "hot"])
 
 
+class Holding:
+    """A hook for `till:pay` that holds calls with a negative number until it is let go."""
+
+    def __init__(self) -> None:
+        self.entered, self.leave = threading.Semaphore(0), threading.Event()
+
+    def hook(self, n: int) -> str:
+        if n < 0:
+            self.entered.release()
+            wait_for(self.leave)
+        return "hooked"
+
+
 # forks ------------------------------------------------------------------------------------------------------------------------
 
 FORKS = """
@@ -419,16 +432,9 @@ def test_a_hook_that_requests_a_server_with_one_thread_ends_by_its_deadline_and_
 def test_sockets_that_are_deleted_while_in_use_cost_hooks_at_most(start: Start, runtime_dir: Path, hot: bool, what: str) -> None:
     app = start(timeout=TIMEOUT, more=f"[limits]\n{PATIENT}", module=FORKS)
     before = app.resources()
-    entered, leave = threading.Semaphore(0), threading.Event()
-
-    def hook(n: int) -> str:
-        if n < 0:
-            entered.release()
-            wait_for(leave)
-        return "hooked"
-
+    holding = Holding()
     with xpc_instrument.connect("shop") as session:
-        session.instead("till:pay", hook)
+        session.instead("till:pay", holding.hook)
         assert app.value("till.pay(1)") == "hooked"
         if hot:
             app.heat("till.pay(1)")
@@ -442,7 +448,7 @@ def test_sockets_that_are_deleted_while_in_use_cost_hooks_at_most(start: Start, 
             app.heat("till.pay(1)")
         assert app.value("till.pay(1)") == "hooked"
         app.begin("held", "till.pay(-1)")
-        assert entered.acquire(timeout=20)
+        assert holding.entered.acquire(timeout=20)
 
         def attempt(number: int) -> float:
             done = app.timed(f"till.pay({number})")
@@ -450,7 +456,7 @@ def test_sockets_that_are_deleted_while_in_use_cost_hooks_at_most(start: Start, 
             return float(done["ended"] - done["began"]) - TIMEOUT
 
         holds_once(attempt)
-        leave.set()
+        holding.leave.set()
         app.end("held")
         (_, shared, _, _), status = app.value("extra.fork()")
         assert (shared, status) == (0, 0)
@@ -595,16 +601,9 @@ def give_back():
 @both
 def test_an_application_without_descriptors_goes_on_and_is_hooked_again_when_it_has_some(start: Start, hot: bool) -> None:
     app = start(timeout=TIMEOUT, more=f"[limits]\n{PATIENT}", module=GREEDY)
-    entered, leave = threading.Semaphore(0), threading.Event()
-
-    def hook(n: int) -> str:
-        if n < 0:
-            entered.release()
-            wait_for(leave)
-        return "hooked"
-
+    holding = Holding()
     with xpc_instrument.connect("shop") as session:
-        session.instead("till:pay", hook)
+        session.instead("till:pay", holding.hook)
         assert app.value("till.pay(1)") == "hooked"
         if hot:
             app.heat("till.pay(1)")
@@ -614,7 +613,7 @@ def test_an_application_without_descriptors_goes_on_and_is_hooked_again_when_it_
             app.heat("till.pay(2)")
         assert app.value("till.pay(2)") == "hooked"
         app.begin("held", "till.pay(-1)")
-        assert entered.acquire(timeout=20)
+        assert holding.entered.acquire(timeout=20)
 
         def attempt(number: int) -> float:
             done = app.timed(f"till.pay({number})")
@@ -623,7 +622,7 @@ def test_an_application_without_descriptors_goes_on_and_is_hooked_again_when_it_
             return float(done["ended"] - done["began"]) - TIMEOUT
 
         holds_once(attempt)
-        leave.set()
+        holding.leave.set()
         app.end("held")
         assert app.value("till.pay(3)") in ("paid", "hooked")
         app.value("extra.give_back()")
@@ -746,22 +745,15 @@ def test_a_lane_for_which_no_memory_can_be_had_is_plain_and_the_statistics_say_w
     scarce, enough, why = SCARCITIES[what]
     app = start(more=f"[limits]\n{PATIENT}", module=SCARCE)
     before = app.resources()
-    entered, leave = threading.Semaphore(0), threading.Event()
-
-    def hook(n: int) -> str:
-        if n < 0:
-            entered.release()
-            wait_for(leave)
-        return "hooked"
-
+    holding = Holding()
     with xpc_instrument.connect("shop") as session:
-        session.instead("till:pay", hook)
+        session.instead("till:pay", holding.hook)
         app.heat("till.pay(0)")
         # Calls find no free lane from here on.
         count = sum(one.lanes for one in session.lanes())
         for number in range(count):
             app.begin(f"held {number}", "till.pay(-1)")
-            assert entered.acquire(timeout=20)
+            assert holding.entered.acquire(timeout=20)
         app.value(scarce)
         assert app.value("till.pay(1)") == "hooked"
         app.value(enough)
@@ -771,7 +763,7 @@ def test_a_lane_for_which_no_memory_can_be_had_is_plain_and_the_statistics_say_w
         assert f"plain: {why}" in listing("--stats")
         # It is a lane like any other.
         assert app.value("[till.pay(n) for n in range(200)]") == ["hooked"] * 200
-        leave.set()
+        holding.leave.set()
         for number in range(count):
             assert app.end(f"held {number}")["outcome"] == "hooked"
         # The others are as hot as before, and those that come are.
