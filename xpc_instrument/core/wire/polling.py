@@ -3,7 +3,8 @@
 Rules:
 - The side that answers begins when `_STREAK` waits in a row were short, the side that calls when the other one polls.
 - Polling in vain is followed by a pause, in which the side waits on its socket: for twice as many waits as in the pause before, unless
-  frames have gone through the memory more often than that since. Where it has cost the side its processor, the pause is a long one.
+  frames have gone through the memory more often than that since. Where it has cost the side its processor, the pause is a long one; each
+  time in vain without such a cost it is a quarter shorter than the one before.
   A pause is counted in waits, so that it is short where calls follow each other closely, and what was lost is a small part of what the
   calls of the pause take, however long the machine stays crowded.
 - The dialling side leaves the processor of the listening one. The application is never moved.
@@ -65,8 +66,12 @@ class Pauses:
         """The side has polled in vain."""
         # Two frames are a wait of each side.
         before = 0 if frames - self._began > 2 * self._length else self._length
-        # What was in vain does not end what the loss of the processor has begun.
-        self._length = self._left = max(before, min(max(2 * before, bounds.least), bounds.most))
+        if before > bounds.most:
+            # It had lost its processor before, and has not now: so step by step it is tried more often.
+            self._length = before - before // 4
+        else:
+            self._length = min(max(2 * before, bounds.least), bounds.most)
+        self._left = self._length
         self._began = frames
         self._streak = 0
 

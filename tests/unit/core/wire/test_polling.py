@@ -60,9 +60,11 @@ def test_a_side_that_has_been_hot_for_longer_than_its_last_pause_begins_with_the
     assert waits(pauses) == 2
 
 
-def test_polling_in_vain_does_not_shorten_the_pauses_of_a_side_that_has_lost_its_processor() -> None:
+def test_a_side_that_has_lost_its_processor_once_polls_more_often_again_step_by_step() -> None:
     pauses = Pauses(1.0)
-    for bounds, length in ((LOST_PROCESSOR, 1024), (LOST_PROCESSOR, 2048), (IN_VAIN, 2048), (LOST_PROCESSOR, 4096)):
+    lost, vain = LOST_PROCESSOR, IN_VAIN
+    steps = [(lost, 1024), (lost, 2048), (vain, 1536), (lost, 3072), (vain, 2304), (vain, 1728), (vain, 1296), (vain, 972), (vain, 729)]
+    for bounds, length in [*steps, (vain, 547), (vain, 411), (vain, 309), (vain, 232), (vain, 256), (vain, 256), (lost, 1024)]:
         pauses.begin(bounds, 0)
         assert waits(pauses) == length
 
