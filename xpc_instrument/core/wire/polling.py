@@ -2,9 +2,8 @@
 
 Rules:
 - The side that answers begins when `_STREAK` waits in a row were short, the side that calls when the other one polls.
-- Polling in vain is followed by a pause, in which the side waits on its socket: for twice as many waits as in the pause before, unless
-  frames have gone through the memory more often than that since. Where it has cost the side its processor, the pause is a long one; each
-  time in vain without such a cost it is a quarter shorter than the one before.
+- Polling in vain is followed by a pause, in which the side waits on its socket: for twice as many waits as in the pause before, or four
+  times as many where polling has cost the side its processor, unless the lane has been hot for longer than that since.
   A pause is counted in waits, so that it is short where calls follow each other closely, and what was lost is a small part of what the
   calls of the pause take, however long the machine stays crowded.
 - The dialling side leaves the processor of the listening one. The application is never moved.
@@ -20,16 +19,18 @@ _STREAK = 3
 
 
 class Bounds(NamedTuple):
-    """The waits of a pause, at least and at most."""
+    """The waits of a pause, at least and at most, and how many times longer it is than the one before."""
 
     least: int
     most: int
+    times: int
 
 
-IN_VAIN = Bounds(2, 256)
+IN_VAIN = Bounds(2, 256, 2)
 # Beside other programs that want the processors, to poll and to yield costs a slice of time or two, some 10 ms; a call over the socket
-# takes 100 µs there, so the first of these pauses takes 100 ms, and the longest 1.6 s. Where the loss was by chance, they take 20 ms.
-LOST_PROCESSOR = Bounds(1024, 16 * 1024)
+# takes 100 µs there, so the longest of these pauses takes 1.6 s. On an idle machine it happens by chance in one of some 5,000 calls; the
+# shortest takes 2 ms there.
+LOST_PROCESSOR = Bounds(64, 16 * 1024, 4)
 # A look that ends so many seconds late has given its processor to another program for a slice of time: there are more of them than
 # processors.
 LATE = 0.0005
@@ -70,7 +71,7 @@ class Pauses:
             # It had lost its processor before, and has not now: so step by step it is tried more often.
             self._length = before - before // 4
         else:
-            self._length = min(max(2 * before, bounds.least), bounds.most)
+            self._length = min(max(bounds.times * before, bounds.least), bounds.most)
         self._left = self._length
         self._began = frames
         self._streak = 0
