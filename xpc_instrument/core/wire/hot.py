@@ -10,8 +10,8 @@ How it works
   then sets the byte to 0, before it answers, and so before the other side can put the next frame there.
 - What is for a side that does not poll goes over the socket, as on any lane: so calls that come now and then cost what they cost there,
   and nobody spins.
-- `polling` says when a side polls. It does so for `Limits.hot_spin` seconds at most, without a pause at first, then yielding its
-  processor in between; then it says that it does not poll any more, looks once more, and waits on its socket.
+- `polling` says when a side polls. It does so for `Limits.hot_spin` seconds at most, and yields its processor once, when no answer has
+  come soon; then it says that it does not poll any more, looks once more, and waits on its socket.
 - Only one thread of a process polls at a time, no greenlet does, and none where the process could run on one processor only when the lane
   was opened: else it would keep from the processor, or from the interpreter, whoever it waits for.
 - After a fork the memory is the parent's, as the socket is: the child lets go of both.
@@ -67,8 +67,9 @@ _unpack_from = HEADER.unpack_from
 _WAKE_FRAME = HEADER.pack(_WAKE, 0, 0, 0, 0)
 # Seconds for which a side may poll at most, as `hot-spin` in a config file.
 LONGEST_SPIN = 0.001
-# How often the memory is looked at before the processor is yielded for the first time: for some 10 µs, in which most answers come. To
-# yield takes as long as 15 looks, in which an answer would not be seen. And then between two yields.
+# How often the memory is looked at before the processor is yielded: for some 10 µs, in which most answers come. And then between two looks
+# at the clock. The processor is yielded once only: Linux 6.18 has each yield cost a slice of time where another program is runnable, and
+# who yields again and again is not run for tens of milliseconds.
 _FIRST_LOOKS = (None,) * 300
 _LOOKS = (None,) * 12
 
@@ -267,24 +268,20 @@ class HotWire(Wire):
         end = started + self._spin
         if deadline is not None and deadline < end:
             end = deadline
-        yields = 0
+        _yield()
+        soon = True
         bounds: Optional[Bounds] = IN_VAIN
-        while True:
-            now = monotonic()
-            if now >= end or self.closed:
-                break
-            _yield()
-            yields += 1
+        while bounds is not None:
             for _ in _LOOKS:
                 if memory[at] == number:
                     bounds = None
+                    if self._neighbour is not None:
+                        self._neighbour.answered(soon)
                     break
-            else:
-                continue
+            soon = False
             now = monotonic()
-            if self._neighbour is not None:
-                self._neighbour.answered(yields)
-            break
+            if now >= end or self.closed:
+                break
         if now - end > LATE:
             bounds = LOST_PROCESSOR
         if bounds is not None:

@@ -77,10 +77,8 @@ class Pauses:
         self._streak = 0
 
 
-# An answer that comes after the processor was yielded so often at most was put by one that had to wait for it. After so many of these in a
-# row it is asked on which processors the two run: that reads two files, which costs some 100 µs. Each time in vain, it is asked half as
-# often.
-_FEW_YIELDS = 2
+# An answer that is there as soon as the processor was yielded was put by one that had to wait for it. After so many of these in a row it is
+# asked on which processors the two run: that reads two files, which costs some 100 µs. Each time in vain, it is asked half as often.
 _ASKED_AFTER, _ASKED_LATEST = 24, 1 << 12
 
 
@@ -96,9 +94,9 @@ class Neighbour:
         # processor. Before, it would poll in vain meanwhile; and the kernel wakes whom a socket wakes on the processor of who wakes him.
         self.suspected = False
 
-    def answered(self, yields: int) -> None:
-        """A frame came after so many yields."""
-        if yields <= _FEW_YIELDS:
+    def answered(self, soon: bool) -> None:
+        """A frame came after the processor was yielded, at once or some time later."""
+        if soon:
             self._left -= 1
             self.suspected = not self._left
         else:

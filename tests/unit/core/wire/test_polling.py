@@ -82,15 +82,15 @@ def test_calls_are_close_after_three_short_waits_in_a_row() -> None:
 
 def test_a_neighbour_is_suspected_after_answers_that_came_as_soon_as_the_processor_was_free() -> None:
     neighbour = Neighbour()
-    for number in range(23):
-        neighbour.answered(1 + number % 2)
+    for _ in range(23):
+        neighbour.answered(True)
     assert not neighbour.suspected
     # One that had to be waited for has a processor of its own.
-    neighbour.answered(3)
+    neighbour.answered(False)
     for _ in range(23):
-        neighbour.answered(1)
+        neighbour.answered(True)
     assert not neighbour.suspected
-    neighbour.answered(1)
+    neighbour.answered(True)
     assert neighbour.suspected
 
 
