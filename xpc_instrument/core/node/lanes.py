@@ -52,8 +52,7 @@ class LanePool:
         if self.closed or len(self._all) >= self._limit:
             return False
         # The handshake is on nobody's account.
-        wire.sent = wire.received = 0
-        wire.waited = wire.longest = 0.0
+        wire.open_account()
         self._all[id(wire)] = wire
         self._asked = max(0, self._asked - 1)
         self.give(wire)
@@ -266,8 +265,7 @@ class LanePool:
 def _after_waiting(wire: Wire, started: float) -> Wire:
     """A lane on whose next account is the time since `started`."""
     wire.charge(None)
-    wire.sent = wire.received = 0
-    wire.waited = wire.longest = time.monotonic() - started
+    wire.open_account(time.monotonic() - started)
     return wire
 
 

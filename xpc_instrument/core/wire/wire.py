@@ -46,10 +46,14 @@ class Wire(Stream):
         """What is counted from now on is for `account`; the one before settles for what was counted so far. Called by the wire's user."""
         before, self.account = self.account, account
         if before is not None:
-            sent, received, waited, longest = self.sent, self.received, self.waited, self.longest
-            self.sent = self.received = 0
-            self.waited = self.longest = 0.0
-            before.settle(sent, received, waited, longest)
+            counted = self.sent, self.received, self.waited, self.longest
+            self.open_account()
+            before.settle(*counted)
+
+    def open_account(self, waited: float = 0.0) -> None:
+        """Count anew, from so many seconds on that were waited for the lane itself."""
+        self.sent = self.received = 0
+        self.waited = self.longest = waited
 
     def _has_waited(self, seconds: float) -> None:
         self.waited += seconds
