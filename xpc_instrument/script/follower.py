@@ -57,8 +57,8 @@ class Follower:
         # The pids of those that hold another key, and of those that a thread of their own tries to join, by address.
         self._refused: Dict[str, int] = {}
         self._late: Dict[str, int] = {}
-        # What has been logged of each process that cannot be joined: it is tried again and again, but told of once.
-        self._told: Dict[str, str] = {}
+        # What has been logged of each process that cannot be joined: it is tried again and again, but logged once.
+        self._reported: Dict[str, str] = {}
         self._last_problem = ""
 
     def wait_for_first(self, joined: Callable[[], bool], timeout: Optional[float]) -> None:
@@ -123,7 +123,7 @@ class Follower:
                     self._refused[text] = entry.pid
                 elif isinstance(error, (ConnectTimeoutError, DeadlineError)):
                     self._try_on(entry, address)
-                self._complain(entry, text, error)
+                self._report(entry, text, error)
         return len(tried) > before
 
     def _not_joined(self) -> List[discovery.Entry]:
@@ -134,13 +134,13 @@ class Follower:
     def _join(self, entry: discovery.Entry, address: Address) -> None:
         self._join_process(address, f"{entry.app} (pid {entry.pid})")
         self._names[str(address)] = entry.name
-        self._told.pop(str(address), None)
+        self._reported.pop(str(address), None)
 
-    def _complain(self, entry: discovery.Entry, address: str, error: Exception) -> None:
+    def _report(self, entry: discovery.Entry, address: str, error: Exception) -> None:
         problem = self._last_problem = f"{entry.app} (pid {entry.pid}): {error}"
         # A short-lived process may be gone by now, which is nothing to warn of.
-        news = self._told.get(address) != problem and self._is_alive(entry)
-        self._told[address] = problem
+        news = self._reported.get(address) != problem and self._is_alive(entry)
+        self._reported[address] = problem
         log.log(logging.WARNING if news else logging.DEBUG, "cannot join %s", problem)
 
     def _is_alive(self, entry: discovery.Entry) -> bool:
@@ -167,7 +167,7 @@ class Follower:
                     return
         except (AuthenticationError, ChannelError, OSError) as error:
             # From now on it is looked at like the others.
-            self._complain(entry, str(address), error)
+            self._report(entry, str(address), error)
         finally:
             self._late.pop(str(address), None)
 
