@@ -115,9 +115,15 @@ def _unpack(apt: Sequence[str], state: Path, folder: Path, version: str) -> None
         made.rename(folder)
     finally:
         shutil.rmtree(made, ignore_errors=True)
-    if version_of(str(_python_in(folder, version))) != (version, ""):
+    python = str(_python_in(folder, version))
+    try:
+        if version_of(python) != (version, ""):
+            raise CannotBeHad(f"Debian's Python {version} does not run on this machine")
+        # With pip, which it takes from the folder too.
+        _run(python, "-m", "venv", str(state / version))
+    except CannotBeHad:
         shutil.rmtree(folder, ignore_errors=True)
-        raise CannotBeHad(f"Debian's Python {version} does not run on this machine")
+        raise
 
 
 def _settle(made: Path, folder: Path, version: str) -> None:
@@ -132,7 +138,9 @@ def _settle(made: Path, folder: Path, version: str) -> None:
         str(_python_in(made, version)),
     )
     for settings in (made / f"usr/lib/python{version}").glob("_sysconfig*"):
-        settings.write_text(settings.read_text().replace(WHEELS, f"{folder}{WHEELS}"))
+        # Some are links to others.
+        if not settings.is_symlink():
+            settings.write_text(settings.read_text().replace(WHEELS, f"{folder}{WHEELS}"))
 
 
 def _python_in(folder: Path, version: str) -> Path:

@@ -98,6 +98,32 @@ def test_what_fails_is_the_reason_and_nothing_half_made_is_left(
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.skipif(not pythons.KEY.exists(), reason="needs Debian's keys")
+@pytest.mark.parametrize("pip", [True, False])
+def test_one_that_makes_environments_is_put_in_its_folder_and_knows_that(
+    debian: Dict[str, str], machine: Path, tmp_path: Path, pip: bool
+) -> None:
+    fetch = 'for word; do case $word in Dir::Cache::archives=*) : > "${word#*=}/one.deb";; esac; done'
+    tool(machine, "apt-get", f"case $* in *indextargets*) echo file:/nowhere;; *--download-only*) {fetch};; esac")
+    inside = tmp_path / "package"
+    tool(inside / "usr/bin", "python3.15", f"case $1 in -c) echo cpython 3.15 True;; *) exit {int(not pip)};; esac")
+    for file in ("usr/lib/some/libc.so.6", "usr/lib/some/ld-linux.so.2", "usr/lib/python3.15/_sysconfigdata_one.py"):
+        (inside / file).parent.mkdir(parents=True, exist_ok=True)
+        (inside / file).write_text("WHEELS = '/usr/share/python-wheels/'\n")
+    (inside / "usr/lib/python3.15/_sysconfigdata_two.py").symlink_to("_sysconfigdata_one.py")
+    tool(machine, "dpkg-deb", f'PATH="{Path(MKDIR or "").parent}"; cp -a "{inside}/usr" "$3"')
+    folder = tmp_path / "pythons"
+    problems = pythons.unpack(folder, ["3.15"])
+    if pip:
+        assert (problems, [path.name for path in folder.iterdir()]) == ({}, ["3.15"])
+        settings = (folder / "3.15/usr/lib/python3.15/_sysconfigdata_two.py").read_text()
+        assert settings == f"WHEELS = '{folder}/3.15/usr/share/python-wheels/'\n"
+        assert pythons.version_of(str(folder / "3.15/usr/bin/python3.15")) == ("3.15", "")
+    else:
+        assert "failed: exit status 1" in problems["3.15"]
+        assert list(folder.iterdir()) == []
+
+
 def python(folder: Path, name: str, version: str) -> Path:
     return tool(folder, name, f"echo cpython {version} True")
 
