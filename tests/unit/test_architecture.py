@@ -187,7 +187,7 @@ def test_the_agent_knows_the_core_and_nothing_else_of_the_library() -> None:
     assert {name for name in known if not _within(name, "xpc_instrument.core")} == set()
 
 
-def test_the_command_line_knows_of_the_agent_only_how_targets_are_resolved() -> None:
+def test_the_command_line_knows_of_the_agent_only_how_targets_are_resolved_and_patched() -> None:
     known = {imported for name in GRAPH if _within(name, FACES) for imported in GRAPH[name] if _within(imported, AGENT)}
     assert {name for name in known if not any(_within(name, part) for part in KNOWN_TO_FACES)} == set()
 
