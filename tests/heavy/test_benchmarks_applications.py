@@ -33,6 +33,7 @@ def run(group: Group, among: str = "") -> None:
     assert {way for way in compared if not found.get(way, 0.0) > 0} == set()
 
 
+@pytest.mark.timeout(240)  # dozens of interpreters start, one after the other
 def test_starts_are_measured_in_time_and_memory() -> None:
     pytest.importorskip("flask", reason="flask is not installed")
     run(startup.STARTUP)

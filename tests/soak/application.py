@@ -272,7 +272,7 @@ def resources() -> Dict[str, Any]:
     agent = sys.modules["xpc_agent.life.control"].current()
     if agent is not None:
         # Of the lanes that there are now.
-        found["frames"] = sum(one["frames"] for one in agent.about()["by-session"])
+        found["frames"] = sum(one.frames for one in sys.modules["xpc_agent"].lanes())
         found["hooks"] = sum(len(point.hooks) for point in list(agent.table.points.values()))
         failures: Dict[str, int] = {}
         for probe in sys.modules["xpc_agent"].stats():
