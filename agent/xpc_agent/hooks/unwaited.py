@@ -24,7 +24,8 @@ from ..events.queue import Tally
 from ..events.sender import Sender
 from ..guard import guarded
 from .dispatch import Args, Invocation, Kwargs, next_number
-from .remote import RemoteHook, log
+from .failures import log
+from .remote import RemoteHook
 
 # With more arguments each is looked at by `pack_all`, which weighs them.
 _FEW = 16

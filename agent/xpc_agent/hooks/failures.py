@@ -1,0 +1,201 @@
+"""Failing open: what the application gets when a hook of another process fails, decided in one place for all ways of calling it.
+
+Rules:
+- Nothing that goes wrong here reaches the application, unless the probe point says `on-failure = "raise"` and the original has not run.
+- If the hook fails before it proceeded, the rest of the chain runs as if the hook were not there; if it had proceeded, that outcome stands.
+- Once the original has run, its outcome stands: an `after` hook that fails never raises. What a `before` hook itself raises is its own
+  affair; with "raise" it keeps the original from running only if it could not be asked or did not answer.
+- An invocation that is under way while its hook is removed goes on without it; that is no failure.
+- What a signal handler raises in a thread that waits here, such as a time limit of the application, is the application's.
+- What goes wrong is counted by cause, and logged once per hook and cause (logger `xpc_agent`).
+- A lane goes back to the others only after a whole answer. After anything else nobody knows what comes next on it, and it is closed.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Callable, Dict, Optional, Union
+
+from xpc_instrument.core.calls.caller import Outgoing
+from xpc_instrument.core.calls.outcome import Failed, NotFound, Outcome
+from xpc_instrument.core.model.errors import ChannelError, DeadlineError, HookFailedError, HookTimeoutError, PayloadError
+from xpc_instrument.core.model.target import Mode
+from xpc_instrument.core.model.terms import Terms
+from xpc_instrument.core.node.lanes import LanePool
+from xpc_instrument.core.node.peer import Peer
+from xpc_instrument.core.wire.wire import Wire
+
+from ..guard import guarded
+from ..relay import RelayedPeer, RelayLanes
+from .admission import Admission, SuspensionPolicy
+from .counters import HookCounters
+from .signal_handlers import raise_on, raised_by_handler
+
+log = logging.getLogger("xpc_agent")
+
+# The causes by which failures are counted; a subclass comes before its base. Those of `Failed` are the script's words, anything else that
+# is raised is "internal".
+_CAUSES = ((DeadlineError, "timeout"), (PayloadError, "payload"), (ChannelError, "channel"))
+
+
+class FailingOpen:
+    """One registration of one session on one probe point, as far as it can fail: whose it is, what is counted of it, and its lanes."""
+
+    def __init__(
+        self,
+        mode: Mode,
+        target: str,
+        peer: Union[Peer, RelayedPeer],
+        number: int,
+        *,
+        timeout: float,
+        on_failure: str,
+        terms: Terms,
+        suspension: SuspensionPolicy,
+        pid: int,
+        ended: Callable[[Any], None],
+    ) -> None:
+        self.mode = mode
+        self.target = target
+        self.session = peer.session
+        self.peer = peer
+        self.number = number
+        # The script has taken it away, or this process leaves.
+        self.removed = False
+        self.orphan_since = 0.0
+        # Where invocations get their lanes.
+        self.lanes: Union[LanePool, RelayLanes] = peer.lanes
+        self.pid = pid
+        self.terms = terms
+        self.counters = HookCounters()
+        self._timeout = timeout
+        self._on_failure = on_failure
+        self._ended = ended
+        self._logged: Dict[str, bool] = {}
+        # Whether an invocation calls the hook, counted if it does. Admission's own function, without one of ours around it.
+        self._take: Callable[[], Any]
+        self.admission = Admission(terms, self.counters, suspension, install=self._install, ended=lambda: self._ended(self))
+
+    def _install(self, take: Callable[[], Any]) -> None:
+        self._take = take
+
+    def adopt(self, pool: LanePool, now: float) -> None:
+        """In a forked child: wait on `pool` until the session dials this process too."""
+        self.lanes, self.orphan_since = pool, now
+
+    def rejoin(self, peer: Union[Peer, RelayedPeer]) -> None:
+        """The session has dialled in; its lanes are in `peer` from now on."""
+        self.peer, self.lanes, self.orphan_since = peer, peer.lanes, 0.0
+
+    def reset_after_fork(self, pid: int) -> None:
+        """In a forked child: count anew."""
+        self.pid = pid
+        self.counters = HookCounters()
+        self.admission.reset(self.counters)
+
+    # how a call ends ---------------------------------------------------------------------------------------------------
+
+    def _answered(self, lane: Wire) -> None:
+        """The hook has answered, and the answer could be used."""
+        self.lanes.give(lane)
+        if self.admission.failures:
+            self._recovered()
+
+    def _recovered(self) -> None:
+        """It has answered after others of its calls have failed."""
+        if self.admission.succeeded():
+            self._notify("resumed")
+
+    def _after(self, error: Exception, lane: Optional[Wire], outgoing: Optional[Outgoing]) -> Optional[Outcome]:
+        """After an error: the outcome that the application gets, or None if the original is still to run.
+
+        What a signal handler raised is raised on.
+        """
+        failed = self._failed(error, lane)
+        if outgoing is not None and outgoing.proceeded is not None:
+            return outgoing.proceeded
+        if not failed or self._on_failure != "raise" or self.mode is Mode.AFTER:
+            return None
+        if self.mode is Mode.BEFORE and isinstance(error, Failed) and error.cause == "raised":
+            return None
+        kind = HookTimeoutError if isinstance(error, DeadlineError) else HookFailedError
+        failure = kind(f"the {self.mode} hook of pid {self.peer.pid} on {self.target} failed: {error}")
+        failure.__cause__ = error
+        return Outcome(error=failure)
+
+    def _abandon(self, lane: Optional[Wire]) -> None:
+        """The waiting thread is leaving (KeyboardInterrupt, a cancelled task): the lane is in the middle of a call."""
+        self.counters.fail("interrupted")
+        self.admission.abandoned()
+        if lane is not None:
+            self.lanes.drop(lane)
+
+    def _failed(self, error: Exception, lane: Optional[Wire]) -> bool:
+        """Count and log an error; False if it is none, because the hook was removed meanwhile."""
+        raised = raised_by_handler(error)
+        if raised is not None:
+            self._abandon(lane)
+            try:
+                raise_on(raised)
+            finally:
+                # Its traceback holds this frame.
+                del raised, error
+        answered = isinstance(error, (Failed, NotFound))
+        if lane is not None:
+            (self.lanes.give if answered else self.lanes.drop)(lane)
+        if isinstance(error, NotFound):
+            # Removed while this invocation was under way, or used up by the calls of other processes.
+            self._ended(self)
+            return False
+        if self.removed and isinstance(error, ChannelError) and not isinstance(error, DeadlineError):
+            return False
+        cause = error.cause if isinstance(error, Failed) else next((word for kind, word in _CAUSES if isinstance(error, kind)), "internal")
+        self.counters.fail(cause)
+        if cause == "timeout" and self.orphan_since:
+            self._ended(self)
+        if cause == "timeout" and lane is None:
+            # Nor was there a lane to count what the thread has waited.
+            self.counters.settle(0, 0, self._timeout, self._timeout)
+        self._log_once(
+            cause,
+            "failed (%s): %s; the application goes on without it. Further failures of this kind are counted, not logged.",
+            cause,
+            str(error) or type(error).__name__,
+            exc_info=error if cause == "internal" else None,
+        )
+        if cause == "raised":
+            # It has answered (`admission.py` says why that is no failure there).
+            if self.admission.failures:
+                self._recovered()
+            return True
+        pause = self.admission.failed(cause)
+        if pause is not None:
+            failures = self.admission.failures
+            self._log_once(
+                "suspended",
+                "failed %d times in a row (%s): it is suspended for %s s. Further suspensions are counted, not logged.",
+                failures,
+                cause,
+                pause,
+            )
+            self._notify("suspended", cause=cause, failures=failures, pause=pause)
+        return True
+
+    # who is told -------------------------------------------------------------------------------------------------------
+
+    @guarded
+    def _log_once(self, cause: str, text: str, *args: Any, exc_info: Optional[BaseException] = None) -> None:
+        """Log what happened to the hook, for the first time that it happens."""
+        if cause in self._logged:
+            return
+        self._logged[cause] = True
+        log.warning("the %s hook of pid %d on %s " + text, self.mode, self.peer.pid, self.target, *args, exc_info=exc_info)
+
+    @guarded
+    def _notify(self, kind: str, **data: Any) -> None:
+        """Tell the script what became of its hook, without waiting for it."""
+        try:
+            self.peer.notify(kind, hook=self.number, target=self.target, pid=self.pid, **data)
+        except (OSError, ChannelError) as error:
+            # The connection to it is gone, which its owner acts upon.
+            log.debug("the script (pid %d) cannot be told that a hook on %s is %s: %s", self.peer.pid, self.target, kind, error)
