@@ -12,7 +12,6 @@ Rules:
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 import time
@@ -61,35 +60,11 @@ _PLAIN = 5
 _CROSSING = 8
 
 
-class Tally:
-    """A count to which any thread adds in one atomic step."""
-
-    __slots__ = ("_base", "_peeks", "add")
-
-    def __init__(self) -> None:
-        self.add = itertools.count().__next__
-        self._peeks = 0
-        self._base = 0
-
-    def read(self) -> int:
-        """How often `add` was called. For one thread at a time."""
-        # The only atomic way to look is to count the look as well.
-        value = self.add() - self._peeks
-        self._peeks += 1
-        return value - self._base
-
-    def reset(self) -> None:
-        """Begin at zero."""
-        self._base += self.read()
-
-
 class QueuedHook(Protocol):
     """A hook as its queue sees it."""
 
     session: str
     number: int
-    tally: Tally
-    lost: int
     queue: EventQueue
 
     @property
@@ -105,6 +80,8 @@ class QueuedHook(Protocol):
     def lose(self, count: int) -> None: ...
 
     def settle(self) -> None: ...
+
+    def forget_dropped(self) -> None: ...
 
     def signature(self) -> Any: ...
 
@@ -204,8 +181,7 @@ class EventQueue:
         self.barriers = []
         self.sleeping = True
         for hook in self.hooks.values():
-            hook.tally.reset()
-            hook.lost = 0
+            hook.forget_dropped()
         self._begin()
 
     # for threads of the application ------------------------------------------------------------------------------------

@@ -1,1 +1,1 @@
-"""The way of an invocation: dispatch, whether a hook is called, and hooks that cross."""
+"""What an invocation of an armed function goes through: dispatch, admission, the call of a hook in another process, and its failures."""

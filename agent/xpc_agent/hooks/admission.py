@@ -4,8 +4,9 @@ Rules:
 - `take` is what an invocation asks. It is exchanged when the state changes, and for a hook without terms that is not suspended it is the
   C function that counts calls: what is not used costs nothing.
 - No thread waits here: a lock is taken for a moment, and only where the state of a suspension changes or tokens are counted.
-- A hook that fails so many times in a row is suspended: invocations go on without it. After a pause one invocation tries it, while the
-  others still go without. If that ends well the hook is back; if not, the next pause is twice as long, up to a maximum.
+- Suspension is a circuit breaker. A hook that fails so many times in a row is suspended: invocations go on without it. After a pause one
+  invocation tries it, while the others still go without. If that succeeds the hook is back; if not, the next pause is twice as long, up
+  to a maximum.
 - What counts as a failure is that no answer came in time, or none that can be used: time-outs (waiting for a free lane included), a lost
   channel, what cannot be pickled or loaded. What the hook itself raises does not: `around` and `instead` give it to the application as
   their answer; an observer that raises has answered too, in time, has cost no more than one that returns, and its script knows.
@@ -40,7 +41,7 @@ def reseed() -> None:
 
 
 class SuspensionPolicy(NamedTuple):
-    """When a hook is suspended, and for how long."""
+    """When a hook is suspended, and for how long: the settings of its circuit breaker."""
 
     after: int = 3
     """Failures in a row; 0 for never."""
@@ -52,7 +53,7 @@ class SuspensionPolicy(NamedTuple):
     """Seconds of the longest pause."""
 
     lost_after: float = 60.0
-    """Seconds after which an invocation that tries the hook and was not heard of is given up, and another one may try."""
+    """Seconds after which an invocation that tries the hook and has not ended is abandoned, and another one may try."""
 
 
 class Admission:
@@ -207,7 +208,7 @@ class Admission:
         self.retry_at = self._clock() + self._pause
 
     def succeeded(self) -> bool:
-        """A call ended well; to be told only if there are `failures`. True if the hook is back from a suspension."""
+        """A call succeeded; to be called only if there are `failures`. True if the hook is back from a suspension."""
         with self._lock:
             self.failures = 0
             if not self.suspended:

@@ -28,9 +28,11 @@ _PARTS = 256
 class Count:
     """A number that any thread may raise at any time: `up()` is one step of C code, so that none is lost."""
 
-    __slots__ = ("_numbers", "up")
+    __slots__ = ("_base", "_numbers", "up")
 
     def __init__(self) -> None:
+        # From 1 on: what `up` gives is true, which admission makes use of.
+        self._base = 1
         self._numbers = itertools.count(1)
         self.up = self._numbers.__next__
 
@@ -38,7 +40,11 @@ class Count:
     def value(self) -> int:
         """How often `up` was called."""
         # The only way to look at it without taking a number.
-        return int(repr(self._numbers)[len("count(") : -1]) - 1
+        return int(repr(self._numbers)[len("count(") : -1]) - self._base
+
+    def reset(self) -> None:
+        """Begin at zero; `up` stays the same function."""
+        self._base += self.value
 
 
 class HookCounters:
@@ -97,6 +103,10 @@ class HookCounters:
         if len(self._parts) > _PARTS:
             self._sum_up()
 
+    def waited(self, seconds: float) -> None:
+        """Count what a thread has waited that got no lane."""
+        self.settle(0, 0, seconds, seconds)
+
     def _sum_up(self) -> None:
         with self._lock:
             while self._parts:
@@ -107,7 +117,7 @@ class HookCounters:
                 self._longest = max(self._longest, longest)
 
     def flush_to(self, parent: Counters) -> Figures:
-        """All that was counted; what comes later goes to `parent`."""
+        """All that was counted. What comes later is counted by `parent`, the counters of the probe point."""
         with self._lock:
             self._parent = parent
             return self.figures()

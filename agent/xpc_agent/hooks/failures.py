@@ -106,6 +106,7 @@ class FailingOpen:
         if self.admission.succeeded():
             self._notify("resumed")
 
+    @guarded
     def _after(self, error: Exception, lane: Optional[Wire], outgoing: Optional[Outgoing]) -> Optional[Outcome]:
         """After an error: the outcome that the application gets, or None if the original is still to run.
 
@@ -155,7 +156,7 @@ class FailingOpen:
             self._ended(self)
         if cause == "timeout" and lane is None:
             # Nor was there a lane to count what the thread has waited.
-            self.counters.settle(0, 0, self._timeout, self._timeout)
+            self.counters.waited(self._timeout)
         self._log_once(
             cause,
             "failed (%s): %s; the application goes on without it. Further failures of this kind are counted, not logged.",
@@ -183,7 +184,6 @@ class FailingOpen:
 
     # who is told -------------------------------------------------------------------------------------------------------
 
-    @guarded
     def _log_once(self, cause: str, text: str, *args: Any, exc_info: Optional[BaseException] = None) -> None:
         """Log what happened to the hook, for the first time that it happens."""
         if cause in self._logged:

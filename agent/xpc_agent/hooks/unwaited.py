@@ -2,8 +2,8 @@
 
 Rules:
 - Nothing of a hook comes back: it cannot fail here, delay or forbid. What cannot be queued is dropped and counted.
-- The usual case, a hook that is alone on a function called with a few small values, is a closure that looks at each value and appends:
-  every name in it is a local one or its own, since any of what it uses may be a target.
+- The usual case, a hook that is alone on a function called with a few small values, is a closure that looks at each value and appends
+  (`_PASSING`): every name in it is a local one or its own, since any of what it uses may be a target.
 - `before` hooks see the values as they are when the call begins, `after` hooks as they are when it ends, as those that are waited for do.
 """
 
@@ -11,18 +11,19 @@ from __future__ import annotations
 
 import itertools
 from threading import get_ident
-from time import perf_counter
+from time import perf_counter  # noqa: F401 - used in `_PASSING`
 from typing import Any, Callable, Optional, Tuple
 
 from xpc_instrument.core.model.target import Mode
 from xpc_instrument.core.model.terms import Terms
 from xpc_instrument.core.values.exceptions import dump_exception
-from xpc_instrument.core.values.plain import BIG, SHORT, is_atom
+from xpc_instrument.core.values.plain import BIG, SHORT, is_atom  # noqa: F401 - two are used in `_PASSING`
 from xpc_instrument.core.values.snapshots import AS_IS, pack, pack_all
 
-from ..events.queue import Tally
 from ..events.sender import Sender
+from ..generated import compiled
 from ..guard import guarded
+from .counters import Count
 from .dispatch import Args, Invocation, Kwargs, next_number
 from .failures import log
 from .remote import RemoteHook
@@ -31,25 +32,95 @@ from .remote import RemoteHook
 _FEW = 16
 
 
+# The usual case: the text of two closures, made when this is imported. `before` and `after` differ in when the original runs, and in what
+# is known then. To call `is_atom` for each value would cost more than all else here.
+_PASSING = """
+def {name}(queue, hook, record, items, limit, termed, append, drop):
+    numbered, ident, clock, as_is = next_number, get_ident, perf_counter, AS_IS
+    few, short, big = _FEW, SHORT + 1, BIG
+    length, kind_of, address = len, type, id
+
+    def passing(proceed, args, kwargs, bound, number=0):
+        {run}
+        if termed or length(args) + length(kwargs) > few or (bound and (not args or args[0] is None)):
+            record(args, kwargs, bound{ended})
+            return {result}
+        values = args[1:] if bound else args
+        for value in (*values, *kwargs.values(){also}) if kwargs else {plainly}:
+            kind = kind_of(value)
+            if kind is int:
+                if -big < value < big:
+                    continue
+            elif kind is str or kind is bytes:
+                if length(value) < short:
+                    continue
+            elif kind is float or kind is bool or value is None:
+                continue
+            record(args, kwargs, bound{ended})
+            return {result}
+        if length(items) >= limit:
+            drop()
+        elif bound:
+            instance = args[0]
+            append((hook, numbered(), ident(), values, kwargs, kind_of(instance), address(instance){outcome}))
+        {append}
+        if queue.sleeping:
+            queue.wake()
+        return {result}
+
+    return passing
+"""
+_BEFORE = {
+    "run": "",
+    "ended": "",
+    "also": "",
+    "plainly": "values",
+    "outcome": "",
+    "result": "proceed(*args, **kwargs)",
+    "append": """elif kwargs:
+            append((hook, numbered(), ident(), args, kwargs))
+        else:
+            append((hook, numbered(), ident(), args))""",
+}
+_AFTER = {
+    "run": """started = clock()
+        try:
+            result = proceed(*args, **kwargs)
+        except Exception as error:
+            record(args, kwargs, bound, clock() - started, None, error)
+            raise
+        duration = clock() - started""",
+    "ended": ", duration, result",
+    "also": ", result",
+    "plainly": "(*values, result)",
+    "outcome": ", duration, (as_is, result)",
+    "result": "result",
+    "append": """else:
+            append((hook, numbered(), ident(), args, kwargs, None, 0, duration, (as_is, result)))""",
+}
+_MAKERS = compiled(__name__, globals(), _PASSING.format(name="before", **_BEFORE) + _PASSING.format(name="after", **_AFTER))
+
+
 class UnwaitedHook(RemoteHook):
     """One registration, with `wait=False`, of one session on one probe point. `sole` is what runs where it is alone."""
 
     def __init__(self, *args: Any, sender: Sender, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.tally = Tally()
+        # What threads have dropped before it was queued.
+        self.overflow = Count()
         # Dropped after they were queued; the sender's.
         self.lost = 0
         self._settled = 0
         self._termed: bool = options["terms"] != Terms(wait=False)
         self.queue = sender.add(self)
-        self.sole = self._passing_before() if self.mode is Mode.BEFORE else self._passing_after()
+        self.sole = self._passing()
 
     # counting, in the sender -------------------------------------------------------------------------------------------
 
     @property
     def dropped(self) -> int:
         """How many events were dropped in all. For the sender only."""
-        return self.tally.read() + self.lost
+        return self.overflow.value + self.lost
 
     def count_calls(self, count: int) -> None:
         """So many events have been taken from the queue."""
@@ -67,10 +138,15 @@ class UnwaitedHook(RemoteHook):
 
     def settle(self) -> None:
         """Add to the counters of the probe point what threads have dropped since the last time."""
-        dropped = self.tally.read()
+        dropped = self.overflow.value
         self.count_calls(dropped - self._settled)
         self.counters.dropped += dropped - self._settled
         self._settled = dropped
+
+    def forget_dropped(self) -> None:
+        """In a forked child: what was dropped is the parent's."""
+        self.overflow.reset()
+        self.lost = self._settled = 0
 
     def signature(self) -> Any:
         """The parameters of the target."""
@@ -78,87 +154,13 @@ class UnwaitedHook(RemoteHook):
 
     # appending, in the threads of the application ------------------------------------------------------------------------
 
-    def _passing_before(self) -> Callable[..., Any]:
-        queue, hook, record = self.queue, self.number, self._record_call
-        items, limit, termed = queue.items, queue.limit, self._termed
-        append, drop, numbered, ident = items.append, self.tally.add, next_number, get_ident
-        few, short, big = _FEW, SHORT + 1, BIG
-        length, kind_of, address = len, type, id
-
-        def passing(proceed: Callable[..., Any], args: Args, kwargs: Kwargs, bound: bool, number: int = 0) -> Any:
-            if termed or length(args) + length(kwargs) > few or (bound and (not args or args[0] is None)):
-                record(args, kwargs, bound)
-                return proceed(*args, **kwargs)
-            values = args[1:] if bound else args
-            for value in (*values, *kwargs.values()) if kwargs else values:
-                kind = kind_of(value)
-                if kind is int:
-                    if -big < value < big:
-                        continue
-                elif kind is str or kind is bytes:
-                    if length(value) < short:
-                        continue
-                elif kind is float or kind is bool or value is None:
-                    continue
-                record(args, kwargs, bound)
-                return proceed(*args, **kwargs)
-            if length(items) >= limit:
-                drop()
-            elif bound:
-                instance = args[0]
-                append((hook, numbered(), ident(), values, kwargs, kind_of(instance), address(instance)))
-            elif kwargs:
-                append((hook, numbered(), ident(), args, kwargs))
-            else:
-                append((hook, numbered(), ident(), args))
-            if queue.sleeping:
-                queue.wake()
-            return proceed(*args, **kwargs)
-
-        return passing
-
-    def _passing_after(self) -> Callable[..., Any]:
-        queue, hook, record = self.queue, self.number, self._record_call
-        items, limit, termed = queue.items, queue.limit, self._termed
-        append, drop, numbered, ident, clock = items.append, self.tally.add, next_number, get_ident, perf_counter
-        few, short, big = _FEW, SHORT + 1, BIG
-        length, kind_of, address = len, type, id
-
-        def passing(proceed: Callable[..., Any], args: Args, kwargs: Kwargs, bound: bool, number: int = 0) -> Any:
-            started = clock()
-            try:
-                result = proceed(*args, **kwargs)
-            except Exception as error:
-                record(args, kwargs, bound, clock() - started, None, error)
-                raise
-            duration = clock() - started
-            if termed or length(args) + length(kwargs) > few or (bound and (not args or args[0] is None)):
-                record(args, kwargs, bound, duration, result)
-                return result
-            values = args[1:] if bound else args
-            for value in (*values, *kwargs.values(), result) if kwargs else (*values, result):
-                kind = kind_of(value)
-                if kind is int:
-                    if -big < value < big:
-                        continue
-                elif kind is str or kind is bytes:
-                    if length(value) < short:
-                        continue
-                elif kind is float or kind is bool or value is None:
-                    continue
-                record(args, kwargs, bound, duration, result)
-                return result
-            if length(items) >= limit:
-                drop()
-            elif bound:
-                instance = args[0]
-                append((hook, numbered(), ident(), values, kwargs, kind_of(instance), address(instance), duration, (AS_IS, result)))
-            else:
-                append((hook, numbered(), ident(), args, kwargs, None, 0, duration, (AS_IS, result)))
-            if queue.sleeping:
-                queue.wake()
-            return result
-
+    def _passing(self) -> Callable[..., Any]:
+        """What runs where the hook is alone; called as `call_replacing`."""
+        queue, items = self.queue, self.queue.items
+        make = _MAKERS["before" if self.mode is Mode.BEFORE else "after"]
+        passing: Callable[..., Any] = make(
+            queue, self.number, self._record_call, items, queue.limit, self._termed, items.append, self.overflow.up
+        )
         return passing
 
     def _record_call(
@@ -229,7 +231,7 @@ class UnwaitedHook(RemoteHook):
             queue.wake()
 
     def _drop(self) -> None:
-        self.tally.add()
+        self.overflow.up()
         if self.queue.sleeping:
             self.queue.wake()
 

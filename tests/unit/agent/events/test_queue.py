@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from tests.unit.core.protocol.test_connection import pair
-from xpc_agent.events.queue import BATCH_EVENTS, EventQueue, Tally
+from xpc_agent.events.queue import BATCH_EVENTS, EventQueue
 from xpc_agent.hooks.admission import SuspensionPolicy
 from xpc_agent.hooks.unwaited import UnwaitedHook
 from xpc_instrument.core.calls.batch import Batch, unpack
@@ -247,14 +247,18 @@ TestQueue = Queue.TestCase
 TestQueue.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
 
 
-def test_a_tally_is_read_without_being_changed() -> None:
-    tally = Tally()
-    tally.add()
-    tally.add()
-    assert (tally.read(), tally.read()) == (2, 2)
-    tally.reset()
-    tally.add()
-    assert (tally.read(), tally.read()) == (1, 1)
+def test_a_forked_child_counts_nothing_of_what_its_parent_has_dropped() -> None:
+    net = Net(max_queue=1)
+    hook = net.register()
+    for number in range(5):
+        hook.sole(value_of, (number,), {}, False)
+    hook.settle()
+    assert hook.counters.figures().dropped == 4
+    net.queue.reset_after_fork()
+    hook.reset_after_fork(2)
+    hook.settle()
+    assert (hook.dropped, hook.counters.figures().dropped, hook.counters.figures().calls) == (0, 0, 0)
+    net.close()
 
 
 def test_the_sender_is_woken_only_if_it_sleeps() -> None:
