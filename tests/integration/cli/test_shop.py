@@ -234,7 +234,8 @@ def test_the_tests_of_the_example_pass_where_its_readme_says_to_run_them(
     assert wanted == ["flask", "gunicorn", "pytest", "PATH_OR_URL"]
     line = f"{run} -p no:cacheprovider" if where != "copied" else run
     program = typed(line, copied if where == "copied" else SHOP, run_program)
-    assert program.wait() == 0, program.text
+    # Four tests and a gunicorn: longer than one step takes.
+    assert program.wait(1.7 * PATIENCE) == 0, program.text
     assert "4 passed" in program.text
 
 
