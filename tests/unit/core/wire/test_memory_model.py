@@ -1,6 +1,6 @@
 """The protocol of a hot lane's memory, in every order in which two processors of x86-64 can carry out its steps.
 
-A model of one direction, from `xpc_instrument/core/wire/memory.py`: the writer puts frames, and looks for an answer as long as it likes before it makes
+A model of one direction, from `xpc_instrument/core/wire/hot.py`: the writer puts frames, and looks for an answer as long as it likes before it makes
 sure that the reader was awake; the reader looks, sleeps and is rung. Each processor has
 a store buffer: a store reaches the memory some time later, in order; a load sees the own buffer first; a barrier waits until the buffer is
 empty (x86-TSO, Sewell et al. 2010). All states are visited. What is left out of the model is in the parameters: each has to make it fail.
