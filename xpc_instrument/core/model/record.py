@@ -50,24 +50,44 @@ def fresh(make: Callable[[], Any]) -> Any:
 class _RecordType(type):
     """Makes the slots of a class, and what the constructor has to know."""
 
+    _annotations: Mapping[str, str]
     _defaults: Mapping[str, Any]
     _names: Tuple[str, ...]
     _setters: Tuple[Callable[[Any, Any], None], ...]
     _values: Callable[[Any], Tuple[Any, ...]]
 
     def __new__(mcs, name: str, bases: Tuple[type, ...], namespace: Dict[str, Any]) -> _RecordType:
-        annotations: Mapping[str, str] = namespace.get("__annotations__", {})
-        own = tuple(field for field in annotations if not annotations[field].startswith("ClassVar["))
+        written: Mapping[str, str] = namespace.get("__annotations__", {})
+        own = tuple(field for field in written if not written[field].startswith("ClassVar["))
         defaults = {field: namespace.pop(field) for field in own if field in namespace}
         above: Any = bases[0] if bases else None
         names = (*getattr(above, "_names", ()), *own)
         made = super().__new__(mcs, name, bases, {"__slots__": own, "__match_args__": names, **namespace})
         made._names = names
+        made._annotations = {**getattr(above, "_annotations", {}), **written}
         made._defaults = {**getattr(above, "_defaults", {}), **defaults}
         made._setters = tuple(getattr(made, field).__set__ for field in names)
         # With one name, `attrgetter` gives the value and no tuple.
         made._values = attrgetter(*names) if len(names) > 1 else lambda record: tuple(getattr(record, field) for field in names)
         return made
+
+    @property
+    def __signature__(cls) -> Any:
+        """What `inspect.signature` and `help` show of the constructor. Made when it is asked for."""
+        import inspect
+
+        parameter = inspect.Parameter
+        return inspect.Signature(
+            [
+                parameter(
+                    name,
+                    parameter.POSITIONAL_OR_KEYWORD,
+                    default=_made(cls._defaults[name]) if name in cls._defaults else parameter.empty,
+                    annotation=cls._annotations[name],
+                )
+                for name in cls._names
+            ]
+        )
 
 
 class Record(metaclass=_RecordType):
@@ -116,9 +136,14 @@ def fields(cls: Type[Record]) -> Tuple[str, ...]:
     return cls._names
 
 
+def field_types(cls: Type[Record]) -> Dict[str, str]:
+    """The fields and their types, as they are written."""
+    return {name: cls._annotations[name] for name in cls._names}
+
+
 def defaults(cls: Type[Record]) -> Dict[str, Any]:
     """The fields that need not be given, with their defaults."""
-    return {name: default.make() if isinstance(default, Default) else default for name, default in cls._defaults.items()}
+    return {name: _made(default) for name, default in cls._defaults.items()}
 
 
 def as_dict(record: Record) -> Dict[str, Any]:
@@ -130,6 +155,10 @@ def as_dict(record: Record) -> Dict[str, Any]:
 def replace(record: _R, **changes: Any) -> _R:
     """A new record with these fields changed."""
     return type(record)(**{**as_dict(record), **changes})
+
+
+def _made(default: Any) -> Any:
+    return default.make() if isinstance(default, Default) else default
 
 
 def _complete(cls: Type[Record], values: Tuple[Any, ...], named: Dict[str, Any]) -> Tuple[Any, ...]:
@@ -146,8 +175,7 @@ def _complete(cls: Type[Record], values: Tuple[Any, ...], named: Dict[str, Any])
         if name not in cls._defaults:
             raise TypeError(f"{cls.__name__} was not given the field {name!r}")
         defaulted += 1
-        default = cls._defaults[name]
-        complete.append(default.make() if isinstance(default, Default) else default)
+        complete.append(_made(cls._defaults[name]))
     if len(values) + len(named) + defaulted != len(names):
         unknown = sorted(named.keys() - set(names))
         if unknown:

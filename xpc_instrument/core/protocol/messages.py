@@ -11,7 +11,7 @@ from __future__ import annotations
 import enum
 from typing import Any, ClassVar, Dict, Mapping, Tuple, Type
 
-from ..model.record import Record, fields, fresh
+from ..model.record import Record, field_types, fresh
 
 # Raised when the meaning of a frame changes; both sides must agree on it.
 PROTOCOL_VERSION = 2
@@ -192,7 +192,7 @@ _JSON_TYPES: Dict[str, Tuple[type, ...]] = {
 
 # opcode -> the class and its fields with the JSON types that each may have.
 SCHEMAS: Dict[Opcode, Tuple[Type[Message], Dict[str, Tuple[type, ...]]]] = {
-    cls.opcode: (cls, {name: _JSON_TYPES[cls.__annotations__[name]] for name in fields(cls)}) for cls in Message.__subclasses__()
+    cls.opcode: (cls, {name: _JSON_TYPES[kind] for name, kind in field_types(cls).items()}) for cls in Message.__subclasses__()
 }
 
 LANE_OPCODES = frozenset(opcode for opcode in Opcode if opcode >= Opcode.CALL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
 from typing import Any, Callable, ClassVar, Mapping
 
@@ -139,3 +140,8 @@ def test_what_a_class_checks_is_checked_however_a_record_is_made() -> None:
 
 def test_a_record_matches_its_fields_by_position() -> None:
     assert Named.__match_args__ == ("x", "y", "labels", "name")
+
+
+def test_the_signature_of_the_constructor_is_that_of_its_fields() -> None:
+    assert str(inspect.signature(Named)) == "(x: 'int', y: 'int' = 0, labels: 'Mapping[str, str]' = {}, name: 'str' = 'p')"
+    assert str(inspect.signature(Empty)) == "()"
