@@ -9,7 +9,6 @@ import pytest
 from xpc_agent.targets import flags
 
 
-@pytest.mark.no_process
 @pytest.mark.parametrize("name", [name for name in dir(flags) if name.startswith("CO_")])
 def test_a_flag_is_that_of_the_interpreter(name: str) -> None:
     assert getattr(flags, name) == getattr(inspect, name)

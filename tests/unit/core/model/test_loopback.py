@@ -6,8 +6,6 @@ import pytest
 
 from xpc_instrument.core.model.loopback import is_beyond_loopback, is_loopback
 
-pytestmark = pytest.mark.no_process
-
 
 @pytest.mark.parametrize(
     ("host", "expected"),

@@ -12,8 +12,6 @@ from xpc_instrument.core.node.address import parse_address
 from xpc_instrument.core.node.request import PendingRequest
 from xpc_instrument.core.protocol.messages import Answer
 
-pytestmark = pytest.mark.no_process
-
 
 @pytest.fixture
 def forgotten() -> List[PendingRequest]:
