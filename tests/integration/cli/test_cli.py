@@ -76,9 +76,10 @@ def test_run_refuses_an_interpreter_that_the_agent_cannot_get_into(tmp_path: Pat
 def test_run_refuses_an_interpreter_without_the_package(tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(bare)], check=True)
-    done = command("run", "--probe", "json:dumps", "--", str(bare / "bin/python"), "-c", "raise SystemExit(1)", cwd=tmp_path)
+    done = cli("run", "--probe", "json:dumps", "--", str(bare / "bin/python"), "-c", "print('it ran')", cwd=tmp_path)
     assert done.returncode == 6
     assert "pip install xpc-instrument" in done.stderr
+    assert "it ran" not in done.stdout
 
 
 def environment(folder: Path) -> Path:
