@@ -15,7 +15,7 @@ import math
 import os
 import selectors
 import sys
-from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional, Set, Tuple
 
 
 def _original(module: str, name: str, kind: str) -> Any:
@@ -29,11 +29,22 @@ def _original(module: str, name: str, kind: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
+_thread: Any = importlib.import_module("_thread")
 allocate_lock: Any = _original("_thread", "allocate_lock", "thread")
 start_new_thread: Any = _original("_thread", "start_new_thread", "thread")
 get_ident: Any = _original("_thread", "get_ident", "thread")
 get_native_id: Any = _original("_thread", "get_native_id", "thread")
 sleep: Any = _original("time", "sleep", "time")
+# Below `signal`, which makes enums of all signals that it takes and returns. Absent where there are no masks: Windows.
+_signal: Any = importlib.import_module("_signal")
+pthread_sigmask: Any = getattr(_signal, "pthread_sigmask", None)
+SIG_BLOCK: int = getattr(_signal, "SIG_BLOCK", 0)
+SIG_UNBLOCK: int = getattr(_signal, "SIG_UNBLOCK", 0)
+# All but those by which the kernel tells a thread of a fault of its own: no other thread could take them, and blocked they would end the
+# process without a word of `faulthandler`.
+BLOCKABLE: Set[int] = set(_signal.valid_signals()) - {
+    getattr(_signal, name, 0) for name in ("SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGTRAP", "SIGSYS")
+}
 if TYPE_CHECKING:
     import socket
     import threading
@@ -56,6 +67,11 @@ try:
     POLLOUT: int = _original("select", "POLLOUT", "select")
 except AttributeError:
     poll, POLLIN, POLLOUT = None, 1, 4
+
+
+def threads_are_real() -> bool:
+    """Whether a thread that `threading` starts now is one, and no greenlet."""
+    return bool(_thread.start_new_thread is start_new_thread)
 
 
 def accept(listener: Socket) -> Tuple[Socket, Any]:

@@ -69,8 +69,9 @@ if hasattr(os, "register_at_fork"):
 class Session(Registrar):
     """A probe script's connection to one application, made by ``connect``. A context manager; ``close`` ends it.
 
-    Hooks run in threads of the session, several at a time if the application calls so. Its methods may be called from any thread, but not
-    in a forked child, where all but ``close`` raise ``ChannelError``.
+    Hooks run in threads of the session, several at a time if the application calls so. These block all signals, and so does a program that
+    a hook starts, unless a ``preexec_fn`` unblocks them. A session's methods may be called from any thread, but not in a forked child, where all
+    but ``close`` raise ``ChannelError``.
     """
 
     app: str

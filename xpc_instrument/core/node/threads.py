@@ -4,6 +4,9 @@ Rules:
 - Each thread of ours starts here: what holds for all of them is done in one place.
 - Those that serve an application are started below the `threading` module, so that it does not see them when it counts or joins its
   threads; they are real ones wherever gevent or eventlet has patched threads (`unpatched`).
+- No thread of ours takes a signal: those that the process blocks in order to wait for them, or to have them after a critical section, would
+  be taken by the one thread that does not block them. So each begins with all signals blocked, and so do the threads that a hook starts in
+  it, and its programs. A process that it forks begins without that.
 - A thread has ended when the kernel says so. It lets go of its lock a moment earlier, and `os.fork`, which from Python 3.12 on counts
   threads as the kernel does, warns of a second one; where warnings are errors it raises, with the child already made.
 """
@@ -12,9 +15,22 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, Any, Callable, Optional
+from typing import TYPE_CHECKING, Any, Callable, Optional, Set
 
-from ..unpatched import access, allocate_lock, get_ident, get_native_id, sleep, start_new_thread
+from ..unpatched import (
+    BLOCKABLE,
+    SIG_BLOCK,
+    SIG_UNBLOCK,
+    Local,
+    access,
+    allocate_lock,
+    get_ident,
+    get_native_id,
+    pthread_sigmask,
+    sleep,
+    start_new_thread,
+    threads_are_real,
+)
 
 if TYPE_CHECKING:
     import threading
@@ -25,9 +41,18 @@ _LEAVING = 1.0
 _LOOK_AGAIN = 0.00002
 
 
+class _Blocked(Local):
+    """The signals that the calling thread blocks because it is ours."""
+
+    signals: Set[int] = set()  # noqa: RUF012 - replaced, never changed
+
+
+_blocked = _Blocked()
+
+
 def start_unseen(work: Callable[..., object], *arguments: Any) -> None:
     """Run `work` in a thread that `threading` does not know. Raises `RuntimeError` if the process has no room for one."""
-    start_new_thread(work, arguments)
+    _started(lambda blocked: start_new_thread(_work, (blocked, work, arguments)))
 
 
 def start_seen(work: Callable[..., object], *arguments: Any, name: str) -> threading.Thread:
@@ -35,9 +60,55 @@ def start_seen(work: Callable[..., object], *arguments: Any, name: str) -> threa
     # Late: whoever imports it first is its main thread, and an application may not have done so.
     import threading
 
-    thread = threading.Thread(target=work, args=arguments, name=f"xpc-instrument {name}", daemon=True)
-    thread.start()
-    return thread
+    def start(blocked: Set[int]) -> threading.Thread:
+        thread = threading.Thread(target=_work, args=(blocked, work, arguments), name=f"xpc-instrument {name}", daemon=True)
+        thread.start()
+        return thread
+
+    # A greenlet has the mask of all others in its thread, which run before `start` returns.
+    return _started(start) if threads_are_real() else start(set())
+
+
+def _started(start: Callable[[Set[int]], Any]) -> Any:
+    """What `start` returns, which starts a thread: with the signals blocked that it is given, since a thread inherits its mask.
+
+    The mask of the calling thread is the same afterwards, whatever the handlers of its signals raise meanwhile.
+    """
+    if pthread_sigmask is None:
+        return start(set())
+    # Asked for first: a handler may raise out of the change, and then nothing tells what there was before.
+    added = BLOCKABLE - pthread_sigmask(SIG_BLOCK, ())
+    blocked = _blocked.signals | added
+    if not added:
+        return start(blocked)
+    try:
+        try:
+            pthread_sigmask(SIG_BLOCK, added)
+            return start(blocked)
+        finally:
+            # It runs the handlers of what has come meanwhile when the mask has been changed, not before.
+            pthread_sigmask(SIG_UNBLOCK, added)
+    except BaseException:
+        # Up to Python 3.9 a handler may raise between the end of the block above and its last line.
+        if added <= pthread_sigmask(SIG_BLOCK, ()):
+            pthread_sigmask(SIG_UNBLOCK, added)
+        raise
+
+
+def _work(blocked: Set[int], work: Callable[..., object], arguments: Any) -> None:
+    _blocked.signals = blocked
+    work(*arguments)
+
+
+def _in_child() -> None:
+    """A hook has forked: nobody could end the child, whose only thread this is, by a signal that it inherits as blocked."""
+    if _blocked.signals:
+        pthread_sigmask(SIG_UNBLOCK, _blocked.signals)
+        _blocked.signals = set()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)
 
 
 class Run:
@@ -101,13 +172,7 @@ class ServiceThread:
         """Start it unless it runs. Raises `RuntimeError` if the process has no room for a thread."""
         if self.running:
             return
-        before, run = self._run, Run()
-        self._run = run
-        try:
-            start_unseen(self._go, run, before)
-        except RuntimeError:
-            self._run = before
-            raise
+        _started(self._start)
 
     def end(self, timeout: float) -> bool:
         """Have it end. Returns whether it has, within `timeout` seconds, so that the kernel knows of none."""
@@ -126,6 +191,15 @@ class ServiceThread:
     def forget(self) -> None:
         """In a forked child: it is the parent's."""
         self._run = None
+
+    def _start(self, blocked: Set[int]) -> None:
+        before, run = self._run, Run()
+        self._run = run
+        try:
+            start_new_thread(_work, (blocked, self._go, (run, before)))
+        except RuntimeError:
+            self._run = before
+            raise
 
     def _go(self, run: Run, before: Optional[Run]) -> None:
         run.begin()

@@ -185,3 +185,114 @@ def test_those_of_threading_end_with_the_process() -> None:
     thread = module.start_seen(time.sleep, 0, name="of a test")
     assert (thread.name, thread.daemon) == ("xpc-instrument of a test", True)
     thread.join()
+
+
+# Each way in which a thread of ours starts, with something to run in it.
+STARTS = """
+import os, signal, sys, threading, time, warnings
+warnings.simplefilter("ignore")  # of forks beside threads
+from xpc_instrument.core.node.threads import ServiceThread, start_seen, start_unseen
+
+def mask():
+    return signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+def run(way, work):
+    over = threading.Event()
+    def whole(*_):
+        work()
+        over.set()
+    if way == "seen":
+        start_seen(whole, name="of a test")
+    elif way == "unseen":
+        start_unseen(whole)
+    else:
+        ServiceThread(whole, lambda: None).start()
+    return over
+
+def ended(over):
+    assert over.wait(30)
+"""
+
+FAULTS = "{signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS, signal.SIGKILL, signal.SIGSTOP}"
+
+
+def _runs(source: str, *words: str) -> None:
+    done = subprocess.run([sys.executable, "-c", STARTS + source, *words], capture_output=True, text=True, timeout=50, check=False)
+    assert (done.stdout, done.stderr) == ("done\n", "")
+
+
+@pytest.mark.parametrize("way", ["seen", "unseen", "service"])
+def test_a_thread_of_ours_takes_no_signal_and_nor_does_one_that_it_starts(way: str) -> None:
+    _runs(
+        f"""
+found = []
+def work():
+    found.append(mask())
+    inner = threading.Thread(target=lambda: found.append(mask()))
+    inner.start()
+    inner.join()
+signal.pthread_sigmask(signal.SIG_BLOCK, {{signal.SIGUSR2}})
+ended(run(sys.argv[1], work))
+assert mask() == {{signal.SIGUSR2}}
+assert [signal.valid_signals() - one for one in found] == [{FAULTS}] * 2, found
+print("done")
+""",
+        way,
+    )
+
+
+@pytest.mark.parametrize("way", ["seen", "unseen", "service"])
+def test_a_handler_that_raises_while_a_thread_of_ours_starts_leaves_the_mask_as_it_was(way: str) -> None:
+    _runs(
+        """
+class Late(Exception):
+    pass
+came = raised = 0
+def handler(*_):
+    global came
+    came += 1
+    raise Late
+# What is raised in a callback of `threading` is lost.
+sys.unraisablehook = lambda _: None
+signal.signal(signal.SIGALRM, handler)
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+for number in range(500):
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.000001 + number % 100 / 500_000)
+        run(sys.argv[1], int)
+        while came == number:
+            time.sleep(0.001)
+    except Late:
+        raised += 1
+    assert mask() == {signal.SIGUSR2}, (number, mask())
+assert raised > 400
+print("done")
+""",
+        way,
+    )
+
+
+@pytest.mark.parametrize("way", ["seen", "unseen", "service"])
+def test_a_process_that_a_thread_of_ours_forks_can_be_ended_by_a_signal(way: str) -> None:
+    _runs(
+        """
+found = []
+def work():
+    pid = os.fork()
+    if not pid:
+        os._exit(mask() != {signal.SIGUSR2})
+    found.append(os.waitpid(pid, 0)[1])
+    # By a thread of ours that another one has started, as those of lanes are.
+    ended(run(sys.argv[1], deeper))
+def deeper():
+    pid = os.fork()
+    if not pid:
+        os._exit(mask() != {signal.SIGUSR2})
+    found.append(os.waitpid(pid, 0)[1])
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+ended(run(sys.argv[1], work))
+assert found == [0, 0], found
+print("done")
+""",
+        way,
+    )
