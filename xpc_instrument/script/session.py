@@ -70,8 +70,8 @@ class Session(Registrar):
     """A probe script's connection to one application, made by ``connect``. A context manager; ``close`` ends it.
 
     Hooks run in threads of the session, several at a time if the application calls so. These block all signals, and so does a program that
-    a hook starts, unless a ``preexec_fn`` unblocks them. A session's methods may be called from any thread, but not in a forked child, where all
-    but ``close`` raise ``ChannelError``.
+    a hook starts, unless a ``preexec_fn`` unblocks them. A session's methods may be called from any thread, but not in a forked child,
+    where all but ``close`` raise ``ChannelError``.
     """
 
     app: str
