@@ -34,6 +34,7 @@ from ..core.protocol.codec import Frame
 from ..core.protocol.messages import Opcode
 from ..core.values.traits import PeerProfile, python_version
 from ..core.wire.wire import Wire
+from .exits import end_with_script
 
 if TYPE_CHECKING:
     from ..core.wire.tls import TLS
@@ -114,6 +115,7 @@ class Manager:
         self._numbers: Dict[str, int] = {}
         self._next = 0
         number = id(self)
+        end_with_script(self, Manager.shutdown)
         _managers[number] = weakref.ref(self, lambda _: _managers.pop(number, None))
 
     def __repr__(self) -> str:

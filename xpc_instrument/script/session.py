@@ -8,7 +8,7 @@ Rules:
   asked to register each hook by exactly one of two: by the registration, or by the joining.
 - Hooks run in the threads of the lanes, several at a time if the application calls so; `async def` hooks on one loop of the session
   (`serving`).
-- Leaving, closing or dying disarms: the processes see the connection end.
+- Leaving, closing or dying disarms: the processes see the connection end. A script that just ends closes its sessions (`exits`).
 - A session belongs to the process that made it; a forked child can only close it, which leaves the connections to the parent.
 """
 
@@ -33,6 +33,7 @@ from ..core.model.terms import Terms
 from ..core.node.address import NO_PROTECTION, Address, Protection, parse_address
 from ..core.node.joiner import Joiner
 from ..core.protocol.messages import Notice
+from .exits import come_first, end_with_script
 from .follower import Follower
 from .handle import Handle
 from .hook import Hook
@@ -96,6 +97,7 @@ class Session(Registrar):
         self._ended = threading.Event()
         self._server = HookServer(self._hooks)
         _sessions.add(self)
+        end_with_script(self, Session.close)
 
     def __repr__(self) -> str:
         return f"<Session {self.app or '?'}: {len(self._processes)} processes, {len(self._hooks)} hooks>"
@@ -118,6 +120,7 @@ class Session(Registrar):
         with self._lock:
             if self._closed:
                 raise ChannelError("this session is closed")
+            come_first()
             hook = Hook(next(self._numbers), mode, target, callback, terms, self._remove)
             handle = hook.handle
             self._hooks[handle.number] = hook
