@@ -27,6 +27,10 @@ def _start() -> None:
     if "XPC_INSTRUMENT_CONFIG_PACKED" not in os.environ:
         return
     try:
+        from xpc_agent.life.interpreter import is_main
+
+        if not is_main():
+            return
         from xpc_agent.life.autostart import autostart
     except Exception as error:
         sys.stderr.write("xpc-instrument: the agent cannot be imported (%s); this process is not instrumented\n" % error)

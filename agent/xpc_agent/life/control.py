@@ -22,6 +22,7 @@ from xpc_instrument.core.unpatched import Local
 
 from ..guard import guard, guarded
 from .agent import Agent
+from .interpreter import is_main
 from .logs import leave_no_dummies
 
 log = logging.getLogger("xpc_agent")
@@ -48,11 +49,13 @@ def start(
 
     `app` overrides its app name, `probes` adds targets. With `at_once=False` the process listens, and can be found, only when the first
     module with a target in it has been imported. A second start without a stop in between does nothing. Raises `ConfigError` for a wrong
-    config, another `XpcError` or an `OSError` if the process cannot listen.
+    config, another `XpcError` or an `OSError` if the process cannot listen, and `XpcError` in a subinterpreter.
     """
     global _agent
     if _agent is not None:
         return
+    if not is_main():
+        raise XpcError("this is a subinterpreter; only the main interpreter of a process can be instrumented: call start() there")
     for name in ("xpc_agent", "xpc_instrument"):
         leave_no_dummies(logging.getLogger(name))
     agent = Agent(_config(config, app, probes))

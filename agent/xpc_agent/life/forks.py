@@ -148,9 +148,10 @@ class Closing(Protocol):
 
 def close_with_multiprocessing(agent: Closing) -> None:
     """A multiprocessing child leaves by `os._exit`, without atexit; its own finalizers run."""
-    util = sys.modules.get("multiprocessing.util")
-    if util is not None:
-        util.register_after_fork(agent, _finalize_later)
+    # Without the name another thread of the parent was just importing it; a child of multiprocessing has the whole of it.
+    register = getattr(sys.modules.get("multiprocessing.util"), "register_after_fork", None)
+    if register is not None:
+        register(agent, _finalize_later)
 
 
 def _finalize_later(agent: Closing) -> None:
