@@ -7,6 +7,7 @@ them from the main interpreter, and withdraw them when it ends. Imports nothing 
 from __future__ import annotations
 
 import _thread
+import importlib
 from typing import Any
 
 
@@ -17,7 +18,7 @@ def is_main() -> bool:
         return bool(known())
     # Before Python 3.12.
     try:
-        import _xxsubinterpreters as interpreters  # type: ignore[import-not-found]
+        interpreters: Any = importlib.import_module("_xxsubinterpreters")
     except ImportError:
         return True
     return bool(interpreters.get_current() == interpreters.get_main())
