@@ -15,6 +15,7 @@ import math
 import os
 import selectors
 import sys
+import weakref
 from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional, Set, Tuple
 
 
@@ -33,6 +34,7 @@ _thread: Any = importlib.import_module("_thread")
 allocate_lock: Any = _original("_thread", "allocate_lock", "thread")
 start_new_thread: Any = _original("_thread", "start_new_thread", "thread")
 get_ident: Any = _original("_thread", "get_ident", "thread")
+_rlock: Any = _original("_thread", "RLock", "thread")
 get_native_id: Any = _original("_thread", "get_native_id", "thread")
 sleep: Any = _original("time", "sleep", "time")
 # Below `signal`, which makes enums of all signals that it takes and returns. Absent where there are no masks: Windows.
@@ -81,32 +83,32 @@ def accept(listener: Socket) -> Tuple[Socket, Any]:
 
 
 class RLock:
-    """A lock that a thread may take again, a signal handler that interrupts it included; `with` only.
+    """A lock that a thread may take again, a signal handler that interrupts it included: `with lock():`.
 
-    Not one of `threading`: eventlet replaces those that it finds, by locks that do not work between threads, and tells the application's
-    log of those that it cannot replace.
+    It is one of C, which lets go whatever is raised, and wherever: a signal handler may raise at the beginning of an `__exit__` that is a
+    Python function, and the lock would be held for ever. It exists only while it is used. eventlet, when it patches, replaces those that it
+    finds by locks that do not work between threads, and tells the application's log of those that it cannot replace.
     """
 
-    __slots__ = ("_holder", "_outermost")
+    __slots__ = ("_last",)
 
     def __init__(self) -> None:
-        self._holder: Dict[None, Tuple[int, object]] = {}
-        self._outermost: List[bool] = []
+        self._last: Dict[str, Any] = {"lock": _no_lock}
 
-    def __enter__(self) -> None:
-        mine = (get_ident(), object())
-        while True:
-            # One atomic step says who holds it, and since when.
-            holder = self._holder.setdefault(None, mine)
-            if holder[0] == mine[0]:
-                break
-            # It is held for moments, and hardly ever by two.
-            sleep(0.001)
-        self._outermost.append(holder is mine)
+    def __call__(self) -> Any:
+        """The lock, to be used at once. The same for all, for as long as anybody uses it."""
+        link = self._last
+        lock = link["lock"]()
+        while lock is None:
+            made = _rlock()
+            # One atomic step says which comes after one that has gone; whoever looks at it meanwhile finds the same one.
+            link = self._last = link.setdefault("next", {"lock": weakref.ref(made)})
+            lock = link["lock"]()
+        return lock
 
-    def __exit__(self, *_: Any) -> None:
-        if self._outermost.pop():
-            self._holder.clear()
+
+def _no_lock() -> None:
+    """Where the first one is still to come."""
 
 
 class Semaphore:

@@ -171,7 +171,7 @@ class Admission:
         return False
 
     def _claim(self) -> bool:
-        with self._lock:
+        with self._lock():
             now = self._clock()
             if self.suspended:
                 if now < self.retry_at:
@@ -184,7 +184,7 @@ class Admission:
 
     def failed(self, cause: str) -> Optional[float]:
         """A call failed. Returns the pause in seconds if that suspends the hook."""
-        with self._lock:
+        with self._lock():
             if self.suspended:
                 # One that began before the suspension says nothing new.
                 if self._trial == get_ident():
@@ -209,7 +209,7 @@ class Admission:
 
     def succeeded(self) -> bool:
         """A call succeeded; to be called only if there are `failures`. True if the hook is back from a suspension."""
-        with self._lock:
+        with self._lock():
             self.failures = 0
             if not self.suspended:
                 return False
@@ -221,7 +221,7 @@ class Admission:
     def abandoned(self, pause: Optional[float] = None) -> None:
         """The waiting thread left before there was an answer: if it was trying the hook, another one may after the same pause again."""
         if self._trial == get_ident():
-            with self._lock:
+            with self._lock():
                 self._trial = 0
                 self.retry_at = self._clock() + (self._pause if pause is None else pause)
 
@@ -229,7 +229,7 @@ class Admission:
 
     def status(self) -> Optional[Dict[str, Any]]:
         """Why the hook is suspended and in how many seconds it is tried again; None if it is not."""
-        with self._lock:
+        with self._lock():
             if not self.suspended:
                 return None
             return {

@@ -82,7 +82,7 @@ class HookCounters:
 
     def fail(self, cause: str) -> None:
         """Count a failure."""
-        with self._lock:
+        with self._lock():
             if self._parent is None:
                 self.failures[cause] = self.failures.get(cause, 0) + 1
                 return
@@ -90,7 +90,7 @@ class HookCounters:
 
     def suspend(self) -> None:
         """Count a suspension."""
-        with self._lock:
+        with self._lock():
             self.suspensions += 1
 
     def settle(self, sent: int, received: int, waited: float, longest: float) -> None:
@@ -108,7 +108,7 @@ class HookCounters:
         self.settle(0, 0, seconds, seconds)
 
     def _sum_up(self) -> None:
-        with self._lock:
+        with self._lock():
             while self._parts:
                 sent, received, waited, longest = self._parts.popleft()
                 self._sent += sent
@@ -118,14 +118,14 @@ class HookCounters:
 
     def flush_to(self, parent: Counters) -> Figures:
         """All that was counted. What comes later is counted by `parent`, the counters of the probe point."""
-        with self._lock:
+        with self._lock():
             self._parent = parent
             return self.figures()
 
     def figures(self) -> Figures:
         """What was counted so far, but for what is still on the lanes."""
         self._sum_up()
-        with self._lock:
+        with self._lock():
             lanes = _of_lane(self._sent, self._received, self._waited, self._longest)
             failures = dict(self.failures)
         return lanes.plus(
@@ -151,7 +151,7 @@ class Counters:
 
     def retire(self, counters: HookCounters) -> None:
         """A hook has gone."""
-        with self._lock:
+        with self._lock():
             if counters in self._gone:
                 return
             self._gone.append(counters)
@@ -160,12 +160,12 @@ class Counters:
 
     def add(self, figures: Figures) -> None:
         """Take over what was counted of a hook that has gone long ago."""
-        with self._lock:
+        with self._lock():
             self._past = self._past.plus(figures)
 
     def figures(self, hooks: Iterable[HookCounters], lanes: Mapping[HookCounters, Figures]) -> Figures:
         """Of all hooks that the probe point had and has; `lanes` as `on_lanes` gives them."""
-        with self._lock:
+        with self._lock():
             total = self._past
             # In one step with the past, lest one that is just retired is missed or counted twice.
             for counters in {*self._gone, *hooks}:

@@ -87,7 +87,7 @@ class ProbeTable:
                 if self._needs_wrapt(called):
                     # Before the lock is held: a thread that imports what wrapt needs holds the lock of that import and waits for ours.
                     load_wrapt()
-                with self.changing:
+                with self.changing():
                     self._patch_module(one, called)
         finally:
             here.patching = False
@@ -177,7 +177,7 @@ class ProbeTable:
             return None
         for probe in self._config.probes:
             if matches(probe.target, probe.exclude, target):
-                with self.changing:
+                with self.changing():
                     return self.points.setdefault(target, ProbePoint(target, probe))
         return None
 
@@ -193,7 +193,7 @@ class ProbeTable:
 
     def remove(self, point: ProbePoint, hook: RemoteHook) -> None:
         """Take a hook off its point, if it is still on it."""
-        with self.changing:
+        with self.changing():
             point.hooks = [one for one in point.hooks if one is not hook]
             point.counters.retire(hook.counters)
             point.refresh()
@@ -208,7 +208,7 @@ class ProbeTable:
 
     def restore_all(self) -> None:
         """Undo all patches."""
-        with self.changing:
+        with self.changing():
             # The newest first: one may have been laid over another, as those of two accessors of a property.
             for point in reversed(list(self.points.values())):
                 point.restore()

@@ -166,7 +166,7 @@ class Registrations(Policy):
         terms = read_terms(message)
         if not terms.wait and mode not in (Mode.BEFORE, Mode.AFTER):
             raise TargetError(f"{target}: a hook in the mode {mode.value!r} has to be waited for; only before and after take wait=False")
-        with self._table.changing:
+        with self._table.changing():
             for hook in point.hooks:
                 if hook.session == peer.session and hook.number == message.hook:
                     # Inherited over a fork: the same hook, now with a connection of this process's own.
@@ -232,7 +232,7 @@ class Registrations(Policy):
 
     def drop_session(self, session: str) -> None:
         """Remove all hooks of a session."""
-        with self._table.changing:
+        with self._table.changing():
             for point in list(self._table.points.values()):
                 kept = [hook for hook in point.hooks if hook.session != session]
                 if len(kept) != len(point.hooks):
@@ -245,7 +245,7 @@ class Registrations(Policy):
 
     def drop_orphans(self, session: str) -> None:
         """Remove the hooks of a session that were inherited over a fork, but not those that it has registered with this process."""
-        with self._table.changing:
+        with self._table.changing():
             for point in list(self._table.points.values()):
                 for hook in point.hooks:
                     if hook.session == session and hook.orphan_since:
