@@ -33,8 +33,8 @@ _LONGEST_REPORT = MAX_CONTROL - 4096
 class Hooks(Protocol):
     """Where the hooks go that the host tells of."""
 
-    def add_hook(self, peer: RelayedPeer, message: Register) -> None:
-        """Put one on its target. Raises `TargetError`."""
+    def add_hook(self, peer: RelayedPeer, message: Register) -> float:
+        """Put one on its target; returns its deadline in seconds. Raises `TargetError`."""
 
     def drop_hook(self, session: str, number: int, within: float, done: Callable[[], None]) -> None:
         """Remove one; `done` is called when its events are delivered too, or not in time."""
@@ -100,8 +100,7 @@ class Membership:
     def _noticed(self, notice: Notice) -> None:
         data = notice.data
         if notice.kind == "hook-added":
-            problem = self._add(data)
-            self._joiner.notify("hook-answer", key=data["key"], error=problem[0], message=problem[1])
+            self._joiner.notify("hook-answer", key=data["key"], **self._add(data))
         elif notice.kind == "hook-removed":
             key = f"removed {data['session']} {data['hook']}"
             self._hooks.drop_hook(data["session"], data["hook"], data["within"], lambda: self._say_removed(key))
@@ -133,14 +132,13 @@ class Membership:
         except XpcError as error:
             log.debug("the process that hosts the address is gone before it was told of the probe points: %s", error)
 
-    def _add(self, data: Any) -> Any:
+    def _add(self, data: Any) -> Dict[str, Any]:
         peer = RelayedPeer(self._joiner, data["session"], data["pid"], data["python"])
         message = Register(0, data["name"], data["hook"], data["style"], data["terms"], "")
         try:
-            self._hooks.add_hook(peer, message)
+            return {"error": "", "timeout": self._hooks.add_hook(peer, message)}
         except XpcError as error:
-            return type(error).__name__, str(error)
-        return "", ""
+            return {"error": type(error).__name__, "message": str(error)}
 
     def _ended(self, reason: str) -> None:
         log.debug("the process that hosts the address is gone: %s", reason)

@@ -22,6 +22,7 @@ from xpc_instrument.core.config.schema import Config, ProbeConfig
 from xpc_instrument.core.model.errors import TargetError
 from xpc_instrument.core.model.record import replace
 from xpc_instrument.core.model.target import Mode, is_target, split_name
+from xpc_instrument.core.model.terms import Terms
 from xpc_instrument.core.node.peer import Peer, Policy
 from xpc_instrument.core.protocol.messages import Answer, Hello, Notice, Query, Register, Unregister
 from xpc_instrument.core.values.traits import PeerProfile, python_version
@@ -105,9 +106,9 @@ class Registrations(Policy):
             raise TargetError(f"hook number {message.hook!r:.40}: expected one that a frame can hold, from 0 to 4294967295")
         if not is_target(message.name):
             return self._registry.register(peer, message)
-        answer = Answer(message.request, True, data={"registered": True, "importable": _importable(message.module)})
+        data = {"registered": True, "importable": _importable(message.module)}
         try:
-            self.add_hook(peer, message)
+            answer = Answer(message.request, True, data={**data, "timeout": self.add_hook(peer, message)})
         except TargetError as error:
             if not self._sharing.members():
                 raise
@@ -156,8 +157,8 @@ class Registrations(Policy):
 
     # hooks -------------------------------------------------------------------------------------------------------------
 
-    def add_hook(self, peer: Union[Peer, RelayedPeer], message: Register) -> None:
-        """Put a hook of a session on its target. Raises `TargetError`."""
+    def add_hook(self, peer: Union[Peer, RelayedPeer], message: Register) -> float:
+        """Put a hook of a session on its target; returns its deadline in seconds. Raises `TargetError`."""
         mode, target = split_name(message.name)
         point = self._table.find_point(target)
         if mode not in point.config.allow:
@@ -166,12 +167,13 @@ class Registrations(Policy):
         terms = read_terms(message)
         if not terms.wait and mode not in (Mode.BEFORE, Mode.AFTER):
             raise TargetError(f"{target}: a hook in the mode {mode.value!r} has to be waited for; only before and after take wait=False")
+        timeout = _timeout(target, terms, point.config)
         with self._table.changing():
             for hook in point.hooks:
                 if hook.session == peer.session and hook.number == message.hook:
                     # Inherited over a fork: the same hook, now with a connection of this process's own.
                     hook.rejoin(peer)
-                    return
+                    return timeout
             self._table.remove_expired(point)
             if len(point.hooks) >= self._config.limits.max_hooks:
                 raise TargetError(f"{target} has {len(point.hooks)} hooks, the limit (max-hooks)")
@@ -183,10 +185,10 @@ class Registrations(Policy):
                 message.hook,
                 message.style,
                 PeerProfile(peer.python, python_version(), self._config.limits.max_payload),
-                timeout=point.config.timeout,
+                timeout=timeout,
                 on_failure=point.config.on_failure,
                 terms=terms,
-                suspension=_suspension(point.config),
+                suspension=_suspension(point.config, timeout),
                 pid=os.getpid(),
                 may_refer=not point.config.allow <= _OBSERVERS,
                 signature=point.signature,
@@ -199,6 +201,7 @@ class Registrations(Policy):
                 self._table.remove(point, hook)
                 self._forget(hook)
                 raise
+        return timeout
 
     def drop_hook(self, session: str, number: int, within: float, done: Callable[[], None]) -> None:
         """Remove one hook of a session; `done` is called when its events are delivered too, or not in time."""
@@ -273,9 +276,22 @@ def _nothing() -> None:
     """Nobody waits."""
 
 
-def _suspension(config: ProbeConfig) -> SuspensionPolicy:
+def _timeout(target: str, terms: Terms, config: ProbeConfig) -> float:
+    """The deadline of a hook in seconds. Raises `TargetError` if it asks for more than the config grants."""
+    longest = max(config.max_timeout, config.timeout)
+    if terms.timeout is None:
+        return config.timeout
+    if terms.timeout > longest:
+        raise TargetError(
+            f"{target}: timeout={terms.timeout:g} is longer than the config allows a hook here, {longest:g} s (max-timeout): "
+            "ask for less, or raise max-timeout in the config"
+        )
+    return float(terms.timeout)
+
+
+def _suspension(config: ProbeConfig, timeout: float) -> SuspensionPolicy:
     """When a hook on the probe point is suspended. An invocation that tries it is given up when it should have timed out long ago."""
-    return SuspensionPolicy(config.suspend_after, config.suspend_for, config.suspend_at_most, config.timeout + config.suspend_at_most)
+    return SuspensionPolicy(config.suspend_after, config.suspend_for, config.suspend_at_most, timeout + config.suspend_at_most)
 
 
 def _importable(module: str) -> bool:

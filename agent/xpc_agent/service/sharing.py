@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from typing import Dict, List, Mapping, Optional, Set, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Set, Tuple
 
 from xpc_instrument.core.calls.registry import Registration
 from xpc_instrument.core.discovery.entry import is_announced
@@ -32,13 +32,15 @@ log = logging.getLogger("xpc_agent")
 class PendingAnswer:
     """The answer to a script, which waits for some of the processes that share the address. `members` are their sessions."""
 
-    __slots__ = ("accepted", "answer", "key", "members", "peer")
+    __slots__ = ("accepted", "answer", "key", "members", "peer", "timeout")
 
     def __init__(self, peer: Peer, answer: Answer, members: Set[str]) -> None:
         self.peer = peer
         self.answer = answer
         self.members = members
         self.accepted = answer.ok
+        # What a member says that has the hook; what this process itself says is in the answer.
+        self.timeout: Any = None
         self.key = ""
 
 
@@ -168,7 +170,7 @@ class Sharing:
             return  # the sender of events and the service thread were at the last two at once
         answer = pending.answer
         if pending.accepted and not answer.ok:
-            answer = Answer(answer.request, True, data={"registered": True, "importable": True})
+            answer = Answer(answer.request, True, data={"registered": True, "importable": True, "timeout": pending.timeout})
         pending.peer.post(answer)
 
     # what members say --------------------------------------------------------------------------------------------------
@@ -182,6 +184,7 @@ class Sharing:
             if pending is not None:
                 if not notice.data.get("error"):
                     pending.accepted = True
+                    pending.timeout = notice.data.get("timeout")
                 self.answered(pending, peer.session)
         elif notice.kind == "to-script":
             # What a member has to tell the script of its hooks.

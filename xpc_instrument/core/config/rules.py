@@ -259,6 +259,7 @@ _SETTINGS: Dict[str, _Rule] = {
     "exclude": _exclude,
     "allow": _allow,
     "timeout": _seconds,
+    "max-timeout": _seconds,
     "on-failure": _choice("original", "raise"),
     "patcher": _choice("auto", "code", "wrapt"),
     "suspend-after": _count(1_000_000, smallest=0),

@@ -66,6 +66,9 @@ class DefaultsConfig(Record):
     timeout: float = 1.0
     """Seconds that a thread of the application may wait for one hook."""
 
+    max_timeout: float = 30.0
+    """What a registration may ask for instead, in seconds; the `timeout` itself may be longer, which then is what it may ask for."""
+
     on_failure: Literal["original", "raise"] = "original"
     """What an invocation does when a hook cannot answer: run the original, or, where that has not run yet, raise `HookFailedError`."""
 

@@ -1,9 +1,10 @@
-"""The terms of a registration: how many calls a hook gets, for how long, which of them, and whether anybody waits for it."""
+"""The terms of a registration: how many calls a hook gets, which of them, until when, and whether and for how long anybody waits for it."""
 
 from __future__ import annotations
 
 from typing import Any, Dict, Mapping, Optional
 
+from .limits import LONGEST_WAIT
 from .record import Record, as_dict, defaults, fields
 
 # What `expires` may be at most, in seconds: some hundred years, far from what a clock cannot hold.
@@ -30,14 +31,20 @@ class Terms(Record):
     wait: bool = True
     """Whether the application waits for the hook; only observers can do without."""
 
+    timeout: Optional[float] = None
+    """For how many seconds the application waits for one call of the hook; None for what the config says of the probe point."""
+
     def __post_init__(self) -> None:
         if self.limit is not None and (not isinstance(self.limit, int) or isinstance(self.limit, bool) or self.limit < 1):
             raise ValueError(f"limit={self.limit!r}: expected a number of calls from 1 upwards")
         _check_number("expires", self.expires, _LONGEST, "seconds")
         _check_number("sample", self.sample, 1.0, "a fraction of the calls")
         _check_number("rate", self.rate, _FASTEST, "calls per second")
+        _check_number("timeout", self.timeout, LONGEST_WAIT, "seconds")
         if not isinstance(self.wait, bool):
             raise ValueError(f"wait={self.wait!r}: expected True or False")
+        if self.timeout is not None and not self.wait:
+            raise ValueError(f"timeout={self.timeout:g} and wait=False: nobody waits for the hook, so it has no deadline; leave one out")
 
     def to_json(self) -> Dict[str, Any]:
         """What differs from the defaults."""

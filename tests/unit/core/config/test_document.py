@@ -56,12 +56,14 @@ def test_a_probe_has_the_defaults_that_it_does_not_set_itself(tmp_path: Path) ->
         suspend-for = 4
         allow = ["before", "after"]
         timeout = 2
+        max-timeout = 10
         exclude = ["*._*"]
         [[probe]]
         target = "shop.*:Gateway.*"
         [[probe]]
         target = "shop:charge"
         timeout = 0.5
+        max-timeout = 20
         suspend-after = 0
         suspend-at-most = 9.5
         on-failure = "raise"
@@ -83,8 +85,15 @@ def test_a_probe_has_the_defaults_that_it_does_not_set_itself(tmp_path: Path) ->
         hot_spin=0.0001,
     )
     assert config.probes == (
-        ProbeConfig(target="shop.*:Gateway.*", exclude=("*._*",), allow=frozenset({Mode.BEFORE, Mode.AFTER}), timeout=2.0, suspend_for=4.0),
-        ProbeConfig((), frozenset({Mode.INSTEAD}), 0.5, "raise", "wrapt", 0, 4.0, 9.5, "shop:charge"),
+        ProbeConfig(
+            target="shop.*:Gateway.*",
+            exclude=("*._*",),
+            allow=frozenset({Mode.BEFORE, Mode.AFTER}),
+            timeout=2.0,
+            max_timeout=10.0,
+            suspend_for=4.0,
+        ),
+        ProbeConfig((), frozenset({Mode.INSTEAD}), 0.5, 20.0, "raise", "wrapt", 0, 4.0, 9.5, "shop:charge"),
     )
     assert config.defaults.timeout == 2.0
 

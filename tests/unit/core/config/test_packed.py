@@ -24,6 +24,7 @@ probe_settings: Dict[str, Any] = {
     "exclude": globs,
     "allow": st.frozensets(st.sampled_from(list(Mode)), min_size=1),
     "timeout": seconds,
+    "max_timeout": seconds,
     "on_failure": st.sampled_from(["original", "raise"]),
     "patcher": st.sampled_from(["auto", "code", "wrapt"]),
     "suspend_after": st.integers(0, 1000),

@@ -19,7 +19,7 @@ TERMS = st.builds(
     sample=st.none() | st.floats(0, 1, exclude_min=True),
     rate=st.none() | positive,
     wait=st.booleans(),
-)
+) | st.builds(Terms, timeout=st.floats(0, 86_400, exclude_min=True))
 
 
 @given(TERMS)
@@ -39,6 +39,7 @@ def test_what_is_not_said_does_not_cross() -> None:
         *(("expires", value) for value in (0, -0.5, 1e10, False, "1", float("nan"), float("inf"))),
         *(("sample", value) for value in (0, 1.01, -1, True, "0.5", float("nan"))),
         *(("rate", value) for value in (0, -1, 1e10, True, [], float("inf"))),
+        *(("timeout", value) for value in (0, -1, 1e5, True, "1", float("nan"))),
         *(("wait", value) for value in (0, 1, None, "no")),
     ],
 )
