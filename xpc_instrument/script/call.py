@@ -116,11 +116,14 @@ class Call:
     def _unchanged(self) -> bool:
         args, kwargs = self._passed
         now = self.kwargs
-        if self.args is not args or now.keys() != kwargs.keys() or any(now[name] is not value for name, value in kwargs.items()):
+        if self.args is not args:
             return False
-        if all(type(value) in ATOMS for value in (*args, *kwargs.values())):
-            return True
-        return bool(self._incoming.has_as_it_came(args, now))
+        if (now or kwargs) and (now.keys() != kwargs.keys() or any(now[name] is not value for name, value in kwargs.items())):
+            return False
+        for value in (*args, *kwargs.values()):
+            if type(value) not in ATOMS:
+                return bool(self._incoming.has_as_it_came(args, now))
+        return True
 
     async def proceed_async(self) -> Any:
         """``proceed`` for an ``async def`` hook: other hooks go on meanwhile."""

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import threading
-from typing import Any, Callable, Dict, List, Optional, Set
+from typing import Any, Callable, Dict, List, Optional, Set, TypeVar
 
 from ..core.model.target import Mode
+
+log = logging.getLogger("xpc_instrument")
+
+F = TypeVar("F", bound=Callable[[BaseException], object])
 
 
 class Handle:
@@ -25,11 +30,11 @@ class Handle:
     """What ``xpc-instrument ls --stats`` tells the hook by from others of the same mode and script."""
 
     failures: int
-    """How often the hook raised, or gave what could not be sent. What an ``around`` or ``instead`` hook raises is its answer, and does not
-    count."""
+    """How often the hook raised, gave what could not be sent, or missed its deadline. What is raised as the answer does not count: by an
+    ``instead`` hook, and by an ``around`` hook that names it (``raises=``)."""
 
     last_failure: Optional[BaseException]
-    """The last of these errors; None before the first."""
+    """The last of these errors, a ``DeadlineError`` for a deadline; None before the first. ``on_failure`` has a function told of each."""
 
     suspensions: int
     """How often processes of the application have suspended the hook because it failed several times in a row."""
@@ -51,6 +56,7 @@ class Handle:
         self.number = number
         self.failures = 0
         self.last_failure = None
+        self._on_failure: List[Callable[[BaseException], object]] = []
         self.delivered = 0
         # By the process that has dropped them, and under "" those that came here but were not run.
         self._dropped: Dict[str, int] = {}
@@ -100,6 +106,14 @@ class Handle:
             self._removed = True
         self._remove(self)
 
+    def on_failure(self, callback: F) -> F:
+        """Have ``callback(error)`` called for each failure from now on; a decorator too. Several are called in the order of their coming.
+
+        It is called in the thread in which the hook has failed, once the application has its answer. What it raises is logged.
+        """
+        self._on_failure.append(callback)
+        return callback
+
     def __enter__(self) -> Handle:
         return self
 
@@ -109,8 +123,16 @@ class Handle:
     # for the session -----------------------------------------------------------------------------------------------------
 
     def _count_failure(self, error: BaseException) -> None:
-        self.failures += 1
+        with self._counting:
+            self.failures += 1
         self.last_failure = error
+
+    def _tell_failure(self, error: BaseException) -> None:
+        for callback in list(self._on_failure):
+            try:
+                callback(error)
+            except Exception:
+                log.exception("a function that is told of failures of the %s hook on %s failed itself", self.mode, self.target)
 
     def _note_suspension(self, pid: Any, begins: bool) -> None:
         with self._lock:

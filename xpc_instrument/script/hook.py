@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, Set, Tuple, Type
 
 from ..core.model.errors import XpcError
 from ..core.model.target import Mode
@@ -13,17 +13,43 @@ from .handle import Handle
 
 
 class Hook:
-    """`remove` is what its handle calls to have it removed."""
+    """`raises` are the types of what it may raise into the application; `remove` is what its handle calls to have it removed."""
 
-    __slots__ = ("_lock", "accepted", "callback", "expires", "handle", "left", "mode", "module", "refusal", "terms")
+    __slots__ = (
+        "_lock",
+        "accepted",
+        "callback",
+        "deadline",
+        "expires",
+        "handle",
+        "left",
+        "mode",
+        "module",
+        "raises",
+        "refusal",
+        "said",
+        "terms",
+    )
 
     def __init__(
-        self, number: int, mode: Mode, target: str, callback: Callable[..., Any], terms: Terms, remove: Callable[[Handle], None]
+        self,
+        number: int,
+        mode: Mode,
+        target: str,
+        callback: Callable[..., Any],
+        terms: Terms,
+        raises: Tuple[Type[Exception], ...],
+        remove: Callable[[Handle], None],
     ) -> None:
         self.handle = Handle(number, mode, target, remove, self.over)
         self.mode = mode
         self.callback = callback
         self.terms = terms
+        self.raises = raises
+        # In seconds, as a process has said; what the config of all says, as a rule.
+        self.deadline = terms.timeout
+        # What is logged once, and has been.
+        self.said: Set[object] = set()
         # Each process counts its own calls; what counts for all of them is this.
         self.left = terms.limit
         self._lock = threading.Lock()
@@ -39,6 +65,13 @@ class Hook:
         if self.left == 0:
             return "limit"
         return "expires" if self.expires is not None and time.monotonic() >= self.expires else ""
+
+    def says_first(self, what: object) -> bool:
+        """Whether this is the first time that it is said."""
+        with self._lock:
+            first = what not in self.said
+            self.said.add(what)
+        return first
 
     def take(self) -> bool:
         """Count one call; False if there is none left."""

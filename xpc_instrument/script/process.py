@@ -52,6 +52,7 @@ class PendingRegistration:
                 raise
             return None
         self.hook.accepted = True
+        self.hook.deadline = answer.data.get("timeout")
         if not answer.data.get("importable", True):
             self.process.profile.add_foreign(self.hook.module)
         return None
@@ -97,14 +98,15 @@ class PendingRemoval:
 class Process:
     """One joined process of the application; `name` is for people. `dial` makes the node that joins it."""
 
-    __slots__ = ("_lock", "_profile", "joiner", "name", "reporter", "signatures")
+    __slots__ = ("_lock", "joiner", "known_profile", "name", "reporter", "signatures")
 
     def __init__(self, name: str, dial: Callable[[Process], Joiner]) -> None:
         self.name = name
         self.reporter = Reporter()
         # Of the targets, as far as it has told them.
         self.signatures: Dict[str, Optional[inspect.Signature]] = {}
-        self._profile: Optional[PeerProfile] = None
+        # `profile`, once it is known: each call looks here first.
+        self.known_profile: Optional[PeerProfile] = None
         self._lock = threading.Lock()
         self.joiner = dial(self)
 
@@ -129,11 +131,11 @@ class Process:
     @property
     def profile(self) -> PeerProfile:
         """How values are pickled for the process. Invocations that waited for this session come while it is still joining."""
-        profile = self._profile
+        profile = self.known_profile
         if profile is None:
             with self._lock:
-                profile = self._profile
+                profile = self.known_profile
                 if profile is None:
                     welcome = self.joiner.welcome
-                    profile = self._profile = PeerProfile(welcome.python, python_version(), welcome.max_payload)
+                    profile = self.known_profile = PeerProfile(welcome.python, python_version(), welcome.max_payload)
         return profile

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Literal, Optional, TypeVar, overload
+from typing import Any, Callable, Literal, Optional, Tuple, Type, TypeVar, Union, overload
 
+from ..core.model.errors import XpcError
 from ..core.model.target import Mode
 from ..core.model.terms import Terms
 from .handle import Handle
 
 F = TypeVar("F", bound=Callable[..., Any])
+Raises = Union[Type[Exception], Tuple[Type[Exception], ...]]
 
 
 class Registrar:
     """What a session is for those who register hooks; `_add` registers one."""
 
-    def _add(self, mode: Mode, target: str, callback: Callable[..., Any], terms: Terms) -> Handle:
+    def _add(self, mode: Mode, target: str, callback: Callable[..., Any], terms: Terms, raises: Tuple[Type[Exception], ...]) -> Handle:
         raise NotImplementedError
 
     @overload
@@ -26,6 +28,7 @@ class Registrar:
         expires: Optional[float] = None,
         sample: Optional[float] = None,
         rate: Optional[float] = None,
+        timeout: Optional[float] = None,
         wait: bool = True,
     ) -> Callable[[F], F]: ...
     @overload
@@ -38,6 +41,7 @@ class Registrar:
         expires: Optional[float] = None,
         sample: Optional[float] = None,
         rate: Optional[float] = None,
+        timeout: Optional[float] = None,
         wait: bool = True,
     ) -> Handle: ...
     def before(
@@ -49,6 +53,7 @@ class Registrar:
         expires: Optional[float] = None,
         sample: Optional[float] = None,
         rate: Optional[float] = None,
+        timeout: Optional[float] = None,
         wait: bool = True,
     ) -> Any:
         """Have ``hook(call)`` called before each invocation of the target, ``package.module:Qualified.name``.
@@ -60,14 +65,21 @@ class Registrar:
         - ``expires``: it ends after so many seconds.
         - ``sample``: the fraction of the invocations that call it, above 0 and up to 1; which of them is left to chance.
         - ``rate``: at most so many calls a second, in each process; the invocations beyond that go on without it.
+        - ``timeout``: for how many seconds at most the application waits for one call of the hook, up to the config's ``max-timeout``, 30;
+          without it, the config's ``timeout`` of the probe point.
         - ``wait=False``, of ``before`` and ``after``: no thread of the application waits for the hook. It is shown the values as they were,
           and may lose some of the calls (``Handle.dropped``) where they come faster than it runs.
 
-        Raises ``TargetError`` if no process has the target or may hook it so, ``ValueError`` for an option that is out of range,
-        ``DeadlineError`` (a ``TimeoutError``) if a process that lives does not answer within ``Limits.connect_timeout``, 10 seconds: then
-        no process keeps the hook.
+        What the hook raises, and that it missed its deadline, is logged (logger ``xpc_instrument``), ``Handle.last_failure`` has it, and
+        ``Handle.on_failure`` tells of it; the application goes on as if there were no hook.
+
+        Raises ``TargetError`` if no process has the target or may hook it so, or for that long; ``ValueError`` for an option that is out
+        of range; ``DeadlineError`` (a ``TimeoutError``) if a process that lives does not answer within ``Limits.connect_timeout``, 10
+        seconds: then no process keeps the hook.
         """
-        return self._register(Mode.BEFORE, target, hook, limit=limit, expires=expires, sample=sample, rate=rate, wait=wait)
+        return self._register(
+            Mode.BEFORE, target, hook, (), limit=limit, expires=expires, sample=sample, rate=rate, timeout=timeout, wait=wait
+        )
 
     @overload
     def after(
@@ -78,6 +90,7 @@ class Registrar:
         expires: Optional[float] = None,
         sample: Optional[float] = None,
         rate: Optional[float] = None,
+        timeout: Optional[float] = None,
         wait: bool = True,
     ) -> Callable[[F], F]: ...
     @overload
@@ -90,6 +103,7 @@ class Registrar:
         expires: Optional[float] = None,
         sample: Optional[float] = None,
         rate: Optional[float] = None,
+        timeout: Optional[float] = None,
         wait: bool = True,
     ) -> Handle: ...
     def after(
@@ -101,13 +115,16 @@ class Registrar:
         expires: Optional[float] = None,
         sample: Optional[float] = None,
         rate: Optional[float] = None,
+        timeout: Optional[float] = None,
         wait: bool = True,
     ) -> Any:
         """Have ``hook(call)`` called after each invocation, with ``call.result`` or ``call.exception``, and ``call.duration``.
 
-        Decorator, options and errors as with ``before``.
+        Decorator, options and errors as with ``before``, and so is what it raises.
         """
-        return self._register(Mode.AFTER, target, hook, limit=limit, expires=expires, sample=sample, rate=rate, wait=wait)
+        return self._register(
+            Mode.AFTER, target, hook, (), limit=limit, expires=expires, sample=sample, rate=rate, timeout=timeout, wait=wait
+        )
 
     @overload
     def around(
@@ -118,6 +135,8 @@ class Registrar:
         expires: Optional[float] = None,
         sample: Optional[float] = None,
         rate: Optional[float] = None,
+        timeout: Optional[float] = None,
+        raises: Raises = (),
         wait: Literal[True] = True,
     ) -> Callable[[F], F]: ...
     @overload
@@ -130,6 +149,8 @@ class Registrar:
         expires: Optional[float] = None,
         sample: Optional[float] = None,
         rate: Optional[float] = None,
+        timeout: Optional[float] = None,
+        raises: Raises = (),
         wait: Literal[True] = True,
     ) -> Handle: ...
     def around(
@@ -141,14 +162,31 @@ class Registrar:
         expires: Optional[float] = None,
         sample: Optional[float] = None,
         rate: Optional[float] = None,
+        timeout: Optional[float] = None,
+        raises: Raises = (),
         wait: Literal[True] = True,
     ) -> Any:
-        """Have ``hook(call)`` called in the place of the original: what it returns or raises is what the application gets.
+        """Have ``hook(call)`` called in the place of the original: what it returns is what the application gets.
 
-        ``call.proceed()`` runs the original in the application. Decorator, options and errors as with ``before``; the application always
-        waits.
+        ``call.proceed()`` runs the original in the application. What that raised is raised on. An exception of the hook's own reaches the
+        application only if ``raises`` names its type, as in ``raises=TimeoutError`` or ``raises=(OSError, ValueError)``. Any other is a bug
+        of the hook: it is logged with its traceback, ``Handle.last_failure`` has it, the application gets what ``proceed`` gave, or runs
+        the original, and a hook that goes on like this is suspended.
+
+        Decorator, options and errors as with ``before``; the application always waits.
         """
-        return self._register(Mode.AROUND, target, hook, limit=limit, expires=expires, sample=sample, rate=rate, wait=wait)
+        return self._register(
+            Mode.AROUND,
+            target,
+            hook,
+            _raises(target, raises),
+            limit=limit,
+            expires=expires,
+            sample=sample,
+            rate=rate,
+            timeout=timeout,
+            wait=wait,
+        )
 
     @overload
     def instead(
@@ -159,6 +197,7 @@ class Registrar:
         expires: Optional[float] = None,
         sample: Optional[float] = None,
         rate: Optional[float] = None,
+        timeout: Optional[float] = None,
         wait: Literal[True] = True,
     ) -> Callable[[F], F]: ...
     @overload
@@ -171,6 +210,7 @@ class Registrar:
         expires: Optional[float] = None,
         sample: Optional[float] = None,
         rate: Optional[float] = None,
+        timeout: Optional[float] = None,
         wait: Literal[True] = True,
     ) -> Handle: ...
     def instead(
@@ -182,16 +222,20 @@ class Registrar:
         expires: Optional[float] = None,
         sample: Optional[float] = None,
         rate: Optional[float] = None,
+        timeout: Optional[float] = None,
         wait: Literal[True] = True,
     ) -> Any:
         """Have ``hook``, a stand-in such as a ``Mock``, called as the original would be, and not the original.
 
-        On a method, a function gets the instance first, as a reference; what is no descriptor, such as a ``Mock``, does not. Decorator,
-        options and errors as with ``before``; the application always waits.
+        What it returns or raises is what the application gets; what a function raises is also logged, once per type. On a method, a
+        function gets the instance first, as a reference; what is no descriptor, such as a ``Mock``, does not. Decorator, options and
+        errors as with ``before``; the application always waits.
         """
-        return self._register(Mode.INSTEAD, target, hook, limit=limit, expires=expires, sample=sample, rate=rate, wait=wait)
+        return self._register(
+            Mode.INSTEAD, target, hook, (), limit=limit, expires=expires, sample=sample, rate=rate, timeout=timeout, wait=wait
+        )
 
-    def _register(self, mode: Mode, target: str, hook: Any, **options: Any) -> Any:
+    def _register(self, mode: Mode, target: str, hook: Any, raises: Tuple[Type[Exception], ...], **options: Any) -> Any:
         if not isinstance(target, str):
             # Above all `@app.before` without a target, which would register nothing, and say nothing.
             raise TypeError(f"{mode.value}(): expected a target such as 'package.module:function' first, got {target!r:.80}")
@@ -204,8 +248,19 @@ class Registrar:
         if hook is None:
 
             def decorate(function: F) -> F:
-                self._add(mode, target, function, terms)
+                self._add(mode, target, function, terms, raises)
                 return function
 
             return decorate
-        return self._add(mode, target, hook, terms)
+        return self._add(mode, target, hook, terms, raises)
+
+
+def _raises(target: object, raises: Any) -> Tuple[Type[Exception], ...]:
+    """The types that `raises=` names. Raises `ValueError`."""
+    types = raises if isinstance(raises, tuple) else (raises,)
+    for one in types:
+        if not (isinstance(one, type) and issubclass(one, Exception)):
+            raise ValueError(f"{target}: raises={raises!r:.200}: expected a class derived from Exception, or a tuple of such classes")
+        if issubclass(one, XpcError):
+            raise ValueError(f"{target}: raises={one.__name__}: no error of xpc-instrument itself ever reaches the application")
+    return types

@@ -1,17 +1,26 @@
-"""Hooks at work: a call that arrives on a lane runs its hook in that lane's thread, and is answered."""
+"""Hooks at work: a call that arrives on a lane runs its hook in that lane's thread, and is answered.
+
+Rules:
+- What `proceed` raised goes on. An exception of an `around` hook's own is its answer only if the registration names its type; any other is
+  a failure, as all are that an observer raises. What an `instead` hook raises is its answer. An error of ours never is.
+- A failure is answered first, then counted, logged with its traceback and told (`Handle.on_failure`).
+- That nobody waits for a hook any longer is found out when it asks back, answers, or waits for the next call (`cut_off`); if it took longer
+  than its deadline, that is a failure too.
+"""
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
+from time import monotonic as _now
 from typing import Any, Mapping, Optional
 
 from ..core.calls.callee import Incoming
 from ..core.calls.outcome import INSTANCE_TYPE
-from ..core.model.errors import ChannelError, PayloadError
+from ..core.model.errors import DeadlineError, PayloadError, XpcError
 from ..core.model.target import Mode
 from ..core.protocol.codec import Frame
-from ..core.protocol.connection import State
 from ..core.protocol.messages import Opcode
 from ..core.values.names import describe
 from ..core.values.pickling import load
@@ -27,8 +36,18 @@ from .process import Process
 log = logging.getLogger("xpc_instrument")
 
 # By names of their own: up to Python 3.11 looking a member of an enum up takes as long as four calls of a function.
-_AROUND, _INSTEAD, _EVENTS, _RETURN, _CALLEE_RUNNING = Mode.AROUND, Mode.INSTEAD, Opcode.EVENTS, Opcode.RETURN, State.CALLEE_RUNNING
+_AROUND, _INSTEAD, _EVENTS, _RETURN = Mode.AROUND, Mode.INSTEAD, Opcode.EVENTS, Opcode.RETURN
 _OBSERVERS = (Mode.BEFORE, Mode.AFTER)
+
+
+class _Incoming(Incoming):
+    """A call of a hook."""
+
+    def overtaken(self) -> None:
+        hook: Hook = self._wire.serving
+        if hook.says_first("overtaken"):
+            text = "the %s hook on %s has ended while another thread of it is still in proceed(): its answer waits for the original"
+            log.warning(text, hook.mode, hook.handle.target)
 
 
 class HookServer:
@@ -38,6 +57,11 @@ class HookServer:
         self._hooks = hooks
         self._async = AsyncHooks()
         self.events = EventReader(hooks, self._async.finished, self._report)
+        self._leaving = False
+
+    def leave(self) -> None:
+        """The session ends, and lanes with it: what hooks that still run make of that is of no interest."""
+        self._leaving = True
 
     def close(self) -> None:
         """End the loop of the `async def` hooks."""
@@ -45,10 +69,12 @@ class HookServer:
 
     def serve(self, process: Process, wire: Wire, frame: Frame) -> None:
         """Answer a call or a batch of events of a process. Raises `ChannelError` if the lane broke meanwhile."""
+        wire.arrived = _now()
         if frame.opcode is _EVENTS:
+            wire.serving = None
             self.events.serve(process.signatures, wire, frame)
             return
-        hook = self._hooks.get(frame.ident)
+        hook = wire.serving = self._hooks.get(frame.ident)
         if hook is None or not (hook.left is None or hook.take()):
             # The process removes the hook when it hears that.
             Incoming(wire, frame, process.profile).not_found()
@@ -57,7 +83,7 @@ class HookServer:
         if mode is _INSTEAD and not frame.buffers and is_plain(frame.body):
             self._stand_in(hook, process, wire, frame)
             return
-        incoming = Incoming(wire, frame, process.profile)
+        incoming = _Incoming(wire, frame, process.known_profile or process.profile)
         try:
             record = incoming.record(apart=mode is _AROUND)
             if mode is _INSTEAD:
@@ -70,15 +96,15 @@ class HookServer:
                 if value is not None:
                     value = self._async.finished(value)
         except Exception as error:
-            self._answer_error(hook, incoming, wire, error)
+            self._answer_error(hook, incoming, error)
             return
         except BaseException as error:
             self._fail(hook, incoming, error, "raised", f"the hook ended with {type(error).__name__}")
             return
-        if mode in _OBSERVERS:
+        if mode is _AROUND or mode is _INSTEAD:
+            self._give(hook, incoming, value)
+        else:
             incoming.done()
-            return
-        self._give(hook, incoming, value)
 
     def _stand_in(self, hook: Hook, process: Process, wire: Wire, frame: Frame) -> None:
         """Run an `instead` hook for a call whose values have no reference among them: most often there is nothing to ask back."""
@@ -87,21 +113,21 @@ class HookServer:
             args, kwargs, meta, _ = record = load(frame.body, ())
             if len(meta) > INSTANCE_TYPE:
                 # There is: through the instance.
-                incoming = Incoming(wire, frame, process.profile)
+                incoming = _Incoming(wire, frame, process.profile)
                 args, kwargs = incoming.plain_arguments(hook.callback, record)
             value = hook.callback(*args, **kwargs)
             if type(value) not in PLAIN:
                 value = self._async.finished(value)
-            body = dump_if_small(value, process.profile.limit)
+            body = dump_if_small(value, (process.known_profile or process.profile).limit)
         except Exception as error:
-            self._answer_error(hook, incoming or Incoming(wire, frame, process.profile), wire, error)
+            self._answer_error(hook, incoming or _Incoming(wire, frame, process.profile), error)
             return
         except BaseException as error:
-            incoming = incoming or Incoming(wire, frame, process.profile)
+            incoming = incoming or _Incoming(wire, frame, process.profile)
             self._fail(hook, incoming, error, "raised", f"the hook ended with {type(error).__name__}")
             return
         if body is None or incoming is not None:
-            self._give(hook, incoming or Incoming(wire, frame, process.profile), value)
+            self._give(hook, incoming or _Incoming(wire, frame, process.profile), value)
         else:
             wire.send_frame(_RETURN, 0, body, None)
 
@@ -111,15 +137,21 @@ class HookServer:
         except PayloadError as error:
             self._fail(hook, incoming, error, "unpicklable", str(error))
 
-    def _answer_error(self, hook: Hook, incoming: Incoming, wire: Wire, error: Exception) -> None:
-        if wire.connection.state is not _CALLEE_RUNNING:
-            # The lane broke in the middle: past its deadline, or the process has gone.
-            self._report(hook, error)
-            raise error if isinstance(error, ChannelError) else ChannelError(str(error)) from error
-        if hook.mode in _OBSERVERS:
+    def _answer_error(self, hook: Hook, incoming: Incoming, error: Exception) -> None:
+        if error is incoming.broken:
+            raise error
+        if not _is_answer(hook, incoming, error):
             self._fail(hook, incoming, error, "raised", describe(error))
             return
-        incoming.throw(error)
+        try:
+            incoming.throw(error, whole=True)
+        except PayloadError as problem:
+            self._fail(hook, incoming, error, "unpicklable", f"what it raised cannot cross: {problem}")
+            return
+        if hook.mode is _INSTEAD and _is_function(hook.callback) and hook.says_first(type(error)):
+            incoming.stop_polling()
+            text = "the instead hook on %s has raised this as its answer; more of its type are not logged"
+            log.warning(text, hook.handle.target, exc_info=error)
 
     def _fail(self, hook: Hook, incoming: Incoming, error: BaseException, cause: str, message: str) -> None:
         """Answer that the hook failed, and report it."""
@@ -130,15 +162,49 @@ class HookServer:
             incoming.stop_polling()
         finally:
             # Not before: the application waits for the answer.
-            _log_failure(hook, error)
+            self._tell(hook, error)
 
     def _report(self, hook: Hook, error: BaseException) -> None:
         hook.handle._count_failure(error)
-        _log_failure(hook, error)
+        self._tell(hook, error)
+
+    def _tell(self, hook: Hook, error: BaseException) -> None:
+        if not self._leaving:
+            log.error("the %s hook on %s failed", hook.mode, hook.handle.target, exc_info=error)
+        hook.handle._tell_failure(error)
+
+    def cut_off(self, wire: Wire, seconds: float) -> None:
+        """A process has taken a lane away, where the last hook took so many seconds without what it proceeded to."""
+        hook: Optional[Hook] = wire.serving
+        if hook is None or self._leaving or hook.deadline is None or seconds < hook.deadline:
+            return
+        error = DeadlineError(
+            f"the hook took {_shown(seconds)} s; its deadline is {_shown(hook.deadline)} s: pass timeout=, or raise it in the config"
+        )
+        hook.handle._count_failure(error)
+        log.error("the %s hook on %s: %s", hook.mode, hook.handle.target, error)
+        hook.handle._tell_failure(error)
 
 
-def _log_failure(hook: Hook, error: BaseException) -> None:
-    log.error("the %s hook on %s failed", hook.mode, hook.handle.target, exc_info=error)
+def _is_answer(hook: Hook, incoming: Incoming, error: Exception) -> bool:
+    """Whether the application is to get what a hook raised."""
+    if hook.mode in _OBSERVERS:
+        return False
+    if incoming.has_raised(error):
+        # What stands for an error that cannot cross is one of ours. Raised last, it is answered with a token for the error itself.
+        return incoming.is_outcome(error) or not isinstance(error, XpcError)
+    return not isinstance(error, XpcError) and (hook.mode is _INSTEAD or isinstance(error, hook.raises))
+
+
+def _is_function(callback: object) -> bool:
+    """Whether it is a function or a method, and not a stand-in whose errors are told to it, such as a `Mock`."""
+    while isinstance(callback, functools.partial):
+        callback = callback.func
+    return inspect.isroutine(callback)
+
+
+def _shown(seconds: float) -> str:
+    return f"{seconds:.1f}" if seconds >= 1 else f"{seconds:.3g}"
 
 
 def _signature(process: Process, incoming: Incoming, target: str) -> Optional[inspect.Signature]:

@@ -22,7 +22,7 @@ import threading
 import time
 import weakref
 from functools import partial
-from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple, Type
 
 from ..core.calls.registry import check_callback
 from ..core.model.errors import AuthenticationError, ChannelError, DeadlineError, TargetError
@@ -112,7 +112,7 @@ class Session(Registrar):
 
     # registering -------------------------------------------------------------------------------------------------------
 
-    def _add(self, mode: Mode, target: str, callback: Callable[..., Any], terms: Terms) -> Handle:
+    def _add(self, mode: Mode, target: str, callback: Callable[..., Any], terms: Terms, raises: Tuple[Type[Exception], ...]) -> Handle:
         check_callback(target, callback)
         if not is_target(target):
             raise TargetError(f"target {target!r:.200}: expected package.module:Qualified.name")
@@ -121,7 +121,7 @@ class Session(Registrar):
             if self._closed:
                 raise ChannelError("this session is closed")
             come_first()
-            hook = Hook(next(self._numbers), mode, target, callback, terms, self._remove)
+            hook = Hook(next(self._numbers), mode, target, callback, terms, raises, self._remove)
             handle = hook.handle
             self._hooks[handle.number] = hook
             pending = self._begin_register(hook)
@@ -232,6 +232,7 @@ class Session(Registrar):
             serve=partial(self._server.serve, process),
             on_notice=partial(self._noticed, process),
             on_lost=partial(self._lost, str(address), process),
+            on_cut_off=self._server.cut_off,
             session=self._id,
             protection=self._protection,
         )
@@ -359,7 +360,9 @@ class Session(Registrar):
             while not self._ended.wait(3600):
                 pass
         except KeyboardInterrupt:
-            pass
+            running = sum(process.joiner.answering.busy for process in list(self._processes.values()))
+            if running:
+                log.warning("Ctrl-C while %d of the hooks run: the application goes on without their answers", running)
         finally:
             self.close()
 
@@ -398,6 +401,7 @@ class Session(Registrar):
         for hook in list(self._hooks.values()):
             hook.handle._end()
         self._hooks.clear()
+        self._server.leave()
         for process in processes:
             process.joiner.close()
         self._server.close()

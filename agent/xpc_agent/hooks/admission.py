@@ -8,8 +8,8 @@ Rules:
   invocation tries it, while the others still go without. If that succeeds the hook is back; if not, the next pause is twice as long, up
   to a maximum.
 - What counts as a failure is that no answer came in time, or none that can be used: time-outs (waiting for a free lane included), a lost
-  channel, what cannot be pickled or loaded. What the hook itself raises does not: `around` and `instead` give it to the application as
-  their answer; an observer that raises has answered too, in time, has cost no more than one that returns, and its script knows.
+  channel, what cannot be pickled or loaded, an `around` hook that raises what it was not to raise. What is raised as the answer of an
+  `around` or `instead` hook does not; an observer that raises has answered too, in time, and has cost no more than one that returns.
 - A success of any invocation, one included that began before the suspension, is the end of the row: the hook does answer.
 """
 

@@ -5,6 +5,7 @@ Rules:
 - If the hook fails before it proceeded, the rest of the chain runs as if the hook were not there; if it had proceeded, that outcome stands.
 - Once the original has run, its outcome stands: an `after` hook that fails never raises. What a `before` hook itself raises is its own
   affair; with "raise" it keeps the original from running only if it could not be asked or did not answer.
+- An exception that an `around` hook raises by mistake is such a failure (the script decides which is one), and so is any error of ours.
 - An invocation that is under way while its hook is removed goes on without it; that is no failure.
 - What a signal handler raises in a thread that waits here, such as a time limit of the application, is the application's.
 - What goes wrong is counted by cause, and logged once per hook and cause (logger `xpc_agent`).
@@ -164,7 +165,7 @@ class FailingOpen:
             str(error) or type(error).__name__,
             exc_info=error if cause == "internal" else None,
         )
-        if cause == "raised":
+        if cause == "raised" and self.mode in (Mode.BEFORE, Mode.AFTER):
             # It has answered (`admission.py` says why that is no failure there).
             if self.admission.failures:
                 self._recovered()

@@ -19,14 +19,15 @@ from threading import get_ident
 from typing import Any, Callable, Coroutine, List, Optional, Tuple, Type, Union
 
 from xpc_instrument.core.calls.caller import Outgoing
-from xpc_instrument.core.calls.outcome import Meta, Outcome
-from xpc_instrument.core.model.errors import PayloadError
+from xpc_instrument.core.calls.outcome import Failed, Meta, Outcome
+from xpc_instrument.core.model.errors import PayloadError, RemoteError, XpcError
 from xpc_instrument.core.model.target import Mode
 from xpc_instrument.core.model.terms import Terms
 from xpc_instrument.core.node.peer import Peer
 from xpc_instrument.core.protocol.codec import Bytes, Frame
 from xpc_instrument.core.protocol.messages import Opcode
 from xpc_instrument.core.values.exceptions import dump_exception
+from xpc_instrument.core.values.names import describe
 from xpc_instrument.core.values.pickling import Payload, load
 from xpc_instrument.core.values.plain import dumper_of_small_calls
 from xpc_instrument.core.values.references import Table, is_plain
@@ -46,8 +47,19 @@ _now = time.monotonic
 _CALL, _CALL_NAMED, _RETURN = Opcode.CALL, Opcode.CALL_NAMED, Opcode.RETURN
 
 
-class _Guarded(Outgoing):
-    """An outgoing call during whose own work (pickling, answering references) probe points pass through.
+class _HookCall(Outgoing):
+    """An outgoing call that gives the application no error of ours, whoever registered the hook."""
+
+    def raised(self, error: BaseException) -> Outcome:
+        if isinstance(error, RemoteError):
+            raise Failed("payload", f"what it raised cannot be raised here: {error}")
+        if isinstance(error, XpcError):
+            raise Failed("raised", f"it raised an error of xpc-instrument, {describe(error)}")
+        return super().raised(error)
+
+
+class _Guarded(_HookCall):
+    """A hook's call during whose own work (pickling, answering references) probe points pass through.
 
     For an `async def` target, whose thread does other things between the steps. A thread that waits is guarded as a whole.
     """
@@ -218,7 +230,7 @@ class RemoteHook(FailingOpen):
                 instance, own, meta = invocation.instance, args, self._meta(invocation)
                 small = self._small(own, kwargs, meta, invocation.result) if invocation.exception is None else None
             if small is None:
-                outgoing = self._conversation(Outgoing, own, kwargs, meta, instance, invocation)
+                outgoing = self._conversation(_HookCall, own, kwargs, meta, instance, invocation)
                 payload = outgoing.payload()
                 lane = self.lanes.take(deadline)
                 lane.transmit(self._call(lane, payload), deadline)
@@ -237,7 +249,7 @@ class RemoteHook(FailingOpen):
                         self._recovered()
                     return value
                 frame = answer if isinstance(answer, Frame) else Frame(_RETURN, 0, answer)
-                outgoing = self._conversation(Outgoing, own, kwargs, meta, instance, invocation)
+                outgoing = self._conversation(_HookCall, own, kwargs, meta, instance, invocation)
             outcome = outgoing.serve(lane, frame, deadline, None if observing else unguarded(_bound(proceed, instance)))
             self._answered(lane)
         except Exception as error:

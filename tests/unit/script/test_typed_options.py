@@ -22,8 +22,12 @@ def hook(call: Call) -> None: ...
 
 handle: Handle = app.before("shop:charge", hook, limit=1, expires=2.0, sample=0.5, rate=10, wait=False)
 handle = app.after("shop:charge", hook, sample=0.5, wait=False)
-handle = app.around("shop:charge", hook, sample=0.5)
-handle = app.instead("shop:charge", hook, expires=2)
+handle = app.around("shop:charge", hook, sample=0.5, timeout=5, raises=TimeoutError)
+handle = app.around("shop:charge", hook, raises=(OSError, KeyError))
+handle = app.instead("shop:charge", hook, expires=2, timeout=0.5)
+
+@handle.on_failure
+def tell(error: BaseException) -> None: ...
 
 @app.before("shop:charge", sample=0.1)
 def decorated(call: Call) -> int:
@@ -37,6 +41,10 @@ WRONG = [
     '@app.after("shop:charge", smaple=0.5)\ndef hook(call: object) -> None: ...',
     'app.around("shop:charge", print, sample="often")',
     'app.around("shop:charge", print, wait=False)',
+    'app.around("shop:charge", print, raises=BaseException)',
+    'app.around("shop:charge", print, raises="KeyError")',
+    'app.instead("shop:charge", print, raises=KeyError)',
+    'app.before("shop:charge", print, timeout="1")',
     'app.instead("shop:charge", print, limit=0.5)',
     "app.before(print)",
 ]

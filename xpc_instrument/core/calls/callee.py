@@ -3,6 +3,7 @@
 Rules:
 - Any thread of the callee may ask back through it, one at a time, until the call has been answered.
 - What `proceed` gave and the callee hands back untouched is answered with a token: the caller has the object.
+- The time that the original takes in `proceed` puts off the instant at which the call counts as arrived (`Wire.arrived`).
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import json
 import pickle
 import threading
 import types
+from time import monotonic
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
-from ..model.errors import LocalProtocolError, PayloadError, ReferenceExpiredError, RemoteProtocolError
+from ..model.errors import ChannelError, LocalProtocolError, PayloadError, ReferenceExpiredError, RemoteProtocolError
 from ..protocol.codec import Bytes, Frame
 from ..protocol.messages import Opcode
 from ..values.exceptions import dump_exception, load_exception
@@ -33,6 +35,7 @@ _CALL_NAMED, _FAULT, _PROCEED, _REFER, _RESULT, _RETURN = (
     Opcode.RETURN,
 )
 _NONE = pickle.dumps(None, PROTOCOL)
+_NOBODY_WAITS = "the application waits for this call no longer: past its deadline, or what called has been interrupted or has ended"
 
 
 def binds(callback: Any) -> bool:
@@ -52,6 +55,10 @@ class Incoming:
     _answered = False
     _original: Optional[Frame] = None
     _original_value: Any = None
+    # All that the original has raised: it may have run more than once.
+    _raised: Sequence[BaseException] = ()
+    broken: Optional[ChannelError] = None
+    """What was raised by asking back when the caller was gone already."""
 
     def __init__(self, wire: Wire, frame: Frame, profile: PeerProfile) -> None:
         self.profile = profile
@@ -107,8 +114,15 @@ class Incoming:
         with self._lock:
             if self._answered:
                 raise ReferenceExpiredError("the call has ended: read what you need of a reference while the hook runs")
-            self._wire.send_frame(opcode, 0, body, None, buffers)
-            return self._wire.recv_frame(None)
+            try:
+                self._wire.send_frame(opcode, 0, body, None, buffers)
+                return self._wire.recv_frame(None)
+            except RemoteProtocolError as error:
+                self.broken = error
+                raise
+            except ChannelError:
+                self.broken = ChannelError(_NOBODY_WAITS)
+            raise self.broken
 
     def refer(self, op: str, number: int, name: str, payload: Any) -> Any:
         """One operation on a reference. Raises what the object raised over there."""
@@ -130,11 +144,14 @@ class Incoming:
         if arguments is not None:
             body, buffers = dump_with_asker(self, arguments, self.profile)
         frame = self._exchange(_PROCEED, body, buffers)
+        self._wire.arrived += monotonic() - self._wire.since
         self._original = frame
         try:
             self._original_value = self._result(frame, apart=True)
         except BaseException as error:
             self._original_value = error
+            if frame.opcode is _FAULT:
+                self._raised = [*self._raised, error]
             raise
         return self._original_value
 
@@ -146,11 +163,18 @@ class Incoming:
     # answering ---------------------------------------------------------------------------------------------------------------
 
     def _finish(self, opcode: Opcode, body: Bytes = b"", buffers: Sequence[Bytes] = ()) -> None:
+        if self._lock.locked():
+            self.overtaken()
         with self._lock:
             if self._answered:
                 raise LocalProtocolError("this call has been answered already")
+            if self.broken is not None:
+                raise self.broken
             self._answered = True
             self._wire.send_frame(opcode, 0, body, None, buffers)
+
+    def overtaken(self) -> None:
+        """An answer is there while another thread of the callee still asks back: it waits until that has ended."""
 
     def done(self) -> None:
         """Answer that an observer has observed."""
@@ -177,12 +201,23 @@ class Incoming:
         body, buffers = dump_with_asker(self, value, self.profile)
         self._finish(_RETURN, body, buffers)
 
-    def throw(self, error: BaseException) -> None:
-        """Answer with an exception, to be raised at the caller."""
+    def has_raised(self, error: BaseException) -> bool:
+        """Whether it is what the original has raised, now or before."""
+        return any(one is error for one in self._raised)
+
+    def is_outcome(self, error: BaseException) -> bool:
+        """Whether it is what the original has raised the last time that it ran."""
+        return bool(self._raised) and error is self._raised[-1] and error is self._original_value
+
+    def throw(self, error: BaseException, *, whole: bool = False) -> None:
+        """Answer with an exception, to be raised at the caller.
+
+        If only the `whole` will do, raises `PayloadError`, without having answered, for what can cross as a text only.
+        """
         if self._original is not None and error is self._original_value:
             self._finish(Opcode.RAISE_SAME)
             return
-        body, buffers = dump_exception(error, self.profile, self)
+        body, buffers = dump_exception(error, self.profile, self, whole=whole)
         self._finish(Opcode.RAISE, body, buffers)
 
     def fail(self, cause: str, message: str) -> None:

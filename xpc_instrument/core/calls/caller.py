@@ -175,13 +175,17 @@ class Outgoing:
         if opcode is Opcode.RAISE:
             if self._observing:
                 raise RemoteProtocolError("RAISE from an observer")
-            return Outcome(error=load_exception(frame.body, table=self.table))
+            return self.raised(load_exception(frame.body, table=self.table))
         if opcode is Opcode.NOT_FOUND:
             raise NotFound("the other side has no such callback any more")
         info = load_small_json(frame.body, "FAILED")
         if not isinstance(info, dict):
             raise RemoteProtocolError("FAILED without an object")
         raise Failed(str(info.get("cause", "failed"))[:40], str(info.get("message", ""))[:2000])
+
+    def raised(self, error: BaseException) -> Outcome:
+        """What comes of a callee that answers with an exception. May raise `Failed`."""
+        return Outcome(error=error)
 
     # the two ways to wait: the same steps, with and without an event loop ---------------------------------------------------
 

@@ -15,6 +15,7 @@ from typing import Callable, Dict, List, Optional
 from ..model.errors import AuthenticationError, ChannelError, DeadlineError, RemoteProtocolError
 from ..model.limits import Limits
 from ..protocol.codec import Frame
+from ..protocol.connection import State
 from ..protocol.messages import Role
 from ..wire.wire import Wire
 from .address import Address
@@ -22,17 +23,29 @@ from .threads import start_seen
 
 Dial = Callable[[Role, float], Wire]
 Serve = Callable[[Wire, Frame], None]
+CutOff = Callable[[Wire, float], None]
 
 
 class AnsweringLanes:
-    """Lanes on which the host calls. `serve(wire, frame)` answers a CALL; `missed(count, why)` is told of lanes that will not come."""
+    """Lanes on which the host calls. `serve(wire, frame)` answers a CALL; `missed(count, why)` is told of lanes that will not come, and
+    `cut_off(wire, seconds)` of those that the host has taken away, and how long the last callback took there without what it asked for.
+    """
 
-    def __init__(self, address: Address, limits: Limits, dial: Dial, serve: Optional[Serve], missed: Callable[[int, str], None]) -> None:
+    def __init__(
+        self,
+        address: Address,
+        limits: Limits,
+        dial: Dial,
+        serve: Optional[Serve],
+        missed: Callable[[int, str], None],
+        cut_off: Optional[CutOff] = None,
+    ) -> None:
         self._address = address
         self._limits = limits
         self._dial = dial
         self._serve = serve
         self._missed = missed
+        self._cut_off = cut_off
         self._lock = threading.Lock()
         # Held by whoever dials the first lane.
         self._opening = threading.Lock()
@@ -44,6 +57,12 @@ class AnsweringLanes:
 
     def __len__(self) -> int:
         return len(self._threads)
+
+    @property
+    def busy(self) -> int:
+        """On how many of them a callback runs."""
+        with self._lock:
+            return sum(wire.connection.state is not State.CALLEE_IDLE for wire in self._threads)
 
     def ensure(self, deadline: float) -> None:
         """Open a lane if there is none. Raises what `dial` raises."""
@@ -125,14 +144,18 @@ class AnsweringLanes:
                 raise ChannelError(f"no thread can be started for a lane: {error}") from error
 
     def _answer(self, wire: Wire) -> None:
+        serve = self._serve
+        frame: Optional[Frame] = None
         try:
             while not self._closed:
                 frame = wire.recv_frame(None)
-                assert self._serve is not None
-                self._serve(wire, frame)
+                assert serve is not None
+                serve(wire, frame)
+                frame = None
         except ChannelError:
             # The host took the lane away: past its deadline, or gone altogether, which the control thread reports.
-            pass
+            if self._cut_off is not None and not self._closed:
+                self._cut_off(wire, (wire.since if frame is None else time.monotonic()) - wire.arrived)
         finally:
             with self._lock:
                 self._threads.pop(wire, None)

@@ -40,7 +40,7 @@ from ..wire.memory import why_plain
 from ..wire.wire import Wire
 from .address import NO_PROTECTION, Address, Protection
 from .dial import dial
-from .dialled import AnsweringLanes, CallingLanes, Serve
+from .dialled import AnsweringLanes, CallingLanes, CutOff, Serve
 from .request import PendingRequest
 from .threads import start_seen
 
@@ -49,7 +49,8 @@ class Joiner:
     """A node that joins the host at `address`.
 
     `serve(wire, frame)` answers a CALL that arrived on a lane, in that lane's thread. `on_notice(notice)` and `on_lost(reason)`
-    run in the control thread.
+    run in the control thread, `on_cut_off(wire, seconds)` in the thread of a lane that the host has taken
+    away.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Joiner:
         serve: Optional[Serve] = None,
         on_notice: Optional[Callable[[Notice], object]] = None,
         on_lost: Optional[Callable[[str], None]] = None,
+        on_cut_off: Optional[CutOff] = None,
         session: str = "",
         protection: Protection = NO_PROTECTION,
     ) -> None:
@@ -75,7 +77,7 @@ class Joiner:
         self._control: Optional[Wire] = None
         self._sending = threading.Lock()
         self._lock = threading.Lock()
-        self.answering = AnsweringLanes(address, limits, self._dial, serve, self._missed)
+        self.answering = AnsweringLanes(address, limits, self._dial, serve, self._missed, on_cut_off)
         self.calling = CallingLanes(address, self._dial)
         self._requests: Dict[int, PendingRequest] = {}
         # The requests that nobody waits for any more, and that are not answered yet.

@@ -15,8 +15,11 @@ from .references import Asker, Table, dump_with_asker, load_with_asker, load_wit
 from .traits import PeerProfile
 
 
-def dump_exception(error: BaseException, profile: PeerProfile, asker: Optional[Asker] = None) -> Payload:
-    """An exception with its text and traceback; the object itself too, if it can be pickled. At most half the limit, and RECORD_SLACK."""
+def dump_exception(error: BaseException, profile: PeerProfile, asker: Optional[Asker] = None, *, whole: bool = False) -> Payload:
+    """An exception with its text and traceback; the object itself too, if it can be pickled. At most half the limit, and RECORD_SLACK.
+
+    If only the `whole` will do, raises `PayloadError` for what can cross as a text only; also if it cannot be loaded here again.
+    """
     text = describe(error)
     try:
         trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
@@ -27,8 +30,14 @@ def dump_exception(error: BaseException, profile: PeerProfile, asker: Optional[A
         body, buffers = dump_with_asker(asker, error, profile)
         if not buffers and len(body) < profile.limit // 2:
             inner = bytes(body)
+            if whole and type(error).__module__ != "builtins":
+                _load(inner, asker)
+        elif whole:
+            raise PayloadError(f"{text} is larger than half of the limit, {profile.limit} bytes")
     except PayloadError:
-        pass  # the text goes; the other side raises a RemoteError with it
+        if whole:
+            raise
+        # The text goes; the other side raises a RemoteError with it.
     if len(trace) > 100_000:
         # Its beginning says where, its end says what.
         trace = f"{trace[:50_000]}\n[...]\n{trace[-50_000:]}"
@@ -45,18 +54,17 @@ def load_exception(body: Bytes, table: Optional[Table] = None, asker: Optional[A
     error: Any = None
     if inner is not None:
         try:
-            if table is not None:
-                error = load_with_table(table, inner, ())
-            elif asker is not None:
-                error = load_with_asker(asker, inner, ())
-            else:
-                error = load(inner, ())
+            error = _load(inner, asker) if table is None else load_with_table(table, inner, ())
         except PayloadError as problem:
             text = f"{text} (it arrives as a RemoteError, because {problem})"
     found = error if isinstance(error, BaseException) else RemoteError(str(text))
     # Not by assignment, which an exception that is a frozen dataclass refuses.
     _set_cause(found, RemoteTraceback(str(trace)))
     return found
+
+
+def _load(inner: bytes, asker: Optional[Asker]) -> Any:
+    return load(inner, ()) if asker is None else load_with_asker(asker, inner, ())
 
 
 _set_cause = BaseException.__dict__["__cause__"].__set__

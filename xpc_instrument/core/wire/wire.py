@@ -31,7 +31,7 @@ _SMALL = 4096
 class Wire(Stream):
     """One connection: a socket and its state machine. One thread (or task) at a time uses it, but any may close it."""
 
-    __slots__ = ("account", "longest", "peer", "plain", "waited")
+    __slots__ = ("account", "arrived", "longest", "peer", "plain", "serving", "since", "waited")
 
     def __init__(self, sock: socket.socket, connection: Connection) -> None:
         super().__init__(sock, connection)
@@ -41,6 +41,10 @@ class Wire(Stream):
         # Counted since the account was opened, beside bytes: seconds waited for what has a deadline, in all and at most at once.
         self.account: Any = None
         self.waited = self.longest = 0.0
+        # When the last wait without a deadline began, which is when the call before it was answered; and, kept by who serves calls here,
+        # what serves the last one and when that arrived.
+        self.since = self.arrived = 0.0
+        self.serving: Any = None
 
     def charge(self, account: Any) -> None:
         """What is counted from now on is for `account`; the one before settles for what was counted so far. Called by the wire's user."""
@@ -86,6 +90,7 @@ class Wire(Stream):
         """The next frame. Raises `RemoteProtocolError` if the state does not allow it, and what `receive` raises."""
         started = monotonic()
         if deadline is None:
+            self.since = started
             frame = self._next(started, None)
         elif started >= deadline:
             # Also if a frame is there: a hostile side has the next question there whenever the last one is answered.
