@@ -66,8 +66,9 @@ class RelayLanes:
 class RelayedPeer:
     """A probe script as a member sees it: behind the host."""
 
-    def __init__(self, joiner: Joiner, session: str, pid: int, python: str) -> None:
+    def __init__(self, joiner: Joiner, session: str, who: str, pid: int, python: str) -> None:
         self.session = session
+        self.who = who
         self.pid = pid
         self.python = python
         self.lanes = RelayLanes(joiner)

@@ -201,6 +201,13 @@ class App:
     def result(self) -> str:
         return self.program.read_until("=> ").partition("=> ")[2]
 
+    def log(self) -> str:
+        """All that it has printed and logged. Lines of the agent's are written a moment after what they tell of."""
+        end = f"this is the end of the log, {len(self.program.output)}"
+        self.evaluate(f"__import__('logging').getLogger('xpc_instrument').warning({end!r})")
+        self.program.find_line(end)
+        return self.program.text
+
     @property
     def calls(self) -> Any:
         return self.evaluate("shop.calls")

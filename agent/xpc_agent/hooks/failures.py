@@ -22,6 +22,7 @@ from xpc_instrument.core.calls.outcome import Failed, NotFound, Outcome
 from xpc_instrument.core.model.errors import ChannelError, DeadlineError, HookFailedError, HookTimeoutError, PayloadError
 from xpc_instrument.core.model.target import Mode
 from xpc_instrument.core.model.terms import Terms
+from xpc_instrument.core.model.words import one_line
 from xpc_instrument.core.node.lanes import LanePool
 from xpc_instrument.core.node.peer import Peer
 from xpc_instrument.core.wire.wire import Wire
@@ -34,8 +35,8 @@ from .signal_handlers import raise_on, raised_by_handler
 
 log = logging.getLogger("xpc_agent")
 
-# The causes by which failures are counted; a subclass comes before its base. Those of `Failed` are the script's words, anything else that
-# is raised is "internal".
+# The causes by which failures are counted; a subclass comes before its base. That of `Failed` is the script's word, one of a few; anything
+# else that is raised is "internal".
 _CAUSES = ((DeadlineError, "timeout"), (PayloadError, "payload"), (ChannelError, "channel"))
 
 
@@ -121,7 +122,7 @@ class FailingOpen:
         if self.mode is Mode.BEFORE and isinstance(error, Failed) and error.cause == "raised":
             return None
         kind = HookTimeoutError if isinstance(error, DeadlineError) else HookFailedError
-        failure = kind(f"the {self.mode} hook of pid {self.peer.pid} on {self.target} failed: {error}")
+        failure = kind(f"the {self.mode} hook of {self.peer.who} on {self.target} failed: {error}")
         failure.__cause__ = error
         return Outcome(error=failure)
 
@@ -162,7 +163,7 @@ class FailingOpen:
             cause,
             "failed (%s): %s; the application goes on without it. Further failures of this kind are counted, not logged.",
             cause,
-            str(error) or type(error).__name__,
+            one_line(str(error)) or type(error).__name__,
             exc_info=error if cause == "internal" else None,
         )
         if cause == "raised" and self.mode in (Mode.BEFORE, Mode.AFTER):
@@ -190,7 +191,7 @@ class FailingOpen:
         if cause in self._logged:
             return
         self._logged[cause] = True
-        log.warning("the %s hook of pid %d on %s " + text, self.mode, self.peer.pid, self.target, *args, exc_info=exc_info)
+        log.warning("the %s hook of %s on %s " + text, self.mode, self.peer.who, self.target, *args, exc_info=exc_info)
 
     @guarded
     def _notify(self, kind: str, **data: Any) -> None:
@@ -199,4 +200,4 @@ class FailingOpen:
             self.peer.notify(kind, hook=self.number, target=self.target, pid=self.pid, **data)
         except (OSError, ChannelError) as error:
             # The connection to it is gone, which its owner acts upon.
-            log.debug("the script (pid %d) cannot be told that a hook on %s is %s: %s", self.peer.pid, self.target, kind, error)
+            log.debug("the script (%s) cannot be told that a hook on %s is %s: %s", self.peer.who, self.target, kind, error)

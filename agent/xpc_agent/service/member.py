@@ -74,6 +74,8 @@ class Membership:
             session=self.session,
             protection=protection,
         )
+        # It calls for the hooks of all sessions, as the host knows (`Peer.trust`).
+        self._joiner.calling.limit = limits.max_sessions * limits.max_lanes
 
     def join(self, timeout: float) -> None:
         """Join, and wait until the host has told of all hooks that there are; at most `timeout` seconds. Raises `XpcError`.
@@ -133,7 +135,7 @@ class Membership:
             log.debug("the process that hosts the address is gone before it was told of the probe points: %s", error)
 
     def _add(self, data: Any) -> Dict[str, Any]:
-        peer = RelayedPeer(self._joiner, data["session"], data["pid"], data["python"])
+        peer = RelayedPeer(self._joiner, data["session"], data["who"], data["pid"], data["python"])
         message = Register(0, data["name"], data["hook"], data["style"], data["terms"], "")
         try:
             return {"error": "", "timeout": self._hooks.add_hook(peer, message)}

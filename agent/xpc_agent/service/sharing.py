@@ -20,7 +20,6 @@ from xpc_instrument.core.calls.registry import Registration
 from xpc_instrument.core.discovery.entry import is_announced
 from xpc_instrument.core.discovery.folder import VARIABLE
 from xpc_instrument.core.node.peer import Peer
-from xpc_instrument.core.protocol.codec import MAX_CONTROL
 from xpc_instrument.core.protocol.messages import Answer, Notice, Opcode, Register
 from xpc_instrument.core.wire.wire import Wire
 
@@ -85,12 +84,11 @@ class Sharing:
     def _let_in(self, peer: Peer) -> None:
         """Take a session that says it is a member for one if it is announced as one, and tell it of all hooks."""
         if not is_announced(self._app, peer.pid, peer.session):
-            why = f"pid {peer.pid} is not announced in the runtime directory of pid {os.getpid()}, which hosts the address"
+            why = f"{peer.who} is not announced in the runtime directory of pid {os.getpid()}, which hosts the address"
             log.warning("a session that would be a process of %s is refused as one: %s", self._app, why)
             peer.notify("no-member", message=f"{why}: processes that share an address need the same user, {VARIABLE} and pid namespace")
             return
-        # A process of the application, which reports all its probe points.
-        peer.wire.connection.reader.limit = MAX_CONTROL
+        peer.trust()
         self._members.add(peer.session)
         for (session, _), message in list(self._hooks.items()):
             owner = self._peers.get(session)
@@ -148,6 +146,7 @@ class Sharing:
             "hook-added",
             key=f"{peer.session} {message.hook}",
             session=peer.session,
+            who=peer.who,
             pid=peer.pid,
             python=peer.python,
             name=message.name,

@@ -79,7 +79,7 @@ def test_a_result_over_max_payload_fails_open(start: Callable[..., App]) -> None
     with xpc_instrument.connect("shop") as session:
         session.instead("shop:charge", lambda *args: "x" * 11_000)
         assert app.evaluate("shop.charge(1)") == "'1 EUR'"
-        assert "is larger than max-payload, 10000 bytes" in app.program.text
+        assert "is larger than max-payload, 10000 bytes" in app.log()
 
 
 def test_an_original_result_over_max_payload_is_seen_as_a_reference_and_goes_back_as_itself(start: Callable[..., App]) -> None:
@@ -155,7 +155,7 @@ def test_a_thread_waits_for_a_lane_no_longer_than_its_deadline(begin_app: Callab
             found, seconds = timed(app, expression)
             assert found == result
             assert 0.3 <= seconds < 0.3 + MARGIN
-        assert "no lane became free in time" in app.program.text
+        assert "no lane became free in time" in app.log()
         release.set()
         assert app.evaluate("shop.Order.twice(4)") == "'hooked'"
 

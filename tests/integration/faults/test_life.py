@@ -634,7 +634,7 @@ def test_an_application_without_descriptors_goes_on_and_is_hooked_again_when_it_
             assert app.value("till.pay(5)") == "second"
         assert app.value("till.pay(6)") == "hooked"
     assert app.value("till.pay(7)") == "paid"
-    assert "Traceback" not in app.program.text
+    assert "Traceback" not in app.log()
 
 
 GREEDY_SCRIPT = """
@@ -772,7 +772,7 @@ def test_a_lane_for_which_no_memory_can_be_had_is_plain_and_the_statistics_say_w
     app.disarmed()
     assert app.ran == []
     app.settles_at(before)
-    assert "Traceback" not in app.program.text
+    assert "Traceback" not in app.log()
 
 
 # clocks -----------------------------------------------------------------------------------------------------------------------

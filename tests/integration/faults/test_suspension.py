@@ -109,7 +109,7 @@ def test_a_script_that_is_stopped_is_suspended_while_that_of_another_goes_on(
     stopped.read_until("INFO shop")
     app.evaluate("shop.charge(8)")
     stopped.read_until("told of 8")
-    assert app.program.text.count("it is suspended") == 1
+    assert app.log().count("it is suspended") == 1
     for script in (stopped, other):
         script.signal(signal.SIGINT)
         assert script.wait() == 0

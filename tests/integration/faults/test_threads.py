@@ -75,7 +75,7 @@ def test_an_application_that_can_start_no_thread_keeps_its_sessions_and_admits_o
     app.disarmed()
     assert app.ran == []
     app.settles_at(before)
-    assert "Traceback" not in app.program.text
+    assert "Traceback" not in app.log()
 
 
 def test_a_script_that_can_start_no_thread_keeps_its_session_and_opens_more_lanes_later(

@@ -48,7 +48,7 @@ if __name__ == "__main__":
             status = fork()
         elif word == "inside":
             result = forking_charge(1)
-            print("got", result, flush=True)
+            print(f"got {result}\\n", end="", flush=True)  # in one write, so that the log of another thread does not come in between
             if result == "in the child":
                 os._exit(0)
             status = 0

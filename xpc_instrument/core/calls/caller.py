@@ -181,7 +181,7 @@ class Outgoing:
         info = load_small_json(frame.body, "FAILED")
         if not isinstance(info, dict):
             raise RemoteProtocolError("FAILED without an object")
-        raise Failed(str(info.get("cause", "failed"))[:40], str(info.get("message", ""))[:2000])
+        raise Failed(str(info.get("cause", "")), str(info.get("message", "")))
 
     def raised(self, error: BaseException) -> Outcome:
         """What comes of a callee that answers with an exception. May raise `Failed`."""

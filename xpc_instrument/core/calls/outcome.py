@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple
 
 from ..model.errors import RemoteProtocolError
+from ..model.words import one_line
 from ..protocol.codec import Bytes, load_json
 from ..values.names import safe_repr, type_name
 from ..values.references import Asker, Reference
@@ -56,12 +57,16 @@ class Meta(NamedTuple):
 INSTANCE_TYPE = Meta._fields.index("instance_type")
 
 
+# The causes that a callee may name: the callback raised, its answer cannot be pickled, whoever relays has lost it.
+CAUSES = frozenset({"raised", "unpicklable", "channel"})
+
+
 class Failed(Exception):
-    """The callee could not answer: `cause` is a word to count by, the message says what happened."""
+    """The callee could not answer: `cause` is a word to count by, one of `CAUSES` or "other", the message, one line, says what happened."""
 
     def __init__(self, cause: str, message: str) -> None:
-        super().__init__(message)
-        self.cause = cause
+        super().__init__(one_line(message))
+        self.cause = cause if cause in CAUSES else "other"
 
 
 class NotFound(Exception):

@@ -71,6 +71,10 @@ class CrowdedError(RemoteProtocolError):
     """Too many connections wait for their handshake there (`max-unauthenticated`), and this one had to give way."""
 
 
+class NoLaneError(RemoteProtocolError):
+    """This session has all the lanes to call on that the other side grants it (`max-lanes`)."""
+
+
 class PayloadError(XpcError, ValueError):
     """A value cannot cross: it cannot be pickled, it is too large, or the other side cannot load it."""
 

@@ -61,7 +61,7 @@ class Limits(Record):
 
     max_lanes: int = _count(32, most=1_000)
     """Lanes of one session to one process, that is, how many invocations of its hooks may be under way at once. Each is a thread in the
-    script and a descriptor on both sides."""
+    script and a descriptor on both sides. It may have as many again on which it calls."""
 
     max_hooks: int = _count(16, most=1_000)
     """Hooks registered on one probe point, over all sessions."""

@@ -1,4 +1,4 @@
-"""Words of error messages: what a user wrote, quoted, and the nearest thing that would have been right.
+"""Words of error messages: what a user wrote, quoted, and the nearest thing that would have been right; what a peer wrote, on one line.
 
 difflib is imported when it is needed, so that an application's start-up does not pay for it.
 """
@@ -15,6 +15,18 @@ def quoted(text: str, bare: bool = False) -> str:
     if bare and re.fullmatch(r"[A-Za-z0-9_-]{1,60}", text):
         return text
     return json.dumps(text if len(text) <= 100 else f"{text[:100]}...", ensure_ascii=not text.isprintable())
+
+
+# Of what the other side of a connection says a line of the log has so many characters.
+SHOWN = 200
+
+
+def one_line(text: str, most: int = SHOWN) -> str:
+    """`text` as a part of a line: what is no printable character is escaped, and at the end of what is longer than `most` stands "..."."""
+    shown = text[: most + 1]
+    if not shown.isprintable():
+        shown = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in shown)
+    return shown if len(shown) <= most else f"{shown[: most - 3]}..."
 
 
 def did_you_mean(hint: Optional[str]) -> str:

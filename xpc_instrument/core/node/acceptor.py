@@ -53,7 +53,7 @@ class Acceptor:
         key: bytes,
         protection: Protection,
         limits: Limits,
-        logger: logging.Logger,
+        log: LogThrottle,
         *,
         welcome: Welcome,
         admit: Callable[[Wire, List[Bytes]], None],
@@ -68,7 +68,7 @@ class Acceptor:
         self._admit = admit
         self._full = full
         self._clients = UnauthenticatedClients(limits.max_unauthenticated)
-        self._log = LogThrottle(logger)
+        self._log = log
         self._listener: Optional[socket.socket] = None
         self._selector: Optional[Selector] = None
         self._rest_until = 0.0

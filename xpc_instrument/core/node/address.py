@@ -3,7 +3,8 @@
 Rules:
 - TCP needs a key, and beyond loopback TLS, on the side that listens and on the side that dials. What counts is the address that a name
   resolves to.
-- On unix sockets the peer's uid is the kernel's word, not the peer's.
+- On unix sockets the peer's uid is the kernel's word, not the peer's; its pid is the peer's own word, and shown as such unless the kernel
+  says the same.
 """
 
 from __future__ import annotations
@@ -128,15 +129,27 @@ def check_peer(sock: socket.socket) -> None:
     """On a unix socket, refuse a peer of another user. Raises `AuthenticationError`."""
     if sock.family != getattr(socket, "AF_UNIX", None):
         return
-    uid = _peer_uid(sock)
+    uid = _credentials(sock)[1]
     if uid not in (os.getuid(), 0):
         raise AuthenticationError(f"the peer belongs to the user {uid}, this process to {os.getuid()}")
 
 
-def _peer_uid(sock: socket.socket) -> int:
+def named(sock: socket.socket, pid: int) -> str:
+    """How a peer is called that says it is `pid`: by that number alone only if the kernel says so too.
+
+    It does not over TCP, nor of a process in another pid namespace, which has its number there.
+    """
+    if sock.family == getattr(socket, "AF_UNIX", None) and _credentials(sock)[0] == pid:
+        return f"pid {pid}"
+    return f"a process that says it is pid {pid}"
+
+
+def _credentials(sock: socket.socket) -> Tuple[int, int]:
+    """The pid of whoever has connected a unix socket, 0 if it is not known, and the uid."""
     if hasattr(socket, "SO_PEERCRED"):
         credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        return int(struct.unpack("3i", credentials)[1])
+        pid, uid, _ = struct.unpack("3i", credentials)
+        return pid, uid
     # struct xucred of the BSDs and macOS (LOCAL_PEERCRED is 1 at level 0): version, uid, number of groups, groups.
     credentials = sock.getsockopt(0, 1, 76)
-    return int(struct.unpack_from("II", credentials)[1])
+    return 0, int(struct.unpack_from("II", credentials)[1])

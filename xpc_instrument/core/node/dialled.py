@@ -12,7 +12,7 @@ import threading
 import time
 from typing import Callable, Dict, List, Optional
 
-from ..model.errors import AuthenticationError, ChannelError, DeadlineError, RemoteProtocolError
+from ..model.errors import AuthenticationError, ChannelError, DeadlineError, NoLaneError, RemoteProtocolError
 from ..model.limits import Limits
 from ..protocol.codec import Frame
 from ..protocol.connection import State
@@ -20,6 +20,9 @@ from ..protocol.messages import Role
 from ..wire.wire import Wire
 from .address import Address
 from .threads import start_seen
+
+# How long a caller waits for a lane of its own before it asks the host again, which had none left for it, in seconds.
+_LOOK_AGAIN = 0.05
 
 Dial = Callable[[Role, float], Wire]
 Serve = Callable[[Wire, Frame], None]
@@ -163,34 +166,63 @@ class AnsweringLanes:
 
 
 class CallingLanes:
-    """Lanes on which this node calls: one is dialled where none is idle."""
+    """Lanes on which this node calls: one is dialled where none is idle and there are fewer than `limit`; else one is waited for."""
 
-    def __init__(self, address: Address, dial: Dial) -> None:
+    def __init__(self, address: Address, limit: int, dial: Dial) -> None:
+        self.limit = limit
         self._address = address
         self._dial = dial
         self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._idle: List[Wire] = []
         self._in_use: Dict[int, Wire] = {}
+        # How many are being dialled.
+        self._dialling = 0
         self._closed = ""
 
     def take(self, deadline: float) -> Wire:
-        """A lane; to be given back, or dropped. Raises what `dial` raises."""
+        """A lane; to be given back, or dropped. Raises what `dial` raises, or `DeadlineError` if all are in use."""
         while True:
-            with self._lock:
+            wire = self._idle_one(deadline)
+            if wire is None:
+                try:
+                    return self._dialled(deadline)
+                except NoLaneError:
+                    # The host grants fewer, or has not noticed yet that one was closed.
+                    with self._lock:
+                        if not self._idle and not self._changed.wait(_LOOK_AGAIN) and time.monotonic() >= deadline:
+                            raise
+            elif _is_fresh(wire):
+                return wire
+            else:
+                self.drop(wire)
+
+    def _idle_one(self, deadline: float) -> Optional[Wire]:
+        """An idle lane; None if one is to be dialled, which is counted as being so."""
+        with self._lock:
+            while True:
                 if self._closed:
                     raise self._not_connected()
-                wire = self._idle.pop() if self._idle else None
-                if wire is not None:
+                if self._idle:
+                    wire = self._idle.pop()
                     self._in_use[id(wire)] = wire
-            if wire is None:
-                return self._dialled(deadline)
-            if _is_fresh(wire):
-                return wire
-            self.drop(wire)
+                    return wire
+                if len(self._in_use) + self._dialling < self.limit:
+                    self._dialling += 1
+                    return None
+                if not self._changed.wait(max(0.0, deadline - time.monotonic())):
+                    raise DeadlineError(f"all {self.limit} lanes to call on to {self._address} are in use (max-lanes)")
 
     def _dialled(self, deadline: float) -> Wire:
-        wire = self._dial(Role.CALL, deadline)
+        try:
+            wire = self._dial(Role.CALL, deadline)
+        except BaseException:
+            with self._lock:
+                self._dialling -= 1
+                self._changed.notify()
+            raise
         with self._lock:
+            self._dialling -= 1
             if not self._closed:
                 self._in_use[id(wire)] = wire
                 return wire
@@ -209,6 +241,7 @@ class CallingLanes:
         """Put a lane back after a call that ended well."""
         with self._lock:
             self._in_use.pop(id(wire), None)
+            self._changed.notify()
             if not self._closed and not wire.closed:
                 self._idle.append(wire)
                 return
@@ -220,6 +253,7 @@ class CallingLanes:
         wire.charge(None)
         with self._lock:
             self._in_use.pop(id(wire), None)
+            self._changed.notify()
         wire.close()
 
     def close(self, why: str) -> None:
@@ -228,6 +262,7 @@ class CallingLanes:
             self._closed = why
             wires = [*self._idle, *self._in_use.values()]
             self._idle = []
+            self._changed.notify_all()
         for wire in wires:
             wire.close()
 

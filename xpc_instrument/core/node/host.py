@@ -29,11 +29,12 @@ from ..unpatched import Selector, read, sleep, write
 from ..wire.opening import welcome_with_memory
 from ..wire.wire import Wire
 from .acceptor import Acceptor
-from .address import NO_PROTECTION, Address, Protection
+from .address import NO_PROTECTION, Address, Protection, named
 from .listen import listen
 from .peer import Peer, Policy
 from .served import ServedLanes
 from .threads import Run, ServiceThread
+from .throttle import LogThrottle
 from .unauthenticated import UnauthenticatedClient
 
 # How long the service thread waits for a forked child to announce itself, in seconds.
@@ -46,8 +47,8 @@ _FAILURE_REST = 0.05
 class Host:
     """A listening node. `start` binds and serves in a thread; `stop` ends it; both may be repeated.
 
-    `logger` gets a line for each refused connection, unless there are very many; `refused` counts them, `failures` the turns of the service
-    thread that ended in an error that nobody thought of.
+    `logger` gets a line for what a peer does wrong, unless there are very many; `refused` counts the connections that were refused,
+    `failures` the turns of the service thread that ended in an error that nobody thought of.
     """
 
     def __init__(
@@ -71,12 +72,14 @@ class Host:
         self._policy = policy
         self._app = app
         self._python = python
+        # For all that a peer can cause.
+        self._log = LogThrottle(logger)
         self._logger = logger
         self._inode = 0
         self._selector: Optional[Selector] = None
         self._acceptor: Optional[Acceptor] = None
         self._refused_before = 0
-        self._served = ServedLanes(address, limits.max_sessions * limits.max_lanes, self._serve, logger)
+        self._served = ServedLanes(address, self._serve, self._log)
         self._wake_r = self._wake_w = -1
         self._thread = ServiceThread(self._run, self.wake)
         self._expelled: Deque[Any] = deque()
@@ -112,7 +115,7 @@ class Host:
             self._key,
             self._protection,
             self.limits,
-            self._logger,
+            self._log,
             welcome=Welcome("", self._owner, self._python, self._app, self.limits.max_payload),
             admit=self._admit,
             full=self._full,
@@ -243,7 +246,7 @@ class Host:
             try:
                 self._policy.left(peer)
             except Exception:
-                self._logger.exception("the hooks of pid %d could not be removed", peer.pid)
+                self._logger.exception("the hooks of %s could not be removed", peer.who)
 
     def _await_births(self, run: Run) -> None:
         deadline = time.monotonic() + _BIRTH_TIMEOUT
@@ -335,7 +338,7 @@ class Host:
             if peer is None or not peer.lanes.add(wire):
                 wire.close()
         else:
-            self._served.add(wire, hello, welcome)
+            self._served.add(wire, hello, welcome, self.peers.get(hello.session))
 
     def _join(self, wire: Wire, hello: Hello, welcome: List[Bytes]) -> None:
         sessions = self._full()
@@ -343,7 +346,8 @@ class Host:
         if known or sessions:
             why = "it has joined already" if known else f"{sessions} sessions have joined, the limit (max-sessions)"
             self._refused_before += 1
-            self._logger.warning("refused the session of pid %d at %s: %s", hello.pid, self.address, why)
+            who = named(wire.sock, hello.pid)
+            self._log.log("session", logging.WARNING, "refused the session of %s at %s: %s", who, self.address, why)
             wire.transmit_some(wire.connection.turn_away("busy", why))
             wire.close()
             return
@@ -382,21 +386,22 @@ class Host:
         peer.last_heard = time.monotonic()
         try:
             for frame in frames:
-                peer.obey(frame, self._policy, self._logger)
+                peer.obey(frame, self._policy, self._log)
         except (RemoteProtocolError, LocalProtocolError) as error:
-            self._logger.warning("the session of pid %d broke the protocol: %s", peer.pid, error)
+            self._log.log("broken", logging.WARNING, "the session of %s broke the protocol: %s", peer.who, error)
             self._lose(peer, str(error))
         except Exception as error:
             self._fail(peer, error)
 
     def _fail(self, peer: Peer, error: Exception) -> None:
-        self._logger.error("what the session of pid %d sent could not be dealt with; it is gone", peer.pid, exc_info=error)
+        text = "what the session of %s sent could not be dealt with; it is gone"
+        self._log.log("failed", logging.ERROR, text, peer.who, exc_info=error)
         self._lose(peer, f"{type(error).__name__}: {error}")
 
     def _lose(self, peer: Peer, why: str) -> None:
         if self.peers.get(peer.session) is not peer:
             return
-        self._logger.debug("the session of pid %d ended: %s", peer.pid, why)
+        self._log.log("ended", logging.DEBUG, "the session of %s ended: %s", peer.who, why)
         if self._selector is not None:
             self._selector.unregister(peer.wire.sock)
         self._drop_peer(peer)
@@ -405,6 +410,7 @@ class Host:
         self.peers.pop(peer.session, None)
         peer.gone = True
         peer.wire.close()
+        self._served.drop(peer.session)
         try:
             self._policy.left(peer)
         finally:

@@ -78,7 +78,7 @@ class Joiner:
         self._sending = threading.Lock()
         self._lock = threading.Lock()
         self.answering = AnsweringLanes(address, limits, self._dial, serve, self._missed, on_cut_off)
-        self.calling = CallingLanes(address, self._dial)
+        self.calling = CallingLanes(address, limits.max_lanes, self._dial)
         self._requests: Dict[int, PendingRequest] = {}
         # The requests that nobody waits for any more, and that are not answered yet.
         self._late: Set[int] = set()

@@ -9,11 +9,13 @@ from typing import Any, Callable, Deque, Dict, Optional, Protocol, Sequence, Uni
 
 from ..model.errors import RemoteProtocolError, XpcError
 from ..model.limits import Limits
-from ..protocol.codec import Bytes, Frame
+from ..protocol.codec import MAX_CONTROL, Bytes, Frame
 from ..protocol.messages import Answer, Hello, LanesWanted, Message, Notice, Ping, Pong, Query, Register, Synced, Unregister
 from ..unpatched import allocate_lock
 from ..wire.wire import Wire
+from .address import named
 from .lanes import LanePool
+from .throttle import LogThrottle
 
 
 class Service(Protocol):
@@ -75,13 +77,15 @@ class Peer:
     def __init__(self, service: Service, wire: Wire, hello: Hello) -> None:
         self.session = hello.session
         self.pid = hello.pid
+        self.who = named(wire.sock, hello.pid)
         self.python = hello.python
         self.program = hello.program
         self.gone = False
         self.last_heard = time.monotonic()
         self.wire = wire
         self.lanes = LanePool(self._want, service.limits.max_lanes)
-        self.calls = 0  # lanes on which this peer calls us
+        # On so many lanes at once it may call.
+        self.max_calling = service.limits.max_lanes
         self._service = service
         self._outbox: Deque[Bytes] = deque()
         self._sending = allocate_lock()
@@ -89,12 +93,17 @@ class Peer:
     def __repr__(self) -> str:
         return f"<Peer {self.program!r} pid {self.pid}>"
 
-    def obey(self, frame: Frame, policy: Policy, logger: logging.Logger) -> None:
+    def trust(self) -> None:
+        """It is a process of the application and not a script: it reports all that it has, and calls for the hooks of all sessions."""
+        self.wire.connection.reader.limit = MAX_CONTROL
+        self.max_calling = self._service.limits.max_sessions * self._service.limits.max_lanes
+
+    def obey(self, frame: Frame, policy: Policy, log: LogThrottle) -> None:
         """Do what a control message of this peer asks for. Raises `RemoteProtocolError` for one that is not for a host."""
         self.wire.connection.accept(frame)
         message = self.wire.connection.read(frame)
         if isinstance(message, (Register, Unregister, Query)):
-            answer = self._answer(message, policy, logger)
+            answer = self._answer(message, policy, log)
             if answer is not None:
                 self.post(answer)
         elif isinstance(message, Ping):
@@ -109,7 +118,7 @@ class Peer:
         elif not isinstance(message, Pong):
             raise RemoteProtocolError(f"{frame.opcode.name} is not for a host")
 
-    def _answer(self, message: Union[Register, Unregister, Query], policy: Policy, logger: logging.Logger) -> Optional[Answer]:
+    def _answer(self, message: Union[Register, Unregister, Query], policy: Policy, log: LogThrottle) -> Optional[Answer]:
         handlers: Dict[type, Callable[[Peer, Any], Optional[Answer]]] = {
             Register: policy.register,
             Unregister: policy.unregister,
@@ -120,7 +129,7 @@ class Peer:
         except XpcError as error:
             return Answer(message.request, False, type(error).__name__, str(error))
         except Exception as error:
-            logger.exception("answering %s failed", type(message).__name__)
+            log.log("answer", logging.ERROR, "answering %s failed", type(message).__name__, exc_info=error)
             return Answer(message.request, False, "XpcError", f"{type(error).__name__}: {error}")
 
     def post(self, message: Message) -> None:

@@ -1,58 +1,91 @@
-"""The lanes on which joined nodes call a host: a thread for each, which ends with its lane."""
+"""The lanes on which joined nodes call a host: a thread for each, which ends with its lane.
+
+Rules:
+- A lane is that of a node that has joined, ends with it, and counts towards what that node may have (`max-lanes`).
+- Who has as many as it may have is told so, and waits until one of them is free (`dialled.py`).
+"""
 
 from __future__ import annotations
 
 import logging
-from typing import Callable, Dict, List
+from typing import Callable, Dict, List, Optional
 
 from ..model.errors import ChannelError
 from ..protocol.codec import Bytes
 from ..protocol.messages import Hello
+from ..unpatched import allocate_lock
 from ..wire.wire import Wire
-from .address import Address
+from .address import Address, named
+from .peer import Peer
 from .threads import start_unseen
+from .throttle import LogThrottle
 
 
 class ServedLanes:
-    """At most `limit` lanes. `serve(wire, hello)` answers the calls of one until it ends, in the lane's thread."""
+    """`serve(wire, hello)` answers the calls of a lane until it ends, in the lane's thread."""
 
-    def __init__(self, address: Address, limit: int, serve: Callable[[Wire, Hello], None], logger: logging.Logger) -> None:
+    def __init__(self, address: Address, serve: Callable[[Wire, Hello], None], log: LogThrottle) -> None:
         self._address = address
-        self._limit = limit
         self._serve = serve
-        self._logger = logger
-        self._all: Dict[int, Wire] = {}
+        self._log = log
+        # By session. The service thread adds to it, and each lane's own thread takes from it.
+        self._all: Dict[str, Dict[int, Wire]] = {}
+        self._lock = allocate_lock()
 
-    def add(self, wire: Wire, hello: Hello, welcome: List[Bytes]) -> None:
-        """Send WELCOME on a new lane and serve it; it is closed if there is no room for it."""
-        # A lane's first bytes: nothing else is on its socket yet, so they fit.
-        if wire.transmit_some(welcome) or len(self._all) >= self._limit:
+    def add(self, wire: Wire, hello: Hello, welcome: List[Bytes], peer: Optional[Peer]) -> None:
+        """Send WELCOME on a new lane of `peer` and serve it; say why not, and close it, if it has not joined or has its lanes already."""
+        have = len(self._all.get(hello.session, ()))
+        if peer is None or have >= peer.max_calling:
+            why = "its session has not joined" if peer is None else f"its session has {have} lanes to call on, the limit (max-lanes)"
+            wire.transmit_some(wire.connection.turn_away("busy" if peer is None else "lanes", why))
             wire.close()
             return
-        self._all[id(wire)] = wire
+        # A lane's first bytes: nothing else is on its socket yet, so they fit.
+        if wire.transmit_some(welcome):
+            wire.close()
+            return
+        with self._lock:
+            self._all.setdefault(hello.session, {})[id(wire)] = wire
         try:
-            start_unseen(self._run, wire, hello)
+            start_unseen(self._run, wire, hello, named(wire.sock, hello.pid))
         except RuntimeError as error:
             # The process has no room for a thread: this caller is turned away, and all others are served on.
-            self._logger.warning("a call of pid %d at %s cannot be served: %s", hello.pid, self._address, error)
-            self._end(wire)
+            who = named(wire.sock, hello.pid)
+            self._log.log("no thread", logging.WARNING, "a call of %s at %s cannot be served: %s", who, self._address, error)
+            self._end(wire, hello)
+
+    def drop(self, session: str) -> None:
+        """The session has ended: close its lanes."""
+        with self._lock:
+            lanes = self._all.pop(session, {})
+        for wire in lanes.values():
+            wire.close()
 
     def close(self, abandon: bool) -> None:
         """Close all; `abandon`: after a fork, only this process's descriptors."""
-        for wire in list(self._all.values()):
-            wire.abandon() if abandon else wire.close()
-        self._all.clear()
+        if abandon:
+            # A thread that the child does not have may have held it.
+            self._lock = allocate_lock()
+        with self._lock:
+            found, self._all = self._all, {}
+        for lanes in found.values():
+            for wire in lanes.values():
+                wire.abandon() if abandon else wire.close()
 
-    def _run(self, wire: Wire, hello: Hello) -> None:
+    def _run(self, wire: Wire, hello: Hello, who: str) -> None:
         try:
             self._serve(wire, hello)
         except ChannelError as error:
-            self._logger.debug("a lane of pid %d ended: %s", hello.pid, error)
-        except Exception:
-            self._logger.exception("serving a lane of pid %d failed", hello.pid)
+            self._log.log("lane", logging.DEBUG, "a lane of %s ended: %s", who, error)
+        except Exception as error:
+            self._log.log("serving", logging.ERROR, "serving a lane of %s failed", who, exc_info=error)
         finally:
-            self._end(wire)
+            self._end(wire, hello)
 
-    def _end(self, wire: Wire) -> None:
-        self._all.pop(id(wire), None)
+    def _end(self, wire: Wire, hello: Hello) -> None:
+        with self._lock:
+            lanes = self._all.get(hello.session, {})
+            lanes.pop(id(wire), None)
+            if not lanes:
+                self._all.pop(hello.session, None)
         wire.close()

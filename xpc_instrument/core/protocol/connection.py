@@ -24,7 +24,7 @@ import hmac
 import secrets
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from ..model.errors import AuthenticationError, CrowdedError, LocalProtocolError, RemoteProtocolError
+from ..model.errors import AuthenticationError, CrowdedError, LocalProtocolError, NoLaneError, RemoteProtocolError
 from ..model.limits import DEFAULT_LIMITS
 from .codec import MAX_CONTROL, MAX_REQUEST, Bytes, Frame, FrameReader, dump_message, encode, load_message
 from .messages import PROTOCOL_VERSION, Challenge, Hello, Message, Opcode, Proof, Refused, Role, Welcome
@@ -228,7 +228,7 @@ class Connection:
         if isinstance(message, Refused):
             if message.reason == "authentication":
                 raise AuthenticationError(message.message)
-            kind = CrowdedError if message.reason == "crowded" else RemoteProtocolError
+            kind = {"crowded": CrowdedError, "lanes": NoLaneError}.get(message.reason, RemoteProtocolError)
             raise kind(f"refused ({message.reason}): {message.message}")
         if isinstance(message, Hello):
             self.hello = message

@@ -140,7 +140,7 @@ class Scene:
         self.ended: List[RemoteHook] = []
         self.pool = LanePool(lambda count: None, 8)
         waits = bool(lanes) and (not steps or steps[-1] is PROCEED)
-        peer: Any = SimpleNamespace(session="s", pid=7, lanes=self.pool, notify=lambda kind, **_: self.told.append(kind))
+        peer: Any = SimpleNamespace(session="s", who="pid 7", pid=7, lanes=self.pool, notify=lambda kind, **_: self.told.append(kind))
         self.hook = RemoteHook(
             mode,
             "m:f",

@@ -41,7 +41,7 @@ class Service:
         never: List[Any] = []
         self.registrations = Registrations(config, self.table, dict, never.append, never.append)
         joiner = Joiner(parse_address("unix:/nowhere"), b"", limits=Limits(), on_notice=never.append)
-        self.peer = RelayedPeer(joiner, "a session", os.getpid(), python_version())
+        self.peer = RelayedPeer(joiner, "a session", f"pid {os.getpid()}", os.getpid(), python_version())
 
     def add(self, name: str, hook: int = 1, **terms: Any) -> None:
         self.registrations.add_hook(self.peer, Register(0, name, hook, "call", terms, ""))

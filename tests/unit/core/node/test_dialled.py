@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from typing import Callable, Iterator, List
 
 import pytest
 
-from xpc_instrument.core.model.errors import ChannelError
+from xpc_instrument.core.model.errors import ChannelError, DeadlineError, NoLaneError
 from xpc_instrument.core.node.address import parse_address
 from xpc_instrument.core.node.dialled import CallingLanes
 from xpc_instrument.core.protocol.connection import Connection
@@ -47,7 +48,7 @@ def listener() -> Iterator[Listener]:
 
 @pytest.fixture
 def lanes(listener: Listener) -> CallingLanes:
-    return CallingLanes(ADDRESS, listener.dial)
+    return CallingLanes(ADDRESS, 2, listener.dial)
 
 
 def soon() -> float:
@@ -61,6 +62,43 @@ def test_a_lane_that_was_given_back_is_taken_again(lanes: CallingLanes, listener
     lanes.give(one)
     assert lanes.take(soon()) is one
     assert listener.dialled == [one, two]
+
+
+def test_who_finds_all_lanes_in_use_waits_for_one(lanes: CallingLanes, listener: Listener) -> None:
+    one, two = lanes.take(soon()), lanes.take(soon())
+    with pytest.raises(DeadlineError, match=r"all 2 lanes .* are in use \(max-lanes\)"):
+        lanes.take(time.monotonic() + 0.01)
+    taken: List[Wire] = []
+    waiting = [threading.Thread(target=lambda: taken.append(lanes.take(soon()))) for _ in range(2)]
+    for thread in waiting:
+        thread.start()
+    lanes.give(one)
+    lanes.drop(two)
+    for thread in waiting:
+        thread.join()
+    assert one in taken
+    assert len(listener.dialled) == 3
+
+
+def test_whom_the_host_grants_fewer_waits_for_one_of_these(lanes: CallingLanes, listener: Listener) -> None:
+    one = lanes.take(soon())
+    refused = threading.Event()
+
+    def refuse() -> None:
+        refused.set()
+        raise NoLaneError("its session has 1 lanes to call on, the limit (max-lanes)")
+
+    listener.meanwhile = refuse
+    with pytest.raises(NoLaneError):
+        lanes.take(time.monotonic() + 0.01)
+    refused.clear()
+    taken: List[Wire] = []
+    waiting = threading.Thread(target=lambda: taken.append(lanes.take(soon())))
+    waiting.start()
+    assert refused.wait(20)
+    lanes.give(one)
+    waiting.join()
+    assert taken == [one]
 
 
 def test_a_lane_whose_other_end_has_gone_is_replaced(lanes: CallingLanes, listener: Listener) -> None:
