@@ -33,6 +33,7 @@ from ..service.registrations import Registrations
 from ..service.reports import Reports
 from ..targets.imports import ImportWatcher
 from .forks import Forks, Orphans, close_with_multiprocessing
+from .logs import LineQueue
 
 log = logging.getLogger("xpc_agent")
 
@@ -53,7 +54,8 @@ class Agent:
         self.reports = Reports(config.app, self.table, lambda: self.host)
         self.registrations = Registrations(config, self.table, self.reports.whole, self._on_joined, self._on_synced)
         self._orphans = Orphans(config.app, self.table, self.registrations, config.limits.max_lanes)
-        self._forks = Forks(self.registrations.sender, config.manager.address == "unix")
+        self._lines = LineQueue()
+        self._forks = Forks(self.registrations.sender, self._lines, config.manager.address == "unix")
         self.watcher = ImportWatcher(guarded(self.table.wants_module), guarded(self.table.module_imported))
         self.host: Optional[Host] = None
         self._member: Optional[Membership] = None
@@ -65,6 +67,7 @@ class Agent:
 
     def start(self, *, at_once: bool) -> None:
         """Watch imports, patch what is there, and listen: at once, or when the first probe point is ready."""
+        self._lines.open()
         self.watcher.install()
         if at_once:
             self.open()
@@ -172,7 +175,15 @@ class Agent:
         self._synced.release()
 
     def close(self) -> None:
-        """Stop listening and withdraw; probe points stay as they are."""
+        """The process ends: stop listening and withdraw; probe points stay as they are."""
+        try:
+            self._leave()
+        except Exception:
+            log.exception("withdrawing failed; what is left is cleaned up by the next process that looks")
+        finally:
+            self._lines.finish()
+
+    def _leave(self) -> None:
         self._closed = True
         host, entry, member = self.host, self._entry, self._member
         self.host = self._entry = self._member = None
@@ -191,9 +202,12 @@ class Agent:
 
     def stop(self) -> None:
         """Undo everything."""
-        self.watcher.uninstall()
-        self.close()
-        self.table.restore_all()
+        try:
+            self.watcher.uninstall()
+            self._leave()
+            self.table.restore_all()
+        finally:
+            self._lines.close()
 
     # fork --------------------------------------------------------------------------------------------------------------
 
@@ -210,6 +224,7 @@ class Agent:
         self._forks.in_child(self._begin_anew)
 
     def _begin_anew(self) -> None:
+        self._lines.reset_after_fork()
         self.table.reset_after_fork()
         self.registrations.reset_after_fork()
         self._synced = Semaphore()

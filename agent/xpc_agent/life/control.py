@@ -23,7 +23,6 @@ from xpc_instrument.core.unpatched import Local
 from ..guard import guard, guarded
 from .agent import Agent
 from .interpreter import is_main
-from .logs import leave_no_dummies
 
 log = logging.getLogger("xpc_agent")
 
@@ -56,8 +55,6 @@ def start(
         return
     if not is_main():
         raise XpcError("this is a subinterpreter; only the main interpreter of a process can be instrumented: call start() there")
-    for name in ("xpc_agent", "xpc_instrument"):
-        leave_no_dummies(logging.getLogger(name))
     agent = Agent(_config(config, app, probes))
     _hook_forks()
     try:
@@ -120,10 +117,7 @@ def _config(config: Union[Config, str, os.PathLike[str], None], app: Optional[st
 
 @guarded
 def _at_exit(agent: Agent) -> None:
-    try:
-        agent.close()
-    except Exception:
-        log.exception("withdrawing failed; what is left is cleaned up by the next process that looks")
+    agent.close()
 
 
 def _hook_forks() -> None:

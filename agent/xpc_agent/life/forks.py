@@ -27,6 +27,7 @@ from ..events.sender import Sender
 from ..guard import guarded
 from ..points.table import ProbeTable
 from ..service.registrations import Registrations
+from .logs import LineQueue
 
 log = logging.getLogger("xpc_agent")
 
@@ -34,8 +35,9 @@ log = logging.getLogger("xpc_agent")
 class Forks:
     """The forks that are under way. `announced`: whether children announce themselves, since each has an address of its own."""
 
-    def __init__(self, sender: Sender, announced: bool) -> None:
+    def __init__(self, sender: Sender, lines: LineQueue, announced: bool) -> None:
         self._sender = sender
+        self._lines = lines
         self._announced = announced
         # The pipes by thread; each tells the parent that its child is announced.
         self._births: Dict[int, Tuple[int, int]] = {}
@@ -50,6 +52,7 @@ class Forks:
             if host is not None:
                 host.pause()
             self._sender.pause()
+            self._lines.pause()
         # A child that shares a fixed address is told of all hooks by its host, which may be this process: nothing to wait for.
         if host is not None and self._announced:
             try:
@@ -70,6 +73,7 @@ class Forks:
             self._count -= 1
             if not self._count:
                 self._sender.resume()
+                self._lines.resume()
                 if host is not None:
                     host.resume()
 

@@ -12,6 +12,7 @@ import pytest
 
 from xpc_agent.events.sender import Sender
 from xpc_agent.life.forks import Forks
+from xpc_agent.life.logs import LineQueue
 from xpc_instrument.core.calls.registry import Registry
 from xpc_instrument.core.model.limits import Limits
 from xpc_instrument.core.node.address import parse_address
@@ -34,7 +35,7 @@ def descriptors() -> List[str]:
 
 
 def test_the_threads_go_on_after_the_last_of_several_forks(host: Host) -> None:
-    forks = Forks(Sender(1, 1), announced=False)
+    forks = Forks(Sender(1, 1), LineQueue(), announced=False)
     forks.before(host)
     thread = threading.Thread(target=forks.before, args=(host,))
     thread.start()
@@ -48,7 +49,7 @@ def test_the_threads_go_on_after_the_last_of_several_forks(host: Host) -> None:
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="there is no /proc")
 def test_a_child_holds_the_pipe_until_it_has_begun_anew_and_those_of_other_forks_not_at_all(host: Host) -> None:
-    forks = Forks(Sender(1, 1), announced=True)
+    forks = Forks(Sender(1, 1), LineQueue(), announced=True)
     before = descriptors()
     thread = threading.Thread(target=forks.before, args=(host,))
     thread.start()
