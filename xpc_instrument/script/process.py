@@ -1,6 +1,6 @@
-"""One process that a session has joined, and what it is request: to register a hook, to remove one.
+"""One process that a session has joined, and what it is asked: to register a hook, to remove one.
 
-Both are request of all processes at once and waited for apart, so that many cost the time of the slowest.
+All processes are asked at once, and each is waited for apart, so that many cost the time of the slowest.
 """
 
 from __future__ import annotations

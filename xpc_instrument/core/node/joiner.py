@@ -44,6 +44,9 @@ from .dialled import AnsweringLanes, CallingLanes, CutOff, Serve
 from .request import PendingRequest
 from .threads import start_seen
 
+# How long the end of the control connection may take to be noticed after a lane could not be dialled, in seconds.
+_ENDING = 1.0
+
 
 class Joiner:
     """A node that joins the host at `address`.
@@ -256,7 +259,8 @@ class Joiner:
         try:
             self.answering.ensure(deadline)
         except Exception as error:
-            request.settle(error)
+            # The host may be gone, of which the end of the control connection has not told yet: then that settles all requests.
+            request.settle_within(_ENDING, error)
             return
         with self._lock:
             wanted = request.number in self._requests

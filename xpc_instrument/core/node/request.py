@@ -31,6 +31,11 @@ class PendingRequest:
             self._outcome = outcome
             self._done.set()
 
+    def settle_within(self, seconds: float, outcome: Union[Answer, BaseException]) -> None:
+        """What it comes to unless something else settles it within so many seconds."""
+        self._done.wait(seconds)
+        self.settle(outcome)
+
     @property
     def settled(self) -> bool:
         """Whether `answer` would not wait."""
