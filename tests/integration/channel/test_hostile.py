@@ -21,8 +21,6 @@ from tests.programs import PATIENCE, Program, kill, wait_for
 from xpc_instrument import ChannelError, Session, TargetError, XpcError
 from xpc_instrument.core.discovery import entry as discovery
 
-pytestmark = pytest.mark.version
-
 CLI = [sys.executable, "-m", "xpc_instrument.cli"]
 
 Start = Callable[..., App]

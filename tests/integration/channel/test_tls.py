@@ -29,8 +29,6 @@ from xpc_instrument.core.protocol.codec import encode
 from xpc_instrument.core.protocol.connection import Connection
 from xpc_instrument.core.protocol.messages import Opcode
 
-pytestmark = pytest.mark.version
-
 pytest.importorskip("cryptography")
 
 KEY = "a key beside the certificates"

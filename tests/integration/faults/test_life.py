@@ -34,8 +34,6 @@ from tests.programs import Program, wait_for, wait_for_exit
 from xpc_instrument.core.discovery import entry as discovery
 from xpc_instrument.core.wire.memory import why_plain
 
-pytestmark = pytest.mark.version
-
 CLI = [sys.executable, "-m", "xpc_instrument.cli"]
 TIMEOUT = 0.3
 

@@ -18,7 +18,7 @@ from xpc_instrument import Session
 from xpc_instrument.core.discovery import entry as discovery
 from xpc_instrument.core.node.joiner import Joiner
 
-pytestmark = [pytest.mark.version, pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")]
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 
 PAY = "def charge(n):\n    return f'{n} paid'\n"
 CONFIG = 'app = "pay"\n[defaults]\ntimeout = 5.0\n[[probe]]\ntarget = "pay:charge"\n'

@@ -26,8 +26,6 @@ from tests.programs import PATIENCE, Program, wait_for, wait_for_exit
 from xpc_instrument import Manager, find_free_port
 from xpc_instrument.core.discovery import entry as discovery
 
-pytestmark = pytest.mark.version
-
 RUN = [sys.executable, "-m", "xpc_instrument.cli", "run"]
 
 
