@@ -63,7 +63,22 @@ def around(choose: random.Random, target: str, timeout: float) -> Dict[str, Call
         call.proceed()
         sys.exit(1)
 
-    return {"proceeds": lambda call: call.proceed(), "late": late, "before": before, "dies": dies, "exits": exits}
+    def bug(call: Any) -> Any:
+        return call.nothing_of_that_name
+
+    def bug_afterwards(call: Any) -> Any:
+        call.proceed()
+        return call.nothing_of_that_name
+
+    return {
+        "proceeds": lambda call: call.proceed(),
+        "late": late,
+        "before": before,
+        "dies": dies,
+        "exits": exits,
+        "has a bug": bug,
+        "has a bug afterwards": bug_afterwards,
+    }
 
 
 def register(session: Session, choose: random.Random, timeout: float) -> Handle:
@@ -74,7 +89,8 @@ def register(session: Session, choose: random.Random, timeout: float) -> Handle:
     if mode == "around":
         ways = {**ways, **around(choose, target, timeout)}
     name = choose.choice(sorted(ways))
-    handle: Handle = getattr(session, mode)(f"application:{target}", ways[name])
+    options: Dict[str, Any] = {"raises": Exception} if (mode, name) == ("around", "injects") else {}
+    handle: Handle = getattr(session, mode)(f"application:{target}", ways[name], **options)
     return handle
 
 
