@@ -52,7 +52,9 @@ class PendingRegistration:
                 raise
             return None
         self.hook.accepted = True
-        self.hook.deadline = answer.data.get("timeout")
+        granted = answer.data.get("timeout")
+        if isinstance(granted, (int, float)):
+            self.hook.deadline = granted
         if not answer.data.get("importable", True):
             self.process.profile.add_foreign(self.hook.module)
         return None

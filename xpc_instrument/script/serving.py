@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
+import types
 from time import monotonic as _now
 from typing import Any, Mapping, Optional
 
@@ -38,6 +39,7 @@ log = logging.getLogger("xpc_instrument")
 # By names of their own: up to Python 3.11 looking a member of an enum up takes as long as four calls of a function.
 _AROUND, _INSTEAD, _EVENTS, _RETURN = Mode.AROUND, Mode.INSTEAD, Opcode.EVENTS, Opcode.RETURN
 _OBSERVERS = (Mode.BEFORE, Mode.AFTER)
+_FUNCTIONS = (types.FunctionType, types.MethodType, types.BuiltinFunctionType)
 
 
 class _Incoming(Incoming):
@@ -46,7 +48,7 @@ class _Incoming(Incoming):
     def overtaken(self) -> None:
         hook: Hook = self._wire.serving
         if hook.says_first("overtaken"):
-            text = "the %s hook on %s has ended while another thread of it is still in proceed(): its answer waits for the original"
+            text = "the %s hook on %s has ended while a thread of it still uses its call (proceed(), a reference): its answer waits"
             log.warning(text, hook.mode, hook.handle.target)
 
 
@@ -197,10 +199,11 @@ def _is_answer(hook: Hook, incoming: Incoming, error: Exception) -> bool:
 
 
 def _is_function(callback: object) -> bool:
-    """Whether it is a function or a method, and not a stand-in whose errors are told to it, such as a `Mock`."""
-    while isinstance(callback, functools.partial):
+    """Whether it is a function or a method, and not a `Mock`, which is told what to raise; nor a function that `create_autospec` made."""
+    while type(callback) is functools.partial:
         callback = callback.func
-    return inspect.isroutine(callback)
+    # A `Mock` with a spec has a false `__class__`.
+    return issubclass(type(callback), _FUNCTIONS) and not hasattr(callback, "mock")
 
 
 def _shown(seconds: float) -> str:

@@ -208,6 +208,16 @@ def test_a_missed_deadline_is_one_line_that_says_how_long_the_hook_took(
             assert handle.last_failure is told.errors[0]
 
 
+def test_a_missed_deadline_is_known_on_a_hot_lane_too(begin_app: Callable[..., App], tmp_path: Path, told: Told) -> None:
+    app = begin_faulty(begin_app, tmp_path)
+    with xpc_instrument.connect("shop") as session:
+        session.around("till:pay", lambda call: late() if call.args == ("late",) else "hooked", timeout=0.2).on_failure(told)
+        app.heat("till.pay(1)")
+        assert app.value("till.pay('late')") == "paid"
+        wait_for(told.failed)
+    assert str(told.errors[0]).endswith(WORDS)
+
+
 def test_the_configs_deadline_is_known_too(begin_app: Callable[..., App], told: Told) -> None:
     app = begin_app('[defaults]\ntimeout = 0.2\n[[probe]]\ntarget = "shop:*"\n')
     with xpc_instrument.connect("shop") as session:
@@ -283,7 +293,7 @@ def test_a_hook_that_ends_while_it_still_proceeds_is_answered_after_that_and_say
     with xpc_instrument.connect("shop") as session:
         handle = session.around("till:hold", gives_up if is_async else hands_over, timeout=15)
         handle.on_failure(told)
-        told.on_record = lambda record: "still in proceed()" in record.getMessage() and overtaken.set()
+        told.on_record = lambda record: "still uses its call" in record.getMessage() and overtaken.set()
         for number in range(2):
             original.clear()
             app.value("till.release.clear()")
@@ -297,7 +307,7 @@ def test_a_hook_that_ends_while_it_still_proceeds_is_answered_after_that_and_say
     assert app.ran == [0, 1]
     lines = [one.getMessage() for one in told.records if one.exc_info is None]
     assert lines == [
-        "the around hook on till:hold has ended while another thread of it is still in proceed(): its answer waits for the original"
+        "the around hook on till:hold has ended while a thread of it still uses its call (proceed(), a reference): its answer waits"
     ]
     assert len(told.records) - len(lines) == handle.failures == (2 if outcome == "held" else 0)
 

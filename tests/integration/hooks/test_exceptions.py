@@ -7,7 +7,7 @@ import logging
 import threading
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple
-from unittest.mock import Mock
+from unittest.mock import Mock, create_autospec
 
 import pytest
 
@@ -277,8 +277,9 @@ def test_a_function_as_a_stand_in_that_raises_is_logged_once_per_type_and_a_mock
     with session.instead("shop:charge", stand_in) as handle:
         for number, error in enumerate(errors):
             assert app.evaluate(f"shop.charge({number})") == text_of(error)
-    with session.instead("shop:charge", Mock(side_effect=KeyError("a"))):
-        assert app.evaluate("shop.charge(1)") == "raised KeyError: 'a'"
+    for made in (Mock, lambda **how: Mock(spec=stand_in, **how), lambda **how: create_autospec(stand_in, **how)):
+        with session.instead("shop:charge", made(side_effect=KeyError("a"))):
+            assert app.evaluate("shop.charge(1)") == "raised KeyError: 'a'"
     assert handle.failures == 0
     seen = [one.exc_info[1] for one in logged if one.exc_info is not None]
     assert seen == [errors[0], errors[2]]
