@@ -11,6 +11,9 @@ from ..core.discovery import entry as discovery
 from ..core.model.record import as_dict
 from .output import show, show_json
 
+# Fields of an entry that are nobody else's affair.
+_OURS = {"member", "namespace", "stack"}
+
 
 def add_parser(commands: Any) -> None:
     """Declare the command."""
@@ -25,7 +28,7 @@ def run(options: argparse.Namespace) -> int:
     """Print the list."""
     entries = sorted(discovery.processes(), key=lambda entry: (entry.app, entry.pid))
     if options.json:
-        show_json([{name: value for name, value in as_dict(entry).items() if name != "member"} for entry in entries])
+        show_json([{name: value for name, value in as_dict(entry).items() if name not in _OURS} for entry in entries])
         return 0
     if not entries:
         print("no instrumented application is running; start one with `xpc-instrument run -- COMMAND`")

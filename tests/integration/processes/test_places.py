@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Callable, List, Tuple
 
 import pytest
 
 import xpc_instrument
-from tests.integration.app_fixture import start_app
+from tests.integration.app_fixture import App, command, instrumented, start_app, write_app
 from tests.programs import Program
 from xpc_instrument import find_free_port
 from xpc_instrument.core.discovery import entry as discovery
+from xpc_instrument.core.model.errors import ApplicationNotFoundError
 
 pytestmark = pytest.mark.version
 
@@ -110,3 +114,65 @@ def fork():
         assert app.evaluate("__import__('halves').fork()") == "b'hooked'"
     assert "cannot be hooked" not in app.program.text
     discovery.processes()  # it left by os._exit, and whoever looks next cleans up
+
+
+# What starts a command in a pid namespace of its own, as a container does; by a user with a namespace of users for it.
+CONTAINED = ["unshare", *([] if os.geteuid() == 0 else ["--user", "--map-root-user"]), "--pid", "--fork", "--mount-proc", "--kill-child"]
+
+
+def can_contain() -> bool:
+    """Whether this machine lets a user do that."""
+    return bool(shutil.which("unshare")) and not subprocess.run([*CONTAINED, "true"], capture_output=True, check=False).returncode
+
+
+@pytest.mark.skipif(not can_contain(), reason="pid namespaces take util-linux and a kernel that lets a user make one")
+def test_an_application_in_a_pid_namespace_of_its_own_is_listed_hooked_and_kept(
+    run_program: Callable[..., Program], tmp_path: Path, runtime_dir: Path
+) -> None:
+    program = run_program(command=[*CONTAINED, *instrumented(write_app(tmp_path), sys.executable, "main.py")], cwd=tmp_path)
+    program.read_until("ready")
+    app = App(program)
+    pid = app.evaluate("__import__('os').getpid()")
+    files = sorted(os.listdir(runtime_dir))
+    assert files == [f"shop.{pid}.json", f"shop.{pid}.sock"]
+    for _ in range(3):
+        assert "shop" in command("ps").stdout
+        assert sorted(os.listdir(runtime_dir)) == files
+    with xpc_instrument.connect("shop") as session:
+        session.instead("shop:charge", lambda *args: "hooked")
+        assert app.evaluate("shop.charge(1)") == "'hooked'"
+    assert app.evaluate("shop.charge(1)") == "'1 EUR'"
+    program.send_line()
+    assert program.wait() == 0
+    assert "xpc_agent" not in program.text
+    assert os.listdir(runtime_dir) == []
+
+
+def test_an_application_that_has_become_another_program_is_gone(
+    run_program: Callable[..., Program], tmp_path: Path, runtime_dir: Path
+) -> None:
+    app = start_app(run_program, tmp_path)
+    session = xpc_instrument.connect("shop")
+    session.instead("shop:charge", lambda *args: "hooked")
+    app.start("print('=leaving', flush=True) or __import__('os').execv('/bin/cat', ['cat'])")
+    app.program.read_until("=leaving")
+    app.program.send_line("=cat")
+    app.program.read_until("=cat")
+    assert discovery.processes() == []
+    with pytest.raises(ApplicationNotFoundError, match="has become another program"):
+        discovery.find(app.program.pid)
+    session.close()
+    assert app.program.text.splitlines() == ["ready", "=leaving", "=cat"]
+    app.program.end()
+    assert discovery.processes() == []
+    assert os.listdir(runtime_dir) == []
+
+
+def test_an_application_that_has_become_a_python_again_is_hooked_again(run_program: Callable[..., Program], tmp_path: Path) -> None:
+    app = start_app(run_program, tmp_path)
+    app.start("__import__('os').execv(sys.executable, [sys.executable, 'main.py'])")
+    app.program.read_until("ready")
+    with xpc_instrument.connect("shop") as session:
+        session.instead("shop:charge", lambda *args: "hooked")
+        assert app.evaluate("shop.charge(1)") == "'hooked'"
+    assert "xpc_agent" not in app.program.text

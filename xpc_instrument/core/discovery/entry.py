@@ -12,7 +12,9 @@ Rules:
   announces itself first and rings second.
 - What dead processes left behind is removed by whoever comes by: an entry whose pid is gone or whose pid belongs to a
   process that started at another time, a doorbell that refuses. What belongs to a live pid is never removed, except the
-  entry of its predecessor, which the start time tells from its own.
+  entry of its predecessor, which the start time tells from its own, or, of another program in its place (execve(2)), the stack.
+- An entry of another pid namespace is alive if the socket beside it answers, and is never removed for any other reason; at a fixed
+  address it is left to the processes of that namespace.
 - A process writes its files once. Whoever deletes them, such as a cleaner of /tmp, hides it from new sessions until it starts again; those
   that have joined stay. `$XDG_RUNTIME_DIR` is cleaned by nobody.
 - A fork inherits `Entry` objects. They belong to the process that made them: in a child, `withdraw` leaves the files alone.
@@ -30,15 +32,30 @@ from pathlib import Path
 from typing import Any, Collection, Dict, List, Optional, Tuple, Type, Union
 
 from ..model.errors import ApplicationNotFoundError
-from ..model.record import Record, as_dict
+from ..model.record import Record, as_dict, replace
 from ..model.words import nearest
 from ..version import __version__
 from .doorbell import remove_dead_bell
-from .folder import check_app, files, is_pid, location, process_stat, remove_leftover, runtime_dir, unlink
+from .folder import (
+    ProcessStat,
+    answers,
+    check_app,
+    files,
+    is_pid,
+    location,
+    pid_namespace,
+    process_stat,
+    remove_leftover,
+    runtime_dir,
+    unlink,
+)
 
 _log = logging.getLogger("xpc_instrument")
 
 _ENTRY_LIMIT = 64 << 10  # bytes of an entry's file; `_own_argv` keeps far below
+
+# How long an entry may take to be written, in seconds; a suspended machine apart, it takes microseconds.
+_WRITING = 10.0
 
 # What those need to know who look too early.
 _WAIT = "wait for it with connect(..., timeout=SECONDS): a process that another one has started is found once it has imported a target"
@@ -71,6 +88,12 @@ class Entry(Record):
     member: str = ""
     """As which session it joins the process that hosts its address; "" if it listens there itself. By that it proves to be the user's."""
 
+    namespace: str = ""
+    """The pid namespace in which `pid` and `started` are; "" where that cannot be told."""
+
+    stack: Optional[int] = None
+    """Where its stack begins, which tells this program from another that it becomes; None where that cannot be told."""
+
     @property
     def name(self) -> str:
         """The name of its file."""
@@ -81,10 +104,22 @@ def own_entry(app: str, address: str, member: str = "") -> Entry:
     """The entry of the process that calls this; ConfigError if `app` is no app name."""
     check_app(app)
     pid = os.getpid()
-    stats = process_stat(pid)
+    stats = process_stat(pid) or ProcessStat()
     python = ".".join(str(part) for part in sys.version_info[:3])
-    started = stats and stats[1]
-    return Entry(app, pid, os.getppid(), address, started, time.time(), _own_argv(), python, __version__, member)
+    return Entry(
+        app,
+        pid,
+        os.getppid(),
+        address,
+        stats.started,
+        time.time(),
+        _own_argv(),
+        python,
+        __version__,
+        member,
+        pid_namespace(),
+        stats.stack,
+    )
 
 
 def _own_argv() -> Tuple[str, ...]:
@@ -129,11 +164,11 @@ def withdraw(entry: Entry) -> None:
     unlink(path.with_name(f"{entry.app}.{entry.pid}.sock"))
 
 
-def processes(app: Optional[str] = None, known: Collection[str] = ()) -> List[Entry]:
+def processes(app: Optional[str] = None, known: Collection[str] = (), elsewhere: bool = True) -> List[Entry]:
     """The instrumented processes that are alive, of `app` or all, by app name and age; leftovers of others are removed.
 
-    Those whose `Entry.name` is in `known` are left out, and not looked at. RuntimeDirError if the runtime dir is not private; [] if there
-    is none.
+    Those whose `Entry.name` is in `known` are left out, and not looked at; without `elsewhere`, those of other pid namespaces too, whose
+    sockets would be asked. RuntimeDirError if the runtime dir is not private; [] if there is none.
     """
     folder = runtime_dir(create=False)
     found = []
@@ -145,27 +180,45 @@ def processes(app: Optional[str] = None, known: Collection[str] = ()) -> List[En
         if f"{name}.{middle}.json" in known:
             continue
         path = folder / f"{name}.{middle}.{extension}"
-        stats = process_stat(int(middle))
-        if stats is None:
-            remove_leftover(path)
-        elif extension == "json":
-            entry = _read(path, name, int(middle), stats[1])
+        if extension == "json":
+            entry = _read(path, name, int(middle), elsewhere)
             if entry is not None:
                 found.append(entry)
+        elif process_stat(int(middle)) is None and not _may_be_used(path):
+            remove_leftover(path)
     return sorted(found, key=lambda entry: (entry.app, entry.since, entry.pid))
+
+
+def _may_be_used(path: Path) -> bool:
+    """Whether a socket, or an entry that is being written, may be that of a process in another pid namespace."""
+    if path.suffix == ".sock":
+        # What tells of it has been looked at before.
+        return path.with_suffix(".json").exists() or answers(path)
+    try:
+        return time.time() - os.lstat(path).st_mtime < _WRITING
+    except FileNotFoundError:
+        return True
 
 
 def is_announced(app: str, pid: int, member: str) -> bool:
     """Whether the process `pid` of `app` has announced that it joins as that session. Raises `RuntimeDirError`."""
-    stats = process_stat(pid) if is_pid(str(pid)) else None
-    if stats is None:
+    if not is_pid(str(pid)):
         return False
-    entry = _read(runtime_dir(create=False) / f"{app}.{pid}.json", app, pid, stats[1])
+    entry = _read(runtime_dir(create=False) / f"{app}.{pid}.json", app, pid, elsewhere=False)
     return entry is not None and bool(member) and entry.member == member
 
 
-def _read(path: Path, app: str, pid: int, started: Optional[int]) -> Optional[Entry]:
-    """The entry in the file of a live pid, or None if it is of another process that had the pid, or no entry at all."""
+def _is_of_here(entry: Entry) -> bool:
+    """Whether its pid means it here."""
+    own = pid_namespace()
+    return not entry.namespace or not own or entry.namespace == own
+
+
+def _read(path: Path, app: str, pid: int, elsewhere: bool) -> Optional[Entry]:
+    """The entry in a file, or None if there is none of a process that is alive, and here unless it may be `elsewhere`.
+
+    What a dead one left is removed.
+    """
     try:
         # O_NONBLOCK: opening a FIFO would wait for its writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -181,15 +234,37 @@ def _read(path: Path, app: str, pid: int, started: Optional[int]) -> Optional[En
         if (entry.app, entry.pid) != (app, pid):
             raise ValueError(f"it names process {entry.pid} of {entry.app!r}")
     except (OSError, ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
-        _log.warning("%s: is no entry of an instrumented process (%s); skipped, and kept while pid %d lives", path, error, pid)
+        if process_stat(pid) is None:
+            remove_leftover(path)
+        else:
+            _log.warning("%s: is no entry of an instrumented process (%s); skipped, and kept while pid %d lives", path, error, pid)
         return None
     finally:
         os.close(descriptor)
-    if entry.started is not None and started is not None and entry.started != started:
-        # Only the entry goes: the socket may be one that the pid's new process has just bound.
+    if not _is_of_here(entry):
+        return _of_elsewhere(entry, path, status) if elsewhere else None
+    stats = process_stat(pid)
+    if stats is None or _differ(entry.started, stats.started) or _differ(entry.stack, stats.stack):
+        # Only the entry goes: the socket may be one that the pid's new process, or program, has just bound.
         remove_leftover(path, status)
         return None
     return entry
+
+
+def _differ(announced: Optional[int], now: Optional[int]) -> bool:
+    return announced is not None and now is not None and announced != now
+
+
+def _of_elsewhere(entry: Entry, path: Path, status: os.stat_result) -> Optional[Entry]:
+    """The entry of another pid namespace, as it is to be reached from here; None if it is not, or cannot be told to be."""
+    beside = path.with_suffix(".sock")
+    if os.path.basename(entry.address) != beside.name:
+        return None
+    if answers(beside):
+        # The folder may have another name there.
+        return replace(entry, address=f"unix:{beside}")
+    remove_leftover(path, status)
+    return None
 
 
 def _decode(data: bytes) -> Entry:
@@ -221,6 +296,8 @@ def _decode(data: bytes) -> Entry:
         python=field("python", str),
         version=field("version", str),
         member=field("member", str) if "member" in raw else "",
+        namespace=field("namespace", str) if "namespace" in raw else "",
+        stack=field("stack", int, type(None)) if "stack" in raw else None,
     )
 
 
@@ -230,7 +307,8 @@ def find(name_or_pid: Union[str, int]) -> List[Entry]:
     ApplicationNotFoundError if there is none; it names what runs.
     """
     wanted = str(name_or_pid)
-    running = processes()
+    # A pid means nothing elsewhere. Whoever waits for one asks often, and would be heard by all that listen there.
+    running = processes(elsewhere=not is_pid(wanted))
     found = [entry for entry in running if wanted in {entry.app, str(entry.pid)}]
     if found:
         return found
@@ -242,7 +320,8 @@ def find(name_or_pid: Union[str, int]) -> List[Entry]:
     elif process_stat(int(wanted)) is None:
         seen = f"there is no process {wanted}"
     elif _may_be_starting(int(wanted)):
-        seen = f"process {wanted} was started with the agent, but has not announced itself yet, or failed to, as its log says; {_WAIT}"
+        hidden = "has not announced itself yet, or failed to, as its log says, or has become another program"
+        seen = f"process {wanted} was started with the agent, but {hidden}; {_WAIT}"
     else:
         seen = f"process {wanted} runs, but not with the agent in it"
     if not pids:

@@ -3,6 +3,8 @@
 Rules:
 - Mode 0700, owned by this uid, no symlink. Anything else is refused, not repaired.
 - What a dead process left behind is removed by whoever comes by; what belongs to a live pid never is.
+- A pid means a process in its own pid namespace only: containers that share the folder, as a volume, have others. What may be alive in
+  another one is never removed; only its socket tells.
 - Garbage in the folder is skipped and reported to the logger `xpc_instrument`; it neither blocks nor raises.
 """
 
@@ -10,12 +12,14 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import stat
 from pathlib import Path
-from typing import List, Optional, Tuple
+from typing import List, NamedTuple, Optional, Tuple, Union
 
 from ..model.errors import ConfigError, XpcError
 from ..model.limits import SOCKET_PATH_LIMIT
+from ..unpatched import Socket
 from .name import app_mistake
 
 VARIABLE = "XPC_INSTRUMENT_RUNTIME_DIR"
@@ -117,11 +121,18 @@ def is_pid(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) <= 9 and text[0] != "0"
 
 
-def process_stat(pid: int) -> Optional[Tuple[int, Optional[int]]]:
-    """(pid, start time in ticks since boot, or None where there is no /proc) of a live process; None if it is dead.
+class ProcessStat(NamedTuple):
+    """What the kernel tells of a live process (proc(5), stat); None where it does not."""
 
-    A zombie is dead: it runs no code and only waits for its parent.
-    """
+    started: Optional[int] = None
+    """Its start, in ticks since boot."""
+
+    stack: Optional[int] = None
+    """Where its stack begins: at a random place, which changes only when it becomes another program (execve(2))."""
+
+
+def process_stat(pid: int) -> Optional[ProcessStat]:
+    """Of a live process; None if it is dead. A zombie is dead: it runs no code and only waits for its parent."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -129,14 +140,40 @@ def process_stat(pid: int) -> Optional[Tuple[int, Optional[int]]]:
     except PermissionError:
         pass  # alive, and another user's
     try:
+        # One of another pid namespace, as after `unshare --pid` without a mount of its own, numbers processes otherwise.
+        if os.readlink("/proc/self") != str(os.getpid()):
+            return ProcessStat()
         with open(f"/proc/{pid}/stat", "rb") as file:
             # The command's name, field 2, is in parentheses and may hold anything, also spaces and parentheses.
             fields = file.read().rpartition(b")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
-        return None if os.path.exists("/proc/self/stat") else (pid, None)
+        return None if os.path.exists("/proc/self/stat") else ProcessStat()
     except OSError:
-        return pid, None
-    return None if fields[0] in {b"Z", b"X"} else (pid, int(fields[19]))
+        return ProcessStat()
+    # The second is 0 to those who may not see it.
+    return None if fields[0] in {b"Z", b"X"} else ProcessStat(int(fields[19]), int(fields[25]) or None)
+
+
+def pid_namespace() -> str:
+    """Where the pid of this process means it and no other, as the kernel names that (pid_namespaces(7)); "" where it does not tell."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
+def answers(path: Union[str, Path]) -> bool:
+    """Whether a process listens at a socket; True also where that cannot be told, such as at one of another user."""
+    with Socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(os.fspath(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        except OSError:
+            # A full backlog (EAGAIN): somebody is there.
+            pass
+    return True
 
 
 def remove_leftover(path: Path, seen: Optional[os.stat_result] = None) -> None:

@@ -16,6 +16,7 @@ import stat
 import time
 from typing import Any, Iterator, Tuple
 
+from ..discovery.folder import answers
 from ..model.errors import AddressInUseError, ChannelError
 from ..model.limits import SOCKET_PATH_LIMIT
 from ..unpatched import Socket
@@ -138,27 +139,10 @@ def _remove_dead_socket(path: str) -> bool:
             return False
     except FileNotFoundError:
         return True
-    if socket_is_alive(path):
+    if answers(path):
         return False
     try:
         os.unlink(path)
     except FileNotFoundError:
         pass
-    return True
-
-
-def socket_is_alive(path: str) -> bool:
-    """Whether a process listens on the unix socket at `path`."""
-    require_unix()
-    probe = Socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        probe.setblocking(False)
-        probe.connect(path)
-    except (ConnectionRefusedError, FileNotFoundError):
-        return False
-    except OSError:
-        # A full backlog (EAGAIN) or a socket of another user: somebody is there.
-        return True
-    finally:
-        probe.close()
     return True

@@ -9,7 +9,7 @@ import socket
 import stat
 import sys
 from pathlib import Path
-from typing import Any, Callable, List
+from typing import Any, Callable, Iterator, List
 
 import pytest
 
@@ -116,7 +116,7 @@ def test_an_announcement_that_cannot_be_written_leaves_nothing(runtime_dir: Path
 def test_processes_are_listed_by_app_and_age(runtime_dir: Path, run_program: Any) -> None:
     program = run_program(SLEEPER)
     program.read_until("ready")
-    write(runtime_dir, _entry(pid=program.pid, since=10.0, started=None))
+    write(runtime_dir, _entry(pid=program.pid, since=10.0, started=None, stack=None))
     write(runtime_dir, _entry(since=20.0))
     write(runtime_dir, _entry(app="api", since=30.0))
     write(runtime_dir, _entry(app="api.v2", since=5.0))
@@ -131,6 +131,7 @@ def test_leftovers_of_dead_processes_are_removed_and_only_they(runtime_dir: Path
     dead = dead_pid()
     for extension in ("json", "sock", "tmp", "log"):
         (runtime_dir / f"shop.{dead}.{extension}").write_text("")
+    os.utime(runtime_dir / f"shop.{dead}.tmp", (0, 0))
     for extension in ("sock", "tmp"):
         (runtime_dir / f"shop.{os.getpid()}.{extension}").write_text("")
     for other in ("notes.txt", f".{dead}.json", f"shop.0{dead}.json", "shop.bell.json", f"shop.{'9' * 30}.json", "shop.\u0661.json"):
@@ -236,6 +237,67 @@ def test_what_is_no_plain_file_neither_blocks_nor_raises(
     assert "skipped" in caplog.text
     assert path.name in os.listdir(runtime_dir)
     path.rmdir() if kind == "folder" else path.unlink()
+
+
+@pytest.fixture
+def elsewhere(runtime_dir: Path) -> Iterator[Callable[[str], Path]]:
+    """Writes the entry of a process of another pid namespace, whose pid is that of a dead process here; its socket listens."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        pid = dead_pid()
+        listener.bind(os.fspath(runtime_dir / f"shop.{pid}.sock"))
+        listener.listen()
+
+        def announced(address: str) -> Path:
+            return write(runtime_dir, _entry(pid=pid, address=address, namespace="pid:[1]"))
+
+        yield announced
+    for path in runtime_dir.iterdir():
+        path.unlink()
+
+
+@needs_proc
+def test_a_process_of_another_pid_namespace_is_found_where_its_socket_is_here(runtime_dir: Path, elsewhere: Callable[[str], Path]) -> None:
+    path = elsewhere("")
+    elsewhere(f"unix:/its/own/name/of/the/folder/{path.stem}.sock")
+    [found] = processes()
+    assert found.address == f"unix:{path.with_suffix('.sock')}"
+    assert find("shop") == [found]
+    # Its pid is another process's here, or nobody's.
+    with pytest.raises(ApplicationNotFoundError):
+        find(found.pid)
+    path.unlink()
+    assert processes() == []
+    assert path.with_suffix(".sock").exists()
+
+
+@needs_proc
+def test_an_entry_of_another_program_in_the_same_process_goes(runtime_dir: Path) -> None:
+    entry = _entry()
+    assert entry.stack
+    path = write(runtime_dir, entry, stack=entry.stack + 4096)
+    assert processes() == []
+    assert not path.exists()
+
+
+@needs_proc
+def test_what_may_be_alive_in_another_pid_namespace_stays(runtime_dir: Path, elsewhere: Callable[[str], Path]) -> None:
+    path = elsewhere("tcp:127.0.0.1:1")
+    (runtime_dir / f"{path.stem}.tmp").touch()
+    before = sorted(os.listdir(runtime_dir))
+    assert processes() == []
+    assert sorted(os.listdir(runtime_dir)) == before
+
+
+@needs_proc
+def test_what_a_dead_process_of_another_pid_namespace_left_goes(runtime_dir: Path) -> None:
+    # Of a pid that is alive here, too.
+    for pid in (dead_pid(), os.getpid()):
+        path = write(runtime_dir, _entry(pid=pid, address=f"unix:/x/shop.{pid}.sock", namespace="pid:[1]"))
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(os.fspath(path.with_suffix(".sock")))
+    assert processes() == []
+    assert os.listdir(runtime_dir) == [f"shop.{os.getpid()}.sock"]
+    (runtime_dir / f"shop.{os.getpid()}.sock").unlink()
 
 
 def test_a_leftover_that_cannot_be_removed_is_logged(runtime_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
