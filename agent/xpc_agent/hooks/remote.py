@@ -52,7 +52,7 @@ class _HookCall(Outgoing):
 
     def raised(self, error: BaseException) -> Outcome:
         if isinstance(error, RemoteError):
-            raise Failed("payload", f"what it raised cannot be raised here: {error}")
+            raise Failed("unpicklable", f"what it raised cannot be raised here: {error}")
         if isinstance(error, XpcError):
             raise Failed("raised", f"it raised an error of xpc-instrument, {describe(error)}")
         return super().raised(error)

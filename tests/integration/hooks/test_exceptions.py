@@ -12,7 +12,7 @@ from unittest.mock import Mock, create_autospec
 import pytest
 
 import xpc_instrument
-from tests.integration.app_fixture import App, start_app
+from tests.integration.app_fixture import App, as_json, listing, start_app
 from tests.programs import Program, wait_for
 from xpc_instrument import Manager, Session, XpcError
 from xpc_instrument.core.discovery import entry as discovery
@@ -296,6 +296,8 @@ def test_a_plain_manager_gives_its_exceptions_as_the_answer_but_none_of_ours(app
         for error in (PayloadError("of the library"), Unpicklable("x"), Unloadable("x")):
             manager.register("shop:charge", Mock(side_effect=error))
             assert app.evaluate("shop.charge(1)") == "'1 EUR'"
+        (probe,) = (one for one in as_json(listing("--json"))[0]["probes"] if one["target"] == "shop:charge")
+        assert probe["failures"] == {"raised": 1, "unpicklable": 2}
     finally:
         manager.shutdown()
 

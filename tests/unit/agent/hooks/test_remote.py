@@ -22,7 +22,7 @@ from xpc_agent.guard import guard
 from xpc_agent.hooks.admission import SuspensionPolicy
 from xpc_agent.hooks.dispatch import Dispatcher, HookChain, Invocation
 from xpc_agent.hooks.remote import RemoteHook
-from xpc_instrument.core.model.errors import ChannelError, HookFailedError, HookTimeoutError
+from xpc_instrument.core.model.errors import ChannelError, HookFailedError, HookTimeoutError, PayloadError
 from xpc_instrument.core.model.target import Mode
 from xpc_instrument.core.model.terms import Terms
 from xpc_instrument.core.node.lanes import LanePool
@@ -56,6 +56,9 @@ BREAK = Step(None)
 SCRIPTS: Dict[str, List[Step]] = {
     "returns": [Step(Opcode.RETURN, pickle.dumps("hooked", 5))],
     "raises": [Step(Opcode.RAISE, bytes(dump_exception(LookupError("the hook's"), PROFILE)[0]))],
+    "raises ours": [Step(Opcode.RAISE, bytes(dump_exception(PayloadError("the hook's"), PROFILE)[0]))],
+    "raises what cannot cross": [Step(Opcode.RAISE, pickle.dumps(("text", "traceback", None), 5))],
+    "proceeds and raises ours": [PROCEED, Step(Opcode.RAISE, bytes(dump_exception(PayloadError("the hook's"), PROFILE)[0]))],
     "proceeds": [PROCEED, Step(Opcode.RETURN_SAME)],
     "proceeds and returns": [PROCEED, Step(Opcode.RETURN, pickle.dumps("hooked", 5))],
     "fails": [failed("unpicklable")],
@@ -89,6 +92,9 @@ class Row(NamedTuple):
 REPLACING: Dict[str, Row] = {
     "returns": Row(HOOKED, HOOKED),
     "raises": Row(LookupError, LookupError),
+    "raises ours": Row(ORIGINAL, HookFailedError, "raised"),
+    "raises what cannot cross": Row(ORIGINAL, HookFailedError, "unpicklable"),
+    "proceeds and raises ours": Row(ORIGINAL, ORIGINAL, "raised"),
     "proceeds": Row(ORIGINAL, ORIGINAL),
     "proceeds and returns": Row(HOOKED, HOOKED),
     "fails": Row(ORIGINAL, HookFailedError, "unpicklable"),
@@ -106,7 +112,7 @@ REPLACING: Dict[str, Row] = {
 # An observer answers by ending, and cannot proceed, raise or replace.
 PROTOCOL_BROKEN = Row(ORIGINAL, HookFailedError, "channel", kept=False)
 BEFORE: Dict[str, Row] = {
-    **{name: PROTOCOL_BROKEN if name == "raises" or "proceeds" in name else row for name, row in REPLACING.items()},
+    **{name: PROTOCOL_BROKEN if name.startswith(("raises", "proceeds")) else row for name, row in REPLACING.items()},
     "returns": Row(ORIGINAL, ORIGINAL),
     "answers rubbish": Row(ORIGINAL, ORIGINAL),
     "is a bug": Row(ORIGINAL, ORIGINAL, "raised"),
