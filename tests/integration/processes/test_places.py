@@ -12,7 +12,7 @@ from typing import Callable, List, Tuple
 import pytest
 
 import xpc_instrument
-from tests.integration.app_fixture import App, command, instrumented, start_app, write_app
+from tests.integration.app_fixture import MAIN, App, command, instrumented, start_app, write_app
 from tests.programs import Program
 from xpc_instrument import find_free_port
 from xpc_instrument.core.discovery import entry as discovery
@@ -172,6 +172,23 @@ def test_an_application_that_has_become_a_python_again_is_hooked_again(run_progr
     app = start_app(run_program, tmp_path)
     app.start("__import__('os').execv(sys.executable, [sys.executable, 'main.py'])")
     app.program.read_until("ready")
+    with xpc_instrument.connect("shop") as session:
+        session.instead("shop:charge", lambda *args: "hooked")
+        assert app.evaluate("shop.charge(1)") == "'hooked'"
+    assert "xpc_agent" not in app.program.text
+
+
+@pytest.mark.skipif(not can_contain(), reason="namespaces of users take util-linux and a kernel that lets a user make one")
+def test_an_application_enters_a_namespace_of_users_between_stop_and_start(run_program: Callable[..., Program], tmp_path: Path) -> None:
+    config = write_app(tmp_path)
+    (tmp_path / "main.py").write_text("import ctypes, os, xpc_agent\n" + MAIN)
+    app = App(run_program(command=instrumented(config, sys.executable, "main.py"), cwd=tmp_path))
+    app.program.read_until("ready")
+    unshare = "ctypes.CDLL(None, use_errno=True).unshare(0x10000000) and os.strerror(ctypes.get_errno())"
+    assert app.evaluate(unshare) == "'Invalid argument'"
+    assert app.evaluate("xpc_agent.stop()") == "None"
+    assert app.evaluate(unshare) == "0"
+    assert app.evaluate("xpc_agent.start('xpc-instrument.toml')") == "None"
     with xpc_instrument.connect("shop") as session:
         session.instead("shop:charge", lambda *args: "hooked")
         assert app.evaluate("shop.charge(1)") == "'hooked'"
