@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import signal
 import threading
 import time
@@ -64,6 +65,16 @@ def told() -> Iterator[Told]:
     logging.getLogger("xpc_instrument").addHandler(keeper)
     yield told
     logging.getLogger("xpc_instrument").removeHandler(keeper)
+
+
+WORDS = "its deadline is 0.2 s: pass timeout=, or raise it in the config"
+
+
+def seconds_in(error: BaseException) -> float:
+    """How long the hook took, by what is said of a missed deadline."""
+    said = re.fullmatch(rf"the hook took ([0-9.]+) s; {re.escape(WORDS)}", str(error))
+    assert said is not None, error
+    return float(said[1])
 
 
 # timeout= and max-timeout -----------------------------------------------------------------------------------------------------
@@ -131,12 +142,10 @@ def test_it_holds_in_a_process_behind_a_fixed_address_too(
         assert member.evaluate("shop.charge(1)") == "'1 EUR'"
         wait_for(told.failed)
     assert isinstance(told.errors[0], TimeoutError)
-    assert str(told.errors[0]).startswith("the hook took 0.5")
+    assert 0.5 <= seconds_in(told.errors[0]) < 10
 
 
 # a deadline that is missed ----------------------------------------------------------------------------------------------------
-
-WORDS = "its deadline is 0.2 s: pass timeout=, or raise it in the config"
 
 
 def late(*args: Any) -> str:
@@ -203,8 +212,9 @@ def test_a_missed_deadline_is_one_line_that_says_how_long_the_hook_took(
             # Over TCP it is not known at once that an answer comes too late.
             (record,) = [one for one in told.records if hook is not raises_late or one.exc_info is None]
             assert record.exc_info is None, (mode, hook)
-            assert record.getMessage().startswith(f"the {mode} hook on shop:charge: the hook took 0.5"), (mode, hook)
-            assert record.getMessage().endswith(WORDS), (mode, hook)
+            assert record.getMessage() == f"the {mode} hook on shop:charge: {told.errors[0]}", (mode, hook)
+            # What it sleeps, and by how much more a busy machine wakes it late.
+            assert 0.5 <= seconds_in(told.errors[0]) < 10, (mode, hook)
             assert handle.last_failure is told.errors[0]
 
 
