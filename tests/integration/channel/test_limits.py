@@ -245,8 +245,9 @@ def test_of_too_many_unauthenticated_connections_the_oldest_gives_way(start: Cal
 @pytest.mark.parametrize("opening", [b"", HEADER.pack(Opcode.HELLO, 0, 0, 0, 4000)])
 def test_a_connection_that_dawdles_over_its_handshake_is_closed(start: Callable[..., App], opening: bytes) -> None:
     app = start("handshake-timeout = 0.4")
+    # Before it connects: the application counts from there.
+    begun = time.monotonic()
     with connected() as sock:
-        begun = time.monotonic()
         sock.sendall(opening)
         # A byte whenever a twentieth of a second has passed: never silent, never done.
         while not select.select([sock], [], [], 0.05)[0]:
