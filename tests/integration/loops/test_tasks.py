@@ -284,8 +284,9 @@ def test_a_coroutine_that_no_known_loop_runs_goes_on_without_its_hook_and_the_lo
 ) -> None:
     (tmp_path / "shop.py").write_text(SHOP)
     source = (
-        "import shop\nprint('ready', flush=True)\ninput()\n"
-        "try:\n    shop.price(1).send(None)\nexcept StopIteration as end:\n    print('=>', end.value, flush=True)\n"
+        "import os, shop\nprint('ready', flush=True)\ninput()\n"
+        # In one write: another thread writes the log meanwhile.
+        "try:\n    shop.price(1).send(None)\nexcept StopIteration as end:\n    os.write(1, b'=> %s\\n' % end.value.encode())\n"
     )
     program = run_program(source, command=[*RUN, "--app", "shop", "--probe", "shop:*", "--", sys.executable, str(tmp_path / "program.py")])
     program.read_until("ready")
