@@ -22,8 +22,6 @@ from xpc_instrument.core.protocol.codec import HEADER, Frame
 from xpc_instrument.core.protocol.messages import Opcode
 from xpc_instrument.core.wire.wire import Wire
 
-pytestmark = pytest.mark.version
-
 MODES = ["before", "after", "around", "instead"]
 # What is hooked, how the application calls it, and what the original gives.
 FUNCTION = ("shop:charge", "shop.charge(1)", "'1 EUR'")

@@ -19,8 +19,6 @@ from tests.integration.fault_fixture import begin_faulty, start_faulty
 from tests.programs import Program, wait_for
 from xpc_instrument import TargetError
 
-pytestmark = pytest.mark.version
-
 CONFIG = '[defaults]\ntimeout = 20\nsuspend-after = 0\n[[probe]]\ntarget = "shop:*"\n'
 KEY = "0123456789abcdef"
 # A script of its own, whose log goes to where its test reads it; BODY registers what is to be looked at.

@@ -18,8 +18,6 @@ from xpc_instrument import Manager, Session, XpcError
 from xpc_instrument.core.discovery import entry as discovery
 from xpc_instrument.core.model.errors import ChannelError, DeadlineError, PayloadError
 
-pytestmark = pytest.mark.version
-
 CONFIG = '[defaults]\ntimeout = 20\nsuspend-after = 0\n[[probe]]\ntarget = "shop:*"\n'
 
 

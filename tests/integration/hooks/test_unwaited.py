@@ -16,8 +16,6 @@ from xpc_instrument import find_free_port
 from xpc_instrument.core.model.errors import ReferenceExpiredError
 from xpc_instrument.core.values.references import Reference
 
-pytestmark = pytest.mark.version
-
 EIGHT_THREADS = (
     "(lambda threads: [[one.start() for one in threads], [one.join() for one in threads]] and None)"
     "([shop.threading.Thread(target=lambda: [shop.charge(i) for i in range({})]) for _ in range(8)])"

@@ -18,8 +18,6 @@ from xpc_instrument import find_free_port
 from xpc_instrument.core.discovery import entry as discovery
 from xpc_instrument.core.model.errors import ApplicationNotFoundError
 
-pytestmark = pytest.mark.version
-
 # Subinterpreters as an application makes them, of the kind of Python 3.12 and of the newest.
 INTERPRETERS = """
 import os, sys
