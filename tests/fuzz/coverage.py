@@ -6,7 +6,7 @@ import sys
 
 import atheris
 
-with atheris.instrument_imports(include=["xpc_instrument.channel", "json"]):
+with atheris.instrument_imports(include=["xpc_instrument.core", "json"]):
     from tests.fuzz.targets import TARGETS, arm
 
 

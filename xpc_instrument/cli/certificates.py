@@ -61,7 +61,9 @@ def run(options: argparse.Namespace) -> int:
     try:
         import cryptography.x509  # noqa: F401 - asked for here, where it can be answered
     except ImportError as error:
-        raise CertificatesError(f"the package cryptography is needed ({error}): pip install 'xpc-instrument[tls]'") from None
+        raise CertificatesError(
+            f"the package cryptography is needed ({error}): pip install cryptography, or xpc-instrument with its extra tls"
+        ) from None
     folder = Path(os.path.abspath(options.folder))
     _make_folder(folder)
     existing = [folder / name for name in options.names if os.path.lexists(folder / name)]

@@ -253,7 +253,8 @@ def check_interpreter(interpreter: str) -> None:
     if done.returncode:
         reason = done.stderr.strip().splitlines()[-1:] or ["it says nothing"]
         raise InjectionError(
-            f"{interpreter} cannot import the agent ({reason[0]}): install it there, {interpreter} -m pip install xpc-instrument"
+            f"{interpreter} cannot import the agent ({reason[0]}): install it there, "
+            f"{interpreter} -m pip install, and the folder or URL of xpc-instrument"
         )
     version = done.stdout.split()[-1:]
     if version != [__version__]:

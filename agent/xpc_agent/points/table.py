@@ -45,6 +45,8 @@ class ProbeTable:
 
     def __init__(self, config: Config) -> None:
         self.points: Dict[str, ProbePoint] = {}
+        # By module: the points of targets that a glob covers, and for which a hook has come before the module.
+        self._promised: Dict[str, List[ProbePoint]] = {}
         self.on_first_ready: Optional[Callable[[], None]] = None
         self.changing = RLock()
         self._config = config
@@ -117,6 +119,10 @@ class ProbeTable:
                     point = self.points[target] = ProbePoint(target, probe)
                 if point.state in ("pending", "missing") or self._stale(point):
                     point.make_hookable()
+        for point in self._promised.pop(name, ()):
+            if point.state == "pending":
+                # A glob covers its name, but the module has nothing of that name: that is what it finds out.
+                point.make_hookable()
 
     @staticmethod
     def _stale(point: ProbePoint) -> bool:
@@ -173,12 +179,14 @@ class ProbeTable:
     def _promise(self, target: str) -> Optional[ProbePoint]:
         """A pending probe point for a target that a glob covers, in a module that is not imported yet."""
         module = split_target(target)[0]
-        if find_module(module) is not None:
+        if is_glob(target) or find_module(module) is not None:
             return None
         for probe in self._config.probes:
             if matches(probe.target, probe.exclude, target):
                 with self.changing():
-                    return self.points.setdefault(target, ProbePoint(target, probe))
+                    point = self.points.setdefault(target, ProbePoint(target, probe))
+                    self._promised.setdefault(module, []).append(point)
+                    return point
         return None
 
     def unmatched(self) -> List[ProbePoint]:

@@ -78,7 +78,7 @@ def test_run_refuses_an_interpreter_without_the_package(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(bare)], check=True)
     done = cli("run", "--probe", "json:dumps", "--", str(bare / "bin/python"), "-c", "print('it ran')", cwd=tmp_path)
     assert done.returncode == 6
-    assert "pip install xpc-instrument" in done.stderr
+    assert "-m pip install, and the folder or URL of xpc-instrument" in done.stderr
     assert "it ran" not in done.stdout
 
 

@@ -3,7 +3,8 @@
 Rules:
 - Each lane on which it answers has a thread, which runs the callbacks of that lane one after another.
 - Lanes that the host asks for are dialled one after the other, since a crowd of them would keep out all others.
-- The host hears of each lane that will not come, lest it wait for it and never ask for another.
+- The host hears of each lane that will not come, lest it wait for it and never ask for another. One that there was no room for, since all
+  lanes were in use, comes when one of these ends: callbacks that the host waits for no more may have had them all.
 """
 
 from __future__ import annotations
@@ -56,6 +57,8 @@ class AnsweringLanes:
         # Lanes that the host wants and nobody dials yet, and whether a thread is dialling.
         self._wanted = 0
         self._dialling = False
+        # Lanes that there was no room for.
+        self._owed = 0
         self._closed = False
 
     def __len__(self) -> int:
@@ -120,7 +123,10 @@ class AnsweringLanes:
             self._open_several(count)
 
     def _open_several(self, count: int) -> None:
-        wanted = min(count, self._limits.max_lanes - len(self))
+        wanted = max(0, min(count, self._limits.max_lanes - len(self)))
+        if wanted < count:
+            with self._lock:
+                self._owed = min(self._owed + count - wanted, self._limits.max_lanes)
         opened = 0
         why = ""
         try:
@@ -162,7 +168,11 @@ class AnsweringLanes:
         finally:
             with self._lock:
                 self._threads.pop(wire, None)
+                is_owed = self._owed > 0 and not self._closed
+                self._owed -= is_owed
             wire.close()
+            if is_owed:
+                self.want(1)
 
 
 class CallingLanes:

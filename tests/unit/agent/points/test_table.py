@@ -10,6 +10,7 @@ import pytest
 
 from xpc_agent.points.table import ProbeTable
 from xpc_instrument.core.config.file import from_probes
+from xpc_instrument.core.model.errors import TargetError
 from xpc_instrument.core.model.target import Mode
 
 NAME = "shop_of_the_table"
@@ -50,6 +51,22 @@ def test_a_glob_over_ten_thousand_functions_resolves_them_all_and_arms_none(shop
     assert len(table.points) == 10_000
     assert {point.state for point in table.points.values()} == {"ready"}
     assert all(getattr(shop, name).__code__ is code for name, code in codes.items())
+    table.restore_all()
+
+
+def test_a_target_that_a_glob_covers_and_its_module_has_not_is_missing_once_the_module_has_run(shop: Any) -> None:
+    module = sys.modules.pop(NAME)
+    table = ProbeTable(from_probes("shop", [f"{NAME}:*"]))
+    promised = table.find_point(f"{NAME}:charg")
+    with pytest.raises(TargetError, match="is no probe point"):
+        table.find_point(f"{NAME}:*")
+    assert promised.state == "pending"
+    exec("def charge(): pass", module.__dict__)
+    sys.modules[NAME] = module
+    table.module_imported(module)
+    assert promised.state == "missing"
+    assert "charge" in promised.reason
+    assert table.find_point(f"{NAME}:charge").state == "ready"
     table.restore_all()
 
 

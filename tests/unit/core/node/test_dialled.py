@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import socket
 import threading
 import time
@@ -10,8 +11,9 @@ from typing import Callable, Iterator, List
 import pytest
 
 from xpc_instrument.core.model.errors import ChannelError, DeadlineError, NoLaneError
+from xpc_instrument.core.model.limits import Limits
 from xpc_instrument.core.node.address import parse_address
-from xpc_instrument.core.node.dialled import CallingLanes
+from xpc_instrument.core.node.dialled import AnsweringLanes, CallingLanes
 from xpc_instrument.core.protocol.connection import Connection
 from xpc_instrument.core.protocol.messages import Role
 from xpc_instrument.core.wire.wire import Wire
@@ -134,3 +136,27 @@ def test_a_lane_that_was_dialled_while_the_node_closed_is_closed_too(lanes: Call
     with pytest.raises(ChannelError, match="closed by this process"):
         lanes.take(soon())
     assert listener.dialled[0].closed
+
+
+def test_a_lane_that_there_was_no_room_for_comes_when_another_one_ends() -> None:
+    """As when the host waits no more for the callbacks that have all lanes, and for a lane for another call."""
+    ends: queue.Queue[socket.socket] = queue.Queue()
+    missed: queue.Queue[int] = queue.Queue()
+
+    def dial(role: Role, deadline: float) -> Wire:
+        end, other = socket.socketpair()
+        ends.put(other)
+        return Wire(end, Connection(dialling=True, key=b"", max_payload=1))
+
+    lanes = AnsweringLanes(ADDRESS, Limits(max_lanes=1), dial, lambda wire, frame: None, lambda count, why: missed.put(count))
+    try:
+        lanes.want(1)
+        with ends.get(timeout=20):
+            lanes.want(1)
+            assert missed.get(timeout=20) == 1
+        # Its end is closed now.
+        with ends.get(timeout=20):
+            assert missed.empty()
+    finally:
+        for thread in lanes.close():
+            thread.join(20)
