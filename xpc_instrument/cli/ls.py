@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, Optional
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional
 
 from ..core.config.schema import ManagerConfig
 from ..core.discovery import entry as discovery
@@ -16,6 +18,8 @@ from .output import amount, counts, duration, show, show_json
 # The channel is imported by what uses it: `run`, which every application starts with, imports this module too.
 if TYPE_CHECKING:
     from ..core.node.address import Protection
+    from ..core.node.joiner import Joiner
+    from ..core.protocol.messages import Notice
     from ..core.wire.tls import TLS
 
 
@@ -27,6 +31,12 @@ def add_parser(commands: Any) -> None:
         description="List the probe points of an application, in each of its processes, and why one could not be made hookable.",
     )
     parser.add_argument("app", metavar="APP", help="an app name or a pid, as `xpc-instrument ps` shows")
+    parser.add_argument(
+        "patterns",
+        metavar="PATTERN",
+        nargs="*",
+        help="list the functions of the imported modules that it stands for instead, such as 'shop.**:*charge*'; see docs/config.md",
+    )
     parser.add_argument("--authkey-file", metavar="FILE", help="the key of an application that listens on TCP")
     parser.add_argument(
         "--tls-dir",
@@ -35,6 +45,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--plaintext-beyond-loopback", action="store_true", help="allow TCP beyond loopback without TLS")
     parser.add_argument("--stats", action="store_true", help="show what was counted of the probe points that have or had hooks")
+    parser.add_argument("--source", action="store_true", help="with PATTERN: show the parameters of each function, and its source")
     parser.add_argument("--json", action="store_true", help="print JSON: a list of processes with their probe points")
     parser.set_defaults(run=run)
 
@@ -45,6 +56,15 @@ def run(options: argparse.Namespace) -> int:
 
     key = ManagerConfig(authkey_file=Path(options.authkey_file)).read_authkey() if options.authkey_file else None
     protection = Protection(_tls(options.tls_dir), options.plaintext_beyond_loopback)
+    if options.patterns:
+        from .search import list_matching
+
+        entries = discovery.find(options.app)
+        dial = partial(_joiner, key=key or b"", protection=protection)
+        return list_matching(entries, options.patterns, dial, source=options.source, json=options.json)
+    if options.source:
+        print("xpc-instrument: --source is for a PATTERN: `xpc-instrument ls APP 'shop.**:*charge*' --source`", file=sys.stderr)
+        return 2
     answers = _ask_all(discovery.find(options.app), key or b"", protection)
     if options.json:
         show_json(answers)
@@ -83,17 +103,21 @@ def _ask_all(entries: List[discovery.Entry], key: bytes, protection: Protection)
     return [answers[entry.pid] for entry in entries]
 
 
-def _ask(address: str, key: bytes, protection: Protection, pids: List[int]) -> Dict[int, Dict[str, Any]]:
+def _joiner(address: str, key: bytes, protection: Protection, on_notice: Optional[Callable[[Notice], object]] = None) -> Joiner:
     from ..core.model.limits import Limits
     from ..core.node.address import parse_address
     from ..core.node.joiner import Joiner
+
+    return Joiner(parse_address(address), key, limits=Limits(), on_notice=on_notice, protection=protection)
+
+
+def _ask(address: str, key: bytes, protection: Protection, pids: List[int]) -> Dict[int, Dict[str, Any]]:
     from ..script.reports import Reporter
 
-    limits = Limits()
     reporter = Reporter()
-    joiner = Joiner(parse_address(address), key, limits=limits, on_notice=reporter.noticed, protection=protection)
+    joiner = _joiner(address, key, protection, reporter.noticed)
     try:
-        deadline = time.monotonic() + limits.connect_timeout
+        deadline = time.monotonic() + joiner.limits.connect_timeout
         joiner.connect(deadline)
         reports, _ = reporter.collect(joiner, reporter.begin(joiner, deadline), deadline)
     except (ChannelError, AuthenticationError) as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from typing import Optional
+from typing import List, Optional
 
 from ..core.config import file as config_module
 from ..core.config.schema import Config
@@ -35,6 +35,17 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_on_demand_option(parser: argparse.ArgumentParser) -> None:
+    """--on-demand."""
+    parser.add_argument(
+        "--on-demand",
+        metavar="PATTERN",
+        action="append",
+        default=[],
+        help="what may be hooked when a script asks for it, such as 'shop.**'; may be repeated; without a config and --probe: '**'",
+    )
+
+
 def current_folder() -> Path:
     """Where the command was typed. Raises `ConfigError` if that folder has been removed since."""
     try:
@@ -47,14 +58,17 @@ def read_config(options: argparse.Namespace) -> Config:
     """The config that the options mean. Raises `ConfigError`."""
     if options.config == "":
         raise ConfigError('--config "": expected the path of a config file')
+    # Only of commands that take it; there a config or a probe is not needed.
+    on_demand: Optional[List[str]] = getattr(options, "on_demand", None)
     path: Optional[Path] = Path(options.config) if options.config is not None else config_module.find(current_folder())
     if path is not None:
         config = config_module.load(path)
         if options.app is not None:
             config = config_module.with_app(config, options.app)
-        return config_module.with_probes(config, options.probe)
-    if options.probe:
-        return config_module.from_probes(config_module.default_app(current_folder()) if options.app is None else options.app, options.probe)
+        return config_module.with_on_demand(config_module.with_probes(config, options.probe), on_demand or ())
+    if options.probe or on_demand is not None:
+        app = config_module.default_app(current_folder()) if options.app is None else options.app
+        return config_module.with_on_demand(config_module.from_probes(app, options.probe), on_demand or (() if options.probe else ("**",)))
     raise ConfigError(
         f"no xpc-instrument.toml in {current_folder()} or above, and no --probe: "
         "write one, or name targets with --probe package.module:name"

@@ -14,7 +14,7 @@ _COLOURS = {"armed": "bold green", "suspended": "bold red", "ready": "cyan", "pe
 
 def show(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table to standard output; on a terminal that is too narrow for it, row after row with the names of the columns."""
-    rows = [[_printable(cell) for cell in row] for row in rows]
+    rows = [[printable(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
         try:
             from rich.console import Console
@@ -55,7 +55,7 @@ def _least(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> List[int]:
     return [min(width, max(_NARROW, len(column))) if column in _LONG else width for column, width in zip(columns, widths)]
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Without line breaks and what a terminal would obey: arguments of programs and texts of errors may hold anything."""
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 

@@ -15,7 +15,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 from ..core.config.packed import pack
 from ..core.config.schema import Config
 from ..core.model.errors import InjectionError
-from .options import add_config_options, read_config
+from .options import add_config_options, add_on_demand_option, read_config
 
 _INTERPRETER = re.compile(r"^(python|pypy)[0-9.]*(\.exe)?$")
 # Interpreter options that take a value as the next word.
@@ -35,7 +35,7 @@ def add_parser(commands: Any) -> None:
         "run",
         help="start a Python program with the agent in it",
         description="Start a Python program with the agent in it, and become it: same pid, signals and exit status.",
-        usage="xpc-instrument run [--config FILE] [--app NAME] [--probe TARGET]... -- COMMAND [ARGUMENT]...",
+        usage="xpc-instrument run [--config FILE] [--app NAME] [--probe TARGET]... [--on-demand PATTERN]... -- COMMAND [ARGUMENT]...",
         epilog="examples:\n"
         "  xpc-instrument run -- python -m http.server 8000\n"
         "  xpc-instrument run --app shop --probe 'shop.checkout:*' -- gunicorn --workers 3 shop.web:app\n"
@@ -43,6 +43,7 @@ def add_parser(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_config_options(parser)
+    add_on_demand_option(parser)
     parser.add_argument("words", metavar="COMMAND", nargs=argparse.REMAINDER, help="any Python command, after --")
     parser.set_defaults(run=run)
 

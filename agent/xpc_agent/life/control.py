@@ -12,7 +12,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-from typing import Iterable, List, Optional, Union
+from typing import Iterable, List, Optional, Tuple, Union
 
 from xpc_instrument.core.config import file as config_module
 from xpc_instrument.core.config.schema import Config
@@ -42,11 +42,13 @@ def start(
     *,
     app: Optional[str] = None,
     probes: Iterable[str] = (),
+    on_demand: Iterable[str] = (),
     at_once: bool = True,
 ) -> None:
     """Make this process hookable, by the config file at the path `config`, or the nearest one from the current folder upwards.
 
-    `app` overrides its app name, `probes` adds targets. With `at_once=False` the process listens, and can be found, only when the first
+    `app` overrides its app name, `probes` adds targets, `on_demand` patterns such as `"shop.**"` of what a script may hook without being
+    listed; with either of them no config file is needed. With `at_once=False` the process listens, and can be found, only when the first
     module with a target in it has been imported. A second start without a stop in between does nothing. Raises `ConfigError` for a wrong
     config, another `XpcError` or an `OSError` if the process cannot listen, and `XpcError` in a subinterpreter.
     """
@@ -55,7 +57,7 @@ def start(
         return
     if not is_main():
         raise XpcError("this is a subinterpreter; only the main interpreter of a process can be instrumented: call start() there")
-    agent = Agent(_config(config, app, probes))
+    agent = Agent(_config(config, app, tuple(probes), tuple(on_demand)))
     _hook_forks()
     try:
         agent.start(at_once=at_once)
@@ -97,22 +99,26 @@ def current() -> Optional[Agent]:
     return _agent
 
 
-def _config(config: Union[Config, str, os.PathLike[str], None], app: Optional[str], probes: Iterable[str]) -> Config:
+def _config(
+    config: Union[Config, str, os.PathLike[str], None], app: Optional[str], probes: Tuple[str, ...], on_demand: Tuple[str, ...]
+) -> Config:
     from pathlib import Path
 
     if config is None:
         found = config_module.find(Path.cwd())
         if found is not None:
             config = config_module.load(found)
-        elif probes:
+        elif probes or on_demand:
             config = config_module.from_probes(app or config_module.default_app(Path.cwd()), probes)
         else:
-            raise ConfigError(f"no {config_module.FILE_NAME} in {Path.cwd()} or above: write one, or name targets with probes=[...]")
+            raise ConfigError(
+                f"no {config_module.FILE_NAME} in {Path.cwd()} or above: write one, or name targets with probes=[...] or on_demand=[...]"
+            )
     elif not isinstance(config, Config):
         config = config_module.load(config)
     if app is not None:
         config = config_module.with_app(config, app)
-    return config_module.with_probes(config, list(probes))
+    return config_module.with_on_demand(config_module.with_probes(config, probes), on_demand)
 
 
 @guarded

@@ -27,6 +27,8 @@ class ProbePoint:
     def __init__(self, target: str, config: ProbeConfig) -> None:
         self.target = target
         self.config = config
+        # Whether a script has asked for it, and the config does not list it.
+        self.on_demand = False
         self.state = "pending"
         self.reason = "its module is not imported yet"
         self.dispatcher = Dispatcher()

@@ -3,6 +3,8 @@
 Rules:
 - A probe point is `pending` until its module is imported, then `ready`, `missing` or `unpatchable`.
 - A hook may be added to a pending one; it is armed as soon as the module has run.
+- What the config allows on demand becomes a probe point when a script asks for it, and is none any more once it has no hooks and a session
+  ends. A name that is wrong is refused then, and leaves nothing behind.
 - Hooks are swapped as a whole (`Dispatcher.chain`), so that an invocation sees one state; no lock is on its way.
 - `changing` is held to change a point: its state, its patch, its list of hooks. The service thread takes it, threads that import, and
   those whose invocation was a hook's last. Held together with others: the lock of an import before it, as a thread that imports patches
@@ -27,6 +29,7 @@ from ..patching import load_wrapt
 from ..targets.glob import expand
 from ..targets.module import find_module, is_initializing, main_names
 from ..targets.resolve import resolve
+from .on_demand import OnDemand
 from .point import ProbePoint
 
 log = logging.getLogger("xpc_agent")
@@ -45,12 +48,13 @@ class ProbeTable:
 
     def __init__(self, config: Config) -> None:
         self.points: Dict[str, ProbePoint] = {}
-        # By module: the points of targets that a glob covers, and for which a hook has come before the module.
+        # By module: the points of targets that a glob covers or a script has asked for, where a hook has come before the module.
         self._promised: Dict[str, List[ProbePoint]] = {}
         self.on_first_ready: Optional[Callable[[], None]] = None
         self.changing = RLock()
         self._config = config
         self._here = _Here()
+        self.on_demand = OnDemand(config.on_demand)
         # The probes by the module of their target; those whose module is a glob are asked one by one.
         self._by_module: Dict[str, List[ProbeConfig]] = {}
         self._in_any_module: List[ProbeConfig] = []
@@ -67,7 +71,10 @@ class ProbeTable:
 
     def wants_module(self, name: str) -> bool:
         """Whether a probe point may lie in the module."""
-        return name in self._by_module or any(module_matches(probe.target, name) for probe in self._in_any_module)
+        if name in self._by_module or name in self._promised or any(module_matches(probe.target, name) for probe in self._in_any_module):
+            return True
+        # With the first module in which something may be asked for there is a reason to listen; afterwards nothing is to be done.
+        return self.on_first_ready is not None and self.on_demand.covers_module(name)
 
     def _probes_in(self, module: str) -> List[ProbeConfig]:
         """The probes whose targets may lie in the module, those that name it first."""
@@ -76,7 +83,6 @@ class ProbeTable:
 
     def module_imported(self, module: Any, name: str = "") -> None:
         """Make the probe points of a module hookable that has just run."""
-        first = not self.any_ready
         here = self._here
         here.imported.append((module, name or module.__name__))
         if here.patching:
@@ -94,22 +100,15 @@ class ProbeTable:
         finally:
             here.patching = False
             here.imported.clear()
-        if first and self.any_ready and self.on_first_ready is not None:
-            self.on_first_ready()
+        if self.on_first_ready is not None and self.any_ready:
+            ready, self.on_first_ready = self.on_first_ready, None
+            ready()
 
     def _needs_wrapt(self, module: str) -> bool:
         """Whether a target in the module is patched with wrapt; a glob stands for Python functions only."""
-        for probe in self._probes_in(module):
-            if probe.patcher == "wrapt":
-                return True
-            name = split_target(probe.target)[1]
-            if not is_glob(name):
-                try:
-                    if not isinstance(resolve(f"{module}:{name}").function, types.FunctionType):
-                        return True
-                except TargetError:
-                    continue
-        return False
+        targets = [(probe.target, probe.patcher) for probe in self._probes_in(module)]
+        targets += [(point.target, point.config.patcher) for point in self._promised.get(module, ())]
+        return any(_needs_wrapt(f"{module}:{split_target(target)[1]}", patcher) for target, patcher in targets)
 
     def _patch_module(self, module: Any, name: str) -> None:
         for probe in self._probes_in(name):
@@ -152,7 +151,10 @@ class ProbeTable:
 
     @property
     def any_ready(self) -> bool:
-        return any(point.patch is not None for point in list(self.points.values()))
+        """Whether there is something to hook."""
+        if any(point.patch is not None for point in list(self.points.values())):
+            return True
+        return bool(self.on_demand.patterns) and any(self.on_demand.covers_module(name) for name in list(sys.modules))
 
     # points --------------------------------------------------------------------------------------------------------------
 
@@ -165,13 +167,14 @@ class ProbeTable:
         if point is None:
             point = self._promise(target)
         if point is None:
+            point = self._ask_for(target)
+        if point is None:
             import difflib
 
             near = difflib.get_close_matches(target, list(self.points), 3)
             hint = f"the nearest are {', '.join(near)}" if near else f"`xpc-instrument ls {self._config.app}` lists them"
-            raise TargetError(
-                f"{target} is no probe point of {self._config.app}: add it to the config and start the application again; {hint}"
-            )
+            remedy = "add it to the config, as a probe or on demand, and start the application again"
+            raise TargetError(f"{target} is no probe point of {self._config.app}: {remedy}; {hint}")
         if point.state in ("missing", "unpatchable"):
             raise TargetError(f"{target} cannot be hooked: {point.reason}")
         return point
@@ -188,6 +191,50 @@ class ProbeTable:
                     self._promised.setdefault(module, []).append(point)
                     return point
         return None
+
+    def _ask_for(self, target: str) -> Optional[ProbePoint]:
+        """A probe point for a target that is allowed on demand; None if it is not. Raises `TargetError` if it cannot be hooked."""
+        if is_glob(target) or not self.on_demand.allows(target):
+            return None
+        probe = self._config.defaults.probe(target)
+        name = split_target(target)[0]
+        module = find_module(name)
+        waits = module is None or is_initializing(module)
+        if module is None:
+            self.on_demand.check_pending(target)
+        elif _needs_wrapt(target, probe.patcher):
+            load_wrapt()
+        with self.changing():
+            point = self.points.get(target)
+            if point is not None:
+                return point
+            point = ProbePoint(target, probe)
+            point.on_demand = True
+            if not waits:
+                point.make_hookable()
+                if point.patch is None:
+                    raise TargetError(point.reason if point.reason.startswith(target) else f"{target} cannot be hooked: {point.reason}")
+            self.points[target] = point
+            if waits:
+                self._promised.setdefault(name, []).append(point)
+        # It may have been imported meanwhile, before it was known that somebody waits.
+        if waits and (module := find_module(name)) is not None and not is_initializing(module):
+            self.module_imported(module, name)
+        return point
+
+    def forget_unused(self) -> None:
+        """What a script asked for and nobody has a hook on any more is no probe point any longer."""
+        if not self.on_demand.patterns:
+            return
+        with self.changing():
+            for target, point in list(self.points.items()):
+                if point.on_demand and not point.hooks:
+                    point.restore()
+                    del self.points[target]
+                    name = split_target(target)[0]
+                    left = [one for one in self._promised.pop(name, ()) if one is not point]
+                    if left:
+                        self._promised[name] = left
 
     def unmatched(self) -> List[ProbePoint]:
         """A pending point for each glob that no function matches yet."""
@@ -227,3 +274,15 @@ class ProbeTable:
         self._here = _Here()
         for point in list(self.points.values()):
             point.counters = Counters()
+
+
+def _needs_wrapt(target: str, patcher: str) -> bool:
+    """Whether a target is patched with wrapt; a glob stands for Python functions only."""
+    if patcher == "wrapt":
+        return True
+    if is_glob(target):
+        return False
+    try:
+        return not isinstance(resolve(target).function, types.FunctionType)
+    except TargetError:
+        return False

@@ -34,8 +34,10 @@ from ..guard import guard_thread, guarded
 from ..hooks.admission import SuspensionPolicy, reseed
 from ..hooks.remote import RemoteHook
 from ..hooks.unwaited import UnwaitedHook
+from ..points.point import ProbePoint
 from ..points.table import ProbeTable
 from ..relay import RelayedPeer
+from .search import search
 from .sharing import PendingAnswer, Sharing
 
 # What a script may register where the config allows no more than to observe; then nothing that it sends is unpickled.
@@ -144,10 +146,19 @@ class Registrations(Policy):
     def query(self, peer: Peer, message: Query) -> Answer:
         if message.what == "probes":
             return Answer(message.request, True, data={**self._report(), "members": [one.pid for one in self._sharing.members()]})
-        kind, _, pid = message.what.partition(" ")
+        kind, _, rest = message.what.partition(" ")
+        if kind == "targets":
+            return self._search(message, rest)
         if kind != "member":
             return self._registry.query(peer, message)
-        return Answer(message.request, True, data={"asked": self._sharing.ask(pid, peer, message.request)})
+        return Answer(message.request, True, data={"asked": self._sharing.ask(rest, peer, message.request)})
+
+    def _search(self, message: Query, pattern: str) -> Answer:
+        try:
+            found = search(pattern, self._table)
+        except TargetError as error:
+            return Answer(message.request, False, type(error).__name__, str(error))
+        return Answer(message.request, True, data={**found, "pid": os.getpid()})
 
     def serve(self, wire: Wire, hello: Hello) -> None:
         self._registry.serve(wire, hello)
@@ -161,6 +172,14 @@ class Registrations(Policy):
         """Put a hook of a session on its target; returns its deadline in seconds. Raises `TargetError`."""
         mode, target = split_name(message.name)
         point = self._table.find_point(target)
+        try:
+            return self._put(peer, message, mode, point)
+        except TargetError:
+            self._table.forget_unused()
+            raise
+
+    def _put(self, peer: Union[Peer, RelayedPeer], message: Register, mode: Mode, point: ProbePoint) -> float:
+        target = point.target
         if mode not in point.config.allow:
             allowed = ", ".join(sorted(one.value for one in point.config.allow))
             raise TargetError(f"{target}: the config does not allow the mode {mode.value!r} here, only {allowed}")
@@ -174,6 +193,7 @@ class Registrations(Policy):
                     # Inherited over a fork: the same hook, now with a connection of this process's own.
                     hook.rejoin(peer)
                     return timeout
+            self._check_count(peer.session, point)
             self._table.remove_expired(point)
             if len(point.hooks) >= self._config.limits.max_hooks:
                 raise TargetError(f"{target} has {len(point.hooks)} hooks, the limit (max-hooks)")
@@ -202,6 +222,17 @@ class Registrations(Policy):
                 self._forget(hook)
                 raise
         return timeout
+
+    def _check_count(self, session: str, point: ProbePoint) -> None:
+        """A session has hooks on so many targets on demand and no more."""
+        if not point.on_demand or any(hook.session == session for hook in point.hooks):
+            return
+        most = self._config.limits.max_targets
+        points = [one for one in list(self._table.points.values()) if one.on_demand]
+        if sum(any(hook.session == session for hook in one.hooks) for one in points) >= most:
+            raise TargetError(
+                f"{point.target}: this session has hooks on {most} targets on demand, the limit (max-targets); remove some first"
+            )
 
     def drop_hook(self, session: str, number: int, within: float, done: Callable[[], None]) -> None:
         """Remove one hook of a session; `done` is called when its events are delivered too, or not in time."""
@@ -244,6 +275,7 @@ class Registrations(Policy):
                             point.counters.retire(hook.counters)
                     point.hooks = kept
                     point.refresh()
+            self._table.forget_unused()
         self.sender.discard(session)
 
     def drop_orphans(self, session: str) -> None:

@@ -25,7 +25,7 @@ def expand(pattern: str, exclude: Sequence[str], module: Any, module_name: str) 
             return []
         return [target]
     prefix = module_name + ":"
-    return [prefix + name for name in _functions(module) if matches(pattern, exclude, prefix + name)]
+    return [prefix + name for name in functions_of(module) if matches(pattern, exclude, prefix + name)]
 
 
 def _defines(module: Any, target: str) -> bool:
@@ -46,7 +46,7 @@ def _module_of(function: Any) -> Any:
     return inspect.getattr_static(function, "__module__", None)
 
 
-def _functions(module: Any) -> Iterator[str]:
+def functions_of(module: Any) -> Iterator[str]:
     """The qualified names of the functions and methods that a module defines itself."""
     module_namespace = namespace_of(module)
     name = module_namespace.get("__name__")

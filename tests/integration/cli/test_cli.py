@@ -121,7 +121,7 @@ def test_run_starts_a_console_script(tmp_path: Path, run_program: Callable[..., 
 
 def test_run_says_what_is_missing(tmp_path: Path) -> None:
     assert command("run", "--probe", "json:dumps", cwd=tmp_path).returncode == 6
-    assert command("run", "--", "python", "-c", "raise SystemExit(1)", cwd=tmp_path).returncode == 3
+    assert command("check", cwd=tmp_path).returncode == 3
     done = command("run", "--probe", "json:dumps", "--", "no-such-command-here", cwd=tmp_path)
     assert done.returncode == 127
     assert "command not found" in done.stderr

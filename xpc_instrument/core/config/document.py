@@ -49,6 +49,7 @@ def read_document(reader: Reader, document: object, path: Optional[Path]) -> Con
         manager=ManagerConfig(**manager),
         limits=Limits(**limits),
         probes=tuple(inherited.probe(**probe) for probe in found.get("probe", ())),
+        on_demand=found.get("on_demand", ()),
         path=path,
         defaults=inherited,
     )

@@ -14,6 +14,7 @@ from typing import Any, Iterable, Optional, Sequence, Union
 
 from ..discovery.name import app_mistake, app_name
 from ..model.errors import ConfigError
+from ..model.pattern import pattern_mistake
 from ..model.record import replace
 from ..model.target import target_mistake
 from ..model.words import quoted
@@ -137,6 +138,15 @@ def with_probes(config: Config, targets: Iterable[str]) -> Config:
     for target in targets:
         probes.setdefault(target, config.defaults.probe(target))
     return replace(config, probes=tuple(probes.values()))
+
+
+def with_on_demand(config: Config, patterns: Iterable[str]) -> Config:
+    """`config` with these patterns of functions that may be hooked on demand too; what `--on-demand PATTERN` means."""
+    patterns = tuple(patterns)
+    mistakes = [f"--on-demand {quoted(text)}: {wrong}" for text, wrong in ((text, pattern_mistake(text)) for text in patterns) if wrong]
+    if mistakes:
+        raise ConfigError("\n".join(mistakes))
+    return replace(config, on_demand=tuple(dict.fromkeys((*config.on_demand, *patterns))))
 
 
 def with_app(config: Config, app: str) -> Config:

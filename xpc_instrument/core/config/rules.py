@@ -17,6 +17,7 @@ from typing import Any, Callable, Dict, FrozenSet, List, Mapping, Optional, Tupl
 
 from ..discovery.name import app_mistake, app_name
 from ..model.limits import LARGEST_SIZE, LONGEST_WAIT, SOCKET_PATH_LIMIT, Bound, bounds
+from ..model.pattern import PATTERN_FORM, pattern_mistake
 from ..model.target import MODES, TARGET_FORM, Mode, target_mistake
 from ..model.words import did_you_mean, nearest, quoted
 from .lines import KeyPath
@@ -214,6 +215,15 @@ def _exclude(reader: Reader, where: KeyPath, value: object) -> Tuple[str, ...]:
     return tuple(item for _, item in items)
 
 
+def _on_demand(reader: Reader, where: KeyPath, value: object) -> Tuple[str, ...]:
+    items = reader.strings(where, value, f"patterns such as {PATTERN_FORM}")
+    for place, item in items:
+        wrong = pattern_mistake(item)
+        if wrong:
+            reader.report(place, f"{_seen(item)}: {wrong}")
+    return tuple(item for _, item in items)
+
+
 def _target(reader: Reader, where: KeyPath, value: object) -> object:
     if not isinstance(value, str):
         reader.wrong(where, value, f"a target {TARGET_FORM}")
@@ -274,6 +284,7 @@ TABLES: Dict[str, Dict[str, _Rule]] = {
         "limits": _subtable("[limits]"),
         "defaults": _subtable("[defaults]"),
         "probe": _probes,
+        "on-demand": _on_demand,
     },
     "[manager]": {
         "address": _address,

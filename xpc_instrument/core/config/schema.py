@@ -109,4 +109,7 @@ class Config(Record):
     """The absolute path of the file that this was read from; None without a file."""
 
     defaults: DefaultsConfig = DefaultsConfig()
-    """What `with_probes` gives to the probes that it adds."""
+    """What the probes have that `with_probes` adds, and those on demand."""
+
+    on_demand: Tuple[str, ...] = ()
+    """Patterns (`core/model/pattern.py`) of the functions that become probe points, with the `defaults`, when a script asks for them."""

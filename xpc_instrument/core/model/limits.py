@@ -66,6 +66,9 @@ class Limits(Record):
     max_hooks: int = _count(16, most=1_000)
     """Hooks registered on one probe point, over all sessions."""
 
+    max_targets: int = _count(200, most=100_000)
+    """Targets that are no probe points of the config, but allowed on demand, on which one session has hooks at a time."""
+
     max_sessions: int = _count(64, most=10_000)
     """Sessions connected to one process."""
 

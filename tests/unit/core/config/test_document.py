@@ -461,3 +461,17 @@ def test_no_values_do_anything_but_give_a_config_or_a_config_error(document: Dic
         assert unpack(pack(config)) == config
         return
     assert all(line.startswith("the config handed over by the parent process: ") for line in problem.split("\n"))
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ('on-demand = "shop.**"', 'on-demand: the string "shop.**"; expected an array of patterns'),
+        ('on-demand = ["shop.**", 3]', "on-demand: the integer 3; expected only patterns"),
+        ('on-demand = ["shop/api.py"]', 'on-demand: the string "shop/api.py": "shop/api" is no identifier'),
+    ],
+)
+def test_a_wrong_pattern_is_a_mistake_with_its_line(line: str, problem: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(f'app = "shop"\n{line}\n')
+    assert f"<config>:2: {problem}" in str(caught.value)

@@ -45,6 +45,7 @@ configs = st.builds(
     st.lists(st.builds(ProbeConfig, target=targets, **probe_settings), max_size=4, unique_by=lambda probe: probe.target).map(tuple),
     st.none() | paths,
     st.builds(DefaultsConfig, **probe_settings),
+    st.lists(st.sampled_from(["**", "shop.**", "shop.a*:*.é"]), max_size=2).map(tuple),
 )
 
 

@@ -1,0 +1,120 @@
+"""Which functions a script may hook without the config listing them, and whether their modules can come to be.
+
+Rules:
+- Before anybody asks, a pattern costs nothing: no module is looked at, none is watched.
+- Nothing is imported, and nothing of the application's runs: a module that is not there yet is looked for by the finders of Python and of
+  editable installations alone. Where the application has finders of its own, what is not found may still come, and is waited for.
+- The agent's own code is never a target: hooking it would lead back into itself.
+"""
+
+from __future__ import annotations
+
+import importlib.machinery
+import sys
+from typing import Any, List, Optional, Sequence, Tuple
+
+from xpc_instrument.core.model.errors import TargetError
+from xpc_instrument.core.model.pattern import Pattern, compiled
+from xpc_instrument.core.model.target import split_target, target_mistake
+
+from ..targets.module import find_module
+from ..targets.raw import namespace_of
+
+_OWN = ("xpc_agent", "xpc_instrument")
+_PYTHONS = (importlib.machinery.BuiltinImporter, importlib.machinery.FrozenImporter, importlib.machinery.PathFinder)
+# Finders that setuptools and six bring to most environments: they find nothing that a target could be in and others do not find.
+_ASIDE = frozenset({"_distutils_hack", "six"})
+# Those of editable installations look a name up in a dict.
+_EDITABLE = "__editable__"
+
+
+def is_own(module: str) -> bool:
+    """Whether a module is the agent's or the library's."""
+    return module.partition(".")[0] in _OWN
+
+
+class OnDemand:
+    """The patterns of one config."""
+
+    def __init__(self, patterns: Sequence[str]) -> None:
+        self.patterns: Sequence[Pattern] = compiled(tuple(patterns))
+
+    def allows(self, target: str) -> bool:
+        """Whether a script may ask for the target. Raises `TargetError` for one that can never be hooked or is not written as one."""
+        if not self.patterns:
+            return False
+        module, name = split_target(target)
+        if not any(pattern.matches(module, name) for pattern in self.patterns):
+            return False
+        mistake = target_mistake(target)
+        if mistake:
+            raise TargetError(f"{target}: {mistake}")
+        if is_own(module):
+            raise TargetError(f"{target} is code of the agent, which cannot be hooked: it would lead back into itself")
+        return True
+
+    def covers_module(self, name: str) -> bool:
+        """Whether functions of the module may be asked for."""
+        return not is_own(name) and any(pattern.matches_module(name) for pattern in self.patterns)
+
+    def check_pending(self, target: str) -> None:
+        """A module that is not imported can come to be, as far as can be known. Raises `TargetError` that names the nearest."""
+        name = split_target(target)[0]
+        missing, path = _first_missing(name)
+        if not missing or any(map(_may_find_more, list(sys.meta_path))):
+            return
+        import difflib
+        import pkgutil
+
+        package, dot, last = missing.rpartition(".")
+        known = {module for module in list(sys.modules) if module.rpartition(".")[0] == package}
+        known |= {f"{package}{dot}{found.name}" for found in pkgutil.iter_modules(path)}
+        near = difflib.get_close_matches(missing, known, 3, 0.7)
+        hint = f"; the nearest modules are {', '.join(near)}" if near else ""
+        raise TargetError(f"{target}: there is no module {missing}: Python cannot find {last} in {package or 'its path'}{hint}")
+
+
+def _origin(finder: Any) -> str:
+    """The module of a finder, which is a class or an object."""
+    return str((finder if type(finder) is type else type(finder)).__module__)
+
+
+def _may_find_more(finder: Any) -> bool:
+    origin = _origin(finder)
+    return not (finder in _PYTHONS or is_own(origin) or origin.rpartition(".")[2] in _ASIDE or origin.startswith(_EDITABLE))
+
+
+def _find(name: str, path: Optional[List[str]]) -> Optional[importlib.machinery.ModuleSpec]:
+    for finder in list(sys.meta_path):
+        if finder is importlib.machinery.PathFinder or _origin(finder).startswith(_EDITABLE):
+            spec: Optional[importlib.machinery.ModuleSpec] = finder.find_spec(name, path)
+            if spec is not None:
+                return spec
+    return None
+
+
+def _first_missing(name: str) -> Tuple[str, Optional[List[str]]]:
+    """The first of `package`, `package.module`, ... that cannot be found, and the path on which it would be; "" if nothing is missing."""
+    parts = name.split(".")
+    path: Optional[List[str]] = None
+    nothing = "", None
+    for depth in range(1, len(parts) + 1):
+        one = ".".join(parts[:depth])
+        module = find_module(one)
+        if module is None and one in sys.modules:
+            return nothing  # lazy, or in the making
+        if module is not None:
+            found = namespace_of(module).get("__path__")
+            if found is None:
+                return nothing if depth == len(parts) else (".".join(parts[: depth + 1]), [])
+            path = list(found)
+            continue
+        if path is None and (one in sys.builtin_module_names or importlib.machinery.FrozenImporter.find_spec(one) is not None):
+            return nothing
+        spec = _find(one, path)
+        if spec is None:
+            return one, path
+        if spec.submodule_search_locations is None:
+            return nothing if depth == len(parts) else (".".join(parts[: depth + 1]), [])
+        path = list(spec.submodule_search_locations)
+    return nothing

@@ -1,0 +1,65 @@
+"""Which functions of the imported modules a pattern stands for, as `ls APP PATTERN` shows them. Nothing is imported, and no code runs."""
+
+from __future__ import annotations
+
+import sys
+import types
+from typing import Any, Dict, List
+
+from xpc_instrument.core.model.errors import TargetError
+from xpc_instrument.core.model.pattern import Pattern, pattern_mistake
+
+from ..points.on_demand import is_own
+from ..points.table import ProbeTable
+from ..targets.glob import functions_of
+from ..targets.module import find_module, is_initializing, main_names
+from ..targets.raw import is_a
+from ..targets.resolve import Resolved, resolve
+from ..targets.signature import signature_spec
+
+# Targets in one answer; the rest is counted.
+MOST = 1_000
+
+
+def search(text: str, table: ProbeTable) -> Dict[str, Any]:
+    """`targets`, sorted, each with where it is defined, its parameters and whether it can be hooked, and `more`, how many were left out.
+
+    Raises `TargetError` for a pattern that is none.
+    """
+    mistake = pattern_mistake(text)
+    if mistake:
+        raise TargetError(f"pattern {text!r:.200}: {mistake}")
+    pattern = Pattern(text)
+    found: List[str] = []
+    # The main module goes by the name by which others could import it, if it has one.
+    for name in {*list(sys.modules), *main_names()} - ({"__main__"} if main_names() else set()):
+        module = find_module(name)
+        if module is None or is_own(name) or not pattern.matches_module(name) or is_initializing(module):
+            continue
+        found += [f"{name}:{one}" for one in functions_of(module) if pattern.matches(name, one)]
+    found.sort()
+    return {"targets": [_describe(target, table) for target in found[:MOST]], "more": max(0, len(found) - MOST)}
+
+
+def _describe(target: str, table: ProbeTable) -> Dict[str, Any]:
+    point = table.points.get(target)
+    told = {"target": target, "state": "", "reason": "", "kind": "", "file": "", "line": 0, "signature": None}
+    try:
+        resolved = resolve(target)
+    except TargetError as error:
+        return {**told, "state": "unpatchable", "reason": str(error)}
+    told.update(kind=resolved.kind.value, signature=signature_spec(resolved), **_place(resolved))
+    if point is not None:
+        return {**told, "state": point.state if not point.hooks else "armed", "reason": point.reason}
+    if table.on_demand.allows(target):
+        return {**told, "state": "on demand"}
+    return {**told, "state": "not allowed", "reason": "neither a probe point of the config nor on demand"}
+
+
+def _place(resolved: Resolved) -> Dict[str, Any]:
+    """The file, and the line of its `def` or first decorator, as the compiler noted them; nothing for what was not written in Python."""
+    function = resolved.function
+    if not is_a(function, types.FunctionType):
+        return {}
+    code = function.__code__
+    return {"file": code.co_filename, "line": code.co_firstlineno}

@@ -1,0 +1,113 @@
+"""Functions that no config lists, hooked and searched for as they are typed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+
+import xpc_instrument
+from tests.integration.app_fixture import command
+from tests.programs import Program
+from xpc_instrument import TargetError
+
+RUN = [sys.executable, "-m", "xpc_instrument.cli", "run"]
+PROGRAM = """
+import sys
+
+class Bank:
+    def pay(self, amount, *, currency="EUR"):
+        return amount
+
+def charge(amount):
+    return amount + 1
+
+print("ready", flush=True)
+for line in sys.stdin:
+    try:
+        print(repr(eval(line)), flush=True)
+    except SyntaxError:
+        exec(line)
+        print("done", flush=True)
+"""
+
+
+@pytest.fixture
+def shop(tmp_path: Path, run_program: Callable[..., Program]) -> Any:
+    """A program in a folder without a config, started by `run` with these words."""
+    (tmp_path / "later.py").write_text("def refund(n):\n    return -n\n")
+    (tmp_path / "shop.py").write_text(PROGRAM)
+
+    def start(*words: str) -> Program:
+        program = run_program(command=[*RUN, "--app", "shop", *words, "--", sys.executable, "shop.py"], cwd=tmp_path)
+        program.read_until("ready")
+        return program
+
+    return start
+
+
+def ask(program: Program, line: str) -> str:
+    program.send_line(line)
+    return str(program.read_line())
+
+
+def test_run_without_a_config_lets_a_script_hook_any_function_now_and_later(shop: Any) -> None:
+    program = shop()
+    with xpc_instrument.connect("shop") as session:
+        session.instead("shop:charge", lambda amount: "hooked")
+        session.around("shop:Bank.pay", lambda call: call.proceed() * 2)
+        session.instead("later:refund", lambda n: "refunded")
+        assert ask(program, "charge(1), Bank().pay(4)") == "('hooked', 8)"
+        assert ask(program, "import later") == "done"
+        assert ask(program, "later.refund(3)") == "'refunded'"
+        with pytest.raises(TargetError, match="the nearest names are shop:charge"):
+            session.before("shop:chrge", print)
+        with pytest.raises(TargetError, match=r"there is no module latter.*the nearest modules are later"):
+            session.before("latter:refund", print)
+        states = {row["target"]: row["state"] for row in json.loads(command("ls", "shop", "--json").stdout)[0]["probes"]}
+        assert states == {"shop:charge": "armed", "shop:Bank.pay": "armed", "later:refund": "armed"}
+    assert ask(program, "charge(1), Bank().pay(4), later.refund(3)") == "(2, 4, -3)"
+    assert json.loads(command("ls", "shop", "--json").stdout)[0]["probes"] == []
+
+
+def test_a_pattern_limits_what_may_be_asked_for_and_max_targets_how_much(shop: Any, tmp_path: Path) -> None:
+    (tmp_path / "xpc-instrument.toml").write_text("[limits]\nmax-targets = 1\n[defaults]\nallow = ['before']\n")
+    shop("--on-demand", "shop:**")
+    with xpc_instrument.connect("shop") as session:
+        with pytest.raises(TargetError, match="json:dumps is no probe point of shop"):
+            session.before("json:dumps", print)
+        with pytest.raises(TargetError, match="does not allow the mode 'instead'"):
+            session.instead("shop:charge", print)
+        handle = session.before("shop:charge", print)
+        with pytest.raises(TargetError, match=r"hooks on 1 targets on demand, the limit \(max-targets\)"):
+            session.before("shop:Bank.pay", print)
+        handle.remove()
+        session.before("shop:Bank.pay", print)
+
+
+def test_ls_with_a_pattern_searches_the_imported_modules(shop: Any, tmp_path: Path) -> None:
+    shop("--on-demand", "shop.**")
+    done = command("ls", "shop", "shop.**:**", "json:dump*", cwd=tmp_path)
+    assert done.returncode == 0
+    rows = [line.split()[:3] for line in done.stdout.splitlines()[1:]]
+    assert rows[-2:] == [["shop:Bank.pay", "on", "demand"], ["shop:charge", "on", "demand"]]
+    source = command("ls", "shop", "shop:Ba**", "--source", cwd=tmp_path).stdout
+    assert source.startswith("shop:Bank.pay(amount, *, currency=...)  [on demand]  shop.py:5\n")
+    assert "5      def pay(self" in source
+    told = json.loads(command("ls", "shop", "json:dumps", "--json").stdout)["targets"]
+    assert [(one["target"], one["state"]) for one in told] == [("json:dumps", "not allowed")]
+    nothing = command("ls", "shop", "shop:nothing*")
+    assert (nothing.returncode, nothing.stdout) == (1, "no function of the modules that are imported matches shop:nothing*\n")
+    assert command("ls", "shop", "shop..x").returncode == 1
+    assert command("ls", "shop", "--source").returncode == 2
+
+
+def test_children_of_an_application_on_demand_are_found_and_hooked(shop: Any) -> None:
+    program = shop()
+    with xpc_instrument.connect("shop") as session:
+        session.instead("shop:charge", lambda amount: "hooked")
+        program.send_line("import os; os.waitpid(os.fork() or (print(charge(1), flush=True), sys.exit()), 0)")
+        assert [program.read_line(), program.read_line()] == ["hooked", "done"]
