@@ -35,7 +35,7 @@ def _lane_end(sock: socket.socket, state: State) -> Wire:
 @contextmanager
 def _steps() -> Iterator[Mapping[str, TimeFunction]]:
     arguments = ((12,), {"currency": "USD"})
-    record = (*arguments, tuple(Meta(1, 4711, 140_000_000_000_000, "", "", False, 0.0)), None)
+    record = (*arguments, tuple(Meta(1, 4711, 140_000_000_000_000, "", 0, False, 0.0)), None)
     traits, table = PeerProfile("3.11", "3.11", _LIMIT), Table()
     body, _ = dump(record, traits)
     plain = pickle.dumps(arguments, 5)

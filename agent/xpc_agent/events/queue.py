@@ -22,7 +22,7 @@ from xpc_instrument.core.calls.batch import Batch, Event
 from xpc_instrument.core.model.errors import ChannelError, DeadlineError, RemoteProtocolError, XpcError
 from xpc_instrument.core.protocol.codec import Bytes
 from xpc_instrument.core.protocol.messages import Opcode
-from xpc_instrument.core.values.snapshots import instance_text
+from xpc_instrument.core.values.names import class_name
 from xpc_instrument.core.wire.wire import Wire
 
 from ..relay import RelayLanes, relay_name
@@ -450,9 +450,9 @@ class EventQueue:
 
 
 def _crossing(event: Event) -> Event:
-    """The event as it crosses; queued, it has the instance's class and `id` only, so that its text costs the caller nothing."""
+    """The event as it crosses; queued, it has the instance's class, of which the name costs the caller nothing."""
     if len(event) == _CROSSING:
         return event  # put back when it was packed already
     hook, number, thread, args, kwargs, cls, ident = event[:7]
     duration, outcome = event[7:] or (0.0, None)
-    return hook, number, thread, args, kwargs, None if cls is None else instance_text(cls, ident), duration, outcome
+    return hook, number, thread, args, kwargs, None if cls is None else (class_name(cls), ident), duration, outcome

@@ -18,7 +18,7 @@ from ..values.snapshots import AS_IS, TOLD, Packed
 Event = Tuple[Any, ...]
 """As it crosses: (hook, number, thread, args, kwargs, instance, duration, outcome), or the first four or five where the rest says nothing.
 
-With `args` a list, it and the values of `kwargs` are packed; a tuple holds the values. `instance` is None or its type and text. `outcome`
+With `args` a list, it and the values of `kwargs` are packed; a tuple holds the values. `instance` is None or its type and `id`. `outcome`
 is None for a `before` hook, a packed result, or the bytes of an exception.
 """
 
@@ -88,5 +88,5 @@ def unpack_event(event: Event, pid: int) -> Tuple[Any, ...]:
     raised = type(outcome) is bytes
     if outcome is not None and not raised:
         outcome = unpack(outcome, -1)
-    kind, text = instance or ("", "")
-    return args, kwargs, (number, pid, thread, kind, text, raised, duration), outcome
+    kind, ident = instance or ("", 0)
+    return args, kwargs, (number, pid, thread, kind, ident, raised, duration), outcome

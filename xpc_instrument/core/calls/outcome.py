@@ -7,7 +7,7 @@ from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple
 from ..model.errors import RemoteProtocolError
 from ..model.words import one_line
 from ..protocol.codec import Bytes, load_json
-from ..values.names import safe_repr, type_name
+from ..values.names import type_name
 from ..values.references import Asker, Reference
 
 # Nesting of the JSON on lanes: one object of plain values; and its bytes at most. FAILED has a message of 2,000 characters.
@@ -20,15 +20,15 @@ Arguments = Tuple[Tuple[Any, ...], Dict[str, Any]]
 class Meta(NamedTuple):
     """What crosses with a call of a probe point beside its values: a plain tuple in this order, less what says nothing at its end.
 
-    The instance, if any, is number 0 of the call's table; an empty `instance_type` says that there is none. Only after the original has
-    ended: whether it `raised`, and its `duration` in seconds.
+    `instance_id` is the instance's number in the call's table; an empty `instance_type` says that there is none. Only after the original
+    has ended: whether it `raised`, and its `duration` in seconds.
     """
 
     number: int
     pid: int
     thread: int
     instance_type: str = ""
-    instance_text: str = ""
+    instance_id: int = 0
     raised: bool = False
     duration: float = 0.0
 
@@ -37,20 +37,20 @@ class Meta(NamedTuple):
         """The tuple for a hook that runs before the original or in its place; `instance` is the object, or None."""
         if instance is None:
             return number, pid, thread
-        return number, pid, thread, type_name(instance), safe_repr(instance)
+        return number, pid, thread, type_name(instance), id(instance)
 
     @staticmethod
     def at_end(number: int, pid: int, thread: int, instance: Any, raised: bool, duration: float) -> Tuple[Any, ...]:
         """The tuple for a hook that runs after the original."""
         if instance is None:
-            return number, pid, thread, "", "", raised, duration
-        return number, pid, thread, type_name(instance), safe_repr(instance), raised, duration
+            return number, pid, thread, "", 0, raised, duration
+        return number, pid, thread, type_name(instance), id(instance), raised, duration
 
     def instance(self, asker: Asker) -> Optional[Reference]:
         """A reference to the instance, or None where there is none."""
         if not self.instance_type:
             return None
-        return Reference(asker, 0, self.instance_type, self.instance_text)
+        return Reference(asker, self.instance_id, self.instance_type)
 
 
 # A tuple that is longer may have an instance.

@@ -38,6 +38,11 @@ def class_name(cls: type) -> str:
     return f"{module if type(module) is str else '?'}.{_qualname_of(cls)}"
 
 
+def instance_text(name: str, ident: int) -> str:
+    """The text of an object of which no more is to be shown than its class and its `id`."""
+    return f"{name} at {ident:#x}"
+
+
 # By identity: a lookup in a tuple would compare with `==`, which a metaclass may define.
 _SHOWN_WHOLE = frozenset(map(id, (float, complex, bool, type(None))))
 _SEQUENCES = frozenset(map(id, (list, tuple, set, frozenset)))
@@ -63,4 +68,4 @@ def safe_repr(value: Any, depth: int = 2) -> str:
         pairs = tuple(itertools.islice(value.items(), _ITEMS_SHOWN))
         shown = ", ".join([f"{safe_repr(k, depth - 1)}: {safe_repr(v, depth - 1)}" for k, v in pairs])
         return "{" + shown + (", ..." if len(value) > _ITEMS_SHOWN else "") + "}"
-    return f"{type_name(value)} at {id(value):#x}"
+    return instance_text(type_name(value), id(value))

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 from ..model.errors import PayloadError
-from .names import class_name, safe_repr, type_name
+from .names import safe_repr, type_name
 from .pickling import dump
 from .plain import is_atom
 from .traits import PeerProfile
@@ -73,9 +73,3 @@ def pack_all(args: Sequence[Any], kwargs: Mapping[str, Any], profile: PeerProfil
         size += weight
         packed.append(one)
     return packed[: len(args)], dict(zip(kwargs, packed[len(args) :])), size
-
-
-def instance_text(cls: type, ident: int) -> Tuple[str, str]:
-    """The type and the text of an instance of which no more is known, as `type_name` and `safe_repr` give them."""
-    name = class_name(cls)
-    return name, f"{name} at {ident:#x}"

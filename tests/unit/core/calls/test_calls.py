@@ -145,5 +145,5 @@ def test_the_record_of_a_call_is_read_as_it_was_written() -> None:
     shop = Shop()
     started, ended = Meta(*Meta.at_start(1, 2, 3, shop)), Meta(*Meta.at_end(1, 2, 3, shop, False, 0.5))
     assert started.instance_type == ended.instance_type == f"{__name__}.Shop"
-    assert started.instance_text == ended.instance_text
+    assert started.instance_id == ended.instance_id == id(shop)
     assert ended.duration == 0.5
