@@ -1,31 +1,49 @@
 """The application of the soak: threads, processes and an event loop that call their targets the whole time and check every result.
 
-Each call says what it is allowed to give; anything else is a violation and ends the soak. The original counts its runs per call, in the
-calling thread: it may run once, or not at all where a hook that decides has answered. It is run by `xpc-instrument run` in a folder that
-the soak makes, is told what to do by lines on its standard input, and reports by lines of JSON.
+Each call says what it is allowed to give; anything else is a violation and ends the soak. It is run by `xpc-instrument run -- python -W
+error` in a folder that the soak makes, is told what to do by lines on its standard input, and reports by lines of JSON.
+
+What it does to itself the whole time:
+- The main thread and another one end calls by time limits: by a handler of SIGALRM that raises, and by `PyThreadState_SetAsyncExc`. What is
+  raised has to arrive. The event loop ends some of its calls by `asyncio.wait_for`.
+- It blocks SIGTERM and SIGUSR1 and waits for them with `sigwait`; a thread of anybody else that took one would end the process.
+- Now and then the main thread blocks SIGUSR2 for a section of calls, sends it to the process, and has its handler run afterwards only.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextvars
+import collections
+import ctypes
 import gc
 import json
 import os
 import random
 import resource
+import select
+import signal
 import sys
 import threading
 import time
-from typing import Any, Callable, Dict, List
+from pathlib import Path
+from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Tuple
 
-TIMEOUT = float(os.environ.get("SOAK_TIMEOUT", "0.5"))
+from books import CUT_SHORT, ORIGINAL, Book, ending_of, number_in, with_number
 
 # Calls in a row of which one thread of three makes no pause, and as many times that as it takes until its turn comes round.
 _IN_A_ROW, _PACES = 200, 4
+# Where a call is looked at that was late: a thread that only sleeps was late too, if the machine was, so many seconds around it.
+_AROUND = 5.0
+# What the latest calls since the last report are, that is how many are told.
+_TOLD = 5
+# Seconds of a time limit, from and to: while a call is sent, and while its hook takes its time.
+_SHORT, _LONG = (0.00005, 0.002), (0.01, 0.3)
 
-# How often the original has run in the call that is under way, by thread and task.
-_runs: contextvars.ContextVar[List[int]] = contextvars.ContextVar("runs")
+# What has the processes' attention is blocked in all threads, and what is put off has to be blocked in all but one.
+WAITED_FOR = {signal.SIGTERM, signal.SIGUSR1}
+PUT_OFF = signal.SIGUSR2
+
+book: Book
 
 
 def say(**what: Any) -> None:
@@ -37,21 +55,36 @@ class Oops(Exception):
     """What the original raises, and what hooks inject."""
 
 
+class Limit(Exception):
+    """A time limit that is an ordinary exception, as of a task queue."""
+
+
+class HardLimit(BaseException):
+    """One that `except Exception` does not catch."""
+
+
+class LateLimit(TimeoutError):
+    """One that is an `OSError`, as errors of sockets are."""
+
+
+LIMITS = (Limit, HardLimit, LateLimit)
+
+
 # targets -----------------------------------------------------------------------------------------------------------------
 
 
 def pay(n: int) -> str:
-    _runs.get().append(n)
+    book.ran(n)
     return f"paid {n}"
 
 
 def fail(n: int) -> str:
-    _runs.get().append(n)
+    book.ran(n)
     raise Oops(f"original {n}")
 
 
 def large(data: bytes) -> bytes:
-    _runs.get().append(len(data))
+    book.ran(number_in(data) or 0)
     return data
 
 
@@ -60,19 +93,19 @@ class Till:
         self.name = name
 
     def pay(self, n: int) -> str:
-        _runs.get().append(n)
+        book.ran(n)
         return f"paid {n}"
 
 
 async def pay_async(n: int) -> str:
-    _runs.get().append(n)
+    book.ran(n)
     await asyncio.sleep(0)
     return f"paid {n}"
 
 
 def count(n: int) -> Any:
-    _runs.get().append(n)
-    yield from range(n)
+    book.ran(n)
+    yield from range(n, n + 3)
 
 
 # checking ----------------------------------------------------------------------------------------------------------------
@@ -83,90 +116,139 @@ class Tally:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.calls = self.replaced = self.injected = self.both = 0
-        self.late: List[float] = []
-        # How late a thread was woken that only slept: what the machine, and the GIL, cost at that time.
-        self.overslept = 0.0
+        self.calls = 0
+        # Time limits that were raised, and signals that came, by their kind.
+        self.events: collections.Counter[str] = collections.Counter()
+        # (seconds after the deadlines of its hooks, begun, ended) of the latest calls since the last report.
+        self.late: List[Tuple[float, float, float]] = []
+        # (when, how late) a thread was woken that only slept: what the machine, and the GIL, cost at that time.
+        self.overslept: Deque[Tuple[float, float]] = collections.deque(maxlen=5000)
 
-    def take(self, target: str, begun: float, hooks: int, runs: List[int], expected: Any, outcome: Any) -> None:
-        took = time.monotonic() - begun
-        # Each hook on the way has a time-out of its own; what a call takes beyond all of them together is too late.
-        chances = max(hooks, armed(target))
-        ours = outcome == expected
-        hooked = outcome in ("hooked", b"hooked", ["hooked"], "injected")
+    def note(self, **events: int) -> None:
+        with self.lock:
+            self.events.update(events)
+
+    def take(self, call: Call, deadlines: float, begun: float, ended: float, outcome: Any) -> None:
+        """Judge a call that has ended, and write its end into the book."""
+        late = ended - begun - deadlines
         with self.lock:
             self.calls += 1
-            self.replaced += not runs
-            self.injected += outcome == "injected"
-            self.late.append(took - chances * TIMEOUT)
-            if len(self.late) > 2000:
-                self.late = sorted(self.late)[-50:]
-        if len(runs) > 1:
-            say(violation=f"the original ran {len(runs)} times: expected {expected!r:.80}, got {outcome!r:.80}")
-        elif not ours and not hooked:
-            say(violation=f"expected {expected!r:.80} or what a hook gives, got {outcome!r:.200}")
-        elif ours and not runs:
-            say(violation=f"the original did not run, but its outcome {outcome!r:.80} is there")
+            if late > 0 and (len(self.late) < _TOLD or late > self.late[0][0]):
+                self.late = sorted([*self.late, (late, begun, ended)])[-_TOLD:]
+        ending = ending_with(call, outcome)
+        book.end(call.number, ending or CUT_SHORT)
+        if not ending:
+            say(violation=f"{call.target}: expected {call.expected!r:.80} or what a hook gives for this very call, got {outcome!r:.200}")
+        elif ending == ORIGINAL and book.ran_so_often(call.number) != 1:
+            say(violation=f"{call.target}: the original ran {book.ran_so_often(call.number)} times")
+
+    def cut_short(self, call: Call) -> None:
+        """A time limit of the application has ended this call."""
+        with self.lock:
+            self.calls += 1
+        book.end(call.number, CUT_SHORT)
 
     def report(self) -> Dict[str, Any]:
         with self.lock:
-            worst = sorted(self.late)[-5:]
-            return {"calls": self.calls, "replaced": self.replaced, "injected": self.injected, "worst": worst, "overslept": self.overslept}
+            late, self.late = self.late, []
+            told = [(seconds, self._overslept(begun, ended)) for seconds, begun, ended in late]
+            return {"calls": self.calls, "events": self.events, "late": told, "overslept": self._overslept(time.monotonic(), 0)}
+
+    def _overslept(self, begun: float, ended: float) -> float:
+        ended = max(begun, ended)
+        return max((late for at, late in list(self.overslept) if begun - _AROUND < at < ended + _AROUND), default=0.0)
 
 
 tally = Tally()
 stopping = threading.Event()
 
 
-def armed(target: str) -> int:
-    """How many hooks there are on a target at the moment."""
+class Call(NamedTuple):
+    """A call that is to be made."""
+
+    number: int
+    target: str
+    expected: Any
+    function: Callable[[Any], Any]
+    argument: Any
+
+
+def ending_with(call: Call, outcome: Any) -> int:
+    """How it has ended, for the book; 0 if it may not end so."""
+    return ORIGINAL if outcome == call.expected else ending_of(call.number, outcome)
+
+
+def deadlines_of(target: str) -> float:
+    """What the hooks on a target may take together, in seconds."""
     agent = sys.modules["xpc_agent.life.control"].current()
     point = None if agent is None else agent.table.points.get(f"application:{target}")
-    return 0 if point is None else len(point.hooks)
+    return 0.0 if point is None else sum(hook._timeout for hook in list(point.hooks) if hook.terms.wait)
 
 
 def control() -> None:
-    """A thread that only sleeps, and says how much too long."""
+    """A thread that only sleeps, and notes how much too long."""
     nap = threading.Event()
     while not stopping.is_set():
         begun = time.monotonic()
         nap.wait(0.01)
-        tally.overslept = max(tally.overslept, time.monotonic() - begun - 0.01)
+        ended = time.monotonic()
+        tally.overslept.append((ended, ended - begun - 0.01))
 
 
-def outcome_of(function: Callable[..., Any], *args: Any) -> Any:
+def outcome_of(call: Call) -> Any:
     try:
-        return function(*args)
+        return call.function(call.argument)
     except Oops as error:
-        return "injected" if str(error) == "injected" else f"raised {error}"
+        return f"raised {error}"
 
 
-def one_call(choose: random.Random, n: int, till: Till, data: bytes) -> None:
+def a_call(choose: random.Random, till: Till, data: bytes) -> Call:
+    """A new one, by chance."""
+    n = book.new()
     which = choose.randrange(10)
-    large_one = which == 8 and n % 20 == 0
-    plans: List[Any] = [("pay", f"paid {n}", pay, n)] * 4
-    plans += [("Till.pay", f"paid {n}", till.pay, n)] * 2
-    plans += [("fail", f"raised original {n}", fail, n), ("count", [0, 1, 2], lambda k: list(count(k)), 3)]
-    plans += [("large", data, large, data) if large_one else plans[0]] * 2
-    target, expected, function, argument = plans[which]
-    runs: List[int] = []
-    _runs.set(runs)
-    hooks = armed(target)
+    if which == 9 and choose.randrange(20) == 0:
+        large_one = with_number(n, data)
+        return Call(n, "large", large_one, large, large_one)
+    if which in (4, 5):
+        return Call(n, "Till.pay", f"paid {n}", till.pay, n)
+    if which == 6:
+        return Call(n, "fail", f"raised original {n}", fail, n)
+    if which == 7:
+        return Call(n, "count", [n, n + 1, n + 2], lambda n: list(count(n)), n)
+    return Call(n, "pay", f"paid {n}", pay, n)
+
+
+def make(call: Call) -> None:
+    """Make a call that nothing interrupts."""
+    deadlines = deadlines_of(call.target)
+    book.begin(call.number)
     begun = time.monotonic()
-    outcome = outcome_of(function, argument)
-    tally.take(target, begun, hooks, runs, expected, outcome)
+    outcome = outcome_of(call)
+    ended = time.monotonic()
+    tally.take(call, max(deadlines, deadlines_of(call.target)), begun, ended, outcome)
+
+
+class Caller:
+    """What a thread calls with."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.choose = random.Random(seed)
+        self.till = Till(f"till {seed}")
+        self.data = os.urandom(300_000)
+
+    def call(self) -> Call:
+        return a_call(self.choose, self.till, self.data)
 
 
 def work(seed: int) -> None:
     """The life of a thread."""
-    choose = random.Random(seed)
-    till = Till(f"till {seed}")
-    data = os.urandom(300_000)
+    caller = Caller(seed)
     n = 0
     try:
         while not stopping.is_set():
             n += 1
-            one_call(choose, n, till, data)
+            make(caller.call())
             # Without a pause the threads would wait for the GIL most of the time, and for nothing else. Now and then one of them makes none,
             # so that its lane is hot when something happens to it.
             if seed % 100 != n // _IN_A_ROW % _PACES:
@@ -175,33 +257,215 @@ def work(seed: int) -> None:
         say(violation=f"a thread ended with {type(error).__name__}: {error}")
 
 
-async def one_task(n: int) -> None:
-    runs: List[int] = []
-    _runs.set(runs)
-    hooks = armed("pay_async")
+# time limits -------------------------------------------------------------------------------------------------------------
+
+
+class TimeLimit:
+    """Ends what the thread does: `fired` counts how often, each once after it was `begin` with so many seconds."""
+
+    kind = ""
+
+    def __init__(self) -> None:
+        self.fired = 0
+        self.limit = random.Random(0)
+        # Where the thread was, where that can be told.
+        self.place: List[str] = []
+
+    def begin(self, seconds: float) -> None:
+        raise NotImplementedError
+
+    def settle(self) -> None:
+        """Wait for the end of what raised it."""
+
+
+class Alarm(TimeLimit):
+    """By a handler of a signal that raises, in the main thread."""
+
+    kind = "by a signal handler"
+
+    def __init__(self) -> None:
+        super().__init__()
+        signal.signal(signal.SIGALRM, self._raise)
+
+    def _raise(self, number: int, frame: Any) -> None:
+        self.fired += 1
+        self.place = []
+        while frame is not None and len(self.place) < 6:
+            self.place.append(f"{frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_name}")
+            frame = frame.f_back
+        raise self.limit.choice(LIMITS)("time limit")
+
+    def begin(self, seconds: float) -> None:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+class FromOutside(TimeLimit):
+    """By `PyThreadState_SetAsyncExc` of another thread, for the thread that makes this."""
+
+    kind = "by SetAsyncExc"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._thread = threading.get_ident()
+        # Released where a limit begins, and where it has been raised. Locks of C, which are taken or not, whatever is raised meanwhile.
+        self._begun, self._done = threading.Lock(), threading.Lock()
+        self._begun.acquire()
+        self._done.acquire()
+        self._seconds = 0.0
+        self._limiter = threading.Thread(target=self._fire_all)
+        self._limiter.start()
+
+    def begin(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._begun.release()
+
+    def settle(self) -> None:
+        self._done.acquire()
+
+    def end(self) -> None:
+        self.begin(-1.0)
+        self._limiter.join()
+
+    def _fire_all(self) -> None:
+        while True:
+            self._begun.acquire()
+            if self._seconds < 0:
+                return
+            time.sleep(self._seconds)
+            limit = self.limit.choice(LIMITS)
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread), ctypes.py_object(limit))
+            self.fired += 1
+            self._done.release()
+
+
+def under_a_limit(caller: Caller, limit: TimeLimit) -> None:
+    """Make calls until a time limit ends one of them, or comes between two. It may come at any place, so that they are judged afterwards."""
+    long = caller.choose.randrange(10) == 0
+    seconds = caller.choose.uniform(*(_LONG if long else _SHORT))
+    made: List[Tuple[Call, float, float, float, Any]] = []
+    call: Optional[Call] = None
+    before = limit.fired
+    try:
+        limit.begin(seconds)
+        while limit.fired == before:
+            call = None
+            call = caller.call()
+            deadlines = deadlines_of(call.target)
+            book.begin(call.number)
+            begun = time.monotonic()
+            outcome = outcome_of(call)
+            made.append((call, deadlines, begun, time.monotonic(), outcome))
+            # For the case that the process does not live until then.
+            book.end(call.number, ending_with(call, outcome) or CUT_SHORT)
+            if long:
+                time.sleep(0.001)
+        for _ in range(1000):
+            pass  # it is raised at the next place where the interpreter looks
+        arrived = False
+    except LIMITS:
+        arrived = True
+    limit.settle()
+    for one, deadlines, begun, ended, outcome in made:
+        tally.take(one, max(deadlines, deadlines_of(one.target)), begun, ended, outcome)
+    if call is not None and not (made and made[-1][0] is call) and book.has_begun(call.number):
+        tally.cut_short(call)
+    tally.note(**{f"limits {limit.kind}": 1, "limits lost": not arrived})
+    if sys.modules["xpc_agent.guard"].guard.on:
+        say(violation=f"a time limit {limit.kind} left the guard closed: the thread would call no hook any more")
+    if not arrived and "lost limits" not in TOLERATED:
+        say(violation=f"a time limit {limit.kind} did not arrive; the thread was in {limit.place}")
+
+
+def work_hurried(seed: int) -> None:
+    """The life of a thread whose calls are ended from outside."""
+    caller = Caller(seed)
+    limit = FromOutside()
+    try:
+        while not stopping.is_set():
+            under_a_limit(caller, limit)
+            time.sleep(0.001)
+    except BaseException as error:
+        say(violation=f"a hurried thread ended with {type(error).__name__}: {error}")
+    finally:
+        limit.end()
+
+
+async def one_task(choose: random.Random) -> None:
+    n = book.new()
+    call = Call(n, "pay_async", f"paid {n}", pay_async, n)
+    deadlines = deadlines_of("pay_async")
+    book.begin(n)
     begun = time.monotonic()
     try:
-        outcome: Any = await pay_async(n)
+        if choose.randrange(8) == 0:
+            outcome: Any = await asyncio.wait_for(pay_async(n), choose.uniform(*_SHORT))
+        else:
+            outcome = await pay_async(n)
     except Oops as error:
-        outcome = "injected" if str(error) == "injected" else f"raised {error}"
-    tally.take("pay_async", begun, hooks, runs, f"paid {n}", outcome)
+        outcome = f"raised {error}"
+    except asyncio.TimeoutError:
+        tally.cut_short(call)
+        tally.note(**{"limits by wait_for": 1})
+        return
+    tally.take(call, max(deadlines, deadlines_of("pay_async")), begun, time.monotonic(), outcome)
 
 
-async def work_async() -> None:
-    """The life of the event loop: some tasks at a time, and a heart that beats."""
-    n = 0
+async def work_async(seed: int) -> None:
+    """The life of the event loop: some tasks at a time."""
+    choose = random.Random(seed)
     while not stopping.is_set():
-        tasks = [asyncio.ensure_future(one_task(n + k)) for k in range(5)]
-        n += 5
-        await asyncio.gather(*tasks)
+        await asyncio.gather(*[asyncio.ensure_future(one_task(choose)) for _ in range(5)])
         await asyncio.sleep(0.001)
 
 
-def run_loop() -> None:
+def run_loop(seed: int) -> None:
     try:
-        asyncio.run(work_async())
+        asyncio.run(work_async(seed))
     except BaseException as error:
         say(violation=f"the event loop ended with {type(error).__name__}: {error}")
+
+
+# signals -----------------------------------------------------------------------------------------------------------------
+
+terminated = threading.Event()
+
+
+def wait_for_signals() -> None:
+    """The thread that takes what all others have blocked."""
+    while True:
+        number = signal.sigwait(WAITED_FOR)
+        if number == signal.SIGTERM:
+            terminated.set()
+            return
+        tally.note(**{"signals by sigwait": 1})
+        say(did="sigwait", **tally.report(), **resources())
+
+
+class Section:
+    """Sections of the main thread in which a signal is put off."""
+
+    def __init__(self) -> None:
+        self._inside = False
+        self._handled = 0
+        signal.signal(PUT_OFF, self._handle)
+
+    def _handle(self, *_: Any) -> None:
+        self._handled += 1
+        if self._inside:
+            say(violation="a handler ran inside the section of which the signal was blocked: another thread took it")
+
+    def run(self, caller: Caller) -> None:
+        before = self._handled
+        signal.pthread_sigmask(signal.SIG_BLOCK, {PUT_OFF})
+        self._inside = True
+        os.kill(os.getpid(), PUT_OFF)
+        for _ in range(2):
+            make(caller.call())
+        self._inside = False
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {PUT_OFF})
+        if self._handled != before + 1:
+            say(violation=f"a signal that was put off was handled {self._handled - before} times")
+        tally.note(**{"signals put off": 1})
 
 
 # faults of the application itself ------------------------------------------------------------------------------------------
@@ -226,17 +490,19 @@ def give_descriptors() -> None:
 
 def fork_one(choose: random.Random) -> None:
     """A child that calls a few times and leaves, while the threads of its parent are in the middle of their calls."""
-    calls = choose.randrange(1, 6)
+    global tally
+    # With numbers of its own: from now on both have the same counter.
+    calls = [a_call(choose, Till("child"), b"x" * 1000) for _ in range(choose.randrange(1, 6))]
     pid = os.fork()
     if pid:
         kids.append(pid)
+        tally.note(**{"forked children": 1})
         return
     status = 0
     try:
-        global tally
         tally = Tally()
-        for n in range(calls):
-            one_call(random.Random(n), n + 1, Till("child"), b"x" * 1000)
+        for call in calls:
+            make(call)
     except BaseException as error:
         say(violation=f"a child ended with {type(error).__name__}: {error}")
         status = 1
@@ -256,16 +522,30 @@ def reap(wait: bool) -> None:
                 say(violation=f"a child of the application ended with status {status}")
 
 
+def open_files() -> List[str]:
+    """What the descriptors lead to."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found.append(os.readlink(f"/proc/self/fd/{name}"))
+        except FileNotFoundError:
+            pass  # that of the folder itself
+    return found
+
+
 def resources() -> Dict[str, Any]:
     gc.collect()
-    with open("/proc/self/statm") as file:
-        memory = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    with open("/proc/self/status") as file:
+        # What is its own: memories of lanes are counted, and the book grows.
+        memory = next(int(line.split()[1]) * 1024 for line in file if line.startswith("RssAnon:"))
     with open("/proc/self/maps") as file:
         mapped = file.read().count("memfd:xpc-instrument")
+    files = open_files()
     found: Dict[str, Any] = {
         # Memories of lanes.
         "memories": mapped,
-        "fds": len(os.listdir("/proc/self/fd")) - 1 - len(taken),
+        "fds": len(files) - len(taken),
+        "files": sorted(files),
         "threads": len(os.listdir("/proc/self/task")),
         "rss": memory,
     }
@@ -282,50 +562,108 @@ def resources() -> Dict[str, Any]:
     return found
 
 
+# the main thread -----------------------------------------------------------------------------------------------------------
+
+
 def begin(seed: int) -> List[threading.Thread]:
-    """Start all threads."""
-    threads = [threading.Thread(target=work, args=(seed * 100 + k,)) for k in range(3)]
-    threads += [threading.Thread(target=run_loop), threading.Thread(target=control)]
+    """Start all threads but the one that waits for signals. They begin with the signals blocked that are not for them."""
+    threads = [threading.Thread(target=work, args=(seed * 100 + k,)) for k in range(2)]
+    threads += [threading.Thread(target=work_hurried, args=(seed * 100 + 3,))] * ("limits" not in LEFT_OFF)
+    threads += [threading.Thread(target=run_loop, args=(seed,)), threading.Thread(target=control)]
+    signal.pthread_sigmask(signal.SIG_BLOCK, {PUT_OFF})
     for thread in threads:
         thread.start()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {PUT_OFF})
     return threads
 
 
-def main() -> None:
-    seed = int(sys.argv[1])
-    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(400, hard), hard))
-    choose = random.Random(seed)
+class Words:
+    """What the soak says, a word a line; read without waiting for the rest."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def next(self, patience: float) -> Optional[str]:
+        """The next word, the empty one at the end, None if there is none within so many seconds."""
+        if b"\n" not in self._rest:
+            if not select.select([0], [], [], patience)[0]:
+                return None
+            data = os.read(0, 4096)
+            if not data:
+                return ""
+            self._rest += data
+        word, _, self._rest = self._rest.partition(b"\n")
+        return word.decode()
+
+
+def obey(word: str, choose: random.Random, threads: List[threading.Thread], seed: int) -> List[threading.Thread]:
+    """Do what the soak says; returns the threads that there are."""
+    reap(wait=False)
+    if word == "fork":
+        fork_one(choose)
+    elif word == "take":
+        take_descriptors()
+    elif word == "give":
+        give_descriptors()
+    elif word == "stop":
+        stopping.set()
+        for thread in threads:
+            thread.join(60)
+        reap(wait=True)
+        if any(thread.is_alive() for thread in threads):
+            say(violation="a thread of the application does not end")
+    elif word == "start":
+        # Anew, with as many threads as before.
+        stopping.clear()
+        threads = begin(seed)
+    elif word == "leave":
+        # In the middle of everything.
+        say(leaving=time.monotonic(), **tally.report(), **resources())
+        os._exit(0)
+    elif word == "exit":
+        stopping.set()
+        sys.exit(0)
+    say(did=word, **tally.report(), **resources())
+    return threads
+
+
+def live(seed: int) -> None:
+    """The life of the main thread."""
+    choose, caller, words = random.Random(seed), Caller(seed * 100 + 4), Words()
+    alarm, section = Alarm(), Section()
     threads = begin(seed)
     say(ready=os.getpid())
-    for line in sys.stdin:
-        word = line.strip()
-        reap(wait=False)
-        if word == "fork":
-            fork_one(choose)
-        elif word == "take":
-            take_descriptors()
-        elif word == "give":
-            give_descriptors()
-        elif word == "stop":
-            stopping.set()
-            for thread in threads:
-                thread.join(60)
-            reap(wait=True)
-            if any(thread.is_alive() for thread in threads):
-                say(violation="a thread of the application does not end")
-        elif word == "start":
-            # Anew, with as many threads as before.
-            stopping.clear()
-            threads = begin(seed)
-        elif word == "leave":
-            # In the middle of everything.
-            say(leaving=time.monotonic(), **tally.report(), **resources())
-            os._exit(0)
-        elif word == "exit":
-            stopping.set()
-            sys.exit(0)
-        say(did=word, **tally.report(), **resources())
+    while not terminated.is_set():
+        word = words.next(0.05 if stopping.is_set() else 0.0)
+        if word == "":
+            break
+        if word is not None:
+            threads = obey(word, choose, threads, seed)
+        elif not stopping.is_set():
+            if choose.randrange(50) == 0 and "signals" not in LEFT_OFF:
+                section.run(caller)
+            elif "limits" not in LEFT_OFF:
+                under_a_limit(caller, alarm)
+            else:
+                make(caller.call())
+            time.sleep(0.001)
+    stopping.set()
+
+
+LEFT_OFF = set(os.environ.get("SOAK_LEFT_OFF", "").split(","))
+TOLERATED = {"lost limits"} if os.environ.get("SOAK_TOLERATE") else set()
+
+
+def main() -> None:
+    global book
+    seed = int(sys.argv[1])
+    book = Book(Path(os.environ["SOAK_FOLDER"]), seed)
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(400, hard), hard))
+    signal.pthread_sigmask(signal.SIG_BLOCK, {*WAITED_FOR, PUT_OFF})
+    threading.Thread(target=wait_for_signals, daemon=True).start()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {PUT_OFF})
+    live(seed)
 
 
 if __name__ == "__main__":
