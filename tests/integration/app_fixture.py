@@ -14,6 +14,7 @@ from typing import Any, Callable
 from tests.programs import Program, kept
 from xpc_instrument import cli
 from xpc_instrument.cli.run import make_environment
+from xpc_instrument.cli.stub import stub_text
 from xpc_instrument.core.config import file as config_module
 from xpc_instrument.core.config.packed import pack
 
@@ -215,8 +216,10 @@ class App:
 
 # What `xpc-instrument run` does before it becomes the command, without an interpreter for it: hundreds of tests start an application.
 # Those of the command itself are in test_cli.py.
-LAUNCH = 'XPC_INSTRUMENT_MAIN_PID=$$ PYTHONPATH="$1${PYTHONPATH:+:$PYTHONPATH}" XPC_INSTRUMENT_CONFIG_PACKED="$2"; shift 2; export \
-XPC_INSTRUMENT_MAIN_PID PYTHONPATH XPC_INSTRUMENT_CONFIG_PACKED; exec "$@"'
+LAUNCH = (
+    'XPC_INSTRUMENT_MAIN_PID=$$ PYTHONPATH="$1${PYTHONPATH:+:$PYTHONPATH}" XPC_INSTRUMENT_CONFIG_PACKED="$2" XPC_INSTRUMENT_STUB="$3"; \
+shift 3; export XPC_INSTRUMENT_MAIN_PID PYTHONPATH XPC_INSTRUMENT_CONFIG_PACKED XPC_INSTRUMENT_STUB; exec "$@"'
+)
 
 
 def write_app(folder: Path, config: str = "") -> Path:
@@ -231,8 +234,9 @@ def write_app(folder: Path, config: str = "") -> Path:
 
 def instrumented(config: Path, *words: str) -> list[str]:
     """The command that starts another as `xpc-instrument run --config` would."""
-    packed = pack(config_module.load(config))
-    return ["sh", "-c", LAUNCH, "sh", make_environment({}, packed, 0)["PYTHONPATH"], packed, *words]
+    read = config_module.load(config)
+    packed = pack(read)
+    return ["sh", "-c", LAUNCH, "sh", make_environment({}, packed, 0)["PYTHONPATH"], packed, stub_text(read), *words]
 
 
 def start_app(run_program: Callable[..., Program], folder: Path, config: str = "", python: list[str] | None = None) -> App:

@@ -16,6 +16,8 @@ from ..core.config.packed import pack
 from ..core.config.schema import Config
 from ..core.model.errors import InjectionError
 from .options import add_config_options, add_on_demand_option, read_config
+from .stub import VARIABLE as STUB_VARIABLE
+from .stub import stub_text
 
 _INTERPRETER = re.compile(r"^(python|pypy)[0-9.]*(\.exe)?$")
 # Interpreter options that take a value as the next word.
@@ -69,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
             f"xpc-instrument: {words[0]} is not recognised as a Python program; Python programs that it starts are instrumented",
             file=sys.stderr,
         )
-    environment = make_environment(dict(os.environ), _packed(config), os.getpid())
+    environment = make_environment(dict(os.environ), _packed(config), os.getpid(), stub_text(config))
     # What this process has buffered would be lost.
     sys.stdout.flush()
     sys.stderr.flush()
@@ -95,7 +97,7 @@ def _packed(config: Config) -> str:
     return packed
 
 
-def make_environment(environment: Dict[str, str], config: str, pid: int) -> Dict[str, str]:
+def make_environment(environment: Dict[str, str], config: str, pid: int, stub: str = "") -> Dict[str, str]:
     """The environment that starts the agent in the command and in the Python processes that it starts."""
     folder = _bootstrap_folder()
     existing = environment.get("PYTHONPATH", "")
@@ -104,6 +106,9 @@ def make_environment(environment: Dict[str, str], config: str, pid: int) -> Dict
     environment["PYTHONPATH"] = os.pathsep.join([folder, *entries])
     environment["XPC_INSTRUMENT_CONFIG_PACKED"] = config
     environment["XPC_INSTRUMENT_MAIN_PID"] = str(pid)
+    environment.pop(STUB_VARIABLE, None)
+    if stub:
+        environment[STUB_VARIABLE] = stub
     return environment
 
 

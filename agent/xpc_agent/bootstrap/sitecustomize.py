@@ -1,41 +1,534 @@
-"""Starts the agent in a Python process whose environment says so, then hands over to the application's own sitecustomize.
+"""Stands in for the agent in a Python process whose environment says so, until there is something for it to do.
 
-This folder is put first on PYTHONPATH by `xpc-instrument run`. It must not keep the application from starting, whatever happens.
+This folder is put first on PYTHONPATH by `xpc-instrument run`. The agent takes 50 to 100 ms of processor time to import; this takes one or
+two, and most processes need no more.
+
+Rules:
+- The application must start as if nothing of this were there, whatever happens; and its own sitecustomize, which this one hides, is run.
+- Only builtins and what Python has loaded by now are used: `_socket` and `select` where the process listens, and nothing else.
+- A process listens from its start if it is the one that was started, or if something in it may be hooked on demand; it is announced as the
+  agent would announce it. A raw thread waits at the listening socket, with all signals blocked; it ends before a fork and goes on after it.
+- The agent is loaded when a module with a target is imported, when somebody connects, and at the start if a script waits for the
+  application or a target is there already. Whichever thread comes first loads it, the others go on: one that waited inside of an import
+  could hold the lock of a module that the loading needs. What they import meanwhile is looked at when the agent is there (`missed`).
+- A forked child does what a started one does; what its parent listens at stays the parent's.
+
+Over 500 lines: one file, since to find another one costs each process as much as half of what is in here.
 """
+
+from __future__ import annotations
 
 import os
 import sys
+from _thread import _local, allocate_lock, get_ident, get_native_id, start_new_thread
+
+# Not to be imported when a process starts.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+_VARIABLE = "XPC_INSTRUMENT_STUB"
+# What takes part in saying where the runtime directory is (core/discovery/folder.py).
+_FOLDERS = ("XPC_INSTRUMENT_RUNTIME_DIR", "XDG_RUNTIME_DIR", "TMPDIR", "TEMP", "TMP")
+# How long a fork waits for the thread that listens to end, and for one that loads the agent, in seconds. That takes a tenth of a second
+# of processor time; a child that does not have the agent's modules whole stays without the agent.
+_PATIENCE = 1.0
+_LOADING_PATIENCE = 5.0
+_WAITING, _LOADING, _OVER = range(3)
+
+
+class _Loader:
+    """As the one of `targets/imports.py`: it stands before a module's own loader for the time between finding and executing it.
+
+    The agent is not loaded while a module is looked for: then the thread holds the lock of all imports, and one that has half imported
+    what the agent needs would wait for it for ever, and the agent for that thread.
+    """
+
+    def __init__(self, loader: Any, name: str, stub: Stub) -> None:
+        self._xpc_loader = loader
+        self._xpc_name = name
+        self._xpc_stub = stub
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:  # what asks `importlib.util.find_spec` for a loader looks at its kind
+        return self._xpc_loader.__class__
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_xpc_"):  # a copy in the making has none yet
+            raise AttributeError(name)
+        return getattr(self._xpc_loader, name)
+
+    def create_module(self, spec: Any) -> Any:
+        if spec.loader is not self:
+            return self._xpc_loader.create_module(spec)
+        spec.loader = self._xpc_loader
+        try:
+            return self._xpc_loader.create_module(spec)
+        finally:
+            if spec.loader is self._xpc_loader:
+                spec.loader = self
+
+    def exec_module(self, module: Any) -> None:
+        spec = getattr(module, "__spec__", None)
+        if spec is not None and spec.loader is self:
+            spec.loader = self._xpc_loader
+        if getattr(module, "__loader__", None) is self:
+            module.__loader__ = self._xpc_loader
+        self._xpc_stub.execute(self._xpc_loader, module, self._xpc_name)
+
+
+class Stub:
+    """What the variable says, and how far this process is. `listener` is the descriptor that the agent takes over, or -1."""
+
+    def __init__(self, text: str) -> None:
+        facts = dict(line.split(" ", 1) for line in text.split("\n"))
+        self.app, self.folder, self.version = facts["app"], facts["folder"], facts["version"]
+        self.quoted = facts["quoted"]
+        # The modules with targets, by name or by the letters that they begin with; and what may be hooked on demand, packages, "" for all.
+        self.modules = frozenset(filter(None, facts["modules"].split(",")))
+        self.prefixes = tuple(name[:-1] for name in self.modules if name.endswith("*"))
+        self.on_demand = tuple(name.strip() for name in facts["on-demand"].split(",") if name)
+        self.listener = -1
+        self.missed: list[str] = []
+        # Runs a module and has the agent told; None while there is no agent.
+        self.run: Any = None
+        self._here = _local()
+        self.state = _WAITING
+        self.loader = 0
+        self.pid = os.getpid()
+        self.main = get_ident()
+        self._inode = 0
+        self._once, self._done = allocate_lock(), allocate_lock()
+        self._over: Any = None
+        self._wake = (-1, -1)
+        self._native = 0
+        # The forks that are under way, and whether they have to wait for a loading.
+        self._follows_forks = self._is_first = False
+        self._gate = allocate_lock()
+        self._forks = 0
+        self._committed = False
+
+    # what it is about ----------------------------------------------------------------------------------------------------
+
+    def has_targets(self, name: str) -> bool:
+        """Whether a module of that name has targets."""
+        return name in self.modules or bool(self.prefixes and name.startswith(self.prefixes))
+
+    def is_on_demand(self, name: str) -> bool:
+        """Whether something in a module of that name may be hooked on demand."""
+        return any(not package or name == package or name.startswith(package + ".") for package in self.on_demand)
+
+    def begin(self, main: bool) -> None:
+        """In a process that starts; `main`: it is the one that was started, and not one that it has started."""
+        try:
+            loaded = list(sys.modules)
+            if main or any(map(self.is_on_demand, loaded)):
+                self.listen()
+            if any(map(self.has_targets, loaded)) or (self.listener >= 0 and self.is_awaited()):
+                self.load()
+                return
+        except Exception:
+            # Whatever it is, the agent says it better.
+            self.load()
+            return
+        sys.meta_path.insert(0, self)
+        self._follows_forks = True
+        os.register_at_fork(before=self._before_fork, after_in_parent=self._after_fork, after_in_child=self._in_child)
+        import atexit
+
+        atexit.register(self._at_exit)
+        if self.listener >= 0:
+            self._start_thread()
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        """Part of the import system's protocol: what the other finders find, with a loader that looks after the agent first."""
+        if self.state == _OVER or not self._concerns(name):
+            return None
+        finding = self._here.__dict__.setdefault("finding", set())
+        # A finder may ask all finders itself for the module that it is asked for. What the agent imports itself is looked at afterwards.
+        if name in finding or (self.state == _LOADING and self.loader == get_ident()):
+            return None
+        finding.add(name)
+        try:
+            spec = self._find(name, path, target)
+        finally:
+            finding.discard(name)
+        loader = getattr(spec, "loader", None)
+        if loader is None or type(loader) is _Loader or not (hasattr(loader, "exec_module") and hasattr(loader, "create_module")):
+            return spec
+        try:
+            spec.loader = _Loader(loader, name, self)
+        except Exception:
+            self.missed.append(name)
+        return spec
+
+    def _concerns(self, name: str) -> bool:
+        return self.has_targets(name) or (self.listener < 0 and self.is_on_demand(name))
+
+    def _find(self, name: str, path: Any, target: Any) -> Any:
+        for finder in list(sys.meta_path):
+            if finder is self:
+                continue
+            find = getattr(finder, "find_spec", None)
+            if find is not None:
+                spec = find(name, path, target)
+                if spec is not None:
+                    return spec
+            elif sys.version_info < (3, 12) and hasattr(finder, "find_module"):
+                return None  # its turn comes before the rest's, by a protocol that only the import system speaks
+        return None
+
+    def execute(self, loader: Any, module: Any, name: str) -> None:
+        """Have a module run, with the agent there if it has targets."""
+        try:
+            if self.has_targets(name):
+                self.load()
+            elif self.state == _WAITING and self.listener < 0:
+                self.listen()
+                if self.is_awaited():
+                    self.load()
+                else:
+                    self._start_thread()
+        except Exception:
+            self.load()
+        if self.run is None:
+            # Another thread loads the agent, and will look at it.
+            self.missed.append(name)
+            loader.exec_module(module)
+        else:
+            self.run(loader, module, name)
+
+    # the agent -----------------------------------------------------------------------------------------------------------
+
+    def load(self) -> None:
+        """Load the agent and have it take over. Not a second time, and not while another thread does."""
+        if self.state != _WAITING or not self._once.acquire(False):
+            return
+        self.loader, self.state = get_ident(), _LOADING
+        self._done.acquire()
+        may_load = True
+        try:
+            may_load = self._may_load()
+            if may_load:
+                from xpc_agent.life.autostart import autostart
+
+                if not self._is_listening():
+                    # The application has closed all descriptors, as daemons do; the number may be one of its own by now.
+                    self.listener = -1
+                self.run = autostart(self)
+        except Exception as error:
+            sys.stderr.write("xpc-instrument: the agent cannot be imported (%s); this process is not instrumented\n" % error)
+            self.withdraw()
+        finally:
+            if may_load:
+                self.state = _OVER
+                self._leave_imports()
+                self._end_thread(0.0)
+            else:
+                self.state = _WAITING
+                self._once.release()
+            self._done.release()
+
+    def _may_load(self) -> bool:
+        """Have forks wait for the loading from now on, once those are over that are under way; False in our own thread, which they end."""
+        if self.is_in_own_thread and "threading" not in sys.modules:
+            from xpc_agent.life.interpreter import import_threading
+
+            import_threading(self.main)
+        if not self._follows_forks:
+            return True
+        if not self._is_first:
+            # What is registered last comes first at a fork: before `logging` takes its lock, without which the loading does not end.
+            import logging  # noqa: F401
+
+            os.register_at_fork(before=self._await_loading)
+            self._is_first = True
+        while True:
+            with self._gate:
+                if not self._forks:
+                    self._committed = True
+                    return True
+            if self.is_in_own_thread:
+                return False
+            from time import sleep
+
+            sleep(0.0005)
+
+    def _leave_imports(self) -> None:
+        for index, finder in enumerate(sys.meta_path):
+            if finder is self:
+                del sys.meta_path[index]
+                break
+
+    # listening -----------------------------------------------------------------------------------------------------------
+
+    def listen(self) -> None:
+        """Listen as core/node/listen.py does, and be announced as core/discovery/entry.py does. OSError if that cannot be."""
+        from _socket import AF_UNIX, SOCK_STREAM, socket
+        from time import time
+
+        self.pid = os.getpid()
+        path = "%s/%s.%d" % (self.folder, self.app, self.pid)
+        temporary = "%s.%s" % (path, os.urandom(4).hex())
+        listener = socket(AF_UNIX, SOCK_STREAM)
+        listener.bind(temporary)
+        try:
+            os.chmod(temporary, 0o600)
+            listener.listen(128)
+            os.link(temporary, path + ".sock")
+        finally:
+            os.unlink(temporary)
+        listener.setblocking(False)
+        entry = (
+            '{"app": "%s", "pid": %d, "ppid": %d, "address": "unix:%s/%s.%d.sock", "started": %s, "since": %r, "argv": [], '
+            '"python": "%d.%d.%d", "version": "%s", "member": "", "namespace": "%s", "stack": %s}'
+        ) % (
+            *(self.app, self.pid, os.getppid(), self.quoted, self.app, self.pid, _of_process(19), time(), *sys.version_info[:3]),
+            *(self.version, _pid_namespace(), _of_process(25)),
+        )
+        descriptor = os.open(path + ".tmp", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        try:
+            os.write(descriptor, entry.encode())
+            os.replace(path + ".tmp", path + ".json")
+        finally:
+            os.close(descriptor)
+        self.listener = listener.detach()
+        self._inode = os.fstat(self.listener).st_ino
+
+    def is_awaited(self) -> bool:
+        """Whether a script waits for processes of the application."""
+        return any(name.endswith(".bell") and name.startswith(self.app + ".") for name in os.listdir(self.folder))
+
+    def _is_listening(self) -> bool:
+        try:
+            return self.listener >= 0 and os.fstat(self.listener).st_ino == self._inode
+        except OSError:
+            return False
+
+    @property
+    def is_in_own_thread(self) -> bool:
+        """Whether the calling thread is the one that listens."""
+        return self._native == get_native_id()
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the agent is still to come."""
+        return self.state == _WAITING
+
+    def end(self) -> None:
+        """Leave the process as if it had been started without this."""
+        self._end_thread(_PATIENCE)
+        self.withdraw()
+        self.state = _OVER
+        self._leave_imports()
+
+    def withdraw(self) -> None:
+        """Listen no more."""
+        self._at_exit()
+        if self._is_listening():
+            os.close(self.listener)
+        self.listener = -1
+
+    def _at_exit(self) -> None:
+        """Nobody is to look for a process that has ended. The agent sees to that itself."""
+        if self.state == _OVER or self.listener < 0 or self.pid != os.getpid():
+            return
+        for end in (".json", ".sock"):
+            try:
+                os.unlink("%s/%s.%d%s" % (self.folder, self.app, self.pid, end))
+            except OSError:
+                pass  # whoever looks removes it
+
+    # the thread ----------------------------------------------------------------------------------------------------------
+
+    def _start_thread(self) -> None:
+        import select
+
+        signals: Any = __import__("_signal")  # below `signal`, which makes enums
+        mask = signals.pthread_sigmask
+        self._wake = os.pipe()
+        self._over = allocate_lock()
+        self._over.acquire()
+        # As `core/node/threads.py`: a thread inherits the mask, and a handler may raise out of any change of it.
+        faults = {getattr(signals, name, 0) for name in ("SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGTRAP", "SIGSYS")}
+        added = set(signals.valid_signals()) - faults - mask(signals.SIG_BLOCK, ())
+        try:
+            try:
+                mask(signals.SIG_BLOCK, added)
+                start_new_thread(self._wait, (select.poll(), self._over))
+            finally:
+                mask(signals.SIG_UNBLOCK, added)
+        except RuntimeError:
+            # No room for a thread. A connection finds nobody until a target is imported.
+            self._over.release()
+
+    def _wait(self, poll: Any, over: Any) -> None:
+        self._native = get_native_id()
+        try:
+            poll.register(self.listener, 1)
+            poll.register(self._wake[0], 1)
+            ready = dict(poll.poll())
+            # 1 is POLLIN. Anything else means that the application has closed the descriptors.
+            if self._wake[0] not in ready and ready.get(self.listener) == 1:
+                self.load()
+        finally:
+            over.release()
+
+    def _end_thread(self, patience: float) -> None:
+        """Have the thread end, and be gone as the kernel sees it: `os.fork` warns of a second thread."""
+        over, self._over = self._over, None
+        if over is None:
+            return
+        read, write = self._wake
+        if patience:
+            from time import sleep
+
+            try:
+                os.write(write, b"e")
+            except OSError:
+                pass  # closed by the application
+            over.acquire(True, patience)
+            tries = int(patience / 0.0001)
+            while tries and os.access("/proc/self/task/%d" % self._native, os.F_OK):
+                sleep(0.0001)
+                tries -= 1
+        self._wake = (-1, -1)
+        for descriptor in (read, write):
+            try:
+                os.close(descriptor)
+            except OSError:
+                pass  # closed by the application
+
+    # forks ---------------------------------------------------------------------------------------------------------------
+
+    def _await_loading(self, patience: float = _LOADING_PATIENCE) -> None:
+        """A child would have modules that are never finished."""
+        if self.state == _LOADING and self.loader != get_ident() and self._done.acquire(True, patience):
+            self._done.release()
+
+    def _before_fork(self) -> None:
+        with self._gate:
+            self._forks += 1
+            committed = self._committed
+        if not committed:
+            self._end_thread(_PATIENCE)
+        else:
+            # Where that was in the middle of this very fork, the loading may wait for a lock that the fork holds.
+            self._await_loading(_PATIENCE)
+
+    def _after_fork(self) -> None:
+        with self._gate:
+            self._forks -= 1
+        if self.state == _WAITING and self.listener >= 0 and self._over is None:
+            self._start_thread()
+
+    def _in_child(self) -> None:
+        if self.state == _OVER:
+            return
+        self.main = get_ident()
+        if self.state == _LOADING and self._committed:
+            # By a thread that is not here: what it was importing will never be finished.
+            self.state = _OVER
+            self._leave_imports()
+            return
+        self.state = _WAITING
+        if self.listener >= 0:
+            os.close(self.listener)
+            self.listener = -1
+        self._once, self._done, self._gate = allocate_lock(), allocate_lock(), allocate_lock()
+        self._forks, self._committed = 0, False
+        if not any(map(self.is_on_demand, list(sys.modules))):
+            return
+        try:
+            self.listen()
+            self._start_thread()
+        except Exception:
+            self.load()
+            return
+        # A child of multiprocessing leaves by `os._exit`, without atexit.
+        register = getattr(sys.modules.get("multiprocessing.util"), "register_after_fork", None)
+        if register is not None:
+            register(self, Stub._finalize_later)
+
+    def _finalize_later(self) -> None:
+        sys.modules["multiprocessing.util"].Finalize(self, self._at_exit, exitpriority=0)
+
+
+def _of_process(field: int) -> str:
+    """A field of /proc/self/stat as JSON (proc(5), less the first two); null where there is none, or it is hidden."""
+    try:
+        if os.readlink("/proc/self") != str(os.getpid()):
+            return "null"
+        descriptor = os.open("/proc/self/stat", os.O_RDONLY)
+        try:
+            text = os.read(descriptor, 4096)
+        finally:
+            os.close(descriptor)
+    except OSError:
+        return "null"
+    value = text.rpartition(b")")[2].split()[field].decode()
+    return value if value != "0" else "null"
+
+
+def _pid_namespace() -> str:
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
+def _is_main_interpreter() -> bool:
+    import _thread
+
+    known = getattr(_thread, "_is_main_interpreter", None)
+    if known is not None:
+        return bool(known())
+    try:
+        interpreters: Any = __import__("_xxsubinterpreters")
+    except ImportError:
+        return True
+    return bool(interpreters.get_current() == interpreters.get_main())
+
+
+def _has_agent() -> bool:
+    """Whether this Python has the package: another one that the application starts may not."""
+    return any(finder.find_spec("xpc_agent", None) is not None for finder in sys.meta_path if hasattr(finder, "find_spec"))
+
+
+def _start() -> None:
+    packed = os.environ.get("XPC_INSTRUMENT_CONFIG_PACKED")
+    if packed is None or not _is_main_interpreter():
+        return
+    if not _has_agent():
+        sys.stderr.write("xpc-instrument: the agent cannot be imported (no module named 'xpc_agent'); this process is not instrumented\n")
+        return
+    text = os.environ.get(_VARIABLE, "")
+    main = os.environ.get("XPC_INSTRUMENT_MAIN_PID") == str(os.getpid())
+    where = "|".join(os.environ.get(name, "") for name in _FOLDERS)
+    if text.startswith("where %s\n" % where.replace("\n", " ")):
+        stub = Stub(text)
+        modules: Any = sys.modules
+        modules["_xpc_instrument_stub"] = stub  # where the agent finds it
+        stub.begin(main)
+        return
+    # No variable for the stub: a fixed address, a config with very many modules, or another runtime directory than when it was made.
+    from xpc_agent.life.autostart import autostart
+
+    autostart(None)
 
 
 def _chain() -> None:
     """Run the sitecustomize that this one hides, as if it had been found first."""
-    import importlib.machinery
-
+    external: Any = sys.modules["_frozen_importlib_external"]
     here = os.path.dirname(os.path.abspath(__file__))
     path = [entry for entry in sys.path if os.path.abspath(entry or os.getcwd()) != here]
-    spec = importlib.machinery.PathFinder.find_spec("sitecustomize", path)
+    spec = external.PathFinder.find_spec("sitecustomize", path)
     if spec is None or spec.loader is None:
         return
-    import importlib.util
-
-    module = importlib.util.module_from_spec(spec)
+    frozen: Any = sys.modules["_frozen_importlib"]
+    module = frozen.module_from_spec(spec)
     sys.modules["sitecustomize"] = module
     spec.loader.exec_module(module)
-
-
-def _start() -> None:
-    if "XPC_INSTRUMENT_CONFIG_PACKED" not in os.environ:
-        return
-    try:
-        from xpc_agent.life.interpreter import is_main
-
-        if not is_main():
-            return
-        from xpc_agent.life.autostart import autostart
-    except Exception as error:
-        sys.stderr.write("xpc-instrument: the agent cannot be imported (%s); this process is not instrumented\n" % error)
-        return
-    autostart()
 
 
 _start()

@@ -16,8 +16,8 @@ Rules:
 from __future__ import annotations
 
 import itertools
-import random
 import time
+from _random import Random
 from typing import Any, Callable, Dict, NamedTuple, Optional
 
 from xpc_instrument.core.model.terms import Terms
@@ -29,7 +29,8 @@ from .counters import HookCounters
 _now = time.monotonic
 
 # Of this process and not the application's, which may have seeded its own.
-_chance = random.Random()  # noqa: S311 - it picks samples, and keeps no secret
+# The C class: the module `random` takes a millisecond or two to import, with what it needs for all else that it can do.
+_chance = Random()
 
 # A bucket holds the tokens of so many seconds, and one at least: calls that come at once are let through together up to that.
 _BURST = 0.1

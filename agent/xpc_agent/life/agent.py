@@ -48,8 +48,10 @@ _FLUSH_TIMEOUT = 0.2
 class Agent:
     """One agent in one process."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, listener: int = -1) -> None:
+        """`listener` is the descriptor of a socket that listens at the process's own address already, or -1."""
         self.config = config
+        self._listener = listener
         self.table = ProbeTable(config)
         self.reports = Reports(config.app, self.table, lambda: self.host)
         self.registrations = Registrations(config, self.table, self.reports.whole, self._on_joined, self._on_synced)
@@ -65,31 +67,35 @@ class Agent:
         self._closed = False
         self._synced = Semaphore()
 
-    def start(self, *, at_once: bool) -> None:
-        """Watch imports, patch what is there, and listen: at once, or when the first probe point is ready."""
+    def start(self, *, at_once: bool, waits: bool = True) -> None:
+        """Watch imports, patch what is there, and listen: at once, or when the first probe point is ready; `waits` as in `open`."""
         self._lines.open()
         self.watcher.install()
         if at_once:
-            self.open()
+            self.open(waits=waits)
             self.table.look_at_imported()
         else:
             self.table.on_first_ready = self._open_lazily
             self.table.look_at_imported()
 
-    def open(self) -> None:
-        """Listen, announce this process, and give waiting sessions the time to join. Raises `XpcError` or `OSError`."""
+    def open(self, *, waits: bool = True) -> None:
+        """Listen, announce this process, and give waiting sessions the time to join, unless it has run for a while: not `waits`.
+
+        Raises `XpcError` or `OSError`.
+        """
         if self.host is not None or self._member is not None:
             return
         try:
             self._listen()
             if self._member is None:
-                self._wait_for_sessions()
+                sessions = len(ring(self.config.app, os.getpid()))
+                if waits:
+                    self._wait_for(sessions)
         finally:
             # Whoever has not come for its inherited hooks by now registers them anew if it comes later.
             self._orphans.drop(set())
 
-    def _wait_for_sessions(self) -> None:
-        sessions = len(ring(self.config.app, os.getpid()))
+    def _wait_for(self, sessions: int) -> None:
         deadline = time.monotonic() + _SYNC_TIMEOUT
         for _joined in range(sessions):
             if not self._synced.acquire(max(0.0, deadline - time.monotonic())):
@@ -114,8 +120,9 @@ class Agent:
             logger=log,
             protection=self._protection,
         )
+        listener, self._listener = self._listener, -1
         try:
-            host.start()
+            host.start(listener)
         except AddressInUseError:
             if self.config.manager.address == "unix":
                 raise

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+from typing import Any, Callable, List, Optional, Protocol
 
 from xpc_instrument.core.config.packed import unpack
 from xpc_instrument.core.model.errors import XpcError
 
-from .control import start
+from .control import begin, current, settle
 
 CONFIG_VARIABLE = "XPC_INSTRUMENT_CONFIG_PACKED"
 MAIN_VARIABLE = "XPC_INSTRUMENT_MAIN_PID"
@@ -16,12 +17,40 @@ MAIN_VARIABLE = "XPC_INSTRUMENT_MAIN_PID"
 log = logging.getLogger("xpc_agent")
 
 
-def autostart() -> None:
-    """Start the agent; what goes wrong is logged, and the process runs uninstrumented."""
+Run = Callable[[Any, Any, str], None]
+
+
+class Stub(Protocol):
+    """What has stood in for the agent (`bootstrap/sitecustomize.py`)."""
+
+    listener: int
+    missed: List[str]
+
+    @property
+    def is_in_own_thread(self) -> bool: ...
+
+    def withdraw(self) -> Any: ...
+
+
+def autostart(stub: Optional[Stub]) -> Optional[Run]:
+    """Start the agent, which takes over from `stub`, if there was one; what goes wrong is logged, and the process runs uninstrumented.
+
+    Returns what runs a module and has the agent told: `run(loader, module, name)`.
+    """
     try:
         config = unpack(os.environ[CONFIG_VARIABLE])
-        start(config, at_once=os.environ.get(MAIN_VARIABLE) == str(os.getpid()))
+        listener = -1 if stub is None else stub.listener
+        at_once = listener >= 0 or os.environ.get(MAIN_VARIABLE) == str(os.getpid())
+        # In a thread of its own it holds up nothing but forks.
+        begin(config, at_once, listener, waits=stub is None or not stub.is_in_own_thread)
+        if stub is not None and stub.missed:
+            settle(stub.missed)
+        agent = current()
+        return None if agent is None else agent.watcher.run
     except (XpcError, OSError) as error:
         log.error("this process is not instrumented: %s", error)
     except Exception:
         log.exception("this process is not instrumented")
+    if stub is not None:
+        stub.withdraw()
+    return None

@@ -12,22 +12,33 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-from typing import Iterable, List, Optional, Tuple, Union
+import sys
+import time
+from typing import Any, Iterable, List, Optional, Sequence, Tuple, Union
 
 from xpc_instrument.core.config import file as config_module
 from xpc_instrument.core.config.schema import Config
 from xpc_instrument.core.model.errors import ConfigError, XpcError
 from xpc_instrument.core.model.stats import LaneStats, ProbeStats, read_lanes, read_probe
-from xpc_instrument.core.unpatched import Local
+from xpc_instrument.core.node.threads import start_unseen
+from xpc_instrument.core.unpatched import Local, sleep
 
 from ..guard import guard, guarded
+from ..targets.module import find_module, is_initializing
 from .agent import Agent
 from .interpreter import is_main
 
 log = logging.getLogger("xpc_agent")
 
+# How long a module may take that another thread imports while the agent is loaded, and how often it is looked at, in seconds.
+_SETTLING = 60.0
+_LOOK_AGAIN = 0.002
+
 
 class _Forking(Local):
+    """Of the fork that the thread makes: what was paused for it, and whether the thread was guarded."""
+
+    agent: Optional[Agent] = None
     was_on = False
 
 
@@ -47,20 +58,26 @@ def start(
 ) -> None:
     """Make this process hookable, by the config file at the path `config`, or the nearest one from the current folder upwards.
 
-    `app` overrides its app name, `probes` adds targets, `on_demand` patterns such as `"shop.**"` of what a script may hook without being
-    listed; with either of them no config file is needed. With `at_once=False` the process listens, and can be found, only when the first
-    module with a target in it has been imported. A second start without a stop in between does nothing. Raises `ConfigError` for a wrong
-    config, another `XpcError` or an `OSError` if the process cannot listen, and `XpcError` in a subinterpreter.
+    `app` overrides its app name, `probes` adds targets, `on_demand` patterns such as `"shop.**"` of what a script may hook without its
+    being listed; with either of them no config file is needed. With `at_once=False` the process listens, and can be found, only when the
+    first module with a target in it has been imported. A second start without a stop in between does nothing. Raises `ConfigError` for a
+    wrong config, another `XpcError` or an `OSError` if the process cannot listen, and `XpcError` in a subinterpreter.
     """
-    global _agent
-    if _agent is not None:
+    if _loaded() is not None:
         return
     if not is_main():
         raise XpcError("this is a subinterpreter; only the main interpreter of a process can be instrumented: call start() there")
-    agent = Agent(_config(config, app, tuple(probes), tuple(on_demand)))
+    begin(_config(config, app, tuple(probes), tuple(on_demand)), at_once)
+
+
+@guarded
+def begin(config: Config, at_once: bool, listener: int = -1, *, waits: bool = True) -> None:
+    """Start the agent of a process that has none; `listener` is what listens at its own address already, or -1; `waits` as `Agent.open`."""
+    global _agent
+    agent = Agent(config, listener)
     _hook_forks()
     try:
-        agent.start(at_once=at_once)
+        agent.start(at_once=at_once, waits=waits)
     except BaseException:
         agent.stop()
         raise
@@ -72,6 +89,9 @@ def start(
 def stop() -> None:
     """Undo everything: all functions, modules and the import system are as they were, and nothing listens any more."""
     global _agent
+    stub = _stub()
+    if stub is not None:
+        stub.end()
     agent, _agent = _agent, None
     if agent is not None:
         atexit.unregister(_at_exit)
@@ -81,7 +101,7 @@ def stop() -> None:
 @guarded
 def stats() -> List[ProbeStats]:
     """What was counted of each probe point of this process; nothing if no agent runs in it."""
-    agent = _agent
+    agent = _loaded()
     if agent is None:
         return []
     return [read_probe(os.getpid(), report) for report in agent.reports.probes()]
@@ -90,13 +110,46 @@ def stats() -> List[ProbeStats]:
 @guarded
 def lanes() -> List[LaneStats]:
     """The lanes that each script has to this process now, and which of them can be hot; nothing if no agent runs in it."""
-    agent = _agent
+    agent = _loaded()
     return [] if agent is None else read_lanes(os.getpid(), agent.reports.process())
 
 
 def current() -> Optional[Agent]:
     """The agent of this process, if it runs."""
     return _agent
+
+
+def _stub() -> Any:
+    """What stands in for the agent in this process (`bootstrap/sitecustomize.py`), while it does; or None."""
+    stub = sys.modules.get("_xpc_instrument_stub")
+    return stub if getattr(stub, "is_waiting", False) else None
+
+
+def _loaded() -> Optional[Agent]:
+    """The agent of this process; where something stands in for it, it is loaded now."""
+    stub = _stub()
+    if stub is not None:
+        stub.load()
+    return _agent
+
+
+def settle(modules: Sequence[str]) -> None:
+    """Look at modules that other threads were importing while the agent was loaded, once they have run."""
+    start_unseen(_settle, tuple(modules))
+
+
+@guarded
+def _settle(modules: Sequence[str]) -> None:
+    deadline = time.monotonic() + _SETTLING
+    while time.monotonic() < deadline and not all(map(_has_run, modules)):
+        sleep(_LOOK_AGAIN)
+    if _agent is not None:
+        _agent.table.look_at_imported()
+
+
+def _has_run(name: str) -> bool:
+    module = find_module(name)
+    return module is not None and not is_initializing(module)
 
 
 def _config(
@@ -138,14 +191,17 @@ def _hook_forks() -> None:
 def _before() -> None:
     # To the end of `_in_parent` and `_in_child`: what others do at a fork, in the child above all, must not use the parent's lanes.
     _forking.was_on, guard.on = guard.on, True
+    _forking.agent = _agent
     if _agent is not None:
         _agent.before_fork()
 
 
 def _in_parent() -> None:
+    # One that another thread has started meanwhile has not paused for this fork.
+    agent, _forking.agent = _forking.agent, None
     try:
-        if _agent is not None:
-            _agent.after_fork_in_parent()
+        if agent is not None:
+            agent.after_fork_in_parent()
     finally:
         guard.on = _forking.was_on
 

@@ -51,13 +51,7 @@ class _Loader:
             self._restore(module)
         except Exception:
             log.exception("%s keeps a loader of the agent's, which behaves as its own", self._xpc_name)
-        loader.exec_module(module)
-        if is_lazy(module):
-            # Nothing has run yet. What runs it at the first look at an attribute is the loader in its spec.
-            spec = object.__getattribute__(module, "__spec__")
-            spec.loader = _Loader(spec.loader, self._xpc_name, self._xpc_watcher)
-        else:
-            self._xpc_watcher.executed(module, self._xpc_name)
+        self._xpc_watcher.run(loader, module, self._xpc_name)
 
     def _restore(self, module: Any) -> None:
         spec = getattr(module, "__spec__", None)
@@ -127,6 +121,16 @@ class ImportWatcher:
             elif sys.version_info < (3, 12) and hasattr(finder, "find_module"):
                 return None  # its turn comes before the rest's, by a protocol that only the import system speaks
         return None
+
+    def run(self, loader: Any, module: Any, name: str) -> None:
+        """Have its own loader run a module, and tell of it."""
+        loader.exec_module(module)
+        if is_lazy(module):
+            # Nothing has run yet. What runs it at the first look at an attribute is the loader in its spec.
+            spec = object.__getattribute__(module, "__spec__")
+            spec.loader = _Loader(spec.loader, name, self)
+        else:
+            self.executed(module, name)
 
     def executed(self, module: Any, name: str) -> None:
         """The module has run."""

@@ -22,6 +22,7 @@ Rules:
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -29,7 +30,7 @@ import stat
 import sys
 import time
 from pathlib import Path
-from typing import Any, Collection, Dict, List, Optional, Tuple, Type, Union
+from typing import Any, Collection, Dict, Iterable, List, Optional, Tuple, Type, Union
 
 from ..model.errors import ApplicationNotFoundError
 from ..model.record import Record, as_dict, replace
@@ -77,7 +78,7 @@ class Entry(Record):
     """When the agent started, in seconds since the epoch."""
 
     argv: Tuple[str, ...]
-    """Its command line, shortened if it is very long."""
+    """Its command line, shortened if it is very long; empty in the file while its agent is not loaded."""
 
     python: str
     """Its Python version, such as `3.11.7`."""
@@ -125,7 +126,11 @@ def own_entry(app: str, address: str, member: str = "") -> Entry:
 def _own_argv() -> Tuple[str, ...]:
     # While `site` runs, sys.argv may not exist yet; orig_argv (3.10+) does, and has the interpreter's own options too.
     argv = getattr(sys, "orig_argv", None) or getattr(sys, "argv", None) or [sys.executable]
-    return tuple(str(argument)[:200] for argument in argv[:50])
+    return _shortened(argv)
+
+
+def _shortened(argv: Iterable[Any]) -> Tuple[str, ...]:
+    return tuple(str(argument)[:200] for argument in itertools.islice(argv, 50))
 
 
 _announced: Dict[Entry, Path] = {}  # the application may change its environment before it withdraws
@@ -248,7 +253,16 @@ def _read(path: Path, app: str, pid: int, elsewhere: bool) -> Optional[Entry]:
         # Only the entry goes: the socket may be one that the pid's new process, or program, has just bound.
         remove_leftover(path, status)
         return None
-    return entry
+    return entry if entry.argv else replace(entry, argv=_argv_of(pid))
+
+
+def _argv_of(pid: int) -> Tuple[str, ...]:
+    """The command line of a process that has not told it, as one whose agent is not loaded yet; () where it cannot be seen."""
+    try:
+        words = Path("/proc", str(pid), "cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return ()
+    return _shortened(os.fsdecode(word) for word in words[:-1])
 
 
 def _differ(announced: Optional[int], now: Optional[int]) -> bool:

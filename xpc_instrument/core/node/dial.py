@@ -8,8 +8,8 @@ Rules:
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
 import socket
 import time
 from typing import TYPE_CHECKING, Any, List, Optional, Sequence, Tuple, Union
@@ -56,7 +56,7 @@ def dial(
             if time.monotonic() + pause >= deadline:
                 raise
         # Those that were turned away together should not all come back together.
-        time.sleep(pause * (0.5 + secrets.randbelow(1000) / 1000))
+        time.sleep(pause * (0.5 + os.urandom(1)[0] / 256))
         pause = min(pause * 2, _LONGEST_PAUSE)
 
 

@@ -30,7 +30,7 @@ from ..wire.opening import welcome_with_memory
 from ..wire.wire import Wire
 from .acceptor import Acceptor
 from .address import NO_PROTECTION, Address, Protection, named
-from .listen import listen
+from .listen import adopt, listen
 from .peer import Peer, Policy
 from .served import ServedLanes
 from .threads import Run, ServiceThread
@@ -97,11 +97,14 @@ class Host:
         """How many connections have been refused."""
         return self._refused_before + (0 if self._acceptor is None else self._acceptor.refused)
 
-    def start(self) -> None:
-        """Listen and serve. Raises `AddressInUseError` or `ChannelError`."""
+    def start(self, descriptor: int = -1) -> None:
+        """Listen and serve; with the `descriptor` of a socket that listens there already, take it over.
+
+        Raises `AddressInUseError` or `ChannelError`.
+        """
         if self._acceptor is not None:
             raise LocalProtocolError(f"this node already listens at {self.address}")
-        listener = listen(self.address, self._key, self._protection)
+        listener = listen(self.address, self._key, self._protection) if descriptor < 0 else adopt(descriptor)
         if self.address.is_unix:
             self._inode = os.stat(self.address.path).st_ino
         self._owner = os.getpid()

@@ -11,7 +11,6 @@ Rules:
 from __future__ import annotations
 
 import os
-import secrets
 import sys
 import threading
 import time
@@ -71,7 +70,7 @@ class Joiner:
     ) -> None:
         self.address = address
         self.limits = limits
-        self.session = session or secrets.token_hex(16)
+        self.session = session or os.urandom(16).hex()
         self.lost = ""
         self._key = key
         self._protection = protection

@@ -60,6 +60,11 @@ def listen(address: Address, key: bytes = b"", protection: Protection = NO_PROTE
     return sock
 
 
+def adopt(descriptor: int) -> socket.socket:
+    """The unix socket that listens already, non-blocking; nothing else of this process uses the descriptor any more."""
+    return Socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=descriptor)
+
+
 def _listen_unix(address: Address) -> socket.socket:
     require_unix()
     path = address.path

@@ -1,7 +1,8 @@
 """Where our threads start, and the one kind of them that a fork has end.
 
 Rules:
-- Each thread of ours starts here: what holds for all of them is done in one place.
+- Each thread of ours starts here: what holds for all of them is done in one place. (That of the agent's stand-in, which has no module of
+  ours yet, does the same by itself: `xpc_agent/bootstrap/sitecustomize.py`.)
 - Those that serve an application are started below the `threading` module, so that it does not see them when it counts or joins its
   threads; they are real ones wherever gevent or eventlet has patched threads (`unpatched`).
 - No thread of ours takes a signal: those that the process blocks in order to wait for them, or to have them after a critical section, would

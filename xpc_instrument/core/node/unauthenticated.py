@@ -7,7 +7,7 @@ honest dialler speaks at once; if all have spoken, any of them, so that none can
 
 from __future__ import annotations
 
-import secrets
+import os
 from typing import Any, Dict, Iterator, List, Optional
 
 from ..protocol.codec import Bytes
@@ -93,7 +93,7 @@ class UnauthenticatedClients:
             crowds.setdefault(client.origin, []).append(client)
         crowd = max(crowds.values(), key=len)
         silent = next((client for client in crowd if not client.spoken), None)
-        return crowd[secrets.randbelow(len(crowd))] if silent is None else silent
+        return crowd[int.from_bytes(os.urandom(4), "big") % len(crowd)] if silent is None else silent
 
     def are_storming(self, now: float) -> bool:
         """Whether so many come that looking at them would keep the process from its work."""

@@ -20,8 +20,8 @@ Rules:
 from __future__ import annotations
 
 import enum
-import hmac
-import secrets
+import hmac  # at once: a fork in the middle of an import by our thread would leave the child with half of it
+import os
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from ..model.errors import AuthenticationError, CrowdedError, LocalProtocolError, NoLaneError, RemoteProtocolError
@@ -151,7 +151,7 @@ def _same(expected: str, seen: str) -> bool:
 
 def new_nonce() -> str:
     """A fresh random number for one handshake, in hexadecimal."""
-    return secrets.token_hex(_NONCE_BYTES)
+    return os.urandom(_NONCE_BYTES).hex()
 
 
 class Connection:

@@ -1,0 +1,174 @@
+"""What stands in for the agent until there is something to do: a process pays for the agent when it is used, and behaves as with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sys
+import time
+from pathlib import Path
+from typing import Callable
+
+import pytest
+
+import xpc_instrument
+from tests.integration.app_fixture import command, instrumented
+from tests.programs import Program
+from xpc_instrument.core.discovery import entry as discovery
+from xpc_instrument.core.discovery.doorbell import Doorbell
+
+pytestmark = pytest.mark.version
+
+HAS_AGENT = "any(name.partition('.')[0] == 'xpc_agent' for name in sys.modules)"
+# Evaluates what it is told.
+ASKED = """
+import os, sys
+print("ready", flush=True)
+for line in sys.stdin:
+    try:
+        print(repr(eval(line)), flush=True)
+    except SyntaxError:
+        exec(line)
+        print("done", flush=True)
+"""
+
+
+def ask(program: Program, line: str) -> str:
+    program.send_line(line)
+    return program.read_line()
+
+
+@pytest.fixture
+def start(run_program: Callable[..., Program], tmp_path: Path) -> Callable[..., Program]:
+    """Start a program as `xpc-instrument run` would, with the module `shop` beside it."""
+    (tmp_path / "shop.py").write_text("def charge(n):\n    return n\n")
+
+    def begin(config: str = '[[probe]]\ntarget = "shop:charge"\n', source: str = ASKED, *options: str) -> Program:
+        settings = tmp_path / "xpc-instrument.toml"
+        settings.write_text(f'app = "shop"\n{config}')
+        (tmp_path / "asked.py").write_text(source)
+        return run_program(command=instrumented(settings, sys.executable, *options, "asked.py"), cwd=tmp_path)
+
+    return begin
+
+
+ON_DEMAND = 'on-demand = ["**"]\n'
+
+
+@pytest.mark.parametrize("config", ["", '[[probe]]\ntarget = "shop:charge"\n', '[[probe]]\ntarget = "shop.*:charge"\n', ON_DEMAND])
+def test_the_agent_is_loaded_when_somebody_connects_and_not_before(start: Callable[..., Program], config: str) -> None:
+    program = start(config)
+    program.read_until("ready")
+    assert [(entry.pid, entry.argv[-1]) for entry in discovery.processes("shop")] == [(program.pid, "asked.py")]
+    assert ask(program, HAS_AGENT) == "False"
+    assert json.loads(command("ls", "shop", "--json").stdout)[0]["pid"] == program.pid
+    assert ask(program, HAS_AGENT) == "True"
+    assert ask(program, "(__import__('threading').main_thread() is __import__('threading').current_thread())") == "True"
+    program.send_line("sys.exit(7)")
+    assert program.wait() == 7
+    # Nothing was said, such as by `threading` at the end of a process whose main thread it does not know.
+    assert program.output[0] == "ready"
+    assert not any("rror" in line for line in program.output)
+
+
+@pytest.mark.parametrize("target", ["shop:charge", "sh*.x:f", "xml.dom.minidom:parseString", "calendar:isleap"])
+def test_the_agent_is_loaded_before_a_module_with_a_target_is_imported(start: Callable[..., Program], target: str) -> None:
+    target = target.replace("sh*.x:f", "shop:*")
+    program = start(f'[[probe]]\ntarget = "{target}"\n')
+    program.read_until("ready")
+    module, _, name = target.replace("*", "charge").partition(":")
+    assert ask(program, f"import importlib; module = importlib.import_module({module!r})") == "done"
+    assert ask(program, HAS_AGENT) == "True"
+    # One module, however often it is asked for, and the one that the agent knows.
+    assert ask(program, f"module is sys.modules[{module!r}] is importlib.import_module({module!r})") == "True"
+    with xpc_instrument.connect("shop") as session:
+        session.instead(f"{module}:{name}", lambda *args: "hooked")
+        assert ask(program, f"module.{name}(2000)") == "'hooked'"
+
+
+def test_the_agent_is_loaded_at_the_start_where_a_script_waits(start: Callable[..., Program]) -> None:
+    bell = Doorbell("shop", "0" * 32)
+    try:
+        program = start(ON_DEMAND, f"import sys\nprint({HAS_AGENT}, flush=True)\n")
+        program.find_line("True")
+        program.find_line("were told of this process, but not all joined")
+        assert program.pid in bell.drain()
+    finally:
+        bell.close()
+    assert program.wait() == 0
+
+
+def test_a_fork_before_the_agent_is_there_is_a_fork_of_one_thread(start: Callable[..., Program]) -> None:
+    program = start(ON_DEMAND, ASKED, "-W", "error")
+    program.read_until("ready")
+    for _ in range(3):
+        assert ask(program, "os.waitpid(os.fork() or sys.exit(3), 0)[1]") == str(3 << 8)
+    assert ask(program, HAS_AGENT) == "False"
+    with xpc_instrument.connect("shop") as session:
+        assert session.pids == [program.pid]
+
+
+def test_children_that_are_started_have_a_stand_in_of_their_own(start: Callable[..., Program]) -> None:
+    program = start()
+    program.read_until("ready")
+    child = f"import sys; print({HAS_AGENT}, '_xpc_instrument_stub' in sys.modules)"
+    assert (
+        ask(program, f"__import__('subprocess').run([sys.executable, '-c', {child!r}], capture_output=True).stdout") == r"b'False True\n'"
+    )
+    child = f"import sys, shop; print({HAS_AGENT})"
+    assert ask(program, f"__import__('subprocess').run([sys.executable, '-c', {child!r}], capture_output=True).stdout") == r"b'True\n'"
+
+
+def test_start_stop_and_stats_in_code_find_the_stand_in(start: Callable[..., Program]) -> None:
+    program = start()
+    program.read_until("ready")
+    assert ask(program, "import xpc_agent; xpc_agent.stop()") == "done"
+    assert discovery.processes("shop") == []
+    assert ask(program, "any(type(finder).__name__ == 'Stub' for finder in sys.meta_path)") == "False"
+    assert ask(program, "xpc_agent.start(on_demand=['**'], app='other'); import shop") == "done"
+    with xpc_instrument.connect("other") as session:
+        session.instead("shop:charge", lambda n: "hooked")
+        assert ask(program, "shop.charge(1)") == "'hooked'"
+    program.send_line("sys.exit()")
+    assert program.wait() == 0
+    program = start()
+    program.read_until("ready")
+    assert ask(program, "import xpc_agent; xpc_agent.start(app='other')") == "done"
+    assert [entry.app for entry in discovery.processes()] == ["shop"]
+    assert ask(program, "[point.target for point in xpc_agent.stats()]") == "['shop:charge']"
+
+
+# Imports, forks and calls from its first moment on.
+BUSY = """
+import os, sys
+import email.message, http.client, socket, subprocess, threading, json, logging, argparse, decimal, xml.dom.minidom
+children = []
+for number in range(3):
+    pid = os.fork()
+    if not pid:
+        import shop
+        sys.exit(0 if shop.charge(number) in (number, "hooked") else 1)
+    children.append(pid)
+import shop, concurrent.futures, asyncio, ctypes, unittest.mock
+print([os.waitpid(pid, 0)[1] for pid in children], flush=True)
+sys.stdin.readline()
+print(shop.charge(1), flush=True)
+"""
+
+
+@pytest.mark.parametrize("config", ['[[probe]]\ntarget = "shop:charge"\n', ON_DEMAND])
+def test_a_script_that_connects_at_any_moment_of_the_start_harms_nothing(start: Callable[..., Program], config: str) -> None:
+    generator = random.Random(5)
+    # `STARTS=1000` for a thousand.
+    for _ in range(int(os.environ.get("STARTS", "4"))):
+        program = start(config, BUSY, "-W", "error")
+        # Not to wait for anything: to come at another moment each time.
+        time.sleep(generator.random() * 0.3)
+        with xpc_instrument.connect("shop", timeout=30) as session:
+            session.instead("shop:charge", lambda n: "hooked")
+            assert program.read_until("[") == "[0, 0, 0]", program.text
+            program.send_line()
+            assert program.read_line() == "hooked", program.text
+        assert program.wait() == 0
+        assert len(program.output) == 2, program.text
