@@ -20,6 +20,7 @@ from typing import Any, Callable, Dict, List
 import pytest
 
 from xpc_agent.hooks.dispatch import Invocation
+from xpc_agent.points.point import ProbePoint
 from xpc_agent.points.table import ProbeTable
 from xpc_agent.targets.imports import ImportWatcher
 from xpc_instrument.core.config.file import from_probes
@@ -70,14 +71,14 @@ class Exploration:
         if self.hooks:
             self.watcher.install()
             self.table.look_at_imported()
-            self.arm()
+            self.arm(self.table.every_point())
 
     def imported(self, module: Any) -> None:
         self.table.module_imported(module)
-        self.arm()
+        self.arm(self.table.points_in(module.__name__))
 
-    def arm(self) -> None:
-        for point in list(self.table.points.values()):
+    def arm(self, points: List[ProbePoint]) -> None:
+        for point in points:
             if point.patch is not None and not point.hooks:
                 point.hooks = list(self.hooks)
                 point.refresh()

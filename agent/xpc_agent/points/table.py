@@ -1,7 +1,9 @@
 """The probe points of this process: what the config makes hookable, and what became of it.
 
 Rules:
-- A probe point is `pending` until its module is imported, then `ready`, `missing` or `unpatchable`.
+- A probe point is made when somebody asks for it, and costs nothing before: code swap needs nothing before a hook is armed. What wrapt
+  patches is made when its module has run, since others may take copies of the wrapper from then on.
+- It is `pending` until its module is imported, then `ready`, `missing` or `unpatchable`.
 - A hook may be added to a pending one; it is armed as soon as the module has run.
 - What the config allows on demand becomes a probe point when a script asks for it, and is none any more once it has no hooks and a session
   ends. A name that is wrong is refused then, and leaves nothing behind.
@@ -16,7 +18,7 @@ from __future__ import annotations
 import logging
 import sys
 import types
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
 from xpc_instrument.core.config.schema import Config, ProbeConfig
 from xpc_instrument.core.model.errors import TargetError
@@ -26,8 +28,9 @@ from xpc_instrument.core.unpatched import Local, RLock
 from ..hooks.counters import Counters
 from ..hooks.remote import RemoteHook
 from ..patching import load_wrapt
-from ..targets.glob import expand
+from ..targets.glob import expand, matching
 from ..targets.module import find_module, is_initializing, main_names
+from ..targets.raw import namespace_of
 from ..targets.resolve import resolve
 from .on_demand import OnDemand
 from .point import ProbePoint
@@ -44,34 +47,44 @@ class _Here(Local):
 
 
 class ProbeTable:
-    """All probe points of this process. `on_first_ready` is called once, when one of them has become hookable."""
+    """All probe points of this process. `on_first_ready` is called once, when one of them has become hookable.
+
+    `points` has those that somebody has asked for, and those that wrapt has to patch before anybody does; `every_point` makes all of them.
+    """
 
     def __init__(self, config: Config) -> None:
         self.points: Dict[str, ProbePoint] = {}
-        # By module: the points of targets that a glob covers or a script has asked for, where a hook has come before the module.
-        self._promised: Dict[str, List[ProbePoint]] = {}
         self.on_first_ready: Optional[Callable[[], None]] = None
+        self.on_demand = OnDemand(config.on_demand)
         self.changing = RLock()
         self._config = config
         self._here = _Here()
-        self.on_demand = OnDemand(config.on_demand)
+        # The points by the module of their target, which become hookable when it has run, or is executed again.
+        self._of_module: Dict[str, List[ProbePoint]] = {}
+        # The modules that have been looked at for targets of wrapt's, and whether anything is there to hook.
+        self._seen: Set[str] = set()
+        self._any = False
         # The probes by the module of their target; those whose module is a glob are asked one by one.
         self._by_module: Dict[str, List[ProbeConfig]] = {}
         self._in_any_module: List[ProbeConfig] = []
+        self._listed: Dict[str, ProbeConfig] = {}
+        self._globs: List[ProbeConfig] = []
         for probe in config.probes:
             module = split_target(probe.target)[0]
             if is_glob(module):
                 self._in_any_module.append(probe)
             else:
                 self._by_module.setdefault(module, []).append(probe)
-            if not is_glob(probe.target):
-                self.points.setdefault(probe.target, ProbePoint(probe.target, probe))
+            if is_glob(probe.target):
+                self._globs.append(probe)
+            else:
+                self._listed.setdefault(probe.target, probe)
 
     # modules -----------------------------------------------------------------------------------------------------------
 
     def wants_module(self, name: str) -> bool:
         """Whether a probe point may lie in the module."""
-        if name in self._by_module or name in self._promised or any(module_matches(probe.target, name) for probe in self._in_any_module):
+        if name in self._by_module or name in self._of_module or any(module_matches(probe.target, name) for probe in self._in_any_module):
             return True
         # With the first module in which something may be asked for there is a reason to listen; afterwards nothing is to be done.
         return self.on_first_ready is not None and self.on_demand.covers_module(name)
@@ -82,7 +95,7 @@ class ProbeTable:
         return [*self._by_module.get(module, ()), *wide]
 
     def module_imported(self, module: Any, name: str = "") -> None:
-        """Make the probe points of a module hookable that has just run."""
+        """Make hookable what is asked for in a module that has just run."""
         here = self._here
         here.imported.append((module, name or module.__name__))
         if here.patching:
@@ -91,12 +104,7 @@ class ProbeTable:
         here.patching = True
         try:
             while here.imported:
-                one, called = here.imported.pop(0)
-                if self._needs_wrapt(called):
-                    # Before the lock is held: a thread that imports what wrapt needs holds the lock of that import and waits for ours.
-                    load_wrapt()
-                with self.changing():
-                    self._patch_module(one, called)
+                self._look_at(*here.imported.pop(0))
         finally:
             here.patching = False
             here.imported.clear()
@@ -104,24 +112,29 @@ class ProbeTable:
             ready, self.on_first_ready = self.on_first_ready, None
             ready()
 
-    def _needs_wrapt(self, module: str) -> bool:
-        """Whether a target in the module is patched with wrapt; a glob stands for Python functions only."""
-        targets = [(probe.target, probe.patcher) for probe in self._probes_in(module)]
-        targets += [(point.target, point.config.patcher) for point in self._promised.get(module, ())]
-        return any(_needs_wrapt(f"{module}:{split_target(target)[1]}", patcher) for target, patcher in targets)
-
-    def _patch_module(self, module: Any, name: str) -> None:
-        for probe in self._probes_in(name):
-            for target in expand(probe.target, probe.exclude, module, name):
-                point = self.points.get(target)
-                if point is None:
-                    point = self.points[target] = ProbePoint(target, probe)
+    def _look_at(self, module: Any, name: str) -> None:
+        """Patch what has to be patched now: the points that there are, and targets of wrapt's, of which others take copies from now on."""
+        probes = self._probes_in(name)
+        wrapped = [(target, probe) for probe in probes for target in _of_wrapt(probe, module, name)]
+        if wrapped or any(_needs_wrapt(point.target, point.config.patcher) for point in list(self._of_module.get(name, ()))):
+            # Before the lock is held: a thread that imports what wrapt needs holds the lock of that import and waits for ours.
+            load_wrapt()
+        self._seen.add(name)
+        self._any = self._any or any(_is_there(probe, module, name) for probe in probes)
+        with self.changing():
+            for target, probe in wrapped:
+                self._have(target, probe)
+            for point in list(self._of_module.get(name, ())):
                 if point.state in ("pending", "missing") or self._stale(point):
                     point.make_hookable()
-        for point in self._promised.pop(name, ()):
-            if point.state == "pending":
-                # A glob covers its name, but the module has nothing of that name: that is what it finds out.
-                point.make_hookable()
+
+    def _have(self, target: str, probe: ProbeConfig) -> ProbePoint:
+        """The point of a target, made if there is none; pending. `changing` is held."""
+        point = self.points.get(target)
+        if point is None:
+            point = self.points[target] = ProbePoint(target, probe)
+            self._of_module.setdefault(split_target(target)[0], []).append(point)
+        return point
 
     @staticmethod
     def _stale(point: ProbePoint) -> bool:
@@ -139,24 +152,46 @@ class ProbeTable:
 
     def look_at_imported(self) -> None:
         """Make hookable what is imported already, and what the main module has defined by now."""
-        names = [name for name in list(sys.modules) if self.wants_module(name)]
-        names += [name for name in main_names() if name not in sys.modules and self.wants_module(name)]
-        if "__main__" in names:
-            names.remove("__main__")
-            names.append("__main__")
-        for name in names:
-            module = find_module(name)
-            if module is not None and not is_initializing(module):
+        mains = {"__main__", *main_names()}
+        for name in {*list(sys.modules), *mains}:
+            if not self.wants_module(name) or (name in self._seen and name not in mains and name not in self._of_module):
+                continue
+            module = self._that_has_run(name)
+            if module is not None:
                 self.module_imported(module, name)
+
+    def _that_has_run(self, name: str) -> Optional[Any]:
+        """The module of that name, unless it is being imported; one that we were told of still counts as such until its import returns."""
+        module = find_module(name)
+        return module if module is not None and (name in self._seen or not is_initializing(module)) else None
 
     @property
     def any_ready(self) -> bool:
         """Whether there is something to hook."""
-        if any(point.patch is not None for point in list(self.points.values())):
+        if self._any or any(point.patch is not None for point in list(self.points.values())):
             return True
         return bool(self.on_demand.patterns) and any(self.on_demand.covers_module(name) for name in list(sys.modules))
 
     # points --------------------------------------------------------------------------------------------------------------
+
+    def every_point(self) -> List[ProbePoint]:
+        """All probe points, those made too that nobody has asked for yet, and one for each glob that no function matches."""
+        self.look_at_imported()
+        for target, probe in self._listed.items():
+            self._make(target, probe)
+        for name in {*list(sys.modules), *main_names()}:
+            self.points_in(name)
+        matched = list(self.points)
+        unmatched = [probe for probe in self._globs if not any(matches(probe.target, probe.exclude, target) for target in matched)]
+        return [*list(self.points.values()), *map(_without_match, unmatched)]
+
+    def points_in(self, name: str) -> List[ProbePoint]:
+        """All probe points in a module; none if it is not imported."""
+        probes = self._probes_in(name)
+        module = self._that_has_run(name) if probes else None
+        if module is None:
+            return []
+        return [self._make(target, probe) for probe in probes for target in matching(probe.target, probe.exclude, module, name)]
 
     def find_point(self, target: str) -> ProbePoint:
         """The probe point of a target. Raises `TargetError` that names the nearest."""
@@ -165,13 +200,13 @@ class ProbeTable:
             self.look_at_imported()
             point = self.points.get(target)
         if point is None:
-            point = self._promise(target)
+            point = self._of_config(target)
         if point is None:
             point = self._ask_for(target)
         if point is None:
             import difflib
 
-            near = difflib.get_close_matches(target, list(self.points), 3)
+            near = difflib.get_close_matches(target, self._names_near(target), 3)
             hint = f"the nearest are {', '.join(near)}" if near else f"`xpc-instrument ls {self._config.app}` lists them"
             remedy = "add it to the config, as a probe or on demand, and start the application again"
             raise TargetError(f"{target} is no probe point of {self._config.app}: {remedy}; {hint}")
@@ -179,47 +214,55 @@ class ProbeTable:
             raise TargetError(f"{target} cannot be hooked: {point.reason}")
         return point
 
-    def _promise(self, target: str) -> Optional[ProbePoint]:
-        """A pending probe point for a target that a glob covers, in a module that is not imported yet."""
-        module = split_target(target)[0]
-        if is_glob(target) or find_module(module) is not None:
-            return None
-        for probe in self._config.probes:
-            if matches(probe.target, probe.exclude, target):
-                with self.changing():
-                    point = self.points.setdefault(target, ProbePoint(target, probe))
-                    self._promised.setdefault(module, []).append(point)
-                    return point
-        return None
+    def _names_near(self, target: str) -> Set[str]:
+        """The targets that could have been meant: the listed ones, and those in the same module."""
+        name = target.partition(":")[0]
+        module = find_module(name)
+        names = {*self._listed, *list(self.points)}
+        if module is not None:
+            names.update(*(expand(probe.target, probe.exclude, module, name) for probe in self._probes_in(name)))
+        return names
+
+    def _of_config(self, target: str) -> Optional[ProbePoint]:
+        """The point of a target that the config lists, or that a glob of it stands for, as far as can be known; None of any other."""
+        probe = self._listed.get(target)
+        if probe is None and not is_glob(target):
+            name = split_target(target)[0]
+            module = find_module(name)
+            for one in self._globs:
+                if matches(one.target, one.exclude, target) and (module is None or target in expand(one.target, one.exclude, module, name)):
+                    probe = one
+                    break
+        return None if probe is None else self._make(target, probe)
+
+    def _make(self, target: str, probe: ProbeConfig) -> ProbePoint:
+        """The point of a target, hookable if its module has run."""
+        point = self.points.get(target)
+        if point is not None:
+            return point
+        is_there = self._that_has_run(split_target(target)[0]) is not None
+        if is_there and _needs_wrapt(target, probe.patcher):
+            load_wrapt()
+        with self.changing():
+            point = self._have(target, probe)
+            if is_there and point.state == "pending":
+                point.make_hookable()
+        return point
 
     def _ask_for(self, target: str) -> Optional[ProbePoint]:
         """A probe point for a target that is allowed on demand; None if it is not. Raises `TargetError` if it cannot be hooked."""
         if is_glob(target) or not self.on_demand.allows(target):
             return None
-        probe = self._config.defaults.probe(target)
-        name = split_target(target)[0]
-        module = find_module(name)
-        waits = module is None or is_initializing(module)
-        if module is None:
+        if find_module(split_target(target)[0]) is None:
             self.on_demand.check_pending(target)
-        elif _needs_wrapt(target, probe.patcher):
-            load_wrapt()
-        with self.changing():
-            point = self.points.get(target)
-            if point is not None:
-                return point
-            point = ProbePoint(target, probe)
-            point.on_demand = True
-            if not waits:
-                point.make_hookable()
-                if point.patch is None:
-                    raise TargetError(point.reason if point.reason.startswith(target) else f"{target} cannot be hooked: {point.reason}")
-            self.points[target] = point
-            if waits:
-                self._promised.setdefault(name, []).append(point)
-        # It may have been imported meanwhile, before it was known that somebody waits.
-        if waits and (module := find_module(name)) is not None and not is_initializing(module):
-            self.module_imported(module, name)
+        point = self._make(target, self._config.defaults.probe(target))
+        point.on_demand = True
+        if point.state in ("missing", "unpatchable"):
+            self.forget_unused()
+            raise TargetError(point.reason if point.reason.startswith(target) else f"{target} cannot be hooked: {point.reason}")
+        if point.state == "pending":
+            # Its module may have run meanwhile, before it was known that somebody waits.
+            self.look_at_imported()
         return point
 
     def forget_unused(self) -> None:
@@ -232,19 +275,9 @@ class ProbeTable:
                     point.restore()
                     del self.points[target]
                     name = split_target(target)[0]
-                    left = [one for one in self._promised.pop(name, ()) if one is not point]
+                    left = [one for one in self._of_module.pop(name, ()) if one is not point]
                     if left:
-                        self._promised[name] = left
-
-    def unmatched(self) -> List[ProbePoint]:
-        """A pending point for each glob that no function matches yet."""
-        found = []
-        for probe in self._config.probes:
-            if is_glob(probe.target) and not any(matches(probe.target, probe.exclude, target) for target in list(self.points)):
-                point = ProbePoint(probe.target, probe)
-                point.reason = "no function matches yet"
-                found.append(point)
-        return found
+                        self._of_module[name] = left
 
     def remove(self, point: ProbePoint, hook: RemoteHook) -> None:
         """Take a hook off its point, if it is still on it."""
@@ -277,12 +310,39 @@ class ProbeTable:
 
 
 def _needs_wrapt(target: str, patcher: str) -> bool:
-    """Whether a target is patched with wrapt; a glob stands for Python functions only."""
+    """Whether a target is patched with wrapt."""
     if patcher == "wrapt":
         return True
-    if is_glob(target):
-        return False
     try:
         return not isinstance(resolve(target).function, types.FunctionType)
     except TargetError:
         return False
+
+
+def _of_wrapt(probe: ProbeConfig, module: Any, name: str) -> List[str]:
+    """The targets of a probe in a module that are patched with wrapt; a glob stands for Python functions, unless it names wrapt."""
+    if probe.patcher == "wrapt":
+        return expand(probe.target, probe.exclude, module, name)
+    path = split_target(probe.target)[1]
+    if probe.patcher == "code" or is_glob(path) or type(namespace_of(module).get(path)) is types.FunctionType:
+        return []
+    target = f"{name}:{path}"
+    return expand(probe.target, probe.exclude, module, name) if _needs_wrapt(target, probe.patcher) else []
+
+
+def _is_there(probe: ProbeConfig, module: Any, name: str) -> bool:
+    """Whether something that a probe stands for is in a module."""
+    for target in matching(probe.target, probe.exclude, module, name):
+        try:
+            resolve(target)
+        except TargetError:
+            continue
+        return True
+    return False
+
+
+def _without_match(probe: ProbeConfig) -> ProbePoint:
+    """For a glob that stands for nothing yet."""
+    point = ProbePoint(probe.target, probe)
+    point.reason = "no function matches yet"
+    return point

@@ -45,11 +45,9 @@ class Reports:
 
     def probes(self) -> List[Dict[str, Any]]:
         """Of each probe point, and of each glob that nothing matches yet."""
-        self._table.look_at_imported()
-        points = list(self._table.points.values())
+        points = self._table.every_point()
         for point in points:
             self._table.remove_expired(point)
-        points += self._table.unmatched()
         host = self._host()
         pools = [] if host is None else [peer.lanes for peer in list(host.peers.values())]
         held = on_lanes([*pools, *(hook.lanes for point in points for hook in point.hooks)])

@@ -13,7 +13,12 @@ from .resolve import resolve
 
 
 def expand(pattern: str, exclude: Sequence[str], module: Any, module_name: str) -> List[str]:
-    """The targets in one imported module that a pattern stands for.
+    """All that `matching` gives."""
+    return list(matching(pattern, exclude, module, module_name))
+
+
+def matching(pattern: str, exclude: Sequence[str], module: Any, module_name: str) -> Iterator[str]:
+    """The targets in one imported module that a pattern stands for, one after the other.
 
     A target without a glob stands for itself, so that it can be said to be missing. One that is named in many modules (`shop.*:main`)
     stands for those that define it themselves.
@@ -21,11 +26,13 @@ def expand(pattern: str, exclude: Sequence[str], module: Any, module_name: str) 
     name = split_target(pattern)[1]
     if not is_glob(name):
         target = f"{module_name}:{name}"
-        if is_excluded(target, exclude) or (is_glob(pattern) and not _defines(module, target)):
-            return []
-        return [target]
+        if not is_excluded(target, exclude) and (not is_glob(pattern) or _defines(module, target)):
+            yield target
+        return
     prefix = module_name + ":"
-    return [prefix + name for name in functions_of(module) if matches(pattern, exclude, prefix + name)]
+    for one in functions_of(module):
+        if matches(pattern, exclude, prefix + one):
+            yield prefix + one
 
 
 def _defines(module: Any, target: str) -> bool:

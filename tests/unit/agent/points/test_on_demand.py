@@ -87,8 +87,8 @@ def test_a_module_that_can_be_imported_is_waited_for(tmp_path: Path, monkeypatch
     exec("def charge(n): return n\n", module.__dict__)
     table.module_imported(module)
     assert point.state == "ready"
+    table.forget_unused()
     assert not table.wants_module("shop_that_comes")
-    table.restore_all()
 
 
 def test_what_a_finder_of_the_applications_own_may_bring_is_waited_for(shop: Any, monkeypatch: pytest.MonkeyPatch) -> None:

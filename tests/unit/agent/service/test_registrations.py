@@ -38,6 +38,7 @@ class Service:
         config = from_probes("shop", [f"{NAME}:*"])
         self.table = ProbeTable(config)
         self.table.module_imported(module)
+        self.table.every_point()
         never: List[Any] = []
         self.registrations = Registrations(config, self.table, dict, never.append, never.append)
         joiner = Joiner(parse_address("unix:/nowhere"), b"", limits=Limits(), on_notice=never.append)
