@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Dict, Iterator, List, Mapping, Sequence, Tuple
 
 from xpc_instrument.cli.run import make_environment
+from xpc_instrument.cli.stub import stub_text
 from xpc_instrument.core.config import file as config
 from xpc_instrument.core.config.packed import pack
+from xpc_instrument.core.discovery.folder import VARIABLE
 
 from ..measure.timing import Comparison, Group, Line, Measured, Plot, TimeFunction
 from ..processes import catalogue
@@ -61,7 +63,8 @@ def _plain(folder: Path) -> Dict[str, str]:
 
 def _under_agent(folder: Path, file: Path) -> Dict[str, str]:
     """The environment in which `xpc-instrument run` starts a program; the launcher puts the program's pid in."""
-    return make_environment(_plain(folder), pack(config.load(file)), 0)
+    read = config.load(file)
+    return make_environment(_plain(folder), pack(read), 0, stub_text(read))
 
 
 def _check(folder: Path, file: Path, count: int) -> None:
@@ -76,7 +79,7 @@ def _start(launcher: Peer, start: Start, loops: int) -> Measured:
     answer = launcher.ask(repr(start)).split()
     if answer[0] != "0":
         raise PeerError(f"{' '.join(start[0])} ended with the wait status {answer[0]}; expected 0")
-    return {"time": float(answer[1]), "memory": float(answer[2])}
+    return {"time": float(answer[1]), "memory": float(answer[2]), "processor": float(answer[3])}
 
 
 def _starts(folder: Path, program: str, words: Sequence[str]) -> Iterator[Tuple[str, Start]]:
@@ -96,7 +99,7 @@ def _starts(folder: Path, program: str, words: Sequence[str]) -> Iterator[Tuple[
 
 @contextmanager
 def _startup() -> Iterator[Mapping[str, TimeFunction]]:
-    with runtime_dir() as folder:
+    with runtime_dir() as folder, _as_runtime_dir(folder):
         catalogue.write(folder, _COUNTS[-1])
         options = ("-I", "-S", str(ROOT / "benchmarks/processes/launcher.py"))
         with Peer("benchmarks.processes.launcher", runtime_dir=folder, options=options) as launcher:
@@ -106,6 +109,20 @@ def _startup() -> Iterator[Mapping[str, TimeFunction]]:
                 if not missing(program)
                 for way, start in _starts(folder, program, words)
             }
+
+
+@contextmanager
+def _as_runtime_dir(folder: Path) -> Iterator[None]:
+    """What the command would hand over to the stand-in for the agent says where that folder is."""
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = str(folder)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[VARIABLE]
+        else:
+            os.environ[VARIABLE] = before
 
 
 def _points(count: int) -> str:
@@ -120,6 +137,11 @@ def _rows() -> Iterator[Comparison]:
             yield Comparison(f"{program}, {_points(count)}: time", f"{program}, {count}, time", f"{plain}, time", needs=needs)
         name = f"{program}, {_points(_RUN_COUNT)}, with `xpc-instrument run`: time"
         yield Comparison(name, f"{program}, run, time", f"{plain}, time", needs=needs)
+        for count in _COUNTS:
+            name = f"{program}, {_points(count)}: processor time"
+            yield Comparison(name, f"{program}, {count}, processor", f"{plain}, processor", needs=needs)
+        name = f"{program}, {_points(_RUN_COUNT)}, with `xpc-instrument run`: processor time"
+        yield Comparison(name, f"{program}, run, processor", f"{plain}, processor", needs=needs)
         for count in _COUNTS:
             name = f"{program}, {_points(count)}: memory"
             yield Comparison(name, f"{program}, {count}, memory", f"{plain}, memory", needs=needs, unit="byte")
@@ -141,23 +163,23 @@ STARTUP = Group(
     title="Start-up: time and memory",
     about="""\
 Three programs from their start to their end, without the agent and with it: `python -c pass`, a Flask application that is imported,
-built and left again, and `pip --version`. Time is that of the wall; memory is the peak of the resident set that the kernel reports for
-the process.
+built and left again, and `pip --version`. Time is that of the wall, processor time that of the process in user and system mode; memory is
+the peak of the resident set that the kernel reports for the process.
 
-The agent is started as `xpc-instrument run` starts it in the program and in each Python process that this starts in turn: by the
-variables of the environment. The rows "with `xpc-instrument run`" have that command in front, which is a Python program of its own that
+The programs are started as `xpc-instrument run` starts one, and as each Python process that it starts in turn is: by the variables of
+the environment. The rows "with `xpc-instrument run`" have that command in front, which is a Python program of its own that
 becomes the other one.
 
 The Flask application has a module of 10,000 functions, with the agent and without: 1 or 100 of them are named in the config one by one,
-and 10,000 by one glob, `catalogue:*`, since so many names do not fit into the environment. It imports the module, so all of these are
-made hookable. In `python -c pass` the same probe points wait for a module that is never imported, and in `pip --version` all but one,
-the function `main` of pip itself.""",
+and 10,000 by one glob, `catalogue:*`, since so many names do not fit into the environment. It imports the module, so the agent is loaded
+there. In `python -c pass` the same probe points wait for a module that is never imported, and in `pip --version` all but one, the function
+`main` of pip itself.""",
     why="""\
-With the agent a program starts slower, by what it takes to import the agent's modules, to open a socket and to announce the process:
-the same for each program, so it shows most where the program does nothing. A probe point whose module is imported costs a look at the
-function, which is not copied and not changed before a hook is armed, and a record of its state and its counters; one whose module is
-not imported costs its line of the config. `xpc-instrument run` starts one more interpreter, which reads and checks the config file
-before it becomes the program; that is paid once for an application, not by the processes that it starts.""",
+A program that imports no module with a target pays for the stand-in of the agent: a finder, a listening socket, a file that announces
+the process, and a thread. One that does pays for importing the agent's modules as well, as it would when somebody connects; that is the
+same for each program, so it shows most where the program does little. A probe point costs nothing before somebody asks for it, whether its
+module is imported or not, but its line of the config. `xpc-instrument run` starts one more interpreter, which reads and checks the
+config file before it becomes the program; that is paid once for an application, not by the processes that it starts.""",
     plots=(
         Plot(
             "startup-time",

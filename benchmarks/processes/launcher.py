@@ -1,5 +1,6 @@
 """Starts programs and says what each took: `python -I -S launcher.py`. A line on its standard input is the words of a command and the
-variables of its environment, as a literal of Python; it answers with the status, the seconds and the peak of the memory in bytes.
+variables of its environment, as a literal of Python; it answers with the status, the seconds, the peak of the memory in bytes, and the
+seconds of processor time.
 
 The peak that the kernel reports for a process is at least what its parent had at the fork, so the programs that are measured are started by
 this one, which is smaller than any of them: it loads no more than it needs.
@@ -17,8 +18,8 @@ _OWN_PID = "XPC_INSTRUMENT_MAIN_PID"
 _UNIT = 1 if sys.platform == "darwin" else 1024
 
 
-def launch(words: list[str], environment: dict[str, str]) -> tuple[int, float, int]:
-    """Run a command and wait for its end; (exit status, seconds, bytes)."""
+def launch(words: list[str], environment: dict[str, str]) -> tuple[int, float, int, float]:
+    """Run a command and wait for its end; (exit status, seconds, bytes, seconds of processor time)."""
     started = time.perf_counter()
     pid = os.fork()
     if not pid:
@@ -31,7 +32,7 @@ def launch(words: list[str], environment: dict[str, str]) -> tuple[int, float, i
         finally:
             os._exit(127)
     _, status, used = os.wait4(pid, 0)
-    return status, time.perf_counter() - started, used.ru_maxrss * _UNIT
+    return status, time.perf_counter() - started, used.ru_maxrss * _UNIT, used.ru_utime + used.ru_stime
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ command cannot be executed, or found.
 from __future__ import annotations
 
 import argparse
+import importlib
 import io
 import os
 import sys
@@ -24,9 +25,9 @@ from ..core.model.errors import (
     XpcError,
 )
 from ..core.version import __version__
-from . import certificates, check, ls, ps, run
 
-_COMMANDS = (run, ps, ls, check, certificates)
+# Modules of this package.
+_COMMANDS = ("run", "ps", "ls", "check", "certificates")
 
 EXIT_CODES = """\
 exit codes:
@@ -58,9 +59,11 @@ def main(argv: Optional[List[str]] = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"xpc-instrument {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for command in _COMMANDS:
-        command.add_parser(commands)
-    options = parser.parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    # The one that is meant: `run` is in front of an application, which need not pay for what the others import.
+    for name in words[:1] if words[:1] and words[0] in _COMMANDS else _COMMANDS:
+        importlib.import_module(f".{name}", __name__).add_parser(commands)
+    options = parser.parse_args(words)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # What runs may be called something that this terminal has no letters for.
         sys.stdout.reconfigure(errors="backslashreplace")

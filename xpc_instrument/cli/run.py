@@ -8,7 +8,6 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
@@ -246,6 +245,9 @@ def check_interpreter(interpreter: str) -> None:
     """Refuse an interpreter whose environment does not have the package. Raises `InjectionError`."""
     if is_this_interpreter(interpreter):
         return
+    # Late: it takes as long to import as half of this command, and most commands run this very Python.
+    import subprocess
+
     from ..core.version import __version__
 
     # Without the current folder, which `-c` adds and the agent's start does not see.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 
 from ..core.config.schema import Config
 from ..core.discovery.folder import runtime_dir
@@ -41,7 +40,7 @@ def stub_text(config: Config) -> str:
 
     So at a fixed address, where there are no unix sockets, and where a target is in a module that the agent needs itself.
     """
-    if config.manager.address != "unix" or not hasattr(socket, "AF_UNIX") or not hasattr(os, "register_at_fork"):
+    if config.manager.address != "unix" or not hasattr(os, "register_at_fork"):
         return ""
     try:
         folder = str(runtime_dir())
