@@ -16,6 +16,9 @@ from ..core.values.references import MAX_ITEMS
 # What a hook returns most often; to ask `inspect` whether it is awaitable costs more than all else that `finished` does.
 PLAIN = ATOMS | {tuple, list, dict}
 
+# How long hooks that are under way when the session ends have to end, in seconds.
+_TO_BE_CANCELLED = 1.0
+
 
 class AsyncHooks:
     """The event loop of a session's `async def` hooks, in a thread that is started when the first of them runs."""
@@ -48,13 +51,22 @@ class AsyncHooks:
             return self._loop
 
     def close(self) -> None:
-        """End the loop."""
-        if self._loop is None or self._thread is None:
+        """Cancel the hooks that are under way, and end the loop, at the latest when they have had a second to take that. Also twice."""
+        if self._loop is None or self._thread is None or self._loop.is_closed():
             return
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        asyncio.run_coroutine_threadsafe(self._end(self._loop), self._loop)
         self._thread.join(5.0)
         if not self._thread.is_alive():
             self._loop.close()
+
+    @staticmethod
+    async def _end(loop: asyncio.AbstractEventLoop) -> None:
+        under_way = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in under_way:
+            task.cancel()
+        if under_way:
+            await asyncio.wait(under_way, timeout=_TO_BE_CANCELLED)
+        loop.stop()
 
 
 class _Errand:

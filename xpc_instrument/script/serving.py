@@ -171,8 +171,9 @@ class HookServer:
         self._tell(hook, error)
 
     def _tell(self, hook: Hook, error: BaseException) -> None:
-        if not self._leaving:
-            log.error("the %s hook on %s failed", hook.mode, hook.handle.target, exc_info=error)
+        if self._leaving:
+            return
+        log.error("the %s hook on %s failed", hook.mode, hook.handle.target, exc_info=error)
         hook.handle._tell_failure(error)
 
     def cut_off(self, wire: Wire, seconds: float) -> None:

@@ -30,7 +30,10 @@ def pooled(*args):
 
 async def under_way(call):
     begun.set()
-    await asyncio.Event().wait()
+    try:
+        await asyncio.Event().wait()
+    finally:
+        print("=unwound", flush=True)
 
 def at_exit():
     # When `threading` has ended executors and threads.
@@ -93,6 +96,8 @@ def test_calls_that_go_on_while_a_script_ends_fail_neither_in_the_application_no
         app.begin(f"calls {number}", "{till.pay(1) for _ in iter(till.release.is_set, True)}")
     script.send_line()
     assert script.wait() == (1 if end == "an exception" else 0)
+    assert script.text.count("Traceback") == (end == "an exception")
+    assert "=unwound" in script.text or hook != "under_way"
     app.disarmed()
     app.value("till.let_go() and None")
     assert {frozenset(app.end(f"calls {number}")["outcome"]) for number in range(2)} <= {frozenset({"paid"}), frozenset({"paid", "hooked"})}

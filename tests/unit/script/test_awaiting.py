@@ -127,3 +127,26 @@ def test_an_error_leaves_nothing_behind_that_waits_for_the_collector(hooks: Asyn
         assert gone() is None
     finally:
         gc.enable()
+
+
+def test_hooks_under_way_are_cancelled_when_the_session_ends(hooks: AsyncHooks) -> None:
+    begun, outcome = threading.Event(), []
+
+    async def hook() -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            outcome.append("unwound")
+
+    def serve() -> None:
+        with pytest.raises(asyncio.CancelledError):
+            hooks.finished(hook())
+        outcome.append("ended")
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    assert begun.wait(PATIENCE)
+    hooks.close()
+    thread.join(PATIENCE)
+    assert outcome == ["unwound", "ended"]
