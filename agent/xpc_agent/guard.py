@@ -69,11 +69,17 @@ def guarded(work: Work) -> Work:
 
     @functools.wraps(work)
     def run(*args: Any, **kwargs: Any) -> Any:
-        before, guard.on = guard.on, True
+        before = guard.on
         try:
+            guard.on = True
             return work(*args, **kwargs)
         finally:
-            guard.on = before
+            # Twice, as up to Python 3.10 it may be interrupted at the beginning of the first.
+            try:
+                guard.on = before
+            except BaseException:
+                guard.on = before
+                raise
 
     return cast(Work, run)
 

@@ -14,6 +14,7 @@ import os
 import time
 from typing import Dict, List, Optional
 
+from xpc_instrument.core.model.interrupts import raise_interrupt
 from xpc_instrument.core.node.threads import Run, ServiceThread
 from xpc_instrument.core.unpatched import POLLIN, POLLOUT, allocate_lock, poll, read, write
 
@@ -88,15 +89,16 @@ class Sender:
             # Cheaper for the caller than a write, which would let go of the GIL: the sender would take it, and keep it for its turn.
             try:
                 self._nap.release()
-            except RuntimeError:
-                pass  # another thread was faster
+            except RuntimeError as error:
+                raise_interrupt(error, of_values=True)  # else another thread was faster
             # Else it has begun to poll meanwhile, perhaps without having seen that.
             if self._napping:
                 return
         try:
             _write(self._wake_w, b"w")
-        except OSError:
-            pass  # full of wake-ups that are not read yet, or just closed, at the end of the process
+        except OSError as error:
+            raise_interrupt(error, of_values=True)
+            # Full of wake-ups that are not read yet, or just closed, at the end of the process
 
     @guarded
     def _start(self) -> None:
@@ -113,6 +115,7 @@ class Sender:
             try:
                 self._thread.start()
             except RuntimeError as error:
+                raise_interrupt(error)
                 log.error("no thread can be started to send events, which are dropped when their queue is full: %s", error)
         finally:
             self._lock.release()

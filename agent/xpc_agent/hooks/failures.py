@@ -7,7 +7,7 @@ Rules:
   affair; with "raise" it keeps the original from running only if it could not be asked or did not answer.
 - An exception that an `around` hook raises by mistake is such a failure (the script decides which is one), and so is any error of ours.
 - An invocation that is under way while its hook is removed goes on without it; that is no failure.
-- What a signal handler raises in a thread that waits here, such as a time limit of the application, is the application's.
+- What interrupts a thread that is here, such as a time limit of the application, is the application's (`core.model.interrupts`).
 - What goes wrong is counted by cause, and logged once per hook and cause (logger `xpc_agent`).
 - A lane goes back to the others only after a whole answer. After anything else nobody knows what comes next on it, and it is closed.
 """
@@ -20,6 +20,7 @@ from typing import Any, Callable, Dict, Optional, Union
 from xpc_instrument.core.calls.caller import Outgoing
 from xpc_instrument.core.calls.outcome import Failed, NotFound, Outcome
 from xpc_instrument.core.model.errors import ChannelError, DeadlineError, HookFailedError, HookTimeoutError, PayloadError
+from xpc_instrument.core.model.interrupts import interrupt_in, raise_interrupt
 from xpc_instrument.core.model.target import Mode
 from xpc_instrument.core.model.terms import Terms
 from xpc_instrument.core.model.words import one_line
@@ -31,7 +32,6 @@ from ..guard import guarded
 from ..relay import RelayedPeer, RelayLanes
 from .admission import Admission, SuspensionPolicy
 from .counters import HookCounters
-from .signal_handlers import raise_on, raised_by_handler
 
 log = logging.getLogger("xpc_agent")
 
@@ -112,7 +112,7 @@ class FailingOpen:
     def _after(self, error: Exception, lane: Optional[Wire], outgoing: Optional[Outgoing]) -> Optional[Outcome]:
         """After an error: the outcome that the application gets, or None if the original is still to run.
 
-        What a signal handler raised is raised on.
+        What has interrupted the thread is raised on.
         """
         failed = self._failed(error, lane)
         if outgoing is not None and outgoing.proceeded is not None:
@@ -135,14 +135,9 @@ class FailingOpen:
 
     def _failed(self, error: Exception, lane: Optional[Wire]) -> bool:
         """Count and log an error; False if it is none, because the hook was removed meanwhile."""
-        raised = raised_by_handler(error)
-        if raised is not None:
+        if interrupt_in(error) is not None:
             self._abandon(lane)
-            try:
-                raise_on(raised)
-            finally:
-                # Its traceback holds this frame.
-                del raised, error
+            raise_interrupt(error)
         answered = isinstance(error, (Failed, NotFound))
         if lane is not None:
             (self.lanes.give if answered else self.lanes.drop)(lane)
@@ -199,5 +194,6 @@ class FailingOpen:
         try:
             self.peer.notify(kind, hook=self.number, target=self.target, pid=self.pid, **data)
         except (OSError, ChannelError) as error:
+            raise_interrupt(error)
             # The connection to it is gone, which its owner acts upon.
             log.debug("the script (%s) cannot be told that a hook on %s is %s: %s", self.peer.who, self.target, kind, error)

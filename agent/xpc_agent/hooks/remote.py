@@ -285,8 +285,9 @@ class RemoteHook(FailingOpen):
             deadline = _now() + self._timeout
             # The lane first: what many tasks that wait for one pickle meanwhile would all be done in one turn of the loop.
             lane = self.lanes.take_in_turn() or await self.lanes.take_later(deadline)
-            before, guard.on = guard.on, True
+            before = guard.on
             try:
+                guard.on = True
                 if invocation is None:
                     instance, own = split(args, bound)
                     meta = Meta.at_start(number or next_number(), self.pid, get_ident(), instance)
@@ -301,7 +302,11 @@ class RemoteHook(FailingOpen):
                     payload = small, ()
                 rest = lane.transmit_at_once(self._call(lane, payload))
             finally:
-                guard.on = before
+                try:
+                    guard.on = before
+                except BaseException:
+                    guard.on = before
+                    raise
             if rest:
                 await lane.transmit_async(rest, deadline)
             frame = await lane.recv_frame_async(deadline)
@@ -312,11 +317,16 @@ class RemoteHook(FailingOpen):
                         self._recovered()
                     return None
                 if frame.opcode is _RETURN and is_plain(frame.body):
-                    before, guard.on = guard.on, True
+                    before = guard.on
                     try:
+                        guard.on = True
                         value = load(frame.body, frame.buffers)
                     finally:
-                        guard.on = before
+                        try:
+                            guard.on = before
+                        except BaseException:
+                            guard.on = before
+                            raise
                     self._answered(lane)
                     return value
                 outgoing = self._conversation(_Guarded, own, kwargs, meta, instance, invocation)

@@ -14,6 +14,7 @@ from threading import get_ident
 from time import perf_counter  # noqa: F401 - used in `_PASSING`
 from typing import Any, Callable, Optional, Tuple
 
+from xpc_instrument.core.model.interrupts import raise_interrupt
 from xpc_instrument.core.model.target import Mode
 from xpc_instrument.core.model.terms import Terms
 from xpc_instrument.core.values.exceptions import dump_exception
@@ -207,8 +208,9 @@ class UnwaitedHook(RemoteHook):
             if self.mode is Mode.AFTER:
                 outcome, size = self._outcome(result, error)
                 fillers += size // queue.share
-        except Exception:
+        except Exception as fault:
             self._drop()
+            raise_interrupt(fault)
             self.counters.fail("internal")
             if not self._logged.get("internal"):
                 self._logged["internal"] = True

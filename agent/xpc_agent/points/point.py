@@ -10,6 +10,7 @@ from typing import Any, List, Optional
 
 from xpc_instrument.core.config.schema import ProbeConfig
 from xpc_instrument.core.model.errors import TargetError
+from xpc_instrument.core.model.interrupts import raise_interrupt
 
 from ..hooks.counters import Counters
 from ..hooks.dispatch import Dispatcher, HookChain
@@ -53,6 +54,7 @@ class ProbePoint:
         except TargetError as error:
             self.state, self.reason = "missing", str(error)
         except Exception as error:
+            raise_interrupt(error, of_values=True)
             log.exception("making %s hookable failed", self.target)
             self.state, self.reason, self.patch = "unpatchable", f"{type(error).__name__}: {error}", None
 

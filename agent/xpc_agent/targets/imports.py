@@ -3,7 +3,7 @@
 Rules:
 - One finder, first on `sys.meta_path`, that answers only for modules that somebody waits for, with the spec that the other finders give.
 - The loader it puts in between restores the module's own loader before it runs the module. A lazy module is waited for until it runs.
-- Nothing of ours raises into the import; what fails is logged (logger `xpc_agent`).
+- Nothing of ours raises into the import; what fails is logged (logger `xpc_agent`). What interrupts the thread meanwhile goes on.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import logging
 import sys
 import threading
 from typing import Any, Callable, Optional, Set
+
+from xpc_instrument.core.model.interrupts import raise_interrupt
 
 from .module import is_lazy
 
@@ -49,7 +51,8 @@ class _Loader:
         loader = self._xpc_loader
         try:
             self._restore(module)
-        except Exception:
+        except Exception as error:
+            raise_interrupt(error, of_values=True)
             log.exception("%s keeps a loader of the agent's, which behaves as its own", self._xpc_name)
         self._xpc_watcher.run(loader, module, self._xpc_name)
 
@@ -91,7 +94,8 @@ class ImportWatcher:
             # A finder may ask all finders itself for the module that it is asked for, or import another one on the way.
             if name in finding or not self._wanted(name):
                 return None
-        except Exception:
+        except Exception as error:
+            raise_interrupt(error, of_values=True)
             log.exception("watching the import of %s failed; its probe points stay as they are", name)
             return None
         finding.add(name)
@@ -104,7 +108,8 @@ class ImportWatcher:
             return spec
         try:
             spec.loader = _Loader(loader, name, self)  # type: ignore[union-attr]
-        except Exception:
+        except Exception as error:
+            raise_interrupt(error, of_values=True)
             log.exception("watching the import of %s failed; its probe points stay as they are", name)
         return spec
 
@@ -138,5 +143,6 @@ class ImportWatcher:
             return
         try:
             self._imported(module)
-        except Exception:
+        except Exception as error:
+            raise_interrupt(error, of_values=True)
             log.exception("making %s hookable failed; it runs as if the agent were not there", name)

@@ -14,6 +14,7 @@ import time
 from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
 from ..model.errors import PayloadError, RemoteProtocolError
+from ..model.interrupts import raise_interrupt
 from ..protocol.codec import Bytes, Frame
 from ..protocol.messages import Opcode
 from ..values.exceptions import dump_exception, load_exception
@@ -126,8 +127,8 @@ class Outgoing:
             op, number, name = request["op"], request["ref"], request["name"]
             if not (isinstance(op, str) and isinstance(number, int) and isinstance(name, str)):
                 raise RemoteProtocolError("REFER with fields of the wrong types")
-        except (KeyError, TypeError):
-            raise RemoteProtocolError("REFER without op, ref and name") from None
+        except (KeyError, TypeError) as error:
+            raise RemoteProtocolError("REFER without op, ref and name") from error
         if op == "separately":
             body, buffers = self._separately()
             return wire.connection.send(_RESULT, 0, body, buffers)
@@ -135,6 +136,7 @@ class Outgoing:
             answer = run_original(self._extra, (name,), {})
             if answer.error is None:
                 return wire.connection.send(_RESULT, 0, *dump(answer.value, self.profile, RECORD_SLACK))
+            raise_interrupt(answer.error, of_values=True)
             outcome = answer
         elif not self._may_refer:
             # Nothing that came with it has been loaded.
@@ -148,6 +150,8 @@ class Outgoing:
             except (SystemExit, GeneratorExit) as error:
                 # The hook asked, so the hook gets it.
                 outcome = Outcome(error=error)
+            if outcome.error is not None:
+                raise_interrupt(outcome.error, of_values=True)
         return self.answer(wire, outcome)
 
     def _extra(self, name: str) -> Any:

@@ -22,6 +22,7 @@ from typing import Any, Callable, Deque, List, Optional
 from weakref import WeakValueDictionary
 
 from ..model.errors import ChannelError, DeadlineError
+from ..model.interrupts import raise_interrupt
 from ..unpatched import allocate_lock
 from ..wire.hubs import GREENLET, TrioBell, hub, trio
 from ..wire.turns import Turns, turns_here
@@ -92,8 +93,8 @@ class LanePool:
             # What `_pop` does, in fewer steps, where the newest free lane is as it should be.
             try:
                 wire = self._free.pop()
-            except IndexError:
-                pass
+            except IndexError as error:
+                raise_interrupt(error, of_values=True)
             else:
                 if not wire.closed:
                     return wire
@@ -194,7 +195,8 @@ class LanePool:
         while self._free:
             try:
                 self._free.pop().charge(None)
-            except IndexError:
+            except IndexError as error:
+                raise_interrupt(error, of_values=True)
                 break  # its last user was faster
         while self._waiters:
             self._wake_one()
@@ -214,7 +216,8 @@ class LanePool:
         while True:
             try:
                 wire = self._free.pop()
-            except IndexError:
+            except IndexError as error:
+                raise_interrupt(error, of_values=True)
                 return None
             if not wire.closed:
                 return wire
@@ -249,14 +252,16 @@ class LanePool:
     def _wake_one(self) -> None:
         try:
             wake = self._waiters.popleft()
-        except IndexError:
+        except IndexError as error:
+            raise_interrupt(error, of_values=True)
             return
         wake()
 
     def _forget(self, wake: Callable[[], None]) -> None:
         try:
             self._waiters.remove(wake)
-        except ValueError:
+        except ValueError as error:
+            raise_interrupt(error, of_values=True)
             # Already woken, by a lane that another one may use.
             if self._free:
                 self._wake_one()
@@ -281,9 +286,9 @@ class _Release:
     def __call__(self) -> None:
         try:
             self._lock.release()
-        except RuntimeError:
+        except RuntimeError as error:
+            raise_interrupt(error, of_values=True)
             # Woken twice: it looks at the free lanes anyway.
-            pass
 
     def wait(self, timeout: float) -> bool:
         return bool(self._lock.acquire(True, timeout))
@@ -304,6 +309,6 @@ class _Settle:
     def __call__(self) -> None:
         try:
             self._turns.settle_soon(self.future)
-        except RuntimeError:
+        except RuntimeError as error:
+            raise_interrupt(error, of_values=True)
             # The loop was closed meanwhile; nobody waits there any more.
-            pass

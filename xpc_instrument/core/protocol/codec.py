@@ -282,7 +282,7 @@ def load_json(body: Bytes, what: str, max_nesting: int) -> Any:
     try:
         value = json.loads(bytes(body), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise RemoteProtocolError(f"{what}: not JSON ({type(error).__name__}: {error!s:.120})") from None
+        raise RemoteProtocolError(f"{what}: not JSON ({type(error).__name__}: {error!s:.120})") from error
     containers = _containers([value])
     for _ in range(max_nesting):
         if not containers:

@@ -7,6 +7,7 @@ import traceback
 from typing import Any, Optional
 
 from ..model.errors import PayloadError, RemoteError, RemoteTraceback
+from ..model.interrupts import raise_interrupt
 from ..protocol.codec import Bytes
 from .names import FAULTS, describe
 from .pickling import Payload, load
@@ -24,6 +25,7 @@ def dump_exception(error: BaseException, profile: PeerProfile, asker: Optional[A
     try:
         trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     except FAULTS as problem:
+        raise_interrupt(problem, of_values=True)
         trace = f"{text}\n(its traceback cannot be formatted: {describe(problem)})"
     inner: Optional[bytes] = None
     try:

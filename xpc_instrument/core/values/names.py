@@ -9,6 +9,8 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+from ..model.interrupts import raise_interrupt
+
 # What a value's own code may raise while it is pickled, loaded or shown: it must not end the thread. KeyboardInterrupt is the user's.
 FAULTS = (Exception, SystemExit, GeneratorExit)
 
@@ -17,7 +19,8 @@ def describe(error: BaseException) -> str:
     try:
         # What `__str__` gives may be a subclass of str with methods of its own; `join` makes a plain one.
         text = "".join((str(error), " "))[:-1]
-    except FAULTS:
+    except FAULTS as fault:
+        raise_interrupt(fault, of_values=True)
         text = "(its text cannot be had)"
     return f"{_name_of(type(error))}: {text[:300]}"
 

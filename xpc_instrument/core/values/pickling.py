@@ -19,6 +19,7 @@ import types
 from typing import Any, List, Optional, Sequence, Tuple
 
 from ..model.errors import PayloadError
+from ..model.interrupts import raise_interrupt
 from ..protocol.codec import Bytes
 from .names import FAULTS, describe, type_name
 from .plain import PROTOCOL, dump_if_small
@@ -100,10 +101,12 @@ def dump(value: Any, profile: PeerProfile, slack: int = 0) -> Payload:
     except _TooLarge:
         raise _too_large(value, profile) from None
     except (pickle.PicklingError, AttributeError) as error:
+        raise_interrupt(error, of_values=True)
         # Raised for functions and classes that have no importable name. What fails otherwise is not copied by cloudpickle either, or is
         # better off as a reference: a module, a memoryview.
         return _dump_by_value(value, profile, slack, error)
     except FAULTS as error:
+        raise_interrupt(error, of_values=True)
         raise PayloadError(f"{type_name(value)} cannot be pickled: {describe(error)}") from error
     pieces = writer.pieces
     if len(pieces) == 1:
@@ -166,6 +169,7 @@ def _dump_by_value(value: Any, profile: PeerProfile, slack: int, cause: Optional
     except _TooLarge:
         raise _too_large(value, profile) from None
     except FAULTS as error:
+        raise_interrupt(error, of_values=True)
         raise PayloadError(f"{type_name(value)} cannot be pickled: {describe(error)}") from error
     return b"".join(writer.pieces), writer.buffers
 
@@ -179,6 +183,7 @@ def load(body: Bytes, buffers: Sequence[Bytes]) -> Any:
     try:
         return pickle.loads(body, buffers=buffers) if buffers else pickle.loads(body)
     except FAULTS as error:
+        raise_interrupt(error, of_values=True)
         raise PayloadError(f"what the other side sent cannot be loaded here: {describe(error)}") from error
 
 

@@ -20,6 +20,7 @@ from time import monotonic
 from typing import Any, List, Optional, Sequence
 
 from ..model.errors import ChannelError, DeadlineError
+from ..model.interrupts import raise_interrupt
 from ..protocol.codec import Bytes, Frame
 from ..protocol.connection import Connection
 from ..unpatched import POLLIN, POLLOUT, poll
@@ -405,9 +406,9 @@ class Stream:
         try:
             if _identity_of(self.sock) == self._identity:
                 self.sock.shutdown(socket.SHUT_RDWR)
-        except OSError:
+        except OSError as error:
+            raise_interrupt(error, of_values=True)
             # Not connected any more: closing is all that is left to do.
-            pass
         if not any(self._waiting):
             self._let_go()
 
@@ -430,7 +431,8 @@ def _identity_of(sock: socket.socket) -> Any:
     """What tells a socket from whatever has its number later; None if there is none, or on a system that does not tell."""
     try:
         facts = os.fstat(sock.fileno())
-    except OSError:
+    except OSError as error:
+        raise_interrupt(error, of_values=True)
         return None
     return facts.st_dev, facts.st_ino
 
