@@ -189,7 +189,7 @@ class Stub:
                     self.load()
                 else:
                     self._start_thread()
-        except Exception:
+        except OSError:
             self.load()
         if self.run is None:
             # Another thread loads the agent, and will look at it.
@@ -216,9 +216,14 @@ class Stub:
                     # The application has closed all descriptors, as daemons do; the number may be one of its own by now.
                     self.listener = -1
                 self.run = autostart(self)
-        except Exception as error:
-            sys.stderr.write("xpc-instrument: the agent cannot be imported (%s); this process is not instrumented\n" % error)
+        except BaseException as error:
             self.withdraw()
+            if not isinstance(error, Exception):
+                raise
+            sys.stderr.write("xpc-instrument: the agent cannot be loaded (%s); this process is not instrumented\n" % error)
+            interrupts = sys.modules.get("xpc_instrument.core.model.interrupts")
+            if interrupts is not None:
+                interrupts.raise_interrupt(error)
         finally:
             if may_load:
                 self.state = _OVER
