@@ -12,6 +12,7 @@ from .core.version import __version__
 if TYPE_CHECKING:
     from .core.model.errors import (
         AddressInUseError,
+        AmbiguousApplicationError,
         ApplicationNotFoundError,
         AuthenticationError,
         ChannelError,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "AddressInUseError": "core.model.errors",
+    "AmbiguousApplicationError": "core.model.errors",
     "ApplicationNotFoundError": "core.model.errors",
     "AuthenticationError": "core.model.errors",
     "Call": "script.call",
@@ -71,6 +73,7 @@ _HOMES = {
 __all__ = [
     "TLS",
     "AddressInUseError",
+    "AmbiguousApplicationError",
     "ApplicationNotFoundError",
     "AuthenticationError",
     "Call",

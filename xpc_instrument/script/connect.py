@@ -28,11 +28,16 @@ def connect(
     limits: Optional[Limits] = None,
     tls: Optional[TLS] = None,
     plaintext_beyond_loopback: bool = False,
+    all: bool = False,
 ) -> Session:
     """Join an instrumented application: by its name (all its processes, those born later too), a pid (that process) or an address.
 
     ``timeout`` is how many seconds to wait for an application that is not there yet, such as one that has just been started. An application
     on TCP needs its ``authkey``, and beyond loopback ``tls`` too, unless ``plaintext_beyond_loopback`` says that it does not.
+
+    A name means what one ``xpc-instrument run`` started: the program, and all that it starts in turn. Where several have the name,
+    ``AmbiguousApplicationError`` tells their pids, and ``all=True`` joins them all. When the application has ended, the session goes on
+    with the one that is started next under that name.
 
     Raises ``ApplicationNotFoundError``, ``AuthenticationError``, ``ConnectionRefusedError`` or ``TimeoutError``, and ``ConfigError`` for
     certificates that cannot be loaded.
@@ -50,7 +55,7 @@ def connect(
             mistake = app_mistake(application)
             if mistake:
                 raise ApplicationNotFoundError(f"{application!r:.200} {mistake}")
-            session._follow(application, timeout)
+            session._follow(application, timeout, all)
         else:
             address = parse_address(application)
             _when_there(lambda: session._join(address, str(address)), timeout)

@@ -5,6 +5,8 @@ Rules:
   process that could not ring.
 - `look` returns when all processes that are announced are joined, or cannot be. One that does not finish the handshake in time, such as one
   that is stopped, is waited for once: from then on a thread of its own tries, and nobody waits for that.
+- What is followed is what one `xpc-instrument run` started (`Entry.tree`), unless it is every process of that name: a hook meant for one
+  application does not land in another that happens to have its name. When all of it has ended, the next of that name is followed.
 - Whoever looks holds the lock `_looking`, and takes the session's own inside it; so nobody may look who holds that of the session.
 """
 
@@ -15,11 +17,11 @@ import os
 import selectors
 import threading
 import time
-from typing import Callable, Dict, List, Optional, Set
+from typing import Callable, Dict, List, Optional, Sequence, Set, Tuple
 
 from ..core.discovery import entry as discovery
 from ..core.discovery.doorbell import Doorbell
-from ..core.model.errors import AuthenticationError, ChannelError, ConnectTimeoutError, DeadlineError
+from ..core.model.errors import AmbiguousApplicationError, AuthenticationError, ChannelError, ConnectTimeoutError, DeadlineError
 from ..core.node.address import Address, parse_address
 from ..core.node.threads import start_seen
 
@@ -38,11 +40,14 @@ class Follower:
     process at the address is joined now.
     """
 
-    def __init__(self, app: str, session: str, join: Callable[[Address, str], None], is_joined: Callable[[str], bool]) -> None:
+    def __init__(self, app: str, session: str, join: Callable[[Address, str], None], is_joined: Callable[[str], bool], every: bool) -> None:
         """Puts up the doorbell: RuntimeDirError or another OSError if that fails."""
         self.app = app
         self._join_process = join
         self._is_joined = is_joined
+        # The tree of processes that is followed, unless every one of that name is.
+        self._every = every
+        self._tree: Optional[Tuple[str, str]] = None
         self._bell = Doorbell(app, session)
         try:
             self._wake_r, self._wake_w = os.pipe()
@@ -129,7 +134,21 @@ class Follower:
     def _not_joined(self) -> List[discovery.Entry]:
         """Those that are announced and not joined."""
         known = {name for address, name in list(self._names.items()) if self._is_joined(address)}
-        return discovery.processes(self.app, known)
+        found = discovery.processes(self.app, known)
+        if self._every or not found:
+            return found
+        if self._tree is None or not known:
+            # The first, or the next, once all of the one before have ended.
+            trees = {entry.tree for entry in found}
+            if len(trees) > 1 and self._tree not in trees:
+                raise AmbiguousApplicationError(
+                    f"several applications that were started apart are called {self.app!r}: {_told(found)}; expected one: connect to one "
+                    "of the pids, or to all of them with all=True, or give them names of their own with --app"
+                )
+            if self._tree not in trees:
+                self._tree = found[0].tree
+                self._bell.follow(found[0].root)
+        return [entry for entry in found if entry.tree == self._tree]
 
     def _join(self, entry: discovery.Entry, address: Address) -> None:
         self._join_process(address, f"{entry.app} (pid {entry.pid})")
@@ -183,6 +202,10 @@ class Follower:
                 self._bell.drain()
                 try:
                     self.look()
+                except AmbiguousApplicationError as error:
+                    if repr(error) != trouble:
+                        log.warning("%s", error)
+                    trouble = repr(error)
                 except Exception as error:
                     # Such as for want of descriptors: said once, not every second while it lasts.
                     if repr(error) != trouble:
@@ -192,3 +215,15 @@ class Follower:
                     if trouble:
                         log.warning("new processes of %s are found again", self.app)
                     trouble = ""
+
+
+def _told(entries: Sequence[discovery.Entry]) -> str:
+    """The pids, those of one tree together, each tree with a command line."""
+    trees: Dict[Tuple[str, str], List[discovery.Entry]] = {}
+    for entry in entries:
+        trees.setdefault(entry.tree, []).append(entry)
+    parts = []
+    for members in trees.values():
+        pids = ", ".join(str(entry.pid) for entry in members)
+        parts.append(f"pid{'s' if len(members) > 1 else ''} {pids} (`{' '.join(members[0].argv)[:60]}`)")
+    return ", and ".join(parts)

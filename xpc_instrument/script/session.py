@@ -191,10 +191,10 @@ class Session(Registrar):
 
     # processes ---------------------------------------------------------------------------------------------------------
 
-    def _follow(self, app: str, timeout: Optional[float]) -> None:
-        """Cover all processes of an application, waiting up to `timeout` seconds for the first."""
+    def _follow(self, app: str, timeout: Optional[float], every: bool) -> None:
+        """Cover all processes of an application, or `every` one of that name, waiting up to `timeout` seconds for the first."""
         self.app = app
-        self._follower = Follower(app, self._id, self._join, self._is_joined)
+        self._follower = Follower(app, self._id, self._join, self._is_joined, every)
         self._follower.wait_for_first(lambda: bool(self._processes), timeout)
         self._follower.start()
 

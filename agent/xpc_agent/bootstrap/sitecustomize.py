@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _VARIABLE = "XPC_INSTRUMENT_STUB"
+_MAIN = "XPC_INSTRUMENT_MAIN_PID"
 # What takes part in saying where the runtime directory is (core/discovery/folder.py).
 _FOLDERS = ("XPC_INSTRUMENT_RUNTIME_DIR", "XDG_RUNTIME_DIR", "TMPDIR", "TEMP", "TMP")
 # How long a fork waits for the thread that listens to end, and for one that loads the agent, in seconds. That takes a tenth of a second
@@ -286,10 +287,10 @@ class Stub:
         listener.setblocking(False)
         entry = (
             '{"app": "%s", "pid": %d, "ppid": %d, "address": "unix:%s/%s.%d.sock", "started": %s, "since": %r, "argv": [], '
-            '"python": "%d.%d.%d", "version": "%s", "member": "", "namespace": "%s", "stack": %s}'
+            '"python": "%d.%d.%d", "version": "%s", "member": "", "namespace": "%s", "root": "%s", "stack": %s}'
         ) % (
             *(self.app, self.pid, os.getppid(), self.quoted, self.app, self.pid, _of_process(19), time(), *sys.version_info[:3]),
-            *(self.version, _pid_namespace(), _of_process(25)),
+            *(self.version, _pid_namespace(), int(os.environ.get(_MAIN, "0")), _of_process(25)),
         )
         descriptor = os.open(path + ".tmp", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         try:
@@ -301,8 +302,10 @@ class Stub:
         self._inode = os.fstat(self.listener).st_ino
 
     def is_awaited(self) -> bool:
-        """Whether a script waits for processes of the application."""
-        return any(name.endswith(".bell") and name.startswith(self.app + ".") for name in os.listdir(self.folder))
+        """Whether a script waits for processes of the application, or of this tree of them (core/discovery/doorbell.py)."""
+        start = self.app + "."
+        bells = [name[len(start) : -5] for name in os.listdir(self.folder) if name.startswith(start) and name.endswith(".bell")]
+        return any("." not in bell and _is_meant(bell.partition("-")[2]) for bell in bells)
 
     def _is_listening(self) -> bool:
         try:
@@ -475,6 +478,19 @@ def _of_process(field: int) -> str:
     return value if value != "0" else "null"
 
 
+def _is_meant(root: str) -> bool:
+    """Whether a bell that follows the tree with that root, if any, is to be rung by this process."""
+    if root in ("", os.environ.get(_MAIN, "0")):
+        return True
+    try:
+        os.kill(int(root), 0)
+    except (ProcessLookupError, ValueError, OverflowError):
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
 def _pid_namespace() -> str:
     try:
         return os.readlink("/proc/self/ns/pid")
@@ -508,7 +524,7 @@ def _start() -> None:
         sys.stderr.write("xpc-instrument: the agent cannot be imported (no module named 'xpc_agent'); this process is not instrumented\n")
         return
     text = os.environ.get(_VARIABLE, "")
-    main = os.environ.get("XPC_INSTRUMENT_MAIN_PID") == str(os.getpid())
+    main = os.environ.get(_MAIN) == str(os.getpid())
     where = "|".join(os.environ.get(name, "") for name in _FOLDERS)
     if text.startswith("where %s\n" % where.replace("\n", " ")):
         stub = Stub(text)

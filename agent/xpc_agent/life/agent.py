@@ -88,7 +88,7 @@ class Agent:
         try:
             self._listen()
             if self._member is None:
-                sessions = len(ring(self.config.app, os.getpid()))
+                sessions = len(ring(self.config.app, os.getpid(), discovery.own_root()))
                 if waits:
                     self._wait_for(sessions)
         finally:
@@ -158,7 +158,7 @@ class Agent:
         while member is not None and not self._closed:
             try:
                 self._listen()
-                ring(self.config.app, os.getpid())
+                ring(self.config.app, os.getpid(), discovery.own_root())
                 return
             except AuthenticationError as error:
                 log.error("this process cannot be hooked any more: %s", error)
@@ -255,7 +255,7 @@ class Agent:
         alive: Set[str] = set()
         try:
             self._listen()
-            alive = ring(self.config.app, os.getpid())
+            alive = ring(self.config.app, os.getpid(), discovery.own_root())
         finally:
             self._orphans.drop(alive)
         close_with_multiprocessing(self)

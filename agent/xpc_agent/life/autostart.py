@@ -7,12 +7,12 @@ import os
 from typing import Any, Callable, List, Optional, Protocol
 
 from xpc_instrument.core.config.packed import unpack
+from xpc_instrument.core.discovery.entry import MAIN_VARIABLE
 from xpc_instrument.core.model.errors import XpcError
 
 from .control import begin, current, settle
 
 CONFIG_VARIABLE = "XPC_INSTRUMENT_CONFIG_PACKED"
-MAIN_VARIABLE = "XPC_INSTRUMENT_MAIN_PID"
 
 log = logging.getLogger("xpc_agent")
 

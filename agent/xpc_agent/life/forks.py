@@ -18,6 +18,7 @@ import time
 from typing import Callable, Dict, Optional, Protocol, Set, Tuple
 
 from xpc_instrument.core.discovery.doorbell import bell_name, ring
+from xpc_instrument.core.discovery.entry import own_root
 from xpc_instrument.core.node.host import Host
 from xpc_instrument.core.node.lanes import LanePool
 from xpc_instrument.core.node.peer import Peer
@@ -121,7 +122,7 @@ class Orphans:
         """An invocation wants a lane of a session that has not come: ring again, which tells who has gone since the fork."""
         alive: Set[str] = set()
         try:
-            alive = ring(self._app, os.getpid())
+            alive = ring(self._app, os.getpid(), own_root())
         finally:
             self.drop(alive)
 

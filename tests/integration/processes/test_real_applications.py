@@ -403,7 +403,7 @@ def test_a_function_of_pip_is_hooked_in_a_process_that_starts_after_the_hook(run
     # A session needs one process to begin with; those of the same name that start later are joined before they run.
     first = run_program(command=[*prefix, sys.executable, "-c", "print('ready', flush=True); input()"], cwd=tmp_path)
     first.read_until("ready")
-    with xpc_instrument.connect("pip") as session:
+    with xpc_instrument.connect("pip", all=True) as session:
         session.instead("pip._internal.cli.main:main", lambda args=None: print("never seen here") or 23)
         done = subprocess.run([*prefix, sys.executable, "-m", "pip", "--version"], cwd=tmp_path, env={**os.environ, **PIP_ENV}, timeout=20)
         assert done.returncode == 23

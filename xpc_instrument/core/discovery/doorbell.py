@@ -1,6 +1,7 @@
 """Doorbells: how a session hears of new processes of an application without asking for them again and again.
 
-A doorbell is a datagram socket in the runtime dir; a newborn process sends its pid to all of its application's. What a fork inherits
+A doorbell is a datagram socket in the runtime dir; a newborn process sends its pid to all of its application's, but for those that follow
+another application of the same name, which the name of the bell tells. What a fork inherits
 belongs to the process that made it: in a child, `Doorbell.close` leaves the file alone.
 """
 
@@ -15,7 +16,7 @@ from types import TracebackType
 from typing import List, Optional, Set, Type
 
 from ..unpatched import Socket
-from .folder import bound_path, check_app, files, is_pid, is_socket, remove_leftover, runtime_dir, unlink
+from .folder import RuntimeDirError, bound_path, check_app, files, is_pid, is_socket, process_stat, remove_leftover, runtime_dir, unlink
 
 _log = logging.getLogger("xpc_instrument")
 _RINGS_PER_DRAIN = 1_000  # a flood must not keep `drain` from returning; select tells that there are more
@@ -39,6 +40,16 @@ class Doorbell:
         except BaseException:
             self._socket.close()
             raise
+
+    def follow(self, root: str) -> None:
+        """Only processes of the tree with that root have to ring, while it lives: the others need not wait for anybody."""
+        path = self.path.with_name(f"{self.path.name[: -len('.bell')].partition('-')[0]}-{root or '0'}.bell")
+        try:
+            os.rename(self.path, bound_path(path))
+        except (RuntimeDirError, OSError) as error:
+            _log.debug("%s: keeps its name (%s)", self.path, error)
+        else:
+            self.path = path
 
     def fileno(self) -> int:
         """The descriptor to wait on; -1 after `close`."""
@@ -78,13 +89,21 @@ def bell_name(session: str) -> str:
     return session[:8]
 
 
-def ring(app: str, pid: int) -> Set[str]:
-    """Tell all sessions that wait for new processes of `app` about `pid`; the `bell_name`s of those alive. Never waits.
+def is_meant(middle: str, root: str) -> bool:
+    """Whether a bell of that name is for processes of the tree with that root: it follows this one, or any, or one whose root has ended."""
+    followed = middle.partition("-")[2]
+    return followed in ("", root or "0") or (is_pid(followed) and process_stat(int(followed)) is None)
+
+
+def ring(app: str, pid: int, root: str = "") -> Set[str]:
+    """Tell all sessions that wait for new processes of `app` about `pid`, of the tree with that root; the `bell_name`s of those alive.
+
+    Never waits.
 
     RuntimeDirError if the runtime dir is not private; OSError if this process has no descriptor left.
     """
     folder = runtime_dir(create=False)
-    bells = [middle for name, middle, kind in files(folder) if (name, kind) == (app, "bell")]
+    bells = [middle for name, middle, kind in files(folder) if (name, kind) == (app, "bell") and is_meant(middle, root)]
     alive: Set[str] = set()
     if not bells:
         return alive
@@ -94,9 +113,9 @@ def ring(app: str, pid: int) -> Set[str]:
             bell = folder / f"{app}.{name}.bell"
             try:
                 sender.sendto(str(pid).encode("ascii"), os.fspath(bell))
-                alive.add(name)
+                alive.add(bell_name(name))
             except (BlockingIOError, InterruptedError):
-                alive.add(name)  # its queue is full: it will hear of this process when it lists them all
+                alive.add(bell_name(name))  # its queue is full: it will hear of this process when it lists them all
             except ConnectionRefusedError:
                 # Linux says so of what is no socket, too.
                 if is_socket(bell):
@@ -107,7 +126,7 @@ def ring(app: str, pid: int) -> Set[str]:
                 pass  # taken down since the folder was listed
             except OSError as error:
                 if error.errno == errno.ENOBUFS:  # a full queue, on the BSDs
-                    alive.add(name)
+                    alive.add(bell_name(name))
                 else:
                     _log.warning("%s: is no doorbell (%s); skipped", bell, error.strerror)
     return alive

@@ -5,7 +5,8 @@ For an application `shop`, the folder holds:
     shop.4711.json      the `Entry` of process 4711, written whole or not at all
     shop.4711.sock      its socket, if it listens at one of its own
     shop.1f2e3d4c.bell  a doorbell: a datagram socket of a session that wants to hear of new processes of `shop`; the
-                        digits are the first of the session's identifier
+                        digits are the first of the session's identifier, and behind a `-` stands the root of the tree
+                        of processes that it follows, if it has one by now
 
 Rules:
 - A session hears of every process: it binds its doorbell first and lists the processes second; a newborn process
@@ -53,6 +54,9 @@ from .folder import (
 
 _log = logging.getLogger("xpc_instrument")
 
+# `xpc-instrument run` sets it to its pid, which becomes the program's.
+MAIN_VARIABLE = "XPC_INSTRUMENT_MAIN_PID"
+
 _ENTRY_LIMIT = 64 << 10  # bytes of an entry's file; `_own_argv` keeps far below
 
 # How long an entry may take to be written, in seconds; a suspended machine apart, it takes microseconds.
@@ -92,6 +96,9 @@ class Entry(Record):
     namespace: str = ""
     """The pid namespace in which `pid` and `started` are; "" where that cannot be told."""
 
+    root: str = ""
+    """The pid that `xpc-instrument run` had, which this process or one above it was started by; "" of one that was started otherwise."""
+
     stack: Optional[int] = None
     """Where its stack begins, which tells this program from another that it becomes; None where that cannot be told."""
 
@@ -99,6 +106,16 @@ class Entry(Record):
     def name(self) -> str:
         """The name of its file."""
         return f"{self.app}.{self.pid}.json"
+
+    @property
+    def tree(self) -> Tuple[str, str]:
+        """What is the same of all processes that one `xpc-instrument run` started."""
+        return self.namespace, self.root
+
+
+def own_root() -> str:
+    """The pid of the `xpc-instrument run` by which this process, or one above it, was started; "" if it was started otherwise."""
+    return os.environ.get(MAIN_VARIABLE, "")
 
 
 def own_entry(app: str, address: str, member: str = "") -> Entry:
@@ -119,6 +136,7 @@ def own_entry(app: str, address: str, member: str = "") -> Entry:
         __version__,
         member,
         pid_namespace(),
+        own_root(),
         stats.stack,
     )
 
@@ -311,6 +329,7 @@ def _decode(data: bytes) -> Entry:
         version=field("version", str),
         member=field("member", str) if "member" in raw else "",
         namespace=field("namespace", str) if "namespace" in raw else "",
+        root=field("root", str) if "root" in raw else "",
         stack=field("stack", int, type(None)) if "stack" in raw else None,
     )
 

@@ -23,6 +23,10 @@ class ApplicationNotFoundError(XpcError, ProcessLookupError):
     """No running instrumented application has that name or pid."""
 
 
+class AmbiguousApplicationError(ApplicationNotFoundError):
+    """Several applications that were started apart have that name."""
+
+
 class InjectionError(XpcError, RuntimeError):
     """The command cannot be started with the agent in it."""
 

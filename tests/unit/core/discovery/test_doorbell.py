@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -90,3 +92,19 @@ def test_what_is_no_doorbell_is_skipped_logged_and_kept(runtime_dir: Path, caplo
         assert "is no doorbell (" in caplog.text
         assert path.exists()
     path.unlink()
+
+
+def test_a_bell_that_follows_one_tree_is_rung_by_its_processes_only_while_its_root_lives() -> None:
+    with Doorbell("shop", SESSION) as bell, subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        bell.follow(str(other.pid))
+        assert ring("shop", 5, str(os.getpid())) == set()
+        assert ring("shop", 6) == set()
+        assert ring("shop", 7, str(other.pid)) == {bell_name(SESSION)}
+        other.communicate()
+        assert ring("shop", 8, str(os.getpid())) == {bell_name(SESSION)}
+        assert bell.drain() == [7, 8]
+        bell.follow("")
+        assert ring("shop", 9) == {bell_name(SESSION)}
+        path = bell.path
+        assert path.exists()
+    assert not path.exists()
