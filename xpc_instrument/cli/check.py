@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import pkgutil
+import subprocess
 import sys
 from typing import Any, Dict, List, Tuple
 
@@ -13,6 +14,10 @@ from ..core.model.errors import TargetError
 from ..core.model.target import is_glob, module_matches, split_target
 from .options import add_config_options, current_folder, read_config
 from .output import show, show_json
+from .run import check_interpreter, is_this_interpreter, plan_command
+
+# In front of the reason where a module is there, but cannot be imported here.
+_UNKNOWN = "?"
 
 
 def add_parser(commands: Any) -> None:
@@ -21,16 +26,30 @@ def add_parser(commands: Any) -> None:
         "check",
         help="validate a config against importable code",
         description="Validate a config and resolve its targets by importing the modules that they name (from the current folder, like "
-        "`python -m`). Exits with 1 if a target cannot be hooked.",
+        "`python -m`), by the Python of the application's COMMAND if that is given. A module that cannot be imported for want of what the "
+        "application prepares first, such as settings, is `unknown`. Exits with 1 if a target cannot be hooked.",
     )
     add_config_options(parser)
     parser.add_argument("--json", action="store_true", help="print JSON: a list of targets")
+    parser.add_argument("--python", metavar="FILE", help="the Python that the application runs on; default: this one, or COMMAND's")
+    parser.add_argument("words", metavar="COMMAND", nargs=argparse.REMAINDER, help="after --: how the application is started; not run")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Print what became of each target."""
+    words = options.words[1:] if options.words[:1] == ["--"] else options.words
+    if words and options.words[:1] != ["--"]:
+        print(f"xpc-instrument: {words[0]}: expected --config FILE, or the application's command after --", file=sys.stderr)
+        return 2
+    interpreter = options.python or (plan_command(words).interpreter if words else None)
+    if interpreter is not None and not is_this_interpreter(interpreter):
+        return _run_on(interpreter, options)
     config = read_config(options)
+    if not config.probes:
+        print(
+            "the config has no probe: there is nothing to check" + (", what is hooked on demand is looked up then" * bool(config.on_demand))
+        )
     here = str(current_folder())
     if here not in sys.path:
         sys.path.insert(0, here)
@@ -42,7 +61,21 @@ def run(options: argparse.Namespace) -> int:
             ("TARGET", "STATE", "KIND", "PATCHER", "REASON"),
             [(row["target"], row["state"], row["kind"], row["patcher"], row["reason"]) for row in found],
         )
-    return 1 if any(row["state"] != "ready" for row in found) else 0
+    return 1 if any(row["state"] not in ("ready", "unknown") for row in found) else 0
+
+
+def _run_on(interpreter: str, options: argparse.Namespace) -> int:
+    """The same check by another Python, with its packages."""
+    check_interpreter(interpreter)
+    words = [interpreter, "-m", "xpc_instrument.cli", "check"]
+    for name in ("config", "app"):
+        if getattr(options, name) is not None:
+            words += [f"--{name}", getattr(options, name)]
+    for target in options.probe:
+        words += ["--probe", target]
+    # Standard output is passed on: nothing of ours may come behind it.
+    sys.stdout.flush()
+    return subprocess.run([*words, *(["--json"] if options.json else [])], check=False).returncode  # noqa: S603
 
 
 def examine(config: Config) -> List[Dict[str, str]]:
@@ -67,7 +100,9 @@ def _targets(pattern: str, exclude: Tuple[str, ...]) -> List[Tuple[str, str]]:
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt):
                 raise
-            found.append((f"{name}:{qualified}", f"importing {name} failed: {type(error).__name__}: {error}"))
+            absent = isinstance(error, ModuleNotFoundError) and error.name is not None and f"{name}.".startswith(f"{error.name}.")
+            reason = f"importing {name} failed: {type(error).__name__}: {error}"
+            found.append((f"{name}:{qualified}", reason if absent else f"{_UNKNOWN}{reason}; the application may prepare what that needs"))
             continue
         found += [(target, "") for target in expand(pattern, exclude, module, name)]
     return found or [(pattern, "nothing matches")]
@@ -94,6 +129,8 @@ def _examine_one(target: str, reason: str, patcher: str) -> Dict[str, str]:
     from xpc_agent.targets.resolve import UnpatchableError, resolve
 
     row = {"target": target, "state": "missing", "kind": "-", "patcher": "-", "reason": reason}
+    if reason.startswith(_UNKNOWN):
+        return {**row, "state": "unknown", "reason": reason[len(_UNKNOWN) :]}
     if reason:
         return row
     try:

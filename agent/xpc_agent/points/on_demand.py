@@ -59,19 +59,26 @@ class OnDemand:
 
     def check_pending(self, target: str) -> None:
         """A module that is not imported can come to be, as far as can be known. Raises `TargetError` that names the nearest."""
-        name = split_target(target)[0]
-        missing, path = _first_missing(name)
-        if not missing or any(map(_may_find_more, list(sys.meta_path))):
-            return
-        import difflib
-        import pkgutil
+        problem = why_never(target)
+        if problem:
+            raise TargetError(f"{target}: {problem}")
 
-        package, dot, last = missing.rpartition(".")
-        known = {module for module in list(sys.modules) if module.rpartition(".")[0] == package}
-        known |= {f"{package}{dot}{found.name}" for found in pkgutil.iter_modules(path)}
-        near = difflib.get_close_matches(missing, known, 3, 0.7)
-        hint = f"; the nearest modules are {', '.join(near)}" if near else ""
-        raise TargetError(f"{target}: there is no module {missing}: Python cannot find {last} in {package or 'its path'}{hint}")
+
+def why_never(target: str) -> str:
+    """Why the module of a target will never be imported, with the nearest that could be; "" if it may be, or nobody can know."""
+    name = split_target(target)[0]
+    missing, path = _first_missing(name)
+    if not missing or any(map(_may_find_more, list(sys.meta_path))):
+        return ""
+    import difflib
+    import pkgutil
+
+    package, dot, last = missing.rpartition(".")
+    known = {module for module in list(sys.modules) if module.rpartition(".")[0] == package}
+    known |= {f"{package}{dot}{found.name}" for found in pkgutil.iter_modules(path)}
+    near = difflib.get_close_matches(missing, known, 3, 0.7)
+    hint = f"; the nearest modules are {', '.join(near)}" if near else ""
+    return f"there is no module {missing}: Python cannot find {last} in {package or 'its path'}{hint}"
 
 
 def _origin(finder: Any) -> str:

@@ -8,12 +8,14 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 from xpc_instrument.core.discovery.doorbell import bell_name
 from xpc_instrument.core.model.stats import Figures
+from xpc_instrument.core.model.target import is_glob
 from xpc_instrument.core.node.host import Host
 from xpc_instrument.core.wire.hot import HotWire
 from xpc_instrument.core.wire.wire import Wire
 
 from ..hooks.counters import HookCounters, on_lanes
 from ..hooks.remote import RemoteHook
+from ..points.on_demand import why_never
 from ..points.point import ProbePoint
 from ..points.table import ProbeTable
 
@@ -57,6 +59,9 @@ class Reports:
 def _report(point: ProbePoint, held: Held) -> Dict[str, Any]:
     hooks = list(point.hooks)
     state, reason = _state(point, hooks)
+    if point.state == "pending" and not is_glob(point.target):
+        # A misspelt module would be waited for for ever.
+        reason = why_never(point.target) or reason
     figures = point.counters.figures([hook.counters for hook in hooks], held)
     return {
         "target": point.target,

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import pwd
+import subprocess
 import sys
+import venv
 from pathlib import Path
 from typing import Any, Callable
 
@@ -11,9 +15,11 @@ import pytest
 
 import xpc_instrument
 from tests.integration.app_fixture import command
+from tests.integration.cli.test_cli import cli
 from tests.programs import Program
 from xpc_instrument import TargetError
 
+ROOT = Path(__file__).resolve().parents[3]
 RUN = [sys.executable, "-m", "xpc_instrument.cli", "run"]
 PROGRAM = """
 import sys
@@ -111,3 +117,41 @@ def test_children_of_an_application_on_demand_are_found_and_hooked(shop: Any) ->
         session.instead("shop:charge", lambda amount: "hooked")
         program.send_line("import os; os.waitpid(os.fork() or (print(charge(1), flush=True), sys.exit()), 0)")
         assert [program.read_line(), program.read_line()] == ["hooked", "done"]
+
+
+def test_a_misspelt_module_of_the_config_is_named_as_such_and_not_waited_for(shop: Any) -> None:
+    shop("--probe", "laterr:refund", "--probe", "later:refund")
+    rows = {row["target"]: row for row in json.loads(command("ls", "shop", "--json").stdout)[0]["probes"]}
+    assert rows["laterr:refund"]["reason"].endswith("the nearest modules are later")
+    assert rows["later:refund"]["reason"] == "its module is not imported yet"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a process of another user")
+def test_a_process_of_another_user_is_said_to_be_that() -> None:
+    nobody = pwd.getpwnam("nobody")
+    with subprocess.Popen(["sleep", "60"], user=nobody.pw_uid, group=nobody.pw_gid) as other:
+        try:
+            done = command("ls", str(other.pid))
+            assert done.returncode == 4
+            assert f"process {other.pid} is that of another user, nobody" in done.stderr
+        finally:
+            other.kill()
+
+
+def test_check_uses_the_python_of_the_applications_command(tmp_path: Path) -> None:
+    environment = tmp_path / "venv"
+    venv.create(environment, symlinks=True)
+    packages = next(environment.glob("lib/python*/site-packages"))
+    (packages / "ours.pth").write_text(
+        "\n".join([str(ROOT), str(ROOT / "agent"), *(path for path in sys.path if path.endswith("site-packages"))])
+    )
+    (packages / "only_there.py").write_text("def f(): pass\n")
+    (tmp_path / "needs.py").write_text("import only_there\nraise RuntimeError('no settings')\n")
+    probes = ["--probe", "only_there:f", "--probe", "needs:g"]
+    assert command("check", *probes, cwd=tmp_path).returncode == 1
+    for how in (["--python", str(environment / "bin/python")], ["--", str(environment / "bin/python"), "-m", "only_there"]):
+        done = cli("check", *probes, "--json", *how, cwd=tmp_path)
+        rows = {row["target"]: row for row in json.loads(done.stdout)}
+        assert (done.returncode, rows["only_there:f"]["state"], rows["needs:g"]["state"]) == (0, "ready", "unknown"), done.stdout
+        assert "RuntimeError: no settings; the application may prepare what that needs" in rows["needs:g"]["reason"]
+    assert command("check", *probes, "python", cwd=tmp_path).returncode == 2

@@ -352,6 +352,8 @@ def find(name_or_pid: Union[str, int]) -> List[Entry]:
         seen = f"no instrumented application is called {wanted!r}"
     elif process_stat(int(wanted)) is None:
         seen = f"there is no process {wanted}"
+    elif (owner := _other_owner(int(wanted))) is not None:
+        seen = f"process {wanted} is that of another user, {owner}, whose applications only that user can hook: run this as {owner}"
     elif _may_be_starting(int(wanted)):
         hidden = "has not announced itself yet, or failed to, as its log says, or has become another program"
         seen = f"process {wanted} was started with the agent, but {hidden}; {_WAIT}"
@@ -365,6 +367,22 @@ def find(name_or_pid: Union[str, int]) -> List[Entry]:
     near = nearest(wanted, pids)
     hint = f"; did you mean {near!r}?" if near else "" if is_pid(wanted) else f"; if it has just been started, {_WAIT}"
     raise ApplicationNotFoundError(f"{seen}; these run: {listed}{hint}")
+
+
+def _other_owner(pid: int) -> Optional[str]:
+    """The user to whom a process belongs, if that is not this one; None too where it cannot be told."""
+    try:
+        owner = os.stat(f"/proc/{pid}").st_uid
+    except OSError:
+        return None
+    if owner == os.geteuid():
+        return None
+    import pwd
+
+    try:
+        return pwd.getpwuid(owner).pw_name
+    except KeyError:
+        return f"uid {owner}"
 
 
 def _may_be_starting(pid: int) -> bool:
