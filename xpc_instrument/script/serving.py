@@ -145,11 +145,7 @@ class HookServer:
         if not _is_answer(hook, incoming, error):
             self._fail(hook, incoming, error, "raised", describe(error))
             return
-        try:
-            incoming.throw(error, whole=True)
-        except PayloadError as problem:
-            self._fail(hook, incoming, error, "unpicklable", f"what it raised cannot cross: {problem}")
-            return
+        incoming.throw(error)
         if hook.mode is _INSTEAD and _is_function(hook.callback) and hook.says_first(type(error)):
             incoming.stop_polling()
             text = "the instead hook on %s has raised this as its answer; more of its type are not logged"
@@ -194,8 +190,8 @@ def _is_answer(hook: Hook, incoming: Incoming, error: Exception) -> bool:
     if hook.mode in _OBSERVERS:
         return False
     if incoming.has_raised(error):
-        # What stands for an error that cannot cross is one of ours. Raised last, it is answered with a token for the error itself.
-        return incoming.is_outcome(error) or not isinstance(error, XpcError)
+        # Whatever stands for it here: it is answered with its number, and the error itself is raised.
+        return True
     return not isinstance(error, XpcError) and (hook.mode is _INSTEAD or isinstance(error, hook.raises))
 
 

@@ -115,8 +115,10 @@ class FailingOpen:
         What has interrupted the thread is raised on.
         """
         failed = self._failed(error, lane)
-        if outgoing is not None and outgoing.proceeded is not None:
-            return outgoing.proceeded
+        if outgoing is not None:
+            outgoing.faults = []
+            if outgoing.proceeded is not None:
+                return outgoing.proceeded
         if not failed or self._on_failure != "raise" or self.mode is Mode.AFTER:
             return None
         if self.mode is Mode.BEFORE and isinstance(error, Failed) and error.cause == "raised":

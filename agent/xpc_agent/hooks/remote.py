@@ -13,6 +13,7 @@ Rules:
 
 from __future__ import annotations
 
+import sys
 import time
 import types
 from threading import get_ident
@@ -20,13 +21,14 @@ from typing import Any, Callable, Coroutine, List, Optional, Tuple, Type, Union
 
 from xpc_instrument.core.calls.caller import Outgoing
 from xpc_instrument.core.calls.outcome import Failed, Meta, Outcome
-from xpc_instrument.core.model.errors import PayloadError, RemoteError, XpcError
+from xpc_instrument.core.model.errors import PayloadError, XpcError
 from xpc_instrument.core.model.target import Mode
 from xpc_instrument.core.model.terms import Terms
 from xpc_instrument.core.node.peer import Peer
 from xpc_instrument.core.protocol.codec import Bytes, Frame
 from xpc_instrument.core.protocol.messages import Opcode
-from xpc_instrument.core.values.exceptions import dump_exception
+from xpc_instrument.core.values.exceptions import dump_looked_at, load_for_application
+from xpc_instrument.core.values.fields import come_of
 from xpc_instrument.core.values.names import describe
 from xpc_instrument.core.values.pickling import Payload, load
 from xpc_instrument.core.values.plain import dumper_of_small_calls
@@ -50,12 +52,13 @@ _CALL, _CALL_NAMED, _RETURN = Opcode.CALL, Opcode.CALL_NAMED, Opcode.RETURN
 class _HookCall(Outgoing):
     """An outgoing call that gives the application no error of ours, whoever registered the hook."""
 
-    def raised(self, error: BaseException) -> Outcome:
-        if isinstance(error, RemoteError):
-            raise Failed("unpicklable", f"what it raised cannot be raised here: {error}")
-        if isinstance(error, XpcError):
-            raise Failed("raised", f"it raised an error of xpc-instrument, {describe(error)}")
-        return super().raised(error)
+    def raised(self, body: Bytes) -> Outcome:
+        error = load_for_application(body, self.table, self.faults)
+        if not any(error is one for one in self.faults):
+            if isinstance(error, XpcError):
+                raise Failed("raised", f"it raised an error of xpc-instrument, {describe(error)}")
+            come_of(error, sys.exc_info()[1])
+        return Outcome(error=error)
 
 
 class _Guarded(_HookCall):
@@ -142,7 +145,7 @@ class RemoteHook(FailingOpen):
         if invocation is not None:
             rest = (invocation.result,)
             if invocation.exception is not None:
-                fixed, rest = (meta, bytes(dump_exception(invocation.exception, self._traits)[0])), ()
+                fixed, rest = (meta, bytes(dump_looked_at(invocation.exception, self._traits, table)[0])), ()
         return kind_of(
             self._traits,
             args,

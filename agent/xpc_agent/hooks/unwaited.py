@@ -17,7 +17,7 @@ from typing import Any, Callable, Optional, Tuple
 from xpc_instrument.core.model.interrupts import raise_interrupt
 from xpc_instrument.core.model.target import Mode
 from xpc_instrument.core.model.terms import Terms
-from xpc_instrument.core.values.exceptions import dump_exception
+from xpc_instrument.core.values.exceptions import dump_looked_at
 from xpc_instrument.core.values.plain import BIG, SHORT, is_atom  # noqa: F401 - two are used in `_PASSING`
 from xpc_instrument.core.values.snapshots import AS_IS, pack, pack_all
 
@@ -250,5 +250,5 @@ class UnwaitedHook(RemoteHook):
     def _packed_outcome(self, result: Any, error: Optional[BaseException]) -> Tuple[Any, int]:
         if error is None:
             return pack(result, self._traits)
-        body = bytes(dump_exception(error, self._traits)[0])
+        body = bytes(dump_looked_at(error, self._traits)[0])
         return body, len(body)

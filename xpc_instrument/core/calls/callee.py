@@ -205,19 +205,12 @@ class Incoming:
         """Whether it is what the original has raised, now or before."""
         return any(one is error for one in self._raised)
 
-    def is_outcome(self, error: BaseException) -> bool:
-        """Whether it is what the original has raised the last time that it ran."""
-        return bool(self._raised) and error is self._raised[-1] and error is self._original_value
-
-    def throw(self, error: BaseException, *, whole: bool = False) -> None:
-        """Answer with an exception, to be raised at the caller.
-
-        If only the `whole` will do, raises `PayloadError`, without having answered, for what can cross as a text only.
-        """
+    def throw(self, error: BaseException) -> None:
+        """Answer with an exception, to be raised at the caller."""
         if self._original is not None and error is self._original_value:
             self._finish(Opcode.RAISE_SAME)
             return
-        body, buffers = dump_exception(error, self.profile, self, whole=whole)
+        body, buffers = dump_exception(error, self.profile, self, self._raised)
         self._finish(Opcode.RAISE, body, buffers)
 
     def fail(self, cause: str, message: str) -> None:

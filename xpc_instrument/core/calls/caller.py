@@ -17,7 +17,7 @@ from ..model.errors import PayloadError, RemoteProtocolError
 from ..model.interrupts import raise_interrupt
 from ..protocol.codec import Bytes, Frame
 from ..protocol.messages import Opcode
-from ..values.exceptions import dump_exception, load_exception
+from ..values.exceptions import dump_looked_at, load_exception
 from ..values.pickling import RECORD_SLACK, Payload, beside, dump
 from ..values.references import Table, dump_or_refer, dump_result, load_with_table, perform
 from ..values.traits import PeerProfile
@@ -52,6 +52,9 @@ class Outgoing:
         self.profile = profile
         self.table = table or Table()
         self.proceeded: Optional[Outcome] = None
+        # What the original has raised, each time that it ran; the callee names them by number. Forgotten at the end of the call: the
+        # tracebacks hold the frames that hold this.
+        self.faults: List[BaseException] = []
         self._args = args
         self._kwargs = kwargs
         self._fixed = fixed
@@ -110,7 +113,10 @@ class Outgoing:
         if opcode is _REFER:
             return self._refer(wire, frame)
         if opcode is not _PROCEED:
-            return self._end(frame)
+            try:
+                return self._end(frame)
+            finally:
+                self.faults = []
         if not has_original:
             raise RemoteProtocolError("PROCEED, but this call has no original")
         if not frame.body:
@@ -159,12 +165,18 @@ class Outgoing:
             raise PayloadError(f"this call has no {name!r:.40}")
         return json.dumps(self._extras(name))
 
+    def _proceeded(self, wire: Wire, outcome: Outcome) -> List[Bytes]:
+        """The answer to PROCEED."""
+        if outcome.error is not None:
+            self.faults.append(outcome.error)
+        return self.answer(wire, outcome)
+
     def answer(self, wire: Wire, outcome: Outcome) -> List[Bytes]:
         """The answer to PROCEED and REFER."""
         if outcome.error is None:
             body, buffers = dump_result(outcome.value, self.table, self.profile)
             return wire.connection.send(_RESULT, 0, body, buffers)
-        body, buffers = dump_exception(outcome.error, self.profile)
+        body, buffers = dump_looked_at(outcome.error, self.profile, self.table)
         return wire.connection.send(_FAULT, 0, body, buffers)
 
     def _end(self, frame: Frame) -> Outcome:
@@ -179,7 +191,7 @@ class Outgoing:
         if opcode is Opcode.RAISE:
             if self._observing:
                 raise RemoteProtocolError("RAISE from an observer")
-            return self.raised(load_exception(frame.body, table=self.table))
+            return self.raised(frame.body)
         if opcode is Opcode.NOT_FOUND:
             raise NotFound("the other side has no such callback any more")
         info = load_small_json(frame.body, "FAILED")
@@ -187,9 +199,9 @@ class Outgoing:
             raise RemoteProtocolError("FAILED without an object")
         raise Failed(str(info.get("cause", "")), str(info.get("message", "")))
 
-    def raised(self, error: BaseException) -> Outcome:
-        """What comes of a callee that answers with an exception. May raise `Failed`."""
-        return Outcome(error=error)
+    def raised(self, body: Bytes) -> Outcome:
+        """What comes of a callee that answers with an exception. May raise `Failed` or `PayloadError`."""
+        return Outcome(error=load_exception(body, table=self.table))
 
     # the two ways to wait: the same steps, with and without an event loop ---------------------------------------------------
 
@@ -216,7 +228,7 @@ class Outgoing:
                 self.proceeded = run_original(original, *step)
                 if deadline is not None:
                     deadline += time.monotonic() - started
-                step = self.answer(wire, self.proceeded)
+                step = self._proceeded(wire, self.proceeded)
             wire.transmit(step, deadline)
             frame = wire.recv_frame(deadline)
 
@@ -237,6 +249,6 @@ class Outgoing:
                     self.proceeded = Outcome(error=error)
                 if deadline is not None:
                     deadline += time.monotonic() - started
-                step = self.answer(wire, self.proceeded)
+                step = self._proceeded(wire, self.proceeded)
             await wire.transmit_async(step, deadline)
             frame = await wire.recv_frame_async(deadline)

@@ -7,6 +7,7 @@ from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple
 from ..model.errors import RemoteProtocolError
 from ..model.words import one_line
 from ..protocol.codec import Bytes, load_json
+from ..values.fields import get_context, set_context
 from ..values.names import type_name
 from ..values.references import Asker, Reference
 
@@ -87,10 +88,14 @@ class Outcome:
         # Forgotten: the traceback holds the frames through which it is raised, which hold this.
         error, self.error = self.error, None
         if error is not None:
+            context = get_context(error)
             try:
                 raise error
             finally:
-                del error
+                if context is not None:
+                    # Raising it has put there what its caller is handling, if it is.
+                    set_context(error, context)
+                del error, context
         return self.value
 
 

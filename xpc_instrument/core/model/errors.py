@@ -96,11 +96,19 @@ class HookTimeoutError(HookFailedError, TimeoutError):
 
 
 class RemoteError(XpcError, RuntimeError):
-    """Stands for an exception that could not cross; the message has its type and text, `__cause__` its traceback."""
+    """Stands for an exception whose class is not to be had here; the message has its type and text.
+
+    It has the attributes of that exception, and its chain; where this process knows a class that it derives from, as it knows the built-in
+    ones, it is one of that class too, so that `except TimeoutError` catches it.
+    """
+
+    def __str__(self) -> str:
+        # First among its bases, since KeyError and OSError make texts of their own.
+        return str(self.args[0]) if len(self.args) == 1 else super().__str__()
 
 
 class RemoteTraceback(Exception):
-    """The `__cause__` of an exception that came from another process: its traceback there, as text."""
+    """The traceback of an exception that came from another process, as text: the `__cause__` of the first exception of its chain."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)

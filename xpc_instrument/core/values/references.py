@@ -204,15 +204,15 @@ def load_with_asker(asker: Asker, body: Bytes, buffers: Sequence[Bytes]) -> Any:
         _here.asker = before
 
 
-def dump_with_asker(asker: Optional[Asker], value: Any, profile: PeerProfile) -> Payload:
+def dump_with_asker(asker: Optional[Asker], value: Any, profile: PeerProfile, slack: int = 0) -> Payload:
     """Pickle what goes back with the call that `asker` belongs to: its references cross as the objects themselves."""
-    body = dump_if_small(value, profile.limit)
+    body = dump_if_small(value, profile.limit + slack)
     if body is not None:
         return body, ()
     before = getattr(_here, "sending", None)
     _here.sending = asker
     try:
-        return dump(value, profile)
+        return dump(value, profile, slack)
     finally:
         _here.sending = before
 
