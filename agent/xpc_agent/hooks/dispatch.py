@@ -133,12 +133,12 @@ _ORDER = """
 {run}
     except {ends} as error:
         _ended(invocation, started, None, error)
-        for hook in chain.after:
+        for hook in {after}:
             {wait}hook.{observer}(invocation)
         invocation.exception = None  # its traceback holds this frame
         raise
     _ended(invocation, started, result, None)
-    for hook in chain.after:
+    for hook in {after}:
         {wait}hook.{observer}(invocation)
     return{value}
 """
@@ -155,6 +155,9 @@ _UNWATCHED = """
     if not chain.after:
         return {wait}chain.{around}(original, bound, invocation.number)(*args, **kwargs)
 """
+
+# An iteration may end in the middle of our work: what is pickled closes it, or a garbage collection does.
+_AFTER_ITERATION = "() if guard.on else chain.after"
 
 # The `yield from` of async generators, of which Python has none. What is thrown in is thrown on outside of the `except`: in there it would
 # be the context of all that the original raises from then on.
@@ -189,6 +192,7 @@ def _function(name: str, define: str, wait: str, suffix: str) -> str:
         unwatched=_UNWATCHED.format(**words),
         run="        result = {wait}chain.{around}(original, bound, invocation.number)(*args, **kwargs)".format(**words),
         ends="Exception",
+        after="chain.after",
         value=" result",
         wait=wait,
     )
@@ -204,6 +208,7 @@ def _generator(name: str) -> str:
         unwatched="",
         run="        result = yield from chain.around(original, bound, invocation.number)(*args, **kwargs)",
         ends="(Exception, GeneratorExit)",
+        after=_AFTER_ITERATION,
         value=" result",
         wait="",
     )
@@ -222,6 +227,7 @@ def _async_generator(name: str) -> str:
         unwatched="",
         run=YIELD_FROM.format(iterator=inner, **mine) + "        result = None",
         ends="(Exception, GeneratorExit)",
+        after=_AFTER_ITERATION,
         value="",
         wait="await ",
     )

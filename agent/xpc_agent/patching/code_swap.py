@@ -3,6 +3,9 @@
 Rules:
 - The trampoline takes `(*args, **kwargs)`: hooks see the arguments in exactly the form in which the caller passed them. So that
   `inspect.signature` keeps its answer, the function has a `__signature__` for as long as it is armed.
+- It runs with the globals of the function, which may have no builtins, and so uses none.
+- To read a function's `__defaults__` raises an audit event. A function that the application has given to `sys.addaudithook` is called
+  for that one too: it passes through (`reading`).
 - A new code object must have the free variables of the old one, in the same order; the trampoline mentions them in dead code.
 - The original runs as a shadow: a second function with the original code, globals and cells. Its defaults follow the function's.
 - An exception leaves with a traceback in which the trampoline, under the function's own name and line, calls the original; its frame,
@@ -22,7 +25,7 @@ import sys
 import types
 from typing import TYPE_CHECKING, Any, Dict, Iterator, Optional, Tuple
 
-from ..guard import guard
+from ..guard import guard, guarded
 from ..hooks.dispatch import YIELD_FROM, Dispatcher, first_step
 from ..targets.flags import CO_NESTED
 from ..targets.resolve import Binding, Kind, Resolved, next_after
@@ -40,10 +43,11 @@ _BODIES = {
 def trampoline(*{args}, **{kwargs}):
     try:
         {replace} = {armed}.handler.sole
-        if {replace} is None or {armed}.guard.on{changed}:
+        if {replace} is None or {armed}.guard.on{reads}:
             return {armed}.call({args}, {kwargs})
+{read}
         return {replace}({armed}.shadow, {args}, {kwargs}, {armed}.bound)
-    except BaseException as {error}:
+    except {armed}.any_error as {error}:
         {args} = {kwargs} = None
         raise {armed}.cleaned({error})
     {names}
@@ -52,7 +56,7 @@ def trampoline(*{args}, **{kwargs}):
 async def trampoline(*{args}, **{kwargs}):
     try:
         return await {armed}.call_async({args}, {kwargs})
-    except BaseException as {error}:
+    except {armed}.any_error as {error}:
         {args} = {kwargs} = None
         raise {armed}.cleaned({error})
     {names}
@@ -61,7 +65,7 @@ async def trampoline(*{args}, **{kwargs}):
 def trampoline(*{args}, **{kwargs}):
     try:
         return (yield from {armed}.call_generator({args}, {kwargs}))
-    except BaseException as {error}:
+    except {armed}.any_error as {error}:
         {args} = {kwargs} = None
         raise {armed}.cleaned({error})
     {names}
@@ -70,14 +74,22 @@ def trampoline(*{args}, **{kwargs}):
 async def trampoline(*{args}, **{kwargs}):
     try:
 """
-    + YIELD_FROM.replace("{iterator}", "{armed}.call_async_generator({args}, {kwargs})").replace("{first_step}", "{armed}.first_step")
+    + YIELD_FROM.replace("{iterator}", "{armed}.call_async_generator({args}, {kwargs})")
+    .replace("{first_step}", "{armed}.first_step")
+    .replace("BaseException", "{armed}.any_error")
+    .replace("StopAsyncIteration", "{armed}.iterated")
     + """
-    except BaseException as {error}:
+    except {armed}.any_error as {error}:
         {args} = {kwargs} = {thrown} = None
         raise {armed}.cleaned({error})
     {names}
 """,
 }
+# While it is set, others of the function's threads look whether it is for this that they are called.
+_READS = """ or {armed}.reading:
+            return {armed}.call({{args}}, {{kwargs}})
+        {armed}.reading = True
+        if {changed}"""
 _LOCALS = ("args", "error", "inner", "kwargs", "replace", "sent", "thrown", "value")
 
 _CO_HAS_DOCSTRING = 0x4000000
@@ -86,11 +98,15 @@ _CO_HAS_DOCSTRING = 0x4000000
 @functools.lru_cache(maxsize=512)
 def _template(kind: Kind, free: Tuple[str, ...], positional: bool, keyword_only: bool) -> types.CodeType:
     """A trampoline with a placeholder where the armed function goes, for a function with such free variables and parameters."""
-    changed = f" or {_PLACE!r}.function.__defaults__ is not {_PLACE!r}.defaults" if positional else ""
-    changed += f" or {_PLACE!r}.function.__kwdefaults__ is not {_PLACE!r}.kwdefaults" if keyword_only else ""
+    read = ["defaults"] * positional + ["kwdefaults"] * keyword_only
+    changed = " or ".join(f"{_PLACE!r}.function.__{name}__ is not {_PLACE!r}.{name}" for name in read)
+    reads = _READS.format(armed=repr(_PLACE), changed=changed) if read else ""
     # A free variable may be called `args`, as in many a decorator.
     mine = {name: next(one for one in (name, f"_{name}", f"__xpc_{name}__") if one not in free) for name in _LOCALS}
-    body = _BODIES[kind].format(armed=repr(_PLACE), names="; ".join(free), changed=changed, **mine)
+    reads = reads.format(**mine)
+    body = _BODIES[kind].format(
+        armed=repr(_PLACE), names="; ".join(free), reads=reads, read=f"        {_PLACE!r}.reading = False" if read else "", **mine
+    )
     lines = ["def outer():"] + [f"    {name} = None" for name in free] + [f"    {line}" for line in body.splitlines()]
     tree = ast.parse("\n".join(lines))
     for node in ast.walk(tree):
@@ -129,9 +145,10 @@ def _trampoline(function: types.FunctionType, kind: Kind, armed: ArmedFunction) 
 class ArmedFunction:
     """What a trampoline calls: the original, and the handler that it hands over to. One for each armed function."""
 
-    __slots__ = ("bound", "defaults", "function", "guard", "handler", "kwdefaults", "shadow", "signature")
+    __slots__ = ("bound", "defaults", "function", "guard", "handler", "kwdefaults", "reading", "shadow", "signature")
 
     first_step = staticmethod(first_step)
+    any_error, iterated = BaseException, StopAsyncIteration
 
     def __init__(self, function: types.FunctionType, handler: InvocationHandler, bound: bool) -> None:
         self.function = function
@@ -141,6 +158,7 @@ class ArmedFunction:
         self.handler = handler
         self.bound = bound
         self.guard = guard
+        self.reading = False
         self.defaults = function.__defaults__
         self.kwdefaults = function.__kwdefaults__
 
@@ -151,13 +169,24 @@ class ArmedFunction:
     def original(self, args: Tuple[Any, ...]) -> types.FunctionType:
         """The original of a call with these arguments, with the defaults that the function has now."""
         function, shadow = self.function, self.shadow
+        self.reading = True
         if shadow.__defaults__ is not function.__defaults__:
             shadow.__defaults__ = self.defaults = function.__defaults__
         if shadow.__kwdefaults__ is not function.__kwdefaults__:
             shadow.__kwdefaults__ = self.kwdefaults = function.__kwdefaults__
+        self.reading = False
         return shadow
 
     def call(self, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Any:
+        # As an audit hook it is called with the event and its arguments, the first of which is what was read or written.
+        if (
+            self.reading
+            and len(args) >= 2
+            and type(args[-1]) is tuple
+            and args[-1]
+            and any(args[-1][0] is one for one in (self.function, self.shadow))
+        ):
+            return self.shadow(*args, **kwargs)
         return self.handler.call(self.original(args), args, kwargs, self.bound)
 
     def call_async(self, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Any:
@@ -169,6 +198,7 @@ class ArmedFunction:
     def call_async_generator(self, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Any:
         return self.handler.call_async_generator(self.original(args), args, kwargs, self.bound)
 
+    @guarded
     def cleaned(self, error: BaseException) -> BaseException:
         """The exception with a traceback from the original on, or without ours where it never came there; for the trampoline to raise.
 

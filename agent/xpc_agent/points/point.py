@@ -1,6 +1,7 @@
 """One target in this process: what became of it, and the hooks on it.
 
-It is `pending` until its module is imported, then `ready`, `missing` or `unpatchable`, which its `reason` explains.
+It is `pending` until its module is imported, or, in the main program, until that has defined it; then `ready`, `missing` or `unpatchable`,
+which its `reason` explains.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ from typing import Any, List, Optional
 from xpc_instrument.core.config.schema import ProbeConfig
 from xpc_instrument.core.model.errors import TargetError
 from xpc_instrument.core.model.interrupts import raise_interrupt
+from xpc_instrument.core.model.target import split_target
 
 from ..hooks.counters import Counters
 from ..hooks.dispatch import Dispatcher, HookChain
 from ..hooks.remote import RemoteHook
 from ..patching import Patch, make_patch
 from ..targets.resolve import Resolved, UnpatchableError, resolve
+from ..targets.running import is_to_come
 from ..targets.signature import signature_spec
 
 log = logging.getLogger("xpc_agent")
@@ -53,6 +56,8 @@ class ProbePoint:
             self.state, self.reason, self.patch = "unpatchable", str(error), None
         except TargetError as error:
             self.state, self.reason = "missing", str(error)
+            if is_to_come(*split_target(self.target)):
+                self.state, self.reason = "pending", "the main program has not come to it yet"
         except Exception as error:
             raise_interrupt(error, of_values=True)
             log.exception("making %s hookable failed", self.target)

@@ -32,6 +32,8 @@ from ..targets.glob import expand, matching
 from ..targets.module import find_module, is_initializing, main_names
 from ..targets.raw import namespace_of
 from ..targets.resolve import resolve
+from ..targets.running import is_main, is_to_come
+from .main_watch import MainWatch
 from .on_demand import OnDemand
 from .point import ProbePoint
 
@@ -59,6 +61,7 @@ class ProbeTable:
         self.changing = RLock()
         self._config = config
         self._here = _Here()
+        self._main = MainWatch(self._look_at_main)
         # The points by the module of their target, which become hookable when it has run, or is executed again.
         self._of_module: Dict[str, List[ProbePoint]] = {}
         # The modules that have been looked at for targets of wrapt's, and whether anything is there to hook.
@@ -84,6 +87,8 @@ class ProbeTable:
 
     def wants_module(self, name: str) -> bool:
         """Whether a probe point may lie in the module."""
+        if self._main.runs:
+            self._look_at_main()
         if name in self._by_module or name in self._of_module or any(module_matches(probe.target, name) for probe in self._in_any_module):
             return True
         # With the first module in which something may be asked for there is a reason to listen; afterwards nothing is to be done.
@@ -230,7 +235,9 @@ class ProbeTable:
             name = split_target(target)[0]
             module = find_module(name)
             for one in self._globs:
-                if matches(one.target, one.exclude, target) and (module is None or target in expand(one.target, one.exclude, module, name)):
+                if matches(one.target, one.exclude, target) and (
+                    module is None or target in expand(one.target, one.exclude, module, name) or is_to_come(*split_target(target))
+                ):
                     probe = one
                     break
         return None if probe is None else self._make(target, probe)
@@ -265,6 +272,20 @@ class ProbeTable:
             self.look_at_imported()
         return point
 
+    def await_main(self) -> None:
+        """Have the hooks on what the main program has not defined yet armed once it has."""
+        if self._look_at_main():
+            self._main.begin()
+
+    def _look_at_main(self) -> bool:
+        waited_for = False
+        for name in ("__main__", *main_names()):
+            points = [point for point in list(self._of_module.get(name, ())) if point.state == "pending" and point.hooks]
+            if points and is_main(name):
+                self.module_imported(sys.modules["__main__"], name)
+                waited_for = waited_for or any(point.state == "pending" for point in points)
+        return waited_for
+
     def forget_unused(self) -> None:
         """What a script asked for and nobody has a hook on any more is no probe point any longer."""
         if not self.on_demand.patterns:
@@ -296,6 +317,7 @@ class ProbeTable:
 
     def restore_all(self) -> None:
         """Undo all patches."""
+        self._main.end()
         with self.changing():
             # The newest first: one may have been laid over another, as those of two accessors of a property.
             for point in reversed(list(self.points.values())):
@@ -305,6 +327,7 @@ class ProbeTable:
         """In a forked child, where another thread of the parent may have held the lock: the points stay, the counters begin anew."""
         self.changing = RLock()
         self._here = _Here()
+        self._main = MainWatch(self._look_at_main)
         for point in list(self.points.values()):
             point.counters = Counters()
 

@@ -173,10 +173,13 @@ class Registrations(Policy):
         mode, target = split_name(message.name)
         point = self._table.find_point(target)
         try:
-            return self._put(peer, message, mode, point)
+            timeout = self._put(peer, message, mode, point)
         except TargetError:
             self._table.forget_unused()
             raise
+        if point.state == "pending":
+            self._table.await_main()
+        return timeout
 
     def _put(self, peer: Union[Peer, RelayedPeer], message: Register, mode: Mode, point: ProbePoint) -> float:
         target = point.target
