@@ -5,8 +5,8 @@ Rules:
   is too much is left out at the far end. Each node fails for itself.
 - An exception is taken apart into its fields, and made again of them (`fields.py`): no `__init__` runs.
 - To be looked at (`dump_looked_at`), nothing of the application runs: plain values by value, all else as references, and no text, which
-  the other side's own class makes. By copy (`dump_exception`) values are pickled; where something is lost by that, the class may have a
-  better way of its own (`__reduce__`), which is taken if it gives the same text.
+  the other side's own class makes; no copy is made that would be finalized. By copy (`dump_exception`) values are pickled; where something
+  is lost by that, the class may have a better way of its own (`__reduce__`), which is taken if it gives the same text.
 - A class is found by its name, or crosses by value as any value does. For one that cannot be had does the nearest that it derives from and
   the other side knows, in a script as a `RemoteError` too; with the text, the fields, and a note that says what it was.
 - The application gets no error of ours from a hook, not as a cause or a member either.
@@ -124,6 +124,8 @@ class _Loading:
             return None, describe(problem)
         if not (isinstance(cls, type) and issubclass(cls, BaseException)):
             return None, f"{names[0][1]} is no exception here"
+        if by_value is None and hasattr(cls, "__del__"):
+            return None, "it has a finalizer, which is to run for the original alone"
         if self._of_hook and number and issubclass(cls, XpcError):
             return None, "it is an error of xpc-instrument"
         return cls, ""

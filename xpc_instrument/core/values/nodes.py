@@ -137,7 +137,8 @@ class Looking(_Dumping):
         self._table = table
 
     def item(self, value: Any) -> Any:
-        if are_small((value,)):
+        kind = type(value)
+        if are_small((value,)) or ((kind is str or kind is bytes) and len(value) <= self.room // 16):
             return value
         return OutgoingReference(id(value), type_name(value)) if self._table is None else self._table.reference_to(value)
 

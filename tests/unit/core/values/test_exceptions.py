@@ -500,6 +500,31 @@ def test_a_script_that_lacks_the_class_gets_a_remote_error_that_its_known_bases_
     assert type(out_of(main("x"))) is RemoteError
 
 
+class Finalized(ValueError):
+    """Has a finalizer."""
+
+    def __del__(self) -> None:
+        TOUCHED.append("__del__")
+
+
+def test_there_is_no_copy_that_would_be_finalized() -> None:
+    error = Finalized("text")
+    arrived = out_of(error)
+    assert isinstance(arrived, RemoteError)
+    assert isinstance(arrived, ValueError)
+    assert "finalizer" in str(arrived)
+    del arrived
+    assert TOUCHED == []
+    fields.set_args(error, ())
+    del error
+    TOUCHED.clear()
+
+
+def test_a_long_text_crosses_to_a_hook_that_looks() -> None:
+    assert out_of(ValueError("x" * 20_000)).args == ("x" * 20_000,)
+    assert type(out_of(ValueError("x" * 2_000_000)).args[0]) is Reference
+
+
 # any of them -----------------------------------------------------------------------------------------------------------------
 
 _plain = st.none() | st.booleans() | st.integers() | st.text(max_size=20) | st.binary(max_size=20) | st.lists(st.integers(), max_size=3)
