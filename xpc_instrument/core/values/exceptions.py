@@ -62,6 +62,8 @@ class _Loading:
         self._values: List[Any] = [None] * len(nodes)
         self._notes: List[List[str]] = [[] for _ in nodes]
         self._texts: Dict[int, str] = {}
+        # Whether there are exceptions among the values, which may not have been made when these were set.
+        self._leads_on = False
         for number in range(len(nodes)):
             self._make(number)
         for number in range(len(nodes)):
@@ -145,8 +147,10 @@ class _Loading:
         """The value with exceptions in the places of their numbers, as far as they are made."""
         kind = type(value)
         if kind is Member:
+            self._leads_on = True
             return self._error(value.number)
         if (kind is list or kind is tuple) and any(type(one) is Member for one in value):
+            self._leads_on = True
             return kind([self._error(one.number) if type(one) is Member else one for one in value])
         return value
 
@@ -195,7 +199,7 @@ class _Loading:
         """What it leads to, now that all are made, and what is to be said of it."""
         error = self._error(number)
         _, _, _, _, _, cause, context, suppress, _, frames, _ = self._nodes[number]
-        if self._values[number] is not None:
+        if self._leads_on and self._values[number] is not None:
             self._set_values(error, number, None)
         came_of = [None if one is None else self._error(one) for one in (cause, context)]
         fields.set_chain(error, came_of[0], came_of[1], bool(suppress))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import builtins
 import struct
 import types
-from typing import Any, Dict, Iterator, Optional, Sequence, Tuple, Type
+from typing import Any, Dict, Optional, Sequence, Tuple, Type
 
 from ..model.interrupts import raise_interrupt
 
@@ -79,21 +79,36 @@ def message_of(group: BaseException) -> str:
     return str(_namespace_of(GROUP)["message"].__get__(group))
 
 
-def _descriptors(cls: type) -> Iterator[Tuple[str, Any]]:
-    seen = set()
-    for one in _mro_of(cls):
-        if any(one is elsewhere for elsewhere in _ELSEWHERE):
-            continue
-        for name, raw in list(_namespace_of(one).items()):
-            if (type(raw) is _MEMBER or (name == "characters_written" and one is OSError)) and name not in seen:
-                seen.add(name)
-                yield name, raw
+# Of the built-in types, by `id`; they are for ever, and their members too.
+_built_in: Dict[int, Dict[str, Any]] = {}
+
+
+def _members_of(cls: type) -> Dict[str, Any]:
+    """The descriptors of what a class itself adds."""
+    found = _built_in.get(id(cls))
+    if found is None:
+        found = {}
+        for name, raw in list(_namespace_of(cls).items()):
+            if type(raw) is _MEMBER or (name == "characters_written" and cls is OSError):
+                found[name] = raw
+        if any(cls is elsewhere for elsewhere in _ELSEWHERE):
+            found = {}
+        if not _flags_of(cls) & _HEAP:
+            _built_in[id(cls)] = found
+    return found
+
+
+def _descriptors(cls: type) -> Dict[str, Any]:
+    places: Dict[str, Any] = {}
+    for one in reversed(_mro_of(cls)):
+        places.update(_members_of(one))
+    return places
 
 
 def get_fields(error: BaseException) -> Dict[str, Any]:
     """What is in the slots of an exception, and in the members of its type written in C."""
     found = {}
-    for name, raw in _descriptors(type(error)):
+    for name, raw in _descriptors(type(error)).items():
         try:
             found[name] = raw.__get__(error)
         except AttributeError:
@@ -103,7 +118,9 @@ def get_fields(error: BaseException) -> Dict[str, Any]:
 
 def set_fields(error: BaseException, values: Dict[str, Any]) -> None:
     """The inverse; what has no such place here becomes an attribute. Raises what a place that takes no value raises."""
-    places = dict(_descriptors(type(error)))
+    if not values:
+        return
+    places = _descriptors(type(error))
     for name, value in values.items():
         if name in places:
             # A member without a value gives None too. An OSError tells the two apart: with two to five arguments it has these.
