@@ -37,7 +37,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 
 def connect(timeout: float) -> Session:
-    return xpc_instrument.connect("shop", limits=Limits(connect_timeout=timeout))
+    return xpc_instrument.connect("shop", limits=Limits(connect_timeout=timeout), all=True)
 
 
 def until(app: App, expression: str, result: str) -> None:

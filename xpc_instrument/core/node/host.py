@@ -26,6 +26,7 @@ from ..model.limits import Limits
 from ..protocol.codec import Bytes
 from ..protocol.messages import Hello, Role, Welcome
 from ..unpatched import Selector, read, sleep, write
+from ..wire.held import close_lost
 from ..wire.opening import welcome_with_memory
 from ..wire.wire import Wire
 from .acceptor import Acceptor
@@ -191,6 +192,7 @@ class Host:
             self._logger.debug("the socket %s was already gone: %s", self.address.path, error)
 
     def _close_all(self, abandon: bool) -> None:
+        close_lost()
         acceptor, self._acceptor = self._acceptor, None
         if acceptor is not None:
             self._refused_before += acceptor.refused
@@ -303,6 +305,7 @@ class Host:
         """Time-outs, peers that block, the acceptor."""
         selector, acceptor = self._selector, self._acceptor
         assert selector is not None and acceptor is not None
+        close_lost()
         while self._expelled:
             peer, why = self._expelled.popleft()
             self._lose(peer, why)

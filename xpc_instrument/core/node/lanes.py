@@ -9,8 +9,8 @@ Rules:
 - What a lane has counted is charged to an account when the lane leaves the pool; the time spent waiting for a lane is charged to the hook
   that it is for.
 - A thread may be interrupted anywhere by a signal handler that raises, also with a lane in its hands that nobody gives back then. The pool
-  refers to lanes in use weakly: such a lane ends with its last reference, and its place is free again. A waiter that leaves passes its
-  wake-up on to another.
+  refers to lanes in use weakly: when such a lane has gone with its last reference its place is free again, and its socket is closed before
+  another lane is asked for (`wire.held`). A waiter that leaves passes its wake-up on to another.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from __future__ import annotations
 import time
 from collections import deque
 from sys import modules
-from typing import Any, Callable, Deque, List, Optional
-from weakref import WeakValueDictionary
+from typing import Any, Callable, Deque, Dict, List, Optional
+from weakref import ref
 
 from ..model.errors import ChannelError, DeadlineError
 from ..model.interrupts import raise_interrupt
 from ..unpatched import allocate_lock
+from ..wire.held import close_lost
 from ..wire.hubs import GREENLET, TrioBell, hub, trio
 from ..wire.turns import Turns, turns_here
 from ..wire.wire import Wire
@@ -36,25 +37,42 @@ class LanePool:
         self.want = want
         self._limit = limit
         self._free: Deque[Wire] = deque()
-        self._all: WeakValueDictionary[int, Wire] = WeakValueDictionary()
+        self._all: Dict[int, ref[Wire]] = {}
+        # Of lanes that have gone; noted by C, as no code of ours may run where the last reference goes.
+        self._gone: Deque[ref[Wire]] = deque()
         self._waiters: Deque[Callable[[], None]] = deque()
         self._asked = 0
         self.closed = False
 
     def __len__(self) -> int:
+        self._bury()
         return len(self._all)
 
     def wires(self) -> List[Wire]:
         """All lanes that there are, those in use included."""
-        return list(self._all.values())
+        return [wire for one in list(self._all.values()) for wire in (one(),) if wire is not None]
+
+    def _bury(self) -> None:
+        """Forget the lanes that have gone. If it is interrupted, the next one does the rest."""
+        if not self._gone:
+            return
+        close_lost()
+        for one in list(self._gone):
+            for key, known in list(self._all.items()):
+                if known is one:
+                    self._all.pop(key, None)
+            try:
+                self._gone.remove(one)
+            except ValueError:
+                pass  # another thread was faster
 
     def add(self, wire: Wire) -> bool:
         """A new lane has been opened; False if it is one too many or the pool is closed."""
-        if self.closed or len(self._all) >= self._limit:
+        if self.closed or len(self) >= self._limit:
             return False
         # The handshake is on nobody's account.
         wire.open_account()
-        self._all[id(wire)] = wire
+        self._all[id(wire)] = ref(wire, self._gone.append)
         self._asked = max(0, self._asked - 1)
         self.give(wire)
         return True
@@ -188,7 +206,7 @@ class LanePool:
     def close(self) -> None:
         """Close all lanes and wake all that wait."""
         self.closed = True
-        for wire in list(self._all.values()):
+        for wire in self.wires():
             wire.close()
         self._all.clear()
         # Those in use settle their accounts when their users drop them.
@@ -204,7 +222,7 @@ class LanePool:
     def abandon(self) -> None:
         """After a fork, in the child: close the descriptors, which are the parent's connections."""
         self.closed = True
-        for wire in list(self._all.values()):
+        for wire in self.wires():
             wire.abandon()
         self._all.clear()
         self._free.clear()
@@ -230,7 +248,7 @@ class LanePool:
 
     def _ask(self) -> None:
         waiting = len(self._waiters)
-        room = self._limit - len(self._all) - self._asked
+        room = self._limit - len(self) - self._asked
         missing = min(waiting - self._asked, room)
         if missing > 0:
             self._asked += missing

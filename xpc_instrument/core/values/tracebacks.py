@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import linecache
+import tokenize
 import traceback
 import types
-from typing import Any, Iterable, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
+
+from ..model.interrupts import raise_interrupt
 
 Place = Tuple[str, int, str, str, str]
 """A frame of a traceback: file, line, the name of the function, its module, and the text of the line."""
@@ -13,6 +16,9 @@ Place = Tuple[str, int, str, str, str]
 # A path or a line of code that is longer is cut; most are shorter than half of it.
 _LONGEST = 250
 _OURS = ("xpc_agent", "xpc_instrument")
+# Files whose lines are kept.
+_FILES = 64
+_lines: Dict[str, List[str]] = {}
 
 
 def places(trace: Optional[types.TracebackType], most: int) -> List[Place]:
@@ -29,9 +35,34 @@ def places(trace: Optional[types.TracebackType], most: int) -> List[Place]:
 
 def _place(frame: types.FrameType, line: int) -> Place:
     code = frame.f_code
-    # Not with the globals, of which it would ask the loader of the module for its source.
-    text = linecache.getline(code.co_filename, line).strip()
+    lines = _lines_of(code.co_filename)
+    text = lines[line - 1].strip() if 0 < line <= len(lines) else ""
     return code.co_filename[:_LONGEST], line, code.co_name[:_LONGEST], _module(frame)[:_LONGEST], text[:_LONGEST]
+
+
+def _lines_of(file: str) -> List[str]:
+    """The lines of a file as they are now, or were when they were first asked for.
+
+    Not by `linecache`, which contains whatever goes wrong while it reads: what interrupts the thread there, such as a time limit of the
+    application's, would be lost. It is looked at for what has no file.
+    """
+    cached = linecache.cache.get(file)
+    if type(cached) is tuple and len(cached) == 4:
+        return cached[2]
+    found = _lines.get(file)
+    if found is None:
+        found = []
+        if not file.startswith("<"):
+            try:
+                with tokenize.open(file) as opened:
+                    found = opened.readlines()
+            except (OSError, SyntaxError, ValueError) as error:
+                raise_interrupt(error, of_values=True)
+                # It is not there, or no text: then there is no line.
+        if len(_lines) >= _FILES:
+            _lines.clear()
+        _lines[file] = found
+    return found
 
 
 def _module(frame: types.FrameType) -> str:

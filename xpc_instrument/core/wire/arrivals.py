@@ -147,7 +147,8 @@ class Arrivals:
             # One that the application has closed had this number.
             self._watched.discard(fd)
         if wire.watched is not self:
-            before, wire.watched = wire.watched, None
+            before = wire.watched
+            wire.set_watched(None)
             if before is not None:
                 before.drop(fd)
         try:
@@ -163,7 +164,7 @@ class Arrivals:
                 raise
             self._epoll.register(fd, _READABLE)
         self._watched.add(fd)
-        wire.watched = self
+        wire.set_watched(self)
 
     def drop(self, fd: int) -> None:
         """Watch a descriptor no more; from any thread, and before it is closed."""

@@ -99,7 +99,7 @@ class HotWire(Wire):
 
     def __init__(self, wire: Wire, memory: mmap.mmap, listening: bool, limits: Limits) -> None:
         super().__init__(wire.sock, wire.connection)
-        wire.given_away = True
+        wire.give_away()
         self._memory = memory
         mine, other = (0, 1) if listening else (1, 0)
         # Of the direction in which this side writes, and of the other: (byte of the number, byte of its reader, slot).

@@ -11,7 +11,6 @@ Rules:
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import struct
@@ -24,6 +23,7 @@ from ..model.interrupts import raise_interrupt
 from ..protocol.codec import Bytes, Frame
 from ..protocol.connection import Connection
 from ..unpatched import POLLIN, POLLOUT, poll
+from .held import Held, close, hold, identity_of, release
 from .hubs import GREENLET, hub, trio, wait_in_trio
 from .turns import turns_here
 
@@ -62,12 +62,11 @@ class Stream:
 
     __slots__ = (
         "__weakref__",
-        "_identity",
+        "_held",
         "_pollers",
         "_waiting",
         "closed",
         "connection",
-        "given_away",
         "received",
         "sent",
         "sock",
@@ -85,11 +84,10 @@ class Stream:
             # A lane is one small question and one small answer: waiting to fill a segment would cost 40 ms each.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sock = sock
-        self._identity = _identity_of(sock)
+        # None once it is let go of.
+        self._held: Optional[Held] = hold(self, sock)
         self.connection = connection
         self.closed = False
-        # The socket is another one's now.
-        self.given_away = False
         # Bytes, since the account was opened that they are on: see `Wire.charge`.
         self.sent = self.received = 0
         # By direction, since one thread may send while another receives.
@@ -101,10 +99,17 @@ class Stream:
     def fileno(self) -> int:
         return self.sock.fileno()
 
-    def __del__(self) -> None:
-        # Lost by a thread that was interrupted as it took it; the other side sees its end.
-        if not self.given_away:
-            self._let_go()
+    def set_watched(self, arrivals: Any) -> None:
+        """Say in whose epoll it is, None for none."""
+        self.watched = arrivals
+        if self._held is not None:
+            self._held.watched = arrivals
+
+    def give_away(self) -> None:
+        """The socket is another stream's from now on."""
+        held, self._held = self._held, None
+        if held is not None:
+            release(held)
 
     def shake_hands(self, deadline: Optional[float]) -> None:
         """Dialling side: what comes before the first frame. Nothing, on a plain wire."""
@@ -404,7 +409,8 @@ class Stream:
             return
         self.closed = True
         try:
-            if _identity_of(self.sock) == self._identity:
+            held = self._held
+            if held is not None and identity_of(self.sock) == held.identity:
                 self.sock.shutdown(socket.SHUT_RDWR)
         except OSError as error:
             raise_interrupt(error, of_values=True)
@@ -418,23 +424,10 @@ class Stream:
         self._let_go()
 
     def _let_go(self) -> None:
-        """Close the descriptor, unless the application has closed it: what has its number since is a file of the application's."""
-        if _identity_of(self.sock) == self._identity:
-            if self.watched is not None:
-                self.watched.drop(self.sock.fileno())
-            self.sock.close()
-        else:
-            self.sock.detach()
-
-
-def _identity_of(sock: socket.socket) -> Any:
-    """What tells a socket from whatever has its number later; None if there is none, or on a system that does not tell."""
-    try:
-        facts = os.fstat(sock.fileno())
-    except OSError as error:
-        raise_interrupt(error, of_values=True)
-        return None
-    return facts.st_dev, facts.st_ino
+        held = self._held
+        if held is not None:
+            close(held)
+            self.give_away()
 
 
 def broken(error: Exception) -> ChannelError:
