@@ -13,6 +13,7 @@ from ..core.config.schema import ManagerConfig
 from ..core.discovery import entry as discovery
 from ..core.model.errors import AuthenticationError, ChannelError
 from ..core.model.stats import Figures, read_probe
+from ..core.model.words import counted
 from .output import amount, counts, duration, show, show_json
 
 # The channel is imported by what uses it: `run`, which every application starts with, imports this module too.
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from ..core.node.joiner import Joiner
     from ..core.protocol.messages import Notice
     from ..core.wire.tls import TLS
+
+_LOOK_AGAIN = "look again with `xpc-instrument ps`: a process that another one has started is listed once it has imported a target"
 
 
 def add_parser(commands: Any) -> None:
@@ -59,13 +62,13 @@ def run(options: argparse.Namespace) -> int:
     if options.patterns:
         from .search import list_matching
 
-        entries = discovery.find(options.app)
+        entries = discovery.find(options.app, _LOOK_AGAIN)
         dial = partial(_joiner, key=key or b"", protection=protection)
         return list_matching(entries, options.patterns, dial, source=options.source, json=options.json)
     if options.source:
         print("xpc-instrument: --source is for a PATTERN: `xpc-instrument ls APP 'shop.**:*charge*' --source`", file=sys.stderr)
         return 2
-    answers = _ask_all(discovery.find(options.app), key or b"", protection)
+    answers = _ask_all(discovery.find(options.app, _LOOK_AGAIN), key or b"", protection)
     if options.json:
         show_json(answers)
         return 0 if not any("error" in answer for answer in answers) else 5
@@ -163,7 +166,7 @@ def _show_stats(answers: List[Dict[str, Any]]) -> None:
     for answer in answers:
         if "process" in answer:
             facts = answer["process"]
-            parts = [f"{facts[key]} {text}" for key, text in _PROCESS.items() if key in facts]
+            parts = [f"{counted(facts[key], noun)}{more}" for key, noun, more in _PROCESS if key in facts]
             print(f"pid {answer['pid']}: {', '.join(parts)}")
             for session in facts.get("by-session", ()):
                 if session["lanes"]:
@@ -172,12 +175,15 @@ def _show_stats(answers: List[Dict[str, Any]]) -> None:
 
 def _lanes(session: Dict[str, Any]) -> str:
     """What the lanes of a session are: hot ones, or plain ones with the reason."""
-    parts = [f"{session['hot']} of {session['lanes']} lanes can be hot", f"{session['frames']} frames went through memory"]
+    parts = [
+        f"{session['hot']} of {counted(session['lanes'], 'lane')} can be hot",
+        f"{counted(session['frames'], 'frame')} went through memory",
+    ]
     parts += [f"{count} plain: {why}" for why, count in session["plain"].items()]
     return f"session of pid {session['script']}: {'; '.join(parts)}"
 
 
-_PROCESS = {"sessions": "sessions, this command's included", "lanes": "lanes", "refused": "connections refused"}
+_PROCESS = (("sessions", "session", ", this command's included"), ("lanes", "lane", ""), ("refused", "connection", " refused"))
 
 
 def _figures(pid: int, target: str, hook: str, figures: Figures, now: str) -> Dict[str, str]:

@@ -163,6 +163,9 @@ def test_ls_of_an_unknown_application_names_those_that_run(tmp_path: Path, run_p
     done = command("ls", "shopp")
     assert done.returncode == 4
     assert "shop" in done.stderr
+    done = command("ls", "nope")
+    assert "look again with `xpc-instrument ps`" in done.stderr
+    assert "connect(" not in done.stderr
 
 
 def test_ps_cleans_up_after_a_killed_application(tmp_path: Path, run_program: Callable[..., Program], runtime_dir: Path) -> None:

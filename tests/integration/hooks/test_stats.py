@@ -154,8 +154,8 @@ def test_ls_shows_the_figures_of_each_hook_and_of_what_is_left_of_those_that_hav
         head, row, process, lanes = listing("--stats").splitlines()
         assert head.split() == ["PID", "TARGET", "HOOK", "CALLS", "OUT/IN", "WAITED", "EACH", "MAX"]
         assert row.split()[:4] == [str(app.program.pid), "shop:charge", f"before:{os.getpid()}", "3"]
-        assert process == f"pid {app.program.pid}: 2 sessions, this command's included, 1 lanes, 0 connections refused"
-        assert lanes.startswith(f"pid {app.program.pid}: session of pid {os.getpid()}: ") and " of 1 lanes can be hot; " in lanes
+        assert process == f"pid {app.program.pid}: 2 sessions, this command's included, 1 lane, 0 connections refused"
+        assert lanes.startswith(f"pid {app.program.pid}: session of pid {os.getpid()}: ") and " of 1 lane can be hot; " in lanes
         second = session.before("shop:charge", lambda call: 1 / 0)
         assert repr(second) == "<Handle #2 before shop:charge>"
         app.evaluate("shop.charge(1)")

@@ -334,10 +334,10 @@ def _decode(data: bytes) -> Entry:
     )
 
 
-def find(name_or_pid: Union[str, int]) -> List[Entry]:
+def find(name_or_pid: Union[str, int], advice: str = _WAIT) -> List[Entry]:
     """The live processes of the application of that name, or the one with that pid (as a number or as digits).
 
-    ApplicationNotFoundError if there is none; it names what runs.
+    ApplicationNotFoundError if there is none; it names what runs, and gives the `advice` where it may have just been started.
     """
     wanted = str(name_or_pid)
     # A pid means nothing elsewhere. Whoever waits for one asks often, and would be heard by all that listen there.
@@ -356,16 +356,16 @@ def find(name_or_pid: Union[str, int]) -> List[Entry]:
         seen = f"process {wanted} is that of another user, {owner}, whose applications only that user can hook: run this as {owner}"
     elif _may_be_starting(int(wanted)):
         hidden = "has not announced itself yet, or failed to, as its log says, or has become another program"
-        seen = f"process {wanted} was started with the agent, but {hidden}; {_WAIT}"
+        seen = f"process {wanted} was started with the agent, but {hidden}; {advice}"
     else:
         seen = f"process {wanted} runs, but not with the agent in it"
     if not pids:
-        start = f"start one with: xpc-instrument run --app NAME -- COMMAND; if it has just been started, {_WAIT}"
+        start = f"start one with: xpc-instrument run --app NAME -- COMMAND; if it has just been started, {advice}"
         folder = runtime_dir(create=False)
         raise ApplicationNotFoundError(f"{seen}; no instrumented application of this user runs (per {folder}); {start}")
     listed = ", ".join(f"{app} (pid {', '.join(numbers)})" for app, numbers in pids.items())
     near = nearest(wanted, pids)
-    hint = f"; did you mean {near!r}?" if near else "" if is_pid(wanted) else f"; if it has just been started, {_WAIT}"
+    hint = f"; did you mean {near!r}?" if near else "" if is_pid(wanted) else f"; if it has just been started, {advice}"
     raise ApplicationNotFoundError(f"{seen}; these run: {listed}{hint}")
 
 

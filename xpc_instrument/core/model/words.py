@@ -29,6 +29,11 @@ def one_line(text: str, most: int = SHOWN) -> str:
     return shown if len(shown) <= most else f"{shown[: most - 3]}..."
 
 
+def counted(number: int, one: str, several: str = "") -> str:
+    """`1 lane`, `2 lanes`; `several` is the plural where that is not `one` and an s."""
+    return f"{number} {one if number == 1 else several or one + 's'}"
+
+
 def did_you_mean(hint: Optional[str]) -> str:
     """The end of a message: the nearest valid thing, if there is one."""
     return f"; did you mean {hint}?" if hint else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from xpc_instrument.core.model.words import SHOWN, one_line
+from xpc_instrument.core.model.words import SHOWN, counted, one_line
 
 
 @pytest.mark.parametrize("text", ["", "a plain text", "größer als 1 €", "x" * SHOWN])
@@ -24,3 +24,8 @@ def test_a_long_one_is_cut_after_it_was_escaped(one: str) -> None:
     shown = one_line(one * 100_000)
     assert len(shown) == SHOWN
     assert shown.endswith("...")
+
+
+def test_a_number_of_things_is_one_of_them_or_several() -> None:
+    assert [counted(number, "lane") for number in (0, 1, 2)] == ["0 lanes", "1 lane", "2 lanes"]
+    assert [counted(number, "process", "processes") for number in (1, 3)] == ["1 process", "3 processes"]
