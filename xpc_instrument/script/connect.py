@@ -39,11 +39,13 @@ def connect(
     ``AmbiguousApplicationError`` tells their pids, and ``all=True`` joins them all. When the application has ended, the session goes on
     with the one that is started next under that name.
 
-    Raises ``ApplicationNotFoundError``, ``AuthenticationError``, ``ConnectionRefusedError`` or ``TimeoutError``, and ``ConfigError`` for
-    certificates that cannot be loaded.
+    Raises ``ApplicationNotFoundError``, ``AuthenticationError``, ``ConnectionRefusedError`` or ``TimeoutError``, ``ConfigError`` for
+    certificates that cannot be loaded, and ``ValueError`` for a negative ``timeout``.
     """
     if application is None or isinstance(application, bool):
         raise TypeError(f"application: expected an app name, a pid or an address, got {application!r}")
+    if timeout is not None and not timeout >= 0:
+        raise ValueError(f"timeout={timeout!r:.100}: expected a number of seconds from 0 on, or None to wait for nothing")
     key = authkey.encode() if isinstance(authkey, str) else authkey or b""
     if tls is not None:
         tls.load()

@@ -169,7 +169,7 @@ class HookServer:
     def _tell(self, hook: Hook, error: BaseException) -> None:
         if self._leaving:
             return
-        log.error("the %s hook on %s failed", hook.mode, hook.handle.target, exc_info=error)
+        log.error("the %s hook on %s failed%s", hook.mode, hook.handle.target, _advice(hook, error), exc_info=error)
         hook.handle._tell_failure(error)
 
     def cut_off(self, wire: Wire, seconds: float) -> None:
@@ -193,6 +193,13 @@ def _is_answer(hook: Hook, incoming: Incoming, error: Exception) -> bool:
         # Whatever stands for it here: it is answered with its number, and the error itself is raised.
         return True
     return not isinstance(error, XpcError) and (hook.mode is _INSTEAD or isinstance(error, hook.raises))
+
+
+def _advice(hook: Hook, error: BaseException) -> str:
+    """What the log adds to a failure that is a common slip: to await what `proceed` gave, which is the original's result."""
+    # "object str can't be used in 'await' expression", from 3.14 on "'str' object can't be awaited".
+    slip = type(error) is TypeError and "await" in str(error) and inspect.iscoroutinefunction(hook.callback)
+    return ": an async hook awaits call.proceed_async(), not call.proceed()" if slip and hook.mode is _AROUND else ""
 
 
 def _is_function(callback: object) -> bool:

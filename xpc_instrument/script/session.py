@@ -30,6 +30,7 @@ from ..core.model.limits import Limits
 from ..core.model.stats import LaneStats, ProbeStats, read_lanes, read_probe
 from ..core.model.target import Mode, is_target
 from ..core.model.terms import Terms
+from ..core.model.words import counted, one_line
 from ..core.node.address import NO_PROTECTION, Address, Protection, parse_address
 from ..core.node.joiner import Joiner
 from ..core.protocol.messages import Notice
@@ -49,6 +50,8 @@ _LEAVE_TIMEOUT = 1.0
 _RETURN_TIMEOUT = 5.0
 # The part of the time for removing a hook that may go by until its events are delivered.
 _DELIVERING = 0.8
+# Of what a process says in a notice a line of the log has so many characters: more than of a name, since it may give advice.
+_LONGEST_NOTICE = 500
 
 
 # Those of this process: a forked child lets go of them at once, since what it holds would hide the death of its parent.
@@ -296,7 +299,7 @@ class Session(Registrar):
             return
         # A lane that cannot be opened to a process that is going away is no news.
         level = logging.DEBUG if notice.kind == "no-lane" else logging.WARNING
-        log.log(level, "%s: %s: %s", name, notice.kind, data.get("message", dict(data)))
+        log.log(level, "%s: %s: %s", name, one_line(notice.kind), one_line(str(data.get("message", dict(data))), _LONGEST_NOTICE))
 
     def _suspension(self, name: str, begins: bool, data: Mapping[str, Any]) -> None:
         """A process goes on without a hook that fails, or has it back; unless the hook was removed meanwhile."""
@@ -307,7 +310,8 @@ class Session(Registrar):
         handle._note_suspension(data.get("pid"), begins)
         if begins:
             text = "%s suspends the %s hook on %s: it failed %s times in a row (%s), and is tried again in %s s"
-            log.warning(text, name, handle.mode, handle.target, data.get("failures"), data.get("cause"), data.get("pause"))
+            failures, cause, pause = (one_line(str(data.get(key))) for key in ("failures", "cause", "pause"))
+            log.warning(text, name, handle.mode, handle.target, failures, cause, pause)
         else:
             log.info("%s has the %s hook on %s back", name, handle.mode, handle.target)
 
@@ -356,7 +360,19 @@ class Session(Registrar):
         Logs a line at INFO (logger ``xpc_instrument``) once Ctrl-C means that.
         """
         try:
-            log.info("serving %d hooks in %d processes of %s; Ctrl-C ends it", len(self._hooks), len(self._processes), self.app)
+            self._serve_until_interrupted()
+        except KeyboardInterrupt:
+            # Nothing is left to close, unless it was interrupted before it had begun.
+            self.close()
+            log.warning("Ctrl-C again while the session was closing: the application sees its connections end")
+
+    def _serve_until_interrupted(self) -> None:
+        try:
+            hooks, processes = counted(len(self._hooks), "hook"), len(self._processes)
+            if processes:
+                log.info("serving %s in %s of %s; Ctrl-C ends it", hooks, counted(processes, "process", "processes"), self.app)
+            else:
+                log.info("no process of %s runs: waiting for one, to serve %s in it; Ctrl-C ends that", self.app, hooks)
             while not self._ended.wait(3600):
                 pass
         except KeyboardInterrupt:
@@ -393,19 +409,22 @@ class Session(Registrar):
             self._closed = True
             processes = list(self._processes.values())
             self._processes.clear()
-        # The bell goes first: a process that is born from now on waits for nobody.
-        if self._follower is not None:
-            self._follower.end()
-        # So that none of their invocations finds a connection that has just been closed.
-        self._unregister([process for process in processes if process.joiner.alive], list(self._hooks), _LEAVE_TIMEOUT)
-        for hook in list(self._hooks.values()):
-            hook.handle._end()
-        self._hooks.clear()
-        self._server.leave()
-        for process in processes:
-            process.joiner.close()
-        self._server.close()
-        self._ended.set()
+        try:
+            # The bell goes first: a process that is born from now on waits for nobody.
+            if self._follower is not None:
+                self._follower.end()
+            # So that none of their invocations finds a connection that has just been closed.
+            self._unregister([process for process in processes if process.joiner.alive], list(self._hooks), _LEAVE_TIMEOUT)
+        finally:
+            # Also after Ctrl-C: a connection that stayed would leave the application hooked.
+            for hook in list(self._hooks.values()):
+                hook.handle._end()
+            self._hooks.clear()
+            self._server.leave()
+            for process in processes:
+                process.joiner.close()
+            self._server.close()
+            self._ended.set()
 
     def __enter__(self) -> Session:
         return self

@@ -15,7 +15,7 @@ import pytest
 
 import xpc_instrument
 from tests.integration.app_fixture import App, start_app
-from tests.integration.fault_fixture import begin_faulty, start_faulty
+from tests.integration.fault_fixture import begin_faulty, start_faulty, stop
 from tests.programs import Program, wait_for
 from xpc_instrument import TargetError
 
@@ -396,3 +396,44 @@ def test_ctrl_c_while_a_hook_runs_is_one_line(
     said = script.output[script.output.index("=inside") + 1 :]
     assert said == ["WARNING Ctrl-C while 1 of the hooks run: the application goes on without their answers", "left"]
     assert app.program.text.count("xpc_agent") == 0
+
+
+def test_a_second_ctrl_c_while_the_session_closes_is_one_line_and_the_application_goes_on(
+    begin_app: Callable[..., App], run_program: Callable[..., Program], tmp_path: Path
+) -> None:
+    app = begin_faulty(begin_app, tmp_path)
+    script = run_program(SCRIPT.format(body=RUNNING["sleeps"] + 'app.around("till:hold", hook, timeout=15)'), name="script.py")
+    script.read_until("hooked")
+    app.begin("call", "till.hold(1)")
+    script.read_until("=inside")
+    # It does not answer, so that the script waits for it as it closes.
+    stop(app.program)
+    try:
+        script.signal(signal.SIGINT)
+        script.read_until("WARNING Ctrl-C while 1 of the hooks run")
+        script.signal(signal.SIGINT)
+        assert script.wait() == 0
+    finally:
+        app.program.signal(signal.SIGCONT)
+    said = script.output[script.output.index("=inside") + 1 :]
+    assert said[1:] == ["WARNING Ctrl-C again while the session was closing: the application sees its connections end", "left"]
+    app.value("till.let_go()")
+    assert app.end("call")["outcome"] == "held"
+    assert app.ran == [1]
+
+
+def test_an_async_hook_that_awaits_what_proceed_gave_is_told_what_to_await(
+    begin_app: Callable[..., App], tmp_path: Path, told: Told
+) -> None:
+    app = begin_faulty(begin_app, tmp_path)
+
+    async def hook(call: Any) -> Any:
+        return await call.proceed()
+
+    with xpc_instrument.connect("shop") as session, session.around("till:pay", hook) as handle:
+        handle.on_failure(told)
+        assert app.value("till.pay(1)") == "paid"
+        assert told.failed.wait(10)
+    (text,) = [record.getMessage() for record in told.records if "failed" in record.getMessage()]
+    assert text.endswith("failed: an async hook awaits call.proceed_async(), not call.proceed()")
+    assert app.ran == [1]
