@@ -62,7 +62,7 @@ access: Any = _os.access
 read: Any = _os.read
 write: Any = _os.write
 
-# Absent where there is no poll: Windows, WebAssembly.
+# Absent where there is no poll, such as on Windows.
 try:
     poll: Any = _original("select", "poll", "select")
     POLLIN: int = _original("select", "POLLIN", "select")

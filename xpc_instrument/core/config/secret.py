@@ -16,7 +16,7 @@ def secret_mistake(path: Path, status: os.stat_result, uid: Optional[int] = None
     Its owner can change it, so that is the user, or root, who can do everything. Nobody else may read it, but for the group of a file of
     root's: so root hands secrets to a container that runs as another user.
     """
-    # A system without the one has the other, such as WebAssembly.
+    # A system without the one has the other.
     uid = getattr(os, "geteuid", os.getuid)() if uid is None else uid
     mode = stat.S_IMODE(status.st_mode)
     if status.st_uid not in (uid, 0):

@@ -58,7 +58,7 @@ from .wire import Wire
 # By names of their own: up to Python 3.11 looking a member of an enum up takes as long as four calls of a function.
 _WAKE = Opcode.WAKE
 _CALLER_IDLE, _CALLEE_IDLE = State.CALLER_IDLE, State.CALLEE_IDLE
-# Absent where there are no hot lanes either, such as in WebAssembly, and on Windows.
+# Absent where there are no hot lanes either, such as on Windows.
 get_native_id: Callable[[], int] = getattr(threading, "get_native_id", threading.get_ident)
 _yield: Callable[[], None] = getattr(os, "sched_yield", lambda: None)
 _AT_ONCE: int = getattr(socket, "MSG_DONTWAIT", 0) | getattr(socket, "MSG_NOSIGNAL", 0)
