@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
+from operator import is_ as _is
 from typing import Any, Dict, Optional, Tuple
 
+from ..core.calls.callee import UNCHANGING
 from ..core.calls.outcome import Meta
 from ..core.model.errors import PayloadError
 from ..core.model.target import Mode
 from ..core.values.exceptions import load_exception
-from ..core.values.plain import ATOMS
 from ..core.values.references import Reference
 
 # By names of their own: up to Python 3.11 looking a member of an enum up takes as long as four calls of a function.
@@ -19,8 +20,9 @@ _AFTER, _AROUND = Mode.AFTER, Mode.AROUND
 class Call:
     """One invocation of a target, as a ``before``, ``after`` or ``around`` hook sees it.
 
-    Values are copies of the application's; what cannot be copied, or is too large, is a ``Reference``. An ``around`` hook may assign
-    ``args`` and ``kwargs``, or change what is in them, before it calls ``proceed``.
+    Plain values are copies of the application's; all else, and what is too large, is a ``Reference`` (``values="copy"`` on the registration
+    has all copied that can be). An ``around`` hook may assign ``args`` and ``kwargs``, or change what is in them, before it calls
+    ``proceed``; what it leaves as it came, the original gets as the very object.
     """
 
     # With their documentation, which a member without a value can have nowhere else.
@@ -110,20 +112,19 @@ class Call:
         """
         if self.mode is not _AROUND:
             raise PayloadError(f"a hook in the mode {self.mode.value!r} cannot proceed: register it with around()")
-        unchanged = self._unchanged()
-        return self._incoming.proceed(None if unchanged else (tuple(self.args), dict(self.kwargs)))
+        return self._incoming.proceed(self._changed())
 
-    def _unchanged(self) -> bool:
+    def _changed(self) -> Any:
+        """What is to be proceeded with, if it is not what came."""
         args, kwargs = self._passed
         now = self.kwargs
-        if self.args is not args:
-            return False
-        if (now or kwargs) and (now.keys() != kwargs.keys() or any(now[name] is not value for name, value in kwargs.items())):
-            return False
-        for value in (*args, *kwargs.values()):
-            if type(value) not in ATOMS:
-                return bool(self._incoming.has_as_it_came(args, now))
-        return True
+        if self.args is args and (not (now or kwargs) or (list(now) == list(kwargs) and all(map(_is, now.values(), kwargs.values())))):
+            for value in (*args, *kwargs.values()):
+                if type(value) not in UNCHANGING:
+                    break
+            else:
+                return None
+        return self._incoming.changed(self._passed, (tuple(self.args), dict(now)))
 
     async def proceed_async(self) -> Any:
         """``proceed`` for an ``async def`` hook: other hooks go on meanwhile."""

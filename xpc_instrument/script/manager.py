@@ -16,7 +16,7 @@ import socket
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Tuple, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, Literal, Optional, Tuple, Union
 
 from ..core.calls.callee import Incoming
 from ..core.calls.caller import Outgoing
@@ -262,18 +262,19 @@ class Manager:
         *,
         calls: Optional[int] = None,
         expires: Optional[float] = None,
+        values: Optional[Literal["reference", "copy"]] = None,
     ) -> bool:
         """Have calls of ``name``, from wherever, run ``callable`` in this process, for so many ``calls`` and ``expires`` seconds if given.
 
         False if another process has registered the name; registered again by this one, the callback is replaced. Where the host is an
         instrumented application, the name of a target, such as ``"shop.checkout:charge"``, has it called instead of the original, and
-        ``"before:shop.checkout:charge"`` before it; raises ``TargetError`` if the application cannot or may not hook that. ``ValueError``
-        for ``calls`` or ``expires`` out of range, ``ChannelError`` if the manager is not in use.
+        ``"before:shop.checkout:charge"`` before it, with ``values`` as in ``Session.before``; raises ``TargetError`` if the application
+        cannot or may not hook that. ``ValueError`` for options out of range, ``ChannelError`` if the manager is not in use.
         """
         self._refuse_proxy("register")
         check_callback(name, callable)
         try:
-            terms = Terms(limit=calls, expires=expires)
+            terms = Terms(limit=calls, expires=expires, values=values)
         except ValueError as error:
             raise ValueError(f"{name}: {str(error).replace('limit=', 'calls=')}") from None
         self._check_process()

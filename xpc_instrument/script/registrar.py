@@ -10,6 +10,7 @@ from ..core.model.terms import Terms
 from .handle import Handle
 
 F = TypeVar("F", bound=Callable[..., Any])
+Values = Literal["reference", "copy"]
 Raises = Union[Type[Exception], Tuple[Type[Exception], ...]]
 
 
@@ -29,6 +30,7 @@ class Registrar:
         sample: Optional[float] = None,
         rate: Optional[float] = None,
         timeout: Optional[float] = None,
+        values: Optional[Values] = None,
         wait: bool = True,
     ) -> Callable[[F], F]: ...
     @overload
@@ -42,6 +44,7 @@ class Registrar:
         sample: Optional[float] = None,
         rate: Optional[float] = None,
         timeout: Optional[float] = None,
+        values: Optional[Values] = None,
         wait: bool = True,
     ) -> Handle: ...
     def before(
@@ -54,6 +57,7 @@ class Registrar:
         sample: Optional[float] = None,
         rate: Optional[float] = None,
         timeout: Optional[float] = None,
+        values: Optional[Values] = None,
         wait: bool = True,
     ) -> Any:
         """Have ``hook(call)`` called before each invocation of the target, ``package.module:Qualified.name``.
@@ -67,6 +71,8 @@ class Registrar:
         - ``rate``: at most so many calls a second, in each process; the invocations beyond that go on without it.
         - ``timeout``: for how many seconds at most the application waits for one call of the hook, up to the config's ``max-timeout``, 30;
           without it, the config's ``timeout`` of the probe point.
+        - ``values``: with ``"reference"``, the default but for ``instead``, all values but plain ones cross as a ``Reference``, so that no
+          code of the application runs for the hook; with ``"copy"``, the default of ``instead``, they are pickled where that can be done.
         - ``wait=False``, of ``before`` and ``after``: no thread of the application waits for the hook. It is shown the values as they were,
           and may lose some of the calls (``Handle.dropped``) where they come faster than it runs.
 
@@ -78,7 +84,7 @@ class Registrar:
         seconds: then no process keeps the hook.
         """
         return self._register(
-            Mode.BEFORE, target, hook, (), limit=limit, expires=expires, sample=sample, rate=rate, timeout=timeout, wait=wait
+            Mode.BEFORE, target, hook, (), limit=limit, expires=expires, sample=sample, rate=rate, timeout=timeout, values=values, wait=wait
         )
 
     @overload
@@ -91,6 +97,7 @@ class Registrar:
         sample: Optional[float] = None,
         rate: Optional[float] = None,
         timeout: Optional[float] = None,
+        values: Optional[Values] = None,
         wait: bool = True,
     ) -> Callable[[F], F]: ...
     @overload
@@ -104,6 +111,7 @@ class Registrar:
         sample: Optional[float] = None,
         rate: Optional[float] = None,
         timeout: Optional[float] = None,
+        values: Optional[Values] = None,
         wait: bool = True,
     ) -> Handle: ...
     def after(
@@ -116,6 +124,7 @@ class Registrar:
         sample: Optional[float] = None,
         rate: Optional[float] = None,
         timeout: Optional[float] = None,
+        values: Optional[Values] = None,
         wait: bool = True,
     ) -> Any:
         """Have ``hook(call)`` called after each invocation, with ``call.result`` or ``call.exception``, and ``call.duration``.
@@ -123,7 +132,7 @@ class Registrar:
         Decorator, options and errors as with ``before``, and so is what it raises.
         """
         return self._register(
-            Mode.AFTER, target, hook, (), limit=limit, expires=expires, sample=sample, rate=rate, timeout=timeout, wait=wait
+            Mode.AFTER, target, hook, (), limit=limit, expires=expires, sample=sample, rate=rate, timeout=timeout, values=values, wait=wait
         )
 
     @overload
@@ -136,6 +145,7 @@ class Registrar:
         sample: Optional[float] = None,
         rate: Optional[float] = None,
         timeout: Optional[float] = None,
+        values: Optional[Values] = None,
         raises: Raises = (),
         wait: Literal[True] = True,
     ) -> Callable[[F], F]: ...
@@ -150,6 +160,7 @@ class Registrar:
         sample: Optional[float] = None,
         rate: Optional[float] = None,
         timeout: Optional[float] = None,
+        values: Optional[Values] = None,
         raises: Raises = (),
         wait: Literal[True] = True,
     ) -> Handle: ...
@@ -163,6 +174,7 @@ class Registrar:
         sample: Optional[float] = None,
         rate: Optional[float] = None,
         timeout: Optional[float] = None,
+        values: Optional[Values] = None,
         raises: Raises = (),
         wait: Literal[True] = True,
     ) -> Any:
@@ -185,6 +197,7 @@ class Registrar:
             sample=sample,
             rate=rate,
             timeout=timeout,
+            values=values,
             wait=wait,
         )
 
@@ -198,6 +211,7 @@ class Registrar:
         sample: Optional[float] = None,
         rate: Optional[float] = None,
         timeout: Optional[float] = None,
+        values: Optional[Values] = None,
         wait: Literal[True] = True,
     ) -> Callable[[F], F]: ...
     @overload
@@ -211,6 +225,7 @@ class Registrar:
         sample: Optional[float] = None,
         rate: Optional[float] = None,
         timeout: Optional[float] = None,
+        values: Optional[Values] = None,
         wait: Literal[True] = True,
     ) -> Handle: ...
     def instead(
@@ -223,6 +238,7 @@ class Registrar:
         sample: Optional[float] = None,
         rate: Optional[float] = None,
         timeout: Optional[float] = None,
+        values: Optional[Values] = None,
         wait: Literal[True] = True,
     ) -> Any:
         """Have ``hook``, a stand-in such as a ``Mock``, called as the original would be, and not the original.
@@ -232,7 +248,17 @@ class Registrar:
         errors as with ``before``; the application always waits.
         """
         return self._register(
-            Mode.INSTEAD, target, hook, (), limit=limit, expires=expires, sample=sample, rate=rate, timeout=timeout, wait=wait
+            Mode.INSTEAD,
+            target,
+            hook,
+            (),
+            limit=limit,
+            expires=expires,
+            sample=sample,
+            rate=rate,
+            timeout=timeout,
+            values=values,
+            wait=wait,
         )
 
     def _register(self, mode: Mode, target: str, hook: Any, raises: Tuple[Type[Exception], ...], **options: Any) -> Any:

@@ -17,14 +17,14 @@ import types
 from time import monotonic as _now
 from typing import Any, Mapping, Optional
 
-from ..core.calls.callee import Incoming
+from ..core.calls.callee import WITHOUT_REFERENCES, Incoming
 from ..core.calls.outcome import INSTANCE_TYPE
 from ..core.model.errors import DeadlineError, PayloadError, XpcError
 from ..core.model.target import Mode
 from ..core.protocol.codec import Frame
 from ..core.protocol.messages import Opcode
 from ..core.values.names import describe
-from ..core.values.pickling import load
+from ..core.values.pickling import load_plain
 from ..core.values.plain import dump_if_small
 from ..core.values.references import is_plain
 from ..core.wire.wire import Wire
@@ -112,10 +112,12 @@ class HookServer:
         """Run an `instead` hook for a call whose values have no reference among them: most often there is nothing to ask back."""
         incoming: Optional[Incoming] = None
         try:
-            args, kwargs, meta, _ = record = load(frame.body, ())
-            if len(meta) > INSTANCE_TYPE:
-                # There is: through the instance.
+            record = load_plain(frame.body)
+            args, kwargs, meta = record[:3]
+            if len(meta) > INSTANCE_TYPE or len(record) > WITHOUT_REFERENCES:
+                # There is: through the instance, or a value that is referred to.
                 incoming = _Incoming(wire, frame, process.profile)
+                record = incoming.record()
                 args, kwargs = incoming.plain_arguments(hook.callback, record)
             value = hook.callback(*args, **kwargs)
             if type(value) not in PLAIN:

@@ -30,8 +30,9 @@ from xpc_instrument.core.protocol.messages import Opcode
 from xpc_instrument.core.values.exceptions import dump_looked_at, load_for_application
 from xpc_instrument.core.values.fields import come_of
 from xpc_instrument.core.values.names import describe
-from xpc_instrument.core.values.pickling import Payload, load
+from xpc_instrument.core.values.pickling import Payload, load, load_plain
 from xpc_instrument.core.values.plain import dumper_of_small_calls
+from xpc_instrument.core.values.records import dumper_of_looked_at_calls
 from xpc_instrument.core.values.references import Table, is_plain
 from xpc_instrument.core.values.traits import PeerProfile
 from xpc_instrument.core.wire.wire import Wire
@@ -116,8 +117,10 @@ class RemoteHook(FailingOpen):
         )
         self.style = style
         self._relayed = relay_name(peer.session, number) if isinstance(peer, RelayedPeer) else b""
-        # The record of a call whose values are all plain and small, pickled; None of any other. Most calls are such.
-        self._small = _never_small if self._relayed else dumper_of_small_calls(traits.limit)
+        # The record of a call whose plain values are all small, pickled; None of any other. Most calls are such.
+        self._refers = terms.refers(mode)
+        dumper = dumper_of_looked_at_calls if self._refers else dumper_of_small_calls
+        self._small = _never_small if self._relayed else dumper(traits.limit)
         self._observing = mode in (Mode.BEFORE, Mode.AFTER)
         self._may_refer = may_refer
         self._traits = traits
@@ -156,6 +159,7 @@ class RemoteHook(FailingOpen):
             extras=self._extra,
             observing=self._observing,
             may_refer=self._may_refer,
+            refers=self._refers,
         )
 
     def _call(self, lane: Wire, payload: Payload) -> List[Bytes]:
@@ -245,7 +249,7 @@ class RemoteHook(FailingOpen):
                 answer = lane.call(self.number, small, deadline)
                 if type(answer) is bytes and (observing or is_plain(answer)):
                     # What an observer answers is of no interest, and not loaded.
-                    value = None if observing else load(answer, ())
+                    value = None if observing else load_plain(answer)
                     # As `_answered`, one call less.
                     self.lanes.give(lane)
                     if self.admission.failures:
@@ -323,7 +327,7 @@ class RemoteHook(FailingOpen):
                     before = guard.on
                     try:
                         guard.on = True
-                        value = load(frame.body, frame.buffers)
+                        value = load(frame.body, frame.buffers) if frame.buffers else load_plain(frame.body)
                     finally:
                         try:
                             guard.on = before

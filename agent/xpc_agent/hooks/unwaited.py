@@ -15,6 +15,7 @@ from time import perf_counter  # noqa: F401 - used in `_PASSING`
 from typing import Any, Callable, Optional, Tuple
 
 from xpc_instrument.core.model.interrupts import raise_interrupt
+from xpc_instrument.core.model.record import replace
 from xpc_instrument.core.model.target import Mode
 from xpc_instrument.core.model.terms import Terms
 from xpc_instrument.core.values.exceptions import dump_looked_at
@@ -112,7 +113,7 @@ class UnwaitedHook(RemoteHook):
         # Dropped after they were queued; the sender's.
         self.lost = 0
         self._settled = 0
-        self._termed: bool = options["terms"] != Terms(wait=False)
+        self._termed: bool = replace(options["terms"], values=None) != Terms(wait=False)
         self.queue = sender.add(self)
         self.sole = self._passing()
 
@@ -239,7 +240,7 @@ class UnwaitedHook(RemoteHook):
 
     @guarded
     def _packed(self, args: Args, kwargs: Kwargs) -> Tuple[Any, Any, int]:
-        return pack_all(args, kwargs, self._traits)
+        return pack_all(args, kwargs, self._traits, copies=not self._refers)
 
     def _outcome(self, result: Any, error: Optional[BaseException]) -> Tuple[Any, int]:
         if error is None and is_atom(result):
@@ -249,6 +250,6 @@ class UnwaitedHook(RemoteHook):
     @guarded
     def _packed_outcome(self, result: Any, error: Optional[BaseException]) -> Tuple[Any, int]:
         if error is None:
-            return pack(result, self._traits)
+            return pack(result, self._traits, copies=not self._refers)
         body = bytes(dump_looked_at(error, self._traits)[0])
         return body, len(body)

@@ -95,8 +95,8 @@ def test_what_around_changes_in_place_in_a_large_buffer_counts(app: App, session
         result[-1][0] = 8
         return result
 
-    session.around("shop:charge", change_argument)
-    session.around("shop:unique", change_result)
+    session.around("shop:charge", change_argument, values="copy")
+    session.around("shop:unique", change_result, values="copy")
     made = f"__import__('pickle').PickleBuffer(bytearray({size}))"
     app.evaluate(f"shop.charge({made}) and 0")
     assert app.evaluate("(len(shop.calls[-1]), shop.calls[-1][0], shop.calls[-1][1])") == f"({size}, 7, 0)"

@@ -105,7 +105,7 @@ def test_what_cannot_cross_arrives_as_its_text_and_says_why_it_cannot_be_reached
     app = start('max-payload = "1 MB"')
     with xpc_instrument.connect("shop") as session:
         seen = Seen(lambda call: (call.instance, *call.args, *call.kwargs.values()))
-        session.before("shop:charge", seen, wait=False)
+        session.before("shop:charge", seen, wait=False, values="copy")
         session.before("shop:Order.total", seen, wait=False)
         app.evaluate("shop.charge(shop.threading.Lock(), 5)")
         app.evaluate("shop.charge('x' * 1_100_000, currency='y' * 500_000)")

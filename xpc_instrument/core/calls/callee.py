@@ -19,11 +19,12 @@ from ..model.errors import ChannelError, LocalProtocolError, PayloadError, Refer
 from ..protocol.codec import Bytes, Frame
 from ..protocol.messages import Opcode
 from ..values.exceptions import dump_exception, load_exception
-from ..values.plain import PROTOCOL
-from ..values.references import dump_with_asker, is_unchanged, load_with_asker
+from ..values.plain import ATOMS, PROTOCOL, alike
+from ..values.records import fill, load_reference
+from ..values.references import Reference, dump_with_asker, is_unchanged, load_with_asker
 from ..values.traits import PeerProfile
 from ..wire.wire import Wire
-from .outcome import INSTANCE_TYPE, Arguments, Meta
+from .outcome import A_REFERENCE, INSTANCE_TYPE, ITEMS, Arguments, Meta
 
 # By names of their own: up to Python 3.11 looking a member of an enum up takes as long as four calls of a function.
 _CALL_NAMED, _FAULT, _PROCEED, _REFER, _RESULT, _RETURN = (
@@ -34,6 +35,13 @@ _CALL_NAMED, _FAULT, _PROCEED, _REFER, _RESULT, _RETURN = (
     Opcode.RESULT,
     Opcode.RETURN,
 )
+# What need not be loaded again to see whether it was changed.
+UNCHANGING = ATOMS | {Reference}
+# A record of more parts has references.
+WITHOUT_REFERENCES = 4
+Changed = Tuple[Tuple[Any, ...], Dict[str, Any], Dict[int, int]]
+"""Arguments, and which of them are as they came: their places now and then, each counted over `args` and then `kwargs`."""
+
 _NONE = pickle.dumps(None, PROTOCOL)
 _NOBODY_WAITS = "the application waits for this call no longer: past its deadline, or what called has been interrupted or has ended"
 
@@ -41,6 +49,10 @@ _NOBODY_WAITS = "the application waits for this call no longer: past its deadlin
 def binds(callback: Any) -> bool:
     """Whether a stand-in for a method gets the instance first, as it would if it were assigned in the method's place."""
     return hasattr(type(callback), "__get__") and not isinstance(callback, types.MethodType)
+
+
+def _is_same(places: Tuple[int, int]) -> bool:
+    return places[0] == places[1]
 
 
 def _copied(buffers: Sequence[Bytes]) -> Sequence[Bytes]:
@@ -69,7 +81,7 @@ class Incoming:
     def record(self, apart: bool = False) -> Tuple[Any, ...]:
         """The caller's record `(args, kwargs, *rest)`; what cannot be loaded here is a `Reference`.
 
-        With `apart` nothing in it lies in the frame itself, so that `has_as_it_came` can tell whether it was changed.
+        With `apart` nothing in it lies in the frame itself, so that `changed` can tell whether it was changed in place.
         """
         # For CALL_NAMED the first buffer is the name.
         buffers = self._frame.buffers[1:] if self._frame.opcode is _CALL_NAMED else self._frame.buffers
@@ -79,7 +91,7 @@ class Incoming:
             return self._load_separately()
         if not isinstance(value, tuple) or len(value) < 2:
             raise RemoteProtocolError("a call without (args, kwargs)")
-        return value
+        return value if len(value) <= WITHOUT_REFERENCES else fill(value, self)
 
     def _load_separately(self) -> Tuple[Any, ...]:
         frame = self._ask({"op": "separately", "ref": 0, "name": ""}, ())
@@ -137,8 +149,8 @@ class Incoming:
         """Something about the call that the caller knows, as JSON."""
         return json.loads(self._result(self._ask({"op": "extra", "ref": 0, "name": name}, ())))
 
-    def proceed(self, arguments: Optional[Arguments]) -> Any:
-        """Have the caller run the original, with its own arguments or these; returns or raises what the original did."""
+    def proceed(self, arguments: Optional[Changed]) -> Any:
+        """Have the caller run the original, with its own arguments or those that are `changed`; returns or raises what the original did."""
         body: Bytes = b""
         buffers: Sequence[Bytes] = ()
         if arguments is not None:
@@ -158,6 +170,10 @@ class Incoming:
     def _result(self, frame: Frame, apart: bool = False) -> Any:
         if frame.opcode is _FAULT:
             raise load_exception(frame.body, asker=self)
+        if frame.ident == A_REFERENCE:
+            return load_reference(frame.body, self)
+        if frame.ident == ITEMS:
+            return list(fill(load_with_asker(self, frame.body, frame.buffers), self)[0])
         return load_with_asker(self, frame.body, _copied(frame.buffers) if apart else frame.buffers)
 
     # answering ---------------------------------------------------------------------------------------------------------------
@@ -180,22 +196,73 @@ class Incoming:
         """Answer that an observer has observed."""
         self._finish(_RETURN, _NONE)
 
-    def has_as_it_came(self, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> bool:
-        """Whether the arguments that came with the call have not been changed in place: a fresh copy pickles to the same bytes."""
+    def changed(self, came: Arguments, now: Arguments) -> Optional[Changed]:
+        """The arguments now, and which of them are still as they came: None if all are, and so in their places.
+
+        One counts as it came if it is equal in type and value, or if it is the object that came, wherever it stands now, and was not
+        changed in place.
+        """
+        args, kwargs = came
+        values = [*args, *kwargs.values()]
+        places = {id(value): place for place, value in enumerate(values)}
+        fresh: List[Any] = []
+
+        def is_as_it_came(value: Any, place: int) -> bool:
+            original = values[place]
+            if type(original) in UNCHANGING:
+                return value is original or alike(value, original)
+            if not fresh:
+                # Loaded once more: nothing of these was given to the hook.
+                again = self.record(apart=True)
+                fresh.extend([*again[0], *again[1].values()])
+            return self._is_alike(value, original, fresh[place])
+
+        # Where each stood if it was not moved; -1 for one that is new.
+        own = {name: place for place, name in enumerate(kwargs, len(args))}
+        before = [place if place < len(args) else -1 for place in range(len(now[0]))] + [own.get(name, -1) for name in now[1]]
+        rest = [*now[0], *now[1].values()]
+        kept: Dict[int, int] = {}
+        for place, (value, stood) in enumerate(zip(tuple(rest), before)):
+            source = stood if stood >= 0 and value is values[stood] else places.get(id(value), stood)
+            if source >= 0 and is_as_it_came(value, source):
+                kept[place] = source
+                rest[place] = None
+        count = len(now[0])
+        if (
+            len(kept) == len(rest) == len(values)
+            and count == len(args)
+            and list(now[1]) == list(kwargs)
+            and all(map(_is_same, kept.items()))
+        ):
+            return None
+        return tuple(rest[:count]), dict(zip(now[1], rest[count:])), kept
+
+    def _is_alike(self, value: Any, original: Any, fresh: Any) -> bool:
+        """Whether a value is as one that came, of which `fresh` is another copy."""
+        if alike(value, fresh):
+            return True
+        if value is not original:
+            return False
         try:
-            return dump_with_asker(self, (args, kwargs), self.profile) == dump_with_asker(self, self.record(apart=True)[:2], self.profile)
+            return dump_with_asker(self, value, self.profile) == dump_with_asker(self, fresh, self.profile)
         except PayloadError:
             return True  # what cannot go back cannot have been meant to
 
+    def _is_outcome_of_original(self, value: Any) -> bool:
+        """Whether a value is what the original gave, and was not changed in place."""
+        frame, given = self._original, self._original_value
+        if frame is None or frame.opcode is not _RESULT or type(value) is not type(given):
+            return False
+        if type(given) in UNCHANGING:
+            return value is given or alike(value, given)
+        buffers = _copied(frame.buffers)
+        if value is given and not alike(value, value):
+            return is_unchanged(self, value, frame.body, buffers, self.profile)
+        return alike(value, load_with_asker(self, frame.body, buffers))
+
     def give(self, value: Any) -> None:
         """Answer with a value. Raises `PayloadError`, without having answered, if it cannot cross."""
-        original = self._original
-        if (
-            original is not None
-            and original.opcode is _RESULT
-            and value is self._original_value
-            and is_unchanged(self, value, original.body, _copied(original.buffers), self.profile)
-        ):
+        if self._is_outcome_of_original(value):
             self._finish(Opcode.RETURN_SAME)
             return
         body, buffers = dump_with_asker(self, value, self.profile)

@@ -19,10 +19,11 @@ from ..protocol.codec import Bytes, Frame
 from ..protocol.messages import Opcode
 from ..values.exceptions import dump_looked_at, load_exception
 from ..values.pickling import RECORD_SLACK, Payload, beside, dump
-from ..values.references import Table, dump_or_refer, dump_result, load_with_table, perform
+from ..values.records import dump_record, dump_reference, dump_value
+from ..values.references import READING, Table, dump_or_refer, dump_result, load_with_table, perform
 from ..values.traits import PeerProfile
 from ..wire.wire import Wire
-from .outcome import Arguments, Failed, NotFound, Outcome, load_small_json, run_original
+from .outcome import A_REFERENCE, ITEMS, Arguments, Failed, NotFound, Outcome, load_small_json, run_original
 
 # By names of their own: up to Python 3.11 looking a member of an enum up takes as long as four calls of a function.
 _FAULT, _PROCEED, _REFER, _RESULT, _RETURN = Opcode.FAULT, Opcode.PROCEED, Opcode.REFER, Opcode.RESULT, Opcode.RETURN
@@ -31,6 +32,8 @@ _FAULT, _PROCEED, _REFER, _RESULT, _RETURN = Opcode.FAULT, Opcode.PROCEED, Opcod
 class Outgoing:
     """The caller's end of one call. It sends the record `(args, kwargs, *fixed, *rest)`; of that, arguments and parts of `rest` that cannot
     cross are sent as references, `fixed` is sent as it is.
+
+    If it `refers`, so are all that are not plain (`values.records`); then `fixed` and `rest` are two values together.
 
     `extras` answers questions about the call that are not about an object ("signature", say): name -> JSON value. If the callee only
     observes (`observing`), nothing that it answers is loaded; if it `may_refer`, it may use references, with arguments that are.
@@ -48,6 +51,7 @@ class Outgoing:
         extras: Optional[Callable[[str], Any]] = None,
         observing: bool = False,
         may_refer: bool = True,
+        refers: bool = False,
     ) -> None:
         self.profile = profile
         self.table = table or Table()
@@ -62,11 +66,19 @@ class Outgoing:
         self._extras = extras
         self._observing = observing
         self._may_refer = may_refer
+        self._refers = refers
+        if refers:
+            # What the record names was not looked up in a table: most hooks ask for nothing.
+            for value in (*args, *kwargs.values(), *rest):
+                self.table.add(value)
 
     # what is sent ------------------------------------------------------------------------------------------------------
 
     def payload(self) -> Payload:
         """The record, pickled."""
+        if self._refers:
+            meta, outcome = (*self._fixed, *self._rest)
+            return dump_record(self._args, self._kwargs, meta, outcome, not self._rest, self.profile)
         try:
             return dump((beside(self._args), self._kwargs, *self._fixed, *self._rest), self.profile)
         except PayloadError:
@@ -91,9 +103,12 @@ class Outgoing:
         def part(value: Any) -> Tuple[Optional[bytes], Any]:
             reference = self.table.reference_to(value)
             try:
-                body, buffers = dump(value, self.profile)
+                payload = dump_value(value, self.profile) if self._refers else dump(value, self.profile)
             except PayloadError:
+                payload = None  # then the reference alone
+            if payload is None:
                 return None, reference
+            body, buffers = payload
             # What went out of band before goes by reference now: this is the rare way.
             return (None if buffers else bytes(body)), reference
 
@@ -122,9 +137,21 @@ class Outgoing:
         if not frame.body:
             return self._args, self._kwargs
         value = load_with_table(self.table, frame.body, frame.buffers)
-        if not (isinstance(value, tuple) and len(value) == 2 and type(value[0]) is tuple and type(value[1]) is dict):
-            raise RemoteProtocolError("PROCEED without (args, kwargs)")
-        return value
+        try:
+            args, kwargs, kept = value
+            return self._with_kept(tuple(args), dict(kwargs), kept)
+        except (TypeError, ValueError, LookupError) as error:
+            raise RemoteProtocolError("PROCEED without (args, kwargs, kept)") from error
+
+    def _with_kept(self, args: Tuple[Any, ...], kwargs: Dict[str, Any], kept: Dict[int, int]) -> Arguments:
+        """The arguments, each that the callee has `kept` as it came, by its place and the place that it came from, the object itself."""
+        if not kept:
+            return args, kwargs
+        came = (*self._args, *self._kwargs.values())
+        values = [*args, *kwargs.values()]
+        for place, source in kept.items():
+            values[place] = came[source]
+        return tuple(values[: len(args)]), dict(zip(kwargs, values[len(args) :]))
 
     def _refer(self, wire: Wire, frame: Frame) -> List[Bytes]:
         """Perform an operation on a reference; the answer to REFER."""
@@ -144,9 +171,10 @@ class Outgoing:
                 return wire.connection.send(_RESULT, 0, *dump(answer.value, self.profile, RECORD_SLACK))
             raise_interrupt(answer.error, of_values=True)
             outcome = answer
-        elif not self._may_refer:
+        elif not self._may_refer and (op not in READING or frame.buffers):
             # Nothing that came with it has been loaded.
-            outcome = Outcome(error=PayloadError("the config allows no more than to observe this target: its references cannot be used"))
+            text = "the config allows no more than to observe this target: its references can be read, and no more"
+            outcome = Outcome(error=PayloadError(text))
         else:
             arguments: Arguments = ((), {})
             if frame.buffers:
@@ -158,7 +186,22 @@ class Outgoing:
                 outcome = Outcome(error=error)
             if outcome.error is not None:
                 raise_interrupt(outcome.error, of_values=True)
-        return self.answer(wire, outcome)
+            if outcome.error is None and op == "copy":
+                return self._copy(wire, outcome.value)
+            if outcome.error is None and op == "iter":
+                for value in outcome.value:
+                    self.table.add(value)
+                return wire.connection.send(_RESULT, ITEMS, *dump_record(tuple(outcome.value), {}, (), None, False, self.profile))
+        return self.answer(wire, outcome, refers=True)
+
+    def _copy(self, wire: Wire, value: Any) -> List[Bytes]:
+        """The answer that has a value itself, or says why it cannot cross."""
+        try:
+            payload = dump(value, self.profile)
+        except PayloadError as error:
+            raise_interrupt(error, of_values=True)
+            return self.answer(wire, Outcome(error=error), refers=True)
+        return wire.connection.send(_RESULT, 0, *payload)
 
     def _extra(self, name: str) -> Any:
         if self._extras is None:
@@ -169,13 +212,17 @@ class Outgoing:
         """The answer to PROCEED."""
         if outcome.error is not None:
             self.faults.append(outcome.error)
-        return self.answer(wire, outcome)
+        return self.answer(wire, outcome, refers=self._refers)
 
-    def answer(self, wire: Wire, outcome: Outcome) -> List[Bytes]:
-        """The answer to PROCEED and REFER."""
+    def answer(self, wire: Wire, outcome: Outcome, *, refers: bool) -> List[Bytes]:
+        """The answer to PROCEED and REFER. If it `refers`, all that is not plain is referred to, not what cannot be pickled alone."""
         if outcome.error is None:
-            body, buffers = dump_result(outcome.value, self.table, self.profile)
-            return wire.connection.send(_RESULT, 0, body, buffers)
+            if not refers:
+                return wire.connection.send(_RESULT, 0, *dump_result(outcome.value, self.table, self.profile))
+            payload = dump_value(outcome.value, self.profile)
+            if payload is not None:
+                return wire.connection.send(_RESULT, 0, *payload)
+            return wire.connection.send(_RESULT, A_REFERENCE, dump_reference(outcome.value, self.table))
         body, buffers = dump_looked_at(outcome.error, self.profile, self.table)
         return wire.connection.send(_FAULT, 0, body, buffers)
 

@@ -15,6 +15,10 @@ from ..values.references import Asker, Reference
 _FLAT = 1
 _LONGEST_JSON = 64 * 1024
 
+# In the place of the number that a frame has: the body of this RESULT is a reference (`values.records.dump_reference`), or has values of
+# which each crosses on its own, as the arguments of a record (`values.records.dump_record`).
+A_REFERENCE, ITEMS = 1, 2
+
 Arguments = Tuple[Tuple[Any, ...], Dict[str, Any]]
 
 

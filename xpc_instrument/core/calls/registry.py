@@ -174,7 +174,7 @@ class Registry(Policy):
                     return
                 caller.send_frame(back.opcode, 0, back.body, None, back.buffers)
                 question = caller.recv_frame(None)
-                opcode, ident, body, buffers = question.opcode, 0, question.body, question.buffers
+                opcode, ident, body, buffers = question.opcode, question.ident, question.body, question.buffers
         except BaseException:
             # The caller is gone in the middle of its call: what the callee still says would answer nobody.
             peer.lanes.drop(lane)

@@ -1,4 +1,4 @@
-"""The terms of a registration: how many calls a hook gets, which of them, until when, and whether and for how long anybody waits for it."""
+"""The terms of a registration: how many calls a hook gets, which of them and until when, who waits for it, and how values cross."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ from typing import Any, Dict, Mapping, Optional
 
 from .limits import LONGEST_WAIT
 from .record import Record, as_dict, defaults, fields
+from .target import Mode
 
 # What `expires` may be at most, in seconds: some hundred years, far from what a clock cannot hold.
 _LONGEST = 4e9
 # What `rate` may be at most, in calls a second: no function is called more often.
 _FASTEST = 1e9
+
+
+COPY, REFERENCE = "copy", "reference"
 
 
 class Terms(Record):
@@ -34,6 +38,9 @@ class Terms(Record):
     timeout: Optional[float] = None
     """For how many seconds the application waits for one call of the hook; None for what the config says of the probe point."""
 
+    values: Optional[str] = None
+    """How values cross that are not plain: `COPY` or `REFERENCE`; None for what the mode has, see `refers`."""
+
     def __post_init__(self) -> None:
         if self.limit is not None and (not isinstance(self.limit, int) or isinstance(self.limit, bool) or self.limit < 1):
             raise ValueError(f"limit={self.limit!r}: expected a number of calls from 1 upwards")
@@ -43,8 +50,14 @@ class Terms(Record):
         _check_number("timeout", self.timeout, LONGEST_WAIT, "seconds")
         if not isinstance(self.wait, bool):
             raise ValueError(f"wait={self.wait!r}: expected True or False")
+        if self.values not in (None, COPY, REFERENCE):
+            raise ValueError(f"values={self.values!r:.80}: expected {COPY!r} or {REFERENCE!r}")
         if self.timeout is not None and not self.wait:
             raise ValueError(f"timeout={self.timeout:g} and wait=False: nobody waits for the hook, so it has no deadline; leave one out")
+
+    def refers(self, mode: Mode) -> bool:
+        """Whether a hook in that mode gets references to what is not plain. A stand-in is called as the original would be: with copies."""
+        return mode is not Mode.INSTEAD if self.values is None else self.values == REFERENCE
 
     def to_json(self) -> Dict[str, Any]:
         """What differs from the defaults."""

@@ -25,8 +25,8 @@ def describe(error: BaseException) -> str:
     return f"{_name_of(type(error))}: {text[:300]}"
 
 
-_module_of = type.__dict__["__module__"].__get__
-_qualname_of = type.__dict__["__qualname__"].__get__
+module_of = type.__dict__["__module__"].__get__
+qualname_of = type.__dict__["__qualname__"].__get__
 _name_of = type.__dict__["__name__"].__get__
 
 
@@ -37,8 +37,8 @@ def type_name(value: Any) -> str:
 
 def class_name(cls: type) -> str:
     """The same of a class."""
-    module = _module_of(cls)
-    return f"{module if type(module) is str else '?'}.{_qualname_of(cls)}"
+    module = module_of(cls)
+    return f"{module if type(module) is str else '?'}.{qualname_of(cls)}"
 
 
 def instance_text(name: str, ident: int) -> str:

@@ -6,6 +6,7 @@ Rules:
   the other side said it lacks) is pickled by value, with cloudpickle. By-value code crosses only between equal minor versions of
   Python.
 - Pickling stops as soon as the limit is passed: an argument of 4 GB costs no 4 GB.
+- A class that is here is never replaced by one that comes (`classes.py`).
 - `loads` is only ever used on what a peer sent that has proved the key.
 """
 
@@ -21,8 +22,9 @@ from typing import Any, List, Optional, Sequence, Tuple
 from ..model.errors import PayloadError
 from ..model.interrupts import raise_interrupt
 from ..protocol.codec import Bytes
+from .classes import has_classes, load_with_classes
 from .names import FAULTS, describe, type_name
-from .plain import PROTOCOL, dump_if_small
+from .plain import PROTOCOL, REDUCERS, dump_if_small
 from .traits import PeerProfile, python_version
 
 # Buffers smaller than this are cheaper inside the pickle than as a piece of their own; and a hot lane has room for what is smaller.
@@ -121,6 +123,22 @@ def dump(value: Any, profile: PeerProfile, slack: int = 0) -> Payload:
     return body, writer.buffers
 
 
+def dump_plain(value: Any, profile: PeerProfile, slack: int = 0) -> Payload:
+    """Pickle a plain value, whose types need no import on the other side but of the standard library; otherwise as `dump`."""
+    writer = _Writer(profile.limit + slack)
+    pickler = pickle.Pickler(writer, PROTOCOL, buffer_callback=writer.take_buffer)
+    pickler.dispatch_table = REDUCERS
+    try:
+        pickler.dump(value)
+    except _TooLarge:
+        raise _too_large(value, profile) from None
+    except FAULTS as error:
+        raise_interrupt(error, of_values=True)
+        raise PayloadError(f"{type_name(value)} cannot be pickled: {describe(error)}") from error
+    pieces = writer.pieces
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces), writer.buffers
+
+
 def _imports_foreign(body: bytes, profile: PeerProfile) -> bool:
     """Whether a pickle, when it is loaded, imports from a module that the other side cannot import."""
     names = profile.foreign | {"__main__"}
@@ -181,7 +199,18 @@ _by_value_lock = threading.RLock()
 def load(body: Bytes, buffers: Sequence[Bytes]) -> Any:
     """The value in a payload. Raises `PayloadError` that says what could not be loaded."""
     try:
+        if has_classes(body):
+            return load_with_classes(body, buffers)
         return pickle.loads(body, buffers=buffers) if buffers else pickle.loads(body)
+    except FAULTS as error:
+        raise_interrupt(error, of_values=True)
+        raise PayloadError(f"what the other side sent cannot be loaded here: {describe(error)}") from error
+
+
+def load_plain(body: Bytes) -> Any:
+    """The same of what is known to name nothing (`references.is_plain`)."""
+    try:
+        return pickle.loads(body)
     except FAULTS as error:
         raise_interrupt(error, of_values=True)
         raise PayloadError(f"what the other side sent cannot be loaded here: {describe(error)}") from error

@@ -3,7 +3,7 @@
 Rules:
 - A reference names an object in the table of one call, on the side that makes the call. It ends with that call.
 - It reads attributes, calls methods and shows a text that runs no code of the object; sent back within its call, it is the object itself.
-- What cannot be pickled, or is too large, crosses as a reference.
+- To a hook that looks all crosses as a reference that is not plain; to one that gets copies, what cannot be pickled or is too large.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, Callable, Dict, List, Optional, Protocol, Sequence, Tupl
 from ..model.errors import PayloadError, ReferenceExpiredError
 from ..protocol.codec import Bytes
 from .names import instance_text, type_name
-from .pickling import RECORD_SLACK, Payload, dump, load
+from .pickling import RECORD_SLACK, Payload, dump, load, load_plain
 from .plain import dump_if_small
 from .traits import PeerProfile
 
@@ -87,9 +87,9 @@ class Asker(Protocol):
 class Reference:
     """An object that stays in the other process, for as long as the call that brought it lasts.
 
-    Attributes are read, items looked up and methods called there; what they give comes back as a copy, or as a reference where it is
-    callable or cannot be copied. ``len``, ``bool``, ``in`` and iteration, up to 10,000 items, ask the object too. ``repr`` shows its type
-    and runs no code of it. Sent back within its call, as an argument or a result, it is the object itself.
+    Attributes are read, items looked up and methods called there; what they give comes back by value if it is plain, and else as a
+    reference. ``len``, ``bool``, ``in`` and iteration, up to 10,000 items, ask the object too; ``copy()`` fetches a pickled copy of it.
+    ``repr`` shows its type and runs no code of it. Sent back within its call, as an argument or a result, it is the object itself.
 
     Raises what the object raises, ``AttributeError`` for an assignment, and ``ReferenceExpiredError`` once the call has ended or where the
     application did not wait for it (``wait=False``).
@@ -132,6 +132,10 @@ class Reference:
 
     def __iter__(self) -> Any:
         return iter(self._xpc_do("iter"))
+
+    def copy(self) -> Any:
+        """The object itself, pickled there and loaded here. Raises ``PayloadError`` if it cannot cross."""
+        return self._xpc_do("copy")
 
     def __repr__(self) -> str:
         return f"<reference to {self._xpc_text or instance_text(self._xpc_type, self._xpc_number)}>"
@@ -183,7 +187,7 @@ def is_plain(body: Bytes) -> bool:
 def load_with_table(table: Table, body: Bytes, buffers: Sequence[Bytes]) -> Any:
     """Load what came back from the other side; references in it turn into the objects themselves."""
     if is_plain(body):
-        return load(body, buffers)
+        return load(body, buffers) if buffers else load_plain(body)
     before = getattr(_here, "table", None)
     _here.table = table
     try:
@@ -195,7 +199,7 @@ def load_with_table(table: Table, body: Bytes, buffers: Sequence[Bytes]) -> Any:
 def load_with_asker(asker: Asker, body: Bytes, buffers: Sequence[Bytes]) -> Any:
     """Load what came with a call; references in it ask through `asker`."""
     if is_plain(body):
-        return load(body, buffers)
+        return load(body, buffers) if buffers else load_plain(body)
     before = getattr(_here, "asker", None)
     _here.asker = asker
     try:
@@ -258,7 +262,11 @@ _OPERATIONS: Dict[str, Callable[[Any, str, Tuple[Any, ...], Dict[str, Any]], Any
     "len": lambda target, name, args, kwargs: len(target),
     "truth": lambda target, name, args, kwargs: bool(target),
     "iter": lambda target, name, args, kwargs: list(itertools.islice(target, MAX_ITEMS)),
+    "copy": lambda target, name, args, kwargs: target,
 }
+
+READING = frozenset({"copy", "get", "iter", "len", "truth"})
+"""Operations that only read, and to which the other side sends nothing but names."""
 
 
 def is_unchanged(asker: Asker, value: Any, body: Bytes, buffers: Sequence[Bytes], profile: PeerProfile) -> bool:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import itertools
 import socket
 import time
+from datetime import datetime, timezone
+from decimal import Decimal
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Dict, List
+from uuid import UUID
 
 import pytest
 from hypothesis import settings
@@ -363,7 +367,7 @@ def test_an_interrupted_snapshot_is_dropped_and_counted() -> None:
             raise KeyboardInterrupt
 
     net = Net()
-    hook = net.register()
+    hook = net.register(terms=Terms(wait=False, values="copy"))
     with pytest.raises(KeyboardInterrupt):
         hook.sole(value_of, (Interrupting(),), {}, False)
     assert (hook.dropped, len(net.queue.items)) == (1, 0)
@@ -405,19 +409,43 @@ def test_a_small_container_of_them_is_copied(value: Any) -> None:
     assert packed[1] is not value or isinstance(value, tuple)
 
 
-@pytest.mark.parametrize("value", [[[1]], {"a": []}, list(range(100)), bytearray(b"x" * 40_000), 1 << 5000])
-def test_all_else_is_pickled_at_once(value: Any) -> None:
+@pytest.mark.parametrize("value", [[[1]], {"a": []}, list(range(100)), bytearray(b"x" * 40_000)])
+def test_a_plain_value_that_can_be_changed_is_copied_all_the_way_down(value: Any) -> None:
     packed, size = pack(value, TRAITS)
+    assert (packed, size > 64) == ((AS_IS, value), True)
+    inner = packed[1][0] if isinstance(value, list) else packed[1]
+    assert packed[1] is not value
+    assert isinstance(inner, int) or inner is not value
+
+
+@pytest.mark.parametrize("value", [Decimal("1.10"), [datetime(2026, 1, 2, tzinfo=timezone.utc)], UUID(int=5), Path("a/b")])
+def test_what_pickles_under_a_name_is_pickled_at_once(value: Any) -> None:
+    packed, _ = pack(value, TRAITS)
     assert packed[0] == PICKLED
-    assert size > 10
     assert unpack(packed, 1) == value
 
 
-def test_what_cannot_be_pickled_or_is_too_large_is_told() -> None:
-    packed, _ = pack(lambda: (yield), PeerProfile("3.8", "3.11", 1000))
+class Untouchable:
+    """Nothing of it may run."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise AssertionError(name)
+
+    __reduce__ = __reduce_ex__ = __repr__ = __eq__ = __hash__ = __bool__ = __len__ = __iter__ = None  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("wrap", [lambda one: one, lambda one: [one], lambda one: {"a": one}, lambda one: (1, [one])])
+def test_what_is_not_plain_is_told_and_nothing_of_it_runs(wrap: Any) -> None:
+    packed, _ = pack(wrap(Untouchable()), TRAITS)
+    assert packed[0] == TOLD
+    assert "Untouchable at 0x" in repr(unpack(packed, 1))
+
+
+def test_what_is_too_large_or_cannot_be_pickled_where_a_copy_is_asked_for_is_told() -> None:
+    packed, _ = pack(lambda: (yield), PeerProfile("3.8", "3.11", 1000), copies=True)
     assert packed[0] == TOLD
     args, kwargs, size = pack_all(("x" * 60_000, "y" * 60_000), {"z": [1]}, TRAITS)
-    assert [one[0] for one in args] == [TOLD, TOLD] or [one[0] for one in args] == [PICKLED, TOLD]
+    assert [one[0] for one in args] == [AS_IS, TOLD]
     assert kwargs == {"z": (AS_IS, [1])}
     assert size <= TRAITS.limit
     reference = unpack(args[1], 1)

@@ -58,13 +58,13 @@ def proceed(incoming: Incoming) -> None:
 
 
 def proceed_with_another(incoming: Incoming) -> None:
-    assert incoming.proceed(((4,), {})) == [4]
+    assert incoming.proceed(((4,), {}, {})) == [4]
     incoming.give("another")
 
 
 def proceed_to_an_error(incoming: Incoming) -> None:
     with pytest.raises(ValueError, match="negative") as caught:
-        incoming.proceed(((-1,), {}))
+        incoming.proceed(((-1,), {}, {}))
     incoming.throw(caught.value)
 
 

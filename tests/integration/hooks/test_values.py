@@ -1,0 +1,151 @@
+"""Which values a hook in another process gets, and which objects the application goes on with."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Iterator, List
+from unittest.mock import Mock
+
+import pytest
+
+import xpc_instrument
+from tests.integration.app_fixture import App
+from xpc_instrument import Session
+from xpc_instrument.core.discovery import entry as discovery
+from xpc_instrument.core.values.references import Reference
+
+pytestmark = pytest.mark.version
+
+# Runs none of its code without an error, and tells whether the objects that were passed are those that arrived.
+UNTOUCHABLE = """
+def refuse(*args):
+    raise AssertionError("it ran")
+Untouchable = type("Untouchable", (), dict.fromkeys(
+    ["__reduce__", "__reduce_ex__", "__getstate__", "__repr__", "__eq__", "__hash__", "__len__", "__iter__", "__bool__", "__del__"], refuse))
+def passed(value, **more):
+    shop.charge(value, **more)
+    return shop.calls.pop() is value
+"""
+ENTRY = """
+seen = []
+class Registering(type):
+    made = []
+    def __new__(mcs, name, bases, space):
+        Registering.made.append(name)
+        return super().__new__(mcs, name, bases, space)
+class Entry(metaclass=Registering):
+    count = 0
+    def __init__(self, number):
+        self.number = number
+    def double(self):
+        seen.append(self.number)
+        return self.number * 2
+def state():
+    return Entry.double.__globals__ is globals(), Entry.count, Registering.made, type(shop.calls[-1]) is Entry, shop.calls[-1].double(), seen
+"""
+
+
+def run(app: App, text: str) -> None:
+    assert app.evaluate(f"exec({text!r}, vars(__import__('__main__')))") == "None"
+
+
+@pytest.fixture
+def app(begin_app: Callable[..., App]) -> App:
+    return begin_app()
+
+
+@pytest.fixture
+def session(app: App) -> Iterator[Session]:
+    with xpc_instrument.connect("shop") as session:
+        yield session
+
+
+@pytest.mark.parametrize("made", ["Untouchable()", "[Untouchable()]", "{'a': Untouchable()}", "shop.threading.Lock()", "(i for i in [1])"])
+def test_hooks_that_look_get_a_reference_and_run_nothing(app: App, session: Session, made: str) -> None:
+    run(app, UNTOUCHABLE)
+    seen: List[Any] = []
+    session.before("shop:charge", lambda call: seen.append(type(call.args[0])))
+    session.after("shop:unique", lambda call: seen.append(type(call.result)))
+    session.around("shop:charge", lambda call: call.proceed())
+    session.around("shop:unique", lambda call: call.proceed())
+    session.before("shop:charge", lambda call: None, wait=False)
+    # The original formats its argument, which these refuse.
+    run(app, f"kept = {made}")
+    run(
+        app,
+        "def unformatted():\n    try:\n        shop.charge(kept)\n    except AssertionError:\n        pass\n    return shop.calls[-1] is kept\n",
+    )
+    assert app.evaluate("unformatted()") == "True"
+    assert app.evaluate("shop.unique() is shop.calls") == "True"
+    assert seen == [Reference, Reference]
+
+
+@pytest.mark.parametrize("values", ["reference", "copy"])
+def test_what_a_hook_leaves_as_it_came_is_the_very_object(app: App, session: Session, values: Any) -> None:
+    run(app, UNTOUCHABLE)
+
+    @session.around("shop:charge", values=values)
+    def change(call: Any) -> Any:
+        call.kwargs = {**call.kwargs, "currency": "changed"}
+        return call.proceed()
+
+    for made in ("[1, [2]]", "{'a': [1]}", "'x' * 5000", "shop.Order(3)", "1 << 70", "bytearray(10)"):
+        assert app.evaluate(f"passed({made}, currency='EUR')") == "True"
+    assert app.evaluate("shop.charge(1, currency='EUR')") == "'1 changed'"
+    # Equal, though not the object that came.
+    change_back = session.around(
+        "shop:charge", lambda call: (setattr(call, "args", (list(call.args[0]),)), call.proceed())[1], values=values
+    )
+    assert app.evaluate("passed([1, 2], currency='EUR')") == "True"
+    change_back.remove()
+    session.around("shop:charge", lambda call: (call.args[0].append(3), call.proceed())[1], values=values)
+    assert app.evaluate("passed([1, 2], currency='EUR')") == "False"
+
+
+def test_arguments_that_change_places_are_the_very_objects(app: App, session: Session) -> None:
+    def swap(call: Any) -> Any:
+        call.args, call.kwargs = (call.kwargs["currency"],), {"currency": call.args[0]}
+        return call.proceed()
+
+    session.around("shop:charge", swap)
+    assert app.evaluate("(lambda a, b: (shop.charge(a, currency=b), shop.calls.pop() is b)[1])([1], {2: [3]})") == "True"
+
+
+def test_a_result_that_is_handed_back_equal_is_the_very_object(app: App, session: Session) -> None:
+    app.evaluate("shop.calls.extend([1, 2])")
+    handle = session.around("shop:unique", lambda call: list(call.proceed()))
+    assert app.evaluate("shop.unique() is shop.calls") == "True"
+    handle.remove()
+    session.around("shop:unique", lambda call: [*call.proceed(), True])
+    assert app.evaluate("shop.unique()") == "[1, 2, True]"
+
+
+@pytest.mark.parametrize("mode", ["instead", "around", "manager"])
+def test_a_class_of_the_applications_own_program_is_never_replaced(app: App, session: Session, mode: str) -> None:
+    run(app, ENTRY)
+    if mode == "instead":
+        # Sent back by a stand-in, as it came.
+        session.instead("shop:unique", Mock(side_effect=lambda: kept[0]))
+        kept: List[Any] = []
+        session.instead("shop:charge", lambda entry, currency: kept.append(entry))
+        run(app, "Entry.count = 1\nshop.charge(Entry(4), None)\nEntry.count = 2\nshop.calls.append(shop.unique())")
+    elif mode == "around":
+
+        @session.around("shop:charge", values="copy")
+        def change(call: Any) -> Any:
+            call.args[0].number += 1
+            return call.proceed()
+
+        run(app, "Entry.count = 2\nshop.charge(Entry(3))")
+    else:
+        manager = xpc_instrument.Manager(address=address())
+        manager.connect(timeout=10)
+        with manager:
+            manager.register("echo", lambda entry: entry)
+            run(app, "Entry.count = 2\nimport xpc_instrument\n")
+            run(app, f"joined = xpc_instrument.Manager(address={address()!r})\njoined.connect(timeout=10)")
+            run(app, "shop.calls.append(joined.call('echo', Entry(4))[0])\njoined.shutdown()")
+    assert app.evaluate("state()") == "(True, 2, ['Entry'], True, 8, [4])"
+
+
+def address() -> Any:
+    return discovery.processes("shop")[0].address

@@ -1,0 +1,260 @@
+"""The record of a call for a hook that looks: plain values by value, all else as references.
+
+Rules:
+- Each argument is decided on its own, and so is the outcome. Nothing of what is not plain is looked at but its class and its `id`.
+- A record is `(args, kwargs, meta, outcome, ...)`. Behind that come place, number and type of each reference. Places count the values of
+  `args` and then those of `kwargs`; `OUTCOME` is that of the outcome. The value in such a place is None. So it is plain data, pickled and
+  loaded in one step, whatever it refers to.
+- What cannot be pickled after all, or does not fit with the rest, is referred to as well.
+"""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
+
+from ..model.errors import PayloadError, RemoteProtocolError
+from ..model.interrupts import raise_interrupt
+from ..protocol.codec import Bytes
+from .names import class_name, module_of, qualname_of, type_name
+from .pickling import RECORD_SLACK, Payload, beside, dump_plain, load
+from .plain import NAMED, NOT_PLAIN, PROTOCOL, Snapshots, dump_if_small
+from .references import Asker, Reference, Table
+from .traits import PeerProfile
+
+Args = Tuple[Any, ...]
+Kwargs = Dict[str, Any]
+Meta = Tuple[Any, ...]
+
+OUTCOME = -1
+# What is pickled in one step, without looking at the limit meanwhile: strings up to a length, containers up to a number of items, and
+# within each other.
+_SHORT = 4096
+_FEW = 16
+_DEPTH = 2
+
+
+# most calls: values that are small --------------------------------------------------------------------------------------
+
+
+def _are_short(values: Iterable[Any]) -> bool:
+    """Whether none of the values is a container, or long."""
+    for value in values:
+        kind = type(value)
+        if kind is int or value is None or kind is float or kind is bool:
+            continue
+        if (kind is not str and kind is not bytes) or len(value) > _SHORT:
+            return False
+    return True
+
+
+def _are_named_shortly(kwargs: Kwargs) -> bool:
+    """The same of keyword arguments, of which a name may be of a class of its own."""
+    for name, value in kwargs.items():
+        kind = type(value)
+        if type(name) is not str:
+            return False
+        if kind is int or value is None or kind is float or kind is bool:
+            continue
+        if (kind is not str and kind is not bytes) or len(value) > _SHORT:
+            return False
+    return True
+
+
+def _copied(value: Any, depth: int) -> Any:
+    """A copy of a container with small values only; None of any other value."""
+    kind = type(value)
+    if kind is dict:
+        if len(value) > _FEW or not depth:
+            return None
+        pairs = list(value.items())
+        deep = False
+        for key, inner in pairs:
+            kind = type(inner)
+            if type(key) is not str or len(key) > _SHORT:
+                return None
+            if kind is int or inner is None or kind is bool or kind is float:
+                continue
+            if (kind is not str and kind is not bytes) or len(inner) > _SHORT:
+                deep = True
+        if deep:
+            values = _all_copied([inner for _, inner in pairs], depth - 1)
+            return None if values is None else dict(zip([key for key, _ in pairs], values))
+        return dict(pairs)
+    if (kind is not list and kind is not tuple) or len(value) > _FEW or not depth:
+        return None
+    copy = value[:]
+    if _are_short(copy):
+        return copy
+    copies = _all_copied(copy, depth - 1)
+    return copies if copies is None or kind is list else tuple(copies)
+
+
+def _all_copied(items: Iterable[Any], depth: int) -> Optional[List[Any]]:
+    copies = []
+    for item in items:
+        copy = item if _are_short((item,)) else _copied(item, depth)
+        if copy is None and item is not None:
+            return None
+        copies.append(copy)
+    return copies
+
+
+def _look(values: List[Any], referred: List[Any], first: int) -> bool:
+    """Put in the place of small values what is to cross of them: copies, and None for what is not plain and so is `referred` to.
+
+    `first` is the place of the first of them. False if it takes more than a glance.
+    """
+    for index, value in enumerate(values):
+        kind = type(value)
+        if kind is int or value is None or kind is float or kind is bool:
+            continue
+        if id(kind) not in _BUILT_IN:
+            name = qualname_of(kind)
+            if name in NAMED:
+                return False
+            module = module_of(kind)
+            referred += first + index, id(value), f"{module}.{name}" if type(module) is str else class_name(kind)
+            values[index] = None
+        elif (kind is not str and kind is not bytes) or len(value) > _SHORT:
+            copy = values[index] = _copied(value, _DEPTH)
+            if copy is None:
+                return False
+    return True
+
+
+_BUILT_IN = frozenset(map(id, (str, bytes, list, tuple, dict, set, frozenset, bytearray, complex)))
+
+
+def dumper_of_looked_at_calls(
+    limit: int, dumps: Callable[[Any, int], bytes] = pickle.dumps
+) -> Callable[[Args, Kwargs, Meta, Any], Optional[bytes]]:
+    """What pickles the record of a call whose plain values are all small, in at most `limit` bytes. It gives None for any other call.
+
+    A function of its own for each limit: one call fewer for each call of a hook.
+    """
+
+    def dump_call(args: Args, kwargs: Kwargs, meta: Meta, outcome: Any) -> Optional[bytes]:
+        for value in args:
+            kind = type(value)
+            if kind is int or value is None or kind is float or kind is bool:
+                continue
+            if (kind is not str and kind is not bytes) or len(value) > _SHORT:
+                break
+        else:
+            if (not kwargs or _are_named_shortly(kwargs)) and (outcome is None or _are_short((outcome,))):
+                body = dumps((args, kwargs, meta, outcome), PROTOCOL)
+                return body if len(body) <= limit else None
+        referred: List[Any] = []
+        shown = list(args)
+        if not _look(shown, referred, 0):
+            return None
+        if kwargs:
+            values = list(kwargs.values())
+            if not _look(values, referred, len(shown)):
+                return None
+            kwargs = dict(zip(map(exactly, kwargs), values))
+        if outcome is not None:
+            outcomes = [outcome]
+            if not _look(outcomes, referred, OUTCOME):
+                return None
+            outcome = outcomes[0]
+        body = dumps((tuple(shown), kwargs, meta, outcome, *referred), PROTOCOL)
+        return body if len(body) <= limit else None
+
+    return dump_call
+
+
+def exactly(name: str) -> str:
+    """A name as a plain `str`: a subclass of it has methods of its own."""
+    return name if type(name) is str else str.__str__(name)
+
+
+# any call ---------------------------------------------------------------------------------------------------------------
+
+
+def _record(args: Args, kwargs: Kwargs, meta: Meta, outcome: Any, raised: bool, snapshots: Snapshots) -> Tuple[Any, ...]:
+    referred: List[Any] = []
+
+    def show(place: int, value: Any) -> Any:
+        copy = snapshots.of(value)
+        if copy is not NOT_PLAIN:
+            return copy
+        referred.extend((place, id(value), class_name(type(value))))
+        return None
+
+    shown = tuple([show(place, value) for place, value in enumerate(args)])
+    named = {exactly(name): show(place, value) for place, (name, value) in enumerate(kwargs.items(), len(args))}
+    return (beside(shown), named, meta, outcome if raised else show(OUTCOME, outcome), *referred)
+
+
+def dump_record(args: Args, kwargs: Kwargs, meta: Meta, outcome: Any, raised: bool, profile: PeerProfile) -> Payload:
+    """The record of any call; `raised` says that the outcome is an exception, dumped already."""
+    # The application may have put something else in the place of a type that pickles under its name; each may fit, and all together not.
+    for names, room in ((True, profile.limit), (False, profile.limit)):
+        try:
+            return dump_plain(_record(args, kwargs, meta, outcome, raised, Snapshots(room, names=names)), profile)
+        except PayloadError as error:
+            raise_interrupt(error)
+    return dump_plain(_record(args, kwargs, meta, outcome, raised, Snapshots(0, names=False)), profile, RECORD_SLACK)
+
+
+# the other side -----------------------------------------------------------------------------------------------------------
+
+
+def fill(record: Tuple[Any, ...], asker: Asker) -> Tuple[Any, ...]:
+    """The record `(args, kwargs, meta, outcome)`, with a `Reference` for what is referred to. Raises `RemoteProtocolError`."""
+    try:
+        args, kwargs, meta, outcome, *referred = record
+        values, count = [*args], len(args)
+        if len(referred) == 3 and 0 <= referred[0] < count:
+            # Most often.
+            place, number, kind = referred
+            values[place] = Reference(asker, number, kind)
+            return tuple(values), kwargs, meta, outcome
+        each = iter(referred)
+        for place, number, kind in zip(each, each, each):
+            reference = Reference(asker, number, kind)
+            if place < 0:
+                outcome = reference
+            elif place < count:
+                values[place] = reference
+            else:
+                kwargs[list(kwargs)[place - count]] = reference
+    except (TypeError, ValueError, LookupError) as error:
+        raise RemoteProtocolError(f"a call with references that make no sense: {error!s:.80}") from None
+    return tuple(values), kwargs, meta, outcome
+
+
+# single values ------------------------------------------------------------------------------------------------------------
+
+
+def dump_value(value: Any, profile: PeerProfile) -> Optional[Payload]:
+    """The payload of a plain value; None of any other, and of what is too large."""
+    body = dump_if_small(value, profile.limit)
+    if body is not None:
+        return body, ()
+    for names in (True, False):
+        copy = Snapshots(profile.limit, names=names).of(value)
+        if copy is NOT_PLAIN:
+            return None
+        try:
+            return dump_plain(copy, profile)
+        except PayloadError as error:
+            # The application may have put something else in the place of a type that pickles under its name.
+            raise_interrupt(error)
+    return None
+
+
+def dump_reference(value: Any, table: Table) -> bytes:
+    """The payload of a reference to a value, by itself: plain data, whatever it refers to."""
+    return pickle.dumps((table.add(value), type_name(value)), PROTOCOL)
+
+
+def load_reference(body: Bytes, asker: Asker) -> Reference:
+    """The inverse. Raises `RemoteProtocolError`."""
+    try:
+        number, kind = load(body, ())
+    except (TypeError, ValueError) as error:  # in the script
+        raise RemoteProtocolError(f"a reference that makes no sense: {error!s:.80}") from None
+    return Reference(asker, number, kind)
