@@ -26,7 +26,7 @@ pytestmark = [
 INTERRUPTS = int(os.environ.get("INTERRUPTS", "300"))
 
 STORMS = """
-import ctypes, random, signal, sys, threading, time
+import copyreg, ctypes, random, signal, sys, threading, time
 from xpc_agent.guard import guard
 
 ran = []  # what the originals were called with
@@ -63,10 +63,13 @@ def result(counts):
 def by_handler(times, kind, value):
     global fired
     kind, value, fired = kinds[kind], values[value](), 0
-    counts = {"reached": 0, "lost": 0, "guarded": 0}
-    def handler(*_):
+    counts = {"reached": 0, "lost": 0, "lost by Python": 0, "guarded": 0}
+    interrupted = None
+    def handler(*args):
         global fired
+        nonlocal interrupted
         fired += 1
+        interrupted = args[1].f_code
         raise kind("limit")
     signal.signal(signal.SIGALRM, handler)
     while fired < times:
@@ -74,7 +77,7 @@ def by_handler(times, kind, value):
         try:
             signal.setitimer(signal.ITIMER_REAL, random.uniform(0.00005, 0.001))
             calls(value, lambda: fired != before)
-            counts["lost"] += 1
+            counts["lost by Python" if interrupted is copyreg._slotnames.__code__ else "lost"] += 1
         except kind as error:
             assert type(error) is kind and error.args == ("limit",), error
             counts["reached"] += 1
@@ -83,7 +86,7 @@ def by_handler(times, kind, value):
 
 def by_another_thread(times, kind, value):
     kind, value = kinds[kind], values[value]()
-    counts = {"reached": 0, "lost": 0, "guarded": 0}
+    counts = {"reached": 0, "lost": 0, "lost by Python": 0, "guarded": 0}
     victim, begin, over = threading.get_ident(), threading.Semaphore(0), [False]
     def limit():
         for _ in range(times):
@@ -150,7 +153,10 @@ def test_no_interrupt_is_lost_and_nothing_is_left_behind(app: Faulty, chain: Lis
         for kind, value in STORMING:
             times = -(-INTERRUPTS // len(STORMING))
             counts: Dict[str, int] = app.value(f"storms.{way}({times}, {kind!r}, {value!r})")
-            assert counts == {"reached": times, "lost": 0, "guarded": 0, "again": 0}, (kind, value)
+            # `copyreg._slotnames` has a bare `except: pass`, and runs handlers in it for a class that takes no attribute, of 3.13 a lock's.
+            by_python = counts.pop("lost by Python")
+            assert counts == {"reached": times - by_python, "lost": 0, "guarded": 0, "again": 0}, (kind, value)
+            assert by_python <= (times * 0.1 if value == "none" and way == "by_handler" else 0), (kind, value)
         expected = "hooked" if chain == [("instead", True)] else "paid"
         assert [app.value("storms.pay(1)") for _ in range(3)] == [expected] * 3
         # Only then the sender of events uses none.
