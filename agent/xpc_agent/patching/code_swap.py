@@ -2,14 +2,15 @@
 
 Rules:
 - The trampoline takes `(*args, **kwargs)`: hooks see the arguments in exactly the form in which the caller passed them. So that
-  `inspect.signature` keeps its answer, the function has a `__signature__` for as long as it is armed.
+  `inspect.signature` keeps its answer, the function has a `__signature__` for as long as it is armed, in a `__dict__` that does not show
+  it: `functools.wraps` would copy it into wrappers that stay (`attributes.py`).
 - It runs with the globals of the function, which may have no builtins, and so uses none.
 - To read a function's `__defaults__` raises an audit event. A function that the application has given to `sys.addaudithook` is called
   for that one too: it passes through (`reading`).
 - A new code object must have the free variables of the old one, in the same order; the trampoline mentions them in dead code.
 - The original runs as a shadow: a second function with the original code, globals and cells. Its defaults follow the function's.
-- An exception leaves with a traceback in which the trampoline, under the function's own name and line, calls the original; its frame,
-  which lives as long as the traceback, lets go of the arguments.
+- An exception leaves with a traceback without the trampoline on 3.11 and later; before, one in which the trampoline, under the function's
+  own name and line, calls the original. The trampoline's frame, which lives as long as the traceback, lets go of the arguments.
 - A frame that is in the trampoline when it is disarmed, or a copy made while armed, ends up in the handler, which then passes through.
 - If the function's code is not our trampoline any more, somebody else patched over it: theirs stays.
 - A function that is armed under two names has two trampolines, one over the other; either may go first.
@@ -29,6 +30,7 @@ from ..guard import guard, guarded
 from ..hooks.dispatch import YIELD_FROM, Dispatcher, first_step
 from ..targets.flags import CO_NESTED
 from ..targets.resolve import Binding, Kind, Resolved, next_after
+from .attributes import hide, reveal
 from .interface import InvocationHandler, Patch, PatchError
 
 if TYPE_CHECKING:
@@ -49,7 +51,7 @@ def trampoline(*{args}, **{kwargs}):
         return {replace}({armed}.shadow, {args}, {kwargs}, {armed}.bound)
     except {armed}.any_error as {error}:
         {args} = {kwargs} = None
-        raise {armed}.cleaned({error})
+        {leave}
     {names}
 """,
     Kind.COROUTINE: """
@@ -58,7 +60,7 @@ async def trampoline(*{args}, **{kwargs}):
         return await {armed}.call_async({args}, {kwargs})
     except {armed}.any_error as {error}:
         {args} = {kwargs} = None
-        raise {armed}.cleaned({error})
+        {leave}
     {names}
 """,
     Kind.GENERATOR: """
@@ -67,7 +69,7 @@ def trampoline(*{args}, **{kwargs}):
         return (yield from {armed}.call_generator({args}, {kwargs}))
     except {armed}.any_error as {error}:
         {args} = {kwargs} = None
-        raise {armed}.cleaned({error})
+        {leave}
     {names}
 """,
     Kind.ASYNC_GENERATOR: """
@@ -81,7 +83,7 @@ async def trampoline(*{args}, **{kwargs}):
     + """
     except {armed}.any_error as {error}:
         {args} = {kwargs} = {thrown} = None
-        raise {armed}.cleaned({error})
+        {leave}
     {names}
 """,
 }
@@ -90,6 +92,8 @@ _READS = """ or {armed}.reading:
             return {armed}.call({{args}}, {{kwargs}})
         {armed}.reading = True
         if {changed}"""
+# On 3.11 and later `raise` alone adds no entry to the traceback that the exception has; before, it puts back that of the `try`.
+_LEAVE = "{armed}.cleaned({error}); raise" if sys.version_info >= (3, 11) else "raise {armed}.cleaned({error})"
 _LOCALS = ("args", "error", "inner", "kwargs", "replace", "sent", "thrown", "value")
 
 _CO_HAS_DOCSTRING = 0x4000000
@@ -104,8 +108,14 @@ def _template(kind: Kind, free: Tuple[str, ...], positional: bool, keyword_only:
     # A free variable may be called `args`, as in many a decorator.
     mine = {name: next(one for one in (name, f"_{name}", f"__xpc_{name}__") if one not in free) for name in _LOCALS}
     reads = reads.format(**mine)
+    leave = _LEAVE.format(armed=repr(_PLACE), **mine)
     body = _BODIES[kind].format(
-        armed=repr(_PLACE), names="; ".join(free), reads=reads, read=f"        {_PLACE!r}.reading = False" if read else "", **mine
+        leave=leave,
+        armed=repr(_PLACE),
+        names="; ".join(free),
+        reads=reads,
+        read=f"        {_PLACE!r}.reading = False" if read else "",
+        **mine,
     )
     lines = ["def outer():"] + [f"    {name} = None" for name in free] + [f"    {line}" for line in body.splitlines()]
     tree = ast.parse("\n".join(lines))
@@ -204,7 +214,7 @@ class ArmedFunction:
 
         The frames left out are cleared: the original's frame still leads to them, and they would keep the arguments alive.
         """
-        # The first is the trampoline's own, which raising adds again.
+        # The first is the trampoline's own.
         first = error.__traceback__ and error.__traceback__.tb_next
         code = self.shadow.__code__
         trace, left_out = first, []
@@ -221,7 +231,8 @@ class ArmedFunction:
                 frame.clear()
             except RuntimeError:
                 pass  # it runs still, in a thread that shares the exception
-        return error.with_traceback(trace)
+        # The class may have a method of its own that does something else.
+        return BaseException.with_traceback(error, trace)
 
 
 class _ArmedInherited(ArmedFunction):
@@ -362,7 +373,7 @@ class CodePatch(Patch):
         below = _armed_in(function.__code__)
         armed.signature = _signature(function) if below is None else below.signature
         if armed.signature is not None:
-            function.__dict__["__signature__"] = armed.signature
+            hide(function, armed.signature)
         self._function, self._original, self._trampoline, self._armed = function, original, trampoline, armed
         function.__code__ = trampoline
         if resolved.inherited:
@@ -399,12 +410,8 @@ class CodePatch(Patch):
                 # Not always the original: it may be the trampoline of another name of the function.
                 layer.__code__ = self._original if resolved.inherited else armed.shadow.__code__
                 break
-        if (
-            _armed_in(function.__code__) is None
-            and armed.signature is not None
-            and function.__dict__.get("__signature__") is armed.signature
-        ):
-            del function.__dict__["__signature__"]
+        if _armed_in(function.__code__) is None:
+            reveal(function)
 
     def uninstall(self) -> None:
         self.disarm()

@@ -56,7 +56,7 @@ class _Wrapper(wrapt.FunctionWrapper):  # type: ignore[misc]
 def _without_instance(bound: Callable[..., Any]) -> Callable[..., Any]:
     """What wrapt has bound already, to be called with the instance all the same."""
 
-    def original(_: Any, *args: Any, **kwargs: Any) -> Any:
+    def original(_: Any, /, *args: Any, **kwargs: Any) -> Any:
         return bound(*args, **kwargs)
 
     return original

@@ -616,3 +616,12 @@ def test_what_wrapt_patches_pickles_as_before(shop: Any, name: str, armed_too: b
         assert type(again) in (type(target), type(target.__wrapped__))
         if name == "Holder.of_class":
             assert again() == path.partition(".")[0]
+
+
+def test_a_method_that_wrapt_patched_may_have_a_keyword_with_any_name(shop: Any) -> None:
+    exec("class Marked:\n    @functools.lru_cache(None)\n    def method(self, _=1, *, instance=0): return _, instance\n", shop.__dict__)
+    armed = Armed("Marked.method", "wrapt")
+    armed.arm()
+    assert shop.Marked().method(_=2, instance=3) == (2, 3)
+    armed.disarm()
+    armed.patch.uninstall()
