@@ -61,7 +61,7 @@ def _register(app: Any, name: str) -> Any:
         "around": lambda: app.around(target, around),
         "instead": lambda: app.instead(target, instead),
         "sized": lambda: app.instead(target, sized),
-        "large": lambda: app.before(target, observe),
+        "large": lambda: app.before(target, observe, values="copy"),
         "replaced": lambda: app.instead(target, instead),
         "awaited": lambda: app.instead(target, awaited),
     }

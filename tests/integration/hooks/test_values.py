@@ -119,6 +119,37 @@ def test_a_result_that_is_handed_back_equal_is_the_very_object(app: App, session
     assert app.evaluate("shop.unique()") == "[1, 2, True]"
 
 
+def test_a_reference_gives_its_items_each_on_its_own_and_a_copy_of_itself(app: App, session: Session) -> None:
+    seen: List[Any] = []
+
+    @session.before("shop:charge")
+    def look(call: Any) -> None:
+        seen.append([type(one) for one in call.args[0]])
+        first, number = call.args[0]
+        seen.append((first.number, number, call.kwargs["currency"].copy()))
+        with pytest.raises(xpc_instrument.PayloadError):
+            first.copy()
+
+    app.evaluate("shop.charge([shop.Order(5), 6], currency=range(3))")
+    assert seen == [[Reference, int], (5, 6, range(3))]
+
+
+def test_references_of_a_target_that_may_only_be_observed_are_read_and_not_called(begin_app: Callable[..., App]) -> None:
+    app = begin_app('[[probe]]\ntarget = "shop:charge"\nallow = ["before", "after"]\n')
+    seen: List[Any] = []
+    with xpc_instrument.connect("shop") as session:
+
+        @session.before("shop:charge")
+        def look(call: Any) -> None:
+            seen.append(call.args[0].number)
+            for use in (lambda: call.args[0].total(), lambda: call.args[0][0]):
+                with pytest.raises(xpc_instrument.PayloadError, match="can be read, and no more"):
+                    use()
+
+        app.evaluate("shop.charge(shop.Order(5))")
+    assert seen == [5]
+
+
 @pytest.mark.parametrize("mode", ["instead", "around", "manager"])
 def test_a_class_of_the_applications_own_program_is_never_replaced(app: App, session: Session, mode: str) -> None:
     run(app, ENTRY)
