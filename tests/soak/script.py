@@ -217,7 +217,7 @@ def main() -> None:
     threading.Thread(target=wait_for_signals, daemon=True).start()
     choose = random.Random(seed)
     pages = Pages(Path(os.environ["SOAK_FOLDER"]), seat)
-    session = xpc_instrument.connect("soak", timeout=20)
+    session = xpc_instrument.connect("soak", timeout=20, all=True)
     # By which of the seat's two it is.
     handles: Dict[int, Handle] = {}
 

@@ -59,14 +59,13 @@ class OnDemand:
 
     def check_pending(self, target: str) -> None:
         """A module that is not imported can come to be, as far as can be known. Raises `TargetError` that names the nearest."""
-        problem = why_never(target)
+        problem = why_never(split_target(target)[0])
         if problem:
             raise TargetError(f"{target}: {problem}")
 
 
-def why_never(target: str) -> str:
-    """Why the module of a target will never be imported, with the nearest that could be; "" if it may be, or nobody can know."""
-    name = split_target(target)[0]
+def why_never(name: str) -> str:
+    """Why a module will never be imported, with the nearest that could be; "" if it may be, or nobody can know."""
     missing, path = _first_missing(name)
     if not missing or any(map(_may_find_more, list(sys.meta_path))):
         return ""

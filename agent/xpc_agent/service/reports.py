@@ -8,7 +8,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 from xpc_instrument.core.discovery.doorbell import bell_name
 from xpc_instrument.core.model.stats import Figures
-from xpc_instrument.core.model.target import is_glob
+from xpc_instrument.core.model.target import is_glob, split_target
 from xpc_instrument.core.node.host import Host
 from xpc_instrument.core.wire.hot import HotWire
 from xpc_instrument.core.wire.wire import Wire
@@ -53,15 +53,20 @@ class Reports:
         host = self._host()
         pools = [] if host is None else [peer.lanes for peer in list(host.peers.values())]
         held = on_lanes([*pools, *(hook.lanes for point in points for hook in point.hooks)])
-        return [_report(point, held) for point in points]
+        absent: Dict[str, str] = {}
+        return [_report(point, held, absent) for point in points]
 
 
-def _report(point: ProbePoint, held: Held) -> Dict[str, Any]:
+def _report(point: ProbePoint, held: Held, absent: Dict[str, str]) -> Dict[str, Any]:
+    """`absent` says of modules why they will never be imported, as far as that has been asked: it takes a look at the file system."""
     hooks = list(point.hooks)
     state, reason = _state(point, hooks)
     if point.state == "pending" and not is_glob(point.target):
         # A misspelt module would be waited for for ever.
-        reason = why_never(point.target) or reason
+        module = split_target(point.target)[0]
+        if module not in absent:
+            absent[module] = why_never(module)
+        reason = absent[module] or reason
     figures = point.counters.figures([hook.counters for hook in hooks], held)
     return {
         "target": point.target,
