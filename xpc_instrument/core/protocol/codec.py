@@ -108,6 +108,15 @@ def _huge(size: int) -> Any:
     return memory
 
 
+class _Bytes(io.BytesIO):
+    """Bytes in the making. Where the garbage collector finds half a frame in a circle, it closes what says that it is open: while there is
+    a view of it that fails, and Python 3.15 prints so."""
+
+    __slots__ = ()
+
+    closed = True
+
+
 class _Place:
     """Where one piece of a frame is received: `view` is to be filled, `take` then gives the first `size` bytes of it."""
 
@@ -115,10 +124,10 @@ class _Place:
 
     def __init__(self, size: int, padded: int, read_only: bool = False) -> None:
         self._size = size
-        self._bytes: Optional[io.BytesIO] = None
+        self._bytes: Optional[_Bytes] = None
         if read_only and size:
             # The one way to `bytes` that are filled in place: what a BytesIO holds is given away without a copy.
-            self._bytes = io.BytesIO()
+            self._bytes = _Bytes()
             self._bytes.seek(padded - 1)
             self._bytes.write(b"\0")
             self.view = self._bytes.getbuffer()

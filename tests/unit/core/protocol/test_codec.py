@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 import struct
+import sys
 import weakref
 from typing import Any, List
 
@@ -175,3 +177,17 @@ def test_a_huge_buffer_arrives_as_what_can_be_written_and_is_let_go() -> None:
     held = weakref.ref(buffer)
     del frame, buffer
     assert held() is None
+
+
+def test_half_a_frame_that_the_garbage_collector_finds_is_let_go_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: List[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", said.append)
+    body, buffers = dump(beside((b"y" * 100_000,)), PeerProfile("3.11", "3.11", 1_000_000))
+    whole = b"".join(bytes(piece) for piece in encode(Opcode.CALL, 1, body, buffers))
+    reader = FrameReader(1_000_000)
+    assert feed(reader, whole[:-1]) == []
+    assert any(place._bytes is not None for place in reader._places)
+    reader._places.append(reader)  # type: ignore[arg-type]
+    del reader
+    gc.collect()
+    assert not said
