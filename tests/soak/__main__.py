@@ -6,8 +6,8 @@ of faults happens to all of them. A line tells of each step. What must hold, at 
 - by the books (`books.py`), each call had its original or its replacement exactly once, no hook was called twice for a call, and the result
   is the original's, or what a hook gave for that very call. What a time limit of the application's cuts short, or the end of its process,
   had one of them at most; of a process that ended in order no call is without an end;
-- each time limit of the application arrives there, whether a handler of a signal raised it or `PyThreadState_SetAsyncExc`, and each signal
-  that it waits for or puts off comes where and when it is wanted;
+- each time limit of the application arrives there, whether a handler of a signal raised it or `PyThreadState_SetAsyncExc`, but for what
+  handlers raise where Python itself contains it; and each signal that it waits for or puts off comes where and when it is wanted;
 - no call takes longer than the time-outs of its hooks, by more than twice what a thread that only sleeps is late in the same process at that
   time, once for each of the two processes that take turns, and 50 ms;
 - nothing is printed that must not be: no traceback and no warning, which are errors in all processes. That nobody reads the log of a process
@@ -365,7 +365,11 @@ class Soak:
             ("  do not add up", len(self.books.problems), "neither, both, or one of them twice"),
             ("calls that reached a hook", self.books.hooked, f"{self.books.hooks} calls of hooks, none twice for one call"),
             ("time limits that were raised", sum(limits.values()), ", ".join(f"{number} {kind}" for kind, number in limits.items())),
-            ("  did not arrive", events["limits lost"], ""),
+            (
+                "  did not arrive",
+                events["limits lost"],
+                f"{events['limits lost by Python']} more in functions of Python that contain everything",
+            ),
             (
                 "signals taken by who waits for them",
                 events["signals by sigwait"],

@@ -213,6 +213,8 @@ def main() -> None:
     if "SOAK_DEAF" not in os.environ:
         # What hooks raise on purpose would be thousands of lines.
         logging.getLogger("xpc_instrument").setLevel(logging.CRITICAL)
+    # As at a terminal, also where a shell has started the soak in the background, whose programs ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
     threading.Thread(target=wait_for_signals, daemon=True).start()
     choose = random.Random(seed)
