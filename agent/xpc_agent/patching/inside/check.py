@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from typing import List, Optional
+from typing import Dict, List, Optional, Tuple
 
 from .instructions import Handler, Instruction, decoded
 
@@ -48,7 +48,7 @@ def differs(made: types.CodeType, code: types.CodeType, meant: List[Instruction]
     return ""
 
 
-def _difference(one: Instruction, other: Instruction, number: dict[int, int]) -> str:
+def _difference(one: Instruction, other: Instruction, number: Dict[int, int]) -> str:
     if one.op != other.op:
         return "the operation"
     if one.arg != other.arg:
@@ -62,9 +62,9 @@ def _difference(one: Instruction, other: Instruction, number: dict[int, int]) ->
     return ""
 
 
-def _number(one: Optional[Instruction], number: dict[int, int]) -> Optional[int]:
+def _number(one: Optional[Instruction], number: Dict[int, int]) -> Optional[int]:
     return None if one is None else number[id(one)]
 
 
-def _handler(handler: Optional[Handler], number: dict[int, int]) -> Optional[tuple[int, int, bool]]:
+def _handler(handler: Optional[Handler], number: Dict[int, int]) -> Optional[Tuple[int, int, bool]]:
     return None if handler is None else (number[id(handler.target)], handler.depth, handler.lasti)

@@ -58,6 +58,10 @@ _KEPT = 1
 _TAIL = 8
 
 
+# An exception's class may have a `__traceback__` of its own.
+_set_traceback: Callable[[BaseException, Optional[types.TracebackType]], None] = vars(BaseException)["__traceback__"].__set__
+
+
 class RefusedError(Exception):
     """This code is not gone into; the message says why."""
 
@@ -82,7 +86,7 @@ def original_part(error: BaseException, ours: Collection[str] = ("xpc_agent", "x
 
 def cut(token: Any, error: BaseException) -> None:
     """The least that `raised` has to do."""
-    BaseException.__traceback__.__set__(error, original_part(error))  # type: ignore[attr-defined]
+    _set_traceback(error, original_part(error))
 
 
 class _Block:

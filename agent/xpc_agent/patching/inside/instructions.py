@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import opcode
 import types
-from itertools import islice
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from .tables import NOWHERE, UNIT, Location, Region, exceptions, locations, regions
@@ -21,8 +20,10 @@ _JUMPS = frozenset(opcode.hasjrel)
 _BACKWARD = frozenset(op for op in _JUMPS if "BACKWARD" in opcode.opname[op] or opcode.opname[op] == "END_ASYNC_FOR")
 
 _by_version: Any = getattr(opcode, "_inline_cache_entries", {})
-# The size of the cache behind each opcode, in bytes.
-_CACHES = [UNIT * (_by_version.get(opcode.opname[op], 0) if isinstance(_by_version, dict) else _by_version[op]) for op in range(256)]
+# The size of the cache behind each opcode, in bytes; up to 3.12 the table is a list, and from then on by name.
+_CACHES: List[int] = [
+    UNIT * (_by_version.get(name, 0) if hasattr(_by_version, "get") else _by_version[op]) for op, name in enumerate(opcode.opname[:256])
+]
 
 
 class UndecodableError(Exception):
@@ -75,7 +76,8 @@ class Handler:
             return NotImplemented
         return self.target is other.target and self.depth == other.depth and self.lasti == other.lasti
 
-    __hash__ = None  # type: ignore[assignment]
+    def __hash__(self) -> int:
+        return hash((id(self.target), self.depth, self.lasti))
 
 
 def made(name: str, arg: int = 0, location: Location = NOWHERE) -> Instruction:
@@ -86,13 +88,18 @@ def made(name: str, arg: int = 0, location: Location = NOWHERE) -> Instruction:
     return Instruction(op, arg, location)
 
 
+def _new(code: types.CodeType) -> Any:
+    """With the attributes that came with 3.11, which the oldest supported version does not have."""
+    return code
+
+
 def decoded(code: types.CodeType) -> List[Instruction]:
     """The instructions of a code object, in order. Raises `UndecodableError`."""
     raw = code.co_code
     found: List[Instruction] = []
     at: Dict[int, Instruction] = {}
     leads: Dict[int, int] = {}
-    where = list(islice(code.co_positions(), len(raw) // UNIT))
+    where = list(_new(code).co_positions())
     offset = begins = high = 0
     while offset < len(raw):
         op, arg = raw[offset], raw[offset + 1] | high
@@ -113,7 +120,7 @@ def decoded(code: types.CodeType) -> List[Instruction]:
     try:
         for begins, target in leads.items():
             at[begins].target = at[target]
-        _handled(found, at, regions(code.co_exceptiontable))
+        _handled(found, at, regions(_new(code).co_exceptiontable))
     except (KeyError, ValueError) as error:
         raise UndecodableError(f"a jump or a handler leads to no instruction: {error}") from error
     return found
@@ -146,12 +153,13 @@ def encoded(instructions: Sequence[Instruction], code: types.CodeType, **changes
         for number in range(one.units - 1, 0, -1):
             raw += bytes((_EXTENDED, one.arg >> 8 * number & 255))
         raw += bytes((one.op, one.arg & 255)) + bytes(_CACHES[one.op])
-    return code.replace(
+    replaced: types.CodeType = _new(code).replace(
         co_code=bytes(raw),
         co_linetable=locations(_runs(instructions), code.co_firstlineno),
         co_exceptiontable=exceptions(_regions(instructions)),
         **changes,
     )
+    return replaced
 
 
 def _place(instructions: Sequence[Instruction]) -> None:
