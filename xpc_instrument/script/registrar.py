@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any, Callable, Literal, Optional, Tuple, Type, TypeVar, Union, overload
 
 from ..core.model.errors import XpcError
+from ..core.model.record import replace
 from ..core.model.target import Mode
-from ..core.model.terms import Terms
+from ..core.model.terms import AS_PASSED, Terms
 from .handle import Handle
 
 F = TypeVar("F", bound=Callable[..., Any])
 Values = Literal["reference", "copy"]
+Form = Literal["canonical", "as passed"]
 Raises = Union[Type[Exception], Tuple[Type[Exception], ...]]
 
 
@@ -32,6 +35,7 @@ class Registrar:
         timeout: Optional[float] = None,
         values: Optional[Values] = None,
         wait: bool = True,
+        form: Optional[Form] = None,
     ) -> Callable[[F], F]: ...
     @overload
     def before(
@@ -46,6 +50,7 @@ class Registrar:
         timeout: Optional[float] = None,
         values: Optional[Values] = None,
         wait: bool = True,
+        form: Optional[Form] = None,
     ) -> Handle: ...
     def before(
         self,
@@ -59,6 +64,7 @@ class Registrar:
         timeout: Optional[float] = None,
         values: Optional[Values] = None,
         wait: bool = True,
+        form: Optional[Form] = None,
     ) -> Any:
         """Have ``hook(call)`` called before each invocation of the target, ``package.module:Qualified.name``.
 
@@ -75,6 +81,9 @@ class Registrar:
           code of the application runs for the hook; with ``"copy"``, the default of ``instead``, they are pickled where that can be done.
         - ``wait=False``, of ``before`` and ``after``: no thread of the application waits for the hook. It is shown the values as they were,
           and may lose some of the calls (``Handle.dropped``) where they come faster than it runs.
+        - ``form``, but of ``instead``: how ``call.args`` and ``call.kwargs`` show the arguments. ``"canonical"``: the values of positional
+          parameters in ``args``, of keyword-only ones in ``kwargs``, defaults filled in. ``"as passed"``: as the caller wrote them, which
+          is what a ``Mock`` is shown if nothing else is said; the target is called through a frame of the agent then.
 
         What the hook raises, and that it missed its deadline, is logged (logger ``xpc_instrument``), ``Handle.last_failure`` has it, and
         ``Handle.on_failure`` tells of it; the application goes on as if there were no hook.
@@ -84,7 +93,18 @@ class Registrar:
         seconds: then no process keeps the hook.
         """
         return self._register(
-            Mode.BEFORE, target, hook, (), limit=limit, expires=expires, sample=sample, rate=rate, timeout=timeout, values=values, wait=wait
+            Mode.BEFORE,
+            target,
+            hook,
+            (),
+            limit=limit,
+            expires=expires,
+            sample=sample,
+            rate=rate,
+            timeout=timeout,
+            values=values,
+            wait=wait,
+            form=form,
         )
 
     @overload
@@ -99,6 +119,7 @@ class Registrar:
         timeout: Optional[float] = None,
         values: Optional[Values] = None,
         wait: bool = True,
+        form: Optional[Form] = None,
     ) -> Callable[[F], F]: ...
     @overload
     def after(
@@ -113,6 +134,7 @@ class Registrar:
         timeout: Optional[float] = None,
         values: Optional[Values] = None,
         wait: bool = True,
+        form: Optional[Form] = None,
     ) -> Handle: ...
     def after(
         self,
@@ -126,13 +148,25 @@ class Registrar:
         timeout: Optional[float] = None,
         values: Optional[Values] = None,
         wait: bool = True,
+        form: Optional[Form] = None,
     ) -> Any:
         """Have ``hook(call)`` called after each invocation, with ``call.result`` or ``call.exception``, and ``call.duration``.
 
         Decorator, options and errors as with ``before``, and so is what it raises.
         """
         return self._register(
-            Mode.AFTER, target, hook, (), limit=limit, expires=expires, sample=sample, rate=rate, timeout=timeout, values=values, wait=wait
+            Mode.AFTER,
+            target,
+            hook,
+            (),
+            limit=limit,
+            expires=expires,
+            sample=sample,
+            rate=rate,
+            timeout=timeout,
+            values=values,
+            wait=wait,
+            form=form,
         )
 
     @overload
@@ -148,6 +182,7 @@ class Registrar:
         values: Optional[Values] = None,
         raises: Raises = (),
         wait: Literal[True] = True,
+        form: Optional[Form] = None,
     ) -> Callable[[F], F]: ...
     @overload
     def around(
@@ -163,6 +198,7 @@ class Registrar:
         values: Optional[Values] = None,
         raises: Raises = (),
         wait: Literal[True] = True,
+        form: Optional[Form] = None,
     ) -> Handle: ...
     def around(
         self,
@@ -177,6 +213,7 @@ class Registrar:
         values: Optional[Values] = None,
         raises: Raises = (),
         wait: Literal[True] = True,
+        form: Optional[Form] = None,
     ) -> Any:
         """Have ``hook(call)`` called in the place of the original: what it returns is what the application gets.
 
@@ -199,6 +236,7 @@ class Registrar:
             timeout=timeout,
             values=values,
             wait=wait,
+            form=form,
         )
 
     @overload
@@ -265,8 +303,9 @@ class Registrar:
         if not isinstance(target, str):
             # Above all `@app.before` without a target, which would register nothing, and say nothing.
             raise TypeError(f"{mode.value}(): expected a target such as 'package.module:function' first, got {target!r:.80}")
+        form = options.pop("form", None)
         try:
-            terms = Terms(**options)
+            terms = Terms(**options) if form is None else Terms(form=form, **options)
         except ValueError as error:
             raise ValueError(f"{target}: {error}") from None
         if not terms.wait and mode not in (Mode.BEFORE, Mode.AFTER):
@@ -274,11 +313,24 @@ class Registrar:
         if hook is None:
 
             def decorate(function: F) -> F:
-                self._add(mode, target, function, terms, raises)
+                self._add(mode, target, function, _shown(terms, form, function), raises)
                 return function
 
             return decorate
-        return self._add(mode, target, hook, terms, raises)
+        return self._add(mode, target, hook, _shown(terms, form, hook), raises)
+
+
+def _shown(terms: Terms, form: Optional[Form], hook: object) -> Terms:
+    """The terms with the form that suits the hook: a `Mock` is asked later how it was called."""
+    # Its class is what it says it is; a function that `create_autospec` made has the `Mock` in an attribute.
+    mock = sys.modules.get("unittest.mock")
+    if (
+        form is None
+        and mock is not None
+        and (issubclass(type(hook), mock.NonCallableMock) or isinstance(getattr(hook, "mock", None), mock.Mock))
+    ):
+        return replace(terms, form=AS_PASSED)
+    return terms
 
 
 def _raises(target: object, raises: Any) -> Tuple[Type[Exception], ...]:

@@ -1,8 +1,10 @@
 """The per-call path of an armed probe point: which hooks run, in which order, and what the application gets.
 
 Rules:
-- The order stands once, in `_ORDER`: functions, `async def` functions, generator functions and async generator functions differ in how
-  the hooks and the original are waited for, and in nothing else.
+- The order stands once, in `HookChain` and `_ORDER`: functions, `async def` functions, generator functions and async generator functions
+  differ in how the hooks and the original are waited for, and in nothing else. Where the hooks are inside the function's own code
+  (`Passage`), the same steps are taken in two halves, before the body and after it.
+- All hooks of a probe point go one way: inside where each of them can (`HookChain.inside`), and else around the original.
 - One snapshot of the hooks per invocation: what is registered or removed meanwhile counts from the next one.
 - `before` hooks run in the order registered; `around` and `instead` nest, the newest outermost; `after` hooks run in reverse order and see
   what the application gets.
@@ -14,107 +16,20 @@ Rules:
 
 from __future__ import annotations
 
-import itertools
 import sys
-from time import perf_counter
-from typing import Any, AsyncGenerator, Callable, Dict, Optional, Protocol, Sequence, Tuple, TypeVar, cast
-
-from xpc_instrument.core.model.target import Mode
-from xpc_instrument.core.unpatched import get_ident
+import textwrap
+from time import perf_counter  # noqa: F401 - used in `_ORDER`
+from typing import Any, AsyncGenerator, Callable, Optional, TypeVar, cast
 
 from ..generated import compiled
 from ..guard import guard  # noqa: F401 - used in `_ORDER`
+from .chain import AFTER_ITERATION, TELL_AFTER, TELL_BEFORE, DispatchedHook, HookChain, ended  # noqa: F401 - used in `_ORDER`
+from .gate import Args, Kwargs
+from .invocation import Invocation, next_number
 
-Args = Tuple[Any, ...]
-Kwargs = Dict[str, Any]
-Way = TypeVar("Way", bound=Callable[..., Any])
+__all__ = ["DispatchedHook", "Dispatcher", "HookChain", "Invocation", "first_step", "next_number"]
 
-# What runs before the guard is set is taken by its own name here: any of it may be a target, and would lead back into itself.
-next_number = itertools.count(1).__next__
-
-
-def split(args: Args, bound: bool) -> Tuple[Any, Args]:
-    """The instance (None if there is none) and the arguments behind it."""
-    # Called as `Class.method(self=obj)` there is nothing to split off. None can be passed as the first argument, but not bound.
-    if bound and args and args[0] is not None:
-        return args[0], args[1:]
-    return None, args
-
-
-class Invocation:
-    """One invocation of a probe point, as a hook sees it: `args` without the instance; `duration` is in seconds."""
-
-    __slots__ = ("args", "duration", "exception", "instance", "kwargs", "number", "result", "thread")
-
-    def __init__(self, args: Args, kwargs: Kwargs, bound: bool, number: int = 0) -> None:
-        self.instance, self.args = split(args, bound)
-        self.kwargs = kwargs
-        self.number = number or next_number()
-        self.thread = get_ident()
-        self.result: Any = None
-        self.exception: Optional[BaseException] = None
-        self.duration = 0.0
-
-
-class DispatchedHook(Protocol):
-    """A hook as dispatch sees it. What it raises is what the application is to get; an `after` hook raises nothing.
-
-    `call_replacing` gets what is inside of it, to be called as `proceed(*args, **kwargs)`; with `bound` the first of `args` is the
-    instance. Plain values, since making an `Invocation` costs more than all else that dispatch does.
-    """
-
-    mode: Mode
-
-    def call_observer(self, invocation: Invocation) -> None: ...
-
-    async def call_observer_async(self, invocation: Invocation) -> None: ...
-
-    def call_replacing(self, proceed: Callable[..., Any], args: Args, kwargs: Kwargs, bound: bool, number: int = 0) -> Any: ...
-
-    async def call_replacing_async(self, proceed: Callable[..., Any], args: Args, kwargs: Kwargs, bound: bool, number: int = 0) -> Any: ...
-
-
-class HookChain:
-    """The hooks of a probe point in the order in which they run (`nest` from the inside out); immutable.
-
-    `sole` is the `call_replacing` of a hook that is alone, and so the whole chain, or what such an observer has to the same end;
-    `sole_async` the `call_replacing_async`. `observed` says whether there are `before` or `after` hooks: only they need an `Invocation`.
-    """
-
-    __slots__ = ("after", "before", "hooks", "nest", "observed", "sole", "sole_async")
-
-    def __init__(self, hooks: Sequence[DispatchedHook]) -> None:
-        self.hooks = tuple(hooks)
-        self.before = tuple(hook for hook in hooks if hook.mode is Mode.BEFORE)
-        self.nest = tuple(hook for hook in hooks if hook.mode in (Mode.AROUND, Mode.INSTEAD))
-        self.after = tuple(hook for hook in reversed(hooks) if hook.mode is Mode.AFTER)
-        self.observed = bool(self.before or self.after)
-        self.sole = self.sole_async = None
-        if len(self.hooks) == 1:
-            self.sole_async = self.nest[0].call_replacing_async if self.nest else None
-            self.sole = self.nest[0].call_replacing if self.nest else getattr(self.hooks[0], "sole", None)
-
-    def around(self, original: Callable[..., Any], bound: bool, number: int) -> Callable[..., Any]:
-        """The original inside of all hooks that nest."""
-        run = original
-        for hook in self.nest:
-            run = _inside(hook.call_replacing, run, bound, number)
-        return run
-
-    def around_async(self, original: Callable[..., Any], bound: bool, number: int) -> Callable[..., Any]:
-        """The same for an `async def` original."""
-        run = original
-        for hook in self.nest:
-            run = _inside(hook.call_replacing_async, run, bound, number)
-        return run
-
-
-def _inside(replace: Callable[..., Any], inner: Callable[..., Any], bound: bool, number: int) -> Callable[..., Any]:
-    def proceed(*args: Any, **kwargs: Any) -> Any:
-        return replace(inner, args, kwargs, bound, number)
-
-    return proceed
-
+Generated = TypeVar("Generated", bound=Callable[..., Any])
 
 # The order: the text of which the four methods of `Dispatcher` are made when this is imported, which takes 0.7 ms. As a generator of
 # steps with a driver for each kind of function it would cost each call half a microsecond.
@@ -125,21 +40,16 @@ _ORDER = """
 {disarmed}
 {short_cut}
     invocation = Invocation(args, kwargs, bound)
-    for hook in chain.before:
-        {wait}hook.{observer}(invocation)
+{before}
 {unwatched}
     started = perf_counter()
     try:
 {run}
     except {ends} as error:
-        _ended(invocation, started, None, error)
-        for hook in {after}:
-            {wait}hook.{observer}(invocation)
+{after_error}
         invocation.exception = None  # its traceback holds this frame
         raise
-    _ended(invocation, started, result, None)
-    for hook in {after}:
-        {wait}hook.{observer}(invocation)
+{after}
     return{value}
 """
 
@@ -155,9 +65,6 @@ _UNWATCHED = """
     if not chain.after:
         return {wait}chain.{around}(original, bound, invocation.number)(*args, **kwargs)
 """
-
-# An iteration may end in the middle of our work: what is pickled closes it, or a garbage collection does.
-_AFTER_ITERATION = "() if guard.on else chain.after"
 
 # The `yield from` of async generators, of which Python has none. What is thrown in is thrown on outside of the `except`: in there it would
 # be the context of all that the original raises from then on.
@@ -180,10 +87,21 @@ YIELD_FROM = """
 """
 
 
+def _order(wait: str, observer: str, hooks: str, **parts: str) -> str:
+    words = {"wait": wait, "observer": observer, "hooks": hooks}
+    return _ORDER.format(
+        before=TELL_BEFORE.format(**words),
+        after=TELL_AFTER.format(result="result", error="None", **words),
+        after_error=textwrap.indent(TELL_AFTER.format(result="None", error="error", **words), "    "),
+        wait=wait,
+        **parts,
+    )
+
+
 def _function(name: str, define: str, wait: str, suffix: str) -> str:
     """For what is called and gives a value."""
     words = {"wait": wait, "sole": f"sole{suffix}", "around": f"around{suffix}"}
-    return _ORDER.format(
+    return _order(
         name=name,
         define=define,
         observer=f"call_observer{suffix}",
@@ -192,14 +110,14 @@ def _function(name: str, define: str, wait: str, suffix: str) -> str:
         unwatched=_UNWATCHED.format(**words),
         run="        result = {wait}chain.{around}(original, bound, invocation.number)(*args, **kwargs)".format(**words),
         ends="Exception",
-        after="chain.after",
+        hooks="chain.after",
         value=" result",
         wait=wait,
     )
 
 
 def _generator(name: str) -> str:
-    return _ORDER.format(
+    return _order(
         name=name,
         define="def",
         observer="call_observer",
@@ -208,7 +126,7 @@ def _generator(name: str) -> str:
         unwatched="",
         run="        result = yield from chain.around(original, bound, invocation.number)(*args, **kwargs)",
         ends="(Exception, GeneratorExit)",
-        after=_AFTER_ITERATION,
+        hooks=AFTER_ITERATION,
         value=" result",
         wait="",
     )
@@ -218,7 +136,7 @@ def _async_generator(name: str) -> str:
     """Its iterator is had by a coroutine: hooks that nest are awaited before the iteration starts."""
     mine = {one: one for one in ("error", "first_step", "inner", "sent", "thrown", "value")}
     inner = "_as_async_generator(await chain.around_async(_awaited(original), bound, invocation.number)(*args, **kwargs))"
-    return _ORDER.format(
+    return _order(
         name=name,
         define="async def",
         observer="call_observer_async",
@@ -227,7 +145,7 @@ def _async_generator(name: str) -> str:
         unwatched="",
         run=YIELD_FROM.format(iterator=inner, **mine) + "        result = None",
         ends="(Exception, GeneratorExit)",
-        after=_AFTER_ITERATION,
+        hooks=AFTER_ITERATION,
         value="",
         wait="await ",
     )
@@ -243,11 +161,11 @@ _MADE = compiled(
 )
 
 
-def _generated(declared: Way) -> Way:
+def _generated(declared: Generated) -> Generated:
     """The way into an armed function that is declared here, made from the one order."""
     made = _MADE[declared.__name__]
     made.__doc__, made.__qualname__ = declared.__doc__, declared.__qualname__
-    return cast(Way, made)
+    return cast(Generated, made)
 
 
 class Dispatcher:
@@ -294,16 +212,6 @@ def first_step(iterator: Any) -> Any:
         return iterator.__anext__()
     finally:
         sys.set_asyncgen_hooks(*known)
-
-
-_isinstance = isinstance  # the builtin may be the very target, and no guard is up here
-
-
-def _ended(invocation: Invocation, started: float, result: Any, error: Optional[BaseException]) -> None:
-    invocation.duration = perf_counter() - started
-    invocation.result = result
-    # An iteration that is closed has ended without an outcome.
-    invocation.exception = error if _isinstance(error, Exception) else None
 
 
 def _awaited(original: Callable[..., Any]) -> Callable[..., Any]:

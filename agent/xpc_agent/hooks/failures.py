@@ -32,6 +32,7 @@ from ..guard import guarded
 from ..relay import RelayedPeer, RelayLanes
 from .admission import Admission, SuspensionPolicy
 from .counters import HookCounters
+from .gate import Way
 
 log = logging.getLogger("xpc_agent")
 
@@ -74,12 +75,12 @@ class FailingOpen:
         self._on_failure = on_failure
         self._ended = ended
         self._logged: Dict[str, bool] = {}
-        # Whether an invocation calls the hook, counted if it does. Admission's own function, without one of ours around it.
-        self._take: Callable[[], Any]
+        # Its `take` says whether an invocation calls the hook, counted if it does: admission's own function, without one of ours around it.
+        self.way = Way()
         self.admission = Admission(terms, self.counters, suspension, install=self._install, ended=lambda: self._ended(self))
 
     def _install(self, take: Callable[[], Any]) -> None:
-        self._take = take
+        self.way.take = take
 
     def adopt(self, pool: LanePool, now: float) -> None:
         """In a forked child: wait on `pool` until the session dials this process too."""
@@ -97,7 +98,7 @@ class FailingOpen:
 
     # how a call ends ---------------------------------------------------------------------------------------------------
 
-    def _answered(self, lane: Wire) -> None:
+    def answered(self, lane: Wire) -> None:
         """The hook has answered, and the answer could be used."""
         self.lanes.give(lane)
         if self.admission.failures:
@@ -109,7 +110,7 @@ class FailingOpen:
             self._notify("resumed")
 
     @guarded
-    def _after(self, error: Exception, lane: Optional[Wire], outgoing: Optional[Outgoing]) -> Optional[Outcome]:
+    def after(self, error: Exception, lane: Optional[Wire], outgoing: Optional[Outgoing]) -> Optional[Outcome]:
         """After an error: the outcome that the application gets, or None if the original is still to run.
 
         What has interrupted the thread is raised on.
@@ -128,7 +129,7 @@ class FailingOpen:
         failure.__cause__ = error
         return Outcome(error=failure)
 
-    def _abandon(self, lane: Optional[Wire]) -> None:
+    def abandon(self, lane: Optional[Wire]) -> None:
         """The waiting thread is leaving (KeyboardInterrupt, a cancelled task): the lane is in the middle of a call."""
         self.counters.fail("interrupted")
         self.admission.abandoned()
@@ -138,7 +139,7 @@ class FailingOpen:
     def _failed(self, error: Exception, lane: Optional[Wire]) -> bool:
         """Count and log an error; False if it is none, because the hook was removed meanwhile."""
         if interrupt_in(error) is not None:
-            self._abandon(lane)
+            self.abandon(lane)
             raise_interrupt(error)
         answered = isinstance(error, (Failed, NotFound))
         if lane is not None:

@@ -4,10 +4,11 @@ Rules:
 - What an invocation gets whose hook fails is decided in `failures.py`, and nowhere here.
 - Whether an invocation calls the hook at all is decided by admission (`admission.py`), which is told how calls end.
 - An observer is called as what nests is, with nothing to proceed to; what it answers is not looked at.
-- There are two ways to cross, `_cross` and `_cross_async`, of the same steps: get a lane, send the values, serve what the hook asks for,
-  take its answer. They are not one generator of steps with two drivers: to drive one costs 0.7 µs (three steps, beside the same steps
-  called directly), a tenth of what a call takes on a hot lane. The thread that waits has its values pickled before it takes a lane from
-  others, and is guarded as a whole; a task takes its lane first, and is guarded only while it does not wait.
+- There are two ways to cross, `cross` and `_cross_async`, of the same steps: get a lane, send the values, serve what the hook asks for,
+  take its answer. `cross` leaves where the hook proceeds (`stop.py`), and the thread comes back with what came of it. They are not one
+  generator of steps with two drivers: to drive one costs 0.7 µs (three steps, beside the same steps called directly), a tenth of what a
+  call takes on a hot lane. The thread that waits has its values pickled before it takes a lane from others, and is guarded as a whole; a
+  task takes its lane first, and is guarded only while it does not wait.
   `tests/unit/agent/hooks/test_remote.py` holds both against one table of outcomes.
 """
 
@@ -20,15 +21,15 @@ from threading import get_ident
 from typing import Any, Callable, Coroutine, List, Optional, Tuple, Type, Union
 
 from xpc_instrument.core.calls.caller import Outgoing
-from xpc_instrument.core.calls.outcome import Failed, Meta, Outcome
+from xpc_instrument.core.calls.outcome import Arguments, Failed, Meta, Outcome, run_original
 from xpc_instrument.core.model.errors import PayloadError, XpcError
 from xpc_instrument.core.model.target import Mode
-from xpc_instrument.core.model.terms import Terms
+from xpc_instrument.core.model.terms import AS_PASSED, Terms
 from xpc_instrument.core.node.peer import Peer
 from xpc_instrument.core.protocol.codec import Bytes, Frame
 from xpc_instrument.core.protocol.messages import Opcode
 from xpc_instrument.core.values.exceptions import dump_looked_at, load_for_application
-from xpc_instrument.core.values.fields import come_of
+from xpc_instrument.core.values.fields import come_of, get_context, set_context
 from xpc_instrument.core.values.names import describe
 from xpc_instrument.core.values.pickling import Payload, load, load_plain
 from xpc_instrument.core.values.plain import dumper_of_small_calls
@@ -37,11 +38,14 @@ from xpc_instrument.core.values.references import Table, is_plain
 from xpc_instrument.core.values.traits import PeerProfile
 from xpc_instrument.core.wire.wire import Wire
 
-from ..guard import guard, guarded, unguarded
+from ..guard import guard, guarded
 from ..relay import RelayedPeer, relay_name
+from ..targets.resolve import Kind
 from .admission import SuspensionPolicy
-from .dispatch import Args, Invocation, Kwargs, next_number, split
 from .failures import FailingOpen
+from .gate import PASS, Args, Form, Gate, Kwargs, Proceeding
+from .invocation import Invocation, next_number, split
+from .stop import Stop
 
 # By its own name: `time:monotonic` may be a target.
 _now = time.monotonic
@@ -50,15 +54,27 @@ _now = time.monotonic
 _CALL, _CALL_NAMED, _RETURN = Opcode.CALL, Opcode.CALL_NAMED, Opcode.RETURN
 
 
+_NOW = object()
+
+
 class _HookCall(Outgoing):
     """An outgoing call that gives the application no error of ours, whoever registered the hook."""
+
+    # What the application handles when it calls the function: of that, what the hook raises is a consequence. Within the function's own
+    # code, when it has failed, it handles that.
+    handled: Any = _NOW
 
     def raised(self, body: Bytes) -> Outcome:
         error = load_for_application(body, self.table, self.faults)
         if not any(error is one for one in self.faults):
             if isinstance(error, XpcError):
                 raise Failed("raised", f"it raised an error of xpc-instrument, {describe(error)}")
-            come_of(error, sys.exc_info()[1])
+            if self.handled is _NOW:
+                come_of(error, sys.exc_info()[1])
+            elif get_context(error) is None:
+                set_context(error, self.handled)
+            else:
+                come_of(error, self.handled)
         return Outcome(error=error)
 
 
@@ -83,12 +99,14 @@ def _bound(proceed: Callable[..., Any], instance: Any) -> Callable[..., Any]:
     return proceed if instance is None else types.MethodType(proceed, instance)
 
 
-def _nothing(*_: Any, **__: Any) -> None:
-    """What an observer proceeds to."""
+def _finish(step: Any) -> None:
+    """What comes of an observer: nothing, or what `on-failure = "raise"` has the application get."""
+    if type(step) is Outcome:
+        step.get()
 
 
 async def _nothing_async(*_: Any, **__: Any) -> None:
-    """The same, awaited."""
+    """What an observer proceeds to."""
 
 
 class RemoteHook(FailingOpen):
@@ -127,6 +145,18 @@ class RemoteHook(FailingOpen):
         self._signature = signature
         # What a chain of this hook alone calls; None if that is `call_replacing`, or `call_observer` as for an `after`.
         self.sole: Optional[Callable[..., Any]] = self._alone if mode is Mode.BEFORE else None
+        # Where a gate leads to such a chain; what nests is given its `begin` by the chain.
+        self.alone = None if mode is Mode.AFTER else self.way
+        if mode is Mode.BEFORE:
+            self.way.begin = self._before_alone
+        # A stand-in, and what a plain manager has registered, is called as the original was.
+        self.as_passed = terms.form == AS_PASSED or style == "plain"
+        # From the caller's form to the one that it is shown, where that may be another: see `shown_in`.
+        self.form: Optional[Form] = None
+
+    def shown_in(self, form: Optional[Form]) -> None:
+        """`form` makes the canonical form of any; None where there is no such."""
+        self.form = None if self.as_passed else form
 
     # what is sent ------------------------------------------------------------------------------------------------------
 
@@ -180,50 +210,85 @@ class RemoteHook(FailingOpen):
 
     def call_observer(self, invocation: Invocation) -> None:
         """Call a `before` or `after` hook; raises `HookFailedError` only from `before`, and only with `on-failure = "raise"`."""
-        if self._take():
-            self._cross(_nothing, invocation.args, invocation.kwargs, False, 0, invocation)
+        if self.way.take():
+            args, kwargs = self._form_of(invocation)
+            _finish(self.cross(args, kwargs, False, 0, invocation))
 
     def call_observer_async(self, invocation: Invocation) -> Coroutine[Any, Any, None]:
         """Like `call_observer`, on the running loop: to be awaited."""
-        if self._take():
-            return self._cross_async(_nothing_async, invocation.args, invocation.kwargs, False, 0, invocation)
+        if self.way.take():
+            args, kwargs = self._form_of(invocation)
+            return self._cross_async(_nothing_async, args, kwargs, False, 0, invocation)
         return _nothing_async()
+
+    def _form_of(self, invocation: Invocation) -> Tuple[Args, Kwargs]:
+        """The arguments of an invocation, less the instance, in the form that this hook is shown."""
+        args, kwargs, form = invocation.args, invocation.kwargs, self.form
+        if form is None or invocation.canonical:
+            return args, kwargs
+        if invocation.instance is None:
+            return form(args, kwargs)
+        args, kwargs = form((invocation.instance, *args), kwargs)
+        return args[1:], kwargs
 
     def _alone(self, original: Callable[..., Any], args: Args, kwargs: Kwargs, bound: bool) -> Any:
         """All of an invocation whose one hook is this `before`, which needs no record of it."""
-        if self._take():
-            self._cross(_nothing, args, kwargs, bound)
+        if self.way.take():
+            shown = (args, kwargs) if self.form is None else self.form(args, kwargs)
+            _finish(self.cross(*shown, bound))
         return original(*args, **kwargs)
 
     def call_replacing(self, proceed: Callable[..., Any], args: Args, kwargs: Kwargs, bound: bool, number: int = 0) -> Any:
         """Call an `around` or `instead` hook; returns or raises what the application gets."""
-        if self._take():
-            return self._cross(proceed, args, kwargs, bound, number)
-        return proceed(*args, **kwargs)
+        if not self.way.take():
+            return proceed(*args, **kwargs)
+        shown = (args, kwargs) if self.form is None else self.form(args, kwargs)
+        step = self.cross(*shown, bound, number)
+        while isinstance(step, Proceeding):
+            changed = step.changed
+            outcome = run_original(proceed, args, kwargs) if changed is None else run_original(proceed, *changed)
+            step = step.tell(outcome)
+        if step is PASS:
+            return proceed(*args, **kwargs)
+        return step.get() if type(step) is Outcome else step
 
     def call_replacing_async(
         self, proceed: Callable[..., Any], args: Args, kwargs: Kwargs, bound: bool, number: int = 0
     ) -> Coroutine[Any, Any, Any]:
         """Like `call_replacing`, on the running loop: to be awaited."""
-        if self._take():
+        if self.way.take():
             return self._cross_async(proceed, args, kwargs, bound, number)
         coroutine: Coroutine[Any, Any, Any] = proceed(*args, **kwargs)
         return coroutine
 
+    # inside the function's own code ------------------------------------------------------------------------------------
+
+    def goes_inside(self, kind: Kind) -> bool:
+        """Whether it can be called from inside the code of a function of that kind, where no hook can be awaited.
+
+        What stands in the original's place has no use for that; and what is shown the form of the call cannot, since nobody sees it there.
+        """
+        if self.mode is Mode.INSTEAD or self.as_passed:
+            return False
+        if kind is Kind.SYNC:
+            return True
+        # What `proceed` of a generator gives is the iterator, which inside its code nobody has.
+        return self._observing if kind is Kind.GENERATOR else not self.terms.wait
+
+    def _before_alone(self, gate: Gate, values: Args) -> None:
+        args, kwargs = gate.split(values)
+        _finish(self.cross(args, kwargs, gate.bound))
+
     # crossing ----------------------------------------------------------------------------------------------------------
 
-    def _cross(
-        self,
-        proceed: Callable[..., Any],
-        args: Args,
-        kwargs: Kwargs,
-        bound: bool,
-        number: int = 0,
-        invocation: Optional[Invocation] = None,
-    ) -> Any:
+    def cross(self, args: Args, kwargs: Kwargs, bound: bool, number: int = 0, invocation: Optional[Invocation] = None) -> Any:
+        """Call the hook, which admission has let through, up to where it proceeds or answers.
+
+        Returns a `Proceeding`; or the outcome, a plain value as it is and any other as an `Outcome`; or `PASS` if the rest is to run as if
+        the hook were not there.
+        """
         lane: Optional[Wire] = None
         outgoing: Optional[Outgoing] = None
-        outcome: Optional[Outcome]
         observing = self._observing
         try:
             # In here, and not just before: up to Python 3.10 a handler may raise between the two.
@@ -250,19 +315,22 @@ class RemoteHook(FailingOpen):
                 if type(answer) is bytes and (observing or is_plain(answer)):
                     # What an observer answers is of no interest, and not loaded.
                     value = None if observing else load_plain(answer)
-                    # As `_answered`, one call less.
+                    # As `answered`, one call less.
                     self.lanes.give(lane)
                     if self.admission.failures:
                         self._recovered()
                     return value
                 frame = answer if isinstance(answer, Frame) else Frame(_RETURN, 0, answer)
                 outgoing = self._conversation(_HookCall, own, kwargs, meta, instance, invocation)
-            outcome = outgoing.serve(lane, frame, deadline, None if observing else unguarded(_bound(proceed, instance)))
-            self._answered(lane)
+            step = outgoing.until_it_proceeds(lane, frame, deadline, not observing)
+            if isinstance(step, tuple):
+                return Stop(self, lane, outgoing, deadline, instance, step)
+            self.answered(lane)
+            return step
         except Exception as error:
-            outcome = self._after(error, lane, outgoing)
+            return self.after(error, lane, outgoing) or PASS
         except BaseException:
-            self._abandon(lane)
+            self.abandon(lane)
             raise
         finally:
             try:
@@ -271,9 +339,6 @@ class RemoteHook(FailingOpen):
                 # Raised by a handler: the thread would call no hook ever again.
                 guard.on = False
                 raise
-        if outcome is None:
-            return proceed(*args, **kwargs)
-        return outcome.get()
 
     async def _cross_async(
         self,
@@ -288,6 +353,12 @@ class RemoteHook(FailingOpen):
         outgoing: Optional[Outgoing] = None
         outcome: Optional[Outcome]
         observing = self._observing
+        instance: Any = None
+        shown = (args, kwargs) if invocation is not None or self.form is None else self.form(args, kwargs)
+
+        def original(changed: Optional[Arguments]) -> Any:
+            return proceed(*args, **kwargs) if changed is None else _bound(proceed, instance)(*changed[0], **changed[1])
+
         try:
             deadline = _now() + self._timeout
             # The lane first: what many tasks that wait for one pickle meanwhile would all be done in one turn of the loop.
@@ -295,15 +366,16 @@ class RemoteHook(FailingOpen):
             before = guard.on
             try:
                 guard.on = True
+                own_kwargs = shown[1]
                 if invocation is None:
-                    instance, own = split(args, bound)
+                    instance, own = split(shown[0], bound)
                     meta = Meta.at_start(number or next_number(), self.pid, get_ident(), instance)
-                    small = self._small(own, kwargs, meta, None)
+                    small = self._small(own, own_kwargs, meta, None)
                 else:
                     instance, own, meta = invocation.instance, args, self._meta(invocation)
-                    small = self._small(own, kwargs, meta, invocation.result) if invocation.exception is None else None
+                    small = self._small(own, own_kwargs, meta, invocation.result) if invocation.exception is None else None
                 if small is None:
-                    outgoing = self._conversation(_Guarded, own, kwargs, meta, instance, invocation)
+                    outgoing = self._conversation(_Guarded, own, own_kwargs, meta, instance, invocation)
                     payload = outgoing.payload()
                 else:
                     payload = small, ()
@@ -334,15 +406,15 @@ class RemoteHook(FailingOpen):
                         except BaseException:
                             guard.on = before
                             raise
-                    self._answered(lane)
+                    self.answered(lane)
                     return value
-                outgoing = self._conversation(_Guarded, own, kwargs, meta, instance, invocation)
-            outcome = await outgoing.serve_async(lane, frame, deadline, None if observing else _bound(proceed, instance))
-            self._answered(lane)
+                outgoing = self._conversation(_Guarded, own, own_kwargs, meta, instance, invocation)
+            outcome = await outgoing.serve_async(lane, frame, deadline, None if observing else original)
+            self.answered(lane)
         except Exception as error:
-            outcome = self._after(error, lane, outgoing)
+            outcome = self.after(error, lane, outgoing)
         except BaseException:
-            self._abandon(lane)
+            self.abandon(lane)
             raise
         if outcome is None:
             return await proceed(*args, **kwargs)

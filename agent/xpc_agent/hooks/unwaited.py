@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 from threading import get_ident
-from time import perf_counter  # noqa: F401 - used in `_PASSING`
+from time import perf_counter
 from typing import Any, Callable, Optional, Tuple
 
 from xpc_instrument.core.model.interrupts import raise_interrupt
@@ -24,25 +24,27 @@ from xpc_instrument.core.values.snapshots import AS_IS, pack, pack_all
 
 from ..events.sender import Sender
 from ..generated import compiled
-from ..guard import guarded
+from ..guard import guard, guarded
 from .counters import Count
-from .dispatch import Args, Invocation, Kwargs, next_number
 from .failures import log
+from .gate import ALWAYS, Args, Gate, Kwargs, Way
+from .invocation import Invocation, next_number
 from .remote import RemoteHook
 
 # With more arguments each is looked at by `pack_all`, which weighs them.
 _FEW = 16
 
 
-# The usual case: the text of two closures, made when this is imported. `before` and `after` differ in when the original runs, and in what
-# is known then. To call `is_atom` for each value would cost more than all else here.
+# The usual case: the text of four closures, made when this is imported. `before` and `after` differ in when the original runs, and in what
+# is known then; those for the function's own code, in which the original runs without them, in what they get. To call `is_atom` for each
+# value would cost more than all else here.
 _PASSING = """
-def {name}(queue, hook, record, items, limit, termed, append, drop):
+def {name}(queue, one, hook, record, items, limit, termed, append, drop):
     numbered, ident, clock, as_is = next_number, get_ident, perf_counter, AS_IS
     few, short, big = _FEW, SHORT + 1, BIG
     length, kind_of, address = len, type, id
 
-    def passing(proceed, args, kwargs, bound, number=0):
+    def passing({parameters}):
         {run}
         if termed or length(args) + length(kwargs) > few or (bound and (not args or args[0] is None)):
             record(args, kwargs, bound{ended})
@@ -72,26 +74,38 @@ def {name}(queue, hook, record, items, limit, termed, append, drop):
 
     return passing
 """
+_AROUND = "proceed, args, kwargs, bound, number=0"
+# As the hook is shown them.
+_FORM = """if one.form is not None:
+            args, kwargs = one.form(args, kwargs)
+        """
 _BEFORE = {
-    "run": "",
+    "parameters": _AROUND,
+    "run": "given = args, kwargs\n        " + _FORM,
     "ended": "",
     "also": "",
     "plainly": "values",
     "outcome": "",
-    "result": "proceed(*args, **kwargs)",
+    "result": "proceed(*given[0], **given[1])",
     "append": """elif kwargs:
             append((hook, numbered(), ident(), args, kwargs))
         else:
             append((hook, numbered(), ident(), args))""",
 }
 _AFTER = {
+    "parameters": _AROUND,
     "run": """started = clock()
         try:
             result = proceed(*args, **kwargs)
         except Exception as error:
-            record(args, kwargs, bound, clock() - started, None, error)
+            duration = clock() - started
+            if one.form is not None:
+                args, kwargs = one.form(args, kwargs)
+            record(args, kwargs, bound, duration, None, error)
             raise
-        duration = clock() - started""",
+        duration = clock() - started
+        """
+    + _FORM,
     "ended": ", duration, result",
     "also": ", result",
     "plainly": "(*values, result)",
@@ -100,7 +114,53 @@ _AFTER = {
     "append": """else:
             append((hook, numbered(), ident(), args, kwargs, None, 0, duration, (as_is, result)))""",
 }
-_MAKERS = compiled(__name__, globals(), _PASSING.format(name="before", **_BEFORE) + _PASSING.format(name="after", **_AFTER))
+_BEFORE_INSIDE = {
+    **_BEFORE,
+    "parameters": "gate, args",
+    "run": "args, kwargs = gate.split(args)\n        bound = gate.bound",
+    "result": "None",
+}
+_AFTER_INSIDE = {**_AFTER, "parameters": "args, kwargs, bound, duration, result", "run": "pass", "result": "None"}
+_MAKERS = compiled(
+    __name__,
+    globals(),
+    "".join(
+        _PASSING.format(name=name, **words)
+        for name, words in [
+            ("before", _BEFORE),
+            ("after", _AFTER),
+            ("before_inside", _BEFORE_INSIDE),
+            ("after_inside", _AFTER_INSIDE),
+        ]
+    ),
+)
+
+
+class _Body:
+    """What an `after` hook that is alone inside a function's code needs to know when the body ends."""
+
+    __slots__ = ("_args", "_bound", "_ends", "_kwargs", "_passing", "_record", "_started")
+
+    def __init__(self, gate: Gate, values: Args, passing: Callable[..., None], record: Callable[..., None]) -> None:
+        self._args, self._kwargs = gate.split(values)
+        self._bound, self._ends = gate.bound, gate.ends
+        self._passing, self._record = passing, record
+        self._started = perf_counter()
+
+    def leave(self, value: Any) -> Any:
+        if guard.on:
+            # An iteration that ends in the middle of our work.
+            return value
+        self._passing(self._args, self._kwargs, self._bound, perf_counter() - self._started, value)
+        return value
+
+    def abandon(self) -> None:
+        """Nobody waits."""
+
+    def failed(self, error: BaseException) -> None:
+        if isinstance(error, self._ends) and not guard.on:
+            seen = error if isinstance(error, Exception) else None
+            self._record(self._args, self._kwargs, self._bound, perf_counter() - self._started, None, seen)
 
 
 class UnwaitedHook(RemoteHook):
@@ -115,7 +175,12 @@ class UnwaitedHook(RemoteHook):
         self._settled = 0
         self._termed: bool = replace(options["terms"], values=None) != Terms(wait=False)
         self.queue = sender.add(self)
-        self.sole = self._passing()
+        self.sole = self._passing("before" if self.mode is Mode.BEFORE else "after")
+        inside = self._passing("before_inside" if self.mode is Mode.BEFORE else "after_inside")
+        # Admission is asked where an invocation is recorded.
+        after = self._record_call
+        begin = inside if self.mode is Mode.BEFORE else lambda gate, values: (None, _Body(gate, values, inside, after))
+        self.alone = Way(ALWAYS, begin)
 
     # counting, in the sender -------------------------------------------------------------------------------------------
 
@@ -156,12 +221,11 @@ class UnwaitedHook(RemoteHook):
 
     # appending, in the threads of the application ------------------------------------------------------------------------
 
-    def _passing(self) -> Callable[..., Any]:
-        """What runs where the hook is alone; called as `call_replacing`."""
+    def _passing(self, name: str) -> Callable[..., Any]:
+        """What runs where the hook is alone; called as `call_replacing`, or inside a function's code."""
         queue, items = self.queue, self.queue.items
-        make = _MAKERS["before" if self.mode is Mode.BEFORE else "after"]
-        passing: Callable[..., Any] = make(
-            queue, self.number, self._record_call, items, queue.limit, self._termed, items.append, self.overflow.up
+        passing: Callable[..., Any] = _MAKERS[name](
+            queue, self, self.number, self._record_call, items, queue.limit, self._termed, items.append, self.overflow.up
         )
         return passing
 
@@ -182,7 +246,8 @@ class UnwaitedHook(RemoteHook):
     def call_observer(self, invocation: Invocation) -> None:
         """Queue an invocation."""
         one = invocation
-        self._record(one.number, one.args, one.kwargs, one.instance, one.duration, one.result, one.exception)
+        args, kwargs = self._form_of(one)
+        self._record(one.number, args, kwargs, one.instance, one.duration, one.result, one.exception)
 
     async def call_observer_async(self, invocation: Invocation) -> None:
         """The same, which nobody has to await."""
@@ -191,7 +256,7 @@ class UnwaitedHook(RemoteHook):
     def _record(
         self, number: int, args: Args, kwargs: Kwargs, instance: Any, duration: float, result: Any, error: Optional[BaseException]
     ) -> None:
-        if self._termed and not self._take():
+        if self._termed and not self.way.take():
             return
         queue = self.queue
         items = queue.items

@@ -8,8 +8,10 @@ import types
 
 from ..hooks.dispatch import Dispatcher
 from ..targets.resolve import Binding, Resolved
-from .code_swap import CodePatch
-from .interface import InvocationHandler, Patch, PatchError
+from .code_swap import CodePatch, plain_code
+from .inside import refusal
+from .interface import Patch, PatchError
+from .within import InsidePatch
 
 # What gives its answer by the frame of its caller, which would be one of the agent's.
 _BY_FRAME = (builtins.dir, builtins.eval, builtins.exec, builtins.globals, builtins.locals, builtins.vars, sys._getframe)
@@ -20,9 +22,16 @@ def load_wrapt() -> None:
     from . import wrapper  # noqa: F401
 
 
-def make_patch(resolved: Resolved, handler: InvocationHandler, patcher: str = "auto") -> Patch:
+def make_patch(resolved: Resolved, handler: Dispatcher, patcher: str = "auto") -> Patch:
     """A patch, not yet installed. Raises `PatchError` for what cannot be patched, or not by that patcher."""
     swappable = isinstance(resolved.function, types.FunctionType)
+    if patcher in ("auto", "inside") and swappable:
+        why = "it is inherited" if resolved.inherited else refusal(plain_code(resolved.function))
+        if why is None:
+            return InsidePatch(resolved, handler)
+        patch = CodePatch(resolved, handler)
+        patch.why_not_inside = why
+        return patch
     if patcher == "code" and not swappable:
         raise PatchError(f'{resolved.target} is no Python function, so its code cannot be swapped: use patcher = "auto" or "wrapt"')
     if swappable and patcher in ("auto", "code"):

@@ -24,11 +24,13 @@ import ast
 import functools
 import sys
 import types
-from typing import TYPE_CHECKING, Any, Dict, Iterator, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Iterator, Optional, Tuple, Union
 
 from ..guard import guard, guarded
 from ..hooks.dispatch import YIELD_FROM, Dispatcher, first_step
+from ..hooks.gate import Gate
 from ..targets.flags import CO_NESTED
+from ..targets.parameters import form_of
 from ..targets.resolve import Binding, Kind, Resolved, next_after
 from .attributes import hide, reveal
 from .interface import InvocationHandler, Patch, PatchError
@@ -133,12 +135,12 @@ def _template(kind: Kind, free: Tuple[str, ...], positional: bool, keyword_only:
 
 
 def _template_for(function: types.FunctionType, kind: Kind, inherited: bool) -> types.CodeType:
-    code = _plain_code(function)
+    code = plain_code(function)
     return _template(kind, code.co_freevars, inherited or code.co_argcount > 0, code.co_kwonlyargcount > 0)
 
 
 def _trampoline(function: types.FunctionType, kind: Kind, armed: ArmedFunction) -> types.CodeType:
-    original = _plain_code(function)
+    original = plain_code(function)
     template = _template_for(function, kind, isinstance(armed, _ArmedInherited))
     changes: Dict[str, Any] = {
         "co_consts": tuple(armed if const == _PLACE else const for const in template.co_consts),
@@ -160,9 +162,11 @@ class ArmedFunction:
     first_step = staticmethod(first_step)
     any_error, iterated = BaseException, StopAsyncIteration
 
-    def __init__(self, function: types.FunctionType, handler: InvocationHandler, bound: bool) -> None:
+    def __init__(
+        self, function: types.FunctionType, handler: InvocationHandler, bound: bool, below: Optional[types.CodeType] = None
+    ) -> None:
         self.function = function
-        self.shadow = _copy(function, function.__code__)
+        self.shadow = copied(function, below or function.__code__)
         # The `__signature__` that the function has for as long as it is armed.
         self.signature: Optional[Signature] = None
         self.handler = handler
@@ -263,19 +267,29 @@ def _armed_in(code: types.CodeType) -> Optional[ArmedFunction]:
     return next((const for const in code.co_consts if isinstance(const, ArmedFunction)), None)
 
 
-def _layers(function: types.FunctionType) -> Iterator[Tuple[types.FunctionType, Optional[ArmedFunction]]]:
-    """The function and the shadows below it, each with what its trampoline calls; the last has no trampoline."""
-    armed = _armed_in(function.__code__)
-    yield function, armed
-    while armed is not None:
-        function = armed.shadow
-        armed = _armed_in(function.__code__)
-        yield function, armed
+def layer_in(code: types.CodeType) -> Union[ArmedFunction, Gate, None]:
+    """What a trampoline calls, or the gate of code with hooks inside; None of any other code."""
+    for const in code.co_consts:
+        if isinstance(const, ArmedFunction):
+            return const
+        if type(const) is types.MethodType and type(const.__self__) is Gate:
+            return const.__self__
+    return None
 
 
-def _plain_code(function: types.FunctionType) -> types.CodeType:
-    """The code of a function below all trampolines."""
-    return [layer.__code__ for layer, _ in _layers(function)][-1]
+def layers(function: types.FunctionType) -> Iterator[Tuple[types.FunctionType, Union[ArmedFunction, Gate, None]]]:
+    """The function and the shadows below it, each with its layer; the last has none."""
+    layer = layer_in(function.__code__)
+    yield function, layer
+    while layer is not None:
+        function = layer.shadow
+        layer = layer_in(function.__code__)
+        yield function, layer
+
+
+def plain_code(function: types.FunctionType) -> types.CodeType:
+    """The code of a function below all layers."""
+    return [holder.__code__ for holder, _ in layers(function)][-1]
 
 
 def _is_ours(frame: types.FrameType) -> bool:
@@ -287,7 +301,7 @@ def _passing(original: types.FunctionType, bound: bool) -> ArmedFunction:
     return ArmedFunction(original, Dispatcher(), bound)
 
 
-def _copy(function: types.FunctionType, code: types.CodeType) -> types.FunctionType:
+def copied(function: types.FunctionType, code: types.CodeType) -> types.FunctionType:
     """A second function that runs `code` in the place of the first."""
     copy = types.FunctionType(code, function.__globals__, function.__name__, function.__defaults__, function.__closure__)
     copy.__kwdefaults__ = function.__kwdefaults__
@@ -299,7 +313,7 @@ def _copy(function: types.FunctionType, code: types.CodeType) -> types.FunctionT
 
 def _double(function: types.FunctionType) -> types.FunctionType:
     """A second function that shows itself as the first does, for a class that inherits it."""
-    double = _copy(function, _plain_code(function))
+    double = copied(function, plain_code(function))
     double.__dict__.update(function.__dict__)
     # From Python 3.14 on annotations are evaluated when asked for, and may name what is not there yet.
     annotate = getattr(function, "__annotate__", None)
@@ -345,6 +359,7 @@ class CodePatch(Patch):
         self._trampoline: Optional[types.CodeType] = None
         self._armed: Optional[ArmedFunction] = None
         self._own: Any = None
+        self.form = form_of(resolved.function, plain_code(resolved.function))
         # Built now, so that what cannot be reproduced is known before anybody wants to arm it.
         _template_for(resolved.function, resolved.kind, resolved.inherited)
         if resolved.inherited:
@@ -368,14 +383,7 @@ class CodePatch(Patch):
         else:
             function = resolved.function
             armed = ArmedFunction(function, self.handler, resolved.binding is not Binding.NONE)
-        original = _plain_code(function)
-        trampoline = _trampoline(function, resolved.kind, armed)
-        below = _armed_in(function.__code__)
-        armed.signature = _signature(function) if below is None else below.signature
-        if armed.signature is not None:
-            hide(function, armed.signature)
-        self._function, self._original, self._trampoline, self._armed = function, original, trampoline, armed
-        function.__code__ = trampoline
+        self._lay(armed, function, function)
         if resolved.inherited:
             own = self._rebuilt(function)
             try:
@@ -384,6 +392,17 @@ class CodePatch(Patch):
                 self._function = None
                 raise PatchError(f"{resolved.target}: its attribute cannot be set: {error}") from error
             self._own = own
+
+    def _lay(self, armed: ArmedFunction, function: types.FunctionType, holder: types.FunctionType) -> None:
+        """Put a trampoline in the place of the code of `holder`: the function, or the shadow of what lies over it."""
+        original = plain_code(function)
+        trampoline = _trampoline(function, self.resolved.kind, armed)
+        above = _armed_in(function.__code__)
+        armed.signature = _signature(function) if above is None else above.signature
+        if armed.signature is not None:
+            hide(function, armed.signature)
+        self._function, self._original, self._trampoline, self._armed = function, original, trampoline, armed
+        holder.__code__ = trampoline
 
     def _rebuilt(self, function: types.FunctionType) -> Any:
         """The descriptor that the class gets for an inherited target."""
@@ -405,11 +424,15 @@ class CodePatch(Patch):
             if resolved.owner.__dict__.get(resolved.attribute) is self._own:
                 delattr(resolved.owner, resolved.attribute)
             self._own = None
-        for layer, _ in _layers(function):
-            if layer.__code__ is self._trampoline:
-                # Not always the original: it may be the trampoline of another name of the function.
-                layer.__code__ = self._original if resolved.inherited else armed.shadow.__code__
+        for holder, _ in layers(function):
+            if holder.__code__ is self._trampoline:
+                # Not always the original: it may be that of another name of the function.
+                holder.__code__ = self._original if resolved.inherited else armed.shadow.__code__
                 break
+        self._forget_signature(function)
+
+    @staticmethod
+    def _forget_signature(function: types.FunctionType) -> None:
         if _armed_in(function.__code__) is None:
             reveal(function)
 
@@ -418,5 +441,5 @@ class CodePatch(Patch):
         if self._armed is None or self.resolved.inherited:
             return
         function = self.resolved.function
-        if _plain_code(function) is not self._original or any(armed is self._armed for _, armed in _layers(function)):
+        if plain_code(function) is not self._original or any(armed is self._armed for _, armed in layers(function)):
             raise PatchError(f"{self.resolved.target}: somebody else replaced its code since; that stays")

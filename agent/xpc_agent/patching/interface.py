@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, AsyncGenerator, Callable, Coroutine, Dict, Generator, Optional, Protocol, Tuple
 
+from ..targets.parameters import form_of
 from ..targets.resolve import Resolved, UnpatchableError
 
 
@@ -40,10 +41,14 @@ class Patch:
     """One target made hookable. `arm` and `disarm` may be called at any time and again; `uninstall` leaves every object as it was."""
 
     patcher = ""
+    why_not_inside = ""
+    """Why the hooks are not inside of the function's own code, where that has a reason of its own; for `ls`."""
 
     def __init__(self, resolved: Resolved, handler: InvocationHandler) -> None:
         self.resolved = resolved
         self.handler = handler
+        # From any form of a call to the canonical one, if that may be another.
+        self.form = form_of(resolved.function)
 
     def install(self) -> None:
         """Make hookable, disarmed."""
@@ -53,7 +58,7 @@ class Patch:
         return now.function is self.resolved.function
 
     def arm(self) -> None:
-        """From now on invocations reach the handler."""
+        """From now on invocations reach the handler, with the hooks that it has now. Asked for again whenever these have changed."""
         raise NotImplementedError
 
     def disarm(self) -> None:

@@ -65,6 +65,9 @@ class ProbePoint:
 
     def refresh(self) -> None:
         """Have the target's state follow its list of hooks."""
+        if self.patch is not None:
+            for hook in self.hooks:
+                hook.shown_in(self.patch.form)
         self.dispatcher.chain = HookChain(self.hooks) if self.hooks else None
         if self.patch is None:
             return

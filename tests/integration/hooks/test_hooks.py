@@ -38,7 +38,33 @@ def test_before_sees_the_call_and_the_original_runs(app: App, session: Session) 
     seen: List[Any] = []
     session.before("shop:charge", lambda call: seen.append((call.args, call.kwargs, call.arguments, call.pid, call.target)))
     assert app.evaluate("shop.charge(3, currency='USD')") == "'3 USD'"
-    assert seen == [((3,), {"currency": "USD"}, {"amount": 3, "currency": "USD"}, app.program.pid, "shop:charge")]
+    assert seen == [((3, "USD"), {}, {"amount": 3, "currency": "USD"}, app.program.pid, "shop:charge")]
+
+
+@pytest.mark.parametrize(
+    ("target", "expression"),
+    [("shop:charge", "shop.charge(3, currency='USD')"), ("shop:wait_a_little", "asyncio.run(shop.wait_a_little(number=4))")],
+)
+@pytest.mark.parametrize("mode", ["before", "around", "after"])
+def test_a_hook_sees_the_canonical_form_unless_it_asks_for_the_callers_own_or_is_a_mock(
+    app: App, session: Session, mode: str, target: str, expression: str
+) -> None:
+    seen: List[Any] = []
+
+    def hook(call: Any) -> Any:
+        seen.append((call.args, call.kwargs))
+        return call.proceed() if mode == "around" else None
+
+    spy = Mock(side_effect=hook)
+    register = getattr(session, mode)
+    for options in ({}, {"form": "as passed"}, {"form": "canonical"}):
+        handle = register(target, hook, **options)
+        app.evaluate(expression)
+        handle.remove()
+    register(target, spy)
+    app.evaluate(expression)
+    canonical, passed = (((3, "USD"), {}), ((3,), {"currency": "USD"})) if target == "shop:charge" else (((4,), {}), ((), {"number": 4}))
+    assert seen == [canonical, passed, canonical, passed]
 
 
 def test_after_sees_result_and_duration(app: App, session: Session) -> None:

@@ -3,6 +3,7 @@
 Rules:
 - What the callee asks while it works (to proceed, to read a reference) is served by the calling thread itself, between waits. The call's
   table of references lives as long as the call.
+- Where the callee proceeds, a thread that waits leaves (`until_it_proceeds`), runs the original wherever that is, and comes back (`tell`).
 - The time budget counts what the caller waits, not what the original takes inside `proceed`.
 - An outcome of `proceed` that the callee hands back untouched comes back as a token, so that the caller gets its own object again.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Any, Callable, Dict, List, Optional, Tuple, Union
+from typing import Any, Awaitable, Callable, Dict, List, Optional, Tuple, Union
 
 from ..model.errors import PayloadError, RemoteProtocolError
 from ..model.interrupts import raise_interrupt
@@ -252,37 +253,44 @@ class Outgoing:
 
     # the two ways to wait: the same steps, with and without an event loop ---------------------------------------------------
 
-    def converse(
-        self,
-        wire: Wire,
-        pieces: List[Bytes],
-        deadline: Optional[float],
-        original: Optional[Callable[..., Any]] = None,
-    ) -> Outcome:
-        """Send the call and serve it to its end in the calling thread."""
+    def converse(self, wire: Wire, pieces: List[Bytes], deadline: Optional[float]) -> Outcome:
+        """Send a call that has no original and serve it to its end in the calling thread."""
         wire.transmit(pieces, deadline)
-        return self.serve(wire, wire.recv_frame(deadline), deadline, original)
+        outcome = self.until_it_proceeds(wire, wire.recv_frame(deadline), deadline, False)
+        assert isinstance(outcome, Outcome)
+        return outcome
 
-    def serve(self, wire: Wire, frame: Frame, deadline: Optional[float], original: Optional[Callable[..., Any]] = None) -> Outcome:
-        """From the callee's first frame on: do what it asks for, to the end."""
+    def until_it_proceeds(self, wire: Wire, frame: Frame, deadline: Optional[float], has_original: bool) -> Union[Outcome, Arguments]:
+        """From a frame of the callee's on: answer what it asks, until it proceeds (the arguments) or ends the call (the outcome)."""
         while True:
-            step = self.step(wire, frame, original is not None)
-            if isinstance(step, Outcome):
+            step = self.step(wire, frame, has_original)
+            if not isinstance(step, list):
                 return step
-            if isinstance(step, tuple):
-                assert original is not None
-                started = time.monotonic()
-                self.proceeded = run_original(original, *step)
-                if deadline is not None:
-                    deadline += time.monotonic() - started
-                step = self._proceeded(wire, self.proceeded)
             wire.transmit(step, deadline)
             frame = wire.recv_frame(deadline)
 
+    def tell(self, wire: Wire, outcome: Outcome, deadline: Optional[float]) -> Frame:
+        """Say what came of the original that the callee had proceeded to; the callee's next frame."""
+        self.proceeded = outcome
+        wire.transmit(self._proceeded(wire, outcome), deadline)
+        return wire.recv_frame(deadline)
+
+    def is_own(self, arguments: Arguments) -> bool:
+        """Whether what the callee proceeds with is what it was called with, and not changed."""
+        # Not the positional ones: where there are none, all are the same.
+        return arguments[1] is self._kwargs
+
     async def serve_async(
-        self, wire: Wire, frame: Frame, deadline: Optional[float], original: Optional[Callable[..., Any]] = None
+        self,
+        wire: Wire,
+        frame: Frame,
+        deadline: Optional[float],
+        original: Optional[Callable[[Optional[Arguments]], Awaitable[Any]]] = None,
     ) -> Outcome:
-        """Like `serve` for an `async def` original: awaits the lane and the original on the running loop."""
+        """From the callee's first frame on, for an `async def` original: awaits the lane and the original on the running loop.
+
+        `original` gets the arguments that the callee has changed, or None where it proceeds with those that it was called with.
+        """
         while True:
             step = self.step(wire, frame, original is not None)
             if isinstance(step, Outcome):
@@ -291,7 +299,7 @@ class Outgoing:
                 assert original is not None
                 started = time.monotonic()
                 try:
-                    self.proceeded = Outcome(await original(*step[0], **step[1]))
+                    self.proceeded = Outcome(await original(None if self.is_own(step) else step))
                 except Exception as error:
                     self.proceeded = Outcome(error=error)
                 if deadline is not None:

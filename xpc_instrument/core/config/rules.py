@@ -271,7 +271,7 @@ _SETTINGS: Dict[str, _Rule] = {
     "timeout": _seconds,
     "max-timeout": _seconds,
     "on-failure": _choice("original", "raise"),
-    "patcher": _choice("auto", "code", "wrapt"),
+    "patcher": _choice("auto", "inside", "code", "wrapt"),
     "suspend-after": _count(1_000_000, smallest=0),
     "suspend-for": _seconds,
     "suspend-at-most": _seconds,

@@ -72,7 +72,7 @@ class DefaultsConfig(Record):
     on_failure: Literal["original", "raise"] = "original"
     """What an invocation does when a hook cannot answer: run the original, or, where that has not run yet, raise `HookFailedError`."""
 
-    patcher: Literal["auto", "code", "wrapt"] = "auto"
+    patcher: Literal["auto", "inside", "code", "wrapt"] = "auto"
     """How the function is patched."""
 
     suspend_after: int = 3

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Mapping, Optional
+from typing import Any, Dict, Literal, Mapping, Optional
 
 from .limits import LONGEST_WAIT
 from .record import Record, as_dict, defaults, fields
@@ -15,6 +15,8 @@ _FASTEST = 1e9
 
 
 COPY, REFERENCE = "copy", "reference"
+CANONICAL: Literal["canonical"] = "canonical"
+AS_PASSED: Literal["as passed"] = "as passed"
 
 
 class Terms(Record):
@@ -41,6 +43,10 @@ class Terms(Record):
     values: Optional[str] = None
     """How values cross that are not plain: `COPY` or `REFERENCE`; None for what the mode has, see `refers`."""
 
+    form: Literal["canonical", "as passed"] = CANONICAL
+    """How the hook is shown the arguments: "canonical" (positional parameters in `args`, keyword-only ones in `kwargs`, defaults filled in)
+    or "as passed" (as the caller wrote them, which only a trampoline around the function can see)."""
+
     def __post_init__(self) -> None:
         if self.limit is not None and (not isinstance(self.limit, int) or isinstance(self.limit, bool) or self.limit < 1):
             raise ValueError(f"limit={self.limit!r}: expected a number of calls from 1 upwards")
@@ -52,6 +58,8 @@ class Terms(Record):
             raise ValueError(f"wait={self.wait!r}: expected True or False")
         if self.values not in (None, COPY, REFERENCE):
             raise ValueError(f"values={self.values!r:.80}: expected {COPY!r} or {REFERENCE!r}")
+        if self.form not in (CANONICAL, AS_PASSED):
+            raise ValueError(f"form={self.form!r:.80}: expected {CANONICAL!r} or {AS_PASSED!r}")
         if self.timeout is not None and not self.wait:
             raise ValueError(f"timeout={self.timeout:g} and wait=False: nobody waits for the hook, so it has no deadline; leave one out")
 

@@ -32,6 +32,9 @@ class Forward:
     def __init__(self) -> None:
         self.calls = 0
 
+    def shown_in(self, form: Any) -> None:
+        """It looks at no argument."""
+
     def call_replacing(self, proceed: Callable[..., Any], args: Any, kwargs: Any, bound: bool, number: int = 0) -> Any:
         self.calls += 1
         return proceed(*args, **kwargs)

@@ -1,0 +1,136 @@
+"""Patching a Python function from within: while it is armed, its code is its own with a prologue, epilogues and a handler around the body.
+
+Rules:
+- No frame, local or name is added; what the code calls is a gate (`hooks/gate.py`), one for each armed name.
+- Only the original's own code is gone into. A function that is armed under a second name gets a trampoline over what is there, and so does
+  one with a hook that cannot be called from inside (`HookChain.inside`); it lies where the code with the hooks inside lay.
+- From one to the other, and to other hooks, is one step: each invocation has the old hooks or the new. An invocation that began before has
+  the old ones.
+- The way of a gate stays open when a trampoline takes over, for who is just coming in, and is closed with the next change.
+- Disarmed, the function has the very code object that it had before.
+"""
+
+from __future__ import annotations
+
+from types import CodeType, FunctionType, MethodType
+from typing import Any, Optional, Tuple
+
+from ..hooks.dispatch import Dispatcher
+from ..hooks.gate import CLOSED, Gate, enter_of, failed, leave, set_traceback
+from ..targets.parameters import binder, count_of, splitter
+from ..targets.resolve import Binding, Kind, Resolved
+from .code_swap import ArmedFunction, CodePatch, copied, layer_in, layers, plain_code
+from .inside import RefusedError, inserted, original_part
+from .interface import PatchError
+
+
+def raised(token: Any, error: BaseException) -> None:
+    """What `enter`, `leave` or `failed` was made to raise goes on from the function, with no frame of ours; no hook waits any longer."""
+    if token is not None:
+        token.abandon()
+    set_traceback(error, original_part(error))
+
+
+_ITERATIONS = (Kind.GENERATOR, Kind.ASYNC_GENERATOR)
+
+
+class InsidePatch(CodePatch):
+    """Hooks inside the code of one Python function, and over it those that have no place there."""
+
+    def __init__(self, resolved: Resolved, handler: Dispatcher) -> None:
+        super().__init__(resolved, handler)
+        self._dispatcher = handler
+        # What was put in last, over which code, and whether it is in.
+        self._inside: Optional[CodeType] = None
+        self._below: Optional[CodeType] = None
+        self._gate: Optional[Gate] = None
+        self._is_inside = False
+
+    @property
+    def patcher(self) -> str:  # type: ignore[override]
+        """ "code" while it is armed by a trampoline."""
+        return "inside" if self._function is None else "code"
+
+    def arm(self) -> None:
+        chain = self._dispatcher.chain
+        holder, below = self._place()
+        if holder is None or below is None:
+            # Somebody else has replaced the code since.
+            return
+        gate = None
+        if chain is not None and chain.inside(self.resolved.kind) and layer_in(below) is None:
+            gate = self._gate_for(below)
+        if chain is not None and gate is not None:
+            gate.way = chain.way
+            if self._is_inside:
+                return
+            assert self._inside is not None
+            holder.__code__ = self._inside
+            self._is_inside = True
+            function, self._function = self._function, None
+            if function is not None:
+                self._forget_signature(function)
+            return
+        if self._function is not None:
+            self._close()
+            return
+        function = self.resolved.function
+        armed = ArmedFunction(function, self.handler, self.resolved.binding is not Binding.NONE, below)
+        self._lay(armed, function, holder)
+        self._is_inside = False
+
+    def disarm(self) -> None:
+        if self._is_inside:
+            holder, below = self._place()
+            self._is_inside = False
+            if holder is not None and below is not None:
+                holder.__code__ = below
+        super().disarm()
+        self._close()
+
+    def _close(self) -> None:
+        if self._gate is not None:
+            self._gate.way = CLOSED
+
+    def _place(self) -> Tuple[Optional[FunctionType], Optional[CodeType]]:
+        """The function or shadow whose code is ours, or is to be, and the code below ours; None if it is there no more."""
+        function = self.resolved.function
+        mine = self._inside if self._is_inside else None if self._function is None else self._trampoline
+        if mine is None:
+            return function, function.__code__
+        for holder, layer in layers(function):
+            if holder.__code__ is mine and layer is not None:
+                return holder, layer.shadow.__code__
+        return None, None
+
+    def _gate_for(self, below: CodeType) -> Optional[Gate]:
+        """The gate that the code with the hooks inside leads to, made once for each code below it; None if that is not gone into."""
+        if self._below is not below:
+            resolved, function = self.resolved, self.resolved.function
+            values_of = binder(function, below)
+            bound = resolved.binding is not Binding.NONE
+            if self._gate is not None:
+                self._gate.way = CLOSED
+            self._gate, self._below, self._inside = None, below, None
+            if values_of is None:
+                self.why_not_inside = "it has parameters whose names nobody can type"
+                return None
+            gate = Gate(function, copied(function, below), splitter(below), values_of, bound, resolved.kind in _ITERATIONS)
+            try:
+                self._inside = inserted(below, MethodType(enter_of(count_of(below)), gate), leave, failed, raised)
+            except RefusedError as error:
+                self.why_not_inside = str(error)
+                return None
+            self._gate = gate
+        if self._gate is not None:
+            self._original = below
+        return self._gate
+
+    def uninstall(self) -> None:
+        self.disarm()
+        if self._below is None and self._armed is None:
+            return
+        function = self.resolved.function
+        mine = any(layer is not None and layer in (self._gate, self._armed) for _, layer in layers(function))
+        if plain_code(function) is not self._original or mine:
+            raise PatchError(f"{self.resolved.target}: somebody else replaced its code since; that stays")
