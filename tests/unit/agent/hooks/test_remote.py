@@ -11,6 +11,7 @@ import itertools
 import json
 import pickle
 import socket
+import sys
 import threading
 from types import SimpleNamespace
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple, Type, Union
@@ -22,6 +23,8 @@ from xpc_agent.guard import guard
 from xpc_agent.hooks.admission import SuspensionPolicy
 from xpc_agent.hooks.dispatch import Dispatcher, HookChain, Invocation
 from xpc_agent.hooks.remote import RemoteHook
+from xpc_agent.patching import make_patch
+from xpc_agent.targets.resolve import Binding, Kind, Resolved
 from xpc_instrument.core.model.errors import ChannelError, HookFailedError, HookTimeoutError, PayloadError
 from xpc_instrument.core.model.target import Mode
 from xpc_instrument.core.model.terms import Terms
@@ -134,6 +137,9 @@ class Beside:
 
     async def call_observer_async(self, invocation: Invocation) -> None: ...
 
+    def goes_inside(self, kind: Kind) -> bool:
+        return True
+
 
 class Scene:
     """A hook of a script that takes these steps."""
@@ -220,7 +226,21 @@ def call_async(scene: Scene, args: Tuple[Any, ...], outcome: Any) -> Any:
     return asyncio.run(scene.dispatcher.call_async(original, args, {}, False))
 
 
-WAYS = {"function": call, "async def": call_async}
+def call_inside(scene: Scene, args: Tuple[Any, ...], outcome: Any) -> Any:
+    def original(*_: Any) -> Any:
+        return end(outcome)
+
+    resolved = Resolved("m:f", SimpleNamespace(), "f", original, original, Kind.SYNC, Binding.NONE, False)
+    patch = make_patch(resolved, scene.dispatcher)
+    patch.arm()
+    assert patch.patcher == ("inside" if sys.version_info >= (3, 11) and scene.hook.mode is not Mode.INSTEAD else "code")
+    try:
+        return original(*args)
+    finally:
+        patch.disarm()
+
+
+WAYS = {"function": call, "async def": call_async, "inside": call_inside}
 
 
 def got(run: Callable[[], Any]) -> Any:
