@@ -105,14 +105,18 @@ def test_a_call_ends_as_the_callee_answers(
     outgoing = Outgoing(PROFILE, (3, shop) if callee is look else (3,), {})
     pieces = near.connection.send(Opcode.CALL, 1, *outgoing.payload())
 
+    async def original(changed: Optional[Arguments]) -> Any:
+        args, kwargs = changed or (("amount",), {})
+        return await shop.charge_async(*args, **kwargs)
+
     async def converse() -> Outcome:
         await near.transmit_async(pieces, None)
-        return await outgoing.serve_async(near, await near.recv_frame_async(None), None, shop.charge_async)
+        return await outgoing.serve_async(near, await near.recv_frame_async(None), None, original)
 
     if awaited:
         ended = outcome_of(lambda: asyncio.run(converse()))
     else:
-        ended = outcome_of(lambda: outgoing.converse(near, pieces, None, shop.charge))
+        ended = outcome_of(lambda: converse_with(outgoing, near, pieces, shop.charge))
     thread.join(10)
     assert ended == expected
     assert shop.calls == calls
@@ -124,7 +128,7 @@ def test_what_the_original_gave_comes_back_as_the_same_object(lane: Tuple[Wire, 
     thread = threading.Thread(target=lambda: proceed(Incoming(far, far.recv_frame(None), PROFILE)))
     thread.start()
     outgoing = Outgoing(PROFILE, (), {})
-    outcome = outgoing.converse(near, near.connection.send(Opcode.CALL, 1, *outgoing.payload()), None, lambda: kept)
+    outcome = converse_with(outgoing, near, near.connection.send(Opcode.CALL, 1, *outgoing.payload()), lambda: kept)
     thread.join(10)
     assert outcome.get() is kept
 
@@ -136,7 +140,7 @@ def test_a_callee_that_proceeds_where_there_is_no_original_breaks_the_rules(lane
     far.recv_frame(None)
     far.send_frame(Opcode.PROCEED, 0, b"", None)
     with pytest.raises(RemoteProtocolError, match="no original"):
-        outgoing.serve(near, near.recv_frame(None), None)
+        outgoing.until_it_proceeds(near, near.recv_frame(None), None, False)
 
 
 def test_the_record_of_a_call_is_read_as_it_was_written() -> None:
