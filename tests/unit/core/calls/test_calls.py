@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from typing import Any, Callable, Iterator, List, Tuple
+from typing import Any, Callable, Iterator, List, Optional, Tuple
 
 import pytest
 
 from tests.unit.core.protocol.test_connection import pair
 from xpc_instrument.core.calls.callee import Incoming
 from xpc_instrument.core.calls.caller import Outgoing
-from xpc_instrument.core.calls.outcome import Failed, Meta, NotFound, Outcome
+from xpc_instrument.core.calls.outcome import Arguments, Failed, Meta, NotFound, Outcome, run_original
 from xpc_instrument.core.model.errors import RemoteProtocolError
 from xpc_instrument.core.protocol.messages import Opcode
 from xpc_instrument.core.values.traits import PeerProfile
@@ -76,6 +76,15 @@ def know_nothing(incoming: Incoming) -> None:
     incoming.not_found()
 
 
+def converse_with(outgoing: Outgoing, near: Wire, pieces: Any, original: Callable[..., Any]) -> Outcome:
+    """A call whose original runs wherever the callee proceeds."""
+    near.transmit(pieces, None)
+    step = outgoing.until_it_proceeds(near, near.recv_frame(None), None, True)
+    while not isinstance(step, Outcome):
+        step = outgoing.until_it_proceeds(near, outgoing.tell(near, run_original(original, *step), None), None, True)
+    return step
+
+
 def outcome_of(drive: Callable[[], Outcome]) -> Tuple[str, Any]:
     try:
         return "value", drive().get()
@@ -106,7 +115,7 @@ def test_a_call_ends_as_the_callee_answers(
     pieces = near.connection.send(Opcode.CALL, 1, *outgoing.payload())
 
     async def original(changed: Optional[Arguments]) -> Any:
-        args, kwargs = changed or (("amount",), {})
+        args, kwargs = changed or ((3,), {})
         return await shop.charge_async(*args, **kwargs)
 
     async def converse() -> Outcome:
