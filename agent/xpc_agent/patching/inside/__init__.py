@@ -1,13 +1,40 @@
 """Hooks inside a function's own code: the same bytecode with a prologue, an epilogue on each return, and a handler around the body.
 
-No frame, no local and no name is added, so that the application has little to notice. CPython's own terms are used: an instruction has
-an opcode, an argument, a location (lines and columns), and perhaps an exception handler. `insertion` says what is put in and how it asks,
-`versions` which interpreters are known. Nothing here is loaded before the first function is armed.
+No frame, no local and no name is added, so that the application has little to notice. `insertion` says what is put in and what it asks;
+`trial` tries that on functions of its own before the first. Both are loaded when a function is armed, not when an application starts.
 """
 
 from __future__ import annotations
 
-from .insertion import RefusedError, inserted, original_part
-from .versions import refusal
+from types import CodeType
+from typing import Any, Optional
+
+from .tracebacks import original_part
+from .versions import RefusedError, interpreter_unknown
 
 __all__ = ["RefusedError", "inserted", "original_part", "refusal"]
+
+# What the trial found; None before it.
+_problem: Optional[str] = None
+
+
+def inserted(code: CodeType, *hooks: Any) -> CodeType:
+    """`insertion.inserted`, on an interpreter that has stood the trial. Raises `RefusedError` with the reason."""
+    global _problem
+    unknown = interpreter_unknown()
+    if unknown:
+        raise RefusedError(unknown)
+    from . import insertion
+
+    if _problem is None:
+        from . import trial
+
+        _problem = trial.problem()
+    if _problem:
+        raise RefusedError(_problem)
+    return insertion.inserted(code, *hooks)
+
+
+def refusal(code: CodeType) -> Optional[str]:
+    """Why hooks cannot go into this code, as far as that can be said at no cost; None where they can. `inserted` may say more."""
+    return interpreter_unknown() or _problem or None

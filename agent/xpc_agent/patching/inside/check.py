@@ -42,23 +42,12 @@ def differs(made: types.CodeType, code: types.CodeType, meant: List[Instruction]
     if len(number) != 2 * len(meant):
         return "an instruction that stands twice"
     for index, (one, other) in enumerate(zip(meant, found)):
-        problem = _difference(one, other, number)
-        if problem:
-            return f"{problem} of instruction {index}, {one.name}"
-    return ""
-
-
-def _difference(one: Instruction, other: Instruction, number: Dict[int, int]) -> str:
-    if one.op != other.op:
-        return "the operation"
-    if one.arg != other.arg:
-        return "the argument"
-    if one.location != other.location:
-        return "the location"
-    if _number(one.target, number) != _number(other.target, number):
-        return "the target"
-    if _handler(one.handler, number) != _handler(other.handler, number):
-        return "the handler"
+        if one.op != other.op or one.arg != other.arg or one.location != other.location:
+            return f"instruction {index}, {one.name}"
+        if one.target is not other.target and _number(one.target, number) != _number(other.target, number):
+            return f"the target of instruction {index}, {one.name}"
+        if one.handler is not other.handler and _handler(one.handler, number) != _handler(other.handler, number):
+            return f"the handler of instruction {index}, {one.name}"
     return ""
 
 

@@ -18,7 +18,7 @@ Layout, for CPython 3.11 and later:
 - Each return finds [token, leave, token, value], the last three of which are the layout of a call.
 - The handler around the body keeps one value: [token, offset, error]. It calls `failed`, and restores what `sys.exc_info()` says.
 - The handler around the three calls finds the same, gives it to `raised`, and raises it again with the line of the `def`. `raised` cuts
-  the frames of the agent off: see `original_part`.
+  the frames of the agent off: see `tracebacks`.
 - What is put in has no line, or a tracer would see one more; only the instruction that raises has that of the `def`.
 - Between the end of `enter` and the body nothing looks for signals or pending exceptions: CPython looks at RESUME, at jumps backward, and
   behind the call of something that is not written in Python. So an interrupt comes either in `enter`, and goes to `raised`, or in the
@@ -29,20 +29,26 @@ Layout, for CPython 3.11 and later:
 
 from __future__ import annotations
 
+import opcode
 import sys
 import types
-from typing import Any, Callable, Collection, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Iterator, List, Optional, Tuple
 
 from ...targets.flags import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR, CO_VARARGS, CO_VARKEYWORDS
 from .check import differs
 from .instructions import Handler, Instruction, UndecodableError, decoded, encoded, made
 from .tables import NOWHERE, Location
+from .tracebacks import cut
+from .versions import RefusedError
 
 VERSION = sys.version_info[:2]
 
 _GENERATORS = CO_GENERATOR | CO_COROUTINE | CO_ASYNC_GENERATOR
 _HEAD = frozenset(("MAKE_CELL", "COPY_FREE_VARS", "RETURN_GENERATOR", "RESUME"))
-_RETURNS = frozenset(("RETURN_VALUE", "RETURN_CONST"))
+_RETURNS = frozenset(opcode.opmap[name] for name in ("RETURN_VALUE", "RETURN_CONST") if name in opcode.opmap)
+
+_RETURN_GENERATOR = opcode.opmap.get("RETURN_GENERATOR")
+_YIELD, _RESUME = opcode.opmap["YIELD_VALUE"], opcode.opmap.get("RESUME")
 
 _PRECALL = VERSION == (3, 11)
 _NULL_FIRST = VERSION < (3, 13)
@@ -58,35 +64,10 @@ _KEPT = 1
 _TAIL = 8
 
 
-# An exception's class may have a `__traceback__` of its own.
-_set_traceback: Callable[[BaseException, Optional[types.TracebackType]], None] = vars(BaseException)["__traceback__"].__set__
-
-
-class RefusedError(Exception):
-    """This code is not gone into; the message says why."""
-
-
 Enter = Callable[..., Any]
 Leave = Callable[[Any, Any], Any]
 Failed = Callable[[Any, BaseException], Optional[Tuple[Any]]]
 Raised = Callable[[Any, BaseException], None]
-
-
-def original_part(error: BaseException, ours: Collection[str] = ("xpc_agent", "xpc_instrument")) -> Optional[types.TracebackType]:
-    """The traceback of an exception without its first entry, the armed function's, and without the entries of the agent that follow.
-
-    For `raised`, which sets it as the exception's traceback: the armed function's entry is added again.
-    """
-    first = error.__traceback__
-    trace = first and first.tb_next
-    while trace is not None and str(trace.tb_frame.f_globals.get("__name__")).partition(".")[0] in ours:
-        trace = trace.tb_next
-    return trace
-
-
-def cut(token: Any, error: BaseException) -> None:
-    """The least that `raised` has to do."""
-    _set_traceback(error, original_part(error))
 
 
 class _Block:
@@ -134,10 +115,10 @@ class _Insertion:
         if not first or body[first - 1].name != "RESUME":
             raise RefusedError("its bytecode does not begin as expected")
         self.head, self.body = body[:first], body[first:]
-        if any(one.name == "RETURN_GENERATOR" for one in self.body):
+        if any(one.op == _RETURN_GENERATOR for one in self.body):
             raise RefusedError("it does something before it becomes a generator")
         self.is_generator = bool(code.co_flags & _GENERATORS)
-        if self.is_generator and not any(one.name == "RETURN_GENERATOR" for one in self.head):
+        if self.is_generator and not any(one.op == _RETURN_GENERATOR for one in self.head):
             raise RefusedError("its bytecode does not begin as that of a generator")
         self.consts: List[Any] = list(code.co_consts)
         self.parameters = _parameters(code)
@@ -176,14 +157,15 @@ class _Insertion:
         stop = made("CALL_INTRINSIC_1", _INTRINSIC_STOPITERATION_ERROR) if self.is_generator and VERSION >= (3, 12) else None
         outer = Handler(stop, 0, True) if stop is not None else None
         on_failed, on_raised = self._tail(tail, outer, failed, raised)
+        around = Handler(on_failed, _KEPT, True)
         start = self._prologue(enter, leave, outer, Handler(on_raised, _KEPT, True))
+        start[-1].handler = around
         if stop is not None:
             tail.handler = None
             tail.here(stop)
             tail.add("RERAISE", 1)
         for one in self.head:
             one.handler = outer if one.handler is not None else None
-        around = Handler(on_failed, _KEPT, True)
         for one in self.body:
             inner = one.handler
             one.handler = around if inner is None else Handler(inner.target, inner.depth + _BASE, inner.lasti)
@@ -232,17 +214,17 @@ class _Insertion:
         out: List[Instruction] = []
         moved = {}
         for one in self.body:
-            if one.name not in _RETURNS:
+            if one.op not in _RETURNS:
                 out.append(one)
                 continue
-            block = _Block(one.location, outer)
+            # From the instruction before the call on: 3.13 and later look there for the handler of what a function in Python raises.
+            block = _Block(one.location, on_raised)
             plain = made("SWAP", 4)
             if one.name == "RETURN_CONST":
                 block.add("LOAD_CONST", one.arg)
             # [token, leave, token, value]
             block.add("COPY", 2)
             block.add(_IF_NONE, target=plain)
-            block.handler = on_raised
             block.call(1)
             block.handler = outer
             block.add("SWAP", 2)
@@ -365,9 +347,9 @@ _DEPTH_MARK = _depth_mark()
 
 def _one_handler_more(one: Instruction) -> None:
     """Around what may be a `yield` there is one more handler."""
-    if VERSION == (3, 12) and one.name == "YIELD_VALUE":
+    if VERSION == (3, 12) and one.op == _YIELD:
         one.arg += 1
-    elif one.name == "RESUME":
+    elif one.op == _RESUME:
         one.arg &= ~_DEPTH_MARK
 
 

@@ -25,6 +25,8 @@ _CACHES: List[int] = [
     UNIT * (_by_version.get(name, 0) if hasattr(_by_version, "get") else _by_version[op]) for op, name in enumerate(opcode.opname[:256])
 ]
 
+_EMPTY = [bytes(size) for size in _CACHES]
+
 
 class UndecodableError(Exception):
     """The bytecode is not as expected; the message says in what."""
@@ -109,12 +111,12 @@ def decoded(code: types.CodeType) -> List[Instruction]:
             continue
         one = Instruction(op, arg, where[begins // UNIT])
         one.offset, one.units = begins, (offset - begins) // UNIT + 1
+        offset += UNIT + _CACHES[op]
         if op in _JUMPS:
-            leads[begins] = one.end - arg * UNIT if op in _BACKWARD else one.end + arg * UNIT
+            leads[begins] = offset - arg * UNIT if op in _BACKWARD else offset + arg * UNIT
         found.append(one)
         at[begins] = one
-        offset = begins = one.end
-        high = 0
+        begins, high = offset, 0
     if offset != len(raw):
         raise UndecodableError("the bytecode ends in the middle of an instruction")
     try:
@@ -152,7 +154,9 @@ def encoded(instructions: Sequence[Instruction], code: types.CodeType, **changes
     for one in instructions:
         for number in range(one.units - 1, 0, -1):
             raw += bytes((_EXTENDED, one.arg >> 8 * number & 255))
-        raw += bytes((one.op, one.arg & 255)) + bytes(_CACHES[one.op])
+        raw.append(one.op)
+        raw.append(one.arg & 255)
+        raw += _EMPTY[one.op]
     replaced: types.CodeType = _new(code).replace(
         co_code=bytes(raw),
         co_linetable=locations(_runs(instructions), code.co_firstlineno),
@@ -172,7 +176,7 @@ def _place(instructions: Sequence[Instruction]) -> None:
         offset = 0
         for one in instructions:
             one.offset = offset
-            offset = one.end
+            offset += one.units * UNIT + _CACHES[one.op]
         for one in instructions:
             if one.target is None:
                 continue
@@ -200,7 +204,9 @@ def _regions(instructions: Sequence[Instruction]) -> Iterator[Region]:
     start: Optional[Instruction] = None
     before: Optional[Instruction] = None
     for one in instructions:
-        if before is None or before.handler != one.handler:
+        if before is not None and before.handler is one.handler:
+            pass
+        elif before is None or before.handler != one.handler:
             if start is not None and start.handler is not None:
                 yield _region(start, one.offset)
             start = one
