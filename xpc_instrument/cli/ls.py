@@ -141,7 +141,7 @@ def _row(pid: int, probe: Dict[str, Any]) -> List[str]:
         " ".join(hook.name(hooks) for hook in hooks) or "-",
         str(probe["calls"]),
         counts(probe["failures"]),
-        probe["reason"],
+        probe["reason"] or (f"not inside: {probe['why-not-inside']}" if probe.get("why-not-inside") else ""),
     ]
 
 

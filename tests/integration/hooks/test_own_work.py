@@ -66,7 +66,9 @@ def test_a_function_without_builtins_works_as_ever(begin_app: Callable[..., App]
             assert app.evaluate(f"asyncio.run(shop.all_of(shop.waits({row})))") == values
         assert app.evaluate("shop.Point(1)").startswith("raised TypeError: ")
         assert app.evaluate("shop.Point(1, 2)") == "Point(x=1, y=2)"
-    assert seen == ["rule", "wait", "rules", "waits"] * 2 + ["Point.__new__"] * 2
+        # A call that the function does not take does not come to its body, where the hooks are from Python 3.11 on.
+    made = 1 if sys.version_info >= (3, 11) else 2
+    assert seen == ["rule", "wait", "rules", "waits"] * 2 + ["Point.__new__"] * made
 
 
 # an audit hook --------------------------------------------------------------------------------------------------------------
