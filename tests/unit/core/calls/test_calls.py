@@ -142,6 +142,12 @@ def test_what_the_original_gave_comes_back_as_the_same_object(lane: Tuple[Wire, 
     assert outcome.get() is kept
 
 
+def test_keyword_arguments_that_change_where_there_are_no_positional_ones_are_not_the_callers_own() -> None:
+    outgoing = Outgoing(PROFILE, (), {"amount": 1})
+    assert outgoing.is_own(((), outgoing._kwargs))
+    assert not outgoing.is_own(((), {"amount": 2}))
+
+
 def test_a_callee_that_proceeds_where_there_is_no_original_breaks_the_rules(lane: Tuple[Wire, Wire]) -> None:
     near, far = lane
     outgoing = Outgoing(PROFILE, (), {})
