@@ -5,6 +5,7 @@ changes for the code that it is on: nothing, if the outcome of each test is that
 
     XPC_EXPLORE_PACKAGES   names, separated by spaces; their submodules are covered too
     XPC_EXPLORE_MODE       "plain" arms nothing, "around" arms one hook that proceeds, "observe" one before and one after hook
+    XPC_EXPLORE_PATCHER    "code" keeps to trampolines, which anything else does only where a function cannot be gone into
     XPC_EXPLORE_REPORT     the file that gets the JSON: the outcome of each test, and what was armed and called
 
 The hooks live in this process: what is looked at is the patching and the dispatch, not the channel.
@@ -15,14 +16,17 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, List, Optional
 
 import pytest
 
 from xpc_agent.hooks.dispatch import Invocation
+from xpc_agent.hooks.gate import ALWAYS, Proceeding, Way
 from xpc_agent.points.point import ProbePoint
 from xpc_agent.points.table import ProbeTable
 from xpc_agent.targets.imports import ImportWatcher
+from xpc_agent.targets.resolve import Kind
+from xpc_instrument.core.calls.outcome import Arguments, Outcome
 from xpc_instrument.core.config.file import from_probes
 from xpc_instrument.core.model.target import Mode
 
@@ -30,13 +34,42 @@ from xpc_instrument.core.model.target import Mode
 _ORDER = ("passed", "skipped", "xfailed", "xpassed", "failed", "error")
 
 
+# Read once: what is armed may be on the way to it.
+_INSIDE = os.environ.get("XPC_EXPLORE_PATCHER") != "code"
+
+
+class Waits(Proceeding):
+    """Where such a hook stands inside of a function: it makes nothing of the outcome."""
+
+    changed: Optional[Arguments] = None
+
+    def tell(self, outcome: Outcome) -> Outcome:
+        return outcome
+
+    def abandon(self) -> None:
+        pass
+
+
 class Forward:
     """A hook that changes nothing, and counts its calls."""
 
     calls = 0
+    alone: Optional[Way] = None
+    waits = Waits()
 
     def __init__(self, mode: Mode) -> None:
         self.mode = mode
+        self.way = Way(ALWAYS)
+
+    def goes_inside(self, kind: Kind) -> bool:
+        return _INSIDE
+
+    def shown_in(self, form: Any) -> None:
+        """It shows nothing."""
+
+    def cross(self, args: Any, kwargs: Any, bound: bool, number: int = 0) -> Waits:
+        Forward.calls += 1
+        return self.waits
 
     def call_observer(self, invocation: Invocation) -> None:
         Forward.calls += 1
@@ -83,6 +116,12 @@ class Exploration:
                 point.hooks = list(self.hooks)
                 point.refresh()
 
+    def disarm(self) -> None:
+        """Have no hook called any more."""
+        for point in self.table.points.values():
+            point.hooks = []
+            point.refresh()
+
     def report(self) -> Dict[str, Any]:
         """What goes into the file."""
         points = list(self.table.points.values())
@@ -90,6 +129,7 @@ class Exploration:
             "outcomes": self.outcomes,
             "armed": sum(point.patch is not None for point in points),
             "refused": sorted(f"{point.target}: {point.reason}" for point in points if point.patch is None),
+            "inside": sum(point.patch is not None and point.patch.patcher == "inside" for point in points),
             "calls": Forward.calls,
         }
 

@@ -3,6 +3,8 @@
     python3 dev.py explore              all suites
     python3 dev.py explore --small      those that every change is tried on
     python3 dev.py explore attrs click  these
+    python3 dev.py explore --standard [test_json ...]   CPython's own tests, with the standard library armed, on each Python found
+    python3 dev.py explore --trampoline glom   without hooks inside of functions
 
 Prints a table, and each difference; exits with 1 if there is one. Each project is unpacked and installed, in an environment of its own,
 under `.venv/explore`; what a run printed is there too.
@@ -18,9 +20,10 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Sequence
 
-from tests.exploration.suites import SUITES, Suite, differences
+from tests.exploration.suites import STANDARD, STANDARD_LIMITS, SUITES, Suite, differences
+from tests.pythons import interpreters
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -103,11 +106,78 @@ def explore(name: str) -> bool:
         found += [f"{mode}: {line}" for line in different]
         cells += [f"{runs[mode]['calls']:,}", f"{len(different)}", f"{len(explained)}"]
     passed = sum(outcome == "passed" for outcome in plain.values())
-    row = [f"{name} {suite.version}", f"{len(plain):,}", f"{passed:,}", f"{runs['around']['armed']:,}", *cells]
+    row = [
+        f"{name} {suite.version}",
+        f"{len(plain):,}",
+        f"{passed:,}",
+        f"{runs['around']['armed']:,}",
+        f"{runs['around']['inside']:,}",
+        *cells,
+    ]
     print(f"| {' | '.join(row)} |", flush=True)
     for line in found:
         print(f"    {line}", flush=True)
-    return not found and passed > 0
+    # Hooks that nobody calls are not noticed either.
+    return not found and passed > 0 and all(runs[mode]["calls"] > 0 for mode in MODES[1:])
+
+
+def explore_standard(version: str, python: str, names: Sequence[str]) -> bool:
+    """Run modules of CPython's own tests on one interpreter in all modes, and print a row for each; whether nothing differs."""
+    folder = PLACE / f"standard-{version}"
+    own = str(folder / "env/bin/python")
+    if not (folder / "done").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        _must([python, "-m", "venv", str(folder / "env")])
+        _must([own, "-m", "pip", "--disable-pip-version-check", "--quiet", "install", "-e", str(ROOT), "pytest>=7.4"])
+        (folder / "done").touch()
+    good = True
+    for name in names:
+        runs: Dict[str, Dict[str, Any]] = {}
+        for mode in MODES:
+            report = folder / f"{name}.{mode}.json"
+            report.unlink(missing_ok=True)
+            environment = {
+                **os.environ,
+                "PYTHONPATH": str(HERE),
+                "XPC_EXPLORE_PACKAGES": "",
+                "XPC_EXPLORE_MODE": mode,
+                "XPC_EXPLORE_REPORT": str(report),
+            }
+            with open(folder / f"{name}.{mode}.txt", "w", encoding="utf-8") as output:
+                try:
+                    command = [own, str(HERE / "standard.py"), name]
+                    subprocess.run(command, env=environment, stdout=output, stderr=subprocess.STDOUT, timeout=PATIENCE, check=False)
+                except subprocess.TimeoutExpired:
+                    print(f"| {version} {name} | FAILED: no end of `{mode}` within {PATIENCE} s; see {output.name} |", flush=True)
+            runs[mode] = json.loads(report.read_text()) if report.exists() else {"outcomes": {}, "calls": 0, "armed": 0, "inside": 0}
+        plain = runs["plain"]["outcomes"]
+        cells, found = [], []
+        for mode in MODES[1:]:
+            different, explained = differences(plain, runs[mode]["outcomes"], STANDARD_LIMITS)
+            found += [f"{mode}: {line}" for line in different]
+            cells += [f"{runs[mode]['calls']:,}", f"{len(different)}", f"{len(explained)}"]
+            good = good and not different and runs[mode]["calls"] > 0
+        passed = sum(outcome == "passed" for outcome in plain.values())
+        row = [
+            f"{version} {name}",
+            f"{len(plain):,}",
+            f"{passed:,}",
+            f"{runs['around']['armed']:,}",
+            f"{runs['around']['inside']:,}",
+            *cells,
+        ]
+        print(f"| {' | '.join(row)} |", flush=True)
+        for line in found:
+            print(f"    {line}", flush=True)
+        good = good and passed > 0
+    return good
+
+
+def print_heads() -> None:
+    """The first two lines of the table."""
+    print("| project | tests | passed plainly | functions armed | inside | calls of `around` | different | explained |", end="")
+    print(" calls of `before` and `after` | different | explained |")
+    print("|---|---|---|---|---|---|---|---|---|---|---|", flush=True)
 
 
 def main() -> int:
@@ -115,7 +185,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="dev.py explore", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", metavar="NAME", nargs="*", help=f"one of {', '.join(SUITES)}")
     parser.add_argument("--small", action="store_true", help="the suites that every change is tried on")
+    parser.add_argument("--standard", action="store_true", help="CPython's own tests, on each Python; NAME is a module of `test` then")
+    parser.add_argument("--trampoline", action="store_true", help="no hooks inside the code of functions")
     options = parser.parse_args()
+    if options.trampoline:
+        os.environ["XPC_EXPLORE_PATCHER"] = "code"
+    if options.standard:
+        print_heads()
+        found, _ = interpreters(ROOT / ".venv" / "pythons")
+        done = [explore_standard(version, python, options.names or STANDARD) for version, python in found.items()]
+        return 0 if done and all(done) else 1
     unknown = sorted(set(options.names) - set(SUITES))
     if unknown:
         parser.error(f"there is no suite {unknown[0]!r}; there are {', '.join(SUITES)}")
@@ -123,9 +202,7 @@ def main() -> int:
         # The suites are Hypothesis's, what is looked for is ours: a function that behaves in another way does so in the first examples.
         os.environ["XPC_EXPLORE_EXAMPLES"] = "20"
     names = options.names or [name for name, suite in SUITES.items() if suite.small or not options.small]
-    print("| project | tests | passed plainly | functions armed | calls of `around` | different | explained |", end="")
-    print(" calls of `before` and `after` | different | explained |")
-    print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
+    print_heads()
     # Each is run, whatever came of those before.
     failed = [name for name in names if not explore(name)]
     return 1 if failed else 0

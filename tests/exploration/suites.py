@@ -109,7 +109,43 @@ SUITES: Dict[str, Suite] = {
     # Three out of five seconds of all the others together: it looks for primes through millions of calls of the same few functions.
     "more-itertools": Suite("11.2.1", ("more_itertools",), ("pytest-timeout",)),
     "wrapt": Suite("2.5.2", ("wrapt",), ("pytest-timeout",)),
+    "structlog": Suite("26.1.0", ("structlog",), ("pytest-asyncio", "simplejson", "time-machine", "rich", "better-exceptions")),
+    "typeguard": Suite("4.6.1", ("typeguard",), ("mypy",)),
+    "tornado": Suite(
+        "6.6.1", ("tornado",), (), ("tornado/test", "-k", "not httpclient and not curl and not iostream and not netutil and not process")
+    ),
+    "trio": Suite(
+        "0.35.0",
+        ("trio",),
+        ("astor", "jedi", "trustme", "pyopenssl", "pyright"),
+        (
+            "src/trio/_core/_tests",
+            "src/trio/_tests/test_sync.py",
+            "src/trio/_tests/test_channel.py",
+            "src/trio/_tests/test_timeouts.py",
+            "src/trio/_tests/test_util.py",
+            "src/trio/_tests/test_threads.py",
+            "-p",
+            "trio._tests.pytest_plugin",
+        ),
+    ),
+    "networkx": Suite(
+        "3.6.1",
+        ("networkx",),
+        ("numpy",),
+        ("networkx/classes", "networkx/algorithms/traversal", "networkx/algorithms/flow", "networkx/utils", "networkx/generators"),
+    ),
+    "glom": Suite("25.12.0", ("glom",), ("pyyaml",), ("glom/test",)),
 }
+
+
+# The modules of CPython's own tests that run with the standard library armed, and the tests of them that may differ.
+STANDARD = (
+    *("test_argparse", "test_ast", "test_calendar", "test_collections", "test_configparser", "test_contextlib", "test_copy", "test_csv"),
+    *("test_dataclasses", "test_difflib", "test_email", "test_enum", "test_fractions", "test_functools", "test_heapq", "test_inspect"),
+    *("test_json", "test_shlex", "test_statistics", "test_string", "test_textwrap", "test_tokenize", "test_typing"),
+)
+STANDARD_LIMITS: Dict[str, str] = {}
 
 
 def differences(plain: Dict[str, str], armed: Dict[str, str], limits: Dict[str, str]) -> Tuple[Sequence[str], Sequence[str]]:
