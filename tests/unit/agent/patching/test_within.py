@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 import types
+import typing
 from typing import Any, Callable, Generator, Iterator, List, Optional, Tuple, Union
 
 import cloudpickle
@@ -559,3 +560,21 @@ def test_code_that_is_not_gone_into_is_armed_around_and_says_why(shop: Any) -> N
     assert shop.log == ["before"]
     assert scene.patch.patcher == "code"
     assert "names" in scene.patch.why_not_inside
+
+
+def test_what_a_type_checker_is_told_by_is_a_target_as_any_other(shop: Any, scene: Scene) -> None:
+    scene.add(Mode.AROUND, "around")
+    code = typing.cast.__code__
+    dispatcher = Dispatcher()
+    patch = make_patch(resolve("typing:cast"), dispatcher)
+    hook = Hook(Mode.AROUND, "of cast", shop.log)
+    dispatcher.chain = HookChain([hook])
+    patch.arm()
+    try:
+        assert typing.cast("int", 1) == 1
+        assert shop.charge(1) == ANSWER
+    finally:
+        patch.disarm()
+    assert typing.cast.__code__ is code
+    # Once for the call here, and not for any of ours.
+    assert len(hook.seen) == 1
