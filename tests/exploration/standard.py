@@ -110,11 +110,12 @@ def main(name: str) -> None:
     try:
         suite.run(result)
     finally:
+        exploration.outcomes = result.outcomes
+        report = exploration.report()
         # What is written must not go through armed functions.
         exploration.disarm()
-        exploration.outcomes = result.outcomes
         with open(place, "w", encoding="utf-8") as file:
-            json.dump({**exploration.report(), "texts": result.texts}, file)
+            json.dump({**report, "texts": result.texts}, file)
 
 
 if __name__ == "__main__":
