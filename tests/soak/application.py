@@ -592,7 +592,7 @@ def resources() -> Dict[str, Any]:
 def begin(seed: int) -> List[threading.Thread]:
     """Start all threads but the one that waits for signals. They begin with the signals blocked that are not for them."""
     threads = [threading.Thread(target=work, args=(seed * 100 + k,)) for k in range(2)]
-    threads += [threading.Thread(target=work_hurried, args=(seed * 100 + 3,))] * ("limits" not in LEFT_OFF)
+    threads += [threading.Thread(target=work_hurried, args=(seed * 100 + 3,))] * (not LEFT_OFF & {"limits", "async"})
     threads += [threading.Thread(target=run_loop, args=(seed,)), threading.Thread(target=control)]
     signal.pthread_sigmask(signal.SIG_BLOCK, {PUT_OFF})
     for thread in threads:
