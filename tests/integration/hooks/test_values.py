@@ -126,7 +126,7 @@ def test_a_reference_gives_its_items_each_on_its_own_and_a_copy_of_itself(app: A
     def look(call: Any) -> None:
         seen.append([type(one) for one in call.args[0]])
         first, number = call.args[0]
-        seen.append((first.number, number, call.kwargs["currency"].copy()))
+        seen.append((first.number, number, call.args[1].copy()))
         with pytest.raises(xpc_instrument.PayloadError):
             first.copy()
 

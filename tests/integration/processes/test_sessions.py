@@ -32,22 +32,25 @@ def session(app: App) -> Iterator[Session]:
 
 
 @pytest.mark.parametrize(
-    ("change", "result"),
+    ("form", "change", "result"),
     [
-        (lambda call: call.kwargs.update(currency="USD"), "'[1] USD'"),
-        (lambda call: call.args[0].append(2), "'[1, 2] EUR'"),
-        (lambda call: setattr(call, "args", ([7],)), "'[7] EUR'"),
-        (lambda call: call.kwargs.pop("currency"), "'[1] EUR'"),
-        (lambda call: None, "'[1] EUR'"),
+        ("as passed", lambda call: call.kwargs.update(currency="USD"), "'[1] USD'"),
+        ("canonical", lambda call: setattr(call, "args", (call.args[0], "USD")), "'[1] USD'"),
+        ("canonical", lambda call: call.args[0].append(2), "'[1, 2] EUR'"),
+        ("canonical", lambda call: setattr(call, "args", ([7],)), "'[7] EUR'"),
+        ("as passed", lambda call: call.kwargs.pop("currency"), "'[1] EUR'"),
+        ("canonical", lambda call: None, "'[1] EUR'"),
     ],
-    ids=["a keyword", "in an argument", "all", "one less", "nothing"],
+    ids=["a keyword", "by position", "in an argument", "all", "one less", "nothing"],
 )
-def test_what_an_around_hook_changes_in_the_arguments_reaches_the_original(app: App, session: Session, change: Any, result: str) -> None:
+def test_what_an_around_hook_changes_in_the_arguments_reaches_the_original(
+    app: App, session: Session, form: Any, change: Any, result: str
+) -> None:
     def hook(call: Any) -> Any:
         change(call)
         return call.proceed()
 
-    session.around("shop:charge", hook)
+    session.around("shop:charge", hook, form=form)
     assert app.evaluate("shop.charge([1], currency='EUR')") == result
 
 
