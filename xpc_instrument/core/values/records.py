@@ -205,13 +205,14 @@ def dump_record(args: Args, kwargs: Kwargs, meta: Meta, outcome: Any, raised: bo
 def fill(record: Tuple[Any, ...], asker: Asker) -> Tuple[Any, ...]:
     """The record `(args, kwargs, meta, outcome)`, with a `Reference` for what is referred to. Raises `RemoteProtocolError`."""
     try:
-        args, kwargs, meta, outcome, *referred = record
-        values, count = [*args], len(args)
-        if len(referred) == 3 and 0 <= referred[0] < count:
-            # Most often.
-            place, number, kind = referred
+        if len(record) == 7 and 0 <= record[4] < len(record[0]):
+            # Most often: one argument.
+            args, kwargs, meta, outcome, place, number, kind = record
+            values = [*args]
             values[place] = Reference(asker, number, kind)
             return tuple(values), kwargs, meta, outcome
+        args, kwargs, meta, outcome, *referred = record
+        values, count = [*args], len(args)
         each = iter(referred)
         for place, number, kind in zip(each, each, each):
             reference = Reference(asker, number, kind)
