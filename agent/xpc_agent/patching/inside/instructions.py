@@ -9,6 +9,7 @@ Rules:
 from __future__ import annotations
 
 import opcode
+import sys
 import types
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
@@ -25,6 +26,7 @@ _CACHES: List[int] = [
     UNIT * (_by_version.get(name, 0) if hasattr(_by_version, "get") else _by_version[op]) for op, name in enumerate(opcode.opname[:256])
 ]
 
+_TOGETHER = sys.version_info >= (3, 12)
 _EMPTY = [bytes(size) for size in _CACHES]
 
 
@@ -190,10 +192,10 @@ def _place(instructions: Sequence[Instruction]) -> None:
 
 
 def _runs(instructions: Sequence[Instruction]) -> Iterator[Tuple[int, Location]]:
-    """Sizes in bytes and locations, with neighbours of one location together."""
+    """Sizes in bytes and locations, from 3.12 on with neighbours of one location together: as CPython's compiler has them."""
     size, location = 0, NOWHERE
     for one in instructions:
-        if one.location != location:
+        if one.location != location or not _TOGETHER:
             yield size, location
             size, location = 0, one.location
         size += one.end - one.offset
