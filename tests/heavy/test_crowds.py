@@ -169,7 +169,7 @@ def test_a_script_that_registers_and_dies_hundreds_of_times_leaves_nothing_behin
         forker.send_line()
         assert forker.wait() == 0
 
-    keep = "sorted((point.target, point.state, len(point.hooks)) for point in sys.modules['xpc_agent.life.control'].current().table.points.values())"
+    keep = "sorted((point.target, point.state, len(point.hooks)) for point in sys.modules['xpc_agent.life.control'].current().table.every_point())"
     state = app.value(keep)
     die(100)
     app.disarmed()

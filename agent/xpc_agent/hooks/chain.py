@@ -12,6 +12,7 @@ Rules:
 
 from __future__ import annotations
 
+from builtins import isinstance as _isinstance  # the builtin may be the very target, and no guard is up here
 from time import perf_counter
 from typing import Any, Callable, List, Optional, Protocol, Sequence, Tuple, Union
 
@@ -179,7 +180,7 @@ class Passage:
 
     def failed(self, error: BaseException) -> Optional[Outcome]:
         """The body has raised; None if that is none of our business."""
-        if not isinstance(error, self.gate.ends):
+        if not _isinstance(error, self.gate.ends):
             self.abandon()
             return None
         outcome = Outcome(error=error)
@@ -230,7 +231,7 @@ class Passage:
                 return self._come_out(Outcome(error=error), base)
             if step is PASS:
                 continue
-            if not isinstance(step, Proceeding):
+            if not _isinstance(step, Proceeding):
                 return self._come_out(step if type(step) is Outcome else Outcome(step), base)
             self.open.append((step, place - 1, args, kwargs))
             if step.changed is not None:
@@ -249,7 +250,7 @@ class Passage:
             hook, place, args, kwargs = self.open[-1]
             try:
                 step = hook.tell(outcome)
-                while isinstance(step, Proceeding):
+                while _isinstance(step, Proceeding):
                     step = step.tell(self._once_more(step, place, args, kwargs))
                 outcome = step
             except Exception as error:
@@ -269,7 +270,7 @@ class Passage:
                 return Outcome(error=_without_frame(error))
         base = len(self.open)
         step = self._go_in(args, kwargs, False, place)
-        if isinstance(step, Outcome):
+        if _isinstance(step, Outcome):
             return step
         if step is not None:
             args, kwargs = gate.split(step)
@@ -280,9 +281,6 @@ def _without_frame(error: BaseException) -> BaseException:
     """The exception without the frames in which it was raised here."""
     set_traceback(error, None)
     return error
-
-
-_isinstance = isinstance  # the builtin may be the very target, and no guard is up here
 
 
 def ended(invocation: Invocation, started: float, result: Any, error: Optional[BaseException]) -> None:

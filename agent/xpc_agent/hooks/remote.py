@@ -17,6 +17,7 @@ from __future__ import annotations
 import sys
 import time
 import types
+from builtins import isinstance as _isinstance  # for where no guard is up: the builtin may be the very target
 from threading import get_ident
 from typing import Any, Callable, Coroutine, List, Optional, Tuple, Type, Union
 
@@ -244,7 +245,7 @@ class RemoteHook(FailingOpen):
             return proceed(*args, **kwargs)
         shown = (args, kwargs) if self.form is None else self.form(args, kwargs)
         step = self.cross(*shown, bound, number)
-        while isinstance(step, Proceeding):
+        while _isinstance(step, Proceeding):
             changed = step.changed
             outcome = run_original(proceed, args, kwargs) if changed is None else run_original(proceed, *changed)
             step = step.tell(outcome)

@@ -98,9 +98,9 @@ def test_exceptions_and_references_cross_below_any_limit(start: Callable[..., Ap
     app = start(f"max-payload = {limit}")
     seen: List[Any] = []
     with xpc_instrument.connect("shop") as session:
-        session.after("shop:fail", lambda call: seen.append((type(call.args[0]), str(call.exception)[:16])))
+        session.after("shop:fail", lambda call: seen.append((type(call.args[0]), type(call.exception), str(call.exception)[:6])))
         assert app.evaluate("shop.fail('no' * 2000)").startswith("raised ValueError: nono")
-    assert seen == [(Reference, "ValueError: nono")]
+    assert seen == [(Reference, ValueError, "nonono")]
 
 
 # max-lanes --------------------------------------------------------------------------------------------------------------------

@@ -146,9 +146,13 @@ class Looking(_Dumping):
         return self.item(error)
 
     def _content(self, error: BaseException, cls: type) -> Tuple[Optional[str], Any, Any, Any, List[str]]:
-        body = pickle.dumps(list(self.parts(error)), PROTOCOL)
+        parts = list(self.parts(error))
+        body = pickle.dumps(parts, PROTOCOL)
         if len(body) > self.room:
-            return None, None, None, None, [f"its values do not fit: there is room for {self.room} bytes"]
+            args: Any = parts[0]
+            # What most of them say, and nothing is asked for it.
+            text = args[0][:LONGEST_TEXT] if len(args) == 1 and type(args[0]) is str else None
+            return text, None, None, None, [f"its values do not fit: there is room for {self.room} bytes"]
         self.room -= len(body)
         return None, None, (body, ()), None, []
 
