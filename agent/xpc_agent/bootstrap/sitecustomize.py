@@ -21,11 +21,15 @@ from __future__ import annotations
 import os
 import sys
 from _thread import _local, allocate_lock, get_ident, get_native_id, start_new_thread
+from time import sleep, time
 
 # Not to be imported when a process starts.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+# What `os` has under these names may be gevent's or eventlet's by the time that it is called, and make a hub.
+_posix: Any = sys.modules[os.name]
 
 _VARIABLE = "XPC_INSTRUMENT_STUB"
 _MAIN = "XPC_INSTRUMENT_MAIN_PID"
@@ -256,8 +260,6 @@ class Stub:
                     return True
             if self.is_in_own_thread:
                 return False
-            from time import sleep
-
             sleep(0.0005)
 
     def _leave_imports(self) -> None:
@@ -271,7 +273,6 @@ class Stub:
     def listen(self) -> None:
         """Listen as core/node/listen.py does, and be announced as core/discovery/entry.py does. OSError if that cannot be."""
         from _socket import AF_UNIX, SOCK_STREAM, socket
-        from time import time
 
         self.pid = os.getpid()
         path = "%s/%s.%d" % (self.folder, self.app, self.pid)
@@ -292,12 +293,12 @@ class Stub:
             *(self.app, self.pid, os.getppid(), self.quoted, self.app, self.pid, _of_process(19), time(), *sys.version_info[:3]),
             *(self.version, _pid_namespace(), int(os.environ.get(_MAIN, "0")), _of_process(25)),
         )
-        descriptor = os.open(path + ".tmp", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        descriptor = _posix.open(path + ".tmp", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         try:
-            os.write(descriptor, entry.encode())
+            _posix.write(descriptor, entry.encode())
             os.replace(path + ".tmp", path + ".json")
         finally:
-            os.close(descriptor)
+            _posix.close(descriptor)
         self.listener = listener.detach()
         self._inode = os.fstat(self.listener).st_ino
 
@@ -334,7 +335,7 @@ class Stub:
         """Listen no more."""
         self._at_exit()
         if self._is_listening():
-            os.close(self.listener)
+            _posix.close(self.listener)
         self.listener = -1
 
     def _at_exit(self) -> None:
@@ -354,7 +355,7 @@ class Stub:
 
         signals: Any = __import__("_signal")  # below `signal`, which makes enums
         mask = signals.pthread_sigmask
-        self._wake = os.pipe()
+        self._wake = _posix.pipe()
         self._over = allocate_lock()
         self._over.acquire()
         # As `core/node/threads.py`: a thread inherits the mask, and a handler may raise out of any change of it.
@@ -389,10 +390,8 @@ class Stub:
             return
         read, write = self._wake
         if patience:
-            from time import sleep
-
             try:
-                os.write(write, b"e")
+                _posix.write(write, b"e")
             except OSError:
                 pass  # closed by the application
             over.acquire(True, patience)
@@ -403,7 +402,7 @@ class Stub:
         self._wake = (-1, -1)
         for descriptor in (read, write):
             try:
-                os.close(descriptor)
+                _posix.close(descriptor)
             except OSError:
                 pass  # closed by the application
 
@@ -441,7 +440,7 @@ class Stub:
             return
         self.state = _WAITING
         if self.listener >= 0:
-            os.close(self.listener)
+            _posix.close(self.listener)
             self.listener = -1
         self._once, self._done, self._gate = allocate_lock(), allocate_lock(), allocate_lock()
         self._forks, self._committed = 0, False
@@ -467,11 +466,11 @@ def _of_process(field: int) -> str:
     try:
         if os.readlink("/proc/self") != str(os.getpid()):
             return "null"
-        descriptor = os.open("/proc/self/stat", os.O_RDONLY)
+        descriptor = _posix.open("/proc/self/stat", os.O_RDONLY)
         try:
-            text = os.read(descriptor, 4096)
+            text = _posix.read(descriptor, 4096)
         finally:
-            os.close(descriptor)
+            _posix.close(descriptor)
     except OSError:
         return "null"
     value = text.rpartition(b")")[2].split()[field].decode()

@@ -140,17 +140,30 @@ class AnsweringLanes:
 
     def open(self, deadline: float) -> None:
         """Open one more. Raises what `dial` raises, or `ChannelError` where there is no room for a thread."""
-        wire = self._dial(Role.SERVE, deadline)
-        with self._lock:
-            if self._closed:
-                wire.close()
-                return
-            # Started before anybody can find it, since who closes the lanes joins the threads that it finds.
-            try:
-                self._threads[wire] = start_seen(self._answer, wire, name="lane")
-            except RuntimeError as error:
-                wire.close()
-                raise ChannelError(f"no thread can be started for a lane: {error}") from error
+        lane: List[Wire] = []
+        dialled = threading.Lock()
+        dialled.acquire()
+        # First of all: the host would call at once on a lane for which there is no thread, as when the interpreter shuts down.
+        try:
+            thread = start_seen(self._when_dialled, lane, dialled, name="lane")
+        except RuntimeError as error:
+            raise ChannelError(f"no thread can be started for a lane: {error}") from error
+        try:
+            wire = self._dial(Role.SERVE, deadline)
+            with self._lock:
+                if self._closed:
+                    wire.close()
+                    return
+                self._threads[wire] = thread
+                lane.append(wire)
+        finally:
+            dialled.release()
+
+    def _when_dialled(self, lane: List[Wire], dialled: threading.Lock) -> None:
+        """Answer on the lane, if there is one in the end."""
+        dialled.acquire()
+        if lane:
+            self._answer(lane[0])
 
     def _answer(self, wire: Wire) -> None:
         serve = self._serve
