@@ -6,12 +6,9 @@ between them.
 
 from __future__ import annotations
 
-import ctypes
-import queue
 import random
 import signal
 import sys
-import threading
 from typing import Any, Callable, Dict, List, Tuple
 
 import pytest
@@ -134,47 +131,3 @@ def test_a_signal_in_any_place_is_not_lost_and_each_token_is_told(function: Any,
         signal.signal(signal.SIGALRM, before)
     assert caught == sent > 0
     assert scene.ends["leave"] > 0 and scene.ends["failed"] > 0
-
-
-def test_an_interrupt_from_another_thread_is_not_lost_and_each_token_is_told() -> None:
-    scene = Scene()
-    f = armed(plain, scene)
-    caught = 0
-    chance = random.Random(6)
-    interrupt, me = ctypes.pythonapi.PyThreadState_SetAsyncExc, ctypes.c_ulong(threading.get_ident())
-    asked: queue.SimpleQueue[bool] = queue.SimpleQueue()
-    sent: List[int] = []
-
-    def other() -> None:
-        while asked.get():
-            sent.append(interrupt(me, ctypes.py_object(Interrupt)))
-
-    switching = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    thread = threading.Thread(target=other)
-    thread.start()
-    try:
-        for n in range(1500):
-            try:
-                asked.put(True)
-                before = chance.randrange(30)
-                # The jump backward of a loop with a condition has no handler in 3.13 and 3.14, whatever `try` it is in.
-                while True:
-                    if len(sent) > n and before <= 0:
-                        break
-                    before -= 1
-                    try:
-                        f(n)
-                    except ValueError:
-                        pass
-                # A jump backward, where the interpreter looks: none comes later than this.
-                for _ in range(3):
-                    pass
-            except Interrupt:
-                caught += 1
-            scene.settle()
-    finally:
-        sys.setswitchinterval(switching)
-        asked.put(False)
-        thread.join()
-    assert caught == len(sent) == 1500
