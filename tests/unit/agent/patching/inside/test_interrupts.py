@@ -1,4 +1,4 @@
-"""What interrupts a thread, by a signal's handler or from another thread, is never lost, and each token that was handed out is told.
+"""What a signal's handler raises is never lost, and each token that was handed out is told.
 
 At most one interrupt comes in each invocation: after a random time, so that it falls anywhere in `enter`, the body, `leave`, `failed` and
 between them.
