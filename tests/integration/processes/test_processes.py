@@ -281,7 +281,8 @@ def charge_and_fork(n):
 print("ready", flush=True)
 sys.stdin.readline()
 before, child, after = charge_and_fork(1)
-print("child" if child else "parent", before, after, pay.charge(2), flush=True)
+# In one write: both processes write to the same pipe.
+os.write(1, f"{'child' if child else 'parent'} {before} {after} {pay.charge(2)}\\n".encode())
 if child:
     os._exit(0)
 sys.stdin.readline()

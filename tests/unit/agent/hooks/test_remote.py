@@ -36,8 +36,9 @@ from xpc_instrument.core.values.traits import PeerProfile
 from xpc_instrument.core.wire.wire import Wire
 
 PROFILE = PeerProfile("3.11", "3.11", 100_000)
-# What a hook that never answers costs a test, in seconds; and the time of one that does answer, on a machine that is busy.
-SHORT, LONG = 0.05, 20.0
+# What a hook that never answers costs a test, in seconds; what one may take to proceed before it falls silent; and the time of one that
+# does answer, on a machine that is busy.
+SHORT, MEDIUM, LONG = 0.05, 0.4, 20.0
 
 
 # what a script does when it is called ----------------------------------------------------------------------------------------
@@ -151,7 +152,7 @@ class Scene:
         self.told: List[str] = []
         self.ended: List[RemoteHook] = []
         self.pool = LanePool(lambda count: None, 8)
-        waits = bool(lanes) and (not steps or steps[-1] is PROCEED)
+        timeout = SHORT if not steps else MEDIUM if steps == [PROCEED] else LONG
         peer: Any = SimpleNamespace(session="s", who="pid 7", pid=7, lanes=self.pool, notify=lambda kind, **_: self.told.append(kind))
         self.hook = RemoteHook(
             mode,
@@ -160,7 +161,7 @@ class Scene:
             1,
             "call",
             PROFILE,
-            timeout=SHORT if waits or not lanes else LONG,
+            timeout=timeout if lanes else SHORT,
             on_failure=on_failure,
             terms=Terms(),
             suspension=SuspensionPolicy(),
