@@ -8,8 +8,8 @@
     python3 dev.py docs               the pages of the API, from the docstrings, into .venv/docs/html; a warning is an error
     python3 dev.py fuzz [ARGS]        look for bytes that the channel must not take; ARGS such as: --minutes 10, handshake
     python3 dev.py matrix [ARGS]      run the tests on every CPython 3.9 to 3.15: all on the oldest and the newest; on those between,
-                                      unit tests that depend on it and what is marked `version`; tests/heavy once. ARGS go to pytest; where they
-                                      name tests, those run on every version
+                                      unit tests that depend on it and what is marked `version`; tests/heavy once. ARGS go to
+                                      pytest; where they name tests, those run on every version
     python3 dev.py soak [ARGS]        all faults at random for minutes; ARGS such as: --minutes 5 --seed 1
     python3 dev.py explore [NAMES]    run the suites of other projects with every function armed; --small: those that `all` runs
     python3 dev.py all                all but the demonstration, the benchmarks, the soak and the fuzzing; tests that fail get another go
