@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .core.model.limits import Limits
     from .core.model.stats import Figures, HookStats, LaneStats, ProbeStats
     from .core.model.target import Mode
-    from .core.values.references import Reference
+    from .core.values.references import Reference, attribute_of, copy_of
     from .core.wire.tls import TLS
     from .script.call import Call
     from .script.connect import connect
@@ -66,7 +66,9 @@ _HOMES = {
     "TLS": "core.wire.tls",
     "TargetError": "core.model.errors",
     "XpcError": "core.model.errors",
+    "attribute_of": "core.values.references",
     "connect": "script.connect",
+    "copy_of": "core.values.references",
     "find_free_port": "script.manager",
 }
 
@@ -99,7 +101,9 @@ __all__ = [
     "TargetError",
     "XpcError",
     "__version__",
+    "attribute_of",
     "connect",
+    "copy_of",
     "find_free_port",
 ]
 

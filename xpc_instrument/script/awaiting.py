@@ -11,10 +11,14 @@ from typing import Any, List, Optional
 
 from ..core.node.threads import start_seen
 from ..core.values.plain import ATOMS
-from ..core.values.references import MAX_ITEMS
+from ..core.values.references import Reference
 
-# What a hook returns most often; to ask `inspect` whether it is awaitable costs more than all else that `finished` does.
-PLAIN = ATOMS | {tuple, list, dict}
+# What a hook returns most often; to ask `inspect` whether it is awaitable costs more than all else that `finished` does, and would ask the
+# application for the class of a reference.
+PLAIN = ATOMS | {tuple, list, dict, Reference}
+
+# How many items of a generator are taken for its answer.
+MAX_ITEMS = 10_000
 
 # How long hooks that are under way when the session ends have to end, in seconds.
 _TO_BE_CANCELLED = 1.0

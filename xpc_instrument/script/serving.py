@@ -144,6 +144,7 @@ class HookServer:
     def _answer_error(self, hook: Hook, incoming: Incoming, error: Exception) -> None:
         if error is incoming.broken:
             raise error
+        incoming.no_more()
         if not _is_answer(hook, incoming, error):
             self._fail(hook, incoming, error, "raised", describe(error))
             return
@@ -156,6 +157,7 @@ class HookServer:
     def _fail(self, hook: Hook, incoming: Incoming, error: BaseException, cause: str, message: str) -> None:
         """Answer that the hook failed, and report it."""
         hook.handle._count_failure(error)
+        incoming.no_more()
         try:
             incoming.fail(cause, message)
             # Seen to be there: a log may be slow, or a pipe that nobody reads.

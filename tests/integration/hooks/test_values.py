@@ -150,6 +150,56 @@ def test_references_of_a_target_that_may_only_be_observed_are_read_and_not_calle
     assert seen == [5]
 
 
+def test_a_generator_gives_a_hook_no_more_items_than_it_takes(app: App, session: Session) -> None:
+    taken: List[Any] = []
+    handle = session.before("shop:charge", lambda call: taken.extend([next(call.args[0]), next(iter(call.args[0]))]))
+    run(app, "numbers = iter(range(5))\nmade = (number for number in numbers)\nshop.charge(made)")
+    assert app.evaluate("list(numbers)") == "[2, 3, 4]"
+    assert taken == [0, 1]
+    handle.remove()
+    session.before("shop:charge", lambda call: taken.append(sum(call.args[0])))
+    app.evaluate("shop.charge(set(range(3000)))")
+    assert taken[2:] == [sum(range(3000))]
+
+
+def test_a_reference_is_compared_assigned_and_told_by_its_class(app: App, session: Session) -> None:
+    seen: List[Any] = []
+
+    @session.before("shop:charge")
+    def look(call: Any) -> None:
+        order = call.args[0]
+        with pytest.raises(xpc_instrument.PayloadError, match=r"register it with around\(\)"):
+            order.number = 6
+        seen.append((order == call.args[0], order == 5, isinstance(order, dict)))
+
+    @session.around("shop:charge")
+    def change(call: Any) -> Any:
+        call.args[0].number += 1
+        seen.append((call.args[1], str(call.args[0]).startswith("<shop.Order object at"), call.args[0] == call.args[0]))
+        assert isinstance(call.args[0], xpc_instrument.Reference)
+        return call.proceed()
+
+    run(app, "kept = shop.Order(5)\nshop.charge(kept, currency='EUR')")
+    assert app.evaluate("kept.number, shop.calls[-1] is kept") == "(6, True)"
+    assert seen == [(True, False, False), ("EUR", True, True)]
+
+
+def test_an_exception_that_refers_to_an_object_is_told_of_without_its_code(app: App, session: Session, caplog: Any) -> None:
+    run(app, UNTOUCHABLE + "Untouchable.__str__ = Untouchable.__format__ = refuse\n")
+    told: List[Any] = []
+
+    def raise_it_again(call: Any) -> None:
+        assert type(call.args[0]) is type(call.exception.args[0]) is Reference
+        raise call.exception
+
+    handle = session.after("shop:fail", raise_it_again)
+    handle.on_failure(told.append)
+    run(app, "kept = Untouchable()\ntry:\n    shop.fail(kept)\nexcept ValueError as error:\n    same = error.args[0] is kept")
+    assert app.evaluate("same") == "True"
+    assert [type(one) for one in told] == [ValueError]
+    assert "it ran" not in caplog.text
+
+
 @pytest.mark.parametrize("mode", ["instead", "around", "manager"])
 def test_a_class_of_the_applications_own_program_is_never_replaced(app: App, session: Session, mode: str) -> None:
     run(app, ENTRY)

@@ -10,6 +10,7 @@ from typing import Any, Dict, List, NamedTuple, Tuple
 
 from ..model.errors import PayloadError, ReferenceExpiredError, RemoteProtocolError
 from ..protocol.codec import Bytes
+from ..values.ancestry import Ancestry
 from ..values.pickling import load
 from ..values.plain import PROTOCOL
 from ..values.references import Reference, load_with_asker
@@ -53,28 +54,36 @@ class Batch(NamedTuple):
 class OutOfReach:
     """In the place of the call that a reference came with: the application has not waited."""
 
+    ancestries: Dict[str, Ancestry] = {}  # noqa: RUF012 - nothing is known, nothing will be
+
     def refer(self, op: str, number: int, name: str, payload: Any) -> Any:
+        if op == "hash":
+            return hash((id(self), number))
+        if op in ("eq", "ne"):
+            # One event shows no object twice, and nothing is known of what an object is equal to.
+            return op == "ne"
         raise ReferenceExpiredError(
             "this hook was registered with wait=False: the application has gone on, and only the type and a text of the object have come; "
-            "register it without wait=False to reach the object"
+            'register it without wait=False to reach the object, or with values="copy" for a copy of it'
         )
 
 
+# That of all instances, which have their `id`; what else is in an event has the place where it stands in it.
 OUT_OF_REACH = OutOfReach()
 
 
-def unpack(packed: Packed, position: int) -> Any:
-    """The value; what has not come, or cannot be loaded here, is a `Reference` that can be shown but not reached."""
+def unpack(packed: Packed, position: int, asker: OutOfReach) -> Any:
+    """The value; what has not come, or cannot be loaded here, is a `Reference` that can be shown but not reached, of that number."""
     kind = packed[0]
     if kind == AS_IS:
         return packed[1]
     if kind == TOLD:
-        return Reference(OUT_OF_REACH, position, packed[1], packed[2])
+        return Reference(asker, position, packed[1], packed[2])
     try:
         # As `bytearray`, so that an array can be written to, as the application's can.
-        return load_with_asker(OUT_OF_REACH, packed[1], [bytearray(one) for one in packed[2]] if len(packed) > 2 else ())
+        return load_with_asker(asker, packed[1], [bytearray(one) for one in packed[2]] if len(packed) > 2 else ())
     except PayloadError as error:
-        return Reference(OUT_OF_REACH, position, "object", f"a value: {error}")
+        return Reference(asker, position, "object", f"a value: {error}")
 
 
 def unpack_event(event: Event, pid: int) -> Tuple[Any, ...]:
@@ -82,11 +91,12 @@ def unpack_event(event: Event, pid: int) -> Tuple[Any, ...]:
     _, number, thread, args = event[:4]
     kwargs = event[4] if len(event) > 4 else {}
     instance, duration, outcome = event[5:] or (None, 0.0, None)
+    asker = OutOfReach()
     if type(args) is list:
-        packed, args = args, tuple([unpack(value, place) for place, value in enumerate(args, 1)])
-        kwargs = {name: unpack(value, place) for place, (name, value) in enumerate(kwargs.items(), len(packed) + 1)}
+        packed, args = args, tuple([unpack(value, place, asker) for place, value in enumerate(args, 1)])
+        kwargs = {name: unpack(value, place, asker) for place, (name, value) in enumerate(kwargs.items(), len(packed) + 1)}
     raised = type(outcome) is bytes
     if outcome is not None and not raised:
-        outcome = unpack(outcome, -1)
+        outcome = unpack(outcome, -1, asker)
     kind, ident = instance or ("", 0)
     return args, kwargs, (number, pid, thread, kind, ident, raised, duration), outcome

@@ -18,6 +18,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 from ..model.errors import ChannelError, LocalProtocolError, PayloadError, ReferenceExpiredError, RemoteProtocolError
 from ..protocol.codec import Bytes, Frame
 from ..protocol.messages import Opcode
+from ..values.ancestry import Ancestry
 from ..values.exceptions import dump_exception, load_exception
 from ..values.plain import ATOMS, PROTOCOL, alike
 from ..values.records import fill, load_reference
@@ -65,6 +66,7 @@ class Incoming:
 
     # Most calls are answered before any of these is anything else.
     _answered = False
+    _hook_over = False
     _original: Optional[Frame] = None
     _original_value: Any = None
     # All that the original has raised: it may have run more than once.
@@ -116,6 +118,15 @@ class Incoming:
                 return (instance, *record[0]), record[1]
         return record[0], record[1]
 
+    @property
+    def ancestries(self) -> Dict[str, Ancestry]:
+        """What is known of the caller's classes."""
+        return self.profile.ancestries
+
+    def no_more(self) -> None:
+        """The callee has failed: to say so asks the caller nothing, whatever is in the exception."""
+        self._hook_over = True
+
     # asking back -----------------------------------------------------------------------------------------------------------
 
     def _ask(self, request: Dict[str, Any], buffers: Sequence[Bytes]) -> Frame:
@@ -124,8 +135,10 @@ class Incoming:
 
     def _exchange(self, opcode: Opcode, body: Bytes, buffers: Sequence[Bytes]) -> Frame:
         with self._lock:
-            if self._answered:
-                raise ReferenceExpiredError("the call has ended: read what you need of a reference while the hook runs")
+            if self._answered or self._hook_over:
+                raise ReferenceExpiredError(
+                    "the call has ended, and its references with it: read what you need, or ask .copy(), while the hook runs"
+                )
             try:
                 self._wire.send_frame(opcode, 0, body, None, buffers)
                 return self._wire.recv_frame(None)
@@ -173,7 +186,7 @@ class Incoming:
         if frame.ident == A_REFERENCE:
             return load_reference(frame.body, self)
         if frame.ident == ITEMS:
-            return list(fill(load_with_asker(self, frame.body, frame.buffers), self)[0])
+            return fill(load_with_asker(self, frame.body, frame.buffers), self)
         return load_with_asker(self, frame.body, _copied(frame.buffers) if apart else frame.buffers)
 
     # answering ---------------------------------------------------------------------------------------------------------------
@@ -274,6 +287,7 @@ class Incoming:
 
     def throw(self, error: BaseException) -> None:
         """Answer with an exception, to be raised at the caller."""
+        self.no_more()
         if self._original is not None and error is self._original_value:
             self._finish(Opcode.RAISE_SAME)
             return

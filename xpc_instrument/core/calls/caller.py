@@ -19,9 +19,10 @@ from ..model.interrupts import raise_interrupt
 from ..protocol.codec import Bytes, Frame
 from ..protocol.messages import Opcode
 from ..values.exceptions import dump_looked_at, load_exception
+from ..values.operations import perform, refusal
 from ..values.pickling import RECORD_SLACK, Payload, beside, dump
 from ..values.records import dump_record, dump_reference, dump_value
-from ..values.references import READING, Table, dump_or_refer, dump_result, load_with_table, perform
+from ..values.references import Table, dump_or_refer, dump_result, load_with_table
 from ..values.traits import PeerProfile
 from ..wire.wire import Wire
 from .outcome import A_REFERENCE, ITEMS, Arguments, Failed, NotFound, Outcome, load_small_json, run_original
@@ -171,28 +172,27 @@ class Outgoing:
             if answer.error is None:
                 return wire.connection.send(_RESULT, 0, *dump(answer.value, self.profile, RECORD_SLACK))
             raise_interrupt(answer.error, of_values=True)
-            outcome = answer
-        elif not self._may_refer and (op not in READING or frame.buffers):
+            return self.answer(wire, answer, refers=True)
+        refused = refusal(self.table, op, number, bool(frame.buffers), observing=self._observing, may_refer=self._may_refer)
+        if refused is not None:
             # Nothing that came with it has been loaded.
-            text = "the config allows no more than to observe this target: its references can be read, and no more"
-            outcome = Outcome(error=PayloadError(text))
-        else:
-            arguments: Arguments = ((), {})
-            if frame.buffers:
-                arguments = load_with_table(self.table, bytes(frame.buffers[0]), frame.buffers[1:])
-            try:
-                outcome = run_original(perform, (self.table, op, number, name, arguments), {})
-            except (SystemExit, GeneratorExit) as error:
-                # The hook asked, so the hook gets it.
-                outcome = Outcome(error=error)
-            if outcome.error is not None:
-                raise_interrupt(outcome.error, of_values=True)
-            if outcome.error is None and op == "copy":
-                return self._copy(wire, outcome.value)
-            if outcome.error is None and op == "iter":
-                for value in outcome.value:
-                    self.table.add(value)
-                return wire.connection.send(_RESULT, ITEMS, *dump_record(tuple(outcome.value), {}, (), None, False, self.profile))
+            return self.answer(wire, Outcome(error=PayloadError(refused)), refers=True)
+        arguments: Arguments = ((), {})
+        if frame.buffers:
+            arguments = load_with_table(self.table, bytes(frame.buffers[0]), frame.buffers[1:])
+        try:
+            outcome = run_original(perform, (self.table, op, number, name, arguments), {})
+        except (SystemExit, GeneratorExit) as error:
+            # The hook asked, so the hook gets it.
+            outcome = Outcome(error=error)
+        if outcome.error is not None:
+            raise_interrupt(outcome.error, of_values=True)
+        elif op == "copy":
+            return self._copy(wire, outcome.value)
+        elif op == "next":
+            taken = outcome.value
+            record = dump_record(tuple(taken.items), {}, (taken.ended,), taken.value, False, self.profile, self.table)
+            return wire.connection.send(_RESULT, ITEMS, *record)
         return self.answer(wire, outcome, refers=True)
 
     def _copy(self, wire: Wire, value: Any) -> List[Bytes]:

@@ -173,7 +173,9 @@ def exactly(name: str) -> str:
 # any call ---------------------------------------------------------------------------------------------------------------
 
 
-def _record(args: Args, kwargs: Kwargs, meta: Meta, outcome: Any, raised: bool, snapshots: Snapshots) -> Tuple[Any, ...]:
+def _record(
+    args: Args, kwargs: Kwargs, meta: Meta, outcome: Any, raised: bool, snapshots: Snapshots, table: Optional[Table]
+) -> Tuple[Any, ...]:
     referred: List[Any] = []
 
     def show(place: int, value: Any) -> Any:
@@ -181,6 +183,8 @@ def _record(args: Args, kwargs: Kwargs, meta: Meta, outcome: Any, raised: bool, 
         if copy is not NOT_PLAIN:
             return copy
         referred.extend((place, id(value), class_name(type(value))))
+        if table is not None:
+            table.add(value)
         return None
 
     shown = tuple([show(place, value) for place, value in enumerate(args)])
@@ -188,15 +192,17 @@ def _record(args: Args, kwargs: Kwargs, meta: Meta, outcome: Any, raised: bool, 
     return (beside(shown), named, meta, outcome if raised else show(OUTCOME, outcome), *referred)
 
 
-def dump_record(args: Args, kwargs: Kwargs, meta: Meta, outcome: Any, raised: bool, profile: PeerProfile) -> Payload:
-    """The record of any call; `raised` says that the outcome is an exception, dumped already."""
+def dump_record(
+    args: Args, kwargs: Kwargs, meta: Meta, outcome: Any, raised: bool, profile: PeerProfile, table: Optional[Table] = None
+) -> Payload:
+    """The record of any call; `raised` says that the outcome is an exception, dumped already. What is referred to is kept in `table`."""
     # The application may have put something else in the place of a type that pickles under its name; each may fit, and all together not.
     for names, room in ((True, profile.limit), (False, profile.limit)):
         try:
-            return dump_plain(_record(args, kwargs, meta, outcome, raised, Snapshots(room, names=names)), profile)
+            return dump_plain(_record(args, kwargs, meta, outcome, raised, Snapshots(room, names=names), table), profile)
         except PayloadError as error:
             raise_interrupt(error)
-    return dump_plain(_record(args, kwargs, meta, outcome, raised, Snapshots(0, names=False)), profile, RECORD_SLACK)
+    return dump_plain(_record(args, kwargs, meta, outcome, raised, Snapshots(0, names=False), table), profile, RECORD_SLACK)
 
 
 # the other side -----------------------------------------------------------------------------------------------------------

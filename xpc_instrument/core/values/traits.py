@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
-from typing import FrozenSet, Tuple
+from typing import Dict, FrozenSet, Tuple
+
+from .ancestry import Ancestry
 
 
 def python_version() -> str:
@@ -15,15 +17,17 @@ class PeerProfile:
     """What is known of the other side, and so decides how values are pickled for it.
 
     `by_value` says whether code may cross (equal minor versions), `limit` is in bytes, `foreign` names top-level modules of this process
-    that the other side cannot import, and so nothing in them.
+    that the other side cannot import, and so nothing in them. `ancestries` has, by full name, the classes of the other side that were
+    asked for.
     """
 
-    __slots__ = ("_foreign_bytes", "by_value", "foreign", "limit", "python")
+    __slots__ = ("_foreign_bytes", "ancestries", "by_value", "foreign", "limit", "python")
 
     def __init__(self, python: str, own_python: str, limit: int, foreign: FrozenSet[str] = frozenset()) -> None:
         self.python = python
         self.by_value = python == own_python
         self.limit = limit
+        self.ancestries: Dict[str, Ancestry] = {}
         self.foreign: FrozenSet[str] = frozenset()
         self._foreign_bytes: Tuple[bytes, ...] = (b"__main__",)
         for module in foreign:
