@@ -44,6 +44,7 @@ LEVELS: Levels = (
     {"xpc_agent.service"},
     {"xpc_agent.life"},
     {"xpc_agent", "xpc_instrument.script"},
+    {"xpc_instrument.pytest_plugin"},
     {"xpc_instrument.cli"},
     # Its names are loaded on first use, so it may name those of any part.
     {"xpc_instrument"},
@@ -71,6 +72,7 @@ THIRD_PARTY = {
     "tomli": {"xpc_instrument.core.config.lines"},
     "rich": {"xpc_instrument.cli.output"},
     "cryptography": {"xpc_instrument.cli.certificates"},
+    "pytest": {"xpc_instrument.pytest_plugin", "xpc_instrument.pytest_plugin.service", "xpc_instrument.pytest_plugin.mocker"},
 }
 
 # In the standard library of a Python later than the oldest supported one.

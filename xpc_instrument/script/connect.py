@@ -29,6 +29,7 @@ def connect(
     tls: Optional[TLS] = None,
     plaintext_beyond_loopback: bool = False,
     all: bool = False,
+    root: Optional[int] = None,
 ) -> Session:
     """Join an instrumented application: by its name (all its processes, those born later too), a pid (that process) or an address.
 
@@ -36,7 +37,8 @@ def connect(
     on TCP needs its ``authkey``, and beyond loopback ``tls`` too, unless ``plaintext_beyond_loopback`` says that it does not.
 
     A name means what one ``xpc-instrument run`` started: the program, and all that it starts in turn. Where several have the name,
-    ``AmbiguousApplicationError`` tells their pids, and ``all=True`` joins them all. When the application has ended, the session goes on
+    ``AmbiguousApplicationError`` tells their pids, ``root=PID`` joins the one whose ``xpc-instrument run`` had that pid, as has the program
+    that it became, and ``all=True`` joins them all. When the application has ended, the session goes on
     with the one that is started next under that name.
 
     Raises ``ApplicationNotFoundError``, ``AuthenticationError``, ``ConnectionRefusedError`` or ``TimeoutError``, ``ConfigError`` for
@@ -46,6 +48,8 @@ def connect(
         raise TypeError(f"application: expected an app name, a pid or an address, got {application!r}")
     if timeout is not None and not timeout >= 0:
         raise ValueError(f"timeout={timeout!r:.100}: expected a number of seconds from 0 on, or None to wait for nothing")
+    if root is not None and (all or not isinstance(application, str) or application.isdigit() or _is_address(application)):
+        raise ValueError(f"root={root!r:.100}: expected with the name of an application, and without all=True; got {application!r:.200}")
     key = authkey.encode() if isinstance(authkey, str) else authkey or b""
     if tls is not None:
         tls.load()
@@ -57,7 +61,7 @@ def connect(
             mistake = app_mistake(application)
             if mistake:
                 raise ApplicationNotFoundError(f"{application!r:.200} {mistake}")
-            session._follow(application, timeout, all)
+            session._follow(application, timeout, all, "" if root is None else str(root))
         else:
             address = parse_address(application)
             _when_there(lambda: session._join(address, str(address)), timeout)

@@ -40,15 +40,23 @@ class Follower:
     process at the address is joined now.
     """
 
-    def __init__(self, app: str, session: str, join: Callable[[Address, str], None], is_joined: Callable[[str], bool], every: bool) -> None:
-        """Puts up the doorbell: RuntimeDirError or another OSError if that fails."""
+    def __init__(
+        self, app: str, session: str, join: Callable[[Address, str], None], is_joined: Callable[[str], bool], every: bool, root: str = ""
+    ) -> None:
+        """Puts up the doorbell: RuntimeDirError or another OSError if that fails.
+
+        With a `root` only the processes of its tree are followed.
+        """
         self.app = app
+        self._root = root
         self._join_process = join
         self._is_joined = is_joined
         # The tree of processes that is followed, unless every one of that name is.
         self._every = every
         self._tree: Optional[Tuple[str, str]] = None
         self._bell = Doorbell(app, session)
+        if root:
+            self._bell.follow(root)
         try:
             self._wake_r, self._wake_w = os.pipe()
         except BaseException:
@@ -135,6 +143,8 @@ class Follower:
         """Those that are announced and not joined."""
         known = {name for address, name in list(self._names.items()) if self._is_joined(address)}
         found = discovery.processes(self.app, known)
+        if self._root:
+            return [entry for entry in found if entry.root == self._root]
         if self._every or not found:
             return found
         if self._tree is None or not known:

@@ -113,6 +113,11 @@ class Session(Registrar):
             # The thread that noticed the end of one may not have come to tell us yet.
             return sorted(process.joiner.welcome.pid for process in self._processes.values() if process.joiner.alive)
 
+    @property
+    def handles(self) -> List[Handle]:
+        """The hooks that are registered now, in the order of their coming."""
+        return [hook.handle for hook in list(self._hooks.values())]
+
     # registering -------------------------------------------------------------------------------------------------------
 
     def _add(self, mode: Mode, target: str, callback: Callable[..., Any], terms: Terms, raises: Tuple[Type[Exception], ...]) -> Handle:
@@ -194,10 +199,10 @@ class Session(Registrar):
 
     # processes ---------------------------------------------------------------------------------------------------------
 
-    def _follow(self, app: str, timeout: Optional[float], every: bool) -> None:
+    def _follow(self, app: str, timeout: Optional[float], every: bool, root: str = "") -> None:
         """Cover all processes of an application, or `every` one of that name, waiting up to `timeout` seconds for the first."""
         self.app = app
-        self._follower = Follower(app, self._id, self._join, self._is_joined, every)
+        self._follower = Follower(app, self._id, self._join, self._is_joined, every, root)
         self._follower.wait_for_first(lambda: bool(self._processes), timeout)
         self._follower.start()
 
@@ -330,6 +335,22 @@ class Session(Registrar):
         Raises ``DeadlineError`` as ``stats`` does.
         """
         return [one for data in self._reports() for one in read_lanes(data["pid"], data["process"])]
+
+    def _search(self, pattern: str) -> List[Mapping[str, Any]]:
+        """What each process knows of the functions that a pattern stands for; a process that has gone is left out. Raises `TargetError`."""
+        self._check_process()
+        with self._lock:
+            joiners = [process.joiner for process in self._processes.values()]
+        deadline = time.monotonic() + self._limits.connect_timeout
+        asked = [(joiner, joiner.begin_query(f"targets {pattern}", deadline)) for joiner in joiners if joiner.alive]
+        found: List[Mapping[str, Any]] = []
+        for joiner, request in asked:
+            try:
+                found += request.answer(deadline).data["targets"]
+            except ChannelError:
+                if joiner.alive:
+                    raise
+        return found
 
     def _reports(self) -> List[Mapping[str, Any]]:
         self._check_process()

@@ -1,0 +1,383 @@
+"""`xpc.patch` and `xpc.spy`: mocks of functions that run in another process.
+
+Rules:
+- A patch is an `around` hook that does not proceed, a spy an `after` hook: both are told which process calls, and are shown the arguments
+  as the caller wrote them, copied, so that they compare equal in assertions.
+- The mock has the parameters that the target has over there, from the first moment where its module is imported by then, else from the
+  first call on. A call that does not fit them raises `TypeError` in the application, as the original would.
+- What the stand-in raises is its answer, and reaches the application. An `assert` that fails in a `side_effect` function, or a list of
+  outcomes that is used up, is a mistake of the test besides, and fails it.
+- One call at a time goes through a mock, since mocks count without a lock; not so where its `side_effect` is a function, which may wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+from typing import Any, Callable, Dict, List, Optional, Set, Union
+from unittest import mock as mocks
+
+import pytest
+
+from ..core.model.errors import XpcError
+from ..script.call import Call
+from ..script.handle import Handle
+from ..script.session import Session
+from ..script.targets import Described, described
+from .compare import compare_calls
+from .seen import Seen, SeenCall, report, short_name, shown_call, shown_value
+
+Mock = Union[mocks.MagicMock, mocks.AsyncMock]
+
+_COROUTINE = "coroutine function"
+
+# What pytest shows its own difference of arguments for.
+_ASSERTIONS = ("assert_called_with", "assert_called_once_with", "assert_any_call", "assert_awaited_with", "assert_awaited_once_with")
+
+_MISTAKES = (AssertionError, pytest.fail.Exception, pytest.skip.Exception)
+
+
+class Mocker:
+    """The fixture ``xpc``: patches and spies on functions of the application, undone at the end of its scope."""
+
+    ANY = mocks.ANY
+    DEFAULT = mocks.DEFAULT
+    Mock = mocks.Mock
+    MagicMock = mocks.MagicMock
+    AsyncMock = mocks.AsyncMock
+    call = mocks.call
+    sentinel = mocks.sentinel
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self._hooks: Dict[int, _Hook] = {}
+
+    # what is typed --------------------------------------------------------------------------------------------------------
+
+    def patch(
+        self,
+        target: str,
+        new: Any = mocks.DEFAULT,
+        *,
+        return_value: Any = mocks.DEFAULT,
+        side_effect: Any = None,
+        autospec: bool = True,
+        timeout: Optional[float] = None,
+        **configuration: Any,
+    ) -> Any:
+        """Have a mock called in the place of a function of the application; returns the mock, or ``new`` if that is given.
+
+        The mock is a ``MagicMock``, for an ``async def`` target an ``AsyncMock``, with the parameters of the target unless ``autospec`` is
+        false; ``return_value``, ``side_effect`` and ``configuration`` are as with ``unittest.mock``. ``new`` is called like the original: a
+        function that stands for a method gets the instance first, as a reference; what is no function, such as a ``Mock``, does not.
+        ``timeout`` is for how many seconds at most the application waits for one call of it.
+
+        Each call is noted with its process: ``xpc.calls(mock)``. Raises what ``Session.around`` raises, ``TargetError`` above all.
+        """
+        __tracebackhide__ = True
+        seen = Seen("patch", target)
+        if new is not mocks.DEFAULT:
+            if return_value is not mocks.DEFAULT or side_effect is not None or configuration:
+                raise TypeError(f"{target}: new= is used as it is: expected no return_value, side_effect or other configuration beside it")
+            if not callable(new):
+                raise TypeError(f"{target}: new={shown_value(new)}: expected a callable; for a value, return_value=")
+            return self._replace(target, new, seen, _New(new, seen), timeout)
+        if return_value is not mocks.DEFAULT:
+            configuration["return_value"] = return_value
+        stand_in = _StandIn(self.session, target, seen, autospec, {**configuration, "side_effect": side_effect})
+        return self._replace(target, stand_in.mock, seen, stand_in, timeout)
+
+    def _replace(self, target: str, mock: Any, seen: Seen, by: Union[_StandIn, _New], timeout: Optional[float]) -> Any:
+        __tracebackhide__ = True
+        hook: Callable[..., Any] = by.call_async if by.is_async else by.call
+        try:
+            handle = self.session.around(target, hook, form="as passed", values="copy", raises=Exception, timeout=timeout)
+        except XpcError as error:
+            # How it came about over there is of no interest here.
+            raise error.with_traceback(None) from None
+        self._hooks[id(mock)] = _Hook(mock, seen, handle)
+        return mock
+
+    def spy(self, target: str, *, autospec: bool = True, timeout: Optional[float] = None) -> Any:
+        """A mock that notes each call of a function, which runs as ever; returns the mock.
+
+        Its ``spy_return`` is what the last call returned, ``spy_return_list`` what all of them did, ``spy_exception`` what the last one
+        raised, or None, ``spy_duration`` how long it took, in seconds. A call is noted when it ends; one of a generator function when the
+        iteration has ended.
+        """
+        __tracebackhide__ = True
+        seen = Seen("spy", target)
+        spy = _Spy(self.session, target, seen, autospec)
+        try:
+            handle = self.session.after(target, spy.saw, form="as passed", values="copy", timeout=timeout)
+        except XpcError as error:
+            # How it came about over there is of no interest here.
+            raise error.with_traceback(None) from None
+        self._hooks[id(spy.mock)] = _Hook(spy.mock, seen, handle)
+        return spy.mock
+
+    def stub(self, name: Optional[str] = None) -> mocks.MagicMock:
+        """A ``MagicMock`` for use as a callback."""
+        return mocks.MagicMock(name=name)
+
+    def wait(self, mock: Any, calls: int = 1, timeout: float = 5.0) -> None:
+        """Wait until a patch or a spy has seen so many calls, as of work in the background; fails the test if it has not in time."""
+        __tracebackhide__ = True
+        hook = self._of(mock)
+        if not hook.seen.wait(calls, timeout):
+            pytest.fail(
+                f"{hook.seen.target}: expected {calls} call{'s' if calls > 1 else ''} within {timeout:g} s, "
+                f"there were {len(hook.seen.calls)}:\n{report([hook.seen])}"
+            )
+
+    def calls(self, mock: Any) -> List[SeenCall]:
+        """The calls that a patch or a spy has seen, of all processes, in the order in which they ended."""
+        return list(self._of(mock).seen.calls)
+
+    def stop(self, mock: Any) -> None:
+        """Undo one patch or spy: when it returns, the function is the original in every process."""
+        hook = self._of(mock)
+        hook.handle.remove()
+        hook.seen.over = True
+
+    def stopall(self) -> None:
+        """Undo all patches and spies."""
+        for hook in reversed(list(self._hooks.values())):
+            hook.handle.remove()
+            hook.seen.over = True
+
+    def resetall(self) -> None:
+        """Forget the calls that patches and spies have seen; what mocks return and raise stays."""
+        for hook in self._hooks.values():
+            hook.seen.clear()
+            if hasattr(hook.mock, "reset_mock"):
+                hook.mock.reset_mock()
+
+    # for the plugin -------------------------------------------------------------------------------------------------------
+
+    def all_seen(self) -> List[Seen]:
+        """What each patch and spy has seen."""
+        return [hook.seen for hook in self._hooks.values()]
+
+    def handles(self) -> Set[int]:
+        """The numbers of the hooks that are this mocker's own."""
+        return {hook.handle.number for hook in self._hooks.values()}
+
+    def problems(self, strict: bool) -> List[str]:
+        """What the end of the scope tells of patches and spies that did not do what the test was to see, each with its target."""
+        told = []
+        for hook in self._hooks.values():
+            seen, handle = hook.seen, hook.handle
+            what = f"{seen.kind} {seen.target}"
+            if handle.failures and not seen.mistakes:
+                told.append(
+                    f"{what}: {handle.failures} of its calls failed, and the application went on without it; the last: {_told(handle)}"
+                )
+            if handle.suspensions:
+                told.append(f"{what}: it was suspended, since it failed several times in a row; the last failure: {_told(handle)}")
+            if seen.late:
+                told.append(f"{what}: {seen.late} of its calls came after it was undone")
+            if strict and seen.kind == "patch" and not seen.calls:
+                told.append(f"{what}: it was never called (--xpc-strict)")
+        return told
+
+    def _of(self, mock: Any) -> _Hook:
+        hook = self._hooks.get(id(mock))
+        if hook is None:
+            raise ValueError(f"{mock!r:.200}: expected what patch() or spy() of this fixture has returned")
+        return hook
+
+
+class _Hook:
+    """A patch or a spy, and its hook."""
+
+    def __init__(self, mock: Any, seen: Seen, handle: Handle) -> None:
+        self.mock = mock
+        self.seen = seen
+        self.handle = handle
+
+
+class _Specced:
+    """A mock that has the parameters of a target, once they are known."""
+
+    def __init__(self, session: Session, target: str, seen: Seen, autospec: bool, configuration: Dict[str, Any]) -> None:
+        self.seen = seen
+        self._name = short_name(target)
+        self._autospec = autospec
+        found = described(session, target)
+        self._signature: Optional[inspect.Signature] = None
+        self.is_async = found is not None and found.kind == _COROUTINE
+        make = mocks.AsyncMock if self.is_async else mocks.MagicMock
+        self.mock: Mock = make(name=self._name, **configuration)
+        self._specify(found)
+        for assertion in _ASSERTIONS:
+            if hasattr(self.mock, assertion):
+                setattr(self.mock, assertion, compare_calls(self.mock, assertion))
+
+    def _specify(self, found: Optional[Described]) -> None:
+        if not self._autospec or found is None or found.signature is None:
+            return
+        self._signature = found.signature
+        self.mock.mock_add_spec(_pattern(found.signature, self.is_async))
+
+    def _fits(self, call: Call) -> Optional[TypeError]:
+        """What is wrong with the arguments, if the parameters are known."""
+        if self._signature is None and self._autospec and call._signature is not None:
+            self._specify(Described(call.target, _COROUTINE if self.is_async else "function", call._signature))
+        if self._signature is None:
+            return None
+        try:
+            self._signature.bind(*call.args, **call.kwargs)
+        except TypeError as error:
+            return TypeError(f"{self._name}() {error}")
+        return None
+
+
+class _Replacing:
+    """The hook of a patch: what notes each call and its outcome. `_answer` gives what the application gets, or raises it."""
+
+    seen: Seen
+
+    def _answer(self, call: Call) -> Any:
+        raise NotImplementedError
+
+    def _is_mistake(self, error: BaseException) -> bool:
+        raise NotImplementedError
+
+    def call(self, call: Call) -> Any:
+        """The hook."""
+        at = self.seen.now()
+        try:
+            value = self._answer(call)
+        except BaseException as error:
+            self._raised(at, call, error)
+            raise
+        note(self.seen, at, call, f"returned {shown_value(value)}")
+        return value
+
+    async def call_async(self, call: Call) -> Any:
+        """The hook where the answer is awaited."""
+        at = self.seen.now()
+        try:
+            value = await self._answer(call)
+        except BaseException as error:
+            self._raised(at, call, error)
+            raise
+        note(self.seen, at, call, f"returned {shown_value(value)}")
+        return value
+
+    def _raised(self, at: float, call: Call, error: BaseException) -> None:
+        if isinstance(error, (StopIteration, StopAsyncIteration)):
+            used_up = f"the outcomes of its side_effect are used up: {shown_call(short_name(call.target), call.args, call.kwargs)}"
+            self.seen.add_mistake(AssertionError(used_up))
+        elif isinstance(error, _MISTAKES) and self._is_mistake(error):
+            self.seen.add_mistake(error)
+        note(self.seen, at, call, f"raised {_shown_error(error)}")
+
+
+class _StandIn(_Specced, _Replacing):
+    """What a patch has called: a mock."""
+
+    def __init__(self, session: Session, target: str, seen: Seen, autospec: bool, configuration: Dict[str, Any]) -> None:
+        super().__init__(session, target, seen, autospec, configuration)
+        self._lock = threading.Lock()
+
+    def _answer(self, call: Call) -> Any:
+        wrong = self._fits(call)
+        if wrong is not None:
+            raise wrong
+        if _runs_code(self.mock):
+            return self.mock(*call.args, **call.kwargs)
+        with self._lock:
+            return self.mock(*call.args, **call.kwargs)
+
+    def _is_mistake(self, error: BaseException) -> bool:
+        return _runs_code(self.mock)
+
+
+class _New(_Replacing):
+    """What a patch has called: a stand-in of the test's own. A function is bound to the instance, as it would be in the class."""
+
+    def __init__(self, new: Callable[..., Any], seen: Seen) -> None:
+        self.seen = seen
+        self._new = new
+        self._binds = inspect.isfunction(new)
+        self.is_async = inspect.iscoroutinefunction(new)
+
+    def _answer(self, call: Call) -> Any:
+        bound = (call.instance,) if self._binds and call.instance is not None else ()
+        return self._new(*bound, *call.args, **call.kwargs)
+
+    def _is_mistake(self, error: BaseException) -> bool:
+        return True
+
+
+class _Spy(_Specced):
+    """What a spy has called, and what it notes."""
+
+    def __init__(self, session: Session, target: str, seen: Seen, autospec: bool) -> None:
+        super().__init__(session, target, seen, autospec, {})
+        self._lock = threading.Lock()
+        self.mock.spy_return = self.mock.spy_exception = self.mock.spy_duration = None
+        self.mock.spy_return_list = []
+
+    def saw(self, call: Call) -> None:
+        """The hook."""
+        at = self.seen.now() - call.duration
+        # For the parameters, which may not be known yet; the original has raised where they do not fit.
+        self._fits(call)
+        with self._lock:
+            called = self.mock(*call.args, **call.kwargs)
+            if asyncio.iscoroutine(called):
+                _finish(called)
+            self.mock.spy_exception = call.exception
+            self.mock.spy_duration = call.duration
+            if call.exception is None:
+                self.mock.spy_return = call.result
+                self.mock.spy_return_list.append(call.result)
+        raised = call.exception
+        note(self.seen, at, call, f"returned {shown_value(call.result)}" if raised is None else f"raised {_shown_error(raised)}")
+
+
+def _finish(coroutine: Any) -> None:
+    """Run what an `AsyncMock` gives to its end; it waits for nothing."""
+    try:
+        coroutine.send(None)
+    except StopIteration:
+        return
+    coroutine.close()
+
+
+def note(seen: Seen, at: float, call: Call, outcome: str) -> None:
+    """Note a call that a hook was shown."""
+    seen.add(SeenCall(at, call.pid, call.thread, call.args, dict(call.kwargs), outcome))
+
+
+def _pattern(signature: inspect.Signature, is_async: bool) -> Callable[..., Any]:
+    """A function with these parameters, for a mock to be specified by."""
+
+    def function(*args: Any, **kwargs: Any) -> None: ...
+
+    async def coroutine_function(*args: Any, **kwargs: Any) -> None: ...
+
+    pattern: Any = coroutine_function if is_async else function
+    pattern.__signature__ = signature
+    return pattern  # type: ignore[no-any-return]
+
+
+def _runs_code(mock: Mock) -> bool:
+    """Whether calling the mock calls a function of the test."""
+    effect = mock.side_effect
+    return callable(effect) and not (isinstance(effect, type) and issubclass(effect, BaseException))
+
+
+def _shown_error(error: BaseException) -> str:
+    """Its type and the first line of its text."""
+    text = str(error).partition("\n")[0]
+    return f"{type(error).__name__}: {text[:100]}" if text else type(error).__name__
+
+
+def _told(handle: Handle) -> str:
+    error = handle.last_failure
+    return "none was told" if error is None else _shown_error(error)

@@ -1,0 +1,132 @@
+"""What a hook of a test has seen: the calls with their outcomes, and how the report of a failed test shows them."""
+
+from __future__ import annotations
+
+import reprlib
+import threading
+import time
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+# How many calls of one hook a report shows, the first and the last of them.
+SHOWN = 20
+
+# The longest text of a value, in characters.
+_LONGEST = 60
+
+_repr = reprlib.Repr()
+_repr.maxstring = _repr.maxother = _LONGEST
+_repr.maxdict = _repr.maxlist = _repr.maxtuple = 6
+
+
+class SeenCall(NamedTuple):
+    """One call that a patch or a spy has seen."""
+
+    at: float
+    """When it came, in seconds since the patch or the spy was made."""
+
+    pid: int
+    """The process of the application that called."""
+
+    thread: int
+    """The thread there, as ``threading.get_ident`` names it."""
+
+    args: Tuple[Any, ...]
+    kwargs: Dict[str, Any]
+    outcome: str
+    """What came of it, in words."""
+
+
+class Seen:
+    """The calls that one hook has seen, in the order in which they ended. Its methods may be called in several threads."""
+
+    def __init__(self, kind: str, target: str) -> None:
+        self.kind = kind
+        self.target = target
+        self.calls: List[SeenCall] = []
+        self.mistakes: List[BaseException] = []
+        """What is no outcome but a mistake of the test, such as an ``assert`` in a hook."""
+
+        self.over = False
+        self.late = 0
+        """How many calls came after the end of the test."""
+
+        self._began = time.monotonic()
+        self._changed = threading.Condition()
+
+    def now(self) -> float:
+        """The time of a call that comes now."""
+        return time.monotonic() - self._began
+
+    def add(self, call: SeenCall) -> None:
+        """Note a call."""
+        with self._changed:
+            self.calls.append(call)
+            self.late += self.over
+            self._changed.notify_all()
+
+    def add_mistake(self, error: BaseException) -> None:
+        """Note a mistake of the test."""
+        with self._changed:
+            self.mistakes.append(error)
+            self._changed.notify_all()
+
+    def wait(self, calls: int, timeout: float) -> bool:
+        """Wait until there are so many calls; False if there are not within so many seconds."""
+        with self._changed:
+            return self._changed.wait_for(lambda: len(self.calls) >= calls, timeout)
+
+    def clear(self) -> None:
+        """Forget the calls."""
+        with self._changed:
+            del self.calls[:]
+
+
+def shown_call(name: str, args: Sequence[Any], kwargs: Dict[str, Any]) -> str:
+    """A call as it would be typed, its values shortened."""
+    values = [*(_repr.repr(value) for value in args), *(f"{key}={_repr.repr(value)}" for key, value in kwargs.items())]
+    return f"{name}({', '.join(values)})"
+
+
+def shown_value(value: Any) -> str:
+    """A value, shortened."""
+    return _repr.repr(value)
+
+
+def short_name(target: str) -> str:
+    """What a target is called where there is little room: the last of its names."""
+    return target.rpartition(":")[2].rpartition(".")[2] or target
+
+
+def report(all_seen: Sequence[Seen]) -> str:
+    """What the hooks of a test have seen, as text."""
+    width = max((len(one.target) for one in all_seen), default=0)
+    lines: List[str] = []
+    for seen in all_seen:
+        with seen._changed:
+            calls = list(seen.calls)
+        lines.append(f"{seen.kind:5} {seen.target:{width}}   {_count(calls) or _never(seen, all_seen)}")
+        cut = len(calls) - SHOWN
+        for number, call in enumerate(calls):
+            if cut > 0 and SHOWN // 2 <= number < SHOWN // 2 + cut:
+                if number == SHOWN // 2:
+                    lines.append(f"  ... and {cut} more ...")
+                continue
+            lines.append(f"  +{call.at:.3f}s {shown_call(short_name(seen.target), call.args, call.kwargs)}  {call.outcome}")
+    return "\n".join(lines)
+
+
+def _count(calls: Sequence[SeenCall]) -> Optional[str]:
+    if not calls:
+        return None
+    pids = sorted({call.pid for call in calls})
+    some = ", ".join(map(str, pids[:5])) + (f" and {len(pids) - 5} more" if len(pids) > 5 else "")
+    return f"{len(calls)} call{'s' if len(calls) > 1 else ''} (process {some})"
+
+
+def _never(seen: Seen, all_seen: Sequence[Seen]) -> str:
+    """That it was never called, and which others were: those with the nearest names first."""
+    import difflib
+
+    called = {one.target: len(one.calls) for one in all_seen if one.calls and one is not seen}
+    near = sorted(called, key=lambda target: -difflib.SequenceMatcher(None, target, seen.target).ratio())[:3]
+    return "never called" + (f"; others that were: {', '.join(f'{target} ({called[target]})' for target in near)}" if near else "")
