@@ -24,8 +24,8 @@ default_role = "py:obj"
 nitpicky = True
 nitpick_ignore_regex = [
     ("py:obj", r".*"),
-    ("py:class", r"(enum|os|pathlib|socket)\.\w+"),  # the standard library
-    ("py:class", r"AddressLike|Path|.*\.(Config|F)"),  # names of several types, which the text describes
+    ("py:class", r"(enum|os|pathlib|socket|unittest\.mock)\.\w+"),  # the standard library
+    ("py:class", r"AddressLike|Path|.*\.(Config|F|Settings)"),  # names of several types, which the text describes
 ]
 
 # Made by `connect`, by a registration, for a hook and by `stats()`: nobody calls their constructors.

@@ -234,9 +234,9 @@ def test_the_tests_of_the_example_pass_where_its_readme_says_to_run_them(
     assert wanted == ["flask", "gunicorn", "pytest", "PATH_OR_URL"]
     line = f"{run} -p no:cacheprovider" if where != "copied" else run
     program = typed(line, copied if where == "copied" else SHOP, run_program)
-    # Four tests and a gunicorn: longer than one step takes.
+    # Ten tests and a gunicorn: longer than one step takes.
     assert program.wait(1.7 * PATIENCE) == 0, program.text
-    assert "4 passed" in program.text
+    assert "10 passed" in program.text
 
 
 def test_the_example_is_started_and_looked_at_by_hand_as_its_readme_says(copied: Path, run_program: Callable[..., Program]) -> None:
