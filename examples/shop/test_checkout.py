@@ -1,7 +1,7 @@
 """Tests the shop as it really runs, gunicorn with three workers, with a mock in the place of its payment gateway.
 
-README.md beside this file says what to install. The fixtures `xpc_app` and `xpc` come with xpc-instrument; pytest.ini says how the shop is
-started. A mock lives here, in the process of pytest: the three workers call it as if it had been assigned to `Gateway.post` in each of them.
+README.md beside this file says what to install. The fixtures `xpc_app` and `xpc` come with xpc-instrument; pytest.ini says how the shop
+is started. A mock lives here, in the process of pytest: the three workers call it as if it had been assigned to `Gateway.post` in each.
 """
 
 import json
