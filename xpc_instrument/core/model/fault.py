@@ -47,7 +47,7 @@ class Term(NamedTuple):
     """`raise`, `return`, `sleep`, `hang` or `off`."""
 
     probability: float = 1.0
-    count: Optional[int] = None
+    times: Optional[int] = None
     """How often at most; None without a bound."""
 
     type: str = ""
