@@ -4,7 +4,7 @@ Loaded into the suite of any other project (`pytest -p forwarding`, with this fo
 changes for the code that it is on: nothing, if the outcome of each test is that of a plain run. From the environment:
 
     XPC_EXPLORE_PACKAGES   names, separated by spaces; their submodules are covered too
-    XPC_EXPLORE_MODE       "plain" arms nothing, "around" arms one hook that proceeds, "observe" one before and one after hook
+    XPC_EXPLORE_MODE       "plain" arms nothing, "around" arms one hook that proceeds, "observe" one before and one after hook, "both" all three
     XPC_EXPLORE_PATCHER    "code" keeps to trampolines, which anything else does only where a function cannot be gone into
     XPC_EXPLORE_REPORT     the file that gets the JSON: the outcome of each test, and what was armed and called
 
@@ -86,7 +86,12 @@ class Forward:
         return await proceed(*args, **kwargs)
 
 
-MODES: Dict[str, List[Mode]] = {"plain": [], "around": [Mode.AROUND], "observe": [Mode.BEFORE, Mode.AFTER]}
+MODES: Dict[str, List[Mode]] = {
+    "plain": [],
+    "around": [Mode.AROUND],
+    "observe": [Mode.BEFORE, Mode.AFTER],
+    "both": [Mode.BEFORE, Mode.AROUND, Mode.AFTER],
+}
 
 
 class Exploration:
@@ -138,14 +143,18 @@ _exploration = Exploration(os.environ.get("XPC_EXPLORE_PACKAGES", "").split(), o
 _exploration.start()
 
 
-@pytest.hookimpl(trylast=True)
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection() -> None:
-    """Whether a suite's examples meet the deadline that it gives them is a matter of what else the machine does."""
+    """Whether Hypothesis's examples meet their deadline is a matter of what else the machine does, and which they are one of chance.
+
+    After the suite's conftest and before its tests, since a test has the settings of the moment in which it is defined.
+    """
     hypothesis = sys.modules.get("hypothesis")
     if hypothesis is not None:
         few = {"max_examples": int(os.environ["XPC_EXPLORE_EXAMPLES"])} if "XPC_EXPLORE_EXAMPLES" in os.environ else {}
         # Of what the suite's conftest has loaded, all but that.
-        hypothesis.settings.register_profile("xpc explore", hypothesis.settings(deadline=None, **few))
+        ours = hypothesis.settings(deadline=None, derandomize=True, suppress_health_check=list(hypothesis.HealthCheck), **few)
+        hypothesis.settings.register_profile("xpc explore", ours)
         hypothesis.settings.load_profile("xpc explore")
 
 

@@ -6,7 +6,7 @@ The versions are fixed so that a difference is ours, not theirs. `small` marks t
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Dict, Sequence, Tuple
+from typing import Dict, Tuple
 
 # The reasons for which a test may differ; docs/targets.md explains each under "Limits".
 CALLER = "it looks at the frame of its caller"
@@ -130,16 +130,16 @@ STANDARD = (
 STANDARD_LIMITS: Dict[str, str] = {}
 
 
-def differences(plain: Dict[str, str], armed: Dict[str, str], limits: Dict[str, str]) -> Tuple[Sequence[str], Sequence[str]]:
-    """(differences, explained ones) between the outcomes of two runs, a line for each test that ended in another way, or not at all."""
-    found, explained = [], []
+def differences(plain: Dict[str, str], armed: Dict[str, str], limits: Dict[str, str]) -> Tuple[Dict[str, str], Dict[str, str]]:
+    """(differences, explained ones) between the outcomes of two runs: the tests that ended in another way, or not at all, each with a line."""
+    found, explained = {}, {}
     for test in sorted({*plain, *armed}):
         before, now = plain.get(test, "not run"), armed.get(test, "not run")
         if before != now:
             line = f"{test}: {before} without hooks, {now} with them"
             reason = next((reason for beginning, reason in limits.items() if test.startswith(beginning)), None)
             if reason is None:
-                found.append(line)
+                found[test] = line
             else:
-                explained.append(f"{line} ({reason})")
+                explained[test] = f"{line} ({reason})"
     return found, explained
