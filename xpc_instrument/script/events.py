@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from typing import Any, Callable, Dict, Mapping, MutableMapping, Optional, Protocol
+from typing import Any, Callable, Dict, Mapping, MutableMapping, Optional, Protocol, Tuple
 
 from ..core.calls.batch import OUT_OF_REACH, Batch, unpack_event
 from ..core.model.errors import PayloadError
@@ -88,35 +88,41 @@ class EventReader:
         wire.send_frame(Opcode.RETURN, 0, b"", None)
 
     def _run(self, batch: Batch, signatures: MutableMapping[str, Optional[inspect.Signature]]) -> None:
-        self.note_dropped(batch.source, batch.dropped)
+        self.note_dropped(batch.source, batch.dropped, batch.parts)
         arrived: Dict[int, int] = {}
         for event in batch.events:
             arrived[event[0]] = arrived.get(event[0], 0) + 1
         # Found once: a hook that is removed meanwhile keeps its count.
-        hooks: Dict[int, EventHook] = {number: self._hooks[number] for number in arrived if number in self._hooks}
-        for number, hook in hooks.items():
-            hook.handle._note_arrived(arrived[number])
-            if number in batch.signatures:
-                signatures[hook.handle.target] = signature_from_spec(batch.signatures[number])
+        found: Dict[int, Tuple[EventHook, str]] = {}
+        for key, count in arrived.items():
+            number, target = batch.parts.get(key, (key, ""))
+            hook: Optional[EventHook] = self._hooks.get(number)
+            if hook is not None:
+                found[key] = hook, target or hook.handle.target
+                hook.handle._note_arrived(count)
+                if key in batch.signatures:
+                    signatures[found[key][1]] = signature_from_spec(batch.signatures[key])
         for event in batch.events:
-            found = hooks.get(event[0])
-            if found is not None:
-                self._run_one(found, event, batch.pid, signatures)
+            if event[0] in found:
+                self._run_one(*found[event[0]], event, batch.pid, signatures)
 
-    def _run_one(self, hook: EventHook, event: Any, pid: int, signatures: MutableMapping[str, Optional[inspect.Signature]]) -> None:
+    def _run_one(
+        self, hook: EventHook, target: str, event: Any, pid: int, signatures: MutableMapping[str, Optional[inspect.Signature]]
+    ) -> None:
         handle = hook.handle
         if not handle._begin_event(hook.take):
             return
         try:
-            call = Call(OUT_OF_REACH, unpack_event(event, pid), handle.target, handle.mode, signatures.get(handle.target))
+            call = Call(OUT_OF_REACH, unpack_event(event, pid), target, handle.mode, signatures.get(target))
             self._finished(hook.callback(call))
         except BaseException as error:
             # What is no Exception must not end the lane, on which the others wait.
             self._report(hook, error)
 
-    def note_dropped(self, source: str, dropped: Mapping[int, int]) -> None:
-        """A process has said how many events it has dropped in all, by hook."""
-        for number, count in dropped.items():
+    def note_dropped(self, source: str, dropped: Mapping[int, int], parts: Mapping[int, Tuple[int, str]]) -> None:
+        """A process has said how many events it has dropped in all; keys and `parts` as in a batch."""
+        for key, count in dropped.items():
+            number = parts[key][0] if key in parts else key
             hook = self._hooks.get(number)
             if hook is not None:
-                hook.handle._note_dropped(source, count)
+                hook.handle._note_dropped(source, count, key)

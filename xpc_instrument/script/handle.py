@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import Any, Callable, Dict, List, Optional, Set, TypeVar
+from typing import Any, Callable, Dict, Iterable, List, Optional, Set, Tuple, TypeVar
 
 from ..core.model.target import Mode
 
 log = logging.getLogger("xpc_instrument")
 
 F = TypeVar("F", bound=Callable[[BaseException], object])
+
+_HERE = ("", 0)
 
 
 class Handle:
@@ -24,7 +26,7 @@ class Handle:
     """The mode that it was registered in."""
 
     target: str
-    """The target, ``package.module:Qualified.name``."""
+    """The target, ``package.module:Qualified.name``, or the pattern; of a list, all of them with commas between."""
 
     number: int
     """What ``xpc-instrument ls --stats`` tells the hook by from others of the same mode and script."""
@@ -58,13 +60,14 @@ class Handle:
         self.last_failure = None
         self._on_failure: List[Callable[[BaseException], object]] = []
         self.delivered = 0
-        # By the process that has dropped them, and under "" those that came here but were not run.
-        self._dropped: Dict[str, int] = {}
+        # By the process that has dropped them, and its name for the hook on one target; under "" those that came here but were not run.
+        self._dropped: Dict[Tuple[str, int], int] = {}
         self._waiting = 0
         self._over = False
         self._counting = threading.Lock()
         self.suspensions = 0
         self._suspended_in: Set[int] = set()
+        self._targets: Set[str] = set()
         self._remove = remove
         self._terms_over = terms_over
         self._lock = threading.Lock()
@@ -81,6 +84,15 @@ class Handle:
         What ends an expired hook in a process is the next invocation there.
         """
         return "removed" if self._removed or self._over else self._terms_over()
+
+    @property
+    def targets(self) -> List[str]:
+        """The targets that the hook is on, or waits for, sorted: what patterns stand for in the processes that there are and were.
+
+        More come as modules are imported. Empty for a pattern that stands for nothing yet.
+        """
+        with self._lock:
+            return sorted(self._targets)
 
     @property
     def suspended(self) -> List[int]:
@@ -142,16 +154,21 @@ class Handle:
             else:
                 self._suspended_in.discard(pid)
 
-    def _note_dropped(self, source: str, count: int) -> None:
-        """A process has dropped so many in all."""
+    def _note_dropped(self, source: str, count: int, key: int) -> None:
+        """A process has dropped so many in all, of those of one target where there are several."""
         with self._counting:
-            self._dropped[source] = max(count, self._dropped.get(source, 0))
+            self._dropped[source, key] = max(count, self._dropped.get((source, key), 0))
+
+    def _note_targets(self, targets: Iterable[str]) -> None:
+        """A process has put the hook on these."""
+        with self._lock:
+            self._targets.update(targets)
 
     def _note_arrived(self, count: int) -> None:
         """So many have come, to be run."""
         with self._counting:
             if self._over:
-                self._dropped[""] = self._dropped.get("", 0) + count
+                self._dropped[_HERE] = self._dropped.get(_HERE, 0) + count
             else:
                 self._waiting += count
 
@@ -162,7 +179,7 @@ class Handle:
                 return False
             self._waiting -= 1
             if not take():
-                self._dropped[""] = self._dropped.get("", 0) + 1
+                self._dropped[_HERE] = self._dropped.get(_HERE, 0) + 1
                 return False
             self.delivered += 1
             return True
@@ -171,5 +188,5 @@ class Handle:
         """The hook is removed: what has come and not been run is dropped."""
         with self._counting:
             self._over = True
-            self._dropped[""] = self._dropped.get("", 0) + self._waiting
+            self._dropped[_HERE] = self._dropped.get(_HERE, 0) + self._waiting
             self._waiting = 0

@@ -7,7 +7,7 @@ import time
 from typing import Any, Callable, Optional, Set, Tuple, Type
 
 from ..core.model.errors import XpcError
-from ..core.model.target import Mode
+from ..core.model.target import Mode, is_selection
 from ..core.model.terms import Terms
 from .handle import Handle
 
@@ -28,6 +28,7 @@ class Hook:
         "raises",
         "refusal",
         "said",
+        "target",
         "terms",
     )
 
@@ -43,6 +44,10 @@ class Hook:
     ) -> None:
         self.handle = Handle(number, mode, target, remove, self.over)
         self.mode = mode
+        # "" if it stands for several: then each call says which.
+        self.target = "" if is_selection(target) else target
+        if self.target:
+            self.handle._note_targets([target])
         self.callback = callback
         self.terms = terms
         self.raises = raises

@@ -90,7 +90,8 @@ class PendingRemoval:
         """Wait for the answer, which says how many events were dropped. Raises what `PendingRequest.answer` raises."""
         answer = self._request.answer(deadline)
         if self.hook is not None and "dropped" in answer.data:
-            self.hook.handle._note_dropped(str(answer.data["source"]), int(answer.data["dropped"]))
+            for key, count in dict(answer.data["dropped"]).items():
+                self.hook.handle._note_dropped(str(answer.data["source"]), int(count), int(key))
 
     def give_up(self) -> None:
         """Wait no more."""

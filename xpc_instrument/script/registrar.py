@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, Callable, Literal, Optional, Tuple, Type, TypeVar, Union, overload
+from typing import Any, Callable, List, Literal, Optional, Tuple, Type, TypeVar, Union, overload
 
 from ..core.model.errors import XpcError
 from ..core.model.record import replace
@@ -17,6 +17,9 @@ Form = Literal["canonical", "as passed"]
 Raises = Union[Type[Exception], Tuple[Type[Exception], ...]]
 
 
+Targets = Union[str, List[str], Tuple[str, ...]]
+
+
 class Registrar:
     """What a session is for those who register hooks; `_add` registers one."""
 
@@ -26,7 +29,7 @@ class Registrar:
     @overload
     def before(
         self,
-        target: str,
+        target: Targets,
         *,
         limit: Optional[int] = None,
         expires: Optional[float] = None,
@@ -40,7 +43,7 @@ class Registrar:
     @overload
     def before(
         self,
-        target: str,
+        target: Targets,
         hook: Callable[..., Any],
         *,
         limit: Optional[int] = None,
@@ -54,7 +57,7 @@ class Registrar:
     ) -> Handle: ...
     def before(
         self,
-        target: str,
+        target: Targets,
         hook: Optional[Callable[..., Any]] = None,
         *,
         limit: Optional[int] = None,
@@ -67,6 +70,12 @@ class Registrar:
         form: Optional[Form] = None,
     ) -> Any:
         """Have ``hook(call)`` called before each invocation of the target, ``package.module:Qualified.name``.
+
+        The target may be a pattern, in which ``*`` stands for one name or a part of one and ``**`` for any number of names with the dots
+        between them (``"shop.checkout:*"``, ``"shop.**:*charge*"``, ``"shop.**"``), or a list of targets and patterns: then the hook is
+        put on all of them, those included whose modules are imported later, and ``Handle.targets`` lists them. ``call.target`` says which
+        one is called. Special methods are left out unless the last part of the pattern begins with ``__``. What follows counts for all of
+        them together.
 
         With a ``hook`` it returns a handle; without, it is a decorator, which returns the function that it is put on. When it returns, the
         hook is armed in every process of the application. The same goes for ``after``, ``around`` and ``instead``, and so do the options:
@@ -110,7 +119,7 @@ class Registrar:
     @overload
     def after(
         self,
-        target: str,
+        target: Targets,
         *,
         limit: Optional[int] = None,
         expires: Optional[float] = None,
@@ -124,7 +133,7 @@ class Registrar:
     @overload
     def after(
         self,
-        target: str,
+        target: Targets,
         hook: Callable[..., Any],
         *,
         limit: Optional[int] = None,
@@ -138,7 +147,7 @@ class Registrar:
     ) -> Handle: ...
     def after(
         self,
-        target: str,
+        target: Targets,
         hook: Optional[Callable[..., Any]] = None,
         *,
         limit: Optional[int] = None,
@@ -172,7 +181,7 @@ class Registrar:
     @overload
     def around(
         self,
-        target: str,
+        target: Targets,
         *,
         limit: Optional[int] = None,
         expires: Optional[float] = None,
@@ -187,7 +196,7 @@ class Registrar:
     @overload
     def around(
         self,
-        target: str,
+        target: Targets,
         hook: Callable[..., Any],
         *,
         limit: Optional[int] = None,
@@ -202,7 +211,7 @@ class Registrar:
     ) -> Handle: ...
     def around(
         self,
-        target: str,
+        target: Targets,
         hook: Optional[Callable[..., Any]] = None,
         *,
         limit: Optional[int] = None,
@@ -242,7 +251,7 @@ class Registrar:
     @overload
     def instead(
         self,
-        target: str,
+        target: Targets,
         *,
         limit: Optional[int] = None,
         expires: Optional[float] = None,
@@ -255,7 +264,7 @@ class Registrar:
     @overload
     def instead(
         self,
-        target: str,
+        target: Targets,
         hook: Callable[..., Any],
         *,
         limit: Optional[int] = None,
@@ -268,7 +277,7 @@ class Registrar:
     ) -> Handle: ...
     def instead(
         self,
-        target: str,
+        target: Targets,
         hook: Optional[Callable[..., Any]] = None,
         *,
         limit: Optional[int] = None,
@@ -299,10 +308,8 @@ class Registrar:
             wait=wait,
         )
 
-    def _register(self, mode: Mode, target: str, hook: Any, raises: Tuple[Type[Exception], ...], **options: Any) -> Any:
-        if not isinstance(target, str):
-            # Above all `@app.before` without a target, which would register nothing, and say nothing.
-            raise TypeError(f"{mode.value}(): expected a target such as 'package.module:function' first, got {target!r:.80}")
+    def _register(self, mode: Mode, targets: Targets, hook: Any, raises: Tuple[Type[Exception], ...], **options: Any) -> Any:
+        target = _joined(mode, targets)
         form = options.pop("form", None)
         try:
             terms = Terms(**options) if form is None else Terms(form=form, **options)
@@ -318,6 +325,15 @@ class Registrar:
 
             return decorate
         return self._add(mode, target, hook, _shown(terms, form, hook), raises)
+
+
+def _joined(mode: Mode, targets: object) -> str:
+    """The targets as one text. Raises `TypeError`: above all `@app.before` without any would register nothing, and say nothing."""
+    several = [targets] if isinstance(targets, str) else targets
+    if not isinstance(several, (list, tuple)) or not several or not all(isinstance(one, str) for one in several):
+        raise TypeError(f"{mode.value}(): expected a target such as 'package.module:function' first, or a list, got {targets!r:.80}")
+    # Without a name a pattern stands for all that its modules define.
+    return ",".join(f"{one}:**" if "*" in one and ":" not in one else one for one in several)
 
 
 def _shown(terms: Terms, form: Optional[Form], hook: object) -> Terms:

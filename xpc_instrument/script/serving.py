@@ -18,7 +18,7 @@ from time import monotonic as _now
 from typing import Any, Mapping, Optional
 
 from ..core.calls.callee import WITHOUT_REFERENCES, Incoming
-from ..core.calls.outcome import INSTANCE_TYPE
+from ..core.calls.outcome import INSTANCE_TYPE, TARGET
 from ..core.model.errors import DeadlineError, PayloadError, XpcError
 from ..core.model.target import Mode
 from ..core.protocol.codec import Frame
@@ -92,7 +92,7 @@ class HookServer:
                 args, kwargs = incoming.plain_arguments(hook.callback, record)
                 value = self._async.finished(hook.callback(*args, **kwargs))
             else:
-                target = hook.handle.target
+                target = hook.target or record[2][TARGET]
                 signature = process.signatures[target] if target in process.signatures else _signature(process, incoming, target)
                 value = hook.callback(Call(incoming, record, target, mode, signature))
                 if value is not None:

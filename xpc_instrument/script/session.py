@@ -27,8 +27,9 @@ from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple
 from ..core.calls.registry import check_callback
 from ..core.model.errors import AuthenticationError, ChannelError, DeadlineError, TargetError
 from ..core.model.limits import Limits
+from ..core.model.pattern import pattern_mistake
 from ..core.model.stats import LaneStats, ProbeStats, read_lanes, read_probe
-from ..core.model.target import Mode, is_target
+from ..core.model.target import Mode, is_target, parts_of
 from ..core.model.terms import Terms
 from ..core.model.words import counted, one_line
 from ..core.node.address import NO_PROTECTION, Address, Protection, parse_address
@@ -122,8 +123,10 @@ class Session(Registrar):
 
     def _add(self, mode: Mode, target: str, callback: Callable[..., Any], terms: Terms, raises: Tuple[Type[Exception], ...]) -> Handle:
         check_callback(target, callback)
-        if not is_target(target):
-            raise TargetError(f"target {target!r:.200}: expected package.module:Qualified.name")
+        for part in parts_of(target):
+            mistake = pattern_mistake(part) if "*" in part else None
+            if mistake or not is_target(part):
+                raise TargetError(f"target {part!r:.200}: {mistake or 'expected package.module:Qualified.name'}")
         self._check_process()
         with self._lock:
             if self._closed:
@@ -297,7 +300,14 @@ class Session(Registrar):
                     hook.handle._note_suspension(data.get("pid"), False)
             return
         if notice.kind == "events-dropped":
-            self._server.events.note_dropped(str(data["source"]), {int(number): count for number, count in data["dropped"].items()})
+            dropped = {int(key): (int(number), count) for key, (number, count) in data["dropped"].items()}
+            parts = {key: (number, "") for key, (number, _) in dropped.items()}
+            self._server.events.note_dropped(str(data["source"]), {key: count for key, (_, count) in dropped.items()}, parts)
+            return
+        if notice.kind == "hooked":
+            found = self._hooks.get(data.get("hook", 0))
+            if found is not None:
+                found.handle._note_targets(map(str, data.get("targets") or ()))
             return
         if notice.kind in ("suspended", "resumed"):
             self._suspension(name, notice.kind == "suspended", data)

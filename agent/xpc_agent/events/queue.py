@@ -64,7 +64,10 @@ class QueuedHook(Protocol):
     """A hook as its queue sees it."""
 
     session: str
+    # The script's number of it, which others may have that are of the same registration, and what no other of this process has.
     number: int
+    key: int
+    target: str
     queue: EventQueue
 
     @property
@@ -296,7 +299,8 @@ class EventQueue:
         self._was_sent = False
         self._signing = {number for number in counts if number not in self._signed}
         signatures = {number: hooks[number].signature() for number in self._signing}
-        batch = Batch(self._sender.source, os.getpid(), self._sender.next_batch(), dropped, signatures, events)
+        parts = {key: (hooks[key].number, hooks[key].target) for key in {*counts, *dropped} if key in hooks and key != hooks[key].number}
+        batch = Batch(self._sender.source, os.getpid(), self._sender.next_batch(), dropped, signatures, events, parts)
         try:
             self._body = batch.dump()
         except Exception:
@@ -391,10 +395,10 @@ class EventQueue:
                 log.exception("telling that a hook is removed failed")
 
     def _forget(self, hook: QueuedHook) -> None:
-        if self.hooks.get(hook.number) is hook:
-            del self.hooks[hook.number]
-            self._told.pop(hook.number, None)
-            self._signed.discard(hook.number)
+        if self.hooks.get(hook.key) is hook:
+            del self.hooks[hook.key]
+            self._told.pop(hook.key, None)
+            self._signed.discard(hook.key)
 
     def _overdue(self, barrier: Barrier) -> None:
         """Drop what is still queued of its hook. What is under way already is counted by the script, which has it."""
@@ -406,7 +410,7 @@ class EventQueue:
                 return
             # Packed, but not on its way: it is queued still.
             self._unpack()
-        queued = sum(1 for event in self.items.copy() if type(event) is tuple and event[0] == barrier.hook.number)
+        queued = sum(1 for event in self.items.copy() if type(event) is tuple and event[0] == barrier.hook.key)
         barrier.hook.count_calls(queued)
         barrier.hook.lose(queued)
         self._pass(barrier)

@@ -12,7 +12,7 @@ import itertools
 import logging
 import os
 import time
-from typing import Dict, List, Optional
+from typing import Dict, List, Tuple
 
 from xpc_instrument.core.model.interrupts import raise_interrupt
 from xpc_instrument.core.node.threads import Run, ServiceThread
@@ -57,16 +57,14 @@ class Sender:
             if queue is None:
                 queue = EventQueue(hook.session, self)
                 self._queues.append(queue)
-            queue.hooks[hook.number] = hook
+            queue.hooks[hook.key] = hook
         self._start()
         return queue
 
-    def find(self, session: str, number: int) -> Optional[QueuedHook]:
-        """A hook that is registered, or of which something is queued."""
-        for queue in list(self._queues):
-            if queue.session == session and not queue.gone and number in queue.hooks:
-                return queue.hooks[number]
-        return None
+    def find(self, session: str, number: int) -> List[QueuedHook]:
+        """The hooks of a registration, whether they are on their targets or something of them is queued."""
+        queues = [one for one in list(self._queues) if one.session == session and not one.gone]
+        return [hook for queue in queues for hook in list(queue.hooks.values()) if hook.number == number]
 
     def discard(self, session: str) -> None:
         """The session has ended: drop what is queued for it."""
@@ -204,21 +202,22 @@ class Sender:
         for queue in self._queues:
             queue.reset_after_fork()
 
-    def finish(self, patience: float) -> Dict[str, Dict[int, int]]:
-        """Deliver what is queued, for at most `patience` seconds, and end the thread; returns what was dropped, by session and hook."""
+    def finish(self, patience: float) -> Dict[str, Dict[int, Tuple[int, int]]]:
+        """Deliver what is queued, for at most `patience` seconds, and end the thread; returns what was dropped, by session and key of the
+        hook, each with the hook's number."""
         if self._thread.running:
             self._finishing = True
             self.wake()
             self._thread.join(patience)
         self.pause()
-        untold: Dict[str, Dict[int, int]] = {}
+        untold: Dict[str, Dict[int, Tuple[int, int]]] = {}
         for queue in self._queues:
             hooks = list(queue.hooks.values())
             idle = queue.idle
             queue.gone = True
             queue.discard(arrives=True)
             if not idle:
-                untold[queue.session] = {hook.number: hook.dropped for hook in hooks}
+                untold[queue.session] = {hook.key: (hook.number, hook.dropped) for hook in hooks}
         self._queues = []
         self._close_pipe()
         return untold

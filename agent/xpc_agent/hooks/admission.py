@@ -11,6 +11,8 @@ Rules:
   channel, what cannot be pickled or loaded, an `around` hook that raises what it was not to raise. What is raised as the answer of an
   `around` or `instead` hook does not; an observer that raises has answered too, in time, and has cost no more than one that returns.
 - A success of any invocation, one included that began before the suspension, is the end of the row: the hook does answer.
+- A registration that has hooks on several targets has one admission for all of them (`SharedAdmission`): its limit and its rate are not
+  those of each target, and a script that does not answer is not waited for once more at each.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from __future__ import annotations
 import itertools
 import time
 from _random import Random
-from typing import Any, Callable, Dict, NamedTuple, Optional
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from xpc_instrument.core.model.terms import Terms
 from xpc_instrument.core.unpatched import RLock, allocate_lock, get_ident
@@ -61,7 +63,6 @@ class Admission:
     """Of one hook in one process. `install` gets `take` whenever it changes; `ended` is called when the time or the calls are over."""
 
     __slots__ = (
-        "_admit",
         "_chance",
         "_clock",
         "_counters",
@@ -118,19 +119,27 @@ class Admission:
         self._trial = 0
         # A signal handler may come here in the thread that is here already.
         self._lock = RLock()
-        self._admit: Callable[[], Any] = self._counters.calls.up if self._plain else self._obey
-        self._swing(self._admit)
+        self._swing()
 
-    def _swing(self, take: Callable[[], Any]) -> None:
-        self.take = take
-        self._install(take)
+    def _swing(self) -> None:
+        """Install what suits the state."""
+        self.take = self._taking(self._counters)
+        self._install(self.take)
 
-    def reset(self, counters: HookCounters) -> None:
+    def _taking(self, counters: HookCounters) -> Callable[[], Any]:
+        admit = counters.calls.up if self._plain else self._obeying(counters)
+        return self._retrying(counters, admit) if self.suspended else admit
+
+    def reset(self, counters: HookCounters, install: Callable[[Callable[[], Any]], None]) -> None:
         """In a forked child: neither locks nor failures nor counts are inherited, terms are."""
         self._counters = counters
+        self._install = install
+        self._forget_lock()
+        self._begin()
+
+    def _forget_lock(self) -> None:
         if self._rate is not None:
             self._rate.reset()
-        self._begin()
 
     @property
     def expired(self) -> bool:
@@ -139,37 +148,49 @@ class Admission:
 
     # what an invocation asks -------------------------------------------------------------------------------------------
 
-    def _obey(self) -> bool:
-        """`take` of a hook with terms."""
-        if self._expires is not None and self._clock() >= self._expires:
-            self._ended()
-            return False
-        if self._sample is not None and self._chance() >= self._sample:
-            self._counters.skipped["sample"].up()
-            return False
-        if self._rate is not None and not self._rate.take():
-            self._counters.skipped["rate"].up()
-            return False
-        if self._limit is not None:
-            # One atomic step, so that threads that come at once get different numbers.
-            number = self._next_use()
-            if number >= self._limit:
-                return False
-            if number == self._limit - 1:
-                self._ended()
-        self._counters.calls.up()
-        return True
+    def _obeying(self, counters: HookCounters) -> Callable[[], bool]:
+        """`take` of a hook with terms, which counts there."""
+        expires, sample, rate, limit = self._expires, self._sample, self._rate, self._limit
+        clock, chance, next_use, ended = self._clock, self._chance, self._next_use, self._ended
+        count, skipped = counters.calls.up, counters.skipped
 
-    def _retry(self) -> Any:
-        """`take` of a hook that is suspended: True for the one invocation that tries it after the pause."""
-        if self._clock() < self.retry_at or not self._claim():
-            self._counters.skipped["suspended"].up()
-            return False
-        if self._admit():
+        def obey() -> bool:
+            if expires is not None and clock() >= expires:
+                ended()
+                return False
+            if sample is not None and chance() >= sample:
+                skipped["sample"].up()
+                return False
+            if rate is not None and not rate.take():
+                skipped["rate"].up()
+                return False
+            if limit is not None:
+                # One atomic step, so that threads that come at once get different numbers.
+                number = next_use()
+                if number >= limit:
+                    return False
+                if number == limit - 1:
+                    ended()
+            count()
             return True
-        # Its terms keep this one from the hook: the next may try.
-        self.abandoned(0.0)
-        return False
+
+        return obey
+
+    def _retrying(self, counters: HookCounters, admit: Callable[[], Any]) -> Callable[[], Any]:
+        """`take` of a hook that is suspended: True for the one invocation that tries it after the pause."""
+        skip = counters.skipped["suspended"].up
+
+        def retry() -> Any:
+            if self._clock() < self.retry_at or not self._claim():
+                skip()
+                return False
+            if admit():
+                return True
+            # Its terms keep this one from the hook: the next may try.
+            self.abandoned(0.0)
+            return False
+
+        return retry
 
     def _claim(self) -> bool:
         with self._lock():
@@ -183,8 +204,8 @@ class Admission:
 
     # what an invocation tells ------------------------------------------------------------------------------------------
 
-    def failed(self, cause: str) -> Optional[float]:
-        """A call failed. Returns the pause in seconds if that suspends the hook."""
+    def failed(self, cause: str, counters: Optional[HookCounters] = None) -> Optional[float]:
+        """A call failed. Returns the pause in seconds if that suspends the hook, which is counted in `counters`, else in its own."""
         with self._lock():
             if self.suspended:
                 # One that began before the suspension says nothing new.
@@ -199,8 +220,8 @@ class Admission:
                 return None
             self.suspended = True
             self._rest(self._suspension.first)
-            self._counters.suspend()
-            self._swing(self._retry)
+            (counters or self._counters).suspend()
+            self._swing()
             return self._pause
 
     def _rest(self, pause: float) -> None:
@@ -216,7 +237,7 @@ class Admission:
                 return False
             self.suspended = False
             self._trial = 0
-            self._swing(self._admit)
+            self._swing()
             return True
 
     def abandoned(self, pause: Optional[float] = None) -> None:
@@ -240,6 +261,39 @@ class Admission:
                 "retry-in": 0.0 if self._trial else max(0.0, self.retry_at - self._clock()),
                 "trying": bool(self._trial),
             }
+
+
+class SharedAdmission(Admission):
+    """Of the hooks that one registration has on several targets, in one process. Each counts for itself, and is told its `take`."""
+
+    __slots__ = ("_members",)
+
+    def __init__(self, terms: Terms, suspension: SuspensionPolicy, *, ended: Callable[[], None]) -> None:
+        self._members: List[Tuple[HookCounters, Callable[[Callable[[], Any]], None]]] = []
+        super().__init__(terms, HookCounters(), suspension, install=_installed_by_members, ended=ended)
+
+    def join(self, counters: HookCounters, install: Callable[[Callable[[], Any]], None]) -> None:
+        """One more hook."""
+        with self._lock():
+            self._members.append((counters, install))
+            install(self._taking(counters))
+
+    def _swing(self) -> None:
+        for counters, install in list(self._members):
+            install(self._taking(counters))
+
+    def begin_anew(self) -> None:
+        """In a forked child, before its hooks are reset one by one."""
+        self._members = []
+        self._forget_lock()
+        self._begin()
+
+    def reset(self, counters: HookCounters, install: Callable[[Callable[[], Any]], None]) -> None:
+        self.join(counters, install)
+
+
+def _installed_by_members(_take: Callable[[], Any]) -> None:
+    """Each of the hooks has its own."""
 
 
 class Bucket:

@@ -30,7 +30,7 @@ from xpc_instrument.core.wire.wire import Wire
 
 from ..guard import guarded
 from ..relay import RelayedPeer, RelayLanes
-from .admission import Admission, SuspensionPolicy
+from .admission import Admission, SharedAdmission, SuspensionPolicy
 from .counters import HookCounters
 from .gate import Way
 
@@ -57,6 +57,7 @@ class FailingOpen:
         suspension: SuspensionPolicy,
         pid: int,
         ended: Callable[[Any], None],
+        admission: Optional[SharedAdmission] = None,
     ) -> None:
         self.mode = mode
         self.target = target
@@ -77,7 +78,13 @@ class FailingOpen:
         self._logged: Dict[str, bool] = {}
         # Its `take` says whether an invocation calls the hook, counted if it does: admission's own function, without one of ours around it.
         self.way = Way()
-        self.admission = Admission(terms, self.counters, suspension, install=self._install, ended=lambda: self._ended(self))
+        self.admission: Admission
+        if admission is None:
+            self.admission = Admission(terms, self.counters, suspension, install=self._install, ended=lambda: self._ended(self))
+        else:
+            # Of a registration that has hooks on several targets.
+            self.admission = admission
+            admission.join(self.counters, self._install)
 
     def _install(self, take: Callable[[], Any]) -> None:
         self.way.take = take
@@ -94,7 +101,7 @@ class FailingOpen:
         """In a forked child: count anew."""
         self.pid = pid
         self.counters = HookCounters()
-        self.admission.reset(self.counters)
+        self.admission.reset(self.counters, self._install)
 
     # how a call ends ---------------------------------------------------------------------------------------------------
 
@@ -169,7 +176,7 @@ class FailingOpen:
             if self.admission.failures:
                 self._recovered()
             return True
-        pause = self.admission.failed(cause)
+        pause = self.admission.failed(cause, self.counters)
         if pause is not None:
             failures = self.admission.failures
             self._log_once(

@@ -22,7 +22,7 @@ from threading import get_ident
 from typing import Any, Callable, Coroutine, List, Optional, Tuple, Type, Union
 
 from xpc_instrument.core.calls.caller import Outgoing
-from xpc_instrument.core.calls.outcome import Arguments, Failed, Meta, Outcome, run_original
+from xpc_instrument.core.calls.outcome import Arguments, AtEnd, AtStart, Failed, Meta, Outcome, run_original
 from xpc_instrument.core.model.errors import PayloadError, XpcError
 from xpc_instrument.core.model.target import Mode
 from xpc_instrument.core.model.terms import AS_PASSED, Terms
@@ -42,7 +42,7 @@ from xpc_instrument.core.wire.wire import Wire
 from ..guard import guard, guarded
 from ..relay import RelayedPeer, relay_name
 from ..targets.resolve import Kind
-from .admission import SuspensionPolicy
+from .admission import SharedAdmission, SuspensionPolicy
 from .failures import FailingOpen
 from .gate import PASS, Args, Form, Gate, Kwargs, Proceeding
 from .invocation import Invocation, next_number, split
@@ -111,7 +111,11 @@ async def _nothing_async(*_: Any, **__: Any) -> None:
 
 
 class RemoteHook(FailingOpen):
-    """One registration of one session on one probe point."""
+    """One registration of one session on one probe point.
+
+    One that has several targets has a hook on each, of the same `number`; they are told apart by their `key`, which no other hook of this
+    process has, and each of their calls says whose it is.
+    """
 
     def __init__(
         self,
@@ -130,10 +134,27 @@ class RemoteHook(FailingOpen):
         ended: Callable[[RemoteHook], None],
         may_refer: bool,
         signature: Callable[[], Any],
+        key: int = 0,
+        admission: Optional[SharedAdmission] = None,
     ) -> None:
         super().__init__(
-            mode, target, peer, number, timeout=timeout, on_failure=on_failure, terms=terms, suspension=suspension, pid=pid, ended=ended
+            mode,
+            target,
+            peer,
+            number,
+            timeout=timeout,
+            on_failure=on_failure,
+            terms=terms,
+            suspension=suspension,
+            pid=pid,
+            ended=ended,
+            admission=admission,
         )
+        self.key = key or number
+        self._at_start: AtStart = Meta.at_start
+        self._at_end: AtEnd = Meta.at_end
+        if self.key != number:
+            self._at_start, self._at_end = Meta.of_target(target)
         self.style = style
         self._relayed = relay_name(peer.session, number) if isinstance(peer, RelayedPeer) else b""
         # The record of a call whose plain values are all small, pickled; None of any other. Most calls are such.
@@ -164,8 +185,8 @@ class RemoteHook(FailingOpen):
     def _meta(self, invocation: Invocation) -> Tuple[Any, ...]:
         number, thread, instance = invocation.number, invocation.thread, invocation.instance
         if self.mode is not Mode.AFTER:
-            return Meta.at_start(number, self.pid, thread, instance)
-        return Meta.at_end(number, self.pid, thread, instance, invocation.exception is not None, invocation.duration)
+            return self._at_start(number, self.pid, thread, instance)
+        return self._at_end(number, self.pid, thread, instance, invocation.exception is not None, invocation.duration)
 
     def _conversation(
         self, kind_of: Type[Outgoing], args: Args, kwargs: Kwargs, meta: Tuple[Any, ...], instance: Any, invocation: Optional[Invocation]
@@ -297,7 +318,7 @@ class RemoteHook(FailingOpen):
             deadline = _now() + self._timeout
             if invocation is None:
                 instance, own = split(args, bound) if bound else (None, args)
-                meta = Meta.at_start(number or next_number(), self.pid, get_ident(), instance)
+                meta = self._at_start(number or next_number(), self.pid, get_ident(), instance)
                 small = self._small(own, kwargs, meta, None)
             else:
                 instance, own, meta = invocation.instance, args, self._meta(invocation)
@@ -370,7 +391,7 @@ class RemoteHook(FailingOpen):
                 own_kwargs = shown[1]
                 if invocation is None:
                     instance, own = split(shown[0], bound)
-                    meta = Meta.at_start(number or next_number(), self.pid, get_ident(), instance)
+                    meta = self._at_start(number or next_number(), self.pid, get_ident(), instance)
                     small = self._small(own, own_kwargs, meta, None)
                 else:
                     instance, own, meta = invocation.instance, args, self._meta(invocation)

@@ -226,7 +226,7 @@ class UnwaitedHook(RemoteHook):
         """What runs where the hook is alone; called as `call_replacing`, or inside a function's code."""
         queue, items = self.queue, self.queue.items
         passing: Callable[..., Any] = _MAKERS[name](
-            queue, self, self.number, self._record_call, items, queue.limit, self._termed, items.append, self.overflow.up
+            queue, self, self.key, self._record_call, items, queue.limit, self._termed, items.append, self.overflow.up
         )
         return passing
 
@@ -288,7 +288,7 @@ class UnwaitedHook(RemoteHook):
             self._drop()
             raise
         cls = None if instance is None else type(instance)
-        event = (self.number, number, get_ident(), packed, values, cls, id(instance), duration, outcome)
+        event = (self.key, number, get_ident(), packed, values, cls, id(instance), duration, outcome)
         if not fillers:
             items.append(event)
         elif len(items) + fillers < queue.limit:

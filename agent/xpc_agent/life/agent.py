@@ -55,9 +55,9 @@ class Agent:
         self.table = ProbeTable(config)
         self.reports = Reports(config.app, self.table, lambda: self.host)
         self.registrations = Registrations(config, self.table, self.reports.whole, self._on_joined, self._on_synced)
-        self._orphans = Orphans(config.app, self.table, self.registrations, config.limits.max_lanes)
+        self._orphans = Orphans(config.app, self.registrations, config.limits.max_lanes)
         self._lines = LineQueue()
-        self._forks = Forks(self.registrations.sender, self._lines, config.manager.address == "unix")
+        self._forks = Forks(self.table, self.registrations.sender, self._lines, config.manager.address == "unix")
         self.watcher = ImportWatcher(guarded(self.table.wants_module), guarded(self.table.module_imported))
         self.host: Optional[Host] = None
         self._member: Optional[Membership] = None

@@ -36,7 +36,8 @@ log = logging.getLogger("xpc_agent")
 class Forks:
     """The forks that are under way. `announced`: whether children announce themselves, since each has an address of its own."""
 
-    def __init__(self, sender: Sender, lines: LineQueue, announced: bool) -> None:
+    def __init__(self, table: ProbeTable, sender: Sender, lines: LineQueue, announced: bool) -> None:
+        self._table = table
         self._sender = sender
         self._lines = lines
         self._announced = announced
@@ -53,6 +54,7 @@ class Forks:
             if host is not None:
                 host.pause()
             self._sender.pause()
+            self._table.pause()
             self._lines.pause()
         # A child that shares a fixed address is told of all hooks by its host, which may be this process: nothing to wait for.
         if host is not None and self._announced:
@@ -74,6 +76,7 @@ class Forks:
             self._count -= 1
             if not self._count:
                 self._sender.resume()
+                self._table.resume()
                 self._lines.resume()
                 if host is not None:
                     host.resume()
@@ -100,9 +103,8 @@ class Orphans:
     in one step.
     """
 
-    def __init__(self, app: str, table: ProbeTable, registrations: Registrations, max_lanes: int) -> None:
+    def __init__(self, app: str, registrations: Registrations, max_lanes: int) -> None:
         self._app = app
-        self._table = table
         self._registrations = registrations
         self._max_lanes = max_lanes
         self._pools: Dict[str, LanePool] = {}
@@ -111,12 +113,11 @@ class Orphans:
         """Give the inherited hooks lanes to wait on until their sessions dial in."""
         self._pools = {}
         now = time.monotonic()
-        for point in list(self._table.points.values()):
-            for hook in point.hooks:
-                pool = self._pools.get(hook.session)
-                if pool is None:
-                    pool = self._pools[hook.session] = LanePool(guarded(self._call_for_sessions), self._max_lanes)
-                hook.adopt(pool, now)
+        for session, one in self._registrations.inherited():
+            pool = self._pools.get(session)
+            if pool is None:
+                pool = self._pools[session] = LanePool(guarded(self._call_for_sessions), self._max_lanes)
+            one.adopt(pool, now)
 
     def _call_for_sessions(self, _count: int) -> None:
         """An invocation wants a lane of a session that has not come: ring again, which tells who has gone since the fork."""

@@ -17,25 +17,27 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 import types
-from typing import Any, Callable, Dict, List, Optional, Set, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Optional, Protocol, Set, Tuple
 
 from xpc_instrument.core.config.schema import Config, ProbeConfig
 from xpc_instrument.core.model.errors import TargetError
+from xpc_instrument.core.model.pattern import Pattern
 from xpc_instrument.core.model.target import is_glob, matches, module_matches, split_target
 from xpc_instrument.core.unpatched import Local, RLock
 
 from ..hooks.counters import Counters
 from ..hooks.remote import RemoteHook
 from ..patching import load_wrapt
-from ..targets.glob import expand, matching
+from ..targets.glob import expand, functions_of, matching
 from ..targets.module import find_module, is_initializing, main_names
 from ..targets.raw import namespace_of
 from ..targets.resolve import resolve
-from ..targets.running import is_main, is_to_come
-from .main_watch import MainWatch
-from .on_demand import OnDemand
+from ..targets.running import is_main, is_to_come, names_to_come
+from .on_demand import OnDemand, is_own
 from .point import ProbePoint
+from .watch import Watch
 
 log = logging.getLogger("xpc_agent")
 
@@ -46,6 +48,29 @@ class _Here(Local):
     def __init__(self) -> None:
         self.patching = False
         self.imported: List[Tuple[Any, str]] = []
+
+
+class Awaiting(Protocol):
+    """Whoever has hooks to come on functions of modules that are not imported yet."""
+
+    def covers_module(self, name: str) -> bool:
+        """Whether functions of that module are awaited."""
+
+    def module_ran(self, name: str) -> None:
+        """The module has run, or a part of the main program has."""
+
+
+class _Nobody:
+    def covers_module(self, name: str) -> bool:
+        return False
+
+    def module_ran(self, name: str) -> None:
+        """Nothing is to be done."""
+
+
+# How long a module is looked for whose import may have begun just before somebody asked for it, in seconds: until it is seen in
+# `sys.modules` a finder looks at some directories.
+_BEGINNING = 0.5
 
 
 class ProbeTable:
@@ -61,7 +86,12 @@ class ProbeTable:
         self.changing = RLock()
         self._config = config
         self._here = _Here()
-        self._main = MainWatch(self._look_at_main)
+        # The patterns of scripts.
+        self.awaiting: Awaiting = _Nobody()
+        self._watch = Watch(self._look_again)
+        # Modules whose imports nobody may tell us of, since they had begun before they were asked for: until when they are looked for.
+        self._beginning: Dict[str, float] = {}
+        self._scan_at = 0.0
         # The points by the module of their target, which become hookable when it has run, or is executed again.
         self._of_module: Dict[str, List[ProbePoint]] = {}
         # The modules that have been looked at for targets of wrapt's, and whether anything is there to hook.
@@ -87,9 +117,11 @@ class ProbeTable:
 
     def wants_module(self, name: str) -> bool:
         """Whether a probe point may lie in the module."""
-        if self._main.runs:
+        if self._watch.runs:
             self._look_at_main()
         if name in self._by_module or name in self._of_module or any(module_matches(probe.target, name) for probe in self._in_any_module):
+            return True
+        if self.awaiting.covers_module(name):
             return True
         # With the first module in which something may be asked for there is a reason to listen; afterwards nothing is to be done.
         return self.on_first_ready is not None and self.on_demand.covers_module(name)
@@ -132,6 +164,7 @@ class ProbeTable:
             for point in list(self._of_module.get(name, ())):
                 if point.state in ("pending", "missing") or self._stale(point):
                     point.make_hookable()
+        self.awaiting.module_ran(name)
 
     def _have(self, target: str, probe: ProbeConfig) -> ProbePoint:
         """The point of a target, made if there is none; pending. `changing` is held."""
@@ -272,19 +305,87 @@ class ProbeTable:
             self.look_at_imported()
         return point
 
-    def await_main(self) -> None:
-        """Have the hooks on what the main program has not defined yet armed once it has."""
-        if self._look_at_main():
-            self._main.begin()
+    def targets_of(self, pattern: Pattern, name: str) -> Tuple[Dict[str, Optional[ProbeConfig]], int]:
+        """The targets in a module that a pattern of a script stands for, each with its probe in the config, None of those on demand; and
+        how many more it would stand for if the config allowed them. Nothing while the module is not imported."""
+        module = None if is_own(name) or not pattern.matches_module(name) else self._that_has_run(name)
+        found: Dict[str, Optional[ProbeConfig]] = {}
+        if module is None:
+            return found, 0
+        for probe in self._probes_in(name):
+            for target in matching(probe.target, probe.exclude, module, name):
+                if pattern.hooks(*split_target(target)):
+                    found.setdefault(target, probe)
+        more = 0
+        for one in functions_of(module):
+            target = f"{name}:{one}"
+            if target in found or not pattern.hooks(name, one):
+                continue
+            try:
+                allowed = self.on_demand.allows(target)
+            except TargetError:
+                continue  # no name by which it could be reached
+            if allowed:
+                found[target] = None
+            else:
+                more += 1
+        return found, more
+
+    def point_of(self, target: str, probe: Optional[ProbeConfig]) -> ProbePoint:
+        """The point of a target that `targets_of` has found. Raises `TargetError` if it cannot be hooked."""
+        point = self._make(target, probe or self._config.defaults.probe(target))
+        point.on_demand = probe is None
+        if point.state in ("missing", "unpatchable"):
+            raise TargetError(f"{target} cannot be hooked: {point.reason}")
+        return point
+
+    def may_come(self, pattern: Pattern) -> bool:
+        """Whether the config may allow something that the pattern stands for."""
+        return bool(self.on_demand.patterns or self._globs) or any(pattern.hooks(*split_target(target)) for target in self._listed)
+
+    def await_modules(self, names: Iterable[str], more: bool = False) -> None:
+        """Look for modules, which may be being imported since before somebody asked for them, for `more` that have no name yet, and for
+        what the main program has not defined yet."""
+        now = time.monotonic()
+        for name in names:
+            self._beginning[name] = now + _BEGINNING
+        if more:
+            self._scan_at = now + _BEGINNING
+        if self._look_again():
+            self._watch.begin()
+
+    def _look_again(self) -> bool:
+        now = time.monotonic()
+        for name, until in list(self._beginning.items()):
+            module = find_module(name)
+            if module is not None and not is_initializing(module):
+                self._beginning.pop(name, None)
+                self.module_imported(module, name)
+            elif module is None and now >= until:
+                self._beginning.pop(name, None)
+        if self._scan_at and now >= self._scan_at:
+            self._scan_at = 0.0
+            self.look_at_imported()
+        return self._look_at_main() or bool(self._beginning) or self._scan_at > 0
 
     def _look_at_main(self) -> bool:
         waited_for = False
         for name in ("__main__", *main_names()):
             points = [point for point in list(self._of_module.get(name, ())) if point.state == "pending" and point.hooks]
-            if points and is_main(name):
+            awaited = self.awaiting.covers_module(name)
+            if (points or awaited) and is_main(name):
+                to_come = awaited and bool(names_to_come(name))
                 self.module_imported(sys.modules["__main__"], name)
-                waited_for = waited_for or any(point.state == "pending" for point in points)
+                waited_for = waited_for or to_come or any(point.state == "pending" for point in points)
         return waited_for
+
+    def pause(self) -> None:
+        """For the moment of a fork: end the thread that looks for what is to come."""
+        self._watch.pause()
+
+    def resume(self) -> None:
+        """Have it go on."""
+        self._watch.resume()
 
     def forget_unused(self) -> None:
         """What a script asked for and nobody has a hook on any more is no probe point any longer."""
@@ -317,7 +418,7 @@ class ProbeTable:
 
     def restore_all(self) -> None:
         """Undo all patches."""
-        self._main.end()
+        self._watch.end()
         with self.changing():
             # The newest first: one may have been laid over another, as those of two accessors of a property.
             for point in reversed(list(self.points.values())):
@@ -327,7 +428,7 @@ class ProbeTable:
         """In a forked child, where another thread of the parent may have held the lock: the points stay, the counters begin anew."""
         self.changing = RLock()
         self._here = _Here()
-        self._main = MainWatch(self._look_at_main)
+        self._watch = self._watch.anew()
         for point in list(self.points.values()):
             point.counters = Counters()
 

@@ -1,7 +1,8 @@
 """Who has registered what in this process: the policy of its host, which puts hooks on probe points and takes them off.
 
 Rules:
-- A name with a colon is a target, and its registration a hook; any other is a plain callback, as with any manager (`Registry`).
+- A name with a colon is a target, or several (`selections.py`), and its registration a hook; any other is a plain callback, as with any
+  manager (`Registry`).
 - A hook that is removed while events of it are queued is forgotten when these are delivered, or not in the time that the script gives.
 - At a fixed address every hook is shared with the other processes (`sharing.py`); the answer to the script follows when all have it.
 - All runs in the service thread, but for `entered_thread` and `serve`; what a process that shares another's address is told by its host
@@ -13,39 +14,51 @@ from __future__ import annotations
 
 import functools
 import importlib.machinery
+import itertools
 import os
 import sys
-from typing import Any, Callable, Dict, Optional, Union
+from typing import Any, Callable, Dict, List, Optional, Protocol, Tuple, Union
 
 from xpc_instrument.core.calls.registry import Registration, Registry, read_terms
 from xpc_instrument.core.config.schema import Config, ProbeConfig
 from xpc_instrument.core.model.errors import TargetError
 from xpc_instrument.core.model.record import replace
-from xpc_instrument.core.model.target import Mode, is_target, split_name
+from xpc_instrument.core.model.target import Mode, is_selection, is_target, parts_of, split_name, split_target
 from xpc_instrument.core.model.terms import Terms
+from xpc_instrument.core.node.lanes import LanePool
 from xpc_instrument.core.node.peer import Peer, Policy
 from xpc_instrument.core.protocol.messages import Answer, Hello, Notice, Query, Register, Unregister
 from xpc_instrument.core.values.traits import PeerProfile, python_version
 from xpc_instrument.core.wire.wire import Wire
 
-from ..events.queue import bounded
+from ..events.queue import QueuedHook, bounded
 from ..events.sender import Sender
 from ..guard import guard_thread, guarded
-from ..hooks.admission import SuspensionPolicy, reseed
+from ..hooks.admission import SharedAdmission, SuspensionPolicy, reseed
 from ..hooks.remote import RemoteHook
 from ..hooks.unwaited import UnwaitedHook
 from ..points.point import ProbePoint
 from ..points.table import ProbeTable
 from ..relay import RelayedPeer
 from .search import search
+from .selections import Selection, Selections
 from .sharing import PendingAnswer, Sharing
 
 # What a script may register where the config allows no more than to observe; then nothing that it sends is unpickled.
 _OBSERVERS = frozenset({Mode.BEFORE, Mode.AFTER})
 # What a script may register, in characters.
 _LONGEST_NAME = 4096
+# What a hook goes by that is one of several of a registration: above the numbers that scripts give.
+_KEYS = 1 << 31
 # Who answers for this process, beside the sessions of its members.
 _HERE = ""
+
+
+class Adoptable(Protocol):
+    """What a forked child has inherited of a session."""
+
+    def adopt(self, pool: LanePool, now: float) -> None:
+        """Wait on `pool` until the session dials this process too."""
 
 
 class Registrations(Policy):
@@ -68,6 +81,8 @@ class Registrations(Policy):
         self._report = report
         self._on_joined = on_joined
         self._on_synced = on_synced
+        self._selections = Selections(table, config.app, config.limits.max_targets, self._put)
+        self._next_key = itertools.count(_KEYS).__next__
         self._begin()
 
     def _begin(self) -> None:
@@ -101,11 +116,12 @@ class Registrations(Policy):
         self._sharing.noticed(peer, notice)
 
     def register(self, peer: Peer, message: Register) -> Optional[Answer]:
-        if len(message.name) > _LONGEST_NAME:
+        longest = max(map(len, parts_of(message.name)))
+        if longest > _LONGEST_NAME:
             # Before anything looks for what is similar to it.
-            raise TargetError(f"{message.name[:60]}... has {len(message.name)} characters; at most {_LONGEST_NAME} can be a name")
-        if not 0 <= message.hook < 1 << 32:
-            raise TargetError(f"hook number {message.hook!r:.40}: expected one that a frame can hold, from 0 to 4294967295")
+            raise TargetError(f"{message.name[:60]}... has {longest} characters; at most {_LONGEST_NAME} can be a name")
+        if not 0 <= message.hook < _KEYS:
+            raise TargetError(f"hook number {message.hook!r:.40}: expected one that a frame can hold, from 0 to {_KEYS - 1}")
         if not is_target(message.name):
             return self._registry.register(peer, message)
         data = {"registered": True, "importable": _importable(message.module)}
@@ -123,24 +139,22 @@ class Registrations(Policy):
         members = self._sharing.unshare(session, number, within)
         removed = self._disarm(session, number) or members is not None
         unwaited = self.sender.find(session, number)
-        if not removed and unwaited is None:
+        if not removed and not unwaited:
             return self._registry.unregister(peer, message)
         answer = Answer(message.request, True, data={"unregistered": True})
-        if unwaited is None and not (members and within):
+        if not unwaited and not (members and within):
             return answer
         # The answer follows when what is queued is delivered, here and in the members.
         pending = PendingAnswer(peer, answer, {_HERE, *(members or ())} if within else {_HERE})
         self._sharing.wait(f"removed {session} {number}", pending)
 
         def passed() -> None:
-            if unwaited is not None:
-                pending.answer = replace(answer, data={"unregistered": True, "source": self.sender.source, "dropped": unwaited.dropped})
+            if unwaited:
+                dropped = {hook.key: hook.dropped for hook in unwaited}
+                pending.answer = replace(answer, data={"unregistered": True, "source": self.sender.source, "dropped": dropped})
             self._sharing.answered(pending, _HERE)
 
-        if unwaited is None:
-            passed()
-        else:
-            unwaited.queue.retire(unwaited, within, passed)
+        _retire(unwaited, within, passed)
         return None
 
     def query(self, peer: Peer, message: Query) -> Answer:
@@ -169,8 +183,10 @@ class Registrations(Policy):
     # hooks -------------------------------------------------------------------------------------------------------------
 
     def add_hook(self, peer: Union[Peer, RelayedPeer], message: Register) -> float:
-        """Put a hook of a session on its target; returns its deadline in seconds. Raises `TargetError`."""
+        """Put a hook of a session on its target, or on several; returns its deadline in seconds. Raises `TargetError`."""
         mode, target = split_name(message.name)
+        if is_selection(target):
+            return self._add_selection(peer, message, mode, target)
         point = self._table.find_point(target)
         try:
             timeout = self._put(peer, message, mode, point)
@@ -178,24 +194,41 @@ class Registrations(Policy):
             self._table.forget_unused()
             raise
         if point.state == "pending":
-            self._table.await_main()
+            self._table.await_modules([split_target(target)[0]])
         return timeout
 
-    def _put(self, peer: Union[Peer, RelayedPeer], message: Register, mode: Mode, point: ProbePoint) -> float:
+    def _add_selection(self, peer: Union[Peer, RelayedPeer], message: Register, mode: Mode, text: str) -> float:
+        _check_mode(text, mode, read_terms(message))
+        try:
+            return self._selections.add(peer, message, mode, text) or self._config.defaults.timeout
+        except TargetError:
+            self._disarm(peer.session, message.hook)
+            _retire(self.sender.find(peer.session, message.hook), 0.0, _nothing)
+            self._table.forget_unused()
+            raise
+
+    def _put(
+        self, peer: Union[Peer, RelayedPeer], message: Register, mode: Mode, point: ProbePoint, selection: Optional[Selection] = None
+    ) -> float:
         target = point.target
         if mode not in point.config.allow:
             allowed = ", ".join(sorted(one.value for one in point.config.allow))
             raise TargetError(f"{target}: the config does not allow the mode {mode.value!r} here, only {allowed}")
         terms = read_terms(message)
-        if not terms.wait and mode not in (Mode.BEFORE, Mode.AFTER):
-            raise TargetError(f"{target}: a hook in the mode {mode.value!r} has to be waited for; only before and after take wait=False")
+        _check_mode(target, mode, terms)
         timeout = _timeout(target, terms, point.config)
         with self._table.changing():
+            if selection is not None and selection.over:
+                raise TargetError(f"{target}: the hook has been removed")
             for hook in point.hooks:
                 if hook.session == peer.session and hook.number == message.hook:
                     # Inherited over a fork: the same hook, now with a connection of this process's own.
                     hook.rejoin(peer)
                     return timeout
+            if selection is not None and selection.admission is None:
+                selection.admission = SharedAdmission(
+                    terms, _suspension(point.config, timeout), ended=lambda: self._end(peer.session, message.hook)
+                )
             self._check_count(peer.session, point)
             self._table.remove_expired(point)
             if len(point.hooks) >= self._config.limits.max_hooks:
@@ -215,8 +248,12 @@ class Registrations(Policy):
                 pid=os.getpid(),
                 may_refer=not point.config.allow <= _OBSERVERS,
                 signature=point.signature,
-                ended=lambda hook: self._table.remove(point, hook),
+                ended=lambda hook: self._table.remove(point, hook) if selection is None else self._end(hook.session, hook.number),
+                key=0 if selection is None else self._next_key(),
+                admission=None if selection is None else selection.admission,
             )
+            if selection is not None and selection.pool is not None:
+                hook.adopt(selection.pool, selection.since)
             point.hooks = [*point.hooks, hook]
             try:
                 point.refresh()
@@ -240,11 +277,7 @@ class Registrations(Policy):
     def drop_hook(self, session: str, number: int, within: float, done: Callable[[], None]) -> None:
         """Remove one hook of a session; `done` is called when its events are delivered too, or not in time."""
         self._disarm(session, number)
-        unwaited = self.sender.find(session, number)
-        if unwaited is None:
-            done()
-        else:
-            unwaited.queue.retire(unwaited, within, done)
+        _retire(self.sender.find(session, number), within, done)
 
     @staticmethod
     def _forget(hook: RemoteHook) -> None:
@@ -253,22 +286,33 @@ class Registrations(Policy):
             hook.queue.retire(hook, 0.0, _nothing)
 
     def _disarm(self, session: str, number: int) -> bool:
-        """Remove one hook of a session from its point; False if there is none of that number."""
+        """Remove one hook of a session from its point, or its points; False if there is none of that number."""
+        removed = self._selections.drop(session, number)
         for point in list(self._table.points.values()):
             for hook in point.hooks:
                 if hook.session == session and hook.number == number:
                     hook.removed = True
                     self._table.remove(point, hook)
-                    return True
-        return False
+                    removed = True
+        return removed
+
+    def _end(self, session: str, number: int) -> None:
+        """The terms of a hook that has several targets are over, as an invocation of one of them has found."""
+        self._selections.drop(session, number)
+        for point in list(self._table.points.values()):
+            for hook in point.hooks:
+                if hook.session == session and hook.number == number:
+                    self._table.remove(point, hook)
 
     def drop_all(self) -> None:
         """Remove all hooks of all sessions."""
-        for session in {hook.session for point in list(self._table.points.values()) for hook in point.hooks}:
+        hooked = {hook.session for point in list(self._table.points.values()) for hook in point.hooks}
+        for session in {*hooked, *(session for session, _ in self._selections.by_session())}:
             self.drop_session(session)
 
     def drop_session(self, session: str) -> None:
         """Remove all hooks of a session."""
+        self._selections.drop_session(session)
         with self._table.changing():
             for point in list(self._table.points.values()):
                 kept = [hook for hook in point.hooks if hook.session != session]
@@ -283,12 +327,18 @@ class Registrations(Policy):
 
     def drop_orphans(self, session: str) -> None:
         """Remove the hooks of a session that were inherited over a fork, but not those that it has registered with this process."""
+        self._selections.drop_session(session, inherited=True)
         with self._table.changing():
             for point in list(self._table.points.values()):
                 for hook in point.hooks:
                     if hook.session == session and hook.orphan_since:
                         self._table.remove(point, hook)
                         self._forget(hook)
+
+    def inherited(self) -> List[Tuple[str, Adoptable]]:
+        """In a forked child: all that waits for its session to come, with the session's name."""
+        hooks = [(hook.session, hook) for point in list(self._table.points.values()) for hook in point.hooks]
+        return [*hooks, *self._selections.by_session()]
 
     def let_go(self) -> None:
         """This process leaves its sessions by itself: invocations that are under way go on without their hooks, which is no failure."""
@@ -300,6 +350,7 @@ class Registrations(Policy):
         """In a forked child: the sessions are the parent's, the hooks stay for those that come here too. Once the table is reset."""
         self._begin()
         reseed()
+        self._selections.reset_after_fork()
         pid = os.getpid()
         for point in list(self._table.points.values()):
             for hook in point.hooks:
@@ -309,6 +360,26 @@ class Registrations(Policy):
 
 def _nothing() -> None:
     """Nobody waits."""
+
+
+def _retire(hooks: List[QueuedHook], within: float, passed: Callable[[], None]) -> None:
+    """Have what is queued of hooks delivered; `passed` is called when that is done for all of them, or not in time."""
+    left = {hook.key for hook in hooks}
+
+    def one_passed(key: int) -> None:
+        left.discard(key)
+        if not left:
+            passed()
+
+    if not hooks:
+        passed()
+    for hook in hooks:
+        hook.queue.retire(hook, within, functools.partial(one_passed, hook.key))
+
+
+def _check_mode(target: str, mode: Mode, terms: Terms) -> None:
+    if not terms.wait and mode not in (Mode.BEFORE, Mode.AFTER):
+        raise TargetError(f"{target}: a hook in the mode {mode.value!r} has to be waited for; only before and after take wait=False")
 
 
 def _timeout(target: str, terms: Terms, config: ProbeConfig) -> float:

@@ -28,7 +28,8 @@ class Batch(NamedTuple):
     """What one EVENTS frame holds.
 
     `source` names the process, `number` the batch, so that one that comes twice counts once. `dropped` has, for each hook, how many events
-    the process has dropped in all; `signatures` the parameters of the hooks' targets.
+    the process has dropped in all; `signatures` the parameters of the hooks' targets. Hooks are named by their number. Where a hook has
+    several targets, each goes by a number of its own, and `parts` has for each of these the hook's number and the target.
     """
 
     source: str
@@ -37,6 +38,7 @@ class Batch(NamedTuple):
     dropped: Dict[int, int]
     signatures: Dict[int, Any]
     events: List[Event]
+    parts: Dict[int, Tuple[int, str]]
 
     def dump(self) -> bytes:
         """The body of the frame."""

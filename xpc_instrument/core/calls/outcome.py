@@ -19,6 +19,8 @@ _LONGEST_JSON = 64 * 1024
 # which each crosses on its own, as the arguments of a record (`values.records.dump_record`).
 A_REFERENCE, ITEMS = 1, 2
 
+AtStart = Callable[[int, int, int, Any], Tuple[Any, ...]]
+AtEnd = Callable[[int, int, int, Any, bool, float], Tuple[Any, ...]]
 Arguments = Tuple[Tuple[Any, ...], Dict[str, Any]]
 
 
@@ -26,7 +28,7 @@ class Meta(NamedTuple):
     """What crosses with a call of a probe point beside its values: a plain tuple in this order, less what says nothing at its end.
 
     `instance_id` is the instance's number in the call's table; an empty `instance_type` says that there is none. Only after the original
-    has ended: whether it `raised`, and its `duration` in seconds.
+    has ended: whether it `raised`, and its `duration` in seconds. Only for a hook that has several targets: which `target` it is.
     """
 
     number: int
@@ -36,6 +38,7 @@ class Meta(NamedTuple):
     instance_id: int = 0
     raised: bool = False
     duration: float = 0.0
+    target: str = ""
 
     @staticmethod
     def at_start(number: int, pid: int, thread: int, instance: Any) -> Tuple[Any, ...]:
@@ -51,6 +54,20 @@ class Meta(NamedTuple):
             return number, pid, thread, "", 0, raised, duration
         return number, pid, thread, type_name(instance), id(instance), raised, duration
 
+    @staticmethod
+    def of_target(target: str) -> Tuple[AtStart, AtEnd]:
+        """`at_start` and `at_end` for a hook that has several targets, of calls of this one."""
+
+        def at_start(number: int, pid: int, thread: int, instance: Any) -> Tuple[Any, ...]:
+            if instance is None:
+                return number, pid, thread, "", 0, False, 0.0, target
+            return number, pid, thread, type_name(instance), id(instance), False, 0.0, target
+
+        def at_end(number: int, pid: int, thread: int, instance: Any, raised: bool, duration: float) -> Tuple[Any, ...]:
+            return (*Meta.at_end(number, pid, thread, instance, raised, duration), target)
+
+        return at_start, at_end
+
     def instance(self, asker: Asker) -> Optional[Reference]:
         """A reference to the instance, or None where there is none."""
         if not self.instance_type:
@@ -60,6 +77,7 @@ class Meta(NamedTuple):
 
 # A tuple that is longer may have an instance.
 INSTANCE_TYPE = Meta._fields.index("instance_type")
+TARGET = Meta._fields.index("target")
 
 
 # The causes that a callee may name: the callback raised, its answer cannot be pickled, whoever relays has lost it.

@@ -35,11 +35,12 @@ def pattern_mistake(text: str) -> Optional[str]:
 class Pattern:
     """A pattern that is valid (`pattern_mistake`), ready to be asked often."""
 
-    __slots__ = ("_module", "_name", "text")
+    __slots__ = ("_module", "_name", "_special", "text")
 
     def __init__(self, text: str) -> None:
         self.text = text
         module, _, name = text.partition(":")
+        self._special = name.rpartition(".")[2].startswith("__")
         self._module = re.compile(_regex(module))
         self._name = re.compile(_regex(name or "**"))
 
@@ -50,6 +51,13 @@ class Pattern:
     def matches(self, module: str, name: str) -> bool:
         """Whether `module:name` is meant."""
         return self.matches_module(module) and self._name.fullmatch(name) is not None
+
+    def hooks(self, module: str, name: str) -> bool:
+        """Whether a hook on the pattern goes on `module:name`; on special methods only if the pattern's last part begins with `__`."""
+        last = name.rpartition(".")[2]
+        if last.startswith("__") and last.endswith("__") and not self._special:
+            return False
+        return self.matches(module, name)
 
     @property
     def package(self) -> str:

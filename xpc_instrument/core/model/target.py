@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 import fnmatch
 import re
-from typing import Iterable, Optional, Tuple
+from typing import Iterable, Optional, Sequence, Tuple
 
 from .errors import TargetError
 from .words import did_you_mean, quoted
@@ -47,6 +47,16 @@ def split_name(name: str) -> Tuple[Mode, str]:
 def join_name(mode: Mode, target: str) -> str:
     """The registry name of a hook in `mode` on `target`; the inverse of `split_name`."""
     return f"{mode.value}:{target}"
+
+
+def is_selection(target: str) -> bool:
+    """Whether the target of a registration stands for several: it is a pattern, or several with commas between."""
+    return "*" in target or "," in target
+
+
+def parts_of(target: str) -> Sequence[str]:
+    """The targets and patterns of a registration."""
+    return target.split(",")
 
 
 TARGET_FORM = '"package.module:Qualified.name"'

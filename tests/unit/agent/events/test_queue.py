@@ -221,7 +221,7 @@ class Queue(RuleBasedStateMachine):
             if dropped:
                 break
         handle = self.net.hooks[1].handle
-        handle._note_dropped(self.net.waker.source, dropped[0])
+        handle._note_dropped(self.net.waker.source, dropped[0], handle.number)
         self.net.serve()
         handle._end()
         assert handle.delivered + handle.dropped == self.calls
@@ -455,5 +455,5 @@ def test_what_is_too_large_or_cannot_be_pickled_where_a_copy_is_asked_for_is_tol
 
 
 def test_a_batch_crosses_whole() -> None:
-    batch = Batch("here", 5, 7, {1: 3}, {1: [("a", 1, False)]}, [(1, 2, 3, (4,)), (1, 2, 3, (4,), {"a": "\ud800"})])
+    batch = Batch("here", 5, 7, {1: 3}, {1: [("a", 1, False)]}, [(1, 2, 3, (4,)), (1, 2, 3, (4,), {"a": "\ud800"})], {2: (1, "m:f")})
     assert Batch.load(memoryview(batch.dump())) == batch

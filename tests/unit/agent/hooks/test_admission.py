@@ -270,7 +270,7 @@ def test_a_forked_child_begins_without_failures_but_with_what_is_left_of_the_lim
     scene = Scene(limit=4)
     scene.suspend()
     counters = HookCounters()
-    scene.admission.reset(counters)
+    scene.admission.reset(counters, scene.installed.append)
     assert [scene.take(), scene.take()] == [True, False]
     assert counters.calls.value == 1
 

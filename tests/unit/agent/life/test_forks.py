@@ -13,7 +13,9 @@ import pytest
 from xpc_agent.events.sender import Sender
 from xpc_agent.life.forks import Forks
 from xpc_agent.life.logs import LineQueue
+from xpc_agent.points.table import ProbeTable
 from xpc_instrument.core.calls.registry import Registry
+from xpc_instrument.core.config.file import from_probes
 from xpc_instrument.core.model.limits import Limits
 from xpc_instrument.core.node.address import parse_address
 from xpc_instrument.core.node.host import Host
@@ -35,7 +37,7 @@ def descriptors() -> List[str]:
 
 
 def test_the_threads_go_on_after_the_last_of_several_forks(host: Host) -> None:
-    forks = Forks(Sender(1, 1), LineQueue(), announced=False)
+    forks = Forks(ProbeTable(from_probes("shop", [])), Sender(1, 1), LineQueue(), announced=False)
     forks.before(host)
     thread = threading.Thread(target=forks.before, args=(host,))
     thread.start()
@@ -49,7 +51,7 @@ def test_the_threads_go_on_after_the_last_of_several_forks(host: Host) -> None:
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="there is no /proc")
 def test_a_child_holds_the_pipe_until_it_has_begun_anew_and_those_of_other_forks_not_at_all(host: Host) -> None:
-    forks = Forks(Sender(1, 1), LineQueue(), announced=True)
+    forks = Forks(ProbeTable(from_probes("shop", [])), Sender(1, 1), LineQueue(), announced=True)
     before = descriptors()
     thread = threading.Thread(target=forks.before, args=(host,))
     thread.start()

@@ -1,0 +1,88 @@
+"""Waiting for what nothing tells of: what the main program is still to define, and modules that were being imported before anybody asked.
+
+A thread looks, from the first hook on such a target until there is none left: at first each hundredth of a second, later twice a second.
+Who imports a module meanwhile looks too: a program does that between its definitions.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Callable
+
+from xpc_instrument.core.node.threads import Run, ServiceThread
+from xpc_instrument.core.unpatched import allocate_lock
+
+from ..guard import guard_thread
+
+log = logging.getLogger("xpc_agent")
+
+_AT_FIRST, _AT_MOST, _SLOWER = 0.01, 0.5, 1.02
+# How long a fork waits for the thread to end, in seconds.
+_PAUSE_TIMEOUT = 1.0
+
+
+class Watch:
+    """`look` makes hookable what is there by now, and says whether something is still to come."""
+
+    def __init__(self, look: Callable[[], bool]) -> None:
+        self._look = look
+        self.runs = False
+        self._patience = _AT_FIRST
+        self._held = False
+        # Released to end a pause.
+        self._nap = allocate_lock()
+        self._nap.acquire()
+        self._thread = ServiceThread(self._run, self._rouse)
+
+    def begin(self) -> None:
+        """Look from now on, in a thread of its own, and often at first."""
+        self._patience = _AT_FIRST
+        self.runs = True
+        self._start()
+
+    def end(self) -> None:
+        """Look no more."""
+        self.runs = False
+
+    def pause(self) -> None:
+        """End the thread, for the moment of a fork."""
+        self._held = True
+        self._thread.end(_PAUSE_TIMEOUT)
+
+    def resume(self) -> None:
+        """Go on after a pause."""
+        self._held = False
+        if self.runs:
+            self._start()
+
+    def anew(self) -> Watch:
+        """In a forked child: another one, which goes on if this one did."""
+        watch = Watch(self._look)
+        if self.runs:
+            watch.begin()
+        return watch
+
+    def _start(self) -> None:
+        if self._held:
+            return
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            log.error("no thread can be started to wait for what a script hooks: it is looked at with the next import: %s", error)
+
+    def _rouse(self) -> None:
+        try:
+            self._nap.release()
+        except RuntimeError:
+            pass  # it is not asleep, or another was faster
+
+    def _run(self, run: Run) -> None:
+        guard_thread()
+        while run.due and self.runs:
+            if not self._look():
+                # Before it is said: who begins it meanwhile starts another thread.
+                run.due = False
+                self.runs = False
+                return
+            self._nap.acquire(True, self._patience)
+            self._patience = min(self._patience * _SLOWER, _AT_MOST)
