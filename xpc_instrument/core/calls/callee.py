@@ -20,9 +20,10 @@ from ..protocol.codec import Bytes, Frame
 from ..protocol.messages import Opcode
 from ..values.ancestry import Ancestry
 from ..values.exceptions import dump_exception, load_exception
+from ..values.pickling import load_plain
 from ..values.plain import ATOMS, PROTOCOL, alike
 from ..values.records import fill, load_reference
-from ..values.references import Reference, dump_with_asker, is_unchanged, load_with_asker
+from ..values.references import Reference, dump_with_asker, is_plain, is_unchanged, load_with_asker
 from ..values.traits import PeerProfile
 from ..wire.wire import Wire
 from .outcome import A_REFERENCE, INSTANCE_TYPE, ITEMS, Arguments, Meta
@@ -85,10 +86,17 @@ class Incoming:
 
         With `apart` nothing in it lies in the frame itself, so that `changed` can tell whether it was changed in place.
         """
-        # For CALL_NAMED the first buffer is the name.
-        buffers = self._frame.buffers[1:] if self._frame.opcode is _CALL_NAMED else self._frame.buffers
+        frame = self._frame
+        body, buffers = frame.body, frame.buffers
+        if frame.opcode is _CALL_NAMED:
+            # Its first buffer is the name.
+            buffers = buffers[1:]
         try:
-            value = load_with_asker(self, self._frame.body, _copied(buffers) if apart else buffers)
+            if not buffers and is_plain(body):
+                # As below, in most calls: one call fewer.
+                value = load_plain(body)
+            else:
+                value = load_with_asker(self, body, _copied(buffers) if apart else buffers)
         except PayloadError:
             return self._load_separately()
         if not isinstance(value, tuple) or len(value) < 2:

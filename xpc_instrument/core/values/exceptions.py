@@ -259,7 +259,8 @@ def _writable(payload: Tuple[bytes, Sequence[bytes]]) -> Tuple[bytes, List[bytea
 def _named(value: Any) -> Any:
     """A value, or a text in the place of what is not to be asked."""
     if type(value) is Reference:
-        return value._xpc_text or f"<{value._xpc_type}>"
+        _, _, type_, text = value._xpc_of
+        return text or f"<{type_}>"
     return "<an exception>" if type(value) is Member else value
 
 

@@ -480,8 +480,8 @@ def test_nothing_of_an_exception_runs_when_it_is_looked_at_and_its_values_are_re
     assert inner.plain == [1, {"a": None}]
     for reference in (arrived.args[0], fields.get_args(inner)[0], inner.watched):
         assert type(reference) is Reference
-        assert table.get(reference._xpc_number) is watched
-    assert table.get(inner.watched_list._xpc_number) is error.__dict__["watched_list"]
+        assert table.get(reference._xpc_of[1]) is watched
+    assert table.get(inner.watched_list._xpc_of[1]) is error.__dict__["watched_list"]
     # Nor has anything of the application been asked for when the traceback was made.
     assert TOUCHED == []
     assert f"KeyError: <{__name__}.Watched>" in str(inner.__cause__)

@@ -225,3 +225,44 @@ def test_a_type_that_the_application_has_replaced_in_its_module_is_referred_to(m
     assert alike(arrived((value,), {})[0][0], value)
     monkeypatch.setattr("decimal.Decimal", type("Other", (), {}))
     assert type(arrived((value,), {})[0][0]) is Reference
+
+
+class Colliding:
+    """Of one hash, compared by nobody once they are in a dict."""
+
+    quiet = False
+
+    def __hash__(self) -> int:
+        return 1
+
+    def __eq__(self, other: object) -> bool:
+        if Colliding.quiet:
+            raise AssertionError("compared")
+        return self is other
+
+
+def test_a_dict_is_copied_without_comparing_its_keys() -> None:
+    # With holes in it, a copy of it is made key by key.
+    sparse: Dict[Any, Any] = dict.fromkeys(range(40), 1)
+    sparse.update({Colliding(): 1, Colliding(): 2})
+    for number in range(40):
+        del sparse[number]
+    Colliding.quiet = True
+    try:
+        args, _, _, _ = arrived((sparse, {"a": sparse}), {"b": sparse})
+    finally:
+        Colliding.quiet = False
+    assert [type(one) for one in args] == [Reference, Reference]
+
+
+@pytest.mark.parametrize("rest", [(), (5,)])
+def test_a_class_of_the_same_id_as_one_that_is_gone_has_its_own_name(rest: Tuple[Any, ...]) -> None:
+    names = set()
+    for number in range(50):
+        name = f"Made{number}"
+        made = type(name, (), {"__module__": "somewhere"})
+        for _ in range(2):
+            args, *_ = arrived((made(), *rest), {})
+            names.add(repr(args[0]).partition(" at ")[0].rpartition(".")[2] == name)
+        del made, args
+    assert names == {True}
