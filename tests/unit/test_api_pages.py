@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import re
 from pathlib import Path
@@ -34,7 +35,7 @@ def members() -> Iterator[Tuple[str, Any]]:
     """Everything that the pages show: functions and classes, and the methods and properties of our classes, inherited ones too."""
     for name, excluded in directives():
         module, _, last = name.rpartition(".")
-        thing = getattr({"xpc_agent": xpc_agent, "xpc_instrument": xpc_instrument}[module], last)
+        thing = getattr(importlib.import_module(module), last)
         if not inspect.isclass(thing):
             if callable(thing):
                 yield name, thing
@@ -48,7 +49,8 @@ def members() -> Iterator[Tuple[str, Any]]:
 
 def test_each_public_name_is_on_one_page() -> None:
     public = [f"{module.__name__}.{name}" for module in (xpc_instrument, xpc_agent) for name in module.__all__]
-    assert sorted(name for name, _ in directives()) == sorted(public)
+    # The plugin's names come with its fixtures, and are imported by nobody.
+    assert sorted(name for name, _ in directives() if ".pytest_plugin." not in name) == sorted(public)
 
 
 @pytest.mark.parametrize(("name", "thing"), [pytest.param(*pair, id=pair[0]) for pair in members()])
@@ -63,5 +65,6 @@ def test_what_the_pages_show_says_what_it_is(name: str, thing: Any) -> None:
 
 def test_pages_leave_out_nothing_that_is_not_there() -> None:
     for name, excluded in directives():
-        thing = getattr(xpc_instrument, name.rpartition(".")[2], None)
+        module, _, last = name.rpartition(".")
+        thing = getattr(importlib.import_module(module), last)
         assert [member for member in excluded if not hasattr(thing, member)] == []
