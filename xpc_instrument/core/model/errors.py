@@ -6,6 +6,8 @@ The type says whose fault it is, and where a built-in error means the same thing
 
 from __future__ import annotations
 
+from typing import Optional
+
 
 class XpcError(Exception):
     """The root of all errors of xpc-instrument."""
@@ -17,6 +19,22 @@ class ConfigError(XpcError, ValueError):
 
 class TargetError(XpcError, LookupError):
     """A target does not exist, is no probe point of the application, or its mode is not allowed there."""
+
+
+class ExpressionError(XpcError, ValueError):
+    """An expression cannot be read, or says what is not allowed where it is to be evaluated; the message shows the place.
+
+    `text` is the expression, `offset` the place in it in characters, `seen` what is there, `allowed` what may be, `nearest` the name that
+    was perhaps meant; all but the message are empty where the application has refused it.
+    """
+
+    def __init__(self, message: str, *, text: str = "", offset: int = 0, seen: str = "", allowed: str = "", nearest: Optional[str] = None):
+        super().__init__(message)
+        self.text = text
+        self.offset = offset
+        self.seen = seen
+        self.allowed = allowed
+        self.nearest = nearest
 
 
 class ApplicationNotFoundError(XpcError, ProcessLookupError):

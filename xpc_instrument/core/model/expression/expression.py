@@ -1,0 +1,121 @@
+"""One expression: what its text was found to say, and the functions that evaluate it for the parameters of a target."""
+
+from __future__ import annotations
+
+import builtins
+from typing import TYPE_CHECKING, Any, Callable, Dict, FrozenSet, Iterable, List, Sequence, Set, Tuple
+
+from ..words import nearest
+from .grammar import OBSERVE, TRUSTED, parse_text, refuse
+
+if TYPE_CHECKING:
+    import ast
+
+    from .attributes import Attribute
+
+# What an expression can name beside the parameters, in this order.
+WORDS = ("self", "args", "kwargs", "result", "exception", "duration", "thread", "task", "pid", "target")
+# Of these, what is known when the original has ended.
+AT_END = frozenset(("result", "exception", "duration"))
+
+
+class Expression:
+    """What `parse` gives. `names` are those that it uses, `level` is that at which it was checked."""
+
+    __slots__ = ("_attributes", "_tree", "level", "names", "text")
+
+    def __init__(self, text: str, level: str, tree: ast.expr, names: FrozenSet[str]) -> None:
+        self.text = text
+        self.level = level
+        self.names = names
+        self._tree = tree
+        self._attributes: List[Attribute] = []
+
+    def __repr__(self) -> str:
+        return f"<expression {self.text!r}>"
+
+    def check_names(self, known: Iterable[str]) -> None:
+        """Raise `ExpressionError` for the first name that is none of `known`."""
+        import ast
+
+        known = tuple(dict.fromkeys(known))
+        for node in ast.walk(self._tree):
+            if isinstance(node, ast.Name) and node.id in self.names and node.id not in known:
+                allowed = ", ".join(known) if len(known) <= 30 else ""
+                refuse(self.text, node.col_offset, f"the name {node.id!r} is not known here", allowed, nearest(node.id, known))
+
+    def function(self, parameters: Sequence[str]) -> Callable[..., Any]:
+        """What takes one value for each parameter, by position, and gives the value of the expression.
+
+        It raises `WouldRunCode`, `TooMuch`, or what Python raises for such values. A name that is no parameter: `ExpressionError`.
+        """
+        return self._made(parameters, False)
+
+    def condition(self, parameters: Sequence[str]) -> Callable[..., Any]:
+        """The same, of which only the truth of what it gives says something."""
+        return self._made(parameters, True)
+
+    def forget_verdicts(self) -> None:
+        """Judge the types anew whose attributes its functions read by themselves: a class may have got a property since."""
+        for attribute in self._attributes:
+            attribute.forget()
+
+    def _made(self, parameters: Sequence[str], truth: bool) -> Callable[..., Any]:
+        self.check_names(parameters)
+        if self.level == TRUSTED:
+            return self._trusted(parameters, truth)
+        from .compiler import compiled
+
+        made = compiled(self.text, self._tree, {name: place for place, name in enumerate(parameters)})
+        source = f"lambda {', '.join(f'v{place}' for place in range(len(parameters)))}: {made.truth if truth else made.value}"
+        function = self._evaluated(source, made.namespace)
+        self._attributes += made.attributes
+        return function
+
+    def _trusted(self, parameters: Sequence[str], truth: bool) -> Callable[..., Any]:
+        places = {name: place for place, name in enumerate(parameters)}
+        used = sorted(self.names)
+        inner = self._evaluated(f"lambda {', '.join(used)}: ({self.text.strip()})", {"__builtins__": builtins})
+        wanted = [places[name] for name in used]
+        if truth:
+            return lambda *values: bool(inner(*[values[place] for place in wanted]))
+        return lambda *values: inner(*[values[place] for place in wanted])
+
+    def _evaluated(self, source: str, namespace: Dict[str, Any]) -> Callable[..., Any]:
+        try:
+            # Of checked nodes and names of ours alone, or trusted.
+            function: Callable[..., Any] = eval(  # noqa: S307
+                compile(source, "<xpc-instrument expression>", "eval", dont_inherit=True), namespace
+            )
+        except (SyntaxError, MemoryError, RecursionError, ValueError) as error:
+            refuse(self.text, 0, f"Python cannot compile it: {error or type(error).__name__}", "a flatter expression")
+        return function
+
+
+def parse(text: str, level: str = OBSERVE) -> Expression:
+    """Read and check an expression, but for what its names are. Raises `ExpressionError`."""
+    tree = parse_text(text, level)
+    if level == TRUSTED:
+        return Expression(text, level, tree, _free_names(tree))
+    from .compiler import compiled
+
+    return Expression(text, level, tree, compiled(text, tree).names)
+
+
+def _free_names(tree: ast.expr) -> FrozenSet[str]:
+    """The names that any Python expression uses and neither binds nor has of the builtins."""
+    import ast
+
+    used: Set[str] = set()
+    bound = set(vars(builtins))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            (used if isinstance(node.ctx, ast.Load) else bound).add(node.id)
+        elif isinstance(node, ast.arg):
+            bound.add(node.arg)
+    return frozenset(used - bound)
+
+
+def names_of(expressions: Iterable[Expression]) -> Tuple[str, ...]:
+    """All names that several expressions use, sorted."""
+    return tuple(sorted(frozenset().union(*(one.names for one in expressions))))
