@@ -17,7 +17,6 @@ Rules:
 from __future__ import annotations
 
 import sys
-import textwrap
 from time import perf_counter  # noqa: F401 - used in `_ORDER`
 from typing import Any, AsyncGenerator, Callable, Optional, TypeVar, cast
 
@@ -92,7 +91,7 @@ def _order(wait: str, observer: str, hooks: str, **parts: str) -> str:
     return _ORDER.format(
         before=TELL_BEFORE.format(**words),
         after=TELL_AFTER.format(result="result", error="None", **words),
-        after_error=textwrap.indent(TELL_AFTER.format(result="None", error="error", **words), "    "),
+        after_error=TELL_AFTER.format(result="None", error="error", **words).replace("\n    ", "\n        "),
         wait=wait,
         **parts,
     )

@@ -13,7 +13,7 @@ import itertools
 from builtins import isinstance as _isinstance  # for where no guard is up: the builtin may be the very target
 from threading import get_ident
 from time import perf_counter
-from typing import Any, Callable, Optional, Tuple
+from typing import Any, Callable, Dict, Optional, Tuple
 
 from xpc_instrument.core.model.interrupts import raise_interrupt
 from xpc_instrument.core.model.record import replace
@@ -36,7 +36,7 @@ from .remote import RemoteHook
 _FEW = 16
 
 
-# The usual case: the text of four closures, made when this is imported. `before` and `after` differ in when the original runs, and in what
+# The usual case: the text of four closures. `before` and `after` differ in when the original runs, and in what
 # is known then; those for the function's own code, in which the original runs without them, in what they get. To call `is_atom` for each
 # value would cost more than all else here.
 _PASSING = """
@@ -122,19 +122,16 @@ _BEFORE_INSIDE = {
     "result": "None",
 }
 _AFTER_INSIDE = {**_AFTER, "parameters": "args, kwargs, bound, duration, result", "run": "pass", "result": "None"}
-_MAKERS = compiled(
-    __name__,
-    globals(),
-    "".join(
-        _PASSING.format(name=name, **words)
-        for name, words in [
-            ("before", _BEFORE),
-            ("after", _AFTER),
-            ("before_inside", _BEFORE_INSIDE),
-            ("after_inside", _AFTER_INSIDE),
-        ]
-    ),
-)
+_WORDS = {"before": _BEFORE, "after": _AFTER, "before_inside": _BEFORE_INSIDE, "after_inside": _AFTER_INSIDE}
+_makers: Dict[str, Callable[..., Any]] = {}
+
+
+def _maker(name: str) -> Callable[..., Any]:
+    """What makes such a closure: compiled for the first hook that needs it, since all four take 2 ms."""
+    made = _makers.get(name)
+    if made is None:
+        made = _makers[name] = compiled(f"{__name__} {name}", globals(), _PASSING.format(name=name, **_WORDS[name]))[name]
+    return made
 
 
 class _Body:
@@ -225,7 +222,7 @@ class UnwaitedHook(RemoteHook):
     def _passing(self, name: str) -> Callable[..., Any]:
         """What runs where the hook is alone; called as `call_replacing`, or inside a function's code."""
         queue, items = self.queue, self.queue.items
-        passing: Callable[..., Any] = _MAKERS[name](
+        passing: Callable[..., Any] = _maker(name)(
             queue, self, self.key, self._record_call, items, queue.limit, self._termed, items.append, self.overflow.up
         )
         return passing

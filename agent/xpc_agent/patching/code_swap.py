@@ -20,7 +20,7 @@ Rules:
 
 from __future__ import annotations
 
-import ast
+import _ast  # the nodes alone: `ast` has a parser's worth of helpers, and takes a millisecond
 import functools
 import sys
 import types
@@ -120,8 +120,8 @@ def _template(kind: Kind, free: Tuple[str, ...], positional: bool, keyword_only:
         **mine,
     )
     lines = ["def outer():"] + [f"    {name} = None" for name in free] + [f"    {line}" for line in body.splitlines()]
-    tree = ast.parse("\n".join(lines))
-    for node in ast.walk(tree):
+    tree: Any = compile("\n".join(lines), "<xpc-instrument>", "exec", flags=_ast.PyCF_ONLY_AST, dont_inherit=True)
+    for node in _nodes(tree):
         if "lineno" in node._attributes:
             # All of it is on the function's first line, for tracers and coverage, and has no columns, for tracebacks.
             for attribute, value in (("lineno", 1), ("end_lineno", 1), ("col_offset", -1), ("end_col_offset", -1)):
@@ -132,6 +132,17 @@ def _template(kind: Kind, free: Tuple[str, ...], positional: bool, keyword_only:
     if template.co_freevars != free:
         raise PatchError(f"the free variables {', '.join(free)} cannot be reproduced")
     return template
+
+
+def _nodes(tree: _ast.AST) -> Iterator[_ast.AST]:
+    """The nodes of a syntax tree."""
+    todo = [tree]
+    while todo:
+        node = todo.pop()
+        yield node
+        for field in node._fields:
+            value = getattr(node, field, None)
+            todo += [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, _ast.AST)]
 
 
 def _template_for(function: types.FunctionType, kind: Kind, inherited: bool) -> types.CodeType:

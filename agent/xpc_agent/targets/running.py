@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import sys
-from opcode import EXTENDED_ARG, opmap
 from typing import Any, Optional, Set
 
 from .module import find_module, main_names
 from .raw import namespace_of
-
-_STORE_NAME = opmap["STORE_NAME"]
 
 
 def is_main(module: str) -> bool:
@@ -34,11 +31,15 @@ def names_to_come(module: str) -> Set[str]:
     frame = _main_frame() if is_main(module) else None
     if frame is None:
         return set()
+    # Late, as it takes a millisecond. In a thread of ours it is one that a fork waits for.
+    from opcode import EXTENDED_ARG, opmap
+
+    store = opmap["STORE_NAME"]
     code, names, extended = frame.f_code.co_code, set(), 0
     for place in range(0, len(code), 2):
         operation, argument = code[place], code[place + 1] | extended
         extended = argument << 8 if operation == EXTENDED_ARG else 0
-        if operation == _STORE_NAME and place > frame.f_lasti:
+        if operation == store and place > frame.f_lasti:
             names.add(frame.f_code.co_names[argument])
     return names
 

@@ -20,13 +20,13 @@ Rules:
 from __future__ import annotations
 
 import enum
-import hmac  # at once: a fork in the middle of an import by our thread would leave the child with half of it
 import os
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from ..model.errors import AuthenticationError, CrowdedError, LocalProtocolError, NoLaneError, RemoteProtocolError
 from ..model.limits import DEFAULT_LIMITS
 from .codec import MAX_CONTROL, MAX_REQUEST, Bytes, Frame, FrameReader, dump_message, encode, load_message
+from .digest import compare_digest, hmac_sha256
 from .messages import PROTOCOL_VERSION, Challenge, Hello, Message, Opcode, Proof, Refused, Role, Welcome
 
 
@@ -141,12 +141,12 @@ LANE_SLACK = 1024 * 1024
 def prove(key: bytes, side: str, hello: bytes, challenge: bytes) -> str:
     """The proof of one side: HMAC-SHA256 over its label and the two messages before it, in hexadecimal."""
     transcript = b"%s|%d|%b%b" % (side.encode(), len(hello), hello, challenge)
-    return hmac.new(key, transcript, "sha256").hexdigest()
+    return hmac_sha256(key, transcript).hex()
 
 
 def _same(expected: str, seen: str) -> bool:
     # JSON can hold surrogates without their partner, which have no encoding of their own.
-    return hmac.compare_digest(expected.encode(), seen.encode("utf-8", "surrogatepass"))
+    return compare_digest(expected.encode(), seen.encode("utf-8", "surrogatepass"))
 
 
 def new_nonce() -> str:
