@@ -23,6 +23,7 @@ from xpc_instrument.core.model.errors import ChannelError, DeadlineError, Remote
 from xpc_instrument.core.protocol.codec import Bytes
 from xpc_instrument.core.protocol.messages import Opcode
 from xpc_instrument.core.values.names import class_name
+from xpc_instrument.core.values.records import exactly
 from xpc_instrument.core.wire.wire import Wire
 
 from ..relay import RelayLanes, relay_name
@@ -54,7 +55,7 @@ def bounded(within: float) -> float:
     return min(max(within, 0.0), _LONGEST_WITHIN)
 
 
-# An event with so many fields crosses as it was queued.
+# An event with fewer fields crosses as it was queued; with so many, it has keyword arguments beside.
 _PLAIN = 5
 # And a packed one with all there is has so many.
 _CROSSING = 8
@@ -285,7 +286,7 @@ class EventQueue:
             elif event[0] in hooks:
                 # One whose hook is forgotten was late: its invocation began before the hook was removed.
                 counts[event[0]] = counts.get(event[0], 0) + 1
-                events.append(event if len(event) <= _PLAIN else _crossing(event))
+                events.append(event if len(event) < _PLAIN else _crossing(event))
         self._count(counts)
         for hook in list(hooks.values()):
             hook.settle()
@@ -454,9 +455,16 @@ class EventQueue:
 
 
 def _crossing(event: Event) -> Event:
-    """The event as it crosses; queued, it has the instance's class, of which the name costs the caller nothing."""
+    """The event as it crosses: what costs the caller nothing. Queued, it has the instance's class, and names of arguments as they came."""
     if len(event) == _CROSSING:
         return event  # put back when it was packed already
-    hook, number, thread, args, kwargs, cls, ident = event[:7]
+    kwargs = event[4]
+    for name in kwargs:
+        if type(name) is not str:
+            kwargs = dict(zip(map(exactly, kwargs), kwargs.values()))
+            break
+    if len(event) == _PLAIN:
+        return event if kwargs is event[4] else (*event[:4], kwargs)
+    hook, number, thread, args, _, cls, ident = event[:7]
     duration, outcome = event[7:] or (0.0, None)
     return hook, number, thread, args, kwargs, None if cls is None else (class_name(cls), ident), duration, outcome

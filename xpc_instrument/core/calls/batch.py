@@ -74,7 +74,7 @@ class OutOfReach:
 OUT_OF_REACH = OutOfReach()
 
 
-def unpack(packed: Packed, position: int, asker: OutOfReach) -> Any:
+def unpack(packed: Packed, position: int, asker: OutOfReach = OUT_OF_REACH) -> Any:
     """The value; what has not come, or cannot be loaded here, is a `Reference` that can be shown but not reached, of that number."""
     kind = packed[0]
     if kind == AS_IS:

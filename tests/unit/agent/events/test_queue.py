@@ -265,6 +265,31 @@ def test_a_forked_child_counts_nothing_of_what_its_parent_has_dropped() -> None:
     net.close()
 
 
+class Name(str):
+    """The name of an argument, of a class of the application's."""
+
+    __slots__ = ()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise AssertionError("pickled")
+
+    def __str__(self) -> str:
+        raise AssertionError("told")
+
+
+@pytest.mark.parametrize("mode", [Mode.BEFORE, Mode.AFTER])
+def test_names_of_arguments_are_plain_whatever_the_caller_used(mode: Mode) -> None:
+    net = Net()
+    hook = net.register(mode=mode)
+    net.hooks[1].callback = lambda call: net.seen.append([(type(name), name, value) for name, value in call.kwargs.items()])
+    for value in (5, [5], object()):
+        hook.sole(lambda *args, **kwargs: None, (1,), {Name("amount"): value, "rest": 1}, False)
+    net.settle(time.monotonic())
+    assert [[pair[:2] for pair in one] for one in net.seen] == 3 * [[(str, "amount"), (str, "rest")]]
+    assert net.failures == []
+    net.close()
+
+
 def test_the_sender_is_woken_only_if_it_sleeps() -> None:
     net = Net()
     hook = net.register()
