@@ -16,8 +16,8 @@ from ..model.interrupts import raise_interrupt
 from ..protocol.codec import Bytes
 from . import fields
 from .names import FAULTS, type_name
-from .pickling import load
-from .plain import PROTOCOL, are_small
+from .pickling import dump_plain, load
+from .plain import NOT_PLAIN, PROTOCOL, Snapshots, are_small
 from .references import Asker, OutgoingReference, Reference, Table, dump_with_asker, load_with_asker
 from .tracebacks import places
 from .traits import PeerProfile
@@ -135,26 +135,36 @@ class Looking(_Dumping):
     def __init__(self, profile: PeerProfile, table: Optional[Table]) -> None:
         super().__init__(profile)
         self._table = table
+        self._names = True
 
     def item(self, value: Any) -> Any:
-        kind = type(value)
-        if are_small((value,)) or ((kind is str or kind is bytes) and len(value) <= self.room // 16):
+        if are_small((value,)):
             return value
+        copy = Snapshots(self.room // 16, names=self._names).of(value)
+        if copy is not NOT_PLAIN:
+            return copy
         return OutgoingReference(id(value), type_name(value)) if self._table is None else self._table.reference_to(value)
 
     def left_out(self, error: BaseException) -> Any:
         return self.item(error)
 
     def _content(self, error: BaseException, cls: type) -> Tuple[Optional[str], Any, Any, Any, List[str]]:
-        parts = list(self.parts(error))
-        body = pickle.dumps(parts, PROTOCOL)
-        if len(body) > self.room:
-            args: Any = parts[0]
-            # What most of them say, and nothing is asked for it.
-            text = args[0][:LONGEST_TEXT] if len(args) == 1 and type(args[0]) is str else None
-            return text, None, None, None, [f"its values do not fit: there is room for {self.room} bytes"]
-        self.room -= len(body)
-        return None, None, (body, ()), None, []
+        for names in (True, False):
+            # The application may have put something else in the place of a type that pickles under its name.
+            self._names = names
+            parts = list(self.parts(error))
+            try:
+                body, buffers = dump_plain(parts, self.profile, self.room - self.profile.limit)
+            except PayloadError as problem:
+                raise_interrupt(problem)
+                continue
+            copies = tuple(map(bytes, buffers))
+            self.room -= len(body) + sum(map(len, copies))
+            return None, None, (bytes(body), copies), None, []
+        args: Any = parts[0]
+        # What most of them say, and nothing is asked for it.
+        text = args[0][:LONGEST_TEXT] if len(args) == 1 and type(args[0]) is str else None
+        return text, None, None, None, [f"its values do not fit: there is room for {self.room} bytes"]
 
 
 class Copying(_Dumping):

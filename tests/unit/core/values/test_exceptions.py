@@ -7,6 +7,9 @@ import pickle
 import sys
 import threading
 import traceback
+from datetime import datetime, timezone
+from decimal import Decimal
+from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import pytest
@@ -485,6 +488,23 @@ def test_nothing_of_an_exception_runs_when_it_is_looked_at_and_its_values_are_re
     # Nor has anything of the application been asked for when the traceback was made.
     assert TOUCHED == []
     assert f"KeyError: <{__name__}.Watched>" in str(inner.__cause__)
+
+
+def test_what_is_plain_is_by_value_in_an_exception_that_is_looked_at_whatever_its_size() -> None:
+    plain = [
+        Decimal("1.10"),
+        datetime(2026, 1, 2, tzinfo=timezone.utc),
+        [[{"a": (1, {2})}] * 20],
+        b"x" * 20_000,
+        Path("a/b"),
+        list(range(900)),
+    ]
+    error = ValueError(*plain)
+    error.__dict__["when"] = plain[1]
+    arrived = out_of(error, table=Table())
+    assert fields.get_args(arrived) == tuple(plain)
+    assert arrived.when == plain[1]  # type: ignore[attr-defined]
+    assert type(fields.get_args(out_of(ValueError(list(range(2000)), b"x" * 500_000), table=Table()))[0]) is Reference
 
 
 def test_a_script_that_lacks_the_class_gets_a_remote_error_that_its_known_bases_catch() -> None:
