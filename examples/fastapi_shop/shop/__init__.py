@@ -1,0 +1,1 @@
+"""A small shop, all of it asynchronous. It knows nothing of xpc-instrument."""
