@@ -3,6 +3,9 @@
 Rules:
 - `take` is what an invocation asks. It is exchanged when the state changes, and for a hook without terms that is not suspended it is the
   C function that counts calls: what is not used costs nothing.
+- Inside a function's code it is asked before the guard, which costs as much as all the rest, and what goes without the hook should cost
+  least. So what a thread comes to during work of ours counts as skipped too, while the hook is suspended or left to chance; but it takes
+  neither the trial nor anything else of which there is only so much.
 - No thread waits here: a lock is taken for a moment, and only where the state of a suspension changes or tokens are counted.
 - Suspension is a circuit breaker. A hook that fails so many times in a row is suspended: invocations go on without it. After a pause one
   invocation tries it, while the others still go without. If that succeeds the hook is back; if not, the next pause is twice as long, up
@@ -25,6 +28,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 from xpc_instrument.core.model.terms import Terms
 from xpc_instrument.core.unpatched import RLock, allocate_lock, get_ident
 
+from ..guard import guard
 from .counters import HookCounters
 
 # By its own name: `time:monotonic` may be a target, and this is asked before the thread's work counts as ours.
@@ -76,6 +80,7 @@ class Admission:
         "_plain",
         "_rate",
         "_sample",
+        "_sampled",
         "_suspension",
         "_trial",
         "cause",
@@ -107,7 +112,9 @@ class Admission:
         self._expires = None if terms.expires is None else clock() + terms.expires
         self._sample = terms.sample
         self._rate = None if terms.rate is None else Bucket(terms.rate, clock)
-        self._plain = (terms.limit, terms.expires, terms.sample, terms.rate) == (None,) * 4
+        rest = (terms.limit, terms.expires, terms.rate) == (None,) * 3
+        self._plain = rest and terms.sample is None
+        self._sampled = rest and not self._plain
         self._begin()
 
     def _begin(self) -> None:
@@ -127,7 +134,7 @@ class Admission:
         self._install(self.take)
 
     def _taking(self, counters: HookCounters) -> Callable[[], Any]:
-        admit = counters.calls.up if self._plain else self._obeying(counters)
+        admit = counters.calls.up if self._plain else self._sampling(counters) if self._sampled else self._obeying(counters)
         return self._retrying(counters, admit) if self.suspended else admit
 
     def reset(self, counters: HookCounters, install: Callable[[Callable[[], Any]], None]) -> None:
@@ -148,13 +155,28 @@ class Admission:
 
     # what an invocation asks -------------------------------------------------------------------------------------------
 
+    def _sampling(self, counters: HookCounters) -> Callable[[], Any]:
+        """`take` of a hook with `sample` and nothing else, which counts there."""
+        sample, chance, count, skip = self._sample, self._chance, counters.calls.up, counters.skipped["sample"].up
+        assert sample is not None
+
+        def draw() -> Any:
+            if chance() >= sample:
+                skip()
+                return False
+            return count()
+
+        return draw
+
     def _obeying(self, counters: HookCounters) -> Callable[[], bool]:
-        """`take` of a hook with terms, which counts there."""
+        """The same for any terms."""
         expires, sample, rate, limit = self._expires, self._sample, self._rate, self._limit
         clock, chance, next_use, ended = self._clock, self._chance, self._next_use, self._ended
         count, skipped = counters.calls.up, counters.skipped
 
         def obey() -> bool:
+            if guard.on:
+                return False
             if expires is not None and clock() >= expires:
                 ended()
                 return False
@@ -178,10 +200,10 @@ class Admission:
 
     def _retrying(self, counters: HookCounters, admit: Callable[[], Any]) -> Callable[[], Any]:
         """`take` of a hook that is suspended: True for the one invocation that tries it after the pause."""
-        skip = counters.skipped["suspended"].up
+        clock, skip = self._clock, counters.skipped["suspended"].up
 
         def retry() -> Any:
-            if self._clock() < self.retry_at or not self._claim():
+            if clock() < self.retry_at or guard.on or not self._claim():
                 skip()
                 return False
             if admit():
@@ -191,6 +213,10 @@ class Admission:
             return False
 
         return retry
+
+    def resting(self) -> bool:
+        """Whether the hook is suspended and not to be tried yet."""
+        return self.suspended and self._clock() < self.retry_at
 
     def _claim(self) -> bool:
         with self._lock():

@@ -16,7 +16,7 @@ from builtins import isinstance as _isinstance  # the builtin may be the very ta
 from time import perf_counter
 from typing import Any, Callable, List, Optional, Protocol, Sequence, Tuple, Union
 
-from xpc_instrument.core.calls.outcome import Outcome
+from xpc_instrument.core.calls.outcome import Arguments, Outcome
 from xpc_instrument.core.model.interrupts import raise_interrupt
 from xpc_instrument.core.model.target import Mode
 
@@ -68,7 +68,7 @@ class HookChain:
     `way` is where a gate leads that is inside of the function's code.
     """
 
-    __slots__ = ("after", "before", "hooks", "nest", "observed", "sole", "sole_async", "way")
+    __slots__ = ("_cross", "_goes_without", "after", "before", "hooks", "nest", "observed", "sole", "sole_async", "way")
 
     def __init__(self, hooks: Sequence[DispatchedHook]) -> None:
         self.hooks = tuple(hooks)
@@ -81,12 +81,20 @@ class HookChain:
             self.sole_async = self.nest[0].call_replacing_async if self.nest else None
             self.sole = self.nest[0].call_replacing if self.nest else getattr(self.hooks[0], "sole", None)
         self.way = Way(ALWAYS, self._begin)
+        self._cross: Optional[Callable[..., Any]] = None
+        self._goes_without: Optional[Callable[[], bool]] = None
         if len(self.hooks) == 1:
             alone = getattr(self.hooks[0], "alone", None)
             if alone is not None:
                 self.way = alone
                 if self.nest:
+                    self._cross = self.nest[0].cross  # type: ignore[attr-defined]
                     alone.begin = self._begin_sole
+            elif self.after:
+                # An invocation need not be noted for a hook that is suspended.
+                self._goes_without = getattr(self.hooks[0], "goes_without", None)
+                if self._goes_without is not None:
+                    self.way = Way(ALWAYS, self._begin_after)
 
     def inside(self, kind: Kind) -> bool:
         """Whether all hooks can be called from inside the code of a function of that kind."""
@@ -102,9 +110,27 @@ class HookChain:
             tell_before(self, invocation)
         return passage.begin(args, kwargs) if self.nest or self.after else None
 
+    def _begin_after(self, gate: Gate, values: Args) -> Entered:
+        """The same for one `after` hook alone."""
+        assert self._goes_without is not None
+        return None if self._goes_without() else self._begin(gate, values)
+
     def _begin_sole(self, gate: Gate, values: Args) -> Entered:
-        """The same for one hook alone, which nests and has let the invocation through."""
-        return Passage(self, gate).begin(*gate.split(values), True)
+        """The same for one hook alone, which nests and has let the invocation through: what `Passage.begin` comes to then."""
+        args, kwargs = gate.split(values)
+        passage = Passage(self, gate)
+        try:
+            assert self._cross is not None
+            step = self._cross(args, kwargs, gate.bound)
+            if not _isinstance(step, Proceeding):
+                if step is PASS:
+                    return None
+                return (step.get() if type(step) is Outcome else step,), None
+            passage.open.append((step, 0, args, kwargs))
+            return (None, passage) if step.changed is None else passage.begin_with(step.changed)
+        except BaseException:
+            passage.abandon()
+            raise
 
     def around(self, original: Callable[..., Any], bound: bool, number: int) -> Callable[..., Any]:
         """The original inside of all hooks that nest."""
@@ -140,18 +166,19 @@ class Passage:
     def __init__(self, chain: HookChain, gate: Gate) -> None:
         self.chain = chain
         self.gate = gate
-        self.invocation: Optional[Invocation] = None
         self.number = 0
         self.open: List[Tuple[Proceeding, int, Args, Kwargs]] = []
-        self.started = 0.0
+        # With `after` hooks alone.
+        self.invocation: Invocation
+        self.started: float
 
     # what the gate calls -----------------------------------------------------------------------------------------------
 
-    def begin(self, args: Args, kwargs: Kwargs, let_through: bool = False) -> Entered:
-        """After the `before` hooks: go in, hook by hook. With `let_through` admission has been asked."""
+    def begin(self, args: Args, kwargs: Kwargs) -> Entered:
+        """After the `before` hooks: go in, hook by hook."""
         self.started = perf_counter()
         try:
-            step = self._go_in(args, kwargs, let_through)
+            step = self._go_in(args, kwargs)
             if type(step) is Outcome:
                 # Nobody has come to the body.
                 return self._at_once(step)
@@ -163,6 +190,11 @@ class Passage:
             return None
         return step, self  # type: ignore[return-value]
 
+    def begin_with(self, changed: Arguments) -> Entered:
+        """The one hook has proceeded with other arguments."""
+        values = self._values_of(changed, 0)
+        return self._at_once(values) if type(values) is Outcome else (values, self)  # type: ignore[return-value]
+
     def _at_once(self, outcome: Outcome) -> Entered:
         self._tell_after(outcome)
         return (outcome.get(),), None
@@ -170,11 +202,16 @@ class Passage:
     def leave(self, value: Any) -> Any:
         """The body has returned."""
         if self.open:
-            outcome = self._ended(Outcome(value))
-            self._tell_after(outcome)
+            # As `_ended`, one call less.
+            try:
+                outcome = self._come_out(Outcome(value), 0)
+            except BaseException:
+                self.abandon()
+                raise
+            if self.chain.after:
+                self._tell_after(outcome)
             return outcome.get()
         if self.chain.after:
-            assert self.invocation is not None
             tell_after(self.chain, self.invocation, self.started, value, None)
         return value
 
@@ -199,7 +236,6 @@ class Passage:
     def _tell_after(self, outcome: Outcome) -> None:
         """Tell the `after` hooks what the application gets."""
         if self.chain.after:
-            assert self.invocation is not None
             tell_after(self.chain, self.invocation, self.started, outcome.value, outcome.error)
 
     def abandon(self) -> None:
@@ -209,7 +245,7 @@ class Passage:
 
     # the nest ----------------------------------------------------------------------------------------------------------
 
-    def _go_in(self, args: Args, kwargs: Kwargs, let_through: bool = False, below: Optional[int] = None) -> Union[Outcome, Args, None]:
+    def _go_in(self, args: Args, kwargs: Kwargs, below: Optional[int] = None) -> Union[Outcome, Args, None]:
         """Call the hooks of the nest `below` a place, the outermost first, as long as they proceed.
 
         Returns the values that the original gets if a hook has changed them, or None; or the outcome if a hook gives one instead.
@@ -220,7 +256,7 @@ class Passage:
         for place in range(len(nest) if below is None else below, 0, -1):
             # No `typing.cast`: that may be the very target, and no guard is up here.
             hook: HookInside = nest[place - 1]  # type: ignore[assignment]
-            if not let_through and not hook.way.take():
+            if not hook.way.take():
                 continue
             if not self.number:
                 self.number = next_number()
@@ -235,14 +271,21 @@ class Passage:
                 return self._come_out(step if type(step) is Outcome else Outcome(step), base)
             self.open.append((step, place - 1, args, kwargs))
             if step.changed is not None:
-                try:
-                    values = gate.values_of(*step.changed)
-                except TypeError as error:
-                    raise_interrupt(error, of_values=True)
-                    # What the original says when it is called so.
-                    return self._come_out(Outcome(error=_without_frame(error)), base)
+                changed = self._values_of(step.changed, base)
+                if _isinstance(changed, Outcome):
+                    return changed
+                values = changed
                 args, kwargs = gate.split(values)
         return values
+
+    def _values_of(self, changed: Arguments, base: int) -> Union[Outcome, Args]:
+        """The values that the original gets; or what comes of it, if it cannot be called so."""
+        try:
+            return self.gate.values_of(*changed)
+        except TypeError as error:
+            raise_interrupt(error, of_values=True)
+            # What the original says when it is called so.
+            return self._come_out(Outcome(error=_without_frame(error)), base)
 
     def _come_out(self, outcome: Outcome, base: int) -> Outcome:
         """Tell the hooks that have proceeded, but for the first `base` of them, what came of it, the innermost first."""
@@ -250,8 +293,8 @@ class Passage:
             hook, place, args, kwargs = self.open[-1]
             try:
                 step = hook.tell(outcome)
-                while _isinstance(step, Proceeding):
-                    step = step.tell(self._once_more(step, place, args, kwargs))
+                while type(step) is not Outcome:
+                    step = step.tell(self._once_more(step, place, args, kwargs))  # type: ignore[union-attr, arg-type]
                 outcome = step
             except Exception as error:
                 # As above. The hook itself is out.
@@ -269,7 +312,7 @@ class Passage:
                 raise_interrupt(error, of_values=True)
                 return Outcome(error=_without_frame(error))
         base = len(self.open)
-        step = self._go_in(args, kwargs, False, place)
+        step = self._go_in(args, kwargs, place)
         if _isinstance(step, Outcome):
             return step
         if step is not None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from typing import Any, Deque, Dict, Iterable, Mapping, Optional, Tuple
+from typing import Any, Deque, Dict, Iterable, Iterator, Mapping, Optional, Tuple
 
 from xpc_instrument.core.model.stats import Figures
 from xpc_instrument.core.unpatched import RLock
@@ -26,25 +26,29 @@ _PARTS = 256
 
 
 class Count:
-    """A number that any thread may raise at any time: `up()` is one step of C code, so that none is lost."""
+    """A number that any thread may raise at any time: `up()` is one step of C code, so that none is lost. `back()` takes one back."""
 
-    __slots__ = ("_base", "_numbers", "up")
+    __slots__ = ("_back", "_base", "_numbers", "back", "up")
 
     def __init__(self) -> None:
         # From 1 on: what `up` gives is true, which admission makes use of.
-        self._base = 1
-        self._numbers = itertools.count(1)
-        self.up = self._numbers.__next__
+        self._base = 0
+        self._numbers, self._back = itertools.count(1), itertools.count(1)
+        self.up, self.back = self._numbers.__next__, self._back.__next__
 
     @property
     def value(self) -> int:
-        """How often `up` was called."""
-        # The only way to look at it without taking a number.
-        return int(repr(self._numbers)[len("count(") : -1]) - self._base
+        """How often `up` was called, less how often `back`."""
+        return _next(self._numbers) - _next(self._back) - self._base
 
     def reset(self) -> None:
         """Begin at zero; `up` stays the same function."""
         self._base += self.value
+
+
+def _next(numbers: Iterator[int]) -> int:
+    """The only way to look at it without taking a number."""
+    return int(repr(numbers)[len("count(") : -1])
 
 
 class HookCounters:

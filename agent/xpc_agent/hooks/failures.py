@@ -87,7 +87,15 @@ class FailingOpen:
             admission.join(self.counters, self._install)
 
     def _install(self, take: Callable[[], Any]) -> None:
+        self.way.back = self.counters.calls.back
         self.way.take = take
+
+    def goes_without(self) -> bool:
+        """Whether an invocation that begins is not to be told of when it ends, since the hook is suspended; it is counted as skipped."""
+        if not self.admission.resting():
+            return False
+        self.counters.skipped["suspended"].up()
+        return True
 
     def adopt(self, pool: LanePool, now: float) -> None:
         """In a forked child: wait on `pool` until the session dials this process too."""

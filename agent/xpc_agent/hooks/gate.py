@@ -62,12 +62,16 @@ class Proceeding:
 
 
 class Way:
-    """Where a gate leads: `begin(gate, values)`, which answers as `enter`, if `take()` is true. Both are exchanged, each for itself."""
+    """Where a gate leads: `begin(gate, values)`, which answers as `enter`, if `take()` is true. Both are exchanged, each for itself.
 
-    __slots__ = ("begin", "take")
+    `back()` undoes a `take` that was true, where the thread does work of ours and goes no further.
+    """
+
+    __slots__ = ("back", "begin", "take")
 
     def __init__(self, take: Callable[[], Any] = NEVER, begin: Optional[Callable[[Gate, Args], Entered]] = None) -> None:
         self.take = take
+        self.back: Callable[[], Any] = ALWAYS
         self.begin = begin
 
 
@@ -126,7 +130,10 @@ def _closed() -> Gate:
 _ENTER = """
 def enter_{count}(gate{parameters}):
     way = gate.way
-    if guard.on or not way.take():
+    if not way.take():
+        return None
+    if guard.on:
+        way.back()
         return None
     return way.begin(gate, ({values}))
 """

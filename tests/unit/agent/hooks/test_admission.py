@@ -10,6 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from xpc_agent.guard import guard
 from xpc_agent.hooks.admission import Admission, Bucket, SuspensionPolicy
 from xpc_agent.hooks.counters import HookCounters
 from xpc_instrument.core.model.terms import Terms
@@ -96,6 +97,30 @@ def test_an_invocation_that_chance_keeps_out_takes_no_token() -> None:
     assert not scene.take()
     scene.chance = 0.49
     assert scene.take()
+
+
+def test_work_of_ours_takes_neither_a_call_of_a_limit_nor_the_trial() -> None:
+    limited, suspended = Scene(limit=1), Scene()
+    suspended.suspend()
+    suspended.clock.now += 1
+    guard.on = True
+    try:
+        assert not limited.take()
+        assert not suspended.take()
+    finally:
+        guard.on = False
+    assert (limited.take(), limited.ended) == (True, 1)
+    assert suspended.take()
+    assert (suspended.skipped("suspended"), suspended.counters.calls.value) == (1, 4)
+
+
+def test_a_suspended_hook_rests_until_it_is_to_be_tried() -> None:
+    scene = Scene()
+    assert not scene.admission.resting()
+    scene.suspend()
+    assert scene.admission.resting()
+    scene.clock.now += 1
+    assert not scene.admission.resting()
 
 
 def test_time_ends_a_registration() -> None:

@@ -14,6 +14,7 @@ import cloudpickle
 import pytest
 
 from xpc_agent.guard import guard
+from xpc_agent.hooks.counters import Count
 from xpc_agent.hooks.dispatch import Dispatcher, HookChain, Invocation
 from xpc_agent.hooks.gate import ALWAYS, PASS, Proceeding, Way
 from xpc_agent.patching import Patch, PatchError, make_patch
@@ -359,6 +360,35 @@ def test_nothing_is_called_while_the_thread_does_our_work_or_admission_says_no(s
     scene.set(Hook(Mode.AROUND, "never", shop.log, take=lambda: False))
     assert shop.charge(1) == ANSWER
     assert shop.log == ["original"] * 2
+
+
+def test_a_call_that_is_work_of_ours_is_counted_back(shop: Any, scene: Scene) -> None:
+    calls = Count()
+    hook = Hook(Mode.AROUND, "around", shop.log, take=calls.up)
+    hook.alone, hook.way.back = hook.way, calls.back
+    scene.set(hook)
+    guard.on = True
+    try:
+        shop.charge(1)
+    finally:
+        guard.on = False
+    assert (calls.value, shop.log) == (0, ["original"])
+    shop.charge(1)
+    assert (calls.value, shop.log[1:]) == (1, ["around in", "original", "around out"])
+
+
+def test_an_after_hook_alone_says_at_the_beginning_that_it_is_not_to_be_told(shop: Any, scene: Scene) -> None:
+    class Suspended(Hook):
+        resting = True
+
+        def goes_without(self) -> bool:
+            return self.resting
+
+    hook = Suspended(Mode.AFTER, "after", shop.log)
+    scene.set(hook)
+    assert (shop.charge(1), shop.log) == (ANSWER, ["original"])
+    hook.resting = False
+    assert (shop.charge(1), shop.log[1:]) == (ANSWER, ["original", "after"])
 
 
 def test_a_hook_that_is_as_if_it_were_not_there_lets_the_rest_run(shop: Any, scene: Scene) -> None:
