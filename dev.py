@@ -11,6 +11,7 @@
                                       unit tests that depend on it and what is marked `version`; tests/heavy once. ARGS go to
                                       pytest; where they name tests, those run on every version
     python3 dev.py soak [ARGS]        all faults at random for minutes; ARGS such as: --minutes 5 --seed 1
+    python3 dev.py attach [ARGS]      attach to programs of all kinds, hundreds of times, and detach; ARGS such as: --times 20 --kills 50
     python3 dev.py explore [NAMES]    run the suites of other projects with every function armed; --small: those that `all` runs
     python3 dev.py all                all but the demonstration, the benchmarks, the soak and the fuzzing; tests that fail get another go
 
@@ -362,6 +363,15 @@ def soak(arguments: Sequence[str]) -> int:
     return run(own_environment(), "-m", "tests.soak", *arguments)
 
 
+def attach(arguments: Sequence[str]) -> int:
+    """Attach to programs of all kinds again and again, detach, and kill those that attach."""
+    python = own_environment()
+    if subprocess.run([str(python), "-c", "import numpy"], stderr=subprocess.DEVNULL, check=False).returncode:
+        # For one of the kinds, which is skipped without it.
+        subprocess.run([*_pip(python), "install", "--quiet", "--only-binary=:all:", "numpy"], check=False)
+    return run(python, "-m", "tests.attaching", *arguments)
+
+
 def all_of_it(arguments: Sequence[str]) -> int:
     """Everything that must hold before a change lands; goes on after a failure, to show all there are."""
     with ThreadPoolExecutor(1) as pool:
@@ -410,6 +420,7 @@ COMMANDS = {
     "matrix": matrix,
     "explore": explore,
     "soak": soak,
+    "attach": attach,
     "all": all_of_it,
 }
 

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 from .core.version import __version__
 
 if TYPE_CHECKING:
+    from .attaching.attach import attach
     from .core.model.errors import (
         AddressInUseError,
         AmbiguousApplicationError,
         ApplicationNotFoundError,
+        AttachError,
         AuthenticationError,
         ChannelError,
         ConfigError,
@@ -43,6 +45,7 @@ _HOMES = {
     "AddressInUseError": "core.model.errors",
     "AmbiguousApplicationError": "core.model.errors",
     "ApplicationNotFoundError": "core.model.errors",
+    "AttachError": "core.model.errors",
     "AuthenticationError": "core.model.errors",
     "Call": "script.call",
     "ChannelError": "core.model.errors",
@@ -68,6 +71,7 @@ _HOMES = {
     "TLS": "core.wire.tls",
     "TargetError": "core.model.errors",
     "XpcError": "core.model.errors",
+    "attach": "attaching.attach",
     "attribute_of": "core.values.references",
     "connect": "script.connect",
     "copy_of": "core.values.references",
@@ -79,6 +83,7 @@ __all__ = [
     "AddressInUseError",
     "AmbiguousApplicationError",
     "ApplicationNotFoundError",
+    "AttachError",
     "AuthenticationError",
     "Call",
     "ChannelError",
@@ -104,6 +109,7 @@ __all__ = [
     "TargetError",
     "XpcError",
     "__version__",
+    "attach",
     "attribute_of",
     "connect",
     "copy_of",

@@ -1,8 +1,8 @@
 """The command line: `xpc-instrument COMMAND`. Each command is a module with `add_parser` and `run`.
 
 Exit codes: 0 success; 1 the answer is bad news (`check` found a target that cannot be hooked); 2 wrong usage; 3 wrong config; 4 no such
-application; 5 the application cannot be talked to; 6 the command cannot be instrumented; 7 the certificates cannot be made; 126 and 127 the
-command cannot be executed, or found.
+application; 5 the application cannot be talked to; 6 the command cannot be instrumented, or the process attached to; 7 the certificates
+cannot be made; 126 and 127 the command cannot be executed, or found.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import List, Optional
 
 from ..core.model.errors import (
     ApplicationNotFoundError,
+    AttachError,
     AuthenticationError,
     CertificatesError,
     ChannelError,
@@ -27,13 +28,13 @@ from ..core.model.errors import (
 from ..core.version import __version__
 
 # Modules of this package.
-_COMMANDS = ("run", "ps", "ls", "check", "certificates")
+_COMMANDS = ("run", "attach", "detach", "ps", "ls", "check", "certificates")
 
 EXIT_CODES = """\
 exit codes:
   0  success                       4  no such application
   1  bad news (see the output)     5  the application cannot be talked to
-  2  wrong usage                   6  the command cannot be instrumented
+  2  wrong usage                   6  it cannot be instrumented or attached to
   3  wrong config                  7  the certificates cannot be made
   126, 127  the command cannot be executed, or found
 """
@@ -42,6 +43,8 @@ EXAMPLES = """\
 examples:
   xpc-instrument run -- gunicorn --workers 3 shop:app
   xpc-instrument run --probe 'shop.checkout:*' -- python -m shop
+  xpc-instrument attach 4711
+  xpc-instrument detach http.server-4711
   xpc-instrument ps
   xpc-instrument ls shop
   xpc-instrument check
@@ -90,6 +93,7 @@ def _code(error: XpcError) -> int:
         (AuthenticationError, 5),
         (ChannelError, 5),
         (InjectionError, 6),
+        (AttachError, 6),
         (CertificatesError, 7),
         (TargetError, 1),
     ):

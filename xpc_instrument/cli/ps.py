@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> int:
         show_json([{name: value for name, value in as_dict(entry).items() if name not in _OURS} for entry in entries])
         return 0
     if not entries:
-        print("no instrumented application is running; start one with `xpc-instrument run -- COMMAND`")
+        print("no instrumented application is running; start one with `xpc-instrument run -- COMMAND`, or use `xpc-instrument attach PID`")
         return 0
     rows = [
         (entry.app, str(entry.pid), entry.python, _age(time.time() - entry.since), entry.address, shlex.join(entry.argv)[:100])

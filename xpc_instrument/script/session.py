@@ -35,6 +35,7 @@ from ..core.model.words import counted, one_line
 from ..core.node.address import NO_PROTECTION, Address, Protection, parse_address
 from ..core.node.joiner import Joiner
 from ..core.protocol.messages import Notice
+from .departure import have_left
 from .exits import come_first, end_with_script
 from .follower import Follower
 from .handle import Handle
@@ -456,6 +457,24 @@ class Session(Registrar):
                 process.joiner.close()
             self._server.close()
             self._ended.set()
+
+    def detach(self) -> List[int]:
+        """Take the agent out of all processes that are joined, and close the session; the pids of those that it has left.
+
+        Their hooks are removed, those of other scripts too, and their functions, imports, threads, sockets and files are as they were
+        before ``attach``, ``xpc-instrument run`` or ``xpc_agent.start()``; only imported modules stay. Processes that an application starts
+        later under ``xpc-instrument run`` are instrumented as ever. Raises ``DeadlineError`` if one does not leave within
+        ``Limits.connect_timeout``, 10 seconds.
+        """
+        self._check_process()
+        with self._lock:
+            processes, hooks = list(self._processes.values()), list(self._hooks)
+        # So that no invocation is under way in a hook of this session when the connection ends.
+        self._unregister([process for process in processes if process.joiner.alive], hooks, _LEAVE_TIMEOUT)
+        try:
+            return have_left(self.app, processes, time.monotonic() + self._limits.connect_timeout)
+        finally:
+            self.close()
 
     def __enter__(self) -> Session:
         return self

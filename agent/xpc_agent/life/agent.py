@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from typing import Optional, Set
+from typing import Callable, Optional, Set
 
 from xpc_instrument.core.config.schema import Config, ManagerConfig
 from xpc_instrument.core.discovery import entry as discovery
@@ -48,13 +48,17 @@ _FLUSH_TIMEOUT = 0.2
 class Agent:
     """One agent in one process."""
 
-    def __init__(self, config: Config, listener: int = -1) -> None:
-        """`listener` is the descriptor of a socket that listens at the process's own address already, or -1."""
+    def __init__(self, config: Config, listener: int = -1, detach: Callable[[], None] = lambda: None) -> None:
+        """`listener` is the descriptor of a socket that listens at the process's own address already, or -1.
+
+        `detach` has the agent stopped when a script asks for that, and returns at once.
+        """
         self.config = config
         self._listener = listener
         self.table = ProbeTable(config)
         self.reports = Reports(config.app, self.table, lambda: self.host)
-        self.registrations = Registrations(config, self.table, self.reports.whole, self._on_joined, self._on_synced)
+        self.registrations = Registrations(config, self.table, self.reports.whole, self._on_joined, self._on_synced, detach)
+        self._detach = detach
         self._orphans = Orphans(config.app, self.registrations, config.limits.max_lanes)
         self._lines = LineQueue()
         self._forks = Forks(self.table, self.registrations.sender, self._lines, config.manager.address == "unix")
@@ -139,7 +143,8 @@ class Agent:
     def _join_host(self, address: Address) -> None:
         """Another process of the application hosts the fixed address: share it."""
         member = Membership(
-            address, self._key, self.config.limits, self.registrations, self.reports.whole, self._host_is_gone, self._protection
+            *(address, self._key, self.config.limits, self.registrations, self.reports.whole, self._host_is_gone, self._protection),
+            detach=self._detach,
         )
         entry = discovery.own_entry(self.config.app, str(address), member.session)
         discovery.announce(entry)
@@ -169,6 +174,11 @@ class Agent:
                     log.error("this process cannot be hooked any more: %s", error)
                     return
                 time.sleep(0.02)
+
+    @property
+    def address(self) -> str:
+        """Where scripts find it; "" while it is nowhere to be found."""
+        return "" if self._entry is None else self._entry.address
 
     def _address(self) -> Address:
         if self.config.manager.address == "unix":
@@ -207,14 +217,18 @@ class Agent:
         if host is not None:
             host.stop()
 
-    def stop(self) -> None:
-        """Undo everything."""
+    def stop(self, last: Callable[[], None] = lambda: None) -> None:
+        """Undo everything; `last` is called before sessions see their connections end, by which they know that all is undone."""
         try:
             self.watcher.uninstall()
-            self._leave()
+            self.registrations.let_go()
             self.table.restore_all()
         finally:
-            self._lines.close()
+            try:
+                self._lines.close()
+                last()
+            finally:
+                self._leave()
 
     # fork --------------------------------------------------------------------------------------------------------------
 

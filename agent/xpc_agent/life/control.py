@@ -14,16 +14,16 @@ import logging
 import os
 import sys
 import time
-from typing import Any, Iterable, List, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Iterable, List, Optional, Sequence, Tuple, Union
 
 from xpc_instrument.core.config import file as config_module
 from xpc_instrument.core.config.schema import Config
 from xpc_instrument.core.model.errors import ConfigError, XpcError
 from xpc_instrument.core.model.stats import LaneStats, ProbeStats, read_lanes, read_probe
 from xpc_instrument.core.node.threads import start_unseen
-from xpc_instrument.core.unpatched import Local, sleep
+from xpc_instrument.core.unpatched import Local, allocate_lock, sleep
 
-from ..guard import guard, guarded
+from ..guard import guard, guard_thread, guarded
 from ..targets.module import find_module, is_initializing
 from .agent import Agent
 from .interpreter import is_main
@@ -45,6 +45,12 @@ class _Forking(Local):
 _forking = _Forking()
 _agent: Optional[Agent] = None
 _hooked_forks = False
+# What else is undone when the agent stops, such as what `attach` has brought.
+_at_stop: List[Callable[[], None]] = []
+# Held while the agent leaves: scripts may ask twice, and a child that is forked in between would be half as it was.
+_leaving = allocate_lock()
+# How long a fork waits for that, in seconds. It takes milliseconds, unless lines of the log cannot be written.
+_LEAVING_PATIENCE = 5.0
 
 
 @guarded
@@ -74,7 +80,7 @@ def start(
 def begin(config: Config, at_once: bool, listener: int = -1, *, waits: bool = True) -> None:
     """Start the agent of a process that has none; `listener` is what listens at its own address already, or -1; `waits` as `Agent.open`."""
     global _agent
-    agent = Agent(config, listener)
+    agent = Agent(config, listener, leave)
     _hook_forks()
     try:
         agent.start(at_once=at_once, waits=waits)
@@ -95,7 +101,31 @@ def stop() -> None:
     agent, _agent = _agent, None
     if agent is not None:
         atexit.unregister(_at_exit)
-        agent.stop()
+        agent.stop(_undo_rest)
+
+
+def _undo_rest() -> None:
+    while _at_stop:
+        _at_stop.pop()()
+
+
+def at_stop(undo: Callable[[], None]) -> None:
+    """Have `undo` called when the agent is stopped."""
+    _at_stop.append(undo)
+
+
+def leave() -> None:
+    """Stop, in a thread of its own: it is called by one that ends with the agent, and returns before it is done."""
+    start_unseen(_leave)
+
+
+def _leave() -> None:
+    guard_thread()
+    with _leaving:
+        try:
+            stop()
+        except Exception:
+            log.exception("leaving this process failed; what is left does nothing")
 
 
 @guarded
@@ -189,6 +219,8 @@ def _hook_forks() -> None:
 
 
 def _before() -> None:
+    if _leaving.acquire(True, _LEAVING_PATIENCE):
+        _leaving.release()
     # To the end of `_in_parent` and `_in_child`: what others do at a fork, in the child above all, must not use the parent's lanes.
     _forking.was_on, guard.on = guard.on, True
     _forking.agent = _agent
@@ -207,6 +239,8 @@ def _in_parent() -> None:
 
 
 def _in_child() -> None:
+    global _leaving
+    _leaving = allocate_lock()
     try:
         if _agent is not None:
             _agent.after_fork_in_child()

@@ -44,7 +44,8 @@ class Hooks(Protocol):
 
 
 class Membership:
-    """This process as a member. `report` gives what it tells of itself; `lost` is called, in a thread of ours, when the host is gone."""
+    """This process as a member. `report` gives what it tells of itself; `lost` is called, in a thread of ours, when the host is gone,
+    and `detach` when a script asks that the agent leave; it returns at once."""
 
     def __init__(
         self,
@@ -55,6 +56,8 @@ class Membership:
         report: Callable[[], Dict[str, Any]],
         lost: Callable[[], None],
         protection: Protection = NO_PROTECTION,
+        *,
+        detach: Callable[[], None],
     ) -> None:
         import secrets
         import threading
@@ -62,6 +65,7 @@ class Membership:
         self._hooks = hooks
         self._report = report
         self._lost = lost
+        self._detach = detach
         self._told = threading.Event()
         self._refused = ""
         self.session = PREFIX + secrets.token_hex(16)
@@ -113,6 +117,8 @@ class Membership:
             self._told.set()
         elif notice.kind == "report":
             self._tell(data)
+        elif notice.kind == "detach":
+            self._detach()
 
     def _say_removed(self, key: str) -> None:
         try:

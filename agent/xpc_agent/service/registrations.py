@@ -65,6 +65,7 @@ class Registrations(Policy):
     """The hooks and callbacks of all sessions. `report` gives what a script is told of this process.
 
     `on_joined` is called with each session that is a script's, `on_synced` with one that has registered all that it wants to register here.
+    `detach` is called when one asks that the agent leave this process and the others of its address; it returns at once.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Registrations(Policy):
         report: Callable[[], Dict[str, Any]],
         on_joined: Callable[[Peer], None],
         on_synced: Callable[[Peer], None],
+        detach: Callable[[], None] = lambda: None,
     ) -> None:
         self.sender = Sender(config.limits.max_queue, config.limits.max_queue_bytes)
         self._config = config
@@ -83,9 +85,11 @@ class Registrations(Policy):
         self._on_synced = on_synced
         self._selections = Selections(table, config.app, config.limits.max_targets, self._put)
         self._next_key = itertools.count(_KEYS).__next__
+        self._detach = detach
         self._begin()
 
     def _begin(self) -> None:
+        self._leaving = False
         self._peers: Dict[str, Peer] = {}
         self._registry = Registry(self._config.limits, self._find_relayed)
         self._sharing = Sharing(self._config.app, self._peers, self._config.manager.address != "unix")
@@ -161,6 +165,11 @@ class Registrations(Policy):
         if message.what == "probes":
             return Answer(message.request, True, data={**self._report(), "members": [one.pid for one in self._sharing.members()]})
         kind, _, rest = message.what.partition(" ")
+        if message.what == "detach":
+            for member in self._sharing.members():
+                member.notify("detach")
+            self._detach()
+            return Answer(message.request, True, data={"detached": True})
         if kind == "targets":
             return self._search(message, rest)
         if kind != "member":
@@ -185,6 +194,8 @@ class Registrations(Policy):
     def add_hook(self, peer: Union[Peer, RelayedPeer], message: Register) -> float:
         """Put a hook of a session on its target, or on several; returns its deadline in seconds. Raises `TargetError`."""
         mode, target = split_name(message.name)
+        if self._leaving:
+            raise TargetError(f"{target} cannot be hooked: the agent is leaving the process")
         if is_selection(target):
             return self._add_selection(peer, message, mode, target)
         point = self._table.find_point(target)
@@ -218,6 +229,8 @@ class Registrations(Policy):
         _check_mode(target, mode, terms)
         timeout = _timeout(target, terms, point.config)
         with self._table.changing():
+            if self._leaving:
+                raise TargetError(f"{target} cannot be hooked: the agent is leaving the process")
             if selection is not None and selection.over:
                 raise TargetError(f"{target}: the hook has been removed")
             for hook in point.hooks:
@@ -341,7 +354,12 @@ class Registrations(Policy):
         return [*hooks, *self._selections.by_session()]
 
     def let_go(self) -> None:
-        """This process leaves its sessions by itself: invocations that are under way go on without their hooks, which is no failure."""
+        """This process leaves its sessions by itself: invocations that are under way go on without their hooks, which is no failure.
+
+        From now on no hook is added.
+        """
+        with self._table.changing():
+            self._leaving = True
         for point in list(self._table.points.values()):
             for hook in point.hooks:
                 hook.removed = True

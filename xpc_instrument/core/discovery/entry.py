@@ -187,6 +187,11 @@ def withdraw(entry: Entry) -> None:
     unlink(path.with_name(f"{entry.app}.{entry.pid}.sock"))
 
 
+def forget(app: str, pid: int) -> None:
+    """Remove the entry of a process that the agent has left, if there is one: whoever attached from elsewhere has announced it here."""
+    unlink(runtime_dir(create=False) / f"{app}.{pid}.json")
+
+
 def processes(app: Optional[str] = None, known: Collection[str] = (), elsewhere: bool = True) -> List[Entry]:
     """The instrumented processes that are alive, of `app` or all, by app name and age; leftovers of others are removed.
 
@@ -358,7 +363,7 @@ def find(name_or_pid: Union[str, int], advice: str = _WAIT) -> List[Entry]:
         hidden = "has not announced itself yet, or failed to, as its log says, or has become another program"
         seen = f"process {wanted} was started with the agent, but {hidden}; {advice}"
     else:
-        seen = f"process {wanted} runs, but not with the agent in it"
+        seen = f"process {wanted} runs, but not with the agent in it: xpc-instrument attach {wanted}"
     if not pids:
         start = f"start one with: xpc-instrument run --app NAME -- COMMAND; if it has just been started, {advice}"
         folder = runtime_dir(create=False)

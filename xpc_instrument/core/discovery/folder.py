@@ -41,7 +41,7 @@ def runtime_dir(create: bool = True) -> Path:
     path = location()
     if create:
         try:
-            if VARIABLE in os.environ:
+            if VARIABLE in os.environ or _stays_in is not None:
                 os.makedirs(path.parent, exist_ok=True)
             os.mkdir(path, 0o700)
         except FileExistsError:
@@ -65,7 +65,21 @@ def runtime_dir(create: bool = True) -> Path:
     return path
 
 
+_stays_in: Optional[Path] = None
+
+
+def stay_in(folder: Optional[Path]) -> None:
+    """The runtime dir of this process is that one from now on, whatever its environment says; None: what the environment says.
+
+    So a process that was attached to is found by whoever attached, and its environment, which its children inherit, is not touched.
+    """
+    global _stays_in
+    _stays_in = folder
+
+
 def location() -> Path:
+    if _stays_in is not None:
+        return _stays_in
     explicit = os.environ.get(VARIABLE)
     if explicit:
         if not os.path.isabs(explicit):

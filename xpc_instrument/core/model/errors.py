@@ -49,6 +49,10 @@ class InjectionError(XpcError, RuntimeError):
     """The command cannot be started with the agent in it."""
 
 
+class AttachError(XpcError, RuntimeError):
+    """The agent cannot be brought into that running process; nothing was changed in it."""
+
+
 class CertificatesError(XpcError, RuntimeError):
     """The certificates of a fleet cannot be made."""
 

@@ -322,7 +322,10 @@ def test_an_application_that_is_not_found_is_told_with_what_runs_and_the_nearest
     dead = dead_pid()
     with pytest.raises(ApplicationNotFoundError, match=rf"^there is no process {dead}; these run: shop \(pid {os.getpid()}\)$"):
         find(dead)
-    with pytest.raises(ApplicationNotFoundError, match=f"^process {os.getppid()} runs, but not with the agent in it; these run"):
+    with pytest.raises(
+        ApplicationNotFoundError,
+        match=f"^process {os.getppid()} runs, but not with the agent in it: xpc-instrument attach {os.getppid()}; these run",
+    ):
         find(os.getppid())
     path.unlink()
     with pytest.raises(ApplicationNotFoundError) as caught:

@@ -1,0 +1,255 @@
+"""Starts the agent in a process that was started without it: `xpc-instrument attach` has this run there, in a thread of its own.
+
+It is text that is executed, not a module: nothing of ours can be imported before it has run. `path` is where it was read from; beside it
+lie `job.json`, what is to be done, and `report`, a pipe that whoever attaches reads.
+
+Rules:
+- Nothing is raised, nothing printed, and nothing of the application's changed until it is clear that the agent may start.
+- `sys.path` stays as it is: a finder behind all others knows the agent's packages and what they need, and is gone when the agent is.
+- A fork waits until the modules are whole that are imported here: a child would have the locks of those imports, held by nobody.
+- If nobody reads the report, whoever attached has given up or died, and the agent stops.
+- Everything here may run twice, and at any moment of the process's life.
+"""
+
+from __future__ import annotations
+
+import sys
+from _thread import allocate_lock, get_ident, get_native_id
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    path = ""
+
+_posix: Any = sys.modules["posix"]
+
+# Where the next one finds what this one has left for good.
+_GATE = "_xpc_instrument_attaching"
+# How long a thread of the application that computes may keep the others waiting meanwhile, in seconds. Imports here let go of the global
+# interpreter lock a thousand times, and would take as many times the usual 5 ms.
+_SWITCHING = 0.0002
+# How long a fork waits for the imports here, in seconds: they take a tenth of a second of processor time.
+_PATIENCE = 5.0
+
+
+class _Gate:
+    """What forks wait at. One for the life of the process, since what is called at a fork cannot be taken back."""
+
+    def __init__(self) -> None:
+        self.lock = allocate_lock()
+        self.forks = 0
+        # The thread that imports; 0 if none does.
+        self.holder = 0
+        # Whether it is asked before `logging`, which takes a lock for the time of a fork that the imports here need too.
+        self.is_first = "logging" in sys.modules
+        self.is_open = False
+        _posix.register_at_fork(before=self.before, after_in_parent=self.in_parent, after_in_child=self.in_child)
+
+    def wait(self) -> None:
+        if not self.is_open and self.lock.acquire(True, _PATIENCE):
+            self.lock.release()
+
+    def before(self) -> None:
+        self.wait()
+        self.forks += 1
+
+    def in_parent(self) -> None:
+        self.forks -= 1
+
+    def in_child(self) -> None:
+        if self.holder:
+            _forget_imports(self.holder)
+        self.lock, self.forks, self.holder = allocate_lock(), 0, 0
+
+    def close(self) -> None:
+        self.lock.acquire()
+        self.holder = get_ident()
+        # One that was under way before has not waited.
+        from time import sleep
+
+        for _ in range(1000):
+            if not self.forks:
+                break
+            sleep(0.001)
+
+    def come_first(self) -> None:
+        """What is registered last comes first at a fork."""
+        if not self.is_first:
+            self.is_first = True
+            # A fork that holds the lock of `logging` would wait for an import that waits for that lock.
+            self.is_open = True
+            try:
+                import logging  # noqa: F401
+
+                _posix.register_at_fork(before=self.wait)
+            finally:
+                self.is_open = False
+
+    def open(self) -> None:
+        self.holder = 0
+        self.lock.release()
+
+
+def _forget_imports(thread: int) -> None:
+    """In a forked child: what a thread was importing that is not here is imported anew by whoever wants it."""
+    locks: Any = getattr(sys.modules["_frozen_importlib"], "_module_locks", {})
+    for name, reference in list(locks.items()):
+        if getattr(reference(), "owner", None) == thread:
+            locks.pop(name, None)
+            if getattr(getattr(sys.modules.get(name), "__spec__", None), "_initializing", False):
+                del sys.modules[name]
+
+
+class _Sources:
+    """Loads modules from text that is in memory, where the application cannot see the files."""
+
+    def __init__(self, sources: Any) -> None:
+        self._sources = sources
+
+    def create_module(self, spec: Any) -> None:
+        return None
+
+    def exec_module(self, module: Any) -> None:
+        name = module.__spec__.name
+        exec(compile(self.get_source(name), module.__spec__.origin, "exec", dont_inherit=True), module.__dict__)  # noqa: S102
+
+    def get_source(self, name: str) -> Any:
+        return self._sources[name][1]
+
+    def is_package(self, name: str) -> bool:
+        return bool(self._sources[name][0])
+
+
+class _Finder:
+    """Finds the agent's own packages, and what they need, unless the application has them; nothing else becomes importable."""
+
+    def __init__(self, folders: Any, sources: Any) -> None:
+        self._folders = folders
+        self._sources = sources
+        self._loader = _Sources(sources)
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        machinery = __import__("importlib.machinery").machinery
+        if name in self._sources:
+            spec = machinery.ModuleSpec(name, self._loader, origin=f"<xpc-instrument {name}>", is_package=self._sources[name][0])
+            spec.cached = None
+            return spec
+        if path is None and name in self._folders:
+            return machinery.PathFinder.find_spec(name, [self._folders[name]])
+        return None
+
+
+def _refusal() -> str:
+    """Why the agent is not to start here; "" if it may."""
+    if sys.is_finalizing():
+        return "it is ending"
+    if _posix.environ.get(b"XPC_INSTRUMENT_DISABLE", b"") not in (b"", b"0"):
+        return "its environment has XPC_INSTRUMENT_DISABLE set"
+    os = sys.modules.get("os")
+    if os is not None and os.environ.get("XPC_INSTRUMENT_DISABLE", "") not in ("", "0"):
+        return "its environment has XPC_INSTRUMENT_DISABLE set"
+    enabled: Any = getattr(sys, "is_remote_debug_enabled", None)
+    if enabled is not None and not enabled():
+        return "remote debugging is disabled in it (sys.is_remote_debug_enabled() is false)"
+    return ""
+
+
+def _block_signals() -> None:
+    signals: Any = __import__("_signal")
+    faults = {getattr(signals, name, 0) for name in ("SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGTRAP", "SIGSYS")}
+    signals.pthread_sigmask(signals.SIG_BLOCK, set(signals.valid_signals()) - faults)
+
+
+def _gate() -> Any:
+    modules: Any = sys.modules
+    gate: Any = modules.get(_GATE)
+    if gate is None:
+        gate = modules[_GATE] = _Gate()
+    return gate
+
+
+def _enter(gate: Any, job: Any, folder: str, report: Any) -> None:
+    why = _refusal()
+    if why:
+        report["refusal"] = why
+        return
+    sources = {}
+    if job["sources"]:
+        with open(folder + "/sources.json", encoding="utf-8") as file:
+            sources = __import__("json").load(file)
+    finder = _Finder(job["folders"], sources)
+    sys.meta_path.append(finder)
+    entered = False
+    try:
+        if "threading" not in sys.modules:
+            from xpc_agent.life.interpreter import import_threading
+
+            import_threading(job["main"])
+        gate.come_first()
+        from xpc_agent.life.attached import enter
+
+        entered = enter(job, finder, report)
+        report["began"] = entered
+    finally:
+        if not entered:
+            sys.meta_path[:] = [one for one in sys.meta_path if one is not finder]
+
+
+def _forget_thread() -> None:
+    """`threading` makes a thread of its own of any that asks for itself, and keeps it."""
+    threading: Any = sys.modules.get("threading")
+    active: Any = getattr(threading, "_active", {})
+    if type(active.get(get_ident())).__name__ == "_DummyThread":
+        del active[get_ident()]
+
+
+def _remove(folder: str) -> None:
+    for name in ("job.json", "sources.json", "start.py", "remote.py", "report"):
+        try:
+            _posix.unlink(f"{folder}/{name}")
+        except OSError:
+            pass  # whoever attached was faster
+    try:
+        _posix.rmdir(folder)
+    except OSError:
+        pass
+
+
+def _run(path: str) -> None:
+    folder = path.rpartition("/")[0]
+    _block_signals()
+    # Whoever attaches reads it; if nobody does, there is nothing to do.
+    pipe = _posix.open(folder + "/report", _posix.O_WRONLY | _posix.O_NONBLOCK | _posix.O_CLOEXEC)
+    report: Any = {"thread": get_native_id(), "pid": _posix.getpid()}
+    gate = _gate()
+    # Before anything is imported.
+    gate.close()
+    usual = sys.getswitchinterval()
+    if usual > _SWITCHING:
+        sys.setswitchinterval(_SWITCHING)
+    try:
+        json: Any = __import__("json")
+        try:
+            with open(folder + "/job.json", encoding="utf-8") as file:
+                job = json.load(file)
+            _enter(gate, job, folder, report)
+        except BaseException as error:
+            report["error"] = f"{type(error).__name__}: {error}"
+            report["traceback"] = "".join(__import__("traceback").format_exception(type(error), error, error.__traceback__))[-2000:]
+        try:
+            _posix.write(pipe, json.dumps(report).encode()[:4000] + b"\n")
+        except OSError:
+            if report.get("began"):
+                sys.modules["xpc_agent.life.attached"].leave()
+    finally:
+        # Unless the application has set it meanwhile.
+        if sys.getswitchinterval() <= _SWITCHING < usual:
+            sys.setswitchinterval(usual)
+        gate.open()
+        _posix.close(pipe)
+        _forget_thread()
+        _remove(folder)
+
+
+_run(path)

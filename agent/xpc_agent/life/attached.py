@@ -1,0 +1,49 @@
+"""The agent of a process that was started without it: how it starts, once `bootstrap/attached.py` has made it importable."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, Dict, Mapping
+
+from xpc_instrument.core.config.packed import unpack
+from xpc_instrument.core.discovery.folder import runtime_dir, stay_in
+from xpc_instrument.core.version import __version__
+
+from ..guard import guarded
+from .control import at_stop, begin, current, leave, stop
+
+__all__ = ["enter", "leave", "stop"]
+
+
+@guarded
+def enter(job: Mapping[str, Any], finder: Any, report: Dict[str, Any]) -> bool:
+    """Start the agent by the `config` of the job, announced in its `runtime_dir` if it names one, and tell `report` what there is.
+
+    Until the agent stops, `finder` stays among the finders of modules. Returns whether the agent was started, which it is not where one
+    runs. Raises `XpcError` or `OSError` if it cannot be.
+    """
+    began = current() is None and not _stands_by()
+    if began:
+        stay_in(Path(job["runtime_dir"]) if job["runtime_dir"] else None)
+        begin(unpack(job["config"]), at_once=True, waits=False)
+        at_stop(lambda: _leave_imports(finder))
+    agent = current()
+    if agent is not None:
+        report["app"] = agent.config.app
+        report["address"] = agent.address
+    report["already"] = not began
+    report["folder"] = str(runtime_dir(create=False))
+    report["python"] = "{}.{}.{}".format(*sys.version_info)
+    report["version"] = __version__
+    report["modules"] = len(sys.modules)
+    return began
+
+
+def _stands_by() -> bool:
+    """Whether the process was started with the agent, which has not been needed yet."""
+    return bool(getattr(sys.modules.get("_xpc_instrument_stub"), "is_waiting", False))
+
+
+def _leave_imports(finder: Any) -> None:
+    sys.meta_path[:] = [one for one in sys.meta_path if one is not finder]

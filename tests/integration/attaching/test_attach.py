@@ -1,0 +1,307 @@
+"""Attaching to programs that know nothing of us, and detaching: what can be hooked then, and what is as before.
+
+Where the machine does not let a process trace its children, all of this is skipped, with the reason.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List
+
+import pytest
+
+import xpc_instrument
+from tests import programs
+from tests.attaching import proof
+from tests.attaching.proof import Target
+from tests.programs import Program, children
+from xpc_instrument.attaching.attach import attach_process
+from xpc_instrument.cli import main
+from xpc_instrument.core.discovery import entry as discovery
+from xpc_instrument.core.model.errors import ApplicationNotFoundError, AttachError
+
+_REFUSED = proof.why_not() if sys.platform.startswith("linux") else "takes Linux"
+pytestmark = [pytest.mark.version, pytest.mark.skipif(bool(_REFUSED), reason=f"nothing can be attached to here: {_REFUSED}")]
+
+
+@pytest.fixture
+def start_target() -> Iterator[Callable[[str], Target]]:
+    """Start a program of `tests/attaching/targets.py`."""
+    running: List[Target] = []
+
+    def start(kind: str) -> Target:
+        target = Target(kind)
+        running.append(target)
+        return target.wait_ready()
+
+    yield start
+    for target in running:
+        programs.killed.add(target.pid)
+        assert target.end() == -signal.SIGKILL
+
+
+SHOP = """
+import os, sys, time
+def charge(amount): return amount
+def audit():
+    return {"descriptors": sorted(os.listdir("/proc/self/fd")), "path": list(sys.path), "finders": [id(one) for one in sys.meta_path],
+            "code": id(charge.__code__), "threads": len(os.listdir("/proc/self/task")), "environment": dict(os.environ),
+            "interval": sys.getswitchinterval(), "names": sorted(globals())}
+before = audit()
+print("ready", flush=True)
+for line in sys.stdin:
+    if line == "charge\\n":
+        print("charged", charge(5), flush=True)
+    else:
+        for _ in range(500):
+            # The last thread needs a moment to end.
+            now = audit()
+            if now == before:
+                break
+            time.sleep(0.01)
+        print("same" if now == before else [(name, before[name], now[name]) for name in before if before[name] != now[name]], flush=True)
+"""
+
+
+def test_a_running_program_is_hooked_and_left_as_it_was(run_program: Callable[..., Program]) -> None:
+    program = run_program("line = _ = now = before = None\n" + SHOP)
+    program.read_until("ready")
+    for _ in range(3):
+        app = xpc_instrument.attach(program.pid)
+        seen: List[Any] = []
+        app.after("__main__:charge", lambda call, seen=seen: seen.append(call.result))
+        program.send_line("charge")
+        assert program.read_line() == "charged 5"
+        while not seen:
+            time.sleep(0.001)
+        assert app.detach() == [program.pid]
+        program.send_line("audit")
+        assert program.read_line() == "same"
+        assert discovery.processes() == []
+    program.kill()
+
+
+@pytest.mark.parametrize("kind", ["accept", "timed_lock", "reads_input", "signal_wait", "busy", "compressing", "without_threading"])
+def test_a_target_goes_on_as_before(kind: str, start_target: Callable[[str], Target]) -> None:
+    target = start_target(kind)
+    for _ in range(2):
+        proof.go_through(target)
+
+
+def test_a_signal_ends_what_it_would_have_ended(run_program: Callable[..., Program]) -> None:
+    program = run_program(
+        "import time\nprint('ready', flush=True)\ntry:\n    time.sleep(1000)\nexcept KeyboardInterrupt:\n    print('interrupted')\n"
+    )
+    program.read_until("ready")
+    with xpc_instrument.attach(program.pid) as app:
+        app.detach()
+    program.signal(signal.SIGINT)
+    assert program.read_line() == "interrupted"
+    assert program.wait() == 0
+
+
+def test_a_program_without_threading_ends_by_itself(start_target: Callable[[str], Target]) -> None:
+    target = Target("without_threading").wait_ready()
+    attach_process(target.pid)
+    assert target.process.stdin is not None
+    target.process.stdin.close()
+    assert target.process.wait(30) == 0
+    target.end()
+
+
+def test_attachers_that_are_killed_harm_nobody(start_target: Callable[[str], Target]) -> None:
+    target = start_target("short_sleeps")
+    chance = random.Random(1)
+    for _ in range(10):
+        proof.kill_attacher(target, 0.03, chance)
+    proof.settle(target)
+
+
+def test_children_that_are_forked_while_it_attaches_have_whole_modules(start_target: Callable[[str], Target]) -> None:
+    proof.go_through(start_target("forking"), hooked=False)
+
+
+def test_two_that_attach_at_once_find_one_agent(start_target: Callable[[str], Target]) -> None:
+    target = start_target("short_sleeps")
+    second = subprocess.Popen(
+        [sys.executable, "-m", "xpc_instrument.cli", "attach", str(target.pid)], stdout=subprocess.PIPE, text=True
+    )  # fmt: skip
+    first = attach_process(target.pid)
+    assert second.communicate(timeout=30)[0] and second.returncode == 0
+    assert [(entry.app, entry.pid) for entry in discovery.processes()] == [(first.app, target.pid)]
+    with xpc_instrument.connect(target.pid) as app:
+        app.detach()
+
+
+FORKING = """
+import os, sys, time
+def work(): return 1
+if os.fork() == 0:
+    print("child", os.getpid(), flush=True)
+else:
+    print("parent", flush=True)
+while True:
+    work()
+    time.sleep(0.005)
+"""
+
+
+def test_a_tree_is_one_application(run_program: Callable[..., Program]) -> None:
+    program = run_program(FORKING)
+    program.read_until("child")
+    with xpc_instrument.attach(program.pid, app="tree", tree=True) as app:
+        pids = sorted([program.pid, *children(program.pid)])
+        assert app.pids == pids and len(pids) == 2
+        seen: set[int] = set()
+        app.before("__main__:work", lambda call: seen.add(call.pid))
+        while seen != set(pids):
+            time.sleep(0.001)
+        assert app.detach() == pids
+    assert discovery.processes() == []
+
+
+def test_a_child_that_is_forked_later_is_instrumented(run_program: Callable[..., Program]) -> None:
+    program = run_program(
+        "import os, sys, time\ndef work(): return 1\nprint('ready', flush=True)\nsys.stdin.readline()\n"
+        "if os.fork() == 0: print('child', flush=True)\nwhile True: work(); time.sleep(0.005)\n"
+    )
+    program.read_until("ready")
+    xpc_instrument.attach(program.pid, app="later").close()
+    with xpc_instrument.connect("later") as app:
+        seen: set[int] = set()
+        app.before("__main__:work", lambda call: seen.add(call.pid))
+        program.send_line()
+        while len(seen) < 2:
+            time.sleep(0.001)
+        app.detach()
+
+
+# refusals ------------------------------------------------------------------------------------------------------------------
+
+
+def _said(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
+    status = main(["attach", *words])
+    captured = capsys.readouterr()
+    return status, captured.out + captured.err
+
+
+def _sleeper(run_program: Callable[..., Program], **environment: str) -> Program:
+    program = run_program("import time\nprint('ready', flush=True)\ntime.sleep(1000)\n", env=environment)
+    program.read_until("ready")
+    return program
+
+
+@pytest.mark.parametrize(
+    ("environment", "why"),
+    [
+        ({"XPC_INSTRUMENT_DISABLE": "1"}, "its environment has XPC_INSTRUMENT_DISABLE set"),
+        ({"PYTHON_DISABLE_REMOTE_DEBUG": "1"}, "remote debugging is disabled in it"),
+    ],
+)
+def test_a_program_that_forbids_it_is_left_alone(
+    environment: Dict[str, str], why: str, run_program: Callable[..., Program], capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, said = _said(capsys, str(_sleeper(run_program, **environment).pid))
+    assert status == 6 and why in said
+    assert discovery.processes() == []
+
+
+def test_a_program_that_forbids_it_by_itself_is_left_alone(run_program: Callable[..., Program]) -> None:
+    program = run_program("import os, time\nos.environ['XPC_INSTRUMENT_DISABLE'] = '1'\nprint('ready', flush=True)\ntime.sleep(1000)\n")
+    program.read_until("ready")
+    with pytest.raises(AttachError, match="XPC_INSTRUMENT_DISABLE"):
+        xpc_instrument.attach(program.pid)
+    assert len(os.listdir(f"/proc/{program.pid}/task")) == 1
+
+
+def test_a_stopped_program_is_refused(run_program: Callable[..., Program], capsys: pytest.CaptureFixture[str]) -> None:
+    program = _sleeper(run_program)
+    program.signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, program.pid, os.WSTOPPED | os.WNOWAIT)
+    status, said = _said(capsys, str(program.pid))
+    assert status == 6 and f"it is stopped; let it go on first: kill -CONT {program.pid}" in said
+
+
+def test_a_program_that_is_traced_is_refused(run_program: Callable[..., Program], tmp_path: Path) -> None:
+    program = _sleeper(run_program)
+    tracer = run_program(
+        "import os, sys\nfrom xpc_instrument.attaching.thread import ptrace\npid = int(sys.argv[1])\n"
+        "ptrace(0x4206, pid)\nprint('traces', flush=True)\nsys.stdin.readline()\n",
+        str(program.pid),
+        name="tracer.py",
+    )
+    tracer.read_until("traces")
+    with pytest.raises(AttachError, match=rf"it is traced by process {tracer.pid} \(python.*\); end the debugger or strace first"):
+        xpc_instrument.attach(program.pid)
+    tracer.send_line()
+    assert tracer.wait() == 0
+
+
+def test_another_program_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    other = subprocess.Popen(["sleep", "1000"])
+    try:
+        while Path(f"/proc/{other.pid}/comm").read_text() != "sleep\n":
+            time.sleep(0.001)
+        status, said = _said(capsys, str(other.pid))
+        assert status == 6 and "no Python that exports its functions runs in it" in said
+    finally:
+        other.kill()
+        other.wait()
+
+
+def test_a_pid_of_nobody_is_no_application(capsys: pytest.CaptureFixture[str]) -> None:
+    done = subprocess.Popen(["true"])
+    done.wait()
+    assert _said(capsys, str(done.pid))[0] == 4
+    with pytest.raises(ApplicationNotFoundError):
+        xpc_instrument.attach(done.pid)
+
+
+def test_one_that_keeps_the_lock_is_given_up_and_left_as_it_was(
+    run_program: Callable[..., Program], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xpc_instrument.attaching.attach.TIMEOUT", 0.5)
+    source = "import ctypes, sys\nprint('ready', flush=True)\nctypes.PyDLL(None).usleep(1_500_000)\nprint('over', flush=True)\nsys.stdin.readline()\n"
+    program = run_program(source)
+    program.read_until("ready")
+    with pytest.raises(AttachError, match="keeps the global interpreter lock"):
+        xpc_instrument.attach(program.pid)
+    program.read_until("over")
+    while len(os.listdir(f"/proc/{program.pid}/task")) > 1:
+        time.sleep(0.001)
+    assert discovery.processes() == []
+    program.send_line()
+    assert program.wait() == 0
+
+
+def test_a_check_says_all_and_changes_nothing(run_program: Callable[..., Program], capsys: pytest.CaptureFixture[str]) -> None:
+    program = _sleeper(run_program)
+    before = Path(f"/proc/{program.pid}/maps").read_text()
+    status, said = _said(capsys, str(program.pid), "--check")
+    assert status == 0
+    assert said.startswith(f"{program.pid}: python {'.'.join(map(str, sys.version_info[:3]))}"[:12])
+    assert "  ok    same user" in said and "machine code fits" in said
+    assert Path(f"/proc/{program.pid}/maps").read_text() == before
+    assert len(os.listdir(f"/proc/{program.pid}/task")) == 1
+    program.signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, program.pid, os.WSTOPPED | os.WNOWAIT)
+    status, said = _said(capsys, str(program.pid), "--check")
+    assert status == 6 and "  FAIL  it is stopped" in said and f"remedy: let it go on first: kill -CONT {program.pid}" in said
+
+
+def test_the_commands_say_what_they_did(run_program: Callable[..., Program], capsys: pytest.CaptureFixture[str]) -> None:
+    program = _sleeper(run_program)
+    status, said = _said(capsys, str(program.pid))
+    name = f"program-{program.pid}"
+    assert status == 0 and said.startswith(f"attached to {program.pid} (python 3.") and f'as "{name}" in ' in said
+    assert _said(capsys, str(program.pid))[1].startswith(f'{program.pid} has the agent already, as "{name}"')
+    assert main(["detach", name]) == 0
+    assert capsys.readouterr().out == f"detached from {name}: 1 process ({program.pid})\n"
+    assert main(["ls", str(program.pid)]) == 4
+    assert f"xpc-instrument attach {program.pid}" in capsys.readouterr().err

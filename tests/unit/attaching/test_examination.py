@@ -1,0 +1,66 @@
+"""What is said of a process before anything is done to it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Tuple
+
+import pytest
+
+from xpc_instrument.attaching.examination import examine, program_name
+from xpc_instrument.core.model.errors import AttachError
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="takes /proc")
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        (("/usr/bin/python3.11", "-m", "http.server", "8000"), "http.server"),
+        (("python", "-u", "-W", "error", "/srv/shop.py", "--fast"), "shop"),
+        (("python3", "-mshop"), "shop"),
+        (("python3", "-c", "import shop"), "python3"),
+        (("/srv/venv/bin/python", "/srv/venv/bin/gunicorn", "shop:app"), "gunicorn"),
+        (("gunicorn: worker [shop]",), "gunicorn"),
+        (("python3",), "python3"),
+        (("uwsgi", "--http", ":80"), "uwsgi"),
+        ((), "app"),
+    ],
+)
+def test_a_process_is_named_for_what_it_runs(command: Tuple[str, ...], expected: str) -> None:
+    assert program_name(command) == expected
+
+
+def _refusal(pid: int) -> str:
+    with pytest.raises(AttachError) as caught:
+        examine(pid).refuse()
+    return str(caught.value)
+
+
+def test_this_process_is_refused() -> None:
+    assert _refusal(os.getpid()) == f"process {os.getpid()} cannot be attached to: it is this very process; call xpc_agent.start() in it"
+
+
+def test_a_process_that_is_not_there_is_refused() -> None:
+    done = subprocess.Popen(["true"])
+    done.wait()
+    assert "there is no such process" in _refusal(done.pid)
+
+
+def test_a_zombie_is_refused() -> None:
+    done = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, done.pid, os.WEXITED | os.WNOWAIT)
+    try:
+        assert "it has ended, and only waits for its parent" in _refusal(done.pid)
+    finally:
+        done.wait()
+
+
+def test_a_thread_of_the_kernel_is_refused() -> None:
+    comm = Path("/proc/2/comm")
+    if not comm.exists() or comm.read_text() != "kthreadd\n":
+        pytest.skip("no thread of the kernel is to be seen here, as in a container")
+    assert "it is a thread of the kernel" in _refusal(2)

@@ -1,0 +1,347 @@
+"""`attach`: bring the agent into a process that runs without it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple, Union
+
+from ..core.config import file as config_module
+from ..core.config.packed import pack
+from ..core.config.schema import Config
+from ..core.discovery import entry as discovery
+from ..core.discovery.folder import ProcessStat, bound_path, pid_namespace, process_stat, runtime_dir
+from ..core.model.errors import ApplicationNotFoundError, AttachError, XpcError
+from ..core.model.limits import Limits
+from ..core.model.record import Record
+from ..core.version import __version__
+from ..script.connect import connect
+from ..script.session import Session
+from .examination import Examination, children, examine
+from .injection import Injection, Lock, main_ident
+from .job import Job, folders, sources
+
+# How long a process may take to answer, in seconds.
+TIMEOUT = 10.0
+# How long, when it has, until the last thread is out of what lies in its memory.
+_UNDOING = 0.5
+# A process younger than that may still be loaded, in seconds; and how long it may take to answer before it is tried again.
+_STARTING = 1.0
+_TRY_AGAIN = 0.5
+# What is put into the process: it reads the rest. Its length is fixed (`injection.TEXT_SIZE`), and nothing in it depends on the moment but
+# the path. Only `exec` is looked up in the namespace of the main module, where this runs.
+_LOADER = (
+    "exec(\"try:\\n f=open('{path}','rb')\\n s=f.read()\\n f.close()\\n"
+    " exec(s,{{'__name__':'xpc_agent.bootstrap.attached','path':f.name}})\\nexcept BaseException:pass\",{{}})\n"
+)
+# The same by `sys.remote_exec`, which has the main thread run it: no more than a thread is started there, a real one under gevent and
+# eventlet.
+_STARTER = """exec('''
+try:
+    import sys, _thread
+    def go():
+        start = _thread.start_new_thread
+        gevent, eventlet = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")
+        if hasattr(gevent, "get_original"):
+            start = gevent.get_original("_thread", "start_new_thread")
+        elif hasattr(eventlet, "is_monkey_patched") and eventlet.is_monkey_patched("thread"):
+            start = eventlet.original("_thread").start_new_thread
+        with open({path!r}, "rb") as file:
+            text = file.read()
+        start(exec, (text, {{"__name__": "xpc_agent.bootstrap.attached", "path": {path!r}}}))
+    go()
+except BaseException:
+    pass
+''', {{}})
+"""
+
+
+class Attached(Record):
+    """A process that has the agent in it now."""
+
+    pid: int
+    app: str
+    address: str
+    folder: str
+    """The runtime dir in which it is announced, as it knows that."""
+
+    python: str
+    program: str
+    modules: int
+    """How many are imported in it."""
+
+    seconds: float
+    """How long it took."""
+
+    already: bool = False
+    """Whether it had the agent before."""
+
+
+def attach(
+    pid: int,
+    *,
+    app: Optional[str] = None,
+    config: Union[Config, str, os.PathLike[str], None] = None,
+    probes: Iterable[str] = (),
+    on_demand: Iterable[str] = (),
+    tree: bool = False,
+    limits: Optional[Limits] = None,
+) -> Session:
+    """Bring the agent into the running Python process ``pid``, which was started without it, and connect to it.
+
+    Nothing has to be prepared in the process; it is stopped for less than a millisecond. ``app`` is the name that it gets, else made of its
+    program and pid; ``config`` the path of a config file; ``probes`` adds targets, and ``on_demand`` says what may be hooked without being
+    listed, everything unless something else is said. With ``tree`` the processes that it has started get the agent too. Where it is in the
+    process already, that is just joined. ``Session.detach()`` takes it out again.
+
+    Raises ``AttachError``, which says what to do, ``ApplicationNotFoundError`` if there is no such process, ``ConfigError``, and what
+    ``connect`` raises.
+    """
+    found = attach_tree(pid, app=app, config=config, probes=probes, on_demand=on_demand) if tree else None
+    one = found[0] if found else attach_process(pid, app=app, config=config, probes=probes, on_demand=on_demand)
+    return connect(one.app if tree else one.pid, timeout=1.0, limits=limits)
+
+
+def attach_tree(pid: int, *, app: Optional[str] = None, say: Callable[[str], None] = lambda line: None, **options: Any) -> List[Attached]:
+    """As `attach_process` for a process and those that it has started, under one name; `say` is told of those where it cannot be done."""
+    first = attach_process(pid, app=app, **options)
+    found = [first]
+    for child in children(pid):
+        try:
+            found.append(attach_process(child, app=first.app, **options))
+        except (XpcError, OSError) as error:
+            say(str(error))
+    return found
+
+
+def attach_process(
+    pid: int,
+    *,
+    app: Optional[str] = None,
+    config: Union[Config, str, os.PathLike[str], None] = None,
+    probes: Iterable[str] = (),
+    on_demand: Iterable[str] = (),
+) -> Attached:
+    """Bring the agent into one process, as `attach` does. Raises the same errors."""
+    began = time.perf_counter()
+    deadline = time.monotonic() + TIMEOUT
+    if not os.path.exists(f"/proc/{pid}"):
+        raise ApplicationNotFoundError(f"there is no process {pid}")
+    try:
+        with Lock(pid, deadline):
+            known = _known(pid)
+            if known is not None:
+                return known
+            examination = _examined(pid)
+            settings = _config(examination, app, config, tuple(probes), tuple(on_demand))
+            report = _bring(examination, settings, deadline)
+    except OSError as error:
+        if isinstance(error, XpcError) or not (isinstance(error, ProcessLookupError) or process_stat(pid) is None):
+            raise
+        raise AttachError(f"process {pid} has ended while it was attached to") from error
+    if report.get("refusal"):
+        raise AttachError(f"process {pid} cannot be attached to: {report['refusal']}")
+    if report.get("error"):
+        raise AttachError(f"process {pid}: the agent cannot start in it: {report['error']}\n{report.get('traceback', '')}".rstrip())
+    attached = Attached(
+        pid,
+        str(report["app"]),
+        str(report["address"]),
+        str(report["folder"]),
+        str(report["python"]),
+        examination.program,
+        int(report["modules"]),
+        time.perf_counter() - began,
+        bool(report["already"]),
+    )
+    if report["version"] != __version__:
+        raise AttachError(
+            f"process {pid} has version {report['version']} of xpc-instrument installed, and this is {__version__}: use that one"
+        )
+    return _make_known(attached, examination)
+
+
+def _examined(pid: int) -> Examination:
+    """What is known of a process that can be attached to. Raises `AttachError` for any other."""
+    deadline = time.monotonic() + _STARTING
+    while True:
+        examination = examine(pid)
+        # One that has just begun has not mapped all of its files yet.
+        if all(check.ok or not check.passing for check in examination.checks) or not _is_young(pid) or time.monotonic() > deadline:
+            examination.refuse()
+            return examination
+        time.sleep(0.01)
+
+
+def _is_young(pid: int) -> bool:
+    try:
+        uptime = float(Path("/proc/uptime").read_text().split()[0])
+    except (OSError, ValueError):
+        return False
+    stats = process_stat(pid)
+    return stats is not None and stats.started is not None and uptime - stats.started / os.sysconf("SC_CLK_TCK") < _STARTING
+
+
+def _known(pid: int) -> Optional[Attached]:
+    """A process that has the agent in it."""
+    for entry in discovery.processes():
+        if entry.pid == pid and (not entry.namespace or entry.namespace == pid_namespace()):
+            return Attached(pid, entry.app, entry.address, str(runtime_dir(create=False)), entry.python, "", 0, 0.0, already=True)
+    return None
+
+
+def _config(
+    examination: Examination,
+    app: Optional[str],
+    config: Union[Config, str, os.PathLike[str], None],
+    probes: Iterable[str],
+    on_demand: Iterable[str],
+) -> Config:
+    if config is None:
+        name = app or default_app(examination)
+        return config_module.with_on_demand(config_module.from_probes(name, probes), on_demand or ("**",))
+    made = config if isinstance(config, Config) else config_module.load(config)
+    if app is not None:
+        made = config_module.with_app(made, app)
+    return config_module.with_on_demand(config_module.with_probes(made, probes), on_demand)
+
+
+def default_app(examination: Examination) -> str:
+    """The name of a process that is given none: of its program and pid, such as `gunicorn-4711`."""
+    tail = f"-{examination.pid}"
+    return examination.program[: 64 - len(tail)] + tail
+
+
+def _bring(examination: Examination, config: Config, deadline: float) -> Mapping[str, Any]:
+    """Have the process start the agent; what it reports."""
+    pid = examination.pid
+    uid, gid = _file_owner(pid)
+    with Job(pid, uid, gid) as job:
+        shared = job.is_shared and uid == os.geteuid()
+        if not shared:
+            job.write("sources.json", json.dumps(sources()))
+        task = {
+            "config": pack(config),
+            "folders": folders() if shared else {},
+            "sources": not shared,
+            "runtime_dir": str(runtime_dir()) if shared else "",
+            "main": main_ident(pid) if examination.way == "stub" and examination.python < (3, 13) else 0,
+        }
+        job.write("job.json", json.dumps(task))
+        if examination.way == "stub":
+            path = job.write("start.py", _start_text())
+            injection = Injection(pid, _LOADER.format(path=path))
+            injection.run(deadline)
+            report = None
+            while report is None and _is_young(pid) and time.monotonic() < deadline:
+                # Before Python is there, what is started in it ends without a word.
+                report = job.await_report(time.monotonic() + _TRY_AGAIN)
+                if report is None:
+                    injection.run_again(deadline)
+            report = report or job.await_report(deadline)
+            if report is None:
+                raise AttachError(
+                    f"process {pid} did not answer within {TIMEOUT:g} s: one of its threads keeps the global interpreter lock that long "
+                    "(an operation in C, or uWSGI without --enable-threads); the thread that waits for it there will do nothing"
+                )
+            thread = _task_of(pid, int(report["thread"]))
+            if thread:
+                injection.undo(thread, time.monotonic() + _UNDOING)
+        else:
+            path = job.write("start.py", _start_text())
+            script = job.write("remote.py", _STARTER.format(path=path))
+            _remote_exec(pid, examination, script)
+            report = job.await_report(deadline)
+            if report is None:
+                raise AttachError(
+                    f"process {pid} did not answer within {TIMEOUT:g} s: its main thread is blocked in a system call; "
+                    f"the way in was {examination.checks[-1].text}"
+                )
+        return report
+
+
+def _start_text() -> str:
+    """What runs in the process (`xpc_agent/bootstrap/attached.py`)."""
+    return Path(folders()["xpc_agent"], "xpc_agent", "bootstrap", "attached.py").read_text(encoding="utf-8")
+
+
+def _remote_exec(pid: int, examination: Examination, script: str) -> None:
+    """`sys.remote_exec` by a Python of the target's minor version: this one, or the target's own."""
+    own: Optional[Callable[[int, str], None]] = getattr(sys, "remote_exec", None)
+    try:
+        if own is not None and examination.python[:2] == sys.version_info[:2]:
+            own(pid, script)
+            return
+        code = f"import sys; sys.remote_exec({pid}, {script!r})"
+        done = subprocess.run(  # noqa: S603
+            [f"/proc/{pid}/exe", "-I", "-S", "-c", code], capture_output=True, text=True, timeout=TIMEOUT, check=False
+        )
+    except (OSError, RuntimeError, subprocess.TimeoutExpired) as error:
+        raise AttachError(f"process {pid}: sys.remote_exec failed: {error}; start it with: xpc-instrument run -- COMMAND") from error
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
+        raise AttachError(f"process {pid}: sys.remote_exec failed: {said}; start it with: xpc-instrument run -- COMMAND")
+
+
+def _file_owner(pid: int) -> Tuple[int, int]:
+    """As whom a process makes and reads files."""
+    words: Dict[str, List[str]] = {}
+    try:
+        for line in Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines():
+            name, _, rest = line.partition(":")
+            words[name] = rest.split()
+    except OSError:
+        raise AttachError(f"process {pid} has ended") from None
+    return int(words["Uid"][3]), int(words["Gid"][3])
+
+
+def _task_of(pid: int, inner: int) -> int:
+    """The number here of the thread that has another one in its own pid namespace; 0 if it has gone."""
+    if os.path.exists(f"/proc/{pid}/task/{inner}"):
+        return inner
+    try:
+        tasks = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return 0
+    for task in tasks:
+        try:
+            text = Path(f"/proc/{pid}/task/{task}/status").read_text()
+        except OSError:
+            continue
+        numbers = next((line.split()[1:] for line in text.splitlines() if line.startswith("NSpid:")), [])
+        if numbers and int(numbers[-1]) == inner:
+            return int(task)
+    return 1 << 30  # no thread has that number: it has ended
+
+
+def _make_known(attached: Attached, examination: Examination) -> Attached:
+    """Have `ps` and `connect` of whoever attached find the process, where its own runtime dir is another one."""
+    try:
+        if any(entry.pid == attached.pid and entry.app == attached.app for entry in discovery.processes()):
+            return attached
+        address = attached.address
+        if address.startswith("unix:") and not _sees(attached.pid):
+            address = f"unix:{bound_path(Path(f'/proc/{attached.pid}/root{address[5:]}'))}"
+        stats = process_stat(attached.pid) or ProcessStat()
+        discovery.announce(
+            discovery.Entry(
+                *(attached.app, attached.pid, 0, address, stats.started, time.time(), examination.command, attached.python, __version__),
+                namespace=pid_namespace(),
+                stack=stats.stack,
+            )
+        )
+    except (XpcError, OSError) as error:
+        raise AttachError(
+            f"process {attached.pid} has the agent, and listens at {attached.address}, but cannot be made known here: {error}"
+        ) from error
+    return attached
+
+
+def _sees(pid: int) -> bool:
+    from .job import sees_the_same
+
+    return sees_the_same(pid)

@@ -1,0 +1,196 @@
+"""The folder through which a process that is attached to is told what to do, and answers.
+
+Rules:
+- Its name cannot be guessed, it is 0700 and its files 0600. Where root attaches to another user's process they are that user's.
+- It lies where the target sees it: in its root and mount namespace. No symbolic link of the target's is followed on the way there.
+- It is gone when the target has answered, or the time is over; who comes too late finds nothing to do.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import secrets
+import select
+import stat
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Dict, List, Mapping, Optional, Tuple, Type
+
+from ..core.model.errors import AttachError
+
+# Where a folder can be made in another mount namespace, in this order.
+_PLACES = ("tmp", "var/tmp", "dev/shm", "run")
+_PACKAGES = ("xpc_agent", "xpc_instrument", "wrapt", "cloudpickle")
+# What the agent does not import.
+_ASIDE = ("xpc_instrument.cli", "xpc_instrument.script", "xpc_instrument.attaching", "xpc_agent.bootstrap")
+_FILES = ("start.py", "remote.py", "job.json", "sources.json", "report")
+
+
+def sees_the_same(pid: int) -> bool:
+    """Whether a process sees the files that this one sees, under the same names."""
+    try:
+        mounts = os.readlink(f"/proc/{pid}/ns/mnt") == os.readlink("/proc/self/ns/mnt")
+        return mounts and os.path.samestat(os.stat(f"/proc/{pid}/root"), os.stat("/"))
+    except OSError:
+        return False
+
+
+class Job:
+    """One such folder. A context manager: at its end it is removed. `AttachError` if none can be made."""
+
+    def __init__(self, pid: int, uid: int, gid: int) -> None:
+        self.pid = pid
+        self.is_shared = sees_the_same(pid)
+        """Whether the target sees our files."""
+        self._others = (uid, gid) if uid != os.geteuid() else None
+        name = f"xpc-attach-{secrets.token_hex(8)}"
+        parent, self.path = self._make(name)
+        """The folder, as the target knows it."""
+        self._parent, self._name = parent, name
+        try:
+            self._folder = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+            if self._others:
+                os.fchown(self._folder, *self._others)
+            os.mkfifo("report", 0o600, dir_fd=self._folder)
+            self._own("report")
+            self._report = os.open("report", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self._folder)
+        except BaseException:
+            os.rmdir(name, dir_fd=parent)
+            os.close(parent)
+            raise
+
+    def _make(self, name: str) -> Tuple[int, str]:
+        """A folder of that name; the descriptor of the one that it is in, and its path as the target knows it."""
+        root = os.open(f"/proc/{self.pid}/root", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        places: List[str] = list(_PLACES)
+        if self.is_shared and not self._others:
+            own = os.path.realpath(tempfile.gettempdir())
+            places.insert(0, own.lstrip("/"))
+        problem = ""
+        try:
+            for place in places:
+                try:
+                    parent = _walk(root, place)
+                except OSError as error:
+                    problem = problem or f"/{place}: {error.strerror}"
+                    continue
+                try:
+                    os.mkdir(name, 0o700, dir_fd=parent)
+                    return parent, f"/{place}/{name}"
+                except OSError as error:
+                    problem = problem or f"/{place}: {error.strerror}"
+                    os.close(parent)
+        finally:
+            os.close(root)
+        raise AttachError(f"no folder can be made that it sees ({problem}): mount a tmpfs at /tmp in its container")
+
+    def _own(self, name: str) -> None:
+        if self._others:
+            os.chown(name, *self._others, dir_fd=self._folder, follow_symlinks=False)
+
+    def write(self, name: str, text: str) -> str:
+        """Make a file; its path as the target knows it."""
+        descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=self._folder)
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        self._own(name)
+        return f"{self.path}/{name}"
+
+    def await_report(self, deadline: float) -> Optional[Mapping[str, Any]]:
+        """What the target says; None if it says nothing until then. `AttachError` if it ends meanwhile."""
+        data = b""
+        poll = select.poll()
+        poll.register(self._report, select.POLLIN)
+        try:
+            process = os.pidfd_open(self.pid)
+        except OSError:
+            raise AttachError(f"process {self.pid} has ended while it was attached to") from None
+        try:
+            poll.register(process, select.POLLIN)
+            while b"\n" not in data:
+                ready = dict(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
+                if self._report in ready:
+                    piece = os.read(self._report, 4096)
+                    data += piece
+                    if piece:
+                        continue
+                    if data:
+                        break
+                    # Its writer has gone without a word: the thread was ended with its process, or somebody else has opened the pipe.
+                    time.sleep(0.001)
+                if process in ready:
+                    raise AttachError(f"process {self.pid} has ended while it was attached to")
+                if time.monotonic() > deadline:
+                    return None
+        finally:
+            os.close(process)
+        # Where it was begun twice (`Injection.run_again`), there are two.
+        report: Mapping[str, Any] = json.loads(data.partition(b"\n")[0])
+        return report
+
+    def close(self) -> None:
+        """Remove it."""
+        os.close(self._report)
+        for name in _FILES:
+            try:
+                os.unlink(name, dir_fd=self._folder)
+            except FileNotFoundError:
+                pass  # the target has
+        os.close(self._folder)
+        try:
+            os.rmdir(self._name, dir_fd=self._parent)
+        except FileNotFoundError:
+            pass
+        os.close(self._parent)
+
+    def __enter__(self) -> Job:
+        return self
+
+    def __exit__(self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]) -> None:
+        self.close()
+
+
+def _walk(root: int, place: str) -> int:
+    """The descriptor of a folder below another one, without following a symbolic link. OSError if there is none, or one is on the way."""
+    folder = os.dup(root)
+    for name in filter(None, place.split("/")):
+        try:
+            below = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+        finally:
+            os.close(folder)
+        folder = below
+    return folder
+
+
+def folders() -> Dict[str, str]:
+    """The folder in which each package lies that the agent needs, by its name. `AttachError` if one is not to be found."""
+    found = {}
+    for name in _PACKAGES:
+        spec = importlib.util.find_spec(name)
+        if spec is None or not spec.origin:
+            raise AttachError(f"the package {name}, which the agent needs, cannot be found: install xpc-instrument again")
+        found[name] = os.path.dirname(os.path.dirname(os.path.abspath(spec.origin)))
+    return found
+
+
+def sources() -> Dict[str, Tuple[bool, str]]:
+    """(whether it is a package, its text) of each module that the agent may import, by name."""
+    found: Dict[str, Tuple[bool, str]] = {}
+    for name, folder in folders().items():
+        for path in sorted(Path(folder, name).rglob("*.py")):
+            parts = path.relative_to(folder).with_suffix("").parts
+            package = parts[-1] == "__init__"
+            module = ".".join(parts[:-1] if package else parts)
+            if not module.startswith(_ASIDE):
+                found[module] = package, path.read_text(encoding="utf-8")
+    return found
+
+
+def is_readable_by_all(folder: str) -> bool:
+    """Whether any user may read what is in a folder of ours."""
+    path = Path(folder)
+    return all(os.stat(one).st_mode & stat.S_IXOTH for one in (path, *path.parents))

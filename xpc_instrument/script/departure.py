@@ -1,0 +1,34 @@
+"""Having the agent leave the processes that a session has joined."""
+
+from __future__ import annotations
+
+import time
+from typing import List, Sequence
+
+from ..core.discovery import entry as discovery
+from ..core.model.errors import ChannelError, DeadlineError
+from .process import Process
+
+# How often it is looked whether a process has been left, in seconds.
+_LOOK_AGAIN = 0.001
+
+
+def have_left(app: str, processes: Sequence[Process], deadline: float) -> List[int]:
+    """The pids of the processes, once the agent has left them, as the end of a connection says. DeadlineError if it does not in time."""
+    asked = [(process, process.joiner.begin_query("detach", deadline)) for process in processes]
+    late = []
+    for process, request in asked:
+        try:
+            request.answer(deadline)
+        except ChannelError:
+            pass  # it may have left before its answer was sent, or ended
+        while process.joiner.alive and time.monotonic() < deadline:
+            time.sleep(_LOOK_AGAIN)
+        if process.joiner.alive:
+            late.append(process.name)
+    if late:
+        raise DeadlineError(f"the agent did not leave {', '.join(late)} in time: try again, or end the process")
+    pids = sorted(process.joiner.welcome.pid for process in processes)
+    for pid in pids:
+        discovery.forget(app, pid)
+    return pids
