@@ -69,6 +69,7 @@ class RelayedPeer:
     def __init__(self, joiner: Joiner, session: str, who: str, pid: int, python: str) -> None:
         self.session = session
         self.who = who
+        self.claimed = who != f"pid {pid}"
         self.pid = pid
         self.python = python
         self.lanes = RelayLanes(joiner)

@@ -180,7 +180,8 @@ def _lanes(session: Dict[str, Any]) -> str:
         f"{counted(session['frames'], 'frame')} went through memory",
     ]
     parts += [f"{count} plain: {why}" for why, count in session["plain"].items()]
-    return f"session of pid {session['script']}: {'; '.join(parts)}"
+    claim = " (as it says itself)" if session.get("claimed") else ""
+    return f"session of pid {session['script']}{claim}: {'; '.join(parts)}"
 
 
 _PROCESS = (("sessions", "session", ", this command's included"), ("lanes", "lane", ""), ("refused", "connection", " refused"))

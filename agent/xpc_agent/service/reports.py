@@ -42,7 +42,7 @@ class Reports:
             "sessions": len(peers),
             "lanes": sum(len(peer.lanes) for peer in peers),
             "refused": 0 if host is None else host.refused,
-            "by-session": [_report_lanes(peer.pid, peer.lanes.wires()) for peer in peers],
+            "by-session": [{**_report_lanes(peer.pid, peer.lanes.wires()), "claimed": peer.claimed} for peer in peers],
         }
 
     def probes(self) -> List[Dict[str, Any]]:
@@ -90,6 +90,7 @@ def _report_hook(hook: RemoteHook, held: Held) -> Dict[str, Any]:
     return {
         "mode": hook.mode.value,
         "pid": hook.peer.pid,
+        "claimed": hook.peer.claimed,
         "number": hook.number,
         "session": bell_name(hook.session),
         "terms": hook.terms.to_json(),

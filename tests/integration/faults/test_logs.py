@@ -161,5 +161,7 @@ def test_a_pid_that_the_kernel_does_not_confirm_is_what_a_script_says(
     joiner = liar(lambda: b'{"cause": "raised", "message": "a bug"}')
     monkeypatch.undo()
     assert app.evaluate("shop.charge(1)") == "'1 EUR'"
+    hooks = "[one.name([one]) for point in __import__('xpc_agent').stats() for one in point.hooks]"
+    assert app.evaluate(hooks) == "['before:4711?']"
     app.program.find_line("the before hook of a process that says it is pid 4711 on shop:charge failed (raised): a bug")
     joiner.close()

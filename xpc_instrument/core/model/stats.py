@@ -92,9 +92,12 @@ class HookStats(Figures):
     session: str = ""
     """The first digits of the identifier of its session."""
 
+    claimed: bool = False
+    """Whether the script alone says that this is its pid: the kernel tells it of sockets between processes of one pid namespace only."""
+
     def name(self, among: Iterable[HookStats]) -> str:
-        """`MODE:PID`, with as much behind it as tells it from the others: `#NUMBER`, and `@SESSION`."""
-        name = f"{self.mode}:{self.script}"
+        """`MODE:PID`, with `?` behind a pid that is only claimed, and as much as tells it from the others: `#NUMBER`, and `@SESSION`."""
+        name = f"{self.mode}:{self.script}{'?' if self.claimed else ''}"
         alike = [one for one in among if (one.mode, one.script) == (self.mode, self.script)]
         if len(alike) > 1:
             name += f"#{self.number}"
@@ -136,10 +139,16 @@ class LaneStats(Record):
     plain: Mapping[str, int] = fresh(dict)
     """Why the others are plain, and how many for that reason."""
 
+    claimed: bool = False
+    """Whether the script alone says that this is its pid, as in `HookStats`."""
+
 
 def read_lanes(pid: int, process: Mapping[str, Any]) -> List[LaneStats]:
     """The records in what a process reports of itself."""
-    return [LaneStats(pid, one["script"], one["lanes"], one["hot"], one["frames"], one["plain"]) for one in process.get("by-session", ())]
+    return [
+        LaneStats(pid, one["script"], one["lanes"], one["hot"], one["frames"], one["plain"], bool(one.get("claimed")))
+        for one in process.get("by-session", ())
+    ]
 
 
 def read_probe(pid: int, report: Mapping[str, Any]) -> ProbeStats:
@@ -152,6 +161,7 @@ def read_probe(pid: int, report: Mapping[str, Any]) -> ProbeStats:
             suspended=hook.get("suspended"),
             number=hook.get("number", 0),
             session=hook.get("session", ""),
+            claimed=bool(hook.get("claimed")),
         )
         for hook in report["hooks"]
     )

@@ -78,6 +78,8 @@ class Peer:
         self.session = hello.session
         self.pid = hello.pid
         self.who = named(wire.sock, hello.pid)
+        # Whether it alone says that this is its pid.
+        self.claimed = self.who != f"pid {hello.pid}"
         self.python = hello.python
         self.program = hello.program
         self.gone = False
