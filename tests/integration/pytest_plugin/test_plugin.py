@@ -343,9 +343,11 @@ def test_each_kind_of_failure_is_told_with_its_target(run_tests: Callable[..., P
 
 def test_an_application_that_ends_is_shown_with_what_it_said(run_tests: Callable[..., Program]) -> None:
     source = """
-def test_it_dies(xpc, ask):
+def test_it_dies(xpc, xpc_app, ask):
     with pytest.raises(OSError):
         ask("print('last words', flush=True) or __import__('os')._exit(3)")
+    # Its connections end some moments before it does.
+    xpc_app._process.wait(20)
 
 def test_next(xpc):
     pass
