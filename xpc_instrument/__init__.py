@@ -37,9 +37,13 @@ if TYPE_CHECKING:
     from .core.wire.tls import TLS
     from .script.call import Call
     from .script.connect import connect
+    from .script.counted import Monitor, MonitorRow, StackRow, Stacks, Stat, StatRow
     from .script.handle import Handle
     from .script.manager import Manager, find_free_port
+    from .script.observer import Stack
     from .script.session import Session
+    from .script.targets import Described
+    from .script.watching import CallEvent, Watch
 
 _HOMES = {
     "AddressInUseError": "core.model.errors",
@@ -72,6 +76,16 @@ _HOMES = {
     "TargetError": "core.model.errors",
     "XpcError": "core.model.errors",
     "attach": "attaching.attach",
+    "CallEvent": "script.watching",
+    "Watch": "script.watching",
+    "Stat": "script.counted",
+    "StatRow": "script.counted",
+    "Monitor": "script.counted",
+    "MonitorRow": "script.counted",
+    "Stacks": "script.counted",
+    "StackRow": "script.counted",
+    "Stack": "script.observer",
+    "Described": "script.targets",
     "attribute_of": "core.values.references",
     "connect": "script.connect",
     "copy_of": "core.values.references",
@@ -86,8 +100,10 @@ __all__ = [
     "AttachError",
     "AuthenticationError",
     "Call",
+    "CallEvent",
     "ChannelError",
     "ConfigError",
+    "Described",
     "ExpressionError",
     "Figures",
     "Handle",
@@ -98,6 +114,8 @@ __all__ = [
     "Limits",
     "Manager",
     "Mode",
+    "Monitor",
+    "MonitorRow",
     "PayloadError",
     "PlaintextError",
     "ProbeStats",
@@ -106,7 +124,13 @@ __all__ = [
     "RemoteError",
     "RemoteTraceback",
     "Session",
+    "Stack",
+    "StackRow",
+    "Stacks",
+    "Stat",
+    "StatRow",
     "TargetError",
+    "Watch",
     "XpcError",
     "__version__",
     "attach",

@@ -24,12 +24,13 @@ default_role = "py:obj"
 nitpicky = True
 nitpick_ignore_regex = [
     ("py:obj", r".*"),
-    ("py:class", r"(enum|os|pathlib|socket|unittest\.mock)\.\w+"),  # the standard library
-    ("py:class", r"AddressLike|Path|.*\.(Config|F|Settings)"),  # names of several types, which the text describes
+    ("py:class", r"(enum|inspect|os|pathlib|socket|unittest\.mock)\.\w+"),  # the standard library
+    ("py:class", r"AddressLike|Octaves|Path|.*\.(Config|F|Row|Settings)"),  # names of several types, which the text describes
 ]
 
 # Made by `connect`, by a registration, for a hook and by `stats()`: nobody calls their constructors.
-_MADE_ELSEWHERE = ("Session", "Handle", "Call", "Reference", "Figures", "ProbeStats", "HookStats", "LaneStats", "RemoteTraceback")
+_MADE_ELSEWHERE = {"Session", "Handle", "Call", "Reference", "Figures", "ProbeStats", "HookStats", "LaneStats", "RemoteTraceback"}
+_MADE_ELSEWHERE |= {"Watch", "CallEvent", "Stat", "StatRow", "Monitor", "MonitorRow", "Stacks", "StackRow", "Stack", "Described"}
 
 
 def _without_constructor(app, what, name, obj, options, signature, return_annotation):

@@ -68,6 +68,10 @@ class Handle:
         self.suspensions = 0
         self._suspended_in: Set[int] = set()
         self._targets: Set[str] = set()
+        # What a hook that counts in the application had counted when it was removed, by process.
+        self._last_totals: Dict[int, Any] = {}
+        # Of one that was at rest since it cost too much: how much, by process.
+        self._over_budget: Dict[int, str] = {}
         self._remove = remove
         self._terms_over = terms_over
         self._lock = threading.Lock()

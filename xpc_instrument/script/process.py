@@ -89,6 +89,8 @@ class PendingRemoval:
     def confirm(self, deadline: float) -> None:
         """Wait for the answer, which says how many events were dropped. Raises what `PendingRequest.answer` raises."""
         answer = self._request.answer(deadline)
+        if self.hook is not None and "totals" in answer.data:
+            self.hook.handle._last_totals[int(answer.data["pid"])] = answer.data["totals"]
         if self.hook is not None and "dropped" in answer.data:
             for key, count in dict(answer.data["dropped"]).items():
                 self.hook.handle._note_dropped(str(answer.data["source"]), int(count), int(key))

@@ -309,7 +309,7 @@ class Registrar:
         )
 
     def _register(self, mode: Mode, targets: Targets, hook: Any, raises: Tuple[Type[Exception], ...], **options: Any) -> Any:
-        target = _joined(mode, targets)
+        target = joined(mode, targets)
         form = options.pop("form", None)
         try:
             terms = Terms(**options) if form is None else Terms(form=form, **options)
@@ -327,7 +327,7 @@ class Registrar:
         return self._add(mode, target, hook, _shown(terms, form, hook), raises)
 
 
-def _joined(mode: Mode, targets: object) -> str:
+def joined(mode: Mode, targets: object) -> str:
     """The targets as one text. Raises `TypeError`: above all `@app.before` without any would register nothing, and say nothing."""
     several = [targets] if isinstance(targets, str) else targets
     if not isinstance(several, (list, tuple)) or not several or not all(isinstance(one, str) for one in several):

@@ -40,8 +40,8 @@ from .exits import come_first, end_with_script
 from .follower import Follower
 from .handle import Handle
 from .hook import Hook
+from .observer import Observer
 from .process import PendingRegistration, PendingRemoval, Process, confirm_all
-from .registrar import Registrar
 from .serving import HookServer
 
 log = logging.getLogger("xpc_instrument")
@@ -72,7 +72,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_fork)
 
 
-class Session(Registrar):
+class Session(Observer):
     """A probe script's connection to one application, made by ``connect``. A context manager; ``close`` ends it.
 
     Hooks run in threads of the session, several at a time if the application calls so. These block all signals, and so does a program that
@@ -310,6 +310,11 @@ class Session(Registrar):
             if found is not None:
                 found.handle._note_targets(map(str, data.get("targets") or ()))
             return
+        if notice.kind == "over-budget":
+            found = self._hooks.get(data.get("hook", 0))
+            if found is not None:
+                found.handle._over_budget[int(data.get("pid", 0))] = one_line(str(data.get("used")))
+            return
         if notice.kind in ("suspended", "resumed"):
             self._suspension(name, notice.kind == "suspended", data)
             return
@@ -347,17 +352,17 @@ class Session(Registrar):
         """
         return [one for data in self._reports() for one in read_lanes(data["pid"], data["process"])]
 
-    def _search(self, pattern: str) -> List[Mapping[str, Any]]:
-        """What each process knows of the functions that a pattern stands for; a process that has gone is left out. Raises `TargetError`."""
+    def _ask(self, question: str) -> List[Mapping[str, Any]]:
+        """What each process answers; one that has gone is left out. Raises as `stats`, and what a process refuses the question with."""
         self._check_process()
         with self._lock:
             joiners = [process.joiner for process in self._processes.values()]
         deadline = time.monotonic() + self._limits.connect_timeout
-        asked = [(joiner, joiner.begin_query(f"targets {pattern}", deadline)) for joiner in joiners if joiner.alive]
+        asked = [(joiner, joiner.begin_query(question, deadline)) for joiner in joiners if joiner.alive]
         found: List[Mapping[str, Any]] = []
         for joiner, request in asked:
             try:
-                found += request.answer(deadline).data["targets"]
+                found.append(request.answer(deadline).data)
             except ChannelError:
                 if joiner.alive:
                     raise

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from typing import NamedTuple, Optional
+from typing import Any, List, Mapping, NamedTuple, Optional, Protocol
 
 from .call import signature_from_spec
-from .session import Session
+
+
+class Searching(Protocol):
+    """A session, as far as it asks for targets."""
+
+    def _search(self, pattern: str) -> List[Mapping[str, Any]]: ...
 
 
 class Described(NamedTuple):
@@ -19,13 +24,18 @@ class Described(NamedTuple):
     signature: Optional[inspect.Signature]
     """Its parameters without the bound one, and ``None`` for each default; None of what was not written in Python."""
 
+    @classmethod
+    def read(cls, told: Mapping[str, Any]) -> Described:
+        """What a process has told of it."""
+        return cls(told["target"], told["kind"], signature_from_spec(told["signature"]))
 
-def described(session: Session, target: str) -> Optional[Described]:
+
+def described(session: Searching, target: str) -> Optional[Described]:
     """What the first process that has the target tells of it; None where its module is not imported yet, or has no such function.
 
     Raises ``TargetError`` for a text that cannot be a target, ``ChannelError`` if a process that lives does not answer.
     """
     for one in session._search(target):
         if one["target"] == target and one["kind"]:
-            return Described(target, one["kind"], signature_from_spec(one["signature"]))
+            return Described.read(one)
     return None

@@ -41,7 +41,7 @@ from xpc_instrument.core.wire.wire import Wire
 
 from ..guard import guard, guarded
 from ..relay import RelayedPeer, relay_name
-from ..targets.resolve import Kind
+from ..targets.resolve import Kind, Resolved
 from .admission import SharedAdmission, SuspensionPolicy
 from .failures import FailingOpen
 from .gate import PASS, Args, Form, Gate, Kwargs, Proceeding
@@ -179,6 +179,9 @@ class RemoteHook(FailingOpen):
     def shown_in(self, form: Optional[Form]) -> None:
         """`form` makes the canonical form of any; None where there is no such."""
         self.form = None if self.as_passed else form
+
+    def placed(self, resolved: Resolved, code: Optional[types.CodeType]) -> None:
+        """What it is on: the function, and the code that this has when it is not armed, if it is one of Python's. Before it is armed."""
 
     # what is sent ------------------------------------------------------------------------------------------------------
 

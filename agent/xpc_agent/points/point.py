@@ -7,6 +7,7 @@ which its `reason` explains.
 from __future__ import annotations
 
 import logging
+import types
 from typing import Any, List, Optional
 
 from xpc_instrument.core.config.schema import ProbeConfig
@@ -18,6 +19,7 @@ from ..hooks.counters import Counters
 from ..hooks.dispatch import Dispatcher, HookChain
 from ..hooks.remote import RemoteHook
 from ..patching import Patch, make_patch
+from ..patching.code_swap import plain_code
 from ..targets.resolve import Resolved, UnpatchableError, resolve
 from ..targets.running import is_to_come
 from ..targets.signature import signature_spec
@@ -66,8 +68,12 @@ class ProbePoint:
     def refresh(self) -> None:
         """Have the target's state follow its list of hooks."""
         if self.patch is not None:
+            assert self.resolved is not None
+            function = self.resolved.function
+            code = plain_code(function) if type(function) is types.FunctionType else None
             for hook in self.hooks:
                 hook.shown_in(self.patch.form)
+                hook.placed(self.resolved, code)
         self.dispatcher.chain = HookChain(self.hooks) if self.hooks else None
         if self.patch is None:
             return

@@ -43,6 +43,7 @@ from ..relay import RelayedPeer
 from .search import search
 from .selections import Selection, Selections
 from .sharing import PendingAnswer, Sharing
+from .stacks import stacks
 
 # What a script may register where the config allows no more than to observe; then nothing that it sends is unpickled.
 _OBSERVERS = frozenset({Mode.BEFORE, Mode.AFTER})
@@ -141,11 +142,13 @@ class Registrations(Policy):
         within = bounded(message.within)
         session, number = peer.session, message.hook
         members = self._sharing.unshare(session, number, within)
+        local = self._local(session, number)
         removed = self._disarm(session, number) or members is not None
         unwaited = self.sender.find(session, number)
         if not removed and not unwaited:
             return self._registry.unregister(peer, message)
-        answer = Answer(message.request, True, data={"unregistered": True})
+        last = {"totals": _totals(local), "pid": os.getpid()} if local else {}
+        answer = Answer(message.request, True, data={"unregistered": True, **last})
         if not unwaited and not (members and within):
             return answer
         # The answer follows when what is queued is delivered, here and in the members.
@@ -170,6 +173,11 @@ class Registrations(Policy):
                 member.notify("detach")
             self._detach()
             return Answer(message.request, True, data={"detached": True})
+        if kind == "totals" and rest.isdigit():
+            data = {"totals": _totals(self._local(peer.session, int(rest))), "pid": os.getpid()}
+            return Answer(message.request, True, data={**data, "members": [one.pid for one in self._sharing.members()]})
+        if kind == "stacks":
+            return Answer(message.request, True, data={"stacks": stacks(), "pid": os.getpid()})
         if kind == "targets":
             return self._search(message, rest)
         if kind != "member":
@@ -246,8 +254,7 @@ class Registrations(Policy):
             self._table.remove_expired(point)
             if len(point.hooks) >= self._config.limits.max_hooks:
                 raise TargetError(f"{target} has {len(point.hooks)} hooks, the limit (max-hooks)")
-            make: Callable[..., RemoteHook] = RemoteHook if terms.wait else functools.partial(UnwaitedHook, sender=self.sender)
-            hook = make(
+            hook = self._maker(target, terms)(
                 mode,
                 target,
                 peer,
@@ -270,11 +277,23 @@ class Registrations(Policy):
             point.hooks = [*point.hooks, hook]
             try:
                 point.refresh()
+                if getattr(hook, "mistake", ""):
+                    raise TargetError(f"{target}: {hook.mistake}")
             except TargetError:
                 self._table.remove(point, hook)
                 self._forget(hook)
                 raise
         return timeout
+
+    def _maker(self, target: str, terms: Terms) -> Callable[..., Any]:
+        """What makes the hook that the terms mean. Raises `TargetError` for expressions that are not allowed."""
+        if terms.local is not None:
+            # Late: what evaluates expressions is loaded where they are used.
+            from ..hooks.local import LocalHook, check_expressions
+
+            check_expressions(target, terms.local)
+            return LocalHook
+        return RemoteHook if terms.wait else functools.partial(UnwaitedHook, sender=self.sender)
 
     def _check_count(self, session: str, point: ProbePoint) -> None:
         """A session has hooks on so many targets on demand and no more."""
@@ -286,6 +305,11 @@ class Registrations(Policy):
             raise TargetError(
                 f"{point.target}: this session has hooks on {most} targets on demand, the limit (max-targets); remove some first"
             )
+
+    def _local(self, session: str, number: int) -> List[Any]:
+        """The hooks of a registration that live in the application."""
+        points = list(self._table.points.values())
+        return [hook for point in points for hook in point.hooks if (hook.session, hook.number) == (session, number) and hook.terms.local]
 
     def drop_hook(self, session: str, number: int, within: float, done: Callable[[], None]) -> None:
         """Remove one hook of a session; `done` is called when its events are delivered too, or not in time."""
@@ -374,6 +398,11 @@ class Registrations(Policy):
             for hook in point.hooks:
                 hook.reset_after_fork(pid)
         self.sender.reset_after_fork()
+
+
+def _totals(hooks: List[Any]) -> List[Any]:
+    """What they have counted, each on its target."""
+    return [hook.totals() for hook in hooks]
 
 
 def _nothing() -> None:

@@ -96,7 +96,13 @@ def _report_hook(hook: RemoteHook, held: Held) -> Dict[str, Any]:
         "terms": hook.terms.to_json(),
         "suspended": _why_suspended(hook),
         "stats": figures.to_json(),
+        **({} if hook.terms.local is None else _counted(hook)),
     }
+
+
+def _counted(hook: Any) -> Dict[str, Any]:
+    """Of a hook that counts in this process."""
+    return {"totals": hook.totals()}
 
 
 def _state(point: ProbePoint, hooks: List[RemoteHook]) -> Tuple[str, str]:

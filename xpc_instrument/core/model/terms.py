@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Dict, Literal, Mapping, Optional
 
 from .limits import LONGEST_WAIT
+from .local import check_local
 from .record import Record, as_dict, defaults, fields
 from .target import Mode
 
@@ -47,7 +48,12 @@ class Terms(Record):
     """How the hook is shown the arguments: "canonical" (positional parameters in `args`, keyword-only ones in `kwargs`, defaults filled in)
     or "as passed" (as the caller wrote them, which only a trampoline around the function can see)."""
 
+    local: Optional[Mapping[str, Any]] = None
+    """What the hook does that lives in the application, as plain data; None if a script is called. See `local.py`."""
+
     def __post_init__(self) -> None:
+        if self.local is not None:
+            check_local(self.local)
         if self.limit is not None and (not isinstance(self.limit, int) or isinstance(self.limit, bool) or self.limit < 1):
             raise ValueError(f"limit={self.limit!r}: expected a number of calls from 1 upwards")
         _check_number("expires", self.expires, _LONGEST, "seconds")

@@ -1,0 +1,348 @@
+"""Hooks that live in the application as data: what they see stays here, counted, until their script asks for it.
+
+Rules:
+- They observe: nothing of theirs reaches the application, no lane is taken, nothing is pickled, and no code of the application runs.
+- All else of them is as with any hook: their place on the probe point, terms, targets, the end of their session, forks.
+- An invocation is recorded when it ends, by one call of `_record(values, result, error, duration)`, which is made of what the hook counts.
+  `values` are those of all parameters in their order; where the function has no code of Python's they are its arguments, and a hook that
+  needs them by name cannot be put there.
+- What observing costs is measured by one invocation in 64. If it is more than 2 % of the time of the processor that the process uses, the
+  hook is at rest from then on, and its script is told.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from builtins import isinstance as _isinstance  # for where no guard is up: the builtin may be the very target
+from threading import get_ident
+from time import perf_counter, process_time
+from types import CodeType, FunctionType
+from typing import Any, Callable, Coroutine, Dict, List, Mapping, Optional, Tuple
+
+from xpc_instrument.core.model.aggregate import Key, key_part, to_json
+from xpc_instrument.core.model.errors import ExpressionError, TargetError
+from xpc_instrument.core.model.expression import OBSERVE, Expression, parse
+from xpc_instrument.core.model.interrupts import raise_interrupt
+from xpc_instrument.core.model.local import DURATION, STACK
+from xpc_instrument.core.model.words import one_line
+from xpc_instrument.core.values.names import type_name
+
+from ..generated import compiled
+from ..guard import guard, guarded
+from ..targets.parameters import binder, count_of, splitter
+from ..targets.resolve import Binding, Kind, Resolved
+from .aggregate import Aggregate
+from .failures import log
+from .gate import NEVER, Args, Gate, Kwargs, Way
+from .invocation import Invocation
+from .remote import RemoteHook
+
+BUDGET = 0.02
+"""The part of the time of the processor, as the process uses it, that observing for one hook may take."""
+
+# One invocation in so many is timed; a mask.
+_SAMPLED = 63
+# What an invocation costs beside what is timed, in seconds: the way in and out.
+_BESIDE = 0.3e-6
+# Judged after so many seconds of the processor's.
+_JUDGED = 0.5
+
+Record = Callable[[Optional[Args], Any, Optional[BaseException], float], None]
+
+
+class _Timed:
+    """What the gate keeps while the body runs."""
+
+    __slots__ = ("_ends", "_record", "_started", "_values")
+
+    def __init__(self, ends: Tuple[type, ...], record: Record, values: Args) -> None:
+        self._ends = ends
+        self._record = record
+        self._values = values
+        self._started = perf_counter()
+
+    def leave(self, value: Any) -> Any:
+        duration = perf_counter() - self._started
+        if not guard.on:  # an iteration may end in the middle of our work
+            self._record(self._values, value, None, duration)
+        return value
+
+    def abandon(self) -> None:
+        """Nobody waits."""
+
+    def failed(self, error: BaseException) -> None:
+        if _isinstance(error, self._ends) and not guard.on:
+            seen = error if _isinstance(error, Exception) else None
+            self._record(self._values, None, seen, perf_counter() - self._started)
+
+
+class LocalHook(RemoteHook):
+    """One registration on one probe point that counts."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        assert self.terms.local is not None
+        self.local: Mapping[str, Any] = self.terms.local
+        self.aggregate = Aggregate()
+        # Why it cannot be on its target, once that is known.
+        self.mistake = ""
+        # It is at rest, since it costs too much.
+        self.over_budget = False
+        self._resolved: Optional[Resolved] = None
+        self._code: Optional[CodeType] = None
+        self._values_of: Optional[Callable[[Args, Kwargs], Args]] = None
+        self._expressions = [parse(text, OBSERVE) for text in _texts(self.local)]
+        self._begin_counting()
+        self.sole = self._around
+        # Admission is asked when an invocation begins, which costs nothing where it is not counted.
+        self.alone: Optional[Way] = self.way
+        self.way.begin = self._begin
+
+    # where it is -------------------------------------------------------------------------------------------------------
+
+    def placed(self, resolved: Resolved, code: Optional[CodeType]) -> None:
+        if resolved is self._resolved and code is self._code:
+            return
+        self._resolved, self._code = resolved, code
+        try:
+            self._begin_counting()
+        except ExpressionError as error:
+            # Nothing is counted here; who registers it is told, or if the module came later, the log.
+            self.mistake = str(error)
+            self._rest()
+
+    def _begin_counting(self) -> None:
+        self._ticks = itertools.count(1).__next__
+        self._cost = 0.0
+        self._since = process_time()
+        function = None if self._resolved is None else self._resolved.function
+        if self._code is not None and type(function) is FunctionType:
+            self._values_of = binder(function, self._code)
+        self._record: Record = self._timing(self._recording())
+
+    def goes_inside(self, kind: Kind) -> bool:
+        return True
+
+    def reset_after_fork(self, pid: int) -> None:
+        super().reset_after_fork(pid)
+        self.over_budget = False
+        self.aggregate.reset()
+        self._begin_counting()
+
+    def totals(self) -> Dict[str, Any]:
+        """All that was counted here; `table` is as `aggregate.to_json` gives it."""
+        counted = self.aggregate
+        return {
+            "target": self.target,
+            "table": to_json(counted.total()),
+            "unusable": counted.unusable.value,
+            "rejected": counted.rejected.value,
+            "skipped": {why: count.value for why, count in self.counters.skipped.items() if count.value},
+            "over-budget": self.over_budget,
+        }
+
+    # what an invocation does -------------------------------------------------------------------------------------------
+
+    def _begin(self, gate: Gate, values: Args) -> Tuple[None, _Timed]:
+        return None, _Timed(gate.ends, self._record, values)
+
+    def _around(self, proceed: Callable[..., Any], args: Args, kwargs: Kwargs, bound: bool) -> Any:
+        if not self.way.take():
+            return proceed(*args, **kwargs)
+        started = perf_counter()
+        try:
+            result = proceed(*args, **kwargs)
+        except Exception as error:
+            duration = perf_counter() - started
+            self._record(self._by_name(args, kwargs), None, error, duration)
+            raise
+        duration = perf_counter() - started
+        self._record(self._by_name(args, kwargs), result, None, duration)
+        return result
+
+    def call_observer(self, invocation: Invocation) -> None:
+        """Count an invocation that has ended."""
+        if self.way.take():
+            one = invocation
+            args = one.args if one.instance is None else (one.instance, *one.args)
+            self._record(self._by_name(args, one.kwargs), one.result, one.exception, one.duration)
+
+    async def _call_observer_async(self, invocation: Invocation) -> None:
+        self.call_observer(invocation)
+
+    def call_observer_async(self, invocation: Invocation) -> Coroutine[Any, Any, None]:
+        """The same, which nobody has to await."""
+        return self._call_observer_async(invocation)
+
+    def _by_name(self, args: Args, kwargs: Kwargs) -> Optional[Args]:
+        """The values of all parameters, where an expression needs them; None for a call that the function does not take."""
+        if not self._expressions or self._values_of is None:
+            return args
+        try:
+            return self._values_of(args, kwargs)
+        except TypeError as error:
+            raise_interrupt(error, of_values=True)
+            return None
+
+    # what is recorded --------------------------------------------------------------------------------------------------
+
+    def _recording(self) -> Record:
+        update, local = self.aggregate.update, self.local
+        depth = local["depth"] if local["kind"] == STACK else 0
+        own = self.target.rpartition(".")[2].rpartition(":")[2]
+        if not self._expressions:
+
+            def durations(values: Optional[Args], result: Any, error: Optional[BaseException], duration: float) -> None:
+                update(callers(depth, own) if depth else (), duration, error)
+
+            return durations
+        made = [self._evaluation(one) for one in self._expressions]
+        when = made.pop(0) if local["when"] else None
+        by = made[: len(local.get("by", ()))]
+        of = made[-1] if len(made) > len(by) else None
+        unusable, rejected = self.aggregate.unusable.up, self.aggregate.rejected.up
+
+        def part(value: Any) -> Any:
+            known = key_part(value)
+            return ("text", f"<{type_name(value)}>") if known is None else known
+
+        def evaluated(values: Optional[Args], result: Any, error: Optional[BaseException], duration: float) -> None:
+            before = guard.on
+            try:
+                guard.on = True
+                if values is None:
+                    unusable()
+                    return
+                if when is not None and not when(values, result, error, duration):
+                    rejected()
+                    return
+                key: Key = callers(depth, own) if depth else tuple([part(one(values, result, error, duration)) for one in by])
+                value = duration if of is None else of(values, result, error, duration)
+            except Exception as fault:
+                raise_interrupt(fault)
+                unusable()
+                self._tell_fault(fault)
+                return
+            finally:
+                try:
+                    guard.on = before
+                except BaseException:
+                    guard.on = before
+                    raise
+            update(key, value, error)
+
+        return evaluated
+
+    def _tell_fault(self, fault: Exception) -> None:
+        self.counters.fail("expression")
+        self._log_once("expression", "%s", f"{type(fault).__name__}: {one_line(str(fault))}; such calls are not counted here")
+
+    def _evaluation(self, expression: Expression) -> Callable[..., Any]:
+        """`f(values, result, error, duration)`, which gives the value. Raises `ExpressionError` for a name that is not known here."""
+        if self._resolved is None:
+            return _nothing_yet
+        code = self._code
+        names = () if code is None or self._values_of is None else code.co_varnames[: count_of(code)]
+        places = {name: f"values[{index}]" for index, name in enumerate(names)}
+        words = {"result": "result", "exception": "error", "duration": "duration", "thread": "ident()", "pid": "pid", "target": "target"}
+        bound = self._resolved.binding is not Binding.NONE
+        if code is not None and names:
+            words.update(args=f"split(values)[0][{int(bound)}:]", kwargs="split(values)[1]", **({"self": "values[0]"} if bound else {}))
+        known = {**words, **places}
+        expression.check_names(known)
+        used = sorted(expression.names)
+        namespace = {
+            "evaluate": expression.function(used),
+            "ident": get_ident,
+            "pid": self.pid,
+            "target": self.target,
+            "split": None if code is None else splitter(code),
+        }
+        text = f"def value(values, result, error, duration):\n    return evaluate({', '.join(known[name] for name in used)})\n"
+        value: Callable[..., Any] = compiled(f"{__name__} {expression.text!r}", namespace, text)["value"]
+        return value
+
+    # the budget --------------------------------------------------------------------------------------------------------
+
+    def _timing(self, record: Record) -> Record:
+        """The same, which is timed now and then."""
+        tick, clock, spent = self._ticks, perf_counter, self._spent
+
+        def timed(values: Optional[Args], result: Any, error: Optional[BaseException], duration: float) -> None:
+            if tick() & _SAMPLED:
+                record(values, result, error, duration)
+                return
+            began = clock()
+            record(values, result, error, duration)
+            spent(clock() - began)
+
+        return timed
+
+    @guarded
+    def _spent(self, seconds: float) -> None:
+        """An invocation has cost so much."""
+        self._cost += (seconds + _BESIDE) * (_SAMPLED + 1)
+        for expression in self._expressions:
+            # A class may have got a property since.
+            expression.forget_verdicts()
+        used = process_time() - self._since
+        if used < _JUDGED:
+            return
+        if self._cost > BUDGET * used:
+            self.over_budget = True
+            self._rest()
+            percent = f"{self._cost / used * 100:.1f} %"
+            log.warning(
+                "counting on %s took %s of the processor's time: it has ended (at most %.0f %%)", self.target, percent, BUDGET * 100
+            )
+            self._notify("over-budget", used=percent)
+        self._cost, self._since = 0.0, process_time()
+
+    def _rest(self) -> None:
+        self.way.take = NEVER
+
+
+def _texts(local: Mapping[str, Any]) -> List[str]:
+    """The expressions of a hook: the condition, those of the key, and what is counted, if it has them."""
+    when = [local["when"]] if local["when"] else []
+    if local["kind"] == STACK:
+        return when
+    return [*when, *local["by"], *([] if local["of"] == DURATION else [local["of"]])]
+
+
+def check_expressions(target: str, local: Mapping[str, Any]) -> None:
+    """Raise `TargetError` for what cannot be evaluated here."""
+    try:
+        for text in _texts(local):
+            parse(text, OBSERVE)
+    except ExpressionError as error:
+        raise TargetError(f"{target}: {error}") from None
+
+
+def _nothing_yet(*_: Any) -> Any:
+    raise LookupError("the target is not there yet")
+
+
+def callers(depth: int, own: str) -> Key:
+    """The innermost frames of who has called the function of that name: file, line and function of each, one after the other."""
+    frame = sys._getframe(1)
+    while frame is not None and _is_own(frame.f_code.co_filename):
+        frame = frame.f_back  # type: ignore[assignment]
+    if frame is not None and frame.f_code.co_name == own:
+        frame = frame.f_back  # type: ignore[assignment]
+    parts: List[Any] = []
+    while frame is not None and depth:
+        code = frame.f_code
+        if not _is_own(code.co_filename):
+            parts += (code.co_filename, frame.f_lineno or 0, getattr(code, "co_qualname", code.co_name))
+            depth -= 1
+        frame = frame.f_back  # type: ignore[assignment]
+    return tuple(parts)
+
+
+_FOLDER = __file__.rpartition("hooks")[0]
+
+
+def _is_own(filename: str) -> bool:
+    return filename.startswith((_FOLDER, "<generated by xpc_agent"))

@@ -1,0 +1,201 @@
+"""Hooks that live in the application and count there: exact over threads, forks and removal, and nothing of the application runs for them."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+
+import xpc_instrument
+from tests.integration.app_fixture import App, start_app
+from tests.integration.hooks.test_unwaited import EIGHT_THREADS
+from tests.programs import Program
+from xpc_instrument.core.model.errors import ExpressionError, TargetError
+
+
+@pytest.fixture
+def app(begin_app: Callable[..., App]) -> App:
+    return begin_app('on-demand = ["shop:*"]\n[[probe]]\ntarget = "shop:root"\n[[probe]]\ntarget = "shop:*"\nallow = ["before", "after"]\n')
+
+
+def test_calls_are_counted_by_key_with_a_number(app: App) -> None:
+    with xpc_instrument.connect("shop") as session, session.stat("shop:charge", by="currency", of="amount") as table:
+        app.evaluate("[shop.charge(i) for i in range(1, 101)] and [shop.charge(7, currency='CHF') for _ in range(3)] and None")
+        app.evaluate("shop.charge(True)")
+        euros, francs = table.rows()
+        assert (euros.key, euros.count, euros.sum, euros.min, euros.max) == (("EUR",), 100, 5050, 1, 100)
+        assert euros.p50 == pytest.approx(50, rel=0.016)
+        assert euros.p95 == pytest.approx(95, rel=0.016)
+        assert (francs.key, francs.count, francs.avg) == (("CHF",), 3, 7.0)
+        assert table.unusable == 1
+        assert app.evaluate("shop.charge(1)") == "'1 EUR'"
+
+
+@pytest.mark.version
+def test_every_kind_of_function_is_counted_until_it_ends(app: App) -> None:
+    with xpc_instrument.connect("shop") as session:
+        with session.monitor(
+            ["shop:charge", "shop:fail", "shop:wait_a_little", "shop:count", "shop:acount", "shop:Order.*", "shop:root"]
+        ) as now:
+            app.evaluate(
+                "[shop.charge(1), shop.Order.made(3), shop.Order.twice(2), shop.Order(1).total(), list(shop.count(3)), shop.root(4)]"
+            )
+            app.evaluate("shop.fail('no')")
+            app.evaluate("__import__('asyncio').run(shop.wait_a_little(1))")
+            app.evaluate("__import__('asyncio').run((lambda: (one async for one in shop.acount(2)).__anext__())())")
+            rows = {row.target: row for row in now.rows()}
+        assert {target for target, row in rows.items() if row.calls == 1} >= {
+            "shop:charge",
+            "shop:fail",
+            "shop:wait_a_little",
+            "shop:count",
+            "shop:Order.made",
+            "shop:Order.twice",
+            "shop:Order.total",
+            "shop:root",
+        }
+        assert rows["shop:fail"].errors == 1
+        assert rows["shop:charge"].errors == 0
+        assert all(0 <= row.p50 <= row.p99 <= row.max * 1.02 for row in rows.values())
+
+
+def test_no_count_is_lost_between_threads_or_when_the_hook_is_removed(app: App) -> None:
+    with xpc_instrument.connect("shop") as session:
+        table = session.stat("shop:charge", by="amount", of="1")
+        app.evaluate(EIGHT_THREADS.format(500))
+        table.remove()
+        rows = table.rows()
+        assert len(rows) == 500
+        assert {row.count for row in rows} == {8}
+        assert table.calls == 4000
+
+
+def test_keys_beyond_a_thousand_are_counted_together(app: App) -> None:
+    with xpc_instrument.connect("shop") as session, session.stat("shop:charge", by="amount") as table:
+        app.evaluate("[shop.charge(i) for i in range(1500)] and None")
+        rows = table.rows()
+        assert (len(rows), rows[0].key, rows[0].count) == (1001, ("(other)",), 500)
+
+
+def test_a_condition_may_name_the_outcome(app: App) -> None:
+    when = "result.startswith('1') and duration < 5 and exception is None"
+    with xpc_instrument.connect("shop") as session, session.stat("shop:charge", when=when) as table:
+        app.evaluate("[shop.charge(i) for i in range(20)] and None")
+        assert [row.count for row in table.rows()] == [11]
+        assert table.rejected == 9
+
+
+def test_equal_keys_of_different_kinds_stay_apart(app: App) -> None:
+    with (
+        xpc_instrument.connect("shop") as session,
+        session.stat("shop:charge", by="amount") as table,
+    ):
+        app.evaluate("[shop.charge(i) for i in (1, True, 1.0, None, '1', shop.Order, 10 ** 30)] and None")
+        assert {repr(row.key[0]) for row in table.rows()} == {
+            "1",
+            "True",
+            "1.0",
+            "None",
+            "'1'",
+            "'<builtins.type>'",
+            "'int beyond 64 bits'",
+        }
+
+
+def test_what_cannot_be_evaluated_is_refused_at_once(app: App) -> None:
+    with xpc_instrument.connect("shop") as session:
+        with pytest.raises(ExpressionError):
+            session.stat("shop:charge", by="amount.__class__")
+        with pytest.raises(TargetError, match="currency"):
+            session.stat("shop:charge", by="curency")
+        with pytest.raises(ValueError, match="depth"):
+            session.callers("shop:charge", depth=0)
+        assert [one for one in session.stats() if one.hooks] == []
+
+
+def test_callers_are_told_by_their_frames(app: App) -> None:
+    app.evaluate("exec('def one(): return shop.charge(1)\\ndef two(): return one()', globals())")
+    with xpc_instrument.connect("shop") as session, session.callers("shop:charge", depth=2) as table:
+        app.evaluate("[two(), two(), one()] and None")
+        first, second = table.rows()
+        assert (first.count, [frame[2] for frame in first.frames]) == (2, ["one", "two"])
+        assert (second.count, [frame[2] for frame in second.frames]) == (1, ["one", "<module>"])
+        assert first.frames[0][1] == 1
+
+
+def test_it_counts_beside_hooks_that_are_called(app: App) -> None:
+    with xpc_instrument.connect("shop") as session:
+        seen = []
+        session.before("shop:charge", lambda call: seen.append(call.args))
+        with session.stat("shop:charge", by="currency") as table:
+            app.evaluate("[shop.charge(1), shop.charge(2, 'CHF')]")
+            assert [(row.key, row.count) for row in table.rows()] == [(("CHF",), 1), (("EUR",), 1)]
+        app.evaluate("shop.charge(3)")
+        assert [args[0] for args in seen] == [1, 2, 3]
+
+
+def test_a_hook_that_costs_too_much_comes_to_rest_and_says_so(app: App) -> None:
+    with xpc_instrument.connect("shop") as session, session.stat("shop:unique", by="1") as table:
+        app.evaluate("[shop.unique() for _ in range(3_000_000)] and None")
+        counted = table.rows()[0].count
+        assert list(table.over_budget) == session.pids
+        assert 0 < counted < 3_000_000
+        assert "shop:unique took" in app.log()
+
+
+def test_a_forked_child_counts_from_nothing_and_both_are_in_the_table(run_program: Callable[..., Program], tmp_path: Path) -> None:
+    app = start_app(run_program, tmp_path)
+    with xpc_instrument.connect("shop") as session, session.stat("shop:charge") as table:
+        app.evaluate("[shop.charge(i) for i in range(5)] and None")
+        child = "__import__('os').fork() or ([shop.charge(i) for i in range(3)], __import__('time').sleep(60))"
+        pid = int(app.evaluate(child))
+        while len(session.pids) < 2 or table.rows()[0].count < 8:
+            pass
+        app.evaluate(f"(__import__('os').kill({pid}, 9), __import__('os').waitpid({pid}, 0)) and None")
+        assert [row.count for row in table.rows()] == [8]
+
+
+def test_calls_are_watched_as_they_come_also_by_asyncio(app: App) -> None:
+    with xpc_instrument.connect("shop") as session:
+        with session.watch("shop:*", limit=3, rate=None) as calls:
+            app.evaluate("[shop.charge(5), 2]")
+            app.evaluate("shop.fail('no')")
+            app.evaluate("[shop.charge(6, 'CHF'), shop.charge(7)]")
+            one, two, three = list(calls)
+        assert (one.target, dict(one.arguments), one.result) == ("shop:charge", {"amount": 5, "currency": "EUR"}, "5 EUR")
+        assert (two.target, str(two.exception), two.result) == ("shop:fail", "no", None)
+        assert three.arguments["currency"] == "CHF"
+        assert one.duration > 0
+
+        async def watch() -> Any:
+            return [event.arguments["amount"] async for event in session.watch("shop:charge", limit=2, entry=True)]
+
+        async def both() -> Any:
+            watching = asyncio.ensure_future(watch())
+            while not session.handles:
+                await asyncio.sleep(0)
+            await asyncio.get_running_loop().run_in_executor(None, app.evaluate, "[shop.charge(8), shop.charge(9)]")
+            return await watching
+
+        assert asyncio.run(both()) == [8, 9]
+
+
+def test_what_nobody_takes_is_dropped_and_counted(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xpc_instrument.script.watching.ROOM", 2)
+    with xpc_instrument.connect("shop") as session:
+        calls = session.watch("shop:charge", rate=None)
+        app.evaluate("[shop.charge(i) for i in range(5)] and None")
+        calls.remove()
+        assert [event.arguments["amount"] for event in calls] == [0, 1]
+        assert calls.dropped == 3
+
+
+def test_stacks_targets_and_signatures_are_told(app: App) -> None:
+    with xpc_instrument.connect("shop") as session:
+        assert any(frame[2] == "<module>" for stack in session.stacks() for frame in stack.frames)
+        assert not any("xpc_agent" in stack.frames[-1][0] for stack in session.stacks())
+        assert str(session.signature("shop:charge")) == "(amount, currency=None)"
+        assert session.signature("shop:nothing") is None
+        assert "shop:Order.total" in [one.target for one in session.targets("shop")]

@@ -1,0 +1,37 @@
+"""Hooks that live in the application, as plain data: what a script asks for, checked on both sides.
+
+`kind` says what the hook does:
+
+`when` is an expression, or empty: what is counted are the invocations for which it is true when they have ended.
+
+- `stat`: counts a number by key. `of` is what is counted, `duration` or an expression; `by` are the expressions of the key.
+- `stack`: counts the callers, by the `depth` innermost frames.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Dict, Mapping
+
+STAT, STACK = "stat", "stack"
+
+DURATION = "duration"
+
+MOST_FRAMES = 50
+"""Of a caller's stack."""
+
+_MOST_PARTS = 8
+_KINDS: Dict[str, Dict[str, type]] = {STAT: {"when": str, "of": str, "by": list}, STACK: {"when": str, "depth": int}}
+
+
+def check_local(local: Mapping[str, Any]) -> None:
+    """Raise `ValueError` for what no hook can be."""
+    kind = local.get("kind")
+    expected = _KINDS.get(kind) if isinstance(kind, str) else None
+    if expected is None:
+        raise ValueError(f"a hook of the kind {kind!r:.80}: expected one of {', '.join(_KINDS)}; both sides need the same version")
+    if local.keys() != {"kind", *expected} or any(type(local[key]) is not value for key, value in expected.items()):
+        raise ValueError(f"a hook of the kind {kind!r}: expected {', '.join(sorted(expected))}, got {dict(local)!r:.200}")
+    if kind == STAT and not (len(local["by"]) <= _MOST_PARTS and all(isinstance(one, str) for one in local["by"])):
+        raise ValueError(f"by={local['by']!r:.200}: expected at most {_MOST_PARTS} expressions")
+    if kind == STACK and not 1 <= local["depth"] <= MOST_FRAMES:
+        raise ValueError(f"depth={local['depth']!r:.80}: expected a number of frames from 1 to {MOST_FRAMES}")

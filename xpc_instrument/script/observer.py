@@ -1,0 +1,183 @@
+"""What a session offers to those who look: calls as they come, tables of numbers, stacks, and what targets there are.
+
+The hooks of these never have the application wait: they are queued there (`watch`), or stay there as data (`stat`, `monitor`, `callers`).
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
+
+from ..core.discovery.doorbell import bell_name
+from ..core.model.expression import parse
+from ..core.model.local import DURATION, STACK, STAT
+from ..core.model.record import Record
+from ..core.model.target import Mode
+from ..core.model.terms import Terms
+from .counted import Monitor, Stacks, Stat
+from .handle import Handle
+from .registrar import Registrar, Targets, joined
+from .targets import Described, described
+from .watching import Watch
+
+OBSERVED_RATE = 50.0
+"""Calls a second that ``watch`` shows of each process, unless it is told otherwise."""
+
+
+class Stack(Record):
+    """What a thread or a task of the application is doing."""
+
+    pid: int
+    thread: int
+    """0 of a task that waits."""
+
+    name: str
+    """Of the thread or the task."""
+
+    is_task: bool
+    frames: Sequence[Any]
+    """File, line and function of each frame, the innermost first."""
+
+
+class Observer(Registrar):
+    """The part of a session that looks on."""
+
+    _id: str
+
+    def _ask(self, question: str) -> List[Mapping[str, Any]]:
+        raise NotImplementedError
+
+    def _reports(self) -> List[Mapping[str, Any]]:
+        raise NotImplementedError
+
+    def _search(self, pattern: str) -> List[Mapping[str, Any]]:
+        """What each process knows of the functions that a pattern stands for; a process that has gone is left out. Raises `TargetError`."""
+        return [one for data in self._ask(f"targets {pattern}") for one in data["targets"]]
+
+    def _counts(self, handle: Handle) -> Dict[int, List[Mapping[str, Any]]]:
+        """What each process has counted for a hook that lives there, by pid. Raises as `stats`."""
+        answers = self._ask(f"totals {handle.number}")
+        found: Dict[int, List[Mapping[str, Any]]] = {data["pid"]: data["totals"] for data in answers}
+        if any(data["members"] for data in answers):
+            name = bell_name(self._id)
+            for report in self._reports():
+                hooks = [hook for probe in report["probes"] for hook in probe["hooks"] if "totals" in hook]
+                mine = [hook["totals"] for hook in hooks if (hook["session"], hook["number"]) == (name, handle.number)]
+                found.setdefault(report["pid"], mine)
+        return found
+
+    def watch(
+        self,
+        target: Targets,
+        *,
+        limit: Optional[int] = None,
+        expires: Optional[float] = None,
+        sample: Optional[float] = None,
+        rate: Optional[float] = OBSERVED_RATE,
+        entry: bool = False,
+    ) -> Watch:
+        """The calls of a target, or of several, as they end: iterated, also with ``async for``, it gives a ``CallEvent`` for each.
+
+        ``limit``, ``expires`` (seconds), ``sample`` and ``rate`` are as with ``before``; ``rate=None`` shows all calls, of which some are
+        lost if they come faster than they are taken (``Watch.dropped``). With ``entry`` it shows them as they begin. The application never
+        waits. Raises as ``before``.
+        """
+        stream = Watch(limit)
+        register = self.before if entry else self.after
+        stream.handle = register(target, stream.put, wait=False, limit=limit, expires=expires, sample=sample, rate=rate)
+        return stream
+
+    def stat(
+        self,
+        target: Targets,
+        *,
+        by: Union[str, Sequence[str]] = (),
+        of: str = DURATION,
+        when: str = "",
+        limit: Optional[int] = None,
+        expires: Optional[float] = None,
+        sample: Optional[float] = None,
+        rate: Optional[float] = None,
+        every: float = 1.0,
+    ) -> Stat:
+        """Count the calls of a target, or of several, in the application, with the sum, the extremes and the quantiles of a number.
+
+        ``of`` is an expression for the number, ``"duration"`` in seconds unless it is given; ``by`` one or several, by whose values the
+        calls are counted apart, 1,000 of them in each process; ``when`` one for the calls that are counted. See docs/expressions.md.
+        ``Stat.rows`` gives the table; iterated, ``Stat`` gives it every so many seconds. The hook ends with the context manager, or with
+        ``Stat.remove``. ``limit`` and the others are as with ``before``, but that each process counts its own ``limit``.
+
+        Raises ``ExpressionError``, and as ``before``.
+        """
+        keys = [by] if isinstance(by, str) else list(by)
+        for text in [*keys, of, *([when] if when else [])]:
+            parse(text)
+        local = {"kind": STAT, "by": keys, "of": of, "when": when}
+        handle = self._add_local(target, local, Terms(limit=limit, expires=expires, sample=sample, rate=rate, local=local))
+        return Stat(self, handle, every, limit)
+
+    def monitor(
+        self, target: Targets, *, when: str = "", expires: Optional[float] = None, sample: Optional[float] = None, every: float = 5.0
+    ) -> Monitor:
+        """The calls, errors and times of targets, each a ``MonitorRow``, in every interval of so many seconds.
+
+        Options and errors as with ``stat``.
+        """
+        if when:
+            parse(when)
+        local = {"kind": STAT, "by": [], "of": DURATION, "when": when}
+        return Monitor(self, self._add_local(target, local, Terms(expires=expires, sample=sample, local=local)), every)
+
+    def callers(
+        self,
+        target: Targets,
+        *,
+        depth: int = 8,
+        when: str = "",
+        limit: Optional[int] = None,
+        expires: Optional[float] = None,
+        sample: Optional[float] = None,
+        rate: Optional[float] = None,
+        every: float = 1.0,
+    ) -> Stacks:
+        """Who calls a target: the ``depth`` innermost frames of its callers, at most 50, and how often each such stack was seen.
+
+        Options and errors as with ``stat``.
+        """
+        if when:
+            parse(when)
+        local = {"kind": STACK, "depth": depth, "when": when}
+        handle = self._add_local(target, local, Terms(limit=limit, expires=expires, sample=sample, rate=rate, local=local))
+        return Stacks(self, handle, every, limit)
+
+    def _add_local(self, target: Targets, local: Mapping[str, Any], terms: Terms) -> Handle:
+        return self._add(Mode.AFTER, joined(Mode.AFTER, target), _stays_there, terms, ())
+
+    def stacks(self) -> List[Stack]:
+        """What all threads and waiting tasks of each process do now. Raises ``DeadlineError`` as ``stats`` does."""
+        return [
+            Stack(data["pid"], one["thread"], one["task"] or one["name"], bool(one["task"]), tuple(map(tuple, one["frames"])))
+            for data in self._ask("stacks")
+            for one in data["stacks"]
+        ]
+
+    def signature(self, target: str) -> Optional[inspect.Signature]:
+        """The parameters of a target, as a process of the application tells them; None of what was not written in Python, or is not there.
+
+        Raises ``TargetError`` for a text that is no target.
+        """
+        found = described(self, target)
+        return None if found is None else found.signature
+
+    def targets(self, pattern: str = "**") -> List[Described]:
+        """The functions of imported modules that a pattern stands for, 1,000 of each process at most, in order.
+
+        Raises ``TargetError`` for a text that is no pattern.
+        """
+        text = pattern if ":" in pattern else f"{pattern}:**"
+        found = {one["target"]: one for one in self._search(text) if one["kind"]}
+        return [Described.read(found[target]) for target in sorted(found)]
+
+
+def _stays_there(_: Any) -> None:
+    """What a script has in the place of a hook that lives in the application; nobody calls it."""
