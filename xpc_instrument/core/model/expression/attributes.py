@@ -134,7 +134,7 @@ class Attribute:
 
     def _instance(self, value: Any) -> Any:
         holder = find(type(value), "__dict__")[0]
-        if type(holder) is GETSET:
+        if type(holder) is GETSET or type(holder) is MEMBER:
             namespace = holder.__get__(value)
             if type(namespace) is dict and self._name in namespace:
                 return namespace[self._name]

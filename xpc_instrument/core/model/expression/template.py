@@ -33,14 +33,14 @@ class Field:
         """The text of its value."""
         if type(value) in _NUMBERS and not self.conversion:
             shown: Any = value
-        elif self.conversion in ("r", "a") or not isinstance(value, str):
+        elif self.conversion in ("r", "a"):
             shown = ascii(value) if self.conversion == "a" else repr(value)
         else:
-            shown = value
+            shown = str(value)
         try:
             return format(shown, self.spec)
         except (ValueError, TypeError):
-            # The format is one for another type than the value has in this call.
+            # It is for another type than the value has in this call.
             return str(shown)
 
 
@@ -62,7 +62,7 @@ class Template:
             one.check_names(known)
 
     def format(self, values: Sequence[Any]) -> str:
-        """The text, with one value for each expression: an atom, or what has a `repr`."""
+        """The text, with one value for each expression: an atom, or what has texts of its own."""
         left = iter(values)
         return "".join(part if isinstance(part, str) else part.format(next(left)) for part in self._parts)
 
