@@ -15,6 +15,7 @@ from __future__ import annotations
 from types import CodeType, FunctionType, MethodType
 from typing import Any, Optional, Tuple
 
+from ..guard import guarded
 from ..hooks.dispatch import Dispatcher
 from ..hooks.gate import CLOSED, Gate, enter_of, failed, leave, set_traceback
 from ..targets.parameters import binder, count_of, splitter
@@ -28,7 +29,11 @@ def raised(token: Any, error: BaseException) -> None:
     """What `enter`, `leave` or `failed` was made to raise goes on from the function, with no frame of ours; no hook waits any longer."""
     if token is not None:
         token.abandon()
-    set_traceback(error, original_part(error))
+    set_traceback(error, _original_part(error))
+
+
+# To read the frames of a traceback raises audit events, and an audit hook may be the very target.
+_original_part = guarded(original_part)
 
 
 _ITERATIONS = (Kind.GENERATOR, Kind.ASYNC_GENERATOR)

@@ -215,6 +215,44 @@ def test_a_script_that_is_killed_between_calls_is_disarmed(app: App, run_program
     assert app.calls == "[1, 2]"
 
 
+ENDING = """
+import os
+def end(pid, raises):
+    shop.calls.append(raises)
+    os.kill(pid, 9)
+    if raises:
+        raise ValueError("its own")
+    return "done"
+def items(pid, raises):
+    yield end(pid, raises)
+shop.end, shop.items = end, items
+"""
+WATCHING = """
+import sys, xpc_instrument
+app = xpc_instrument.connect("shop")
+for mode in ("before", "around", "after"):
+    getattr(app, mode)("shop:end", lambda call: call.proceed() if call.mode == "around" else None)
+app.before("shop:items", lambda call: None)
+app.after("shop:items", lambda call: None)
+print("hooked", flush=True)
+app.run()
+"""
+
+
+@pytest.mark.version
+@pytest.mark.parametrize(("expression", "result"), [("shop.end({}, False)", "'done'"), ("list(shop.items({}, False))", "['done']")])
+def test_a_script_that_is_killed_while_the_original_runs_changes_nothing(
+    app: App, run_program: Callable[..., Program], expression: str, result: str
+) -> None:
+    app.evaluate(f"exec({ENDING!r}, dict(shop=shop, __name__='shop'))")
+    for raises, got in [(False, result), (True, "raised ValueError: its own")]:
+        script = run_program(WATCHING, name=f"script_{raises}.py")
+        script.read_until("hooked")
+        assert app.evaluate(expression.replace("False", str(raises)).format(script.pid)) == got
+        script.kill()
+    assert app.calls == "[False, True]"
+
+
 RUBBISH = [b"\xff" * 100, b"GET / HTTP/1.1\r\n\r\n", HEADER.pack(Opcode.PING, 3, 0, 0, 1), HEADER.pack(Opcode.RETURN, 0, 0, 0, 2**32 - 1)]
 FRAMES = [(Opcode.RETURN, b"no pickle"), (Opcode.RAISE, b"(."), (Opcode.FAILED, b"{"), (Opcode.RESULT, b""), (Opcode.RETURN_SAME, b"")]
 FRAMES += [

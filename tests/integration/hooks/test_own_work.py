@@ -106,6 +106,27 @@ def test_an_audit_hook_of_the_application_can_be_hooked(run_program: Callable[..
         assert seen == ["shop.asked", "shop.refused", "shop.direct", "shop.default"], mode
 
 
+def test_an_audit_hook_is_not_hooked_where_the_agent_reads_a_traceback(run_program: Callable[..., Program], tmp_path: Path) -> None:
+    app = start_app(run_program, tmp_path, CONFIG)
+    app.evaluate(f"exec({AUDIT!r}, dict(shop=shop, __name__='shop'))")
+    app.evaluate("sys.addaudithook(shop.audit)")
+    seen: List[str] = []
+
+    def hook(call: Any) -> Any:
+        event = call.arguments["event"]
+        seen.append(event)
+        if event == "shop.refused":
+            raise KeyError("by decision")
+        return call.proceed()
+
+    with xpc_instrument.connect("shop") as session:
+        session.around("shop:audit", hook, raises=KeyError)
+        seen.clear()
+        assert app.evaluate("[sys.audit('shop.asked'), shop.audit('shop.refused')]") == "raised KeyError: 'by decision'"
+        upto = seen.index("shop.refused") + 1
+    assert "object.__getattr__" not in seen[upto:]
+
+
 # in the middle of our work --------------------------------------------------------------------------------------------------
 
 CLOSING = """

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any, Callable, Iterator, List
+from typing import Any, Callable, Dict, Iterator, List
 
 import pytest
 
@@ -104,12 +104,16 @@ def test_children_of_an_application_without_hooks_run_the_original(program: Prog
 
 
 def test_a_fork_inside_proceed_gives_both_processes_their_own_result(program: Program) -> None:
+    seen: Dict[str, int] = {}
     with xpc_instrument.connect("pay") as session:
         session.around("main:forking_charge", lambda call: call.proceed())
+        session.after("main:forking_charge", lambda call: seen.update({call.result: call.pid}))
         program.send_line("inside")
         lines = {program.read_until("got"), program.read_until("got")}
         assert lines == {"got in the child", "got in the parent"}
         assert program.read_until("joined").startswith("joined 0")
+    assert seen.keys() == {"in the child", "in the parent"}
+    assert seen["in the parent"] == program.pid != seen["in the child"]
 
 
 def test_many_forks_find_no_thread_of_ours(program: Program) -> None:
