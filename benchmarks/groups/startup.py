@@ -7,10 +7,12 @@ import importlib.util
 import os
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Dict, Iterator, List, Mapping, Sequence, Tuple
 
+from xpc_instrument import connect
 from xpc_instrument.cli.run import make_environment
 from xpc_instrument.cli.stub import stub_text
 from xpc_instrument.core.config import file as config
@@ -31,7 +33,11 @@ _PROGRAMS: Dict[str, Sequence[str]] = {
     "Flask": ("-m", "benchmarks.processes.small_flask"),
     "`pip --version`": ("-m", "pip", "--version"),
 }
-_MODULES = {"Flask": "flask", "`pip --version`": "pip"}
+_MODULES = {"Flask": "flask", "`pip --version`": "pip", "an application with Flask": "flask"}
+# What somebody connects to, and the words that it is started with.
+_CONNECTED: Dict[str, Sequence[str]] = {"a bare program": (), "an application with Flask": ("flask",)}
+# For how many seconds its main thread computes, as long as the agent needs to be loaded beside it.
+_SPINNING = 1.0
 # Says what became of the probe points, in a program that has the functions.
 _LOOK = f"import {catalogue.NAME}, xpc_agent; print(sum(point.state == 'ready' for point in xpc_agent.stats()))"
 
@@ -97,18 +103,69 @@ def _starts(folder: Path, program: str, words: Sequence[str]) -> Iterator[Tuple[
             yield f"{program}, run", (run, _plain(folder))
 
 
+def _say(program: subprocess.Popen[str], seconds: float) -> None:
+    assert program.stdin is not None and program.stdout is not None
+    program.stdin.write(f"{seconds}\n")
+    program.stdin.flush()
+    program.stdout.readline()
+
+
+def _said(program: subprocess.Popen[str]) -> Tuple[float, float]:
+    assert program.stdout is not None
+    stop, processor = program.stdout.readline().split()
+    return float(stop), float(processor)
+
+
+def _connect(folder: Path, file: Path, words: Sequence[str], which: str, loops: int) -> Measured:
+    """Start a program, and connect: to one that waits, the first or the second time, or while it spins, or not at all."""
+    run = [sys.executable, "-m", "xpc_instrument.cli", "run", "--config", str(file), "--", sys.executable]
+    command = [*run, "-m", "benchmarks.processes.connected", *words]
+    with subprocess.Popen(command, env=_plain(folder), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as program:
+        try:
+            assert program.stdin is not None and program.stdout is not None
+            if program.stdout.readline() != "ready\n":
+                raise PeerError(f"{' '.join(command)} did not begin")
+            if which in ("first", "second"):
+                if which == "second":
+                    connect("startup").close()
+                _say(program, 0)
+                before = _said(program)[1]
+                started = time.perf_counter()
+                with connect("startup"):
+                    took = time.perf_counter() - started
+                    _say(program, 0)
+                    return {"time": took, "processor": _said(program)[1] - before}
+            _say(program, _SPINNING)
+            if which == "spinning":
+                with connect("startup"):
+                    return {"stop": _said(program)[0]}
+            return {"stop": _said(program)[0]}
+        finally:
+            program.stdin.close()  # type: ignore[union-attr]
+
+
+def _connections(folder: Path) -> Iterator[Tuple[str, TimeFunction]]:
+    file = _config(folder, 1, False)
+    for program, words in _CONNECTED.items():
+        if not missing(program):
+            for which in ("first", "second", "spinning", "alone"):
+                yield f"{program}, {which}", functools.partial(_connect, folder, file, words, which)
+
+
 @contextmanager
 def _startup() -> Iterator[Mapping[str, TimeFunction]]:
     with runtime_dir() as folder, _as_runtime_dir(folder):
         catalogue.write(folder, _COUNTS[-1])
         options = ("-I", "-S", str(ROOT / "benchmarks/processes/launcher.py"))
         with Peer("benchmarks.processes.launcher", runtime_dir=folder, options=options) as launcher:
-            yield {
+            ways: Dict[str, TimeFunction] = {
                 way: functools.partial(_start, launcher, start)
                 for program, words in _PROGRAMS.items()
                 if not missing(program)
                 for way, start in _starts(folder, program, words)
             }
+            ways.update(_connections(folder))
+            yield ways
 
 
 @contextmanager
@@ -145,6 +202,13 @@ def _rows() -> Iterator[Comparison]:
         for count in _COUNTS:
             name = f"{program}, {_points(count)}: memory"
             yield Comparison(name, f"{program}, {count}, memory", f"{plain}, memory", needs=needs, unit="byte")
+    for program in _CONNECTED:
+        needs = missing(program)
+        for figure, word, more in (("time", "time", None), ("processor", "processor time", 0.06)):
+            name = f"first connection, {program}: {word}"
+            yield Comparison(name, f"{program}, first, {figure}", f"{program}, second, {figure}", needs=needs, more=more)
+        name = f"longest stop of a thread that computes during the first connection, {program}"
+        yield Comparison(name, f"{program}, spinning, stop", f"{program}, alone, stop", needs=needs)
 
 
 def _lines(figure: str) -> Iterator[Line]:
@@ -173,7 +237,11 @@ becomes the other one.
 The Flask application has a module of 10,000 functions, with the agent and without: 1 or 100 of them are named in the config one by one,
 and 10,000 by one glob, `catalogue:*`, since so many names do not fit into the environment. It imports the module, so the agent is loaded
 there. In `python -c pass` the same probe points wait for a module that is never imported, and in `pip --version` all but one, the function
-`main` of pip itself.""",
+`main` of pip itself.
+
+The last rows are of a program that nobody has connected to yet, bare or with Flask imported: the first connection, which loads the
+agent, beside a second one; the processor time of the program meanwhile; and the longest time between two looks at the clock of a main
+thread that does nothing else for a second, while somebody connects for the first time and while nobody does.""",
     why="""\
 A program that imports no module with a target pays for the stand-in of the agent: a finder, a listening socket, a file that announces
 the process, and a thread. One that does pays for importing the agent's modules as well, as it would when somebody connects; that is the

@@ -15,7 +15,7 @@ import time
 from typing import Dict, List, Tuple
 
 from xpc_instrument.core.model.interrupts import raise_interrupt
-from xpc_instrument.core.node.threads import Run, ServiceThread
+from xpc_instrument.core.node.threads import PAUSE_TIMEOUT, Run, ServiceThread
 from xpc_instrument.core.unpatched import POLLIN, POLLOUT, allocate_lock, poll, read, write
 
 from ..guard import guard_thread, guarded
@@ -26,8 +26,8 @@ log = logging.getLogger("xpc_agent")
 # By its own name: `os:write` may be a target.
 _write = write
 
-# How long a fork waits for the sender to end, in seconds.
-_PAUSE_TIMEOUT = 0.1
+# How long the end of the process waits for the sender, which has had its time, in seconds.
+_END_TIMEOUT = 0.1
 
 
 class Sender:
@@ -179,7 +179,7 @@ class Sender:
 
     # fork and exit -------------------------------------------------------------------------------------------------------
 
-    def pause(self, timeout: float = _PAUSE_TIMEOUT) -> None:
+    def pause(self, timeout: float = PAUSE_TIMEOUT) -> None:
         """End the thread but keep everything; for the moment of a fork."""
         self._held = True
         self._thread.end(timeout)
@@ -209,7 +209,7 @@ class Sender:
             self._finishing = True
             self.wake()
             self._thread.join(patience)
-        self.pause()
+        self.pause(_END_TIMEOUT)
         untold: Dict[str, Dict[int, Tuple[int, int]]] = {}
         for queue in self._queues:
             hooks = list(queue.hooks.values())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from typing import Callable
 
-from xpc_instrument.core.node.threads import Run, ServiceThread
+from xpc_instrument.core.node.threads import PAUSE_TIMEOUT, Run, ServiceThread
 from xpc_instrument.core.unpatched import allocate_lock
 
 from ..guard import guard_thread
@@ -17,8 +17,6 @@ from ..guard import guard_thread
 log = logging.getLogger("xpc_agent")
 
 _AT_FIRST, _AT_MOST, _SLOWER = 0.01, 0.5, 1.02
-# How long a fork waits for the thread to end, in seconds.
-_PAUSE_TIMEOUT = 1.0
 
 
 class Watch:
@@ -47,7 +45,7 @@ class Watch:
     def pause(self) -> None:
         """End the thread, for the moment of a fork."""
         self._held = True
-        self._thread.end(_PAUSE_TIMEOUT)
+        self._thread.end(PAUSE_TIMEOUT)
 
     def resume(self) -> None:
         """Go on after a pause."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from pathlib import Path
@@ -316,6 +317,7 @@ def test_a_script_that_is_killed_leaves_its_events_behind_counted(start: Callabl
     script = run_program(SCRIPT, name="script.py")
     script.read_until("hooked")
     script.signal(signal.SIGSTOP)
+    os.waitpid(script.pid, os.WUNTRACED)  # all of its threads have stopped
     app.evaluate("[shop.charge(i) for i in range(1000)] and None")
     kill(script.pid)
     script.wait()

@@ -388,6 +388,8 @@ def test_a_session_that_closes_has_disarmed_before_it_leaves(family: Program, mo
         seen.append(answers(family))
         leave(joiner)
 
+    # It waits for a second at most, which the processes may not have had on a machine that is busy.
+    monkeypatch.setattr("xpc_instrument.script.session._LEAVE_TIMEOUT", 30.0)
     with xpc_instrument.connect("pay") as session:
         session.instead("pay:charge", lambda n: "hooked")
         monkeypatch.setattr(Joiner, "close", look_and_leave)

@@ -34,7 +34,7 @@ from .address import NO_PROTECTION, Address, Protection, named
 from .listen import adopt, listen
 from .peer import Peer, Policy
 from .served import ServedLanes
-from .threads import Run, ServiceThread
+from .threads import PAUSE_TIMEOUT, Run, ServiceThread
 from .throttle import LogThrottle
 from .unauthenticated import UnauthenticatedClient
 
@@ -142,7 +142,7 @@ class Host:
             if error.errno != errno.EBADF:  # stopped meanwhile
                 raise
 
-    def pause(self, timeout: float = 0.1) -> bool:
+    def pause(self, timeout: float = PAUSE_TIMEOUT) -> bool:
         """End the service thread but keep everything open, for the moment of a fork. Returns whether it has within `timeout` seconds."""
         return self._thread.end(timeout)
 

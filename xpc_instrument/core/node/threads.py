@@ -39,6 +39,10 @@ if TYPE_CHECKING:
 # How long a thread that has let go of its lock is looked for, and after what time again, in seconds. It needs some tens of microseconds,
 # and on a machine that is busy its turn; the bound is for its number, which another thread may have been given.
 _LEAVING = 1.0
+# How long a fork waits for a service thread to end, in seconds. It ends within a millisecond, once it has its turn; but on a machine with
+# twenty others it has waited longer than a tenth of a second for that, and a fork beside it is warned of, and leaves the child half of what
+# it does.
+PAUSE_TIMEOUT = 1.0
 _LOOK_AGAIN = 0.00002
 
 
