@@ -1,4 +1,4 @@
-"""Plays the whole story with real processes: the standard library's web server, a probe script, and real requests.
+"""Plays the whole story with real processes: the standard library's web server, which knows nothing of us, a probe script, and requests.
 
 python examples/http_server/demo.py
 """
@@ -51,13 +51,23 @@ def main():
         Path(folder, "hello.txt").write_text("hello from the folder\n")
         port = find_free_port("127.0.0.1")
 
-        say("the application: python -m http.server, unmodified, with the agent in it")
-        server = start(
-            *COMMAND, "run", "--config", str(HERE / "xpc-instrument.toml"), "--",
-            sys.executable, "-u", "-m", "http.server", "--bind", "127.0.0.1", str(port),
-            cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        say("the application: python -m http.server, which was started without us and knows nothing of us")
+        command = (sys.executable, "-u", "-m", "http.server", "--bind", "127.0.0.1", str(port))
+        options = {"cwd": folder, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        config = ("--config", str(HERE / "xpc-instrument.toml"))
+        server = start(*command, **options)
         wait_for_line(server, "Serving HTTP")
+        get(port, "/hello.txt")
+
+        say("attach to it: the agent gets in while it runs")
+        print("$ xpc-instrument attach", server.pid, "--config xpc-instrument.toml", flush=True)
+        attached = subprocess.run([*COMMAND, "attach", str(server.pid), *config], check=False).returncode == 0
+        if not attached:
+            print("this machine does not let it in, for the reason above; so it is started anew, with the agent in it", flush=True)
+            server.send_signal(signal.SIGINT)
+            server.communicate(timeout=10)
+            server = start(*COMMAND, "run", *config, "--", *command, **options)
+            wait_for_line(server, "Serving HTTP")
         subprocess.run([*COMMAND, "ls", "files"], check=True)
         get(port, "/hello.txt")
         get(port, "/hidden")
@@ -81,6 +91,12 @@ def main():
         get(port, "/hidden")
         print(seed.communicate("\n", timeout=10)[0], end="", flush=True)
         get(port, "/hello.txt")
+
+        if attached:
+            say("detach from it: it is as it was, and knows nothing of us again")
+            subprocess.run([*COMMAND, "detach", "files"], check=True)
+            subprocess.run([*COMMAND, "ps"], check=True)
+            get(port, "/hello.txt")
 
         say("the end")
         server.send_signal(signal.SIGINT)

@@ -70,7 +70,7 @@ class Target:
         # A connection that has just been closed may not be gone.
         while self.before != before:
             before, self.before = self.before, (self.state(), self.tasks())
-            time.sleep(0.02)
+            time.sleep(0.05)
         return self
 
     def _number(self, at: int) -> int:
@@ -96,8 +96,11 @@ class Target:
             return
         if self.kind in _ASKED:
             with socket.create_connection(("127.0.0.1", self._number(targets.PORT)), timeout=PATIENCE) as connection:
-                connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
-                assert connection.recv(4), f"{self.kind} answered nothing"
+                if self.kind == "http":
+                    connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
+                assert connection.recv(4096), f"{self.kind} answered nothing"
+                while connection.recv(4096):
+                    pass
         elif self.kind in _SIGNALLED:
             os.kill(self.pid, signal.SIGUSR1)
         elif self.kind == "reads_input":

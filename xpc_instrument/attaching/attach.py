@@ -103,7 +103,11 @@ def attach(
     """
     found = attach_tree(pid, app=app, config=config, probes=probes, on_demand=on_demand) if tree else None
     one = found[0] if found else attach_process(pid, app=app, config=config, probes=probes, on_demand=on_demand)
-    return connect(one.app if tree else one.pid, timeout=1.0, limits=limits)
+    if tree:
+        return connect(one.app, timeout=1.0, limits=limits)
+    # In another pid namespace it has another pid.
+    known = any(entry.pid == one.pid for entry in discovery.processes())
+    return connect(one.pid if known else one.address, timeout=1.0, limits=limits)
 
 
 def attach_tree(pid: int, *, app: Optional[str] = None, say: Callable[[str], None] = lambda line: None, **options: Any) -> List[Attached]:
@@ -321,7 +325,8 @@ def _task_of(pid: int, inner: int) -> int:
 def _make_known(attached: Attached, examination: Examination) -> Attached:
     """Have `ps` and `connect` of whoever attached find the process, where its own runtime dir is another one."""
     try:
-        if any(entry.pid == attached.pid and entry.app == attached.app for entry in discovery.processes()):
+        socket = os.path.basename(attached.address)
+        if any(entry.app == attached.app and os.path.basename(entry.address) == socket for entry in discovery.processes()):
             return attached
         address = attached.address
         if address.startswith("unix:") and not _sees(attached.pid):

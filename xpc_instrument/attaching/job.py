@@ -4,16 +4,17 @@ Rules:
 - Its name cannot be guessed, it is 0700 and its files 0600. Where root attaches to another user's process they are that user's.
 - It lies where the target sees it: in its root and mount namespace. No symbolic link of the target's is followed on the way there.
 - It is gone when the target has answered, or the time is over; who comes too late finds nothing to do.
+- It is locked by whoever attaches. One that is not is what a killed one has left, and is removed by the next.
 """
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import json
 import os
 import secrets
 import select
-import stat
 import tempfile
 import time
 from pathlib import Path
@@ -24,6 +25,9 @@ from ..core.model.errors import AttachError
 
 # Where a folder can be made in another mount namespace, in this order.
 _PLACES = ("tmp", "var/tmp", "dev/shm", "run")
+_PREFIX = "xpc-attach-"
+# How old a folder is that nobody has locked and that is not just being made, in seconds.
+_ABANDONED = 10.0
 _PACKAGES = ("xpc_agent", "xpc_instrument", "wrapt", "cloudpickle")
 # What the agent does not import.
 _ASIDE = ("xpc_instrument.cli", "xpc_instrument.script", "xpc_instrument.attaching", "xpc_agent.bootstrap")
@@ -47,21 +51,23 @@ class Job:
         self.is_shared = sees_the_same(pid)
         """Whether the target sees our files."""
         self._others = (uid, gid) if uid != os.geteuid() else None
-        name = f"xpc-attach-{secrets.token_hex(8)}"
+        name = f"{_PREFIX}{secrets.token_hex(8)}"
         parent, self.path = self._make(name)
         """The folder, as the target knows it."""
         self._parent, self._name = parent, name
         try:
             self._folder = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+            fcntl.flock(self._folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if self._others:
                 os.fchown(self._folder, *self._others)
             os.mkfifo("report", 0o600, dir_fd=self._folder)
             self._own("report")
             self._report = os.open("report", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self._folder)
         except BaseException:
-            os.rmdir(name, dir_fd=parent)
+            _remove(parent, name)
             os.close(parent)
             raise
+        _remove_leftovers(parent)
 
     def _make(self, name: str) -> Tuple[int, str]:
         """A folder of that name; the descriptor of the one that it is in, and its path as the target knows it."""
@@ -135,16 +141,8 @@ class Job:
     def close(self) -> None:
         """Remove it."""
         os.close(self._report)
-        for name in _FILES:
-            try:
-                os.unlink(name, dir_fd=self._folder)
-            except FileNotFoundError:
-                pass  # the target has
+        _remove(self._parent, self._name)
         os.close(self._folder)
-        try:
-            os.rmdir(self._name, dir_fd=self._parent)
-        except FileNotFoundError:
-            pass
         os.close(self._parent)
 
     def __enter__(self) -> Job:
@@ -152,6 +150,41 @@ class Job:
 
     def __exit__(self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]) -> None:
         self.close()
+
+
+def _remove(parent: int, name: str) -> None:
+    """Remove a folder of a job, which the target may remove too."""
+    try:
+        folder = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        try:
+            for file in _FILES:
+                try:
+                    os.unlink(file, dir_fd=folder)
+                except FileNotFoundError:
+                    pass
+        finally:
+            os.close(folder)
+        os.rmdir(name, dir_fd=parent)
+    except FileNotFoundError:
+        pass
+
+
+def _remove_leftovers(parent: int) -> None:
+    """Remove the folders of those that were killed while they attached."""
+    for name in os.listdir(parent):
+        if not name.startswith(_PREFIX):
+            continue
+        try:
+            folder = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+            try:
+                # One that is just being made is not locked yet.
+                if time.time() - os.fstat(folder).st_mtime > _ABANDONED:
+                    fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    _remove(parent, name)
+            finally:
+                os.close(folder)
+        except OSError:
+            continue  # in use, or another user's
 
 
 def _walk(root: int, place: str) -> int:
@@ -188,9 +221,3 @@ def sources() -> Dict[str, Tuple[bool, str]]:
             if not module.startswith(_ASIDE):
                 found[module] = package, path.read_text(encoding="utf-8")
     return found
-
-
-def is_readable_by_all(folder: str) -> bool:
-    """Whether any user may read what is in a folder of ours."""
-    path = Path(folder)
-    return all(os.stat(one).st_mode & stat.S_IXOTH for one in (path, *path.parents))

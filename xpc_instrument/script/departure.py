@@ -13,7 +13,7 @@ from .process import Process
 _LOOK_AGAIN = 0.001
 
 
-def have_left(app: str, processes: Sequence[Process], deadline: float) -> List[int]:
+def have_left(processes: Sequence[Process], deadline: float) -> List[int]:
     """The pids of the processes, once the agent has left them, as the end of a connection says. DeadlineError if it does not in time."""
     asked = [(process, process.joiner.begin_query("detach", deadline)) for process in processes]
     late = []
@@ -28,7 +28,6 @@ def have_left(app: str, processes: Sequence[Process], deadline: float) -> List[i
             late.append(process.name)
     if late:
         raise DeadlineError(f"the agent did not leave {', '.join(late)} in time: try again, or end the process")
-    pids = sorted(process.joiner.welcome.pid for process in processes)
-    for pid in pids:
-        discovery.forget(app, pid)
-    return pids
+    for process in processes:
+        discovery.forget(str(process.joiner.address))
+    return sorted(process.joiner.welcome.pid for process in processes)

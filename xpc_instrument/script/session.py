@@ -477,7 +477,7 @@ class Session(Observer):
         # So that no invocation is under way in a hook of this session when the connection ends.
         self._unregister([process for process in processes if process.joiner.alive], hooks, _LEAVE_TIMEOUT)
         try:
-            return have_left(self.app, processes, time.monotonic() + self._limits.connect_timeout)
+            return have_left(processes, time.monotonic() + self._limits.connect_timeout)
         finally:
             self.close()
 

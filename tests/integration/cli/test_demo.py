@@ -25,8 +25,16 @@ def test_the_demonstration_hooks_the_server_twice_and_leaves_it_as_it_was(run_pr
     lines = program.output
     hello = "GET /hello.txt -> 200 hello from the folder"
     missing = "GET /hidden -> 404 File not found"
-    application = chapter(lines, "the application")
+    assert chapter(lines, "the application") == [hello]
+    application = chapter(lines, "attach to it")
     assert application[-2:] == [hello, missing]
+    if application[0].startswith("attached to"):
+        # Not so where no process may be traced: then it was started with the agent in it.
+        left = chapter(lines, "detach from it")
+        assert left[0].startswith("detached from files: 1 process (") and left[1].startswith("no instrumented application is running")
+        assert left[-1] == hello
+    else:
+        assert "cannot be attached to" in application[0] and "started anew" in application[1]
     pid, target, state = application[-3].split()[:3]
     assert (target, state) == ("http.server:SimpleHTTPRequestHandler.do_GET", "ready")
     assert chapter(lines, "a probe script") == [hello, "GET /hidden -> 200 written by the probe script, from another process"]

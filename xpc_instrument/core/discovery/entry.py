@@ -187,9 +187,11 @@ def withdraw(entry: Entry) -> None:
     unlink(path.with_name(f"{entry.app}.{entry.pid}.sock"))
 
 
-def forget(app: str, pid: int) -> None:
-    """Remove the entry of a process that the agent has left, if there is one: whoever attached from elsewhere has announced it here."""
-    unlink(runtime_dir(create=False) / f"{app}.{pid}.json")
+def forget(address: str) -> None:
+    """Remove what tells of a process at that address, which the agent has left: whoever attached from elsewhere has announced it here."""
+    for entry in processes():
+        if entry.address == address:
+            unlink(runtime_dir(create=False) / entry.name)
 
 
 def processes(app: Optional[str] = None, known: Collection[str] = (), elsewhere: bool = True) -> List[Entry]:
