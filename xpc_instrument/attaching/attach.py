@@ -58,6 +58,16 @@ except BaseException:
     pass
 ''', {{}})
 """
+# What is left in its place when the time is over.
+_NOTHING = """exec('''
+try:
+    import os
+    os.unlink({path!r})
+    os.rmdir({folder!r})
+except BaseException:
+    pass
+''', {{}})
+"""
 
 
 class Attached(Record):
@@ -261,6 +271,8 @@ def _bring(examination: Examination, config: Config, deadline: float) -> Mapping
             _remote_exec(pid, examination, script)
             report = job.await_report(deadline)
             if report is None:
+                # Python would say on its standard error that there is no such file, whenever it comes to that.
+                job.leave("remote.py", _NOTHING.format(path=script, folder=job.path))
                 raise AttachError(
                     f"process {pid} did not answer within {TIMEOUT:g} s: its main thread is blocked in a system call; "
                     f"the way in was {examination.checks[-1].text}"

@@ -28,6 +28,8 @@ _PLACES = ("tmp", "var/tmp", "dev/shm", "run")
 _PREFIX = "xpc-attach-"
 # How old a folder is that nobody has locked and that is not just being made, in seconds.
 _ABANDONED = 10.0
+# The same of what waits for a main thread to run it.
+_LEFT = 86400.0
 _PACKAGES = ("xpc_agent", "xpc_instrument", "wrapt", "cloudpickle")
 # What the agent does not import.
 _ASIDE = ("xpc_instrument.cli", "xpc_instrument.script", "xpc_instrument.attaching", "xpc_agent.bootstrap")
@@ -55,6 +57,7 @@ class Job:
         parent, self.path = self._make(name)
         """The folder, as the target knows it."""
         self._parent, self._name = parent, name
+        self._left = ""
         try:
             self._folder = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
             fcntl.flock(self._folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -106,6 +109,13 @@ class Job:
         self._own(name)
         return f"{self.path}/{name}"
 
+    def leave(self, name: str, text: str) -> None:
+        """Have a file of another text stay when all else is removed; it is to remove itself and the folder."""
+        descriptor = os.open(name, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._folder)
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        self._left = name
+
     def await_report(self, deadline: float) -> Optional[Mapping[str, Any]]:
         """What the target says; None if it says nothing until then. `AttachError` if it ends meanwhile."""
         data = b""
@@ -141,7 +151,7 @@ class Job:
     def close(self) -> None:
         """Remove it."""
         os.close(self._report)
-        _remove(self._parent, self._name)
+        _remove(self._parent, self._name, self._left)
         os.close(self._folder)
         os.close(self._parent)
 
@@ -152,19 +162,21 @@ class Job:
         self.close()
 
 
-def _remove(parent: int, name: str) -> None:
-    """Remove a folder of a job, which the target may remove too."""
+def _remove(parent: int, name: str, left: str = "") -> None:
+    """Remove a folder of a job, which the target may remove too; or all in it but one file."""
     try:
         folder = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
         try:
             for file in _FILES:
                 try:
-                    os.unlink(file, dir_fd=folder)
+                    if file != left:
+                        os.unlink(file, dir_fd=folder)
                 except FileNotFoundError:
                     pass
         finally:
             os.close(folder)
-        os.rmdir(name, dir_fd=parent)
+        if not left:
+            os.rmdir(name, dir_fd=parent)
     except FileNotFoundError:
         pass
 
@@ -178,7 +190,8 @@ def _remove_leftovers(parent: int) -> None:
             folder = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
             try:
                 # One that is just being made is not locked yet.
-                if time.time() - os.fstat(folder).st_mtime > _ABANDONED:
+                age = time.time() - os.fstat(folder).st_mtime
+                if age > (_LEFT if os.listdir(folder) == ["remote.py"] else _ABANDONED):
                     fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     _remove(parent, name)
             finally:
@@ -210,14 +223,14 @@ def folders() -> Dict[str, str]:
     return found
 
 
-def sources() -> Dict[str, Tuple[bool, str]]:
-    """(whether it is a package, its text) of each module that the agent may import, by name."""
-    found: Dict[str, Tuple[bool, str]] = {}
+def sources() -> Dict[str, Tuple[bool, str, str]]:
+    """(whether it is a package, its text, its file here) of each module that the agent may import, by name."""
+    found: Dict[str, Tuple[bool, str, str]] = {}
     for name, folder in folders().items():
         for path in sorted(Path(folder, name).rglob("*.py")):
             parts = path.relative_to(folder).with_suffix("").parts
             package = parts[-1] == "__init__"
             module = ".".join(parts[:-1] if package else parts)
             if not module.startswith(_ASIDE):
-                found[module] = package, path.read_text(encoding="utf-8")
+                found[module] = package, path.read_text(encoding="utf-8"), str(path)
     return found

@@ -472,12 +472,19 @@ class Session(Observer):
         ``Limits.connect_timeout``, 10 seconds.
         """
         self._check_process()
-        with self._lock:
-            processes, hooks = list(self._processes.values()), list(self._hooks)
-        # So that no invocation is under way in a hook of this session when the connection ends.
-        self._unregister([process for process in processes if process.joiner.alive], hooks, _LEAVE_TIMEOUT)
+        left: List[int] = []
         try:
-            return have_left(processes, time.monotonic() + self._limits.connect_timeout)
+            while True:
+                if self._follower is not None:
+                    # Those too that one of them has just forked.
+                    self._follower.look()
+                with self._lock:
+                    processes = [process for process in self._processes.values() if process.joiner.alive]
+                if not processes:
+                    return sorted(left)
+                # So that no invocation is under way in a hook of this session when the connection ends.
+                self._unregister(processes, list(self._hooks), _LEAVE_TIMEOUT)
+                left += have_left(processes, time.monotonic() + self._limits.connect_timeout)
         finally:
             self.close()
 

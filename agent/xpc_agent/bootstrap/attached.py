@@ -132,7 +132,9 @@ class _Finder:
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         machinery = __import__("importlib.machinery").machinery
         if name in self._sources:
-            spec = machinery.ModuleSpec(name, self._loader, origin=f"<xpc-instrument {name}>", is_package=self._sources[name][0])
+            spec = machinery.ModuleSpec(name, self._loader, origin=self._sources[name][2], is_package=self._sources[name][0])
+            # It has a `__file__`, though nobody can open that here.
+            spec.has_location = True
             spec.cached = None
             return spec
         if path is None and name in self._folders:

@@ -517,7 +517,7 @@ def _has_agent() -> bool:
 
 def _start() -> None:
     packed = os.environ.get("XPC_INSTRUMENT_CONFIG_PACKED")
-    if packed is None or not _is_main_interpreter():
+    if packed is None or os.environ.get("XPC_INSTRUMENT_DISABLE", "") not in ("", "0") or not _is_main_interpreter():
         return
     if not _has_agent():
         sys.stderr.write("xpc-instrument: the agent cannot be imported (no module named 'xpc_agent'); this process is not instrumented\n")

@@ -66,10 +66,14 @@ def start(
 
     `app` overrides its app name, `probes` adds targets, `on_demand` patterns such as `"shop.**"` of what a script may hook without its
     being listed; with either of them no config file is needed. With `at_once=False` the process listens, and can be found, only when the
-    first module with a target in it has been imported. A second start without a stop in between does nothing. Raises `ConfigError` for a
+    first module with a target in it has been imported. A second start without a stop in between does nothing,
+    nor does any where the environment has `XPC_INSTRUMENT_DISABLE=1`. Raises `ConfigError` for a
     wrong config, another `XpcError` or an `OSError` if the process cannot listen, and `XpcError` in a subinterpreter.
     """
     if _loaded() is not None:
+        return
+    if os.environ.get("XPC_INSTRUMENT_DISABLE", "") not in ("", "0"):
+        log.info("XPC_INSTRUMENT_DISABLE is set: this process is not instrumented")
         return
     if not is_main():
         raise XpcError("this is a subinterpreter; only the main interpreter of a process can be instrumented: call start() there")

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List
@@ -21,13 +23,15 @@ from tests import programs
 from tests.attaching import proof
 from tests.attaching.proof import Target
 from tests.programs import Program, children
-from xpc_instrument.attaching.attach import attach_process
+from xpc_instrument.attaching.attach import _bring, attach_process
+from xpc_instrument.attaching.examination import examine
 from xpc_instrument.cli import main
+from xpc_instrument.core.config.file import from_probes, with_on_demand
 from xpc_instrument.core.discovery import entry as discovery
 from xpc_instrument.core.model.errors import ApplicationNotFoundError, AttachError
 
 _REFUSED = proof.why_not() if sys.platform.startswith("linux") else "takes Linux"
-pytestmark = [pytest.mark.version, pytest.mark.skipif(bool(_REFUSED), reason=f"nothing can be attached to here: {_REFUSED}")]
+pytestmark = [pytest.mark.skipif(bool(_REFUSED), reason=f"nothing can be attached to here: {_REFUSED}")]
 
 
 @pytest.fixture
@@ -69,6 +73,7 @@ for line in sys.stdin:
 """
 
 
+@pytest.mark.version
 def test_a_running_program_is_hooked_and_left_as_it_was(run_program: Callable[..., Program]) -> None:
     program = run_program("line = _ = now = before = None\n" + SHOP)
     program.read_until("ready")
@@ -87,13 +92,15 @@ def test_a_running_program_is_hooked_and_left_as_it_was(run_program: Callable[..
     program.kill()
 
 
-@pytest.mark.parametrize("kind", ["accept", "timed_lock", "reads_input", "signal_wait", "busy", "compressing", "without_threading"])
+@pytest.mark.version
+@pytest.mark.parametrize("kind", ["accept", "timed_lock", "reads_input", "signal_wait", "busy", "without_threading"])
 def test_a_target_goes_on_as_before(kind: str, start_target: Callable[[str], Target]) -> None:
     target = start_target(kind)
     for _ in range(2):
         proof.go_through(target)
 
 
+@pytest.mark.version
 def test_a_signal_ends_what_it_would_have_ended(run_program: Callable[..., Program]) -> None:
     program = run_program(
         "import time\nprint('ready', flush=True)\ntry:\n    time.sleep(1000)\nexcept KeyboardInterrupt:\n    print('interrupted')\n"
@@ -106,6 +113,7 @@ def test_a_signal_ends_what_it_would_have_ended(run_program: Callable[..., Progr
     assert program.wait() == 0
 
 
+@pytest.mark.version
 def test_a_program_without_threading_ends_by_itself(start_target: Callable[[str], Target]) -> None:
     target = Target("without_threading").wait_ready()
     attach_process(target.pid)
@@ -115,6 +123,7 @@ def test_a_program_without_threading_ends_by_itself(start_target: Callable[[str]
     target.end()
 
 
+@pytest.mark.version
 def test_attachers_that_are_killed_harm_nobody(start_target: Callable[[str], Target]) -> None:
     target = start_target("short_sleeps")
     chance = random.Random(1)
@@ -123,10 +132,12 @@ def test_attachers_that_are_killed_harm_nobody(start_target: Callable[[str], Tar
     proof.settle(target)
 
 
+@pytest.mark.version
 def test_children_that_are_forked_while_it_attaches_have_whole_modules(start_target: Callable[[str], Target]) -> None:
     proof.go_through(start_target("forking"), hooked=False)
 
 
+@pytest.mark.version
 def test_two_that_attach_at_once_find_one_agent(start_target: Callable[[str], Target]) -> None:
     target = start_target("short_sleeps")
     second = subprocess.Popen(
@@ -152,6 +163,7 @@ while True:
 """
 
 
+@pytest.mark.version
 def test_a_tree_is_one_application(run_program: Callable[..., Program]) -> None:
     program = run_program(FORKING)
     program.read_until("child")
@@ -166,6 +178,7 @@ def test_a_tree_is_one_application(run_program: Callable[..., Program]) -> None:
     assert discovery.processes() == []
 
 
+@pytest.mark.version
 def test_a_child_that_is_forked_later_is_instrumented(run_program: Callable[..., Program]) -> None:
     program = run_program(
         "import os, sys, time\ndef work(): return 1\nprint('ready', flush=True)\nsys.stdin.readline()\n"
@@ -180,6 +193,69 @@ def test_a_child_that_is_forked_later_is_instrumented(run_program: Callable[...,
         while len(seen) < 2:
             time.sleep(0.001)
         app.detach()
+
+
+@pytest.mark.version
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="sys.remote_exec came with 3.14")
+def test_python_s_own_way_in_where_the_machine_code_cannot_go(run_program: Callable[..., Program]) -> None:
+    program = run_program("import time\ndef work(): return 1\nprint('ready', flush=True)\nwhile True: work(); time.sleep(0.005)\n")
+    program.read_until("ready")
+    examination = examine(program.pid)
+    examination.way = "remote"
+    report = _bring(examination, with_on_demand(from_probes("remote", ()), ("**",)), time.monotonic() + 10)
+    assert report["app"] == "remote"
+    with xpc_instrument.connect(program.pid) as app:
+        seen: List[int] = []
+        app.before("__main__:work", lambda call: seen.append(call.pid))
+        while not seen:
+            time.sleep(0.001)
+        app.detach()
+
+
+@pytest.mark.version
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="sys.remote_exec came with 3.14")
+def test_python_s_own_way_is_given_up_without_a_word_of_python(
+    run_program: Callable[..., Program], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xpc_instrument.attaching.attach.TIMEOUT", 0.3)
+    program = run_program("import sys\nprint('ready', flush=True)\nsys.stdin.readline()\nprint('over')\n")
+    program.read_until("ready")
+    examination = examine(program.pid)
+    examination.way = "remote"
+    with pytest.raises(AttachError, match="its main thread is blocked in a system call"):
+        _bring(examination, from_probes("remote", ()), time.monotonic() + 0.3)
+    program.send_line()
+    assert program.wait() == 0
+    assert program.output == ["ready", "over"]
+
+
+@pytest.mark.version
+@pytest.mark.skipif(os.geteuid() != 0 or not os.path.exists("/usr/bin/python3"), reason="takes root, and a Python that anybody may run")
+def test_root_attaches_to_another_user_s_program_and_lists_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nobody = 65534
+    folder = tempfile.mkdtemp(prefix="xpc-test-")
+    os.chown(folder, nobody, nobody)
+    program = subprocess.Popen(
+        ["/usr/bin/python3", "-c", "import time\nprint('ready', flush=True)\ntime.sleep(1000)"],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "XPC_INSTRUMENT_RUNTIME_DIR": f"{folder}/runtime"},
+        user=nobody,
+        group=nobody,
+        extra_groups=[],
+        cwd="/",
+    )
+    try:
+        assert program.stdout is not None and program.stdout.readline() == b"ready\n"
+        attached = attach_process(program.pid, app="theirs")
+        assert attached.folder == f"{folder}/runtime"
+        assert [(entry.app, entry.pid) for entry in discovery.processes()] == [("theirs", program.pid)]
+        # All that it imports was handed over in memory.
+        assert not [line for line in Path(f"/proc/{program.pid}/maps").read_text().splitlines() if "wrapt" in line]
+    finally:
+        program.kill()
+        program.communicate()
+        shutil.rmtree(folder)
+    assert discovery.processes() == []
 
 
 # refusals ------------------------------------------------------------------------------------------------------------------
@@ -267,7 +343,7 @@ def test_one_that_keeps_the_lock_is_given_up_and_left_as_it_was(
     run_program: Callable[..., Program], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("xpc_instrument.attaching.attach.TIMEOUT", 0.5)
-    source = "import ctypes, sys\nprint('ready', flush=True)\nctypes.PyDLL(None).usleep(1_500_000)\nprint('over', flush=True)\nsys.stdin.readline()\n"
+    source = "import ctypes, sys\nprint('ready', flush=True)\nctypes.PyDLL(None).usleep(1_000_000)\nprint('over', flush=True)\nsys.stdin.readline()\n"
     program = run_program(source)
     program.read_until("ready")
     with pytest.raises(AttachError, match="keeps the global interpreter lock"):
