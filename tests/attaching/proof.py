@@ -24,7 +24,7 @@ from tests.attaching import targets
 from xpc_instrument.attaching.attach import attach_process
 from xpc_instrument.attaching.examination import examine
 from xpc_instrument.core.discovery import entry as discovery
-from xpc_instrument.core.model.errors import XpcError
+from xpc_instrument.core.model.errors import ChannelError, XpcError
 
 PATIENCE = 30.0
 # How each kind is made to work that does not work by itself.
@@ -173,6 +173,8 @@ def go_through(target: Target, hooked: bool = True) -> float:
             target.work()
             deadline = time.monotonic() + PATIENCE
             while not calls:
+                if not app.pids:
+                    raise ChannelError("the agent of one that was killed has just left")
                 assert time.monotonic() < deadline, f"{target.kind}: the hook was not called"
                 time.sleep(0.0005)
         assert app.detach() == [target.pid]

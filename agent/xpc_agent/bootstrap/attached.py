@@ -171,7 +171,7 @@ def _gate() -> Any:
     return gate
 
 
-def _enter(gate: Any, job: Any, folder: str, report: Any) -> None:
+def _enter(gate: Any, job: Any, folder: str, report: Any, pipe: int) -> None:
     why = _refusal()
     if why:
         report["refusal"] = why
@@ -191,11 +191,21 @@ def _enter(gate: Any, job: Any, folder: str, report: Any) -> None:
         gate.come_first()
         from xpc_agent.life.attached import enter
 
+        if not _is_read(pipe):
+            return
         entered = enter(job, finder, report)
         report["began"] = entered
     finally:
         if not entered:
             sys.meta_path[:] = [one for one in sys.meta_path if one is not finder]
+
+
+def _is_read(pipe: int) -> bool:
+    """Whether somebody would read what is written into a pipe."""
+    select: Any = __import__("select")
+    poller = select.poll()
+    poller.register(pipe, 0)
+    return not poller.poll(0)
 
 
 def _forget_thread() -> None:
@@ -235,7 +245,7 @@ def _run(path: str) -> None:
         try:
             with open(folder + "/job.json", encoding="utf-8") as file:
                 job = json.load(file)
-            _enter(gate, job, folder, report)
+            _enter(gate, job, folder, report, pipe)
         except BaseException as error:
             report["error"] = f"{type(error).__name__}: {error}"
             report["traceback"] = "".join(__import__("traceback").format_exception(type(error), error, error.__traceback__))[-2000:]
