@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         TargetError,
         XpcError,
     )
+    from .core.model.fault import FaultError
     from .core.model.limits import Limits
     from .core.model.stats import Figures, HookStats, LaneStats, ProbeStats
     from .core.model.target import Mode
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from .core.wire.tls import TLS
     from .script.call import Call
     from .script.connect import connect
-    from .script.counted import Monitor, MonitorRow, StackRow, Stacks, Stat, StatRow
+    from .script.counted import FaultRow, Injected, Monitor, MonitorRow, StackRow, Stacks, Stat, StatRow
     from .script.handle import Handle
     from .script.manager import Manager, find_free_port
     from .script.observer import Stack
@@ -83,6 +84,9 @@ _HOMES = {
     "Monitor": "script.counted",
     "MonitorRow": "script.counted",
     "Stacks": "script.counted",
+    "FaultError": "core.model.fault",
+    "FaultRow": "script.counted",
+    "Injected": "script.counted",
     "StackRow": "script.counted",
     "Stack": "script.observer",
     "Described": "script.targets",
@@ -105,11 +109,14 @@ __all__ = [
     "ConfigError",
     "Described",
     "ExpressionError",
+    "FaultError",
+    "FaultRow",
     "Figures",
     "Handle",
     "HookFailedError",
     "HookStats",
     "HookTimeoutError",
+    "Injected",
     "LaneStats",
     "Limits",
     "Manager",

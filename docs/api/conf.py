@@ -30,7 +30,20 @@ nitpick_ignore_regex = [
 
 # Made by `connect`, by a registration, for a hook and by `stats()`: nobody calls their constructors.
 _MADE_ELSEWHERE = {"Session", "Handle", "Call", "Reference", "Figures", "ProbeStats", "HookStats", "LaneStats", "RemoteTraceback"}
-_MADE_ELSEWHERE |= {"Watch", "CallEvent", "Stat", "StatRow", "Monitor", "MonitorRow", "Stacks", "StackRow", "Stack", "Described"}
+_MADE_ELSEWHERE |= {
+    "Watch",
+    "CallEvent",
+    "Stat",
+    "StatRow",
+    "Monitor",
+    "MonitorRow",
+    "Stacks",
+    "StackRow",
+    "Stack",
+    "Described",
+    "Injected",
+    "FaultRow",
+}
 
 
 def _without_constructor(app, what, name, obj, options, signature, return_annotation):

@@ -22,6 +22,7 @@ import pytest
 
 from ..core.model.errors import XpcError
 from ..script.call import Call
+from ..script.counted import Injected
 from ..script.handle import Handle
 from ..script.session import Session
 from ..script.targets import Described, described
@@ -52,6 +53,7 @@ class Mocker:
     def __init__(self, session: Session) -> None:
         self.session = session
         self._hooks: Dict[int, _Hook] = {}
+        self._faults: List[Injected] = []
 
     # what is typed --------------------------------------------------------------------------------------------------------
 
@@ -117,6 +119,19 @@ class Mocker:
         self._hooks[id(spy.mock)] = _Hook(spy.mock, seen, handle)
         return spy.mock
 
+    def inject(self, target: str, terms: str, *, limit: Optional[int] = None) -> Injected:
+        """Have faults happen to the calls of a function, as ``Session.inject`` does; returns what counts them.
+
+        A fault that never happened is told with ``--xpc-strict``.
+        """
+        __tracebackhide__ = True
+        try:
+            faults = self.session.inject(target, terms, limit=limit)
+        except (XpcError, ValueError) as error:
+            raise error.with_traceback(None) from None
+        self._faults.append(faults)
+        return faults
+
     def stub(self, name: Optional[str] = None) -> mocks.MagicMock:
         """A ``MagicMock`` for use as a callback."""
         return mocks.MagicMock(name=name)
@@ -146,6 +161,8 @@ class Mocker:
         for hook in reversed(list(self._hooks.values())):
             hook.handle.remove()
             hook.seen.over = True
+        for faults in reversed(self._faults):
+            faults.remove()
 
     def resetall(self) -> None:
         """Forget the calls that patches and spies have seen; what mocks return and raise stays."""
@@ -162,7 +179,7 @@ class Mocker:
 
     def handles(self) -> Set[int]:
         """The numbers of the hooks that are this mocker's own."""
-        return {hook.handle.number for hook in self._hooks.values()}
+        return {hook.handle.number for hook in self._hooks.values()} | {faults.handle.number for faults in self._faults}
 
     def problems(self, strict: bool) -> List[str]:
         """What the end of the scope tells of patches and spies that did not do what the test was to see, each with its target."""
@@ -180,6 +197,10 @@ class Mocker:
                 told.append(f"{what}: {seen.late} of its calls came after it was undone")
             if strict and seen.kind == "patch" and not seen.calls:
                 told.append(f"{what}: it was never called (--xpc-strict)")
+        if strict:
+            told += [
+                f"inject {faults.handle.target}: it happened to no call (--xpc-strict)" for faults in self._faults if not faults.applied
+            ]
         return told
 
     def _of(self, mock: Any) -> _Hook:

@@ -65,6 +65,17 @@ class MonitorRow(Record):
     max: float
 
 
+class FaultRow(Record):
+    """What one term of a fault has done."""
+
+    term: str
+    count: int
+    """How many calls it was done to."""
+
+    mean: float
+    """How long each was held up by it, in seconds; 0 of what is raised or returned."""
+
+
 class StackRow(Record):
     """One way in which a target was called."""
 
@@ -269,6 +280,26 @@ class Stacks(Counted[StackRow]):
             aggregate.merge(whole, table)
         found = [StackRow(cell[aggregate.COUNT], _frames(key)) for key, cell in whole.items()]
         return sorted(found, key=lambda row: -row.count)
+
+
+class Injected(Counted[FaultRow]):
+    """Faults that happen to calls, and how often; its rows are in the order of the terms."""
+
+    def __init__(self, session: Counting, handle: Handle, every: float, terms: Sequence[str]) -> None:
+        super().__init__(session, handle, every)
+        self._terms = terms
+
+    @property
+    def applied(self) -> int:
+        """How many calls a fault has happened to, as of now."""
+        return sum(row.count for row in self.rows())
+
+    def _rows(self) -> List[FaultRow]:
+        whole: Table = {}
+        for table in self.tables().values():
+            aggregate.merge(whole, table)
+        cells = [whole.get((index,), aggregate.new_cell()) for index in range(len(self._terms))]
+        return [FaultRow(term, cell[aggregate.COUNT], aggregate.average(cell)) for term, cell in zip(self._terms, cells)]
 
 
 def _frames(key: Sequence[Any]) -> Tuple[Tuple[str, int, str], ...]:

@@ -10,11 +10,12 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
 
 from ..core.discovery.doorbell import bell_name
 from ..core.model.expression import parse
-from ..core.model.local import DURATION, STACK, STAT
+from ..core.model.fault import parse_terms
+from ..core.model.local import DURATION, INJECT, STACK, STAT
 from ..core.model.record import Record
 from ..core.model.target import Mode
 from ..core.model.terms import Terms
-from .counted import Monitor, Stacks, Stat
+from .counted import Injected, Monitor, Stacks, Stat
 from .handle import Handle
 from .registrar import Registrar, Targets, joined
 from .targets import Described, described
@@ -150,8 +151,35 @@ class Observer(Registrar):
         handle = self._add_local(target, local, Terms(limit=limit, expires=expires, sample=sample, rate=rate, local=local))
         return Stacks(self, handle, every, limit)
 
-    def _add_local(self, target: Targets, local: Mapping[str, Any], terms: Terms) -> Handle:
-        return self._add(Mode.AFTER, joined(Mode.AFTER, target), _stays_there, terms, ())
+    def inject(
+        self,
+        target: Targets,
+        terms: str,
+        *,
+        limit: Optional[int] = None,
+        expires: Optional[float] = 300.0,
+        sample: Optional[float] = None,
+        rate: Optional[float] = None,
+        every: float = 1.0,
+    ) -> Injected:
+        """Have faults happen to the calls of a target, or of several: CHANGES WHAT THE APPLICATION DOES.
+
+        ``terms`` are such as ``"10%raise(TimeoutError, 'slow bank') -> sleep(100ms..300ms)"``: the first that applies is done, in the
+        application, without asking anybody. ``[P%] [N*] ACTION`` is an action with a probability and at most so many times in each
+        process; actions are ``raise(TYPE, ...)``, ``return(LITERAL)``, ``sleep(TIME)``, ``sleep(TIME..TIME)``, ``sleep(normal, MEAN,
+        DEVIATION)``, ``hang`` and ``off``. After a sleep the original runs. It ends after ``expires`` seconds, 300 unless it is given,
+        with the context manager, or with the session. The other options are as with ``before``.
+
+        Raises ``FaultError`` for terms that cannot be read, and as ``instead``; a class that is no exception, or whose module the
+        application has not imported, is a ``TargetError``.
+        """
+        parsed = parse_terms(terms)
+        local = {"kind": INJECT, "terms": terms}
+        made = Terms(limit=limit, expires=expires, sample=sample, rate=rate, local=local)
+        return Injected(self, self._add_local(target, local, made, Mode.INSTEAD), every, [term.text for term in parsed])
+
+    def _add_local(self, target: Targets, local: Mapping[str, Any], terms: Terms, mode: Mode = Mode.AFTER) -> Handle:
+        return self._add(mode, joined(mode, target), _stays_there, terms, ())
 
     def stacks(self) -> List[Stack]:
         """What all threads and waiting tasks of each process do now. Raises ``DeadlineError`` as ``stats`` does."""

@@ -168,11 +168,25 @@ class Admission:
 
         return draw
 
-    def _obeying(self, counters: HookCounters) -> Callable[[], bool]:
+    def _obeying(self, counters: HookCounters) -> Callable[[], Any]:
         """The same for any terms."""
         expires, sample, rate, limit = self._expires, self._sample, self._rate, self._limit
         clock, chance, next_use, ended = self._clock, self._chance, self._next_use, self._ended
         count, skipped = counters.calls.up, counters.skipped
+
+        if expires is not None and (sample, rate, limit) == (None, None, None):
+            # Most verbs end by themselves, and have no other term: a quarter of what asking for all of them takes.
+            until = expires
+
+            def in_time() -> Any:
+                if guard.on:
+                    return False
+                if clock() >= until:
+                    ended()
+                    return False
+                return count()
+
+            return in_time
 
         def obey() -> bool:
             if guard.on:

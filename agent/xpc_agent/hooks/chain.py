@@ -87,7 +87,8 @@ class HookChain:
             alone = getattr(self.hooks[0], "alone", None)
             if alone is not None:
                 self.way = alone
-                if self.nest:
+                # One that lives here may know what to do without what a crossing needs.
+                if self.nest and not getattr(self.hooks[0], "begins", False):
                     self._cross = self.nest[0].cross  # type: ignore[attr-defined]
                     alone.begin = self._begin_sole
             elif self.after:

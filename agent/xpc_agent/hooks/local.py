@@ -20,11 +20,11 @@ from time import perf_counter, process_time
 from types import CodeType, FunctionType
 from typing import Any, Callable, Coroutine, Dict, List, Mapping, Optional, Tuple
 
-from xpc_instrument.core.model.aggregate import Key, key_part, to_json
+from xpc_instrument.core.model.aggregate import Key, Table, key_part, to_json
 from xpc_instrument.core.model.errors import ExpressionError, TargetError
 from xpc_instrument.core.model.expression import OBSERVE, Expression, parse
 from xpc_instrument.core.model.interrupts import raise_interrupt
-from xpc_instrument.core.model.local import DURATION, STACK
+from xpc_instrument.core.model.local import DURATION, INJECT, STACK
 from xpc_instrument.core.model.words import one_line
 from xpc_instrument.core.values.names import type_name
 
@@ -135,12 +135,15 @@ class LocalHook(RemoteHook):
         counted = self.aggregate
         return {
             "target": self.target,
-            "table": to_json(counted.total()),
+            "table": to_json(self._table()),
             "unusable": counted.unusable.value,
             "rejected": counted.rejected.value,
             "skipped": {why: count.value for why, count in self.counters.skipped.items() if count.value},
             "over-budget": self.over_budget,
         }
+
+    def _table(self) -> Table:
+        return self.aggregate.total()
 
     # what an invocation does -------------------------------------------------------------------------------------------
 
@@ -305,6 +308,8 @@ class LocalHook(RemoteHook):
 
 def _texts(local: Mapping[str, Any]) -> List[str]:
     """The expressions of a hook: the condition, those of the key, and what is counted, if it has them."""
+    if local["kind"] == INJECT:
+        return []
     when = [local["when"]] if local["when"] else []
     if local["kind"] == STACK:
         return when

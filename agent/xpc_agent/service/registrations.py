@@ -22,6 +22,7 @@ from typing import Any, Callable, Dict, List, Optional, Protocol, Tuple, Union
 from xpc_instrument.core.calls.registry import Registration, Registry, read_terms
 from xpc_instrument.core.config.schema import Config, ProbeConfig
 from xpc_instrument.core.model.errors import TargetError
+from xpc_instrument.core.model.local import INJECT
 from xpc_instrument.core.model.record import replace
 from xpc_instrument.core.model.target import Mode, is_selection, is_target, parts_of, split_name, split_target
 from xpc_instrument.core.model.terms import Terms
@@ -254,7 +255,7 @@ class Registrations(Policy):
             self._table.remove_expired(point)
             if len(point.hooks) >= self._config.limits.max_hooks:
                 raise TargetError(f"{target} has {len(point.hooks)} hooks, the limit (max-hooks)")
-            hook = self._maker(target, terms)(
+            hook = self._maker(target, mode, terms)(
                 mode,
                 target,
                 peer,
@@ -285,15 +286,25 @@ class Registrations(Policy):
                 raise
         return timeout
 
-    def _maker(self, target: str, terms: Terms) -> Callable[..., Any]:
+    def _maker(self, target: str, mode: Mode, terms: Terms) -> Callable[..., Any]:
         """What makes the hook that the terms mean. Raises `TargetError` for expressions that are not allowed."""
-        if terms.local is not None:
-            # Late: what evaluates expressions is loaded where they are used.
-            from ..hooks.local import LocalHook, check_expressions
+        if terms.local is None:
+            return RemoteHook if terms.wait else functools.partial(UnwaitedHook, sender=self.sender)
+        injects = terms.local["kind"] == INJECT
+        # What the config allows goes by the mode.
+        if injects != (mode is Mode.INSTEAD):
+            raise TargetError(
+                f"{target}: a hook of the kind {terms.local['kind']!r} in the mode {mode.value!r}: it has none of its own there"
+            )
+        # Late: what evaluates expressions is loaded where they are used.
+        if injects:
+            from ..hooks.fault import FaultHook
 
-            check_expressions(target, terms.local)
-            return LocalHook
-        return RemoteHook if terms.wait else functools.partial(UnwaitedHook, sender=self.sender)
+            return FaultHook
+        from ..hooks.local import LocalHook, check_expressions
+
+        check_expressions(target, terms.local)
+        return LocalHook
 
     def _check_count(self, session: str, point: ProbePoint) -> None:
         """A session has hooks on so many targets on demand and no more."""

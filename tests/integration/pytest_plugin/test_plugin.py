@@ -222,6 +222,14 @@ def test_a_function_of_the_test_stands_in_and_is_bound_to_the_instance(xpc, ask)
     with pytest.raises(TypeError, match="beside it"):
         xpc.patch("checkout:total", new=print, return_value=3)
 
+def test_a_fault_happens_in_the_application(xpc, ask):
+    faults = xpc.inject("gateway:Gateway.post", "1*raise(TimeoutError, 'slow bank') -> return({'ok': False})")
+    assert ask("checkout.charge(5)") == (502, "TimeoutError: slow bank")
+    assert ask("checkout.charge(5)") == (200, "{'ok': False}")
+    assert [row.count for row in faults.rows()] == [1, 1]
+    with pytest.raises(ValueError, match="expected raise, return"):
+        xpc.inject("gateway:Gateway.post", "explode")
+
 def test_waiting_and_resetting(xpc, ask):
     total = xpc.patch("checkout:total", return_value=1)
     ask("__import__('threading').Timer(0.01, checkout.total, [[1]]).start()")
@@ -257,7 +265,7 @@ def test_what_tests_type_does_what_it_says(run_tests: Callable[..., Program]) ->
     program = run_tests(PASSING, env={"PYTEST_XDIST_WORKER": "gw3"})
     found = outcomes(program)
     assert set(found.values()) == {"passed"}, program.text
-    assert len(found) == 11
+    assert len(found) == 12
 
 
 FAILING = """

@@ -12,7 +12,6 @@ Rules:
 
 from __future__ import annotations
 
-import ast
 import re
 from typing import Any, List, NamedTuple, Optional, Tuple
 
@@ -26,6 +25,9 @@ MOST = 20
 FORM = "[P%] [N*] raise(TYPE, ...), return(VALUE), sleep(TIME), sleep(TIME..TIME), sleep(normal, TIME, TIME), hang or off, -> between terms"
 
 _ACTIONS = ("raise", "return", "sleep", "hang", "off")
+# Under what is counted which calls no term applied to; the others go by the number of the term.
+NONE = -1
+
 # How long one may sleep, in seconds: an hour; what is to last longer hangs.
 _LONGEST_SLEEP = 3600.0
 
@@ -168,6 +170,9 @@ class _Reader:
         return seconds
 
     def _literal(self, text: str) -> Any:
+        # Late: most of those who load this never read a literal.
+        import ast
+
         try:
             return ast.literal_eval(text)
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):

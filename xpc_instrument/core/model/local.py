@@ -6,13 +6,16 @@
 
 - `stat`: counts a number by key. `of` is what is counted, `duration` or an expression; `by` are the expressions of the key.
 - `stack`: counts the callers, by the `depth` innermost frames.
+- `inject`: does the first of its `terms` that applies (`fault.py`), in the mode `instead`, and counts what it has done.
 """
 
 from __future__ import annotations
 
 from typing import Any, Dict, Mapping
 
-STAT, STACK = "stat", "stack"
+from .fault import parse_terms
+
+STAT, STACK, INJECT = "stat", "stack", "inject"
 
 DURATION = "duration"
 
@@ -20,7 +23,11 @@ MOST_FRAMES = 50
 """Of a caller's stack."""
 
 _MOST_PARTS = 8
-_KINDS: Dict[str, Dict[str, type]] = {STAT: {"when": str, "of": str, "by": list}, STACK: {"when": str, "depth": int}}
+_KINDS: Dict[str, Dict[str, type]] = {
+    STAT: {"when": str, "of": str, "by": list},
+    STACK: {"when": str, "depth": int},
+    INJECT: {"terms": str},
+}
 
 
 def check_local(local: Mapping[str, Any]) -> None:
@@ -33,5 +40,7 @@ def check_local(local: Mapping[str, Any]) -> None:
         raise ValueError(f"a hook of the kind {kind!r}: expected {', '.join(sorted(expected))}, got {dict(local)!r:.200}")
     if kind == STAT and not (len(local["by"]) <= _MOST_PARTS and all(isinstance(one, str) for one in local["by"])):
         raise ValueError(f"by={local['by']!r:.200}: expected at most {_MOST_PARTS} expressions")
+    if kind == INJECT:
+        parse_terms(local["terms"])
     if kind == STACK and not 1 <= local["depth"] <= MOST_FRAMES:
         raise ValueError(f"depth={local['depth']!r:.80}: expected a number of frames from 1 to {MOST_FRAMES}")

@@ -1,0 +1,298 @@
+"""Faults: what an invocation gets in the place of the original, or before it, as plain data that lives in the application.
+
+Rules:
+- The first term that applies is done; where none does, the original runs. What was done is counted under the number of the term, with the
+  seconds that it took, and under `NONE` the calls that none applied to.
+- Nothing crosses, nothing is pickled, and of the application only the class of the exception is called.
+- A sleep, and what hangs, goes on to the original. In functions both sleep by `time.sleep` as the application has it, so that a greenlet
+  lets others run; in `async def` functions they are awaited. What hangs ends when the hook is removed, at most `_SLICE` seconds later.
+- A class that cannot be made with the values of the term is a failure: the original runs, it is counted and logged once.
+"""
+
+from __future__ import annotations
+
+import builtins
+import sys
+import time
+from _random import Random  # the class in C that `random` is made of, which takes longer to import than all else here
+from math import cos, pi, sqrt
+from math import log as logarithm
+from types import CodeType
+from typing import Any, Callable, Coroutine, Optional, Tuple, Type
+
+from xpc_instrument.core.calls.outcome import Outcome
+from xpc_instrument.core.model.aggregate import BUCKETS, COUNT, LEAST, MOST, Table, new_cell
+from xpc_instrument.core.model.errors import TargetError
+from xpc_instrument.core.model.fault import NONE, Term, parse_terms
+from xpc_instrument.core.model.interrupts import raise_interrupt
+from xpc_instrument.core.unpatched import RLock
+
+from ..guard import guard
+from ..targets.module import find_module
+from ..targets.raw import is_a, of_class, raw_attribute
+from ..targets.resolve import Kind, Resolved
+from .counters import Count
+from .failures import log
+from .gate import PASS, Args, Entered, Gate, Kwargs
+from .local import LocalHook
+
+# How long one sleep of what hangs is, in seconds.
+_SLICE = 0.05
+
+# As it was before it was wrapped, should it be a target.
+_SLEEP = time.sleep
+
+# Their values cannot be changed by who gets them.
+_ATOMS = (type(None), bool, int, float, complex, str, bytes, type(...))
+
+
+def exception_named(name: str) -> Type[Exception]:
+    """The class of an exception that a term names. Raises `TargetError` for one that is not there, or is no exception."""
+    module, colon, qualified = name.rpartition(":")
+    if not colon:
+        found: Any = vars(builtins).get(name)
+        where = "a built-in exception"
+    else:
+        owner = find_module(module)
+        if owner is None:
+            raise TargetError(f"raise({name}): the module {module} is not imported in this process, and is not imported for that")
+        where = f"in the module {module}"
+        found = owner
+        for part in qualified.split("."):
+            raw = None if found is None else raw_attribute(found, part)
+            found = None if raw is None else raw[0]
+    if not (is_a(found, type) and Exception in of_class(found, "__mro__")):
+        seen = "there is none of that name" if found is None else "it is no class derived from Exception"
+        raise TargetError(f"raise({name}): expected {where}, such as TimeoutError or package.module:Name; {seen}")
+    kind: Type[Exception] = found
+    return kind
+
+
+class _Made:
+    """A term, ready to be done."""
+
+    __slots__ = ("done", "index", "kind", "left", "term")
+
+    def __init__(self, index: int, term: Term) -> None:
+        self.index = index
+        self.term = term
+        self.left = term.times
+        self.kind: Optional[Type[Exception]] = exception_named(term.type) if term.action == "raise" else None
+        # How often it was done, if it takes no time.
+        self.done = Count()
+
+
+class FaultHook(LocalHook):
+    """One registration of faults on one probe point, in the mode `instead`."""
+
+    begins = True
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._random = Random()
+        self._choosing = RLock()
+        self._made: Tuple[_Made, ...] = ()
+        self._none = Count()
+        super().__init__(*args, **options)
+        self._parsed = parse_terms(self.local["terms"])
+
+    def placed(self, resolved: Resolved, code: Optional[CodeType]) -> None:
+        """Its target is there: so are the classes that the terms name, or it stays at rest."""
+        if resolved is self._resolved:
+            return
+        self._resolved = resolved
+        try:
+            if resolved.function is _SLEEP and any(term.action in ("sleep", "hang") for term in self._parsed):
+                raise TargetError("time.sleep is what it would sleep by; expected raise or return")
+            self._made = tuple(_Made(index, term) for index, term in enumerate(self._parsed))
+            self._short_cut()
+        except TargetError as error:
+            self.mistake = str(error)
+            log.warning("%s: nothing is injected: %s", self.target, self.mistake)
+            self._rest()
+
+    def _short_cut(self) -> None:
+        """Where one value is always returned, inside of the function's code: two calls less."""
+        first = self._made[0]
+        term = first.term
+        if term.action != "return" or term.probability < 1.0 or term.times is not None or type(term.values[0]) not in _ATOMS:
+            return
+        up, answer = first.done.up, (term.values, None)
+
+        def begin(gate: Gate, values: Args) -> Entered:
+            up()
+            return answer
+
+        self.way.begin = begin
+
+    def _table(self) -> Table:
+        table = super()._table()
+        for key, done in ((NONE, self._none), *((made.index, made.done) for made in self._made)):
+            if done.value:
+                cell = table[(key,)] = new_cell()
+                cell[COUNT], cell[LEAST], cell[MOST], cell[BUCKETS] = done.value, 0.0, 0.0, {0: done.value}
+        return table
+
+    def _begin_counting(self) -> None:
+        """What it costs is of no interest: it is meant to change what the application does."""
+
+    def goes_inside(self, kind: Kind) -> bool:
+        # What is awaited, and what is iterated, is given in the place of the whole function.
+        return kind is Kind.SYNC
+
+    def reset_after_fork(self, pid: int) -> None:
+        # Another thread of the parent may have held it; and each process rolls dice of its own.
+        self._choosing = RLock()
+        self._random = Random()
+        self._none.reset()
+        for made in self._made:
+            made.done.reset()
+        super().reset_after_fork(pid)
+
+    # what an invocation gets -------------------------------------------------------------------------------------------
+
+    def _begin(self, gate: Gate, values: Args) -> Entered:  # type: ignore[override]
+        """Inside of the function's code: admission has let it through."""
+        step = self._do()
+        return None if step is PASS else ((step.get(),), None)
+
+    def cross(self, args: Args, kwargs: Kwargs, bound: bool, number: int = 0, invocation: Any = None) -> Any:
+        """The same among others."""
+        return self._do()
+
+    def call_replacing(self, proceed: Callable[..., Any], args: Args, kwargs: Kwargs, bound: bool, number: int = 0) -> Any:
+        """The same around the original."""
+        if self.way.take():
+            step = self._do()
+            if step is not PASS:
+                return step.get()
+        return proceed(*args, **kwargs)
+
+    def call_replacing_async(
+        self, proceed: Callable[..., Any], args: Args, kwargs: Kwargs, bound: bool, number: int = 0
+    ) -> Coroutine[Any, Any, Any]:
+        """The same for what is awaited."""
+        return self._do_async(proceed, args, kwargs)
+
+    def _do(self) -> Any:
+        """The outcome, or `PASS` where the original is to run."""
+        made = self._choose()
+        if made is None:
+            return PASS
+        action = made.term.action
+        if action in ("return", "raise"):
+            return self._outcome(made)
+        began = time.perf_counter()
+        try:
+            for seconds in self._naps(made.term):
+                time.sleep(seconds)
+        finally:
+            self._count(made, time.perf_counter() - began)
+        return PASS
+
+    async def _do_async(self, proceed: Callable[..., Any], args: Args, kwargs: Kwargs) -> Any:
+        made = self._choose() if self.way.take() else None
+        if made is not None:
+            if made.term.action in ("return", "raise"):
+                step = self._outcome(made)
+                if step is not PASS:
+                    return step.get()
+            else:
+                began = time.perf_counter()
+                try:
+                    for seconds in self._naps(made.term):
+                        await _sleep_async(seconds)
+                finally:
+                    self._count(made, time.perf_counter() - began)
+        return await proceed(*args, **kwargs)
+
+    def _outcome(self, made: _Made) -> Any:
+        term = made.term
+        if made.kind is None:
+            made.done.up()
+            return Outcome(_fresh(term.values[0]))
+        before = guard.on
+        try:
+            guard.on = True
+            error = made.kind(*_fresh(term.values))
+        except Exception as failure:
+            raise_interrupt(failure, of_values=True)
+            self.counters.fail("fault")
+            self._log_once("fault", "%s", f"{term.text} cannot be raised: {type(failure).__name__}; the original runs")
+            return PASS
+        finally:
+            guard.on = before
+        made.done.up()
+        return Outcome(error=error)
+
+    def _naps(self, term: Term) -> Any:
+        """For how long to sleep, one after the other."""
+        if term.action == "hang":
+            while not self.removed:
+                yield _SLICE
+        elif term.action == "sleep":
+            left = self._seconds(term)
+            # A long one is over when the hook is removed, as what hangs is.
+            while left > 0 and not self.removed:
+                yield min(left, _SLICE) if left > 2 * _SLICE else left
+                left = left - _SLICE if left > 2 * _SLICE else 0.0
+
+    def _seconds(self, term: Term) -> float:
+        if not term.normal:
+            return term.low + (term.high - term.low) * self._random.random()
+        # By Box and Muller, of two numbers of which the first is not 0.
+        first, second = 1.0 - self._random.random(), self._random.random()
+        return max(0.0, term.low + term.high * sqrt(-2.0 * logarithm(first)) * cos(2.0 * pi * second))
+
+    def _choose(self) -> Optional[_Made]:
+        """The first term that applies."""
+        for made in self._made:
+            term = made.term
+            if term.probability < 1.0 and self._random.random() >= term.probability:
+                continue
+            if made.left is not None:
+                with self._choosing():
+                    if made.left <= 0:
+                        continue
+                    made.left -= 1
+            if term.action == "off":
+                break
+            return made
+        self._none.up()
+        return None
+
+    def _count(self, made: _Made, seconds: float) -> None:
+        self.aggregate.update((made.index,), seconds, None)
+
+
+def _fresh(value: Any) -> Any:
+    """A literal of its own for who gets it and may change it."""
+    kind = type(value)
+    if kind in _ATOMS:
+        return value
+    if kind is dict:
+        return {_fresh(key): _fresh(one) for key, one in value.items()}
+    return kind(map(_fresh, value))
+
+
+async def _sleep_async(seconds: float) -> None:
+    """On the loop that runs, asyncio's or trio's; by a timer of the loop, since `asyncio.sleep` may be the target."""
+    asyncio = sys.modules.get("asyncio")
+    loop = None if asyncio is None else asyncio._get_running_loop()
+    if loop is not None:
+        over = loop.create_future()
+        timer = loop.call_later(seconds, _end, over)
+        try:
+            await over
+        finally:
+            timer.cancel()
+        return
+    trio = sys.modules.get("trio")
+    if trio is not None:
+        await trio.sleep(seconds)
+    else:
+        time.sleep(seconds)
+
+
+def _end(over: Any) -> None:
+    if not over.done():
+        over.set_result(None)
