@@ -45,6 +45,7 @@ LEVELS: Levels = (
     {"xpc_agent.life"},
     {"xpc_agent", "xpc_instrument.script"},
     {"xpc_instrument.attaching"},
+    {"xpc_instrument.verbs"},
     {"xpc_instrument.pytest_plugin"},
     {"xpc_instrument.cli"},
     # Its names are loaded on first use, so it may name those of any part.

@@ -21,14 +21,17 @@ from ..core.model.errors import (
     CertificatesError,
     ChannelError,
     ConfigError,
+    ExpressionError,
     InjectionError,
     TargetError,
     XpcError,
 )
 from ..core.version import __version__
 
+# Those that look on: `-- COMMAND` starts the application for them, and their flags may stand anywhere.
+_VERBS = ("watch", "monitor", "stat", "stack")
 # Modules of this package.
-_COMMANDS = ("run", "attach", "detach", "ps", "ls", "check", "certificates")
+_COMMANDS = ("run", "attach", "detach", "ps", "ls", "check", "certificates", *_VERBS)
 
 EXIT_CODES = """\
 exit codes:
@@ -47,6 +50,8 @@ examples:
   xpc-instrument detach http.server-4711
   xpc-instrument ps
   xpc-instrument ls shop
+  xpc-instrument watch shop shop.checkout:charge
+  xpc-instrument stat shop shop.checkout:charge --by currency --of amount
   xpc-instrument check
   xpc-instrument certificates certs shop scripts
 """
@@ -66,7 +71,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     # The one that is meant: `run` is in front of an application, which need not pay for what the others import.
     for name in words[:1] if words[:1] and words[0] in _COMMANDS else _COMMANDS:
         importlib.import_module(f".{name}", __name__).add_parser(commands)
-    options = parser.parse_args(words)
+    options = _parsed(parser, list(words))
     if isinstance(sys.stdout, io.TextIOWrapper):
         # What runs may be called something that this terminal has no letters for.
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -86,8 +91,22 @@ def main(argv: Optional[List[str]] = None) -> int:
         return 130
 
 
+def _parsed(parser: argparse.ArgumentParser, words: List[str]) -> argparse.Namespace:
+    if words[:1] and words[0] in _VERBS:
+        started = words[words.index("--") + 1 :] if "--" in words else None
+        options, rest = parser.parse_known_args(words[: words.index("--")] if "--" in words else words)
+        unknown = [word for word in rest if word.startswith("-")]
+        if unknown:
+            parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        options.words += rest
+        options.started = started
+        return options
+    return parser.parse_args(words)
+
+
 def _code(error: XpcError) -> int:
     for kind, code in (
+        (ExpressionError, 2),
         (ConfigError, 3),
         (ApplicationNotFoundError, 4),
         (AuthenticationError, 5),

@@ -109,7 +109,8 @@ class Counted(Generic[Row]):
             return
         told = self._session._counts(self.handle)
         with self._lock:
-            self._told.update(told)
+            # Those that have ended have told more than when they were asked.
+            self._told.update({**told, **self.handle._last_totals})
 
     def tables(self) -> Dict[str, Table]:
         """All that was counted up to the last ``pull``, by target."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import Any, Callable, Dict, Iterable, List, Optional, Set, Tuple, TypeVar
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Set, Tuple, TypeVar
 
 from ..core.model.target import Mode
+from ..core.model.words import one_line
 
 log = logging.getLogger("xpc_instrument")
 
@@ -162,6 +163,13 @@ class Handle:
         """A process has dropped so many in all, of those of one target where there are several."""
         with self._counting:
             self._dropped[source, key] = max(count, self._dropped.get((source, key), 0))
+
+    def _note_counting(self, kind: str, data: Mapping[str, Any]) -> None:
+        """A process has ended that has counted so much, or counts no more since that cost too much."""
+        if kind == "totals":
+            self._last_totals[int(data["pid"])] = data["totals"]
+        else:
+            self._over_budget[int(data["pid"])] = one_line(str(data["used"]))
 
     def _note_targets(self, targets: Iterable[str]) -> None:
         """A process has put the hook on these."""

@@ -104,7 +104,7 @@ class Observer(Registrar):
         """Count the calls of a target, or of several, in the application, with the sum, the extremes and the quantiles of a number.
 
         ``of`` is an expression for the number, ``"duration"`` in seconds unless it is given; ``by`` one or several, by whose values the
-        calls are counted apart, 1,000 of them in each process; ``when`` one for the calls that are counted. See docs/expressions.md.
+        calls are counted apart, 1,000 of them in each process; ``when`` one for the calls that are counted.
         ``Stat.rows`` gives the table; iterated, ``Stat`` gives it every so many seconds. The hook ends with the context manager, or with
         ``Stat.remove``. ``limit`` and the others are as with ``before``, but that each process counts its own ``limit``.
 

@@ -310,10 +310,10 @@ class Session(Observer):
             if found is not None:
                 found.handle._note_targets(map(str, data.get("targets") or ()))
             return
-        if notice.kind == "over-budget":
+        if notice.kind in ("over-budget", "totals"):
             found = self._hooks.get(data.get("hook", 0))
             if found is not None:
-                found.handle._over_budget[int(data.get("pid", 0))] = one_line(str(data.get("used")))
+                found.handle._note_counting(notice.kind, data)
             return
         if notice.kind in ("suspended", "resumed"):
             self._suspension(name, notice.kind == "suspended", data)

@@ -110,7 +110,7 @@ class LocalHook(RemoteHook):
         except ExpressionError as error:
             # Nothing is counted here; who registers it is told, or if the module came later, the log.
             self.mistake = str(error)
-            self._rest()
+            self.rest()
 
     def _begin_counting(self) -> None:
         self._ticks = itertools.count(1).__next__
@@ -294,7 +294,7 @@ class LocalHook(RemoteHook):
             return
         if self._cost > BUDGET * used:
             self.over_budget = True
-            self._rest()
+            self.rest()
             percent = f"{self._cost / used * 100:.1f} %"
             log.warning(
                 "counting on %s took %s of the processor's time: it has ended (at most %.0f %%)", self.target, percent, BUDGET * 100
@@ -302,7 +302,8 @@ class LocalHook(RemoteHook):
             self._notify("over-budget", used=percent)
         self._cost, self._since = 0.0, process_time()
 
-    def _rest(self) -> None:
+    def rest(self) -> None:
+        """Nothing more is counted; what was counted stays."""
         self.way.take = NEVER
 
 

@@ -210,6 +210,8 @@ class Agent:
             for peer in list(host.peers.values()):
                 if peer.session in untold:
                     peer.notify("events-dropped", source=self.registrations.sender.source, dropped=untold[peer.session])
+                for number, totals in self.registrations.counted(peer.session).items():
+                    peer.notify("totals", hook=number, pid=os.getpid(), totals=totals)
         if member is not None:
             member.close()
         if entry is not None:

@@ -409,9 +409,9 @@ class ProbeTable:
             point.refresh()
 
     def remove_expired(self, point: ProbePoint) -> None:
-        """Take off the hooks whose time is over; an invocation does so too, where there is one."""
+        """Take off the hooks whose time is over; an invocation does so too, where there is one. What a hook has counted stays."""
         for hook in point.hooks:
-            if hook.admission.expired:
+            if hook.admission.expired and hook.terms.local is None:
                 self.remove(point, hook)
 
     # ends ----------------------------------------------------------------------------------------------------------------

@@ -269,7 +269,7 @@ class Registrations(Policy):
                 pid=os.getpid(),
                 may_refer=not point.config.allow <= _OBSERVERS,
                 signature=point.signature,
-                ended=lambda hook: self._table.remove(point, hook) if selection is None else self._end(hook.session, hook.number),
+                ended=lambda hook: self._put_off(point, hook) if selection is None else self._end(hook.session, hook.number),
                 key=0 if selection is None else self._next_key(),
                 admission=None if selection is None else selection.admission,
             )
@@ -322,6 +322,12 @@ class Registrations(Policy):
         points = list(self._table.points.values())
         return [hook for point in points for hook in point.hooks if (hook.session, hook.number) == (session, number) and hook.terms.local]
 
+    def counted(self, session: str) -> Dict[int, List[Any]]:
+        """What the hooks of a session have counted that live here, by registration."""
+        points = list(self._table.points.values())
+        numbers = {hook.number for point in points for hook in point.hooks if hook.session == session and hook.terms.local}
+        return {number: _totals(self._local(session, number)) for number in numbers}
+
     def drop_hook(self, session: str, number: int, within: float, done: Callable[[], None]) -> None:
         """Remove one hook of a session; `done` is called when its events are delivered too, or not in time."""
         self._disarm(session, number)
@@ -350,7 +356,14 @@ class Registrations(Policy):
         for point in list(self._table.points.values()):
             for hook in point.hooks:
                 if hook.session == session and hook.number == number:
-                    self._table.remove(point, hook)
+                    self._put_off(point, hook)
+
+    def _put_off(self, point: ProbePoint, hook: Any) -> None:
+        """The terms of a hook are over. One that has counted stays until its script has asked what it has."""
+        if hook.terms.local is None:
+            self._table.remove(point, hook)
+        else:
+            hook.rest()
 
     def drop_all(self) -> None:
         """Remove all hooks of all sessions."""

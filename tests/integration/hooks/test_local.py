@@ -87,6 +87,21 @@ def test_a_condition_may_name_the_outcome(app: App) -> None:
         assert table.rejected == 9
 
 
+def test_what_was_counted_stays_when_the_terms_are_over(app: App) -> None:
+    with xpc_instrument.connect("shop") as session:
+        for target in ("shop:charge", ["shop:charge", "shop:fail"]):
+            with session.stat(target, limit=4, every=0.01) as table:
+                app.evaluate("[shop.charge(i) for i in range(9)] and None")
+                assert [row.count for row in table.rows()] == [4]
+                assert table.over == "limit"
+                assert list(table)[-1] == table.rows()
+            with session.stat(target, expires=0.05) as table:
+                app.evaluate("[shop.charge(1), __import__('time').sleep(0.1), shop.charge(2)] and None")
+                session.stats()
+                assert [row.count for row in table.rows()] == [1]
+                assert table.over == "expires"
+
+
 def test_equal_keys_of_different_kinds_stay_apart(app: App) -> None:
     with (
         xpc_instrument.connect("shop") as session,

@@ -35,6 +35,9 @@ class Forward:
     def shown_in(self, form: Any) -> None:
         """It looks at no argument."""
 
+    def placed(self, resolved: Any, code: Any) -> None:
+        """Nor at the function."""
+
     def call_replacing(self, proceed: Callable[..., Any], args: Any, kwargs: Any, bound: bool, number: int = 0) -> Any:
         self.calls += 1
         return proceed(*args, **kwargs)

@@ -1,0 +1,171 @@
+"""The verbs that look on, as they are typed: what they print, how they end, and what they leave behind."""
+
+from __future__ import annotations
+
+import json
+import signal
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any, Callable, List
+
+import pytest
+
+import xpc_instrument
+from tests.integration.app_fixture import App, command
+
+WORDS = (sys.executable, "-m", "xpc_instrument.cli")
+
+
+@pytest.fixture
+def app(begin_app: Callable[..., App]) -> App:
+    return begin_app()
+
+
+def during(app: App, expression: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """What a command says, while the application evaluates an expression as soon as a hook is armed."""
+
+    def call() -> None:
+        with xpc_instrument.connect("shop") as session:
+            while not any(probe.hooks for probe in session.stats()):
+                pass
+        app.evaluate(expression)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    done = command(*words)
+    thread.join()
+    return done
+
+
+def events(text: str) -> List[Any]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_watch_shows_each_call_in_a_line(app: App) -> None:
+    done = during(app, "[shop.charge(5), shop.nested(0)] and shop.fail('no')", "watch", "shop", "shop:charge", "shop:fail", "-n", "2")
+    assert done.returncode == 0, done.stderr
+    one, two = done.stdout.splitlines()
+    assert " charge(amount=5, currency='EUR') -> '5 EUR'  " in one
+    assert " fail(text='no') !! ValueError('no')  " in two
+    first, last = done.stderr.splitlines()
+    assert first.startswith("armed 2 targets of shop:charge,shop:fail in 1 process of shop in ")
+    assert first.endswith("; ends after 2 calls (-n) or after 30m (--for), or Ctrl-C")
+    assert last == "2 calls shown: 0 over --rate, 0 dropped; disarmed in 1 process"
+
+
+def test_watch_writes_json_lines_to_a_file_that_is_the_users(app: App, tmp_path: Path) -> None:
+    file = tmp_path / "calls.jsonl"
+    call = "[shop.charge(5, currency=[1, (2, {'a': None})])]"
+    done = during(app, call, "watch", "--json", "shop", "-o", str(file), "-n", "1", "shop:charge")
+    assert done.returncode == 0, done.stderr
+    assert file.read_text() == done.stdout
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    armed, call_event, summary = events(done.stdout)
+    assert (armed["type"], armed["targets"]) == ("armed", ["shop:charge"])
+    assert call_event["arguments"] == {"amount": 5, "currency": [1, [2, {"a": None}]]}
+    assert (call_event["type"], call_event["result"], call_event["exception"]) == ("call", "5 [1, (2, {'a': None})]", None)
+    assert summary == {"type": "summary", "events": 1, "calls": 1, "rejected": 0, "rate": 0, "dropped": 0, "errors": 0}
+
+
+def test_what_is_over_the_rate_is_counted(app: App) -> None:
+    done = during(
+        app, "[shop.charge(i) for i in range(500)] and None", "watch", "shop", "shop:charge", "--rate", "20", "--for", "400ms", "-b"
+    )
+    shown = len(done.stdout.splitlines())
+    assert done.returncode == 0
+    assert 1 <= shown < 100
+    assert f"{shown} calls shown of 500: {500 - shown} over --rate, 0 dropped" in done.stderr
+    assert "->" not in done.stdout
+
+
+def test_nothing_seen_until_the_time_is_over_is_bad_news(app: App) -> None:
+    for verb in ("watch", "stat", "stack"):
+        done = command(verb, "shop", "shop:charge", "--for", "50ms")
+        assert (done.returncode, done.stdout) == (1, ""), verb
+        assert "0 calls" in done.stderr
+
+
+def test_stat_prints_a_table_by_key(app: App) -> None:
+    calls = "[shop.charge(i) for i in range(1, 101)] and [shop.charge(7, 'CHF') for _ in range(3)] and None"
+    words = ["stat", "shop", "shop:charge", "--by", "currency", "--of", "amount", "-n", "103", "--hist", "--when", "amount"]
+    done = during(app, calls, *words)
+    assert done.returncode == 0, done.stderr
+    head, first, second, *hist = done.stdout.splitlines()
+    assert head.split() == ["currency", "count", "sum", "avg", "p50", "p95", "max"]
+    assert first.split()[:4] == ["EUR", "100", "5050", "50.5"]
+    assert second.split() == ["CHF", "3", "21", "7", "7", "7", "7"]
+    assert any(line.split()[:3] == ["[64,", "128)", "37"] for line in hist)
+    table = events(during(app, calls, *words, "--json").stdout)[-2]
+    assert table["rows"][1] == {"currency": "CHF", "count": 3, "sum": 21, "avg": 7.0, "min": 7, "max": 7, "p50": 7.0, "p95": 7.0}
+
+
+def test_stack_shows_each_way_once_and_how_often(app: App) -> None:
+    app.evaluate("exec('def one(): return shop.charge(1)', globals())")
+    done = during(app, "[one() for _ in range(5)] and None", "stack", "shop", "shop:charge", "-n", "5")
+    assert done.returncode == 0, done.stderr
+    first, frame, *_, last = done.stdout.splitlines()
+    assert first.endswith(" stack 1 of shop:charge")
+    assert frame == "    <string>:1 one"
+    assert last == "       5  stack 1"
+    now = command("stack", "shop", "--json")
+    assert any(one["frames"][-1]["function"] == "<module>" for one in events(now.stdout))
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (["watch"], 2, "expected an application"),
+        (["watch", "shop"], 2, "expected a target"),
+        (["watch", "shop", "shop:charge", "--nothing"], 2, "--nothing"),
+        (["watch", "shop", "shop:charge", "--for", "soon"], 2, "such as 200ms"),
+        (["watch", "shop", "shop:charge", "--sample", "2"], 2, "a fraction of the calls"),
+        (["watch", "shop:charge", "--"], 2, "expected a command"),
+        (["stat", "shop", "shop:charge", "--by", "amount.__class__"], 2, "__class__"),
+        (["stat", "shop", "shop:charge", "--by", "amuont"], 1, "did you mean 'amount'"),
+        (["monitor", "shop", "shop:chrage"], 1, "shop:charge"),
+        (["monitor", "nothing", "shop:charge"], 4, "nothing"),
+    ],
+)
+def test_what_is_wrong_has_a_status_and_a_reason(app: App, words: List[str], status: int, said: str) -> None:
+    done = command(*words)
+    assert done.returncode == status
+    assert said in done.stderr
+    assert done.stdout == ""
+
+
+PROGRAM = """
+import time
+def work(number):
+    time.sleep(0.002)
+    return number
+if __name__ == "__main__":
+    for i in range(int(__import__("sys").argv[1])):
+        work(i)
+"""
+
+
+def test_a_command_is_started_and_the_verb_ends_with_it(tmp_path: Path, runtime_dir: Path) -> None:
+    (tmp_path / "job.py").write_text(PROGRAM)
+    words = [*WORDS, "stat", "__main__:work", "--of", "result", "--", sys.executable, "job.py", "700"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=50, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0].split() == ["count", "sum", "avg", "p50", "p95", "max"]
+    # It tells at its end what it has counted.
+    assert done.stdout.splitlines()[1].split()[-1] == "699"
+    assert "the application has ended" in done.stderr
+
+
+def test_ctrl_c_is_the_normal_end_and_ends_the_command_too(tmp_path: Path, runtime_dir: Path) -> None:
+    (tmp_path / "job.py").write_text(PROGRAM)
+    words = [*WORDS, "monitor", "__main__:work", "--every", "100ms", "--", sys.executable, "job.py", "1000000"]
+    with subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().split()[1:] == ["target", "calls", "/s", "errors", "avg", "p50", "p95", "p99", "max"]
+        assert process.stdout.readline().split()[0] == "__main__:work"
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == 0, said
+    assert said.splitlines()[-1].endswith("disarmed in 1 process")

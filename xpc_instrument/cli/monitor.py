@@ -1,0 +1,41 @@
+"""`xpc monitor`: calls, errors and times of functions in intervals, counted in the application."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import Any
+
+from ..verbs.events import MONITOR_COLUMNS, aligned, monitor_cells, monitor_json
+from .observing import add_verb, running, seconds
+from .tables import follow
+
+
+def add_parser(commands: Any) -> None:
+    """Declare the command."""
+    parser = add_verb(
+        commands,
+        "monitor",
+        "count the calls, errors and times of functions",
+        limit=0,
+        examples="  xpc monitor shop 'shop.checkout:*' --every 5s\n  xpc monitor shop shop.checkout:charge --when 'amount > 1000'\n",
+    )
+    parser.add_argument("--every", metavar="TIME", type=seconds, default=5.0, help="the interval; default 5s")
+    parser.add_argument("--when", metavar="EXPR", default="", help="only these calls")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print a table for each interval until the end; 1 if there was no call until `--for`."""
+    with running(options) as one:
+        table = one.session.monitor(one.targets, when=options.when, expires=options.expires, sample=options.sample, every=options.every)
+
+        def show() -> None:
+            rows = table.rows()
+            lines = aligned(MONITOR_COLUMNS, [monitor_cells(row) for row in rows], 1, max(0, one.output.width - 10))
+            now = time.strftime("%H:%M:%S")
+            text = [f"{now if not number else ' ' * 8}  {line}" for number, line in enumerate(lines)]
+            one.output.event({"type": "table", "time": time.time(), "rows": [monitor_json(row) for row in rows]}, text)
+
+        one.armed(table.handle, "call")
+        return follow(one, table, options.every, show, last=False)

@@ -1,0 +1,292 @@
+"""What the verbs that look on have in common: their flags, the session, what they print, and how they end.
+
+Rules:
+- Events go to standard output, one in a line; what is said about the verb itself goes to standard error: the first line says what was hit
+  and how it ends, the last what was seen and what was not. With `--json` both are events too.
+- A verb ends with `-n` or `--for`, with Ctrl-C, or when the application has ended. All it did ends with it, also when it is killed.
+- With `-- COMMAND` the application is started for the verb, which ends when the command does; Ctrl-C ends both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, TextIO, Tuple
+
+from ..core.discovery import entry as discovery
+from ..core.discovery.doorbell import bell_name
+from ..core.model.errors import ApplicationNotFoundError
+from ..core.model.times import TIME_FORM, parse_seconds, shown_seconds
+from ..core.model.words import counted
+from ..script.connect import connect
+from ..script.handle import Handle
+from ..script.session import Session
+from .output import printable
+
+# How long no process of the application may be there until it counts as ended, in seconds: one that restarts has others at once.
+_GONE = 0.5
+# How long a command that is started may take until it can be found.
+_STARTING = 30.0
+LONGEST = 1800.0
+"""Seconds after which a verb ends if nothing else is said."""
+
+
+def seconds(text: str) -> float:
+    """A span of time as it is typed. Raises `ArgumentTypeError`."""
+    span = parse_seconds(text)
+    if not span:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected {TIME_FORM}")
+    return span
+
+
+def _fraction(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a fraction of the calls above 0, at most 1")
+    return number
+
+
+def _number(text: str) -> int:
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number from 0 upwards")
+    return int(text)
+
+
+def add_verb(commands: Any, name: str, what: str, *, limit: int, rate: float = 0.0, targets: str = "TARGET...", examples: str) -> Any:
+    """Declare a verb with the flags that all have; `limit` and `rate` are the defaults of `-n` and `--rate`, 0 for none."""
+    parser = commands.add_parser(
+        name,
+        help=what,
+        description=f"{what[0].upper()}{what[1:]}.",
+        usage=f"xpc {name} APP {targets} [flags]\n       xpc {name} {targets} [flags] -- COMMAND [ARGUMENT]...",
+        epilog=f"examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("words", metavar="APP, TARGET", nargs="*", help="an app name, a pid or an address; then targets or patterns")
+    parser.add_argument(
+        "-n", dest="limit", metavar="N", type=_number, default=limit, help=f"end after N events, 0: no limit; default {limit}"
+    )
+    parser.add_argument(
+        "--for", dest="expires", metavar="TIME", type=seconds, default=LONGEST, help="end after 200ms, 5s, 10m, 1h; default 30m"
+    )
+    parser.add_argument("--sample", metavar="F", type=_fraction, help="only that fraction of the calls, left to chance")
+    rate_help = f"at most R calls a second in each process, 0: no limit; default {rate:g}"
+    parser.add_argument("--rate", metavar="R", type=float, default=rate, help=rate_help)
+    parser.add_argument("--json", action="store_true", help="print events as JSON lines")
+    parser.add_argument("-o", dest="output", metavar="FILE", help="write events there as JSON lines, too")
+    parser.add_argument("--authkey-file", metavar="FILE", help="the key of an application on TCP")
+    parser.add_argument("--tls-dir", metavar="DIR", help="the certificates for an application beyond loopback")
+    parser.add_argument("--plaintext-beyond-loopback", action="store_true", help=argparse.SUPPRESS)
+    return parser
+
+
+class Output:
+    """Where events go. Closing it closes the file of `-o`."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.json: bool = options.json
+        self.colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+        self.width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+        self._file: Optional[TextIO] = None
+        if options.output is not None:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0)
+            self._file = open(os.open(options.output, flags, 0o600), "w", encoding="utf-8")  # noqa: SIM115 - closed by `close`
+
+    def event(self, event: Mapping[str, Any], lines: Sequence[str] = (), style: str = "") -> None:
+        """Print an event: its lines for people, or as JSON."""
+        if self.json or self._file is not None:
+            text = json.dumps(event, ensure_ascii=False, separators=(", ", ": "))
+            if self._file is not None:
+                print(text, file=self._file, flush=True)
+            if self.json:
+                print(text, flush=True)
+                return
+        for line in lines:
+            shown = printable(line)
+            print(f"\x1b[{style}m{shown}\x1b[0m" if style and self.colour else shown)
+        sys.stdout.flush()
+
+    def say(self, text: str) -> None:
+        """What is no event, for people."""
+        print(printable(text), file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Nothing more comes."""
+        if self._file is not None:
+            self._file.close()
+
+
+class Run:
+    """One verb at work on one application."""
+
+    def __init__(self, session: Session, output: Output, targets: List[str], options: argparse.Namespace) -> None:
+        self.session = session
+        self.output = output
+        self.targets = targets
+        self.options = options
+        self.child: Optional[subprocess.Popen[bytes]] = None
+        self.began = time.monotonic()
+        self._alone_since = 0.0
+
+    @property
+    def limit(self) -> Optional[int]:
+        """`-n`, if there is one."""
+        return self.options.limit or None
+
+    @property
+    def rate(self) -> Optional[float]:
+        """`--rate`, if there is one."""
+        return self.options.rate or None
+
+    def armed(self, handle: Handle, noun: str) -> None:
+        """The first line."""
+        targets, processes = handle.targets, len(self.session.pids)
+        took = shown_seconds(time.monotonic() - self.began)
+        where = f"in {counted(processes, 'process', 'processes')} of {self.session.app}"
+        what = targets[0] if len(targets) == 1 else f"{len(targets)} targets of {handle.target}"
+        ends = ([f"after {counted(self.limit, noun)} (-n)"] if self.limit else []) + [f"after {shown_span(self.options.expires)} (--for)"]
+        how = f"ends {' or '.join(ends)}, or Ctrl-C"
+        if targets:
+            self.output.say(f"armed {what} {where} in {took}; {how}")
+        else:
+            self.output.say(f"waiting for {handle.target} {where}: no module that is imported has it; {how}")
+        event = {"type": "armed", "app": self.session.app, "pids": self.session.pids, "targets": targets, "target": handle.target}
+        self.output.event(event)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether no process of the application is left, and none has come for a moment."""
+        if self.session.pids:
+            self._alone_since = 0.0
+            return False
+        if self.child is not None and self.child.poll() is not None:
+            return True
+        now = time.monotonic()
+        self._alone_since = self._alone_since or now
+        return now - self._alone_since > _GONE
+
+    def skipped(self, handle: Handle) -> Optional[Dict[str, int]]:
+        """How many calls the terms of a hook have left out so far, by reason; None where no process has the hook any more."""
+        found: Optional[Dict[str, int]] = None
+        name = bell_name(self.session._id)
+        for probe in self.session.stats():
+            for hook in probe.hooks:
+                if hook.session == name and hook.number == handle.number:
+                    found = found or {}
+                    for why, count in hook.skipped.items():
+                        found[why] = found.get(why, 0) + count
+        return found
+
+    def summary(
+        self, shown: int, noun: str, left_out: Mapping[str, int], *, events: int, gone: bool, verb: str = "shown", whole: bool = True
+    ) -> None:
+        """The last line. `left_out` has what was not shown, in words; `whole`: that is all there was."""
+        calls = shown + sum(left_out.values()) if whole else 0
+        of = f" of {calls}" if whole else ""
+        parts = ", ".join(f"{count} {why}" for why, count in left_out.items())
+        where = "the application has ended" if gone else f"disarmed in {counted(len(self.session.pids), 'process', 'processes')}"
+        self.output.say(f"{counted(shown, noun)} {verb}{of}: {parts}; {where}")
+        words = {"did not meet --when": "rejected", "over --rate": "rate", "dropped": "dropped", "not counted": "errors"}
+        told = {words[why]: count for why, count in left_out.items() if why in words}
+        zero = {"rejected": 0, "rate": 0, "dropped": 0, "errors": 0}
+        self.output.event({"type": "summary", "events": events, "calls": calls or events, **zero, **told})
+
+
+def shown_span(span: float) -> str:
+    """A time that somebody typed: `30m`, and not `30m 0s`."""
+    for unit, size in (("h", 3600), ("m", 60)):
+        if span >= size and span % size == 0:
+            return f"{span / size:.0f}{unit}"
+    return shown_seconds(span)
+
+
+def split_words(options: argparse.Namespace, least: int) -> Tuple[Optional[str], List[str]]:
+    """The application and the targets; None for an application that is started. Raises `SystemExit` for wrong usage."""
+    words = list(options.words)
+    app = None if options.started is not None else words.pop(0) if words else ""
+    if app == "" or len(words) < least or options.started == []:
+        what = (
+            "a command behind --"
+            if options.started == []
+            else "an application (see `xpc ps`)"
+            if app == ""
+            else "a target, such as shop.checkout:charge"
+        )
+        print(f"xpc: expected {what}; see `xpc {options.command} --help`", file=sys.stderr)
+        raise SystemExit(2)
+    return app, words
+
+
+@contextmanager
+def running(options: argparse.Namespace, least: int = 1) -> Iterator[Run]:
+    """The session of a verb; of an application that is started for it, until that has ended."""
+    app, targets = split_words(options, least)
+    output = Output(options)
+    child: Optional[subprocess.Popen[bytes]] = None
+    try:
+        if app is None:
+            child, session = _start(options, targets)
+        else:
+            session = _connect(app, options)
+        with session:
+            run = Run(session, output, targets, options)
+            run.child = child
+            yield run
+    finally:
+        output.close()
+        if child is not None:
+            _end(child)
+
+
+def _connect(app: str, options: argparse.Namespace) -> Session:
+    from pathlib import Path
+
+    from ..core.config.schema import ManagerConfig
+    from ..core.wire.tls import TLS
+
+    key = ManagerConfig(authkey_file=Path(options.authkey_file)).read_authkey() if options.authkey_file else None
+    tls = TLS.from_folder(options.tls_dir) if options.tls_dir else None
+    return connect(app, key, tls=tls, plaintext_beyond_loopback=options.plaintext_beyond_loopback)
+
+
+def _start(options: argparse.Namespace, targets: List[str]) -> Tuple[subprocess.Popen[bytes], Session]:
+    patterns = [word for target in targets for word in ("--on-demand", target if ":" in target or "*" in target else f"{target}:**")]
+    name = f"xpc-{os.getpid()}"
+    words = [sys.executable, "-m", "xpc_instrument.cli", "run", "--app", name, *(patterns or ["--on-demand", "**"]), "--", *options.started]
+    child = subprocess.Popen(words)  # noqa: S603 - what was typed
+    try:
+        deadline = time.monotonic() + _STARTING
+        while True:
+            try:
+                return child, connect(name, root=child.pid, timeout=0.2)
+            except ApplicationNotFoundError:
+                status = child.poll()
+                if status is not None:
+                    print(f"xpc: {options.started[0]} ended with {status} before anything could be seen of it", file=sys.stderr)
+                    raise SystemExit(status if status > 0 else 1) from None
+                if time.monotonic() > deadline:
+                    raise
+    except BaseException:
+        _end(child)
+        raise
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """The verb is over, and what it has started ends with it. Its files are removed by whoever looks, if it could not do that."""
+    if child.poll() is None:
+        child.terminate()
+        try:
+            child.wait(10.0)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+    discovery.processes()

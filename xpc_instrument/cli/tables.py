@@ -1,0 +1,51 @@
+"""The verbs that print tables again and again: what they wait for, and how they end."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Callable
+
+from ..script.counted import Counted
+from .observing import Run
+
+# How long to wait until it is looked whether the verb is over, in seconds.
+_LOOK_AGAIN = 0.2
+# How often at least the processes are asked, in seconds.
+_PULLED = 1.0
+
+
+def follow(one: Run, table: Counted[Any], every: float, show: Callable[[], None], *, last: bool) -> int:
+    """Have `show` called every so many seconds, with `last` once more at the end; says the last line, and gives the exit code."""
+    gone = False
+    over = ""
+    due = time.monotonic() + every
+    pull = 0.0
+    try:
+        while True:
+            time.sleep(max(0.0, min(_LOOK_AGAIN, due - time.monotonic())))
+            gone = one.has_ended
+            if not gone and time.monotonic() >= due:
+                due += every
+                show()
+                over = table.over
+            else:
+                over = table.handle.over
+            if not gone and not over and (one.limit is not None or time.monotonic() >= pull):
+                # Of a process that is killed, the last second at most is missing.
+                pull = time.monotonic() + _PULLED
+                table.pull()
+                over = table.over
+            if over or gone or table.over_budget.keys() >= set(one.session.pids or [0]):
+                break
+    except KeyboardInterrupt:
+        over = "interrupted"
+    table.remove()
+    if last:
+        show()
+    counted = table.calls
+    left_out = {"did not meet --when": table.rejected, "not counted": table.unusable}
+    left_out.update({f"over --{why}" if why == "rate" else f"not in --{why}": count for why, count in table.skipped.items()})
+    one.summary(counted, "call", left_out, events=counted, gone=gone, verb="counted")
+    for pid, used in table.over_budget.items():
+        one.output.say(f"counting took {used} of the processor's time in {pid} and has ended there: at most 2 % may be spent; use --sample")
+    return 1 if over == "expires" and not counted else 0

@@ -1,0 +1,72 @@
+"""`xpc watch`: the calls of targets as they come, with arguments, results, exceptions and times."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import Any
+
+from ..verbs.events import call_json, call_text
+from .observing import add_verb, running
+
+# For so many seconds more the hook stays, so that what it has left out can be asked for.
+_GRACE = 5.0
+# How long to wait for the next event until it is looked whether there can be one, in seconds.
+_LOOK_AGAIN = 0.2
+
+
+def add_parser(commands: Any) -> None:
+    """Declare the command."""
+    parser = add_verb(
+        commands,
+        "watch",
+        "show the calls of functions as they come",
+        limit=100,
+        rate=50.0,
+        examples="  xpc watch shop shop.checkout:charge\n"
+        "  xpc watch shop 'shop.**:*charge*' -n 0 --rate 0 --json | jq .duration\n"
+        "  xpc watch 'shop.checkout:*' -- python -m shop\n",
+    )
+    parser.add_argument("-b", dest="began", action="store_true", help="when they begin, and not when they end")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Show calls until the end; 1 if there was none until `--for`."""
+    with running(options) as one:
+        output, app = one.output, one.session.app
+        stream = one.session.watch(
+            one.targets, limit=one.limit, expires=options.expires + _GRACE, sample=options.sample, rate=one.rate, entry=options.began
+        )
+
+        def show(event: Any) -> None:
+            style = "31" if event.exception is not None else ""
+            output.event(call_json(event, app, options.began), [call_text(event, options.began)], style)
+
+        one.armed(stream.handle, "call")
+        gone = False
+        over = ""
+        until = one.began + options.expires
+        try:
+            while True:
+                left = until - time.monotonic()
+                event = stream.take(max(0.0, min(_LOOK_AGAIN, left)))
+                if event is not None:
+                    show(event)
+                over, gone = ("expires" if left <= 0 else stream.over), event is None and one.has_ended
+                if over or gone:
+                    break
+        except KeyboardInterrupt:
+            over = "interrupted"
+        counts = None if gone else one.skipped(stream.handle)
+        skipped = counts or {}
+        stream.remove()
+        event = stream.take(0)
+        while event is not None:
+            show(event)
+            event = stream.take(0)
+        left_out = {"over --rate": skipped.get("rate", 0), "dropped": stream.dropped}
+        if options.sample is not None:
+            left_out["not in --sample"] = skipped.get("sample", 0)
+        one.summary(stream.taken, "call", left_out, events=stream.taken, gone=gone, whole=counts is not None)
+        return 1 if over == "expires" and not stream.taken else 0

@@ -1,0 +1,1 @@
+"""What the verbs show, as text and as JSON, without printing it."""

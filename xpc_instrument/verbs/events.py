@@ -1,0 +1,175 @@
+"""What is shown of a call, of a stack and of tables: lines for people, objects for JSON lines.
+
+Values are shown as they came: plain ones are copies, of all else a text has come, and nothing here asks the application.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from datetime import datetime, timezone
+from typing import Any, Dict, List, Mapping, Sequence
+
+from ..core.model.times import shown_seconds
+from ..core.values.names import class_name
+from ..script.counted import MonitorRow, StackRow, StatRow
+from ..script.observer import Stack
+from ..script.watching import CallEvent
+
+# Characters of one value in a line for people.
+_LONGEST_VALUE = 120
+# Containers in containers, of values as JSON.
+_DEEPEST = 8
+
+
+def clock(seconds: float) -> str:
+    """The time of day, with milliseconds: `12:04:05.112`."""
+    return f"{time.strftime('%H:%M:%S', time.localtime(seconds))}.{int(seconds * 1000) % 1000:03}"
+
+
+def value_text(value: Any) -> str:
+    """A value for people, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 1]}…"
+
+
+def call_text(event: CallEvent, began: bool) -> str:
+    """A call in a line; of one that `began` no more is known than its arguments."""
+    name = event.target.rpartition(":")[2]
+    arguments = ", ".join(f"{key}={value_text(value)}" for key, value in event.arguments.items())
+    head = f"{clock(event.time)} {event.pid} {name}({arguments})"
+    if began:
+        return head
+    outcome = f"-> {value_text(event.result)}" if event.exception is None else f"!! {value_text(event.exception)}"
+    return f"{head} {outcome}  {shown_seconds(event.duration)}"
+
+
+def value_json(value: Any, depth: int = _DEEPEST) -> Any:
+    """Where JSON can say it, the value; else its type and a text."""
+    if value is None or isinstance(value, (bool, str)) or (isinstance(value, int) and abs(value) < 1 << 63):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else {"type": "float", "text": repr(value)}
+    kind = type(value)
+    if depth and kind is dict and all(type(key) is str for key in value):
+        return {key: value_json(one, depth - 1) for key, one in value.items()}
+    if depth and kind in (list, tuple):
+        return [value_json(one, depth - 1) for one in value]
+    return {"type": type_text(kind), "text": str(value) if kind.__module__ in ("decimal", "datetime", "uuid") else repr(value)}
+
+
+def type_text(kind: type) -> str:
+    """The name of a type, with its module unless it is a builtin."""
+    return class_name(kind).replace("builtins.", "", 1)
+
+
+def call_json(event: CallEvent, app: str, began: bool) -> Dict[str, Any]:
+    """A call as an object for JSON."""
+    shown: Dict[str, Any] = {
+        "type": "call",
+        "time": datetime.fromtimestamp(event.time, timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "app": app,
+        "pid": event.pid,
+        "id": event.id,
+        "target": event.target,
+        "arguments": {name: value_json(value) for name, value in event.arguments.items()},
+    }
+    if not began:
+        shown.update(result=value_json(event.result), exception=None, duration=round(event.duration, 9))
+        if event.exception is not None:
+            shown["exception"] = {"type": type_text(type(event.exception)), "message": str(event.exception)}
+    return shown
+
+
+# tables ------------------------------------------------------------------------------------------------------------------
+
+
+def aligned(columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1, width: int = 0) -> List[str]:
+    """The lines of a table, of which the first `left` columns are aligned to the left and the numbers behind them to the right.
+
+    Where `width` is not 0 and does not hold a line, the first column is cut in front, where names are least told apart.
+    """
+    table = [list(columns), *[list(row) for row in rows]]
+    widths = [max(len(line[place]) for line in table) for place in range(len(columns))]
+    rest = sum(widths[1:]) + 2 * (len(widths) - 1)
+    if width and widths[0] + rest > width:
+        widths[0] = max(8, width - rest)
+    lines = []
+    for line in table:
+        first = line[0] if len(line[0]) <= widths[0] else f"…{line[0][1 - widths[0] :]}"
+        cells = [first, *line[1:]]
+        shown = [cell.ljust(size) if place < left else cell.rjust(size) for place, (cell, size) in enumerate(zip(cells, widths))]
+        lines.append("  ".join(shown).rstrip())
+    return lines
+
+
+MONITOR_COLUMNS = ("target", "calls", "/s", "errors", "avg", "p50", "p95", "p99", "max")
+
+
+def monitor_cells(row: MonitorRow) -> List[str]:
+    """A line of the table of `monitor`."""
+    errors = f"{row.errors} {row.errors / row.calls * 100:.1f}%" if row.errors else "0"
+    times = [shown_seconds(one) if row.calls else "-" for one in (row.avg, row.p50, row.p95, row.p99, row.max)]
+    return [row.target, str(row.calls), f"{row.rate:.1f}", errors, *times]
+
+
+def monitor_json(row: MonitorRow) -> Dict[str, Any]:
+    """The same for JSON."""
+    return {name: getattr(row, name) for name in ("target", "calls", "errors", "rate", "avg", "p50", "p95", "p99", "max")}
+
+
+STAT_NUMBERS = ("count", "sum", "avg", "p50", "p95", "max")
+
+
+def number_text(value: float, is_time: bool) -> str:
+    """A number that was counted, with four digits at least."""
+    if is_time:
+        return shown_seconds(value)
+    return str(value) if isinstance(value, int) else f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def stat_cells(row: StatRow, is_time: bool) -> List[str]:
+    """A line of the table of `stat`."""
+    keys = [part if isinstance(part, str) else value_text(part) for part in row.key]
+    return [*keys, str(row.count), *(number_text(one, is_time) for one in (row.sum, row.avg, row.p50, row.p95, row.max))]
+
+
+def stat_json(row: StatRow, by: Sequence[str]) -> Dict[str, Any]:
+    """The same for JSON: a key for each expression as it was typed."""
+    keys = dict(zip(by, row.key)) if len(row.key) == len(by) else dict.fromkeys(by, "(other)")
+    return {**keys, **{name: getattr(row, name) for name in ("count", "sum", "avg", "min", "max", "p50", "p95")}}
+
+
+def histogram_text(row: StatRow, is_time: bool, width: int = 40) -> List[str]:
+    """The powers of two with a bar each."""
+    most = max((count for _, _, count in row.octaves), default=1)
+    labels = [f"[{number_text(low, is_time)}, {number_text(high, is_time)})" for low, high, _ in row.octaves]
+    widest, numbers = max(map(len, labels), default=0), max((len(str(count)) for _, _, count in row.octaves), default=0)
+    return [
+        f"{label.rjust(widest)}  {str(count).rjust(numbers)} |{('@' * math.ceil(count * width / most)).ljust(width)}|"
+        for label, (_, _, count) in zip(labels, row.octaves)
+    ]
+
+
+# stacks ------------------------------------------------------------------------------------------------------------------
+
+
+def frames_text(frames: Sequence[Any]) -> List[str]:
+    """A line for each frame, the innermost first."""
+    return [f"    {file}:{line} {function}" for file, line, function in frames]
+
+
+def frames_json(frames: Sequence[Any]) -> List[Dict[str, Any]]:
+    """The same for JSON."""
+    return [{"file": file, "line": line, "function": function} for file, line, function in frames]
+
+
+def stack_json(row: StackRow, target: str) -> Dict[str, Any]:
+    """One way in which a target was called."""
+    return {"type": "stack", "target": target, "count": row.count, "frames": frames_json(row.frames)}
+
+
+def running_json(stack: Stack) -> Dict[str, Any]:
+    """What a thread or a task does."""
+    kind: Mapping[str, Any] = {"task": stack.name} if stack.is_task else {"thread": stack.thread, "name": stack.name}
+    return {"type": "stack", "pid": stack.pid, **kind, "count": 1, "frames": frames_json(stack.frames)}
