@@ -19,7 +19,7 @@ import logging
 import sys
 import time
 import types
-from typing import Any, Callable, Dict, Iterable, List, Optional, Protocol, Set, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Protocol, Set, Tuple
 
 from xpc_instrument.core.config.schema import Config, ProbeConfig
 from xpc_instrument.core.model.errors import TargetError
@@ -59,6 +59,9 @@ class Awaiting(Protocol):
     def module_ran(self, name: str) -> None:
         """The module has run, or a part of the main program has."""
 
+    def unmatched(self) -> List[Tuple[str, Mapping[str, Any]]]:
+        """The patterns that stand for nothing yet, each with what a report says of its hook."""
+
 
 class _Nobody:
     def covers_module(self, name: str) -> bool:
@@ -66,6 +69,9 @@ class _Nobody:
 
     def module_ran(self, name: str) -> None:
         """Nothing is to be done."""
+
+    def unmatched(self) -> List[Tuple[str, Mapping[str, Any]]]:
+        return []
 
 
 # How long a module is looked for whose import may have begun just before somebody asked for it, in seconds: until it is seen in

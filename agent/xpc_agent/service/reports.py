@@ -46,7 +46,7 @@ class Reports:
         }
 
     def probes(self) -> List[Dict[str, Any]]:
-        """Of each probe point, and of each glob that nothing matches yet."""
+        """Of each probe point, and of each glob that nothing matches yet, of the config or of a script."""
         points = self._table.every_point()
         for point in points:
             self._table.remove_expired(point)
@@ -54,7 +54,8 @@ class Reports:
         pools = [] if host is None else [peer.lanes for peer in list(host.peers.values())]
         held = on_lanes([*pools, *(hook.lanes for point in points for hook in point.hooks)])
         absent: Dict[str, str] = {}
-        return [_report(point, held, absent) for point in points]
+        reports = [_report(point, held, absent) for point in points]
+        return [*reports, *(_report_unmatched(target, hook) for target, hook in self._table.awaiting.unmatched())]
 
 
 def _report(point: ProbePoint, held: Held, absent: Dict[str, str]) -> Dict[str, Any]:
@@ -82,6 +83,24 @@ def _report(point: ProbePoint, held: Held, absent: Dict[str, str]) -> Dict[str, 
         "calls": figures.calls,
         "failures": dict(figures.failures),
         "stats": figures.to_json(),
+    }
+
+
+def _report_unmatched(target: str, hook: Mapping[str, Any]) -> Dict[str, Any]:
+    return {
+        "target": target,
+        "state": "pending",
+        "reason": "no function matches yet",
+        "kind": "",
+        "patcher": "",
+        "why-not-inside": "",
+        "allow": [hook["mode"]],
+        "timeout": 0.0,
+        "on-failure": "",
+        "hooks": [dict(hook)],
+        "calls": 0,
+        "failures": {},
+        "stats": {},
     }
 
 

@@ -15,12 +15,13 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from typing import Callable, Dict, List, NamedTuple, Optional, Tuple, Union
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Tuple, Union
 
 from xpc_instrument.core.config.schema import ProbeConfig
+from xpc_instrument.core.discovery.doorbell import bell_name
 from xpc_instrument.core.model.errors import TargetError
 from xpc_instrument.core.model.pattern import Pattern, pattern_mistake
-from xpc_instrument.core.model.target import Mode, parts_of
+from xpc_instrument.core.model.target import Mode, parts_of, split_name
 from xpc_instrument.core.model.words import counted
 from xpc_instrument.core.node.lanes import LanePool
 from xpc_instrument.core.node.peer import Peer
@@ -259,6 +260,21 @@ class Selections:
             for point in list(self._table.points.values())
             if any(hook.admission is selection.admission for hook in point.hooks)
         ]
+
+    def unmatched(self) -> List[Tuple[str, Mapping[str, Any]]]:
+        """Part of `Awaiting`: what has no hook yet, with what `Reports` says of one."""
+        found: List[Tuple[str, Mapping[str, Any]]] = []
+        for session, one in self.by_session():
+            if self._waits(one) and not self._on(one):
+                hook: Dict[str, Any] = {
+                    "mode": one.mode.value,
+                    "pid": one.peer.pid,
+                    "claimed": one.peer.claimed,
+                    "number": one.message.hook,
+                }
+                hook.update(session=bell_name(session), terms=dict(one.message.terms), suspended=None, stats={})
+                found.append((split_name(one.message.name)[1], hook))
+        return found
 
     # ends --------------------------------------------------------------------------------------------------------------
 

@@ -114,11 +114,14 @@ def test_modules_that_are_imported_later_are_hooked_as_they_appear_also_in_a_for
         later = session.after("shop.later:**", lambda call: seen.append((call.pid, call.target, call.result)))
         all_of_it = session.before("shop.**", lambda call: None)
         assert later.targets == []
+        waiting = next(one for one in session.stats() if one.target == "shop.later:**")
+        assert (waiting.state, [hook.number for hook in waiting.hooks]) == ("pending", [later.number])
         assert ask(program, "in_child(lambda: late() + (charge(1),))") == repr("(10, 'open', 2)")
         assert [one[1:] for one in seen] == [("shop.later:pay", 10), ("shop.later:Gate.open", "open")]
         assert ask(program, "late()") == "(10, 'open')"
         assert len({pid for pid, *_ in seen}) == 2
         assert later.targets == ["shop.later:Gate.open", "shop.later:pay"]
+        assert not [one for one in session.stats() if one.target == "shop.later:**"]
         assert all_of_it.targets == sorted(["shop.checkout:Cart.add", "shop.checkout:charge", "shop.checkout:refund", *later.targets])
         # A child that is forked with the hooks on, which it inherits.
         assert ask(program, "in_child(late)") == repr("(10, 'open')")
