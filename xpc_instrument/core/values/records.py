@@ -19,7 +19,7 @@ from ..model.interrupts import raise_interrupt
 from ..protocol.codec import Bytes
 from .names import class_name, qualname_of, type_name
 from .pickling import RECORD_SLACK, Payload, beside, dump_plain, load
-from .plain import NAMED, NOT_PLAIN, PROTOCOL, Snapshots, dump_if_small
+from .plain import MOST_ITEMS, NAMED, NOT_PLAIN, PROTOCOL, Snapshots, dump_if_small
 from .references import Asker, Reference, Table, refer_to
 from .traits import PeerProfile
 
@@ -119,7 +119,7 @@ def _all_copied(items: Iterable[Any], depth: int) -> Optional[List[Any]]:
     return copies
 
 
-def _look(shown: List[Any], values: Args, referred: List[Any], first: int) -> bool:
+def _look(shown: List[Any], values: Args, referred: List[Any], first: int, limit: int) -> bool:
     """Put into `shown` what is to cross of small values: copies, and None for what is not plain and so is `referred` to.
 
     `first` is the place of the first of them. False if it takes more than a glance.
@@ -129,29 +129,57 @@ def _look(shown: List[Any], values: Args, referred: List[Any], first: int) -> bo
         if kind is int or value is None or kind is float or kind is bool:
             continue
         if kind is dict or kind is list or kind is tuple:
-            copy = shown[index] = _copied(value, _DEPTH)
-            if copy is None:
+            copy = _copied(value, _DEPTH)
+            if copy is not None:
+                shown[index] = copy
+                continue
+            if not _seems_not_plain(value, kind):
                 return False
         elif kind is str or kind is bytes:
-            if len(value) > _SHORT:
+            if len(value) <= _SHORT:
+                continue
+            if len(value) <= limit:
                 return False
-        else:
-            known = _known.get(id(kind))
-            if known is None or known[0]() is not kind:
-                if id(kind) in _BUILT_IN or qualname_of(kind) in NAMED:
-                    return False
-                if len(_known) >= _MOST_KNOWN:
-                    _known.clear()
-                known = _known[id(kind)] = ref(kind), class_name(kind)
-            referred += first + index, id(value), known[1]
-            shown[index] = None
+        elif id(kind) in _BUILT_IN and (kind is complex or len(value) <= (limit if kind is bytearray else MOST_ITEMS)):
+            return False
+        shown[index] = None
+        if id(kind) in _ANY_BUILT_IN:
+            # Not kept among those that are known, since not each of them is referred to.
+            referred += first + index, id(value), class_name(kind)
+            continue
+        known = _known.get(id(kind))
+        if known is None or known[0]() is not kind:
+            if qualname_of(kind) in NAMED:
+                return False
+            if len(_known) >= _MOST_KNOWN:
+                _known.clear()
+            known = _known[id(kind)] = ref(kind), class_name(kind)
+        referred += first + index, id(value), known[1]
     return True
+
+
+def _seems_not_plain(value: Any, kind: type) -> bool:
+    """Whether a container is too large to be plain, or has something in it that is not, as far as a glance shows."""
+    if len(value) > MOST_ITEMS:
+        return True
+    if kind is dict:
+        if len(value) > _FEW:
+            return False
+        items = [*value.values()]
+    else:
+        items = value[:_FEW]
+    for inner in items:
+        kind = type(inner)
+        if id(kind) not in _ANY_BUILT_IN and qualname_of(kind) not in NAMED:
+            return True
+    return False
 
 
 # The full names of classes whose objects are referred to, by `id`: a class may have a `__hash__` of its own. None is kept alive.
 _known: Dict[int, Tuple[Any, str]] = {}
 _MOST_KNOWN = 1000
 _BUILT_IN = frozenset(map(id, (set, frozenset, bytearray, complex)))
+_ANY_BUILT_IN = _BUILT_IN | frozenset(map(id, (int, type(None), float, bool, str, bytes, dict, list, tuple)))
 
 
 def dumper_of_looked_at_calls(
@@ -177,26 +205,25 @@ def dumper_of_looked_at_calls(
             # As below, in half the time: one object, such as a request or an order, or one container.
             if kind is dict or kind is list or kind is tuple:
                 copy = _copied(value, _DEPTH)
-                if copy is None:
-                    return None
-                body = dumps(((copy,), kwargs, meta, None), PROTOCOL)
-                return body if len(body) <= limit else None
+                if copy is not None:
+                    body = dumps(((copy,), kwargs, meta, None), PROTOCOL)
+                    return body if len(body) <= limit else None
             known = _known.get(id(kind))
             if known is not None and known[0]() is kind:
                 body = dumps(((None,), kwargs, meta, None, 0, id(value), known[1]), PROTOCOL)
                 return body if len(body) <= limit else None
         shown = [*args]
         referred: List[Any] = []
-        if not _look(shown, args, referred, 0):
+        if not _look(shown, args, referred, 0, limit):
             return None
         if kwargs:
             values = [*kwargs.values()]
-            if not _look(values, tuple(values), referred, len(shown)):
+            if not _look(values, tuple(values), referred, len(shown), limit):
                 return None
             kwargs = dict(zip(map(exactly, kwargs), values))
         if outcome is not None:
             outcomes = [outcome]
-            if not _look(outcomes, (outcome,), referred, OUTCOME):
+            if not _look(outcomes, (outcome,), referred, OUTCOME, limit):
                 return None
             outcome = outcomes[0]
         if not referred:

@@ -266,3 +266,30 @@ def test_a_class_of_the_same_id_as_one_that_is_gone_has_its_own_name(rest: Tuple
             names.add(repr(args[0]).partition(" at ")[0].rpartition(".")[2] == name)
         del made, args
     assert names == {True}
+
+
+@pytest.mark.parametrize(
+    "large", [bytearray(2_000_000), b"x" * 2_000_000, "x" * 2_000_000, [0] * 2000, (0,) * 2000, set(range(2000))], ids=type
+)
+def test_what_is_too_large_is_referred_to_at_a_glance_and_what_is_not_is_by_value(large: Any) -> None:
+    kind = type(large)
+    looked = dumper_of_looked_at_calls(SAME.limit)((large,), {"a": large}, META, large)
+    assert looked is not None
+    args, kwargs, _, outcome = fill(pickle.loads(looked), Nobody())
+    assert [type(one) for one in (args[0], kwargs["a"], outcome)] == 3 * [Reference]
+    # Of the same class, after one that was not.
+    for small in (kind(large[:500]) if kind is not set else set(range(100)), kind()):
+        args, kwargs, _, outcome = arrived((small,), {"a": small}, small)
+        assert args[0] == kwargs["a"] == outcome == small
+
+
+@pytest.mark.parametrize("made", [list, tuple, lambda items: dict(enumerate(items)), lambda items: {"a": items[0]}])
+def test_a_container_of_objects_is_referred_to_at_a_glance(made: Any) -> None:
+    looked = dumper_of_looked_at_calls(SAME.limit)((made([object(), 1]), made([1, 2])), {}, META, None)
+    if looked is not None:
+        args, *_ = fill(pickle.loads(looked), Nobody())
+        assert type(args[0]) is Reference
+        assert args[1] == made([1, 2])
+    args, *_ = arrived((made([object(), 1]), made([1, 2]), made([Decimal(1), {2}])), {})
+    assert type(args[0]) is Reference
+    assert args[1:] == (made([1, 2]), made([Decimal(1), {2}]))
