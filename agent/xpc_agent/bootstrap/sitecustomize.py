@@ -395,10 +395,7 @@ class Stub:
             except OSError:
                 pass  # closed by the application
             over.acquire(True, patience)
-            tries = int(patience / 0.0001)
-            while tries and os.access("/proc/self/task/%d" % self._native, os.F_OK):
-                sleep(0.0001)
-                tries -= 1
+            self._await_gone(patience)
         self._wake = (-1, -1)
         for descriptor in (read, write):
             try:
@@ -406,12 +403,30 @@ class Stub:
             except OSError:
                 pass  # closed by the application
 
+    def _await_gone(self, patience: float) -> None:
+        """Wait until the kernel knows of the thread no more, which has nothing more to do."""
+        native, self._native = self._native, 0
+        if not native or native == get_native_id():
+            return
+        tries = int(patience / 0.0001)
+        while tries and os.access("/proc/self/task/%d" % native, os.F_OK):
+            sleep(0.0001)
+            tries -= 1
+
     # forks ---------------------------------------------------------------------------------------------------------------
 
     def _await_loading(self, patience: float = _LOADING_PATIENCE) -> None:
         """A child would have modules that are never finished."""
         if self.state == _LOADING and self.loader != get_ident() and self._done.acquire(True, patience):
             self._done.release()
+        if self.state != _OVER:
+            return
+        # The one that has loaded the agent says so a moment before it is gone.
+        self._await_gone(_PATIENCE)
+        control = sys.modules.get("xpc_agent.life.control")
+        if control is not None:
+            # What it has registered meanwhile is not called for this fork any more.
+            control.before_late_fork()
 
     def _before_fork(self) -> None:
         with self._gate:
@@ -433,6 +448,7 @@ class Stub:
         if self.state == _OVER:
             return
         self.main = get_ident()
+        self._native = 0
         if self.state == _LOADING and self._committed:
             # By a thread that is not here: what it was importing will never be finished.
             self.state = _OVER

@@ -232,6 +232,14 @@ def _before() -> None:
         _agent.before_fork()
 
 
+def before_late_fork() -> None:
+    """For a fork that has waited for the agent to be loaded: `_before` was not there when it began, or the agent was not."""
+    if _forking.agent is None and _agent is not None:
+        guard.on = True
+        _forking.agent = _agent
+        _agent.before_fork()
+
+
 def _in_parent() -> None:
     # One that another thread has started meanwhile has not paused for this fork.
     agent, _forking.agent = _forking.agent, None
