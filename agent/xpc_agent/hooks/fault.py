@@ -108,7 +108,7 @@ class FaultHook(LocalHook):
         except TargetError as error:
             self.mistake = str(error)
             log.warning("%s: nothing is injected: %s", self.target, self.mistake)
-            self._rest()
+            self.rest()
 
     def _short_cut(self) -> None:
         """Where one value is always returned, inside of the function's code: two calls less."""
