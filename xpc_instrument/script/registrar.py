@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any, Callable, List, Literal, Optional, Tuple, Type, TypeVar, Union, overload
 
-from ..core.model.errors import XpcError
+from ..core.model.errors import ExpressionError, XpcError
 from ..core.model.record import replace
 from ..core.model.target import Mode
 from ..core.model.terms import AS_PASSED, Terms
@@ -31,6 +31,7 @@ class Registrar:
         self,
         target: Targets,
         *,
+        when: Optional[str] = None,
         limit: Optional[int] = None,
         expires: Optional[float] = None,
         sample: Optional[float] = None,
@@ -46,6 +47,7 @@ class Registrar:
         target: Targets,
         hook: Callable[..., Any],
         *,
+        when: Optional[str] = None,
         limit: Optional[int] = None,
         expires: Optional[float] = None,
         sample: Optional[float] = None,
@@ -60,6 +62,7 @@ class Registrar:
         target: Targets,
         hook: Optional[Callable[..., Any]] = None,
         *,
+        when: Optional[str] = None,
         limit: Optional[int] = None,
         expires: Optional[float] = None,
         sample: Optional[float] = None,
@@ -80,6 +83,9 @@ class Registrar:
         With a ``hook`` it returns a handle; without, it is a decorator, which returns the function that it is put on. When it returns, the
         hook is armed in every process of the application. The same goes for ``after``, ``around`` and ``instead``, and so do the options:
 
+        - ``when``: an expression (docs/expressions.md), ``"amount > 100 and customer.vip"``: only the invocations that meet it call the
+          hook. It is asked in the application, of the parameters, runs no code of the application, and costs it some 100 ns. A condition
+          that fails counts as not met.
         - ``limit``: the hook ends after so many calls, in all processes together.
         - ``expires``: it ends after so many seconds.
         - ``sample``: the fraction of the invocations that call it, above 0 and up to 1; which of them is left to chance.
@@ -97,15 +103,17 @@ class Registrar:
         What the hook raises, and that it missed its deadline, is logged (logger ``xpc_instrument``), ``Handle.last_failure`` has it, and
         ``Handle.on_failure`` tells of it; the application goes on as if there were no hook.
 
-        Raises ``TargetError`` if no process has the target or may hook it so, or for that long; ``ValueError`` for an option that is out
-        of range; ``DeadlineError`` (a ``TimeoutError``) if a process that lives does not answer within ``Limits.connect_timeout``, 10
-        seconds: then no process keeps the hook.
+        Raises ``TargetError`` if no process has the target or may hook it so, or for that long; ``ExpressionError`` for a condition that
+        is not allowed there, or names what the target does not have; ``ValueError`` for an option that is out of range;
+        ``DeadlineError`` (a ``TimeoutError``) if a process that lives does not answer within ``Limits.connect_timeout``, 10 seconds: then
+        no process keeps the hook.
         """
         return self._register(
             Mode.BEFORE,
             target,
             hook,
             (),
+            when=when,
             limit=limit,
             expires=expires,
             sample=sample,
@@ -121,6 +129,7 @@ class Registrar:
         self,
         target: Targets,
         *,
+        when: Optional[str] = None,
         limit: Optional[int] = None,
         expires: Optional[float] = None,
         sample: Optional[float] = None,
@@ -136,6 +145,7 @@ class Registrar:
         target: Targets,
         hook: Callable[..., Any],
         *,
+        when: Optional[str] = None,
         limit: Optional[int] = None,
         expires: Optional[float] = None,
         sample: Optional[float] = None,
@@ -150,6 +160,7 @@ class Registrar:
         target: Targets,
         hook: Optional[Callable[..., Any]] = None,
         *,
+        when: Optional[str] = None,
         limit: Optional[int] = None,
         expires: Optional[float] = None,
         sample: Optional[float] = None,
@@ -168,6 +179,7 @@ class Registrar:
             target,
             hook,
             (),
+            when=when,
             limit=limit,
             expires=expires,
             sample=sample,
@@ -183,6 +195,7 @@ class Registrar:
         self,
         target: Targets,
         *,
+        when: Optional[str] = None,
         limit: Optional[int] = None,
         expires: Optional[float] = None,
         sample: Optional[float] = None,
@@ -199,6 +212,7 @@ class Registrar:
         target: Targets,
         hook: Callable[..., Any],
         *,
+        when: Optional[str] = None,
         limit: Optional[int] = None,
         expires: Optional[float] = None,
         sample: Optional[float] = None,
@@ -214,6 +228,7 @@ class Registrar:
         target: Targets,
         hook: Optional[Callable[..., Any]] = None,
         *,
+        when: Optional[str] = None,
         limit: Optional[int] = None,
         expires: Optional[float] = None,
         sample: Optional[float] = None,
@@ -238,6 +253,7 @@ class Registrar:
             target,
             hook,
             _raises(target, raises),
+            when=when,
             limit=limit,
             expires=expires,
             sample=sample,
@@ -253,6 +269,7 @@ class Registrar:
         self,
         target: Targets,
         *,
+        when: Optional[str] = None,
         limit: Optional[int] = None,
         expires: Optional[float] = None,
         sample: Optional[float] = None,
@@ -267,6 +284,7 @@ class Registrar:
         target: Targets,
         hook: Callable[..., Any],
         *,
+        when: Optional[str] = None,
         limit: Optional[int] = None,
         expires: Optional[float] = None,
         sample: Optional[float] = None,
@@ -280,6 +298,7 @@ class Registrar:
         target: Targets,
         hook: Optional[Callable[..., Any]] = None,
         *,
+        when: Optional[str] = None,
         limit: Optional[int] = None,
         expires: Optional[float] = None,
         sample: Optional[float] = None,
@@ -299,6 +318,7 @@ class Registrar:
             target,
             hook,
             (),
+            when=when,
             limit=limit,
             expires=expires,
             sample=sample,
@@ -313,6 +333,8 @@ class Registrar:
         form = options.pop("form", None)
         try:
             terms = Terms(**options) if form is None else Terms(form=form, **options)
+        except ExpressionError:
+            raise
         except ValueError as error:
             raise ValueError(f"{target}: {error}") from None
         if not terms.wait and mode not in (Mode.BEFORE, Mode.AFTER):

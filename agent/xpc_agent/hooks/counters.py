@@ -17,7 +17,7 @@ from typing import Any, Deque, Dict, Iterable, Iterator, Mapping, Optional, Tupl
 from xpc_instrument.core.model.stats import Figures
 from xpc_instrument.core.unpatched import RLock
 
-SKIPPED = ("sample", "rate", "suspended")
+SKIPPED = ("sample", "rate", "suspended", "when")
 
 # Of so many hooks that have gone a probe point keeps the counters apart; an invocation that outlives its hook by more is not counted.
 _KEPT = 32

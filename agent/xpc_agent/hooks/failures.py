@@ -86,6 +86,22 @@ class FailingOpen:
             self.admission = admission
             admission.join(self.counters, self._install)
 
+    @guarded
+    def note_condition_error(self, cause: str, text: str) -> None:
+        """Its condition could not be evaluated for an invocation, which counts as not met."""
+        self.counters.fail(cause)
+        if cause not in self._logged:
+            self._log_once(
+                cause, "has a condition that fails (%s): %s; that counts as not met. Further ones are counted, not logged.", cause, text
+            )
+
+    @guarded
+    def note_condition_rest(self, failures: int, pause: float) -> None:
+        """Its condition has failed so often in a row that it is not asked for a while."""
+        self.counters.suspend()
+        self._log_once("when", "has a condition that failed %d times in a row: the hook rests for %g s, again and again.", failures, pause)
+        self._notify("suspended", cause="condition", failures=failures, pause=pause)
+
     def _install(self, take: Callable[[], Any]) -> None:
         self.way.back = self.counters.calls.back
         self.way.take = take

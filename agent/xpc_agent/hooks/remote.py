@@ -151,6 +151,8 @@ class RemoteHook(FailingOpen):
             admission=admission,
         )
         self.key = key or number
+        # Stands in the chain in its place, if it has a condition (`conditional.py`).
+        self.condition: Any = None
         self._at_start: AtStart = Meta.at_start
         self._at_end: AtEnd = Meta.at_end
         if self.key != number:

@@ -171,7 +171,7 @@ class UnwaitedHook(RemoteHook):
         # Dropped after they were queued; the sender's.
         self.lost = 0
         self._settled = 0
-        self._termed: bool = replace(options["terms"], values=None) != Terms(wait=False)
+        self._termed: bool = replace(options["terms"], values=None, when=None) != Terms(wait=False)
         self.queue = sender.add(self)
         self.sole = self._passing("before" if self.mode is Mode.BEFORE else "after")
         inside = self._passing("before_inside" if self.mode is Mode.BEFORE else "after_inside")

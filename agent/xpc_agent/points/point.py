@@ -74,7 +74,10 @@ class ProbePoint:
             for hook in self.hooks:
                 hook.shown_in(self.patch.form)
                 hook.placed(self.resolved, code)
-        self.dispatcher.chain = HookChain(self.hooks) if self.hooks else None
+                condition = getattr(hook, "condition", None)
+                if condition is not None:
+                    condition.placed(self.resolved, code)
+        self.dispatcher.chain = HookChain([getattr(hook, "condition", None) or hook for hook in self.hooks]) if self.hooks else None
         if self.patch is None:
             return
         if self.hooks:

@@ -273,11 +273,15 @@ class Registrations(Policy):
                 key=0 if selection is None else self._next_key(),
                 admission=None if selection is None else selection.admission,
             )
+            if terms.when is not None:
+                hook.condition = _conditional()(hook, terms.when, point.config.expressions)
             if selection is not None and selection.pool is not None:
                 hook.adopt(selection.pool, selection.since)
             point.hooks = [*point.hooks, hook]
             try:
                 point.refresh()
+                if hook.condition is not None and hook.condition.mistake is not None:
+                    raise hook.condition.mistake
                 if getattr(hook, "mistake", ""):
                     raise TargetError(f"{target}: {hook.mistake}")
             except TargetError:
@@ -451,6 +455,13 @@ def _retire(hooks: List[QueuedHook], within: float, passed: Callable[[], None]) 
 def _check_mode(target: str, mode: Mode, terms: Terms) -> None:
     if not terms.wait and mode not in (Mode.BEFORE, Mode.AFTER):
         raise TargetError(f"{target}: a hook in the mode {mode.value!r} has to be waited for; only before and after take wait=False")
+
+
+def _conditional() -> Callable[..., Any]:
+    """What makes the condition of a hook; loaded where there is one, since it reads the syntax of Python."""
+    from ..hooks.conditional import Conditional
+
+    return Conditional
 
 
 def _timeout(target: str, terms: Terms, config: ProbeConfig) -> float:

@@ -17,7 +17,7 @@ from ..model.record import defaults
 from ..model.words import quoted
 from .lines import KeyPath
 from .rules import TABLES, Reader
-from .schema import Config, DefaultsConfig, ManagerConfig
+from .schema import Config, DefaultsConfig, ManagerConfig, RedactConfig
 
 FILE_LIMIT = 16 << 20  # bytes; no config is larger, and `--config /dev/zero` has to end
 
@@ -52,6 +52,7 @@ def read_document(reader: Reader, document: object, path: Optional[Path]) -> Con
         on_demand=found.get("on_demand", ()),
         path=path,
         defaults=inherited,
+        redact=RedactConfig(**found.get("redact", {})),
     )
 
 

@@ -30,6 +30,7 @@ def pack(config: Config) -> str:
         "manager": _document(config.manager),
         "limits": _document(config.limits),
         "on-demand": list(config.on_demand),
+        "redact": _document(config.redact),
         "defaults": defaults,
         "probe": [{key: value for key, value in _document(probe).items() if defaults.get(key) != value} for probe in config.probes],
     }

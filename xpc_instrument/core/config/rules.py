@@ -215,6 +215,14 @@ def _exclude(reader: Reader, where: KeyPath, value: object) -> Tuple[str, ...]:
     return tuple(item for _, item in items)
 
 
+def _names(reader: Reader, where: KeyPath, value: object) -> Tuple[str, ...]:
+    items = reader.strings(where, value, 'names such as "account-number"')
+    for place, item in items:
+        if not item or not item.isprintable() or " " in item:
+            reader.wrong(place, item, "a name without white space")
+    return tuple(item for _, item in items)
+
+
 def _on_demand(reader: Reader, where: KeyPath, value: object) -> Tuple[str, ...]:
     items = reader.strings(where, value, f"patterns such as {PATTERN_FORM}")
     for place, item in items:
@@ -275,6 +283,7 @@ _SETTINGS: Dict[str, _Rule] = {
     "suspend-after": _count(1_000_000, smallest=0),
     "suspend-for": _seconds,
     "suspend-at-most": _seconds,
+    "expressions": _choice("off", "observe", "trusted"),
 }
 _PROBE: Dict[str, _Rule] = {"target": _target, **_SETTINGS}
 TABLES: Dict[str, Dict[str, _Rule]] = {
@@ -282,6 +291,7 @@ TABLES: Dict[str, Dict[str, _Rule]] = {
         "app": _app,
         "manager": _subtable("[manager]"),
         "limits": _subtable("[limits]"),
+        "redact": _subtable("[redact]"),
         "defaults": _subtable("[defaults]"),
         "probe": _probes,
         "on-demand": _on_demand,
@@ -295,6 +305,7 @@ TABLES: Dict[str, Dict[str, _Rule]] = {
         "plaintext-beyond-loopback": _flag,
     },
     "[limits]": {key: _limit(bound) for key, bound in bounds().items()},
+    "[redact]": {"names": _names, "types": _names},
     "[defaults]": _SETTINGS,
     "[[probe]]": _PROBE,
 }

@@ -84,9 +84,22 @@ class DefaultsConfig(Record):
     suspend_at_most: float = 60.0
     """Seconds of the longest pause."""
 
+    expressions: Literal["off", "observe", "trusted"] = "observe"
+    """Which expressions scripts may have evaluated: none, those that run no code of the application, or any Python."""
+
     def probe(self, target: str, **own: Any) -> ProbeConfig:
         """A probe on `target` with its `own` settings over these."""
         return ProbeConfig(**{**as_dict(self), **own, "target": target})
+
+
+class RedactConfig(Record):
+    """`[redact]`: what is hidden in captures beside the defaults (`core/values/redaction.py`)."""
+
+    names: Tuple[str, ...] = ()
+    """Names of fields, keys and arguments."""
+
+    types: Tuple[str, ...] = ()
+    """Types, `module:Name` or `module.Name`, and what derives from them."""
 
 
 class ProbeConfig(DefaultsConfig):
@@ -113,3 +126,6 @@ class Config(Record):
 
     on_demand: Tuple[str, ...] = ()
     """Patterns (`core/model/pattern.py`) of the functions that become probe points, with the `defaults`, when a script asks for them."""
+
+    redact: RedactConfig = RedactConfig()
+    """What captures hide beside the defaults."""

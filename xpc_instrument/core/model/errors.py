@@ -21,7 +21,7 @@ class TargetError(XpcError, LookupError):
     """A target does not exist, is no probe point of the application, or its mode is not allowed there."""
 
 
-class ExpressionError(XpcError, ValueError):
+class ExpressionError(TargetError, ValueError):
     """An expression cannot be read, or says what is not allowed where it is to be evaluated; the message shows the place.
 
     `text` is the expression, `offset` the place in it in characters, `seen` what is there, `allowed` what may be, `nearest` the name that

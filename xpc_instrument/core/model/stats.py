@@ -17,7 +17,7 @@ class Figures(Record):
     """Invocations that called the hook."""
 
     skipped: Mapping[str, int] = fresh(dict)
-    """Invocations that went on without the hook, by what kept them from it: `sample`, `rate`, `suspended`."""
+    """Invocations that went on without the hook, by what kept them from it: `when` (the condition), `sample`, `rate`, `suspended`."""
 
     failures: Mapping[str, int] = fresh(dict)
     """Calls that failed, by cause, such as `timeout` or `channel`; `raised` is what an observer itself raised."""

@@ -35,6 +35,9 @@ class Terms(Record):
     rate: Optional[float] = None
     """Calls of the hook per second, in each process; invocations beyond that go on without it."""
 
+    when: Optional[str] = None
+    """The condition that an invocation has to meet: an expression (`core/model/expression`), asked in the application."""
+
     wait: bool = True
     """Whether the application waits for the hook; only observers can do without."""
 
@@ -60,6 +63,8 @@ class Terms(Record):
         _check_number("sample", self.sample, 1.0, "a fraction of the calls")
         _check_number("rate", self.rate, _FASTEST, "calls per second")
         _check_number("timeout", self.timeout, LONGEST_WAIT, "seconds")
+        if self.when is not None:
+            _check_when(self.when)
         if not isinstance(self.wait, bool):
             raise ValueError(f"wait={self.wait!r}: expected True or False")
         if self.values not in (None, COPY, REFERENCE):
@@ -85,6 +90,14 @@ class Terms(Record):
         if unknown:
             raise ValueError(f"unknown term {min(unknown)!r:.80} of a registration; both sides need the same version of xpc-instrument")
         return cls(**terms)
+
+
+def _check_when(when: Any) -> None:
+    """What is no expression at any level; the application says what of it is allowed there."""
+    # Late: it reads the syntax of Python, which a process without conditions does not need.
+    from .expression import TRUSTED, parse
+
+    parse(when, TRUSTED)
 
 
 def _check_number(name: str, value: Any, most: float, what: str) -> None:

@@ -68,6 +68,7 @@ def test_a_probe_has_the_defaults_that_it_does_not_set_itself(tmp_path: Path) ->
         suspend-at-most = 9.5
         on-failure = "raise"
         patcher = "wrapt"
+        expressions = "trusted"
         exclude = []
         allow = ["instead"]
         """,
@@ -93,7 +94,7 @@ def test_a_probe_has_the_defaults_that_it_does_not_set_itself(tmp_path: Path) ->
             max_timeout=10.0,
             suspend_for=4.0,
         ),
-        ProbeConfig((), frozenset({Mode.INSTEAD}), 0.5, 20.0, "raise", "wrapt", 0, 4.0, 9.5, "shop:charge"),
+        ProbeConfig((), frozenset({Mode.INSTEAD}), 0.5, 20.0, "raise", "wrapt", 0, 4.0, 9.5, "trusted", "shop:charge"),
     )
     assert config.defaults.timeout == 2.0
 
@@ -121,7 +122,7 @@ def test_a_size_is_a_number_or_has_a_unit(size: str, expected: int) -> None:
 # what a wrong file is answered with ---------------------------------------------------------------------------------------
 
 EVERY_KEY: List[Tuple[str, str]] = [(table, key) for table, rules in TABLES.items() for key in rules]
-HEADERS = {"the top of the file": "", "[manager]": "[manager]", "[limits]": "[limits]", "[defaults]": "[defaults]"}
+HEADERS = {"the top of the file": "", "[manager]": "[manager]", "[limits]": "[limits]", "[redact]": "[redact]", "[defaults]": "[defaults]"}
 
 
 def document(table: str, line: str) -> Tuple[str, int, str]:

@@ -1,0 +1,276 @@
+"""Hooks with a condition: `when=`, an expression that is asked in the application before anything is sent.
+
+Rules:
+- A `Conditional` stands in the chain in the place of its hook, and passes on the invocations that meet the condition; all else of the hook
+  (its counters, its lanes, its session) stays the hook's own.
+- It is asked after suspension and before `sample`, `rate` and `limit`, which the hook asks itself. What does not meet it is counted as
+  skipped by "when".
+- `before`, `around` and `instead` are asked when the call begins, `after` when it has ended: only there is a result to ask for.
+- No error of a condition leaves here: it counts as not met, and by its cause (`would-run-code`, `too-much`, `condition`), and the first of
+  each is logged. After so many in a row the hook rests for a while.
+- The parameters are known by the names of the function; what is no Python function has `args` and `kwargs`.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from types import CodeType, FunctionType
+from typing import Any, Callable, Coroutine, Optional, Tuple
+
+from xpc_instrument.core.model.errors import ExpressionError
+from xpc_instrument.core.model.expression import AT_END, TRUSTED, WORDS, TooMuch, WouldRunCode, parse
+from xpc_instrument.core.model.expression.grammar import refuse
+from xpc_instrument.core.model.interrupts import raise_interrupt
+from xpc_instrument.core.model.target import Mode
+from xpc_instrument.core.model.words import one_line
+from xpc_instrument.core.unpatched import get_ident
+
+from ..guard import guarded
+from ..targets.parameters import binder, count_of, splitter
+from ..targets.resolve import Binding, Kind, Resolved
+from .gate import ALWAYS, PASS, Args, Entered, Gate, Kwargs, Way
+from .invocation import Invocation, split
+
+# By its own name: `time:monotonic` may be a target.
+_now = time.monotonic
+
+# So many errors in a row, and the condition is not asked for so many seconds.
+MOST_ERRORS = 100
+REST = 60.0
+# Verdicts on types are forgotten about so often, in seconds; the clock is read after a number of conditions that suits how fast they come.
+_FORGET = 1.0
+_MOST_STEPS = 4096
+
+# A hook as it is seen here: `remote.RemoteHook`, or what derives from it.
+Hook = Any
+Ask = Callable[..., Any]
+
+
+class Conditional:
+    """A hook in the chain that is asked for first."""
+
+    def __init__(self, hook: Hook, when: str, level: str) -> None:
+        self.hook = hook
+        self.mode: Mode = hook.mode
+        self._expression = parse(when, level)
+        late = sorted(self._expression.names & AT_END)
+        if late and self.mode is not Mode.AFTER:
+            seen = f"{late[0]!r} in the condition of a hook in the mode {self.mode.value!r}: it is asked before the call"
+            refuse(when, max(0, when.find(late[0])), seen, "in the mode 'after'")
+        self._resolved: Optional[Resolved] = None
+        self._code: Optional[CodeType] = None
+        self._ask: Optional[Ask] = None
+        self._values_of: Optional[Callable[[Args, Kwargs], Args]] = None
+        self._split: Optional[Callable[[Args], Tuple[Args, Kwargs]]] = None
+        self._words: Tuple[Callable[..., Any], ...] = ()
+        self._bound = False
+        # Why it cannot be asked on its target, once that is known.
+        self.mistake: Optional[ExpressionError] = None
+        self._errors = 0
+        self._resting_until = 0.0
+        self._steps = self._left = 1
+        self._looked_at = _now()
+        # As the chain has it.
+        self.way = Way(ALWAYS)
+        self.sole: Optional[Callable[..., Any]] = None if self.mode is not Mode.BEFORE else self._alone
+        self.alone = Way(ALWAYS, self._begin) if self.mode is Mode.BEFORE else None
+
+    # where it is -------------------------------------------------------------------------------------------------------
+
+    def placed(self, resolved: Resolved, code: Optional[CodeType]) -> None:
+        """As `RemoteHook.placed`. A name that is not known there is a `mistake`, with which no call meets the condition."""
+        if resolved is self._resolved and code is self._code:
+            return
+        self._resolved, self._code, self._ask = resolved, code, None
+        function = resolved.function
+        names: Tuple[str, ...] = ()
+        self._values_of = self._split = None
+        if code is not None and type(function) is FunctionType:
+            self._values_of = binder(function, code)
+            if self._values_of is not None:
+                self._split, names = splitter(code), code.co_varnames[: count_of(code)]
+        self._bound = resolved.binding is not Binding.NONE
+        words = [word for word in WORDS if word in self._expression.names and word not in names]
+        self.mistake = None
+        try:
+            self._expression.check_names([*names, *(one for one in WORDS if self.mode is Mode.AFTER or one not in AT_END)])
+        except ExpressionError as error:
+            self.mistake = error
+            if code is None:
+                self.mistake = ExpressionError(f"{error}\n(its parameters are not known by name, since it is no function of Python)")
+            self.hook.note_condition_error("condition", one_line(str(self.mistake)))
+            return
+        self._words = tuple(_READERS[word] for word in words)
+        ask = self._expression.condition([*names, *words])
+        self._ask = guarded(ask) if self._expression.level == TRUSTED else ask
+
+    # asking ------------------------------------------------------------------------------------------------------------
+
+    def _meets(self, args: Args, kwargs: Kwargs, invocation: Optional[Invocation] = None) -> bool:
+        """Whether a call meets the condition; with an invocation, its instance is not among the arguments."""
+        admission = self.hook.admission
+        if admission.suspended and admission.resting():
+            # Not asked; the hook counts what it skips.
+            return True
+        try:
+            if invocation is not None and invocation.instance is not None:
+                args = (invocation.instance, *args)
+            values: Args = ()
+            if self._values_of is not None:
+                try:
+                    values = self._values_of(args, kwargs)
+                except TypeError as error:
+                    raise_interrupt(error, of_values=True)
+                    # A call that the function does not take: it says so itself.
+                    return self._rejected()
+            if self._words:
+                if self._split is not None:
+                    args, kwargs = self._split(values)
+                instance, args = split(args, self._bound)
+                values = (*values, *[read(self.hook, invocation, instance, args, kwargs) for read in self._words])
+        except Exception as error:
+            return self._failed(error)
+        return self._asked(values)
+
+    def _asked(self, values: Args) -> bool:
+        self._left -= 1
+        if self._left < 0:
+            self._look_at_clock()
+        ask = self._ask
+        if ask is None or self._resting_until:
+            return self._rejected()
+        try:
+            met = ask(*values)
+        except Exception as error:
+            return self._failed(error)
+        if self._errors:
+            self._errors = 0
+        return True if met else self._rejected()
+
+    def _rejected(self) -> bool:
+        self.hook.counters.skipped["when"].up()
+        return False
+
+    def _failed(self, error: Exception) -> bool:
+        raise_interrupt(error, of_values=self._expression.level == TRUSTED)
+        cause = "would-run-code" if isinstance(error, WouldRunCode) else "too-much" if isinstance(error, TooMuch) else "condition"
+        self.hook.note_condition_error(cause, f"{type(error).__name__}: {one_line(str(error))}")
+        self._errors += 1
+        if self._errors >= MOST_ERRORS and not self._resting_until:
+            self._resting_until = _now() + REST
+            self.hook.note_condition_rest(MOST_ERRORS, REST)
+        return self._rejected()
+
+    def _look_at_clock(self) -> None:
+        """About once a second: judge types anew, and end a rest."""
+        now = _now()
+        passed = now - self._looked_at
+        if passed >= _FORGET:
+            self._looked_at = now
+            self._expression.forget_verdicts()
+        # So that it is looked at several times a second, and seldom by those that come fast.
+        self._steps = min(self._steps * 2, _MOST_STEPS) if passed < _FORGET / 4 else max(1, self._steps // 4)
+        self._left = self._steps
+        if self._resting_until and now >= self._resting_until:
+            self._resting_until, self._errors = 0.0, 0
+
+    # what the chain calls ------------------------------------------------------------------------------------------------
+
+    def call_observer(self, invocation: Invocation) -> None:
+        """As `RemoteHook.call_observer`."""
+        if self._meets(invocation.args, invocation.kwargs, invocation):
+            self.hook.call_observer(invocation)
+
+    def call_observer_async(self, invocation: Invocation) -> Coroutine[Any, Any, None]:
+        """The same, to be awaited."""
+        if self._meets(invocation.args, invocation.kwargs, invocation):
+            awaited: Coroutine[Any, Any, None] = self.hook.call_observer_async(invocation)
+            return awaited
+        return _nothing_async()
+
+    def _alone(self, original: Callable[..., Any], args: Args, kwargs: Kwargs, bound: bool) -> Any:
+        if not self._meets(args, kwargs):
+            return original(*args, **kwargs)
+        return self.hook.sole(original, args, kwargs, bound)
+
+    def call_replacing(self, proceed: Callable[..., Any], args: Args, kwargs: Kwargs, bound: bool, number: int = 0) -> Any:
+        """As `RemoteHook.call_replacing`."""
+        if not self._meets(args, kwargs):
+            return proceed(*args, **kwargs)
+        return self.hook.call_replacing(proceed, args, kwargs, bound, number)
+
+    def call_replacing_async(
+        self, proceed: Callable[..., Any], args: Args, kwargs: Kwargs, bound: bool, number: int = 0
+    ) -> Coroutine[Any, Any, Any]:
+        """The same, to be awaited."""
+        awaited: Coroutine[Any, Any, Any]
+        if not self._meets(args, kwargs):
+            awaited = proceed(*args, **kwargs)
+        else:
+            awaited = self.hook.call_replacing_async(proceed, args, kwargs, bound, number)
+        return awaited
+
+    # inside the function's own code ----------------------------------------------------------------------------------------
+
+    def goes_inside(self, kind: Kind) -> bool:
+        """As the hook goes."""
+        return bool(self.hook.goes_inside(kind))
+
+    def cross(self, args: Args, kwargs: Kwargs, bound: bool, number: int = 0) -> Any:
+        """As `RemoteHook.cross`, with admission asked here."""
+        if not self._meets(args, kwargs) or not self.hook.way.take():
+            return PASS
+        return self.hook.cross(args, kwargs, bound, number)
+
+    def _begin(self, gate: Gate, values: Args) -> Entered:
+        """Of a `before` hook that is alone: what most often comes here, with the values in their order."""
+        if self._words or self._values_of is None:
+            if not self._meets(*gate.split(values)):
+                return None
+        else:
+            admission = self.hook.admission
+            if not (admission.suspended and admission.resting()) and not self._asked(values):
+                return None
+        way = self.hook.alone
+        entered: Entered = way.begin(gate, values) if way.take() else None
+        return entered
+
+
+async def _nothing_async() -> None:
+    """What does not meet the condition."""
+
+
+def _thread_name(*_: Any) -> Any:
+    # Of the registry, as `current_thread` makes an entry for a thread that has none.
+    thread = threading._active.get(get_ident())  # type: ignore[attr-defined]
+    name = None if thread is None else object.__getattribute__(thread, "__dict__").get("_name")
+    return name if type(name) is str else None
+
+
+def _task_name(*_: Any) -> Any:
+    asyncio: Any = sys.modules.get("asyncio")
+    native: Any = sys.modules.get("_asyncio")
+    if asyncio is None or native is None:
+        return None
+    try:
+        task = native.current_task() if hasattr(native, "current_task") else asyncio.tasks.current_task()
+    except RuntimeError:
+        # No loop runs in this thread.
+        return None
+    return native.Task.get_name(task) if type(task) is native.Task else None
+
+
+_READERS = {
+    "self": lambda hook, seen, instance, args, kwargs: instance,
+    "args": lambda hook, seen, instance, args, kwargs: args,
+    "kwargs": lambda hook, seen, instance, args, kwargs: kwargs,
+    "result": lambda hook, seen, *_: seen.result,
+    "exception": lambda hook, seen, *_: seen.exception,
+    "duration": lambda hook, seen, *_: seen.duration,
+    "thread": _thread_name,
+    "task": _task_name,
+    "pid": lambda hook, *_: hook.pid,
+    "target": lambda hook, *_: hook.target,
+}
