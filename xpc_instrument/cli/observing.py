@@ -147,8 +147,8 @@ class Run:
         """`--rate`, if there is one."""
         return self.options.rate or None
 
-    def armed(self, handle: Handle, noun: str) -> None:
-        """The first line."""
+    def armed(self, handle: Handle, noun: str, warning: str = "") -> None:
+        """The first line; a `warning` stands in front of it."""
         targets, processes = handle.targets, len(self.session.pids)
         took = shown_seconds(time.monotonic() - self.began)
         where = f"in {counted(processes, 'process', 'processes')} of {self.session.app}"
@@ -156,9 +156,9 @@ class Run:
         ends = ([f"after {counted(self.limit, noun)} (-n)"] if self.limit else []) + [f"after {shown_span(self.options.expires)} (--for)"]
         how = f"ends {' or '.join(ends)}, or Ctrl-C"
         if targets:
-            self.output.say(f"armed {what} {where} in {took}; {how}")
+            self.output.say(f"{warning}armed {what} {where} in {took}; {how}")
         else:
-            self.output.say(f"waiting for {handle.target} {where}: no module that is imported has it; {how}")
+            self.output.say(f"{warning}waiting for {handle.target} {where}: no module that is imported has it; {how}")
         event = {"type": "armed", "app": self.session.app, "pids": self.session.pids, "targets": targets, "target": handle.target}
         self.output.event(event)
 

@@ -286,8 +286,8 @@ class Stacks(Counted[StackRow]):
 class Injected(Counted[FaultRow]):
     """Faults that happen to calls, and how often; its rows are in the order of the terms."""
 
-    def __init__(self, session: Counting, handle: Handle, every: float, terms: Sequence[str]) -> None:
-        super().__init__(session, handle, every)
+    def __init__(self, session: Counting, handle: Handle, every: float, limit: Optional[int], terms: Sequence[str]) -> None:
+        super().__init__(session, handle, every, limit)
         self._terms = terms
 
     @property

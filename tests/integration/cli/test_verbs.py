@@ -169,3 +169,41 @@ def test_ctrl_c_is_the_normal_end_and_ends_the_command_too(tmp_path: Path, runti
         _, said = process.communicate(timeout=30)
     assert process.returncode == 0, said
     assert said.splitlines()[-1].endswith("disarmed in 1 process")
+
+
+def test_inject_says_what_it_changes_and_what_it_has_done(app: App) -> None:
+    calls = "[shop.charge(n) for n in range(4)]"
+    done = during(app, calls, "inject", "shop", "shop:charge", "1*return('free') -> 2*sleep(1ms) -> off", "-n", "4")
+    assert done.returncode == 0, done.stderr
+    first, last = done.stderr.splitlines()
+    assert first.startswith("CHANGES BEHAVIOUR: armed shop:charge in 1 process of shop in ")
+    assert first.endswith("; ends after 4 calls (-n) or after 5m (--for), or Ctrl-C")
+    assert last.startswith("faults happened to 3 of 4 calls: 1 1*return('free'); 2 2*sleep(1ms) (mean ")
+    assert last.endswith("); 0 off; disarmed in 1 process")
+    assert app.evaluate("shop.charge(1)") == "'1 EUR'"
+
+
+def test_inject_ends_by_itself_and_tells_it_as_json(app: App, tmp_path: Path) -> None:
+    file = tmp_path / "faults.jsonl"
+    done = during(app, "shop.charge(1)", "inject", "shop", "shop:charge", "return(0)", "--for", "1s", "--json", "-o", str(file))
+    assert done.returncode == 0, done.stderr
+    armed, fault, summary = events(file.read_text())
+    assert armed["targets"] == ["shop:charge"]
+    assert (fault["type"], fault["rows"]) == ("fault", [{"term": "return(0)", "count": 1, "mean": 0.0}])
+    assert (summary["type"], summary["events"], summary["calls"]) == ("summary", 1, 1)
+    assert command("inject", "shop", "shop:charge", "return(0)", "--for", "300ms").returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        (["shop", "shop:charge"], 2, "expected a target and the terms of the fault"),
+        (["shop", "shop:charge", "explode"], 2, "expected raise, return, sleep, hang or off"),
+        (["shop", "shop:charge", "raise(Nope)"], 1, "there is none of that name"),
+        (["shop", "shop:chrge", "off"], 1, "the nearest"),
+        (["nobody", "shop:charge", "off"], 4, "no instrumented application is called 'nobody'"),
+    ],
+)
+def test_inject_refuses_what_it_cannot_do(app: App, words: List[str], status: int, message: str) -> None:
+    done = command("inject", *words)
+    assert (done.returncode, message in done.stderr) == (status, True), done.stderr
