@@ -170,44 +170,25 @@ class Admission:
 
     def _obeying(self, counters: HookCounters) -> Callable[[], Any]:
         """The same for any terms."""
-        expires, sample, rate, limit = self._expires, self._sample, self._rate, self._limit
-        clock, chance, next_use, ended = self._clock, self._chance, self._next_use, self._ended
-        count, skipped = counters.calls.up, counters.skipped
-
-        if expires is not None and (sample, rate, limit) == (None, None, None):
-            # Most verbs end by themselves, and have no other term: a quarter of what asking for all of them takes.
-            until = expires
-
-            def in_time() -> Any:
-                if guard.on:
-                    return False
-                if clock() >= until:
-                    ended()
-                    return False
-                return count()
-
-            return in_time
 
         def obey() -> bool:
-            if guard.on:
+            if self._expires is not None and self._clock() >= self._expires:
+                self._ended()
                 return False
-            if expires is not None and clock() >= expires:
-                ended()
+            if self._sample is not None and self._chance() >= self._sample:
+                counters.skipped["sample"].up()
                 return False
-            if sample is not None and chance() >= sample:
-                skipped["sample"].up()
+            if self._rate is not None and not self._rate.take():
+                counters.skipped["rate"].up()
                 return False
-            if rate is not None and not rate.take():
-                skipped["rate"].up()
-                return False
-            if limit is not None:
+            if self._limit is not None:
                 # One atomic step, so that threads that come at once get different numbers.
-                number = next_use()
-                if number >= limit:
+                number = self._next_use()
+                if number >= self._limit:
                     return False
-                if number == limit - 1:
-                    ended()
-            count()
+                if number == self._limit - 1:
+                    self._ended()
+            counters.calls.up()
             return True
 
         return obey
