@@ -267,9 +267,10 @@ def _choose(found: Examination, memory: Memory, everything: List[Image]) -> None
     else:
         try:
             find_place(everything, memory)
-            ptrace(17, 0)  # of no process: a filter answers before the kernel finds that out
         except AttachError as error:
             problem = str(error)
+        try:
+            ptrace(17, 0)  # of no process: a filter answers before the kernel finds that out
         except OSError as error:
             if error.errno not in (errno.ESRCH, errno.EIO):
                 problem = f"this process may not use ptrace ({error.strerror}), as by the seccomp filter of a container"

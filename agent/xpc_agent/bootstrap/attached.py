@@ -41,14 +41,21 @@ class _Gate:
         self.forks = 0
         # The thread that imports; 0 if none does.
         self.holder = 0
-        # Whether it is asked before `logging`, which takes a lock for the time of a fork that the imports here need too.
+        # Whether it is asked before `logging`, which takes a lock for the time of a fork that the imports here need too. Until then nobody
+        # waits: a fork that did while `logging` is imported would let go of a lock that it has not taken.
         self.is_first = "logging" in sys.modules
-        self.is_open = False
+        self.is_open = not self.is_first
         _posix.register_at_fork(before=self.before, after_in_parent=self.in_parent, after_in_child=self.in_child)
 
     def wait(self) -> None:
-        if not self.is_open and self.lock.acquire(True, _PATIENCE):
+        if self.is_open or not self.holder:
+            return
+        if self.lock.acquire(True, _PATIENCE):
             self.lock.release()
+        # The agent that has begun meanwhile is to pause for this fork, too.
+        control: Any = sys.modules.get("xpc_agent.life.control")
+        if hasattr(control, "before_late_fork"):
+            control.before_late_fork()
 
     def before(self) -> None:
         self.wait()
@@ -77,14 +84,10 @@ class _Gate:
         """What is registered last comes first at a fork."""
         if not self.is_first:
             self.is_first = True
-            # A fork that holds the lock of `logging` would wait for an import that waits for that lock.
-            self.is_open = True
-            try:
-                import logging  # noqa: F401
+            import logging  # noqa: F401
 
-                _posix.register_at_fork(before=self.wait)
-            finally:
-                self.is_open = False
+            _posix.register_at_fork(before=self.wait)
+        self.is_open = False
 
     def open(self) -> None:
         self.holder = 0
