@@ -170,8 +170,23 @@ class Admission:
 
     def _obeying(self, counters: HookCounters) -> Callable[[], Any]:
         """The same for any terms."""
+        if self._expires is not None and (self._sample, self._rate, self._limit) == (None, None, None):
+            # Most verbs end by themselves, and have no other term: a quarter of what asking for all of them takes.
+            until, clock, ended, count = self._expires, self._clock, self._ended, counters.calls.up
+
+            def in_time() -> Any:
+                if guard.on:
+                    return False
+                if clock() >= until:
+                    ended()
+                    return False
+                return count()
+
+            return in_time
 
         def obey() -> bool:
+            if guard.on:
+                return False
             if self._expires is not None and self._clock() >= self._expires:
                 self._ended()
                 return False
