@@ -274,7 +274,9 @@ class Reference:
     def __reduce__(self) -> Any:
         asker, number, _, _ = self._xpc_of
         if getattr(_here, "sending", None) is not asker:
-            raise ReferenceExpiredError("a reference can be sent only to the process that it came from, within its call")
+            raise ReferenceExpiredError(
+                "a reference can be sent only to the process that it came from, within its call; .copy() gives a copy of the object"
+            )
         return _take_reference, (number,)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
