@@ -34,8 +34,8 @@ class Handle:
 
     failures: int
     """How often the hook raised, gave what could not be sent, or missed its deadline. What is raised as the answer does not count: by an
-    ``instead`` hook, and by an ``around`` hook that names it (``raises=``). A call that the script has never heard of, since no lane to it was
-    free in time, is among those of ``Session.stats`` only."""
+    ``instead`` hook, and by an ``around`` hook that names it (``raises=``). A call that the script has never heard of, since no lane to it
+    was free in time, is among those of ``Session.stats`` only."""
 
     last_failure: Optional[BaseException]
     """The last of these errors, a ``DeadlineError`` for a deadline; None before the first. ``on_failure`` has a function told of each."""
