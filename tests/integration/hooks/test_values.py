@@ -184,6 +184,22 @@ def test_a_reference_is_compared_assigned_and_told_by_its_class(app: App, sessio
     assert seen == [(True, False, False), ("EUR", True, True)]
 
 
+def test_an_async_hook_uses_references_as_any_other(app: App, session: Session) -> None:
+    seen: List[Any] = []
+
+    async def change(call: Any) -> Any:
+        order = call.args[0]
+        seen.extend([order.number, order.total(2), order == order, isinstance(order, dict), next(call.args[1])])
+        order.number = 7
+        return await call.proceed_async()
+
+    session.around("shop:charge", change)
+    run(app, "kept, rest = shop.Order(5), iter([object(), 1, 2])\nshop.charge(kept, currency=rest)")
+    assert seen[:4] == [5, 10, True, False]
+    assert type(seen[4]) is Reference
+    assert app.evaluate("kept.number, shop.calls[-1] is kept, list(rest)") == "(7, True, [1, 2])"
+
+
 def test_an_exception_that_refers_to_an_object_is_told_of_without_its_code(app: App, session: Session, caplog: Any) -> None:
     run(app, UNTOUCHABLE + "Untouchable.__str__ = Untouchable.__format__ = refuse\n")
     told: List[Any] = []
