@@ -9,13 +9,16 @@ from __future__ import annotations
 import importlib.util
 import sys
 from contextlib import ExitStack, contextmanager
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Tuple
 
 import wrapt
 
 from xpc_agent.hooks.dispatch import Dispatcher, HookChain, Invocation
+from xpc_agent.hooks.gate import ALWAYS, Proceeding, Way
 from xpc_agent.patching import Patch, make_patch
-from xpc_agent.targets.resolve import resolve
+from xpc_agent.patching.inside.versions import interpreter_unknown
+from xpc_agent.targets.resolve import Kind, resolve
+from xpc_instrument.core.calls.outcome import Arguments, Outcome
 from xpc_instrument.core.model.target import Mode
 
 from ..measure.timing import Comparison, Group, Line, Plot, TimeFunction, timer
@@ -23,10 +26,33 @@ from ..processes.monitoring import monitored
 from ..processes.peers import ROOT
 
 
+class Waits(Proceeding):
+    """Where such a hook stands while the body runs that it is inside of: it makes nothing of the outcome."""
+
+    changed: Optional[Arguments] = None
+
+    def tell(self, outcome: Outcome) -> Outcome:
+        return outcome
+
+    def abandon(self) -> None:
+        pass
+
+
 class Forward:
     """An `around` hook in the application's own process that only proceeds."""
 
     mode = Mode.AROUND
+    waits = Waits()
+
+    def __init__(self) -> None:
+        self.way = Way(ALWAYS)
+        self.alone: Optional[Way] = self.way
+
+    def goes_inside(self, kind: Kind) -> bool:
+        return True
+
+    def cross(self, args: Any, kwargs: Any, bound: bool, number: int = 0) -> Waits:
+        return self.waits
 
     def call_observer(self, invocation: Invocation) -> None:
         pass
@@ -58,6 +84,8 @@ _IN_C = ("C function",)
 _FORWARDED = ("function", "method")
 # With so many hooks in the same process.
 _HOOKS = (1, 2, 5)
+# Hooks go inside of functions from there on.
+_INSIDE = "Python 3.11" if interpreter_unknown() else ""
 _MONITORING = "" if hasattr(sys, "monitoring") else "Python 3.12"
 
 
@@ -166,7 +194,8 @@ def _forwarding() -> Iterator[Mapping[str, TimeFunction]]:
         for way, patcher, hooks in [
             ("bare", "", 0),
             ("closure", "", 0),
-            *((_code(hooks), "code", hooks) for hooks in _HOOKS),
+            *((_way_of("code", hooks), "code", hooks) for hooks in _HOOKS),
+            *((_way_of("inside", hooks), "inside", hooks) for hooks in _HOOKS if not _INSIDE),
             ("wrapt", "wrapt", 1),
         ]:
             dispatcher = Dispatcher()
@@ -182,8 +211,8 @@ def _forwarding() -> Iterator[Mapping[str, TimeFunction]]:
         yield ways
 
 
-def _code(hooks: int) -> str:
-    return "code" if hooks == 1 else f"code {hooks}"
+def _way_of(patcher: str, hooks: int) -> str:
+    return patcher if hooks == 1 else f"{patcher} {hooks}"
 
 
 def _disarmed_rows(kind: str) -> Iterator[Comparison]:
@@ -203,8 +232,11 @@ def _forwarding_rows(kind: str) -> Iterator[Comparison]:
     yield Comparison(f"{kind}: closure `*args, **kwargs`", closure, bare)
     # What each adds to the bare call is compared, not the calls.
     for hooks in _HOOKS:
-        name = "armed, only forwarding, code swap" + (f", {hooks} hooks" if hooks > 1 else "")
-        yield Comparison(f"{kind}: {name}", f"{kind}, {_code(hooks)}", closure, below=2.5 if hooks == 1 else None, beyond=bare)
+        more = f", {hooks} hooks" if hooks > 1 else ""
+        way = f"{kind}, {_way_of('inside', hooks)}"
+        yield Comparison(f"{kind}: armed, only forwarding, inside{more}", way, closure, beyond=bare, needs=_INSIDE)
+        way = f"{kind}, {_way_of('code', hooks)}"
+        yield Comparison(f"{kind}: armed, only forwarding, code swap{more}", way, closure, below=2.5 if hooks == 1 else None, beyond=bare)
     yield Comparison(f"{kind}: armed, only forwarding, wrapt", f"{kind}, wrapt", closure, beyond=bare)
 
 
@@ -266,15 +298,17 @@ Hooks in the same process that only proceed: what the armed path costs before an
 against what a plain closure `def w(*a, **k): return f(*a, **k)` adds to it.""",
     why="""\
 The trampoline packs the arguments and looks which hook is alone, and the hook's own frame packs and unpacks them once more. With several
-hooks a record of the invocation is made, and a closure for each of them in each call.""",
+hooks a closure is made for each of them in each call. Inside a function's own code a hook that waits for the outcome leaves a note of where
+it stands, which is found again when the body has ended: that takes longer than a frame around the original, and is what leaves none.""",
     plots=(
         Plot(
             "forwarding",
             "Hooks in the same process that only forward",
             (
                 *(
-                    Line(f"{kind}: armed", tuple((float(hooks), f"{kind}, {_code(hooks)}") for hooks in _HOOKS), ours=True)
+                    Line(f"{kind}: armed, {way}", tuple((float(hooks), f"{kind}, {_way_of(way, hooks)}") for hooks in _HOOKS), ours=True)
                     for kind in _FORWARDED
+                    for way in ("inside", "code")
                 ),
                 *(Line(f"{kind}: a closure", ((1.0, f"{kind}, closure"),)) for kind in _FORWARDED),
                 *(Line(f"{kind}: armed, wrapt", ((1.0, f"{kind}, wrapt"),)) for kind in _FORWARDED),

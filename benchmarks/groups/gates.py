@@ -28,8 +28,10 @@ _TERMS: Dict[str, Terms] = {
     "`sample`": Terms(sample=1e-12),
     "`rate`": Terms(rate=1e-6),
     "`limit` that is used up": Terms(limit=1),
+    "`suspension`": Terms(),
 }
-_MODES = (Mode.INSTEAD, Mode.BEFORE)
+_MODES = (Mode.INSTEAD, Mode.BEFORE, Mode.AROUND, Mode.AFTER)
+_AGES = 1e9
 _BARE, _CLOSURE = "function, bare", "function, closure"
 
 
@@ -54,8 +56,8 @@ def _hook(mode: Mode, target: str, terms: Terms, ended: Any) -> RemoteHook:
         timeout=1.0,
         on_failure="original",
         terms=terms,
-        # Never suspended: that would be another gate than the one that is measured.
-        suspension=SuspensionPolicy(after=0),
+        # By the first failure, and never tried again.
+        suspension=SuspensionPolicy(after=1, first=_AGES, most=_AGES),
         pid=0,
         may_refer=False,
         signature=lambda: None,
@@ -78,11 +80,13 @@ def _gates() -> Iterator[Mapping[str, TimeFunction]]:
             module = load_kinds(f"benchmarks_gate_{number}")
             stack.callback(sys.modules.pop, module.__name__)
             target, dispatcher = f"{module.__name__}:function", Dispatcher()
-            patch = patched(stack, target, "code", dispatcher)
+            patch = patched(stack, target, "auto", dispatcher)
             # As the agent does when a registration ends.
             hook = _hook(mode, target, terms, lambda hook, patch=patch, dispatcher=dispatcher: _disarm(patch, dispatcher))
             dispatcher.chain = HookChain([hook])
             patch.arm()
+            if terms == Terms():
+                hook.admission.failed("timeout")
             hook.admission.take()
             hooks.append((name, hook))
             ways[_way(mode, name)] = timers("", module, ("function",))["function, "]
@@ -115,12 +119,13 @@ GATES = Group(
     share=0.5,
     title="Armed, and the terms let nothing through",
     about="""\
-A function with a hook whose `sample`, `rate` or `limit` keeps every measured call from it: what those invocations pay that a hook is
-not told of. What each adds to the bare call is held against what a plain closure adds to it. A `limit` that is used up disarms the
-function at once, so it is held against the bare call.""",
+A function with a hook whose `sample`, `rate` or `limit`, or its suspension, keeps every measured call from it: what those invocations
+pay that a hook is not told of. What each adds to the bare call is held against what a plain closure adds to it. A `limit` that is used up
+disarms the function at once, so it is held against the bare call.""",
     why="""\
-An invocation goes through the trampoline and asks the gate, which throws a die or looks at a clock, and counts that the call was
-skipped. For an observer a record of the invocation is made before the gate is asked.""",
+An invocation asks the gate, which throws a die or looks at a clock, and counts that the call was skipped; with an `instead` it goes
+through the trampoline first. An `after` asks when the call has ended, for which a record of the invocation is made at its beginning; only
+where the hook is suspended is that asked before.""",
     plots=(
         Plot(
             "gates",

@@ -67,6 +67,9 @@ class Forward:
     def shown_in(self, form: Any) -> None:
         """It shows nothing."""
 
+    def placed(self, resolved: Any, code: Any) -> None:
+        """It is the same everywhere."""
+
     def cross(self, args: Any, kwargs: Any, bound: bool, number: int = 0) -> Waits:
         Forward.calls += 1
         return self.waits
