@@ -28,6 +28,11 @@ def add_parser(commands: Any) -> None:
         "  xpc watch 'shop.checkout:*' -- python -m shop\n",
     )
     parser.add_argument("-b", dest="began", action="store_true", help="when they begin, and not when they end")
+    parser.add_argument("-e", dest="errors", action="store_true", help="only calls that raise")
+    parser.add_argument("--when", metavar="EXPR", default="", help="only the calls for which the expression is true")
+    parser.add_argument("--show", metavar="EXPR", action="append", default=[], help="its value, not arguments and result; may be repeated")
+    parser.add_argument("-x", dest="depth", metavar="N", type=int, default=2, help="levels of values that are shown, at most 5; default 2")
+    parser.add_argument("--stack", metavar="N", type=int, nargs="?", const=8, default=0, help="the N innermost frames of the caller; 8")
     parser.set_defaults(run=run)
 
 
@@ -36,12 +41,22 @@ def run(options: argparse.Namespace) -> int:
     with running(options) as one:
         output, app = one.output, one.session.app
         stream = one.session.watch(
-            one.targets, limit=one.limit, expires=options.expires + _GRACE, sample=options.sample, rate=one.rate, entry=options.began
+            one.targets,
+            limit=one.limit,
+            expires=options.expires + _GRACE,
+            sample=options.sample,
+            rate=one.rate,
+            entry=options.began,
+            when=options.when,
+            show=options.show,
+            depth=options.depth,
+            stack=options.stack,
+            errors=options.errors,
         )
 
         def show(event: Any) -> None:
             style = "31" if event.exception is not None else ""
-            output.event(call_json(event, app, options.began), [call_text(event, options.began)], style)
+            output.event(call_json(event, app, options.began), call_text(event, options.began), style)
 
         one.armed(stream.handle, "call")
         gone = False
@@ -65,7 +80,8 @@ def run(options: argparse.Namespace) -> int:
         while event is not None:
             show(event)
             event = stream.take(0)
-        left_out = {"over --rate": skipped.get("rate", 0), "dropped": stream.dropped}
+        left_out = {"did not meet --when": skipped.get("when", 0)} if options.when else {}
+        left_out.update({"over --rate": skipped.get("rate", 0), "dropped": stream.dropped})
         if options.sample is not None:
             left_out["not in --sample"] = skipped.get("sample", 0)
         one.summary(stream.taken, "call", left_out, events=stream.taken, gone=gone, whole=counts is not None)

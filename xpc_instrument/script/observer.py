@@ -11,7 +11,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
 from ..core.discovery.doorbell import bell_name
 from ..core.model.expression import parse
 from ..core.model.fault import parse_terms
-from ..core.model.local import DURATION, INJECT, STACK, STAT
+from ..core.model.local import DURATION, INJECT, STACK, STAT, WATCH
 from ..core.model.record import Record
 from ..core.model.target import Mode
 from ..core.model.terms import Terms
@@ -75,17 +75,32 @@ class Observer(Registrar):
         expires: Optional[float] = None,
         sample: Optional[float] = None,
         rate: Optional[float] = OBSERVED_RATE,
+        when: str = "",
+        show: Union[str, Sequence[str]] = (),
+        depth: int = 2,
+        stack: int = 0,
         entry: bool = False,
+        errors: bool = False,
     ) -> Watch:
         """The calls of a target, or of several, as they end: iterated, also with ``async for``, it gives a ``CallEvent`` for each.
 
-        ``limit``, ``expires`` (seconds), ``sample`` and ``rate`` are as with ``before``; ``rate=None`` shows all calls, of which some are
-        lost if they come faster than they are taken (``Watch.dropped``). With ``entry`` it shows them as they begin. The application never
-        waits. Raises as ``before``.
+        - ``when``: an expression; only the calls are shown for which it is true when they have ended.
+        - ``show``: one or several expressions, whose values are shown instead of the arguments and the result.
+        - ``depth``: how many levels of values are captured, from 0 to 5; ``stack``: how many frames of the caller are told.
+        - ``entry``: calls are shown when they begin, and nothing is known of how they end. ``errors``: only calls that raise.
+        - ``limit``, ``expires`` (seconds), ``sample`` and ``rate`` (calls a second in each process) are as with ``before``, of the calls
+          for which ``when`` is true; ``rate=None`` shows all, and ``Watch.dropped`` counts what is lost where they are not taken in time.
+
+        The application never waits, and none of its code runs for it. Raises ``ExpressionError``, and as ``before``.
         """
+        texts = [show] if isinstance(show, str) else list(show)
+        for text in [*texts, *([when] if when else [])]:
+            parse(text)
+        local = {"kind": WATCH, "when": when, "show": texts, "depth": depth, "stack": stack, "errors": errors}
         stream = Watch(limit)
-        register = self.before if entry else self.after
-        stream.handle = register(target, stream.put, wait=False, limit=limit, expires=expires, sample=sample, rate=rate)
+        terms = Terms(wait=False, limit=limit, expires=expires, sample=sample, rate=rate, local=local)
+        mode = Mode.BEFORE if entry else Mode.AFTER
+        stream.handle = self._add(mode, joined(mode, target), stream.put, terms, ())
         return stream
 
     def stat(

@@ -8,13 +8,13 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import marshal
 import threading
-import time
 from collections import deque
-from typing import Any, Deque, Iterator, Mapping, Optional
+from typing import Any, Deque, Iterator, Mapping, Optional, Tuple
 
-from ..core.model.errors import PayloadError
 from ..core.model.record import Record
+from ..core.values.captured import revive
 from .call import Call
 from .handle import Handle
 
@@ -26,10 +26,10 @@ _LOOK_AGAIN = 0.1
 
 
 class CallEvent(Record):
-    """One call of a target."""
+    """One call of a target. Values are as they were then: atoms as they are, all else captured, with attributes and items."""
 
     time: float
-    """When it was told here, in seconds since 1970."""
+    """When it was told, in seconds since 1970: at the end of the call, or where only its begin is shown, then."""
 
     pid: int
     thread: int
@@ -38,23 +38,38 @@ class CallEvent(Record):
 
     target: str
     arguments: Mapping[str, Any]
-    """By the names of the parameters; ``args`` and ``kwargs`` where the target does not tell them."""
+    """By the names of the parameters; ``args[0]`` and so on where the target does not tell them. Empty with ``show``."""
 
     result: Any
-    exception: Optional[BaseException]
-    """What it raised, or None."""
+    exception: Any
+    """What it raised, captured, or None."""
 
     duration: float
     """In seconds; 0 for an event of the begin of a call."""
 
+    stack: Tuple[Tuple[str, int, str], ...]
+    """With ``stack``: file, line and function of the callers, the innermost first."""
+
+    shown: Mapping[str, Any]
+    """With ``show``: the values of the expressions, by their texts."""
+
 
 def call_event(call: Call) -> CallEvent:
-    """What an unwaited hook was shown."""
-    try:
-        arguments: Mapping[str, Any] = call.arguments
-    except (PayloadError, TypeError):
-        arguments = {"args": call.args, "kwargs": call.kwargs}
-    return CallEvent(time.time(), call.pid, call.thread, call.id, call.target, arguments, call.result, call.exception, call.duration)
+    """What the hook in the application has told. Raises `ValueError`, `TypeError` or `EOFError` for what it cannot have told."""
+    now, duration, arguments, result, error, stack, shown = marshal.loads(call.args[0])  # noqa: S302 - it comes from whom we take pickles
+    return CallEvent(
+        time=now,
+        pid=call.pid,
+        thread=call.thread,
+        id=call.id,
+        target=call.target,
+        arguments={name: revive(tree) for name, tree in arguments},
+        result=revive(result),
+        exception=revive(error),
+        duration=duration,
+        stack=tuple(zip(stack[::3], stack[1::3], stack[2::3])),
+        shown={text: revive(tree) for text, tree in shown},
+    )
 
 
 class Watch:

@@ -1,6 +1,6 @@
 """What is shown of a call, of a stack and of tables: lines for people, objects for JSON lines.
 
-Values are shown as they came: plain ones are copies, of all else a text has come, and nothing here asks the application.
+Values are shown as they were captured, and nothing here asks the application.
 """
 
 from __future__ import annotations
@@ -11,15 +11,13 @@ from datetime import datetime, timezone
 from typing import Any, Dict, List, Mapping, Sequence
 
 from ..core.model.times import shown_seconds
-from ..core.values.names import class_name
+from ..core.values.captured import Captured, exception_to_json, to_json
 from ..script.counted import MonitorRow, StackRow, StatRow
 from ..script.observer import Stack
 from ..script.watching import CallEvent
 
 # Characters of one value in a line for people.
 _LONGEST_VALUE = 120
-# Containers in containers, of values as JSON.
-_DEEPEST = 8
 
 
 def clock(seconds: float) -> str:
@@ -33,34 +31,24 @@ def value_text(value: Any) -> str:
     return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 1]}…"
 
 
-def call_text(event: CallEvent, began: bool) -> str:
-    """A call in a line; of one that `began` no more is known than its arguments."""
+def call_text(event: CallEvent, began: bool) -> List[str]:
+    """A call in a line, and one for each frame of its caller; of one that `began` no more is known than its arguments."""
     name = event.target.rpartition(":")[2]
     arguments = ", ".join(f"{key}={value_text(value)}" for key, value in event.arguments.items())
-    head = f"{clock(event.time)} {event.pid} {name}({arguments})"
-    if began:
-        return head
-    outcome = f"-> {value_text(event.result)}" if event.exception is None else f"!! {value_text(event.exception)}"
-    return f"{head} {outcome}  {shown_seconds(event.duration)}"
+    shown = " ".join(f"{text}={value_text(value)}" for text, value in event.shown.items())
+    head = f"{clock(event.time)} {event.pid} {name}({arguments})" if not shown else f"{clock(event.time)} {event.pid} {name} {shown}"
+    if event.exception is not None:
+        stack = exception_to_json(event.exception._tree)["stack"] if isinstance(event.exception, Captured) else []
+        place = f"  {stack[-1]['file']}:{stack[-1]['line']}" if stack else ""
+        head = f"{head} !! {value_text(event.exception)}  {shown_seconds(event.duration)}{place}"
+    elif not began:
+        head = f"{head} {'' if shown else f'-> {value_text(event.result)}'}  {shown_seconds(event.duration)}"
+    return [head, *frames_text(event.stack)]
 
 
-def value_json(value: Any, depth: int = _DEEPEST) -> Any:
-    """Where JSON can say it, the value; else its type and a text."""
-    if value is None or isinstance(value, (bool, str)) or (isinstance(value, int) and abs(value) < 1 << 63):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else {"type": "float", "text": repr(value)}
-    kind = type(value)
-    if depth and kind is dict and all(type(key) is str for key in value):
-        return {key: value_json(one, depth - 1) for key, one in value.items()}
-    if depth and kind in (list, tuple):
-        return [value_json(one, depth - 1) for one in value]
-    return {"type": type_text(kind), "text": str(value) if kind.__module__ in ("decimal", "datetime", "uuid") else repr(value)}
-
-
-def type_text(kind: type) -> str:
-    """The name of a type, with its module unless it is a builtin."""
-    return class_name(kind).replace("builtins.", "", 1)
+def value_json(value: Any) -> Any:
+    """A value of an event as JSON says it."""
+    return to_json(value._tree if isinstance(value, Captured) else value)
 
 
 def call_json(event: CallEvent, app: str, began: bool) -> Dict[str, Any]:
@@ -75,9 +63,11 @@ def call_json(event: CallEvent, app: str, began: bool) -> Dict[str, Any]:
         "arguments": {name: value_json(value) for name, value in event.arguments.items()},
     }
     if not began:
-        shown.update(result=value_json(event.result), exception=None, duration=round(event.duration, 9))
-        if event.exception is not None:
-            shown["exception"] = {"type": type_text(type(event.exception)), "message": str(event.exception)}
+        shown.update(result=value_json(event.result), exception=value_json(event.exception), duration=round(event.duration, 9))
+    if event.shown:
+        shown["shown"] = {text: value_json(value) for text, value in event.shown.items()}
+    if event.stack:
+        shown["stack"] = frames_json(event.stack)
     return shown
 
 

@@ -92,6 +92,7 @@ class FaultHook(LocalHook):
         self._choosing = RLock()
         self._made: Tuple[_Made, ...] = ()
         self._none = Count()
+        self._resolved: Optional[Resolved] = None
         super().__init__(*args, **options)
         self._parsed = parse_terms(self.local["terms"])
 

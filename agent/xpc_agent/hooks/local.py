@@ -15,28 +15,26 @@ from __future__ import annotations
 import itertools
 import sys
 from builtins import isinstance as _isinstance  # for where no guard is up: the builtin may be the very target
-from threading import get_ident
 from time import perf_counter, process_time
-from types import CodeType, FunctionType
+from types import CodeType
 from typing import Any, Callable, Coroutine, Dict, List, Mapping, Optional, Tuple
 
 from xpc_instrument.core.model.aggregate import Key, Table, key_part, to_json
 from xpc_instrument.core.model.errors import ExpressionError, TargetError
-from xpc_instrument.core.model.expression import OBSERVE, Expression, parse
+from xpc_instrument.core.model.expression import OBSERVE, parse
 from xpc_instrument.core.model.interrupts import raise_interrupt
-from xpc_instrument.core.model.local import DURATION, INJECT, STACK
+from xpc_instrument.core.model.local import DURATION, INJECT, STACK, WATCH
 from xpc_instrument.core.model.words import one_line
 from xpc_instrument.core.values.names import type_name
 
-from ..generated import compiled
 from ..guard import guard, guarded
-from ..targets.parameters import binder, count_of, splitter
-from ..targets.resolve import Binding, Kind, Resolved
+from ..targets.resolve import Kind, Resolved
 from .aggregate import Aggregate
 from .failures import log
 from .gate import NEVER, Args, Gate, Kwargs, Way
 from .invocation import Invocation
 from .remote import RemoteHook
+from .scope import Scope
 
 BUDGET = 0.02
 """The part of the time of the processor, as the process uses it, that observing for one hook may take."""
@@ -80,7 +78,7 @@ class _Timed:
 class LocalHook(RemoteHook):
     """One registration on one probe point that counts."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
+    def __init__(self, *args: Any, level: str = OBSERVE, **options: Any) -> None:
         super().__init__(*args, **options)
         assert self.terms.local is not None
         self.local: Mapping[str, Any] = self.terms.local
@@ -89,10 +87,8 @@ class LocalHook(RemoteHook):
         self.mistake = ""
         # It is at rest, since it costs too much.
         self.over_budget = False
-        self._resolved: Optional[Resolved] = None
-        self._code: Optional[CodeType] = None
-        self._values_of: Optional[Callable[[Args, Kwargs], Args]] = None
-        self._expressions = [parse(text, OBSERVE) for text in _texts(self.local)]
+        self._scope = Scope(self.target, self.pid)
+        self._expressions = [parse(text, level) for text in expressions_of(self.local)]
         self._begin_counting()
         self.sole = self._around
         # Admission is asked when an invocation begins, which costs nothing where it is not counted.
@@ -102,9 +98,8 @@ class LocalHook(RemoteHook):
     # where it is -------------------------------------------------------------------------------------------------------
 
     def placed(self, resolved: Resolved, code: Optional[CodeType]) -> None:
-        if resolved is self._resolved and code is self._code:
+        if not self._scope.place(resolved, code):
             return
-        self._resolved, self._code = resolved, code
         try:
             self._begin_counting()
         except ExpressionError as error:
@@ -116,9 +111,6 @@ class LocalHook(RemoteHook):
         self._ticks = itertools.count(1).__next__
         self._cost = 0.0
         self._since = process_time()
-        function = None if self._resolved is None else self._resolved.function
-        if self._code is not None and type(function) is FunctionType:
-            self._values_of = binder(function, self._code)
         self._record: Record = self._timing(self._recording())
 
     def goes_inside(self, kind: Kind) -> bool:
@@ -180,13 +172,7 @@ class LocalHook(RemoteHook):
 
     def _by_name(self, args: Args, kwargs: Kwargs) -> Optional[Args]:
         """The values of all parameters, where an expression needs them; None for a call that the function does not take."""
-        if not self._expressions or self._values_of is None:
-            return args
-        try:
-            return self._values_of(args, kwargs)
-        except TypeError as error:
-            raise_interrupt(error, of_values=True)
-            return None
+        return self._scope.values(args, kwargs) if self._expressions else args
 
     # what is recorded --------------------------------------------------------------------------------------------------
 
@@ -200,7 +186,7 @@ class LocalHook(RemoteHook):
                 update(callers(depth, own) if depth else (), duration, error)
 
             return durations
-        made = [self._evaluation(one) for one in self._expressions]
+        made = [self._scope.evaluation(one) for one in self._expressions]
         when = made.pop(0) if local["when"] else None
         by = made[: len(local.get("by", ()))]
         of = made[-1] if len(made) > len(by) else None
@@ -240,31 +226,6 @@ class LocalHook(RemoteHook):
     def _tell_fault(self, fault: Exception) -> None:
         self.counters.fail("expression")
         self._log_once("expression", "%s", f"{type(fault).__name__}: {one_line(str(fault))}; such calls are not counted here")
-
-    def _evaluation(self, expression: Expression) -> Callable[..., Any]:
-        """`f(values, result, error, duration)`, which gives the value. Raises `ExpressionError` for a name that is not known here."""
-        if self._resolved is None:
-            return _nothing_yet
-        code = self._code
-        names = () if code is None or self._values_of is None else code.co_varnames[: count_of(code)]
-        places = {name: f"values[{index}]" for index, name in enumerate(names)}
-        words = {"result": "result", "exception": "error", "duration": "duration", "thread": "ident()", "pid": "pid", "target": "target"}
-        bound = self._resolved.binding is not Binding.NONE
-        if code is not None and names:
-            words.update(args=f"split(values)[0][{int(bound)}:]", kwargs="split(values)[1]", **({"self": "values[0]"} if bound else {}))
-        known = {**words, **places}
-        expression.check_names(known)
-        used = sorted(expression.names)
-        namespace = {
-            "evaluate": expression.function(used),
-            "ident": get_ident,
-            "pid": self.pid,
-            "target": self.target,
-            "split": None if code is None else splitter(code),
-        }
-        text = f"def value(values, result, error, duration):\n    return evaluate({', '.join(known[name] for name in used)})\n"
-        value: Callable[..., Any] = compiled(f"{__name__} {expression.text!r}", namespace, text)["value"]
-        return value
 
     # the budget --------------------------------------------------------------------------------------------------------
 
@@ -307,27 +268,25 @@ class LocalHook(RemoteHook):
         self.way.take = NEVER
 
 
-def _texts(local: Mapping[str, Any]) -> List[str]:
+def expressions_of(local: Mapping[str, Any]) -> List[str]:
     """The expressions of a hook: the condition, those of the key, and what is counted, if it has them."""
     if local["kind"] == INJECT:
         return []
     when = [local["when"]] if local["when"] else []
     if local["kind"] == STACK:
         return when
+    if local["kind"] == WATCH:
+        return [*when, *local["show"]]
     return [*when, *local["by"], *([] if local["of"] == DURATION else [local["of"]])]
 
 
-def check_expressions(target: str, local: Mapping[str, Any]) -> None:
+def check_expressions(target: str, local: Mapping[str, Any], level: str) -> None:
     """Raise `TargetError` for what cannot be evaluated here."""
     try:
-        for text in _texts(local):
-            parse(text, OBSERVE)
+        for text in expressions_of(local):
+            parse(text, level)
     except ExpressionError as error:
         raise TargetError(f"{target}: {error}") from None
-
-
-def _nothing_yet(*_: Any) -> Any:
-    raise LookupError("the target is not there yet")
 
 
 def callers(depth: int, own: str) -> Key:

@@ -22,13 +22,14 @@ from typing import Any, Callable, Dict, List, Optional, Protocol, Tuple, Union
 from xpc_instrument.core.calls.registry import Registration, Registry, read_terms
 from xpc_instrument.core.config.schema import Config, ProbeConfig
 from xpc_instrument.core.model.errors import TargetError
-from xpc_instrument.core.model.local import INJECT
+from xpc_instrument.core.model.local import INJECT, WATCH
 from xpc_instrument.core.model.record import replace
 from xpc_instrument.core.model.target import Mode, is_selection, is_target, parts_of, split_name, split_target
 from xpc_instrument.core.model.terms import Terms
 from xpc_instrument.core.node.lanes import LanePool
 from xpc_instrument.core.node.peer import Peer, Policy
 from xpc_instrument.core.protocol.messages import Answer, Hello, Notice, Query, Register, Unregister
+from xpc_instrument.core.values.redaction import Redaction
 from xpc_instrument.core.values.traits import PeerProfile, python_version
 from xpc_instrument.core.wire.wire import Wire
 
@@ -87,6 +88,7 @@ class Registrations(Policy):
         self._on_synced = on_synced
         self._selections = Selections(table, config.app, config.limits.max_targets, self._put)
         self._next_key = itertools.count(_KEYS).__next__
+        self._redaction = Redaction(config.redact.names, config.redact.types)
         self._detach = detach
         self._begin()
 
@@ -255,7 +257,7 @@ class Registrations(Policy):
             self._table.remove_expired(point)
             if len(point.hooks) >= self._config.limits.max_hooks:
                 raise TargetError(f"{target} has {len(point.hooks)} hooks, the limit (max-hooks)")
-            hook = self._maker(target, mode, terms)(
+            hook = self._maker(point, mode, terms)(
                 mode,
                 target,
                 peer,
@@ -290,8 +292,9 @@ class Registrations(Policy):
                 raise
         return timeout
 
-    def _maker(self, target: str, mode: Mode, terms: Terms) -> Callable[..., Any]:
+    def _maker(self, point: ProbePoint, mode: Mode, terms: Terms) -> Callable[..., Any]:
         """What makes the hook that the terms mean. Raises `TargetError` for expressions that are not allowed."""
+        target, level = point.target, point.config.expressions
         if terms.local is None:
             return RemoteHook if terms.wait else functools.partial(UnwaitedHook, sender=self.sender)
         injects = terms.local["kind"] == INJECT
@@ -307,8 +310,12 @@ class Registrations(Policy):
             return FaultHook
         from ..hooks.local import LocalHook, check_expressions
 
-        check_expressions(target, terms.local)
-        return LocalHook
+        check_expressions(target, terms.local, level)
+        if terms.local["kind"] == WATCH:
+            from ..hooks.watch import WatchHook
+
+            return functools.partial(WatchHook, sender=self.sender, redaction=self._redaction, level=level)
+        return functools.partial(LocalHook, level=level)
 
     def _check_count(self, session: str, point: ProbePoint) -> None:
         """A session has hooks on so many targets on demand and no more."""
@@ -324,12 +331,12 @@ class Registrations(Policy):
     def _local(self, session: str, number: int) -> List[Any]:
         """The hooks of a registration that live in the application."""
         points = list(self._table.points.values())
-        return [hook for point in points for hook in point.hooks if (hook.session, hook.number) == (session, number) and hook.terms.local]
+        return [hook for point in points for hook in point.hooks if (hook.session, hook.number) == (session, number) and _counts(hook)]
 
     def counted(self, session: str) -> Dict[int, List[Any]]:
         """What the hooks of a session have counted that live here, by registration."""
         points = list(self._table.points.values())
-        numbers = {hook.number for point in points for hook in point.hooks if hook.session == session and hook.terms.local}
+        numbers = {hook.number for point in points for hook in point.hooks if hook.session == session and _counts(hook)}
         return {number: _totals(self._local(session, number)) for number in numbers}
 
     def drop_hook(self, session: str, number: int, within: float, done: Callable[[], None]) -> None:
@@ -426,6 +433,11 @@ class Registrations(Policy):
             for hook in point.hooks:
                 hook.reset_after_fork(pid)
         self.sender.reset_after_fork()
+
+
+def _counts(hook: RemoteHook) -> bool:
+    """Whether it lives here and counts."""
+    return hook.terms.local is not None and hook.terms.local["kind"] != WATCH
 
 
 def _totals(hooks: List[Any]) -> List[Any]:

@@ -115,7 +115,7 @@ def _report_hook(hook: RemoteHook, held: Held) -> Dict[str, Any]:
         "terms": hook.terms.to_json(),
         "suspended": _why_suspended(hook),
         "stats": figures.to_json(),
-        **({} if hook.terms.local is None else _counted(hook)),
+        **(_counted(hook) if hasattr(hook, "totals") else {}),
     }
 
 

@@ -180,7 +180,7 @@ def test_calls_are_watched_as_they_come_also_by_asyncio(app: App) -> None:
             app.evaluate("[shop.charge(6, 'CHF'), shop.charge(7)]")
             one, two, three = list(calls)
         assert (one.target, dict(one.arguments), one.result) == ("shop:charge", {"amount": 5, "currency": "EUR"}, "5 EUR")
-        assert (two.target, str(two.exception), two.result) == ("shop:fail", "no", None)
+        assert (two.target, repr(two.exception), two.result) == ("shop:fail", "ValueError('no')", None)
         assert three.arguments["currency"] == "CHF"
         assert one.duration > 0
 
@@ -195,6 +195,54 @@ def test_calls_are_watched_as_they_come_also_by_asyncio(app: App) -> None:
             return await watching
 
         assert asyncio.run(both()) == [8, 9]
+
+
+def test_a_condition_and_what_is_shown_are_evaluated_in_the_application(app: App) -> None:
+    with xpc_instrument.connect("shop") as session:
+        with session.watch(
+            "shop:*", when="amount > 2 and result != '5 EUR'", show=["amount", "currency.lower()"], stack=2, rate=None
+        ) as calls:
+            app.evaluate("[shop.charge(i) for i in range(7)] and shop.charge(9, [1])")
+            events = [calls.take(5) for _ in range(4)]
+        assert [event.shown["amount"] for event in events if event] == [3, 4, 6, 9]
+        assert events[0].shown["currency.lower()"] == "eur"
+        assert "WouldRunCode" in str(events[3].shown["currency.lower()"])
+        assert events[0].stack[-1][2] == "<module>"
+        assert not events[0].arguments
+
+
+def test_values_are_captured_bounded_redacted_and_without_the_applications_code(app: App) -> None:
+    with xpc_instrument.connect("shop") as session:
+        with session.watch("shop:charge", depth=1) as calls:
+            app.evaluate("shop.charge(shop.Order(3), list(range(50_000))) and None")
+            event = calls.take(5)
+        assert event is not None
+        amount, currency = event.arguments["amount"], event.arguments["currency"]
+        assert (amount.type, amount.number) == ("shop:Order", 3)
+        assert (len(currency), currency[5], currency.cut) == (50_000, 5, "items")
+        assert event.result.cut == "length"
+        with session.watch("shop:fail", errors=True) as calls:
+            app.evaluate("shop.fail({'password': 'secret', 'x': 'y' * 300})")
+            event = calls.take(5)
+        assert event is not None
+        assert "secret" not in repr(event)
+        assert event.exception.type == "ValueError"
+
+
+def test_the_config_says_which_expressions_there_are_and_what_is_hidden(begin_app: Callable[..., App]) -> None:
+    app = begin_app(
+        '[redact]\nnames = ["amount"]\n[[probe]]\ntarget = "shop:charge"\n'
+        '[[probe]]\ntarget = "shop:unique"\nexpressions = "off"\n[[probe]]\ntarget = "shop:fail"\nexpressions = "trusted"\n'
+    )
+    with xpc_instrument.connect("shop") as session:
+        with session.watch("shop:charge") as calls:
+            app.evaluate("shop.charge(1)")
+            event = calls.take(5)
+        assert event is not None
+        assert event.arguments["amount"].cut == "redacted"
+        with pytest.raises(TargetError, match="shop:unique"):
+            session.stat("shop:unique", by="thread")
+        session.stat("shop:unique").remove()
 
 
 def test_what_nobody_takes_is_dropped_and_counted(app: App, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,38 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from decimal import Decimal
 from typing import Any
-
-import pytest
 
 from xpc_instrument.core.model import aggregate
 from xpc_instrument.script.counted import MonitorRow, StatRow
 from xpc_instrument.verbs import events
-from xpc_instrument.verbs.events import aligned, histogram_text, monitor_cells, number_text, stat_cells, stat_json, value_json, value_text
-
-
-@pytest.mark.parametrize(
-    ("value", "shown"),
-    [
-        ([1, (2.5, None), {"a": True}], [1, [2.5, None], {"a": True}]),
-        (Decimal("12.50"), {"type": "decimal.Decimal", "text": "12.50"}),
-        (float("inf"), {"type": "float", "text": "inf"}),
-        (1 << 80, {"type": "int", "text": str(1 << 80)}),
-        ({1: 2}, {"type": "dict", "text": "{1: 2}"}),
-        (b"x", {"type": "bytes", "text": "b'x'"}),
-    ],
-)
-def test_values_are_json_where_json_can_say_them(value: Any, shown: Any) -> None:
-    assert value_json(value) == shown
-    json.dumps(value_json(value), allow_nan=False)
-
-
-def test_containers_in_themselves_come_to_an_end() -> None:
-    endless: Any = []
-    endless.append(endless)
-    assert "text" in json.dumps(value_json(endless))
+from xpc_instrument.verbs.events import aligned, histogram_text, monitor_cells, number_text, stat_cells, stat_json, value_text
 
 
 def test_long_values_are_cut_for_people() -> None:

@@ -6,6 +6,8 @@
 
 - `stat`: counts a number by key. `of` is what is counted, `duration` or an expression; `by` are the expressions of the key.
 - `stack`: counts the callers, by the `depth` innermost frames.
+- `watch`: shows the invocation, with the values of the expressions in `show` if there are any, else all; `depth` is how deep values are
+  captured, `stack` how many frames of the caller are told, and with `errors` only those are shown that raise. Nobody waits for it.
 - `inject`: does the first of its `terms` that applies (`fault.py`), in the mode `instead`, and counts what it has done.
 """
 
@@ -15,17 +17,22 @@ from typing import Any, Dict, Mapping
 
 from .fault import parse_terms
 
-STAT, STACK, INJECT = "stat", "stack", "inject"
+STAT, STACK, WATCH, INJECT = "stat", "stack", "watch", "inject"
 
 DURATION = "duration"
 
 MOST_FRAMES = 50
 """Of a caller's stack."""
 
+DEEPEST = 5
+"""Levels of captured values."""
+
 _MOST_PARTS = 8
+_MOST_SHOWN = 20
 _KINDS: Dict[str, Dict[str, type]] = {
     STAT: {"when": str, "of": str, "by": list},
     STACK: {"when": str, "depth": int},
+    WATCH: {"when": str, "show": list, "depth": int, "stack": int, "errors": bool},
     INJECT: {"terms": str},
 }
 
@@ -40,6 +47,13 @@ def check_local(local: Mapping[str, Any]) -> None:
         raise ValueError(f"a hook of the kind {kind!r}: expected {', '.join(sorted(expected))}, got {dict(local)!r:.200}")
     if kind == STAT and not (len(local["by"]) <= _MOST_PARTS and all(isinstance(one, str) for one in local["by"])):
         raise ValueError(f"by={local['by']!r:.200}: expected at most {_MOST_PARTS} expressions")
+    if kind == WATCH:
+        if not (len(local["show"]) <= _MOST_SHOWN and all(isinstance(one, str) for one in local["show"])):
+            raise ValueError(f"show={local['show']!r:.200}: expected at most {_MOST_SHOWN} expressions")
+        if not 0 <= local["depth"] <= DEEPEST:
+            raise ValueError(f"depth={local['depth']!r:.80}: expected a number of levels from 0 to {DEEPEST}")
+        if not 0 <= local["stack"] <= MOST_FRAMES:
+            raise ValueError(f"stack={local['stack']!r:.80}: expected a number of frames from 0 to {MOST_FRAMES}")
     if kind == INJECT:
         parse_terms(local["terms"])
     if kind == STACK and not 1 <= local["depth"] <= MOST_FRAMES:

@@ -1,0 +1,85 @@
+"""What a hook reads of an invocation by expressions: the values of the parameters by name, and what is known when it has ended."""
+
+from __future__ import annotations
+
+from threading import get_ident
+from types import CodeType, FunctionType
+from typing import Any, Callable, Dict, Optional, Tuple
+
+from xpc_instrument.core.model.expression import Expression
+from xpc_instrument.core.model.interrupts import raise_interrupt
+
+from ..generated import compiled
+from ..targets.parameters import binder, count_of, splitter
+from ..targets.resolve import Binding, Resolved
+from .gate import Args, Kwargs
+
+
+class Scope:
+    """What there is to read of the invocations of one target, once it is known: `place` says so.
+
+    `names` are those of the parameters, in the order of their values; empty where the function has none that Python knows.
+    """
+
+    __slots__ = ("_code", "_pid", "_resolved", "_target", "_values_of", "bound", "names")
+
+    def __init__(self, target: str, pid: int) -> None:
+        self._target = target
+        self._pid = pid
+        self._resolved: Optional[Resolved] = None
+        self._code: Optional[CodeType] = None
+        self._values_of: Optional[Callable[[Args, Kwargs], Args]] = None
+        self.bound = False
+        self.names: Tuple[str, ...] = ()
+
+    def place(self, resolved: Resolved, code: Optional[CodeType]) -> bool:
+        """Whether that is new. `code` is what the function has when it is not armed."""
+        if resolved is self._resolved and code is self._code:
+            return False
+        self._resolved, self._code, self._values_of, self.names = resolved, code, None, ()
+        self.bound = resolved.binding is not Binding.NONE
+        function = resolved.function
+        if code is not None and type(function) is FunctionType:
+            self._values_of = binder(function, code)
+            if self._values_of is not None:
+                self.names = code.co_varnames[: count_of(code)]
+        return True
+
+    def values(self, args: Args, kwargs: Kwargs) -> Optional[Args]:
+        """The values of all parameters, the instance included; None for a call that the function does not take."""
+        if self._values_of is None:
+            return args
+        try:
+            return self._values_of(args, kwargs)
+        except TypeError as error:
+            raise_interrupt(error, of_values=True)
+            return None
+
+    def evaluation(self, expression: Expression) -> Callable[..., Any]:
+        """`f(values, result, error, duration)`, which gives the value. Raises `ExpressionError` for a name that is not known here."""
+        if self._resolved is None:
+            return _nothing_yet
+        places = {name: f"values[{index}]" for index, name in enumerate(self.names)}
+        words: Dict[str, str] = {"result": "result", "exception": "error", "duration": "duration"}
+        words.update(thread="ident()", pid="pid", target="target")
+        if self._code is not None and self.names:
+            words.update(args=f"split(values)[0][{int(self.bound)}:]", kwargs="split(values)[1]")
+            if self.bound:
+                words["self"] = "values[0]"
+        known = {**words, **places}
+        expression.check_names(known)
+        used = sorted(expression.names)
+        namespace = {
+            "evaluate": expression.function(used),
+            "ident": get_ident,
+            "pid": self._pid,
+            "target": self._target,
+            "split": None if self._code is None else splitter(self._code),
+        }
+        text = f"def value(values, result, error, duration):\n    return evaluate({', '.join(known[name] for name in used)})\n"
+        value: Callable[..., Any] = compiled(f"{__name__} {expression.text!r}", namespace, text)["value"]
+        return value
+
+
+def _nothing_yet(*_: Any) -> Any:
+    raise LookupError("the target is not there yet")

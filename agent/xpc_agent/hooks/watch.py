@@ -1,0 +1,179 @@
+"""Hooks that show invocations to a script as they were: captured here, bounded and redacted, and queued.
+
+Rules:
+- They go the way of events that nobody waits for (`unwaited.py`); the one argument of such an event is the record, as bytes of `marshal`.
+- The condition is asked before the terms, so that it is the calls that are wanted of which `rate`, `sample` and `limit` count.
+- No code of the application runs: see `core/values/captures.py` and `core/model/expression`.
+"""
+
+from __future__ import annotations
+
+import marshal
+from time import time
+from types import CodeType
+from typing import Any, Callable, List, Optional, Tuple
+
+from xpc_instrument.core.model.errors import ExpressionError
+from xpc_instrument.core.model.expression import OBSERVE, Expression, parse
+from xpc_instrument.core.model.interrupts import raise_interrupt
+from xpc_instrument.core.model.words import one_line
+from xpc_instrument.core.unpatched import get_ident
+from xpc_instrument.core.values.captures import CaptureLimits, Capturer
+from xpc_instrument.core.values.redaction import Redaction
+
+from ..guard import guarded
+from ..targets.resolve import Resolved
+from .failures import log
+from .gate import NEVER, Args, Kwargs
+from .local import callers, expressions_of
+from .scope import Scope
+from .unwaited import UnwaitedHook
+
+MOST_BYTES = 16 * 1024
+"""Of one event; what is larger is captured again with no depth, and then without its values."""
+
+_REJECTED = object()
+
+# That of a version of `marshal` which all supported Pythons read.
+_MARSHAL = 4
+
+
+class WatchHook(UnwaitedHook):
+    """One registration on one probe point that shows what it sees."""
+
+    def __init__(self, *args: Any, redaction: Redaction, level: str = OBSERVE, **options: Any) -> None:
+        self.local = options["terms"].local
+        self.mistake = ""
+        self._expressions: List[Expression] = [parse(text, level) for text in expressions_of(self.local)]
+        self._capturer = Capturer(CaptureLimits(depth=self.local["depth"]), redaction)
+        self._redaction = redaction
+        # Its terms are over, or it cannot be on its target.
+        self._rests = False
+        self._when: Optional[Callable[..., Any]] = None
+        self._show: List[Tuple[str, Callable[..., Any]]] = []
+        super().__init__(*args, **options)
+        self._scope = Scope(self.target, self.pid)
+        self._own = self.target.rpartition(".")[2].rpartition(":")[2]
+
+    def placed(self, resolved: Resolved, code: Optional[CodeType]) -> None:
+        if not self._scope.place(resolved, code):
+            return
+        try:
+            made = [self._scope.evaluation(one) for one in self._expressions]
+        except ExpressionError as error:
+            self.mistake = str(error)
+            self.rest()
+            return
+        self._when = made.pop(0) if self.local["when"] else None
+        self._show = [(one.text, value) for one, value in zip(self._expressions[len(self._expressions) - len(made) :], made)]
+
+    def rest(self) -> None:
+        """Nothing more is shown; what was left out can still be asked for."""
+        self._rests = True
+        self.way.take = NEVER
+
+    def reset_after_fork(self, pid: int) -> None:
+        super().reset_after_fork(pid)
+        self._rests = bool(self.mistake)
+
+    def _record(
+        self, number: int, args: Args, kwargs: Kwargs, instance: Any, duration: float, result: Any, error: Optional[BaseException]
+    ) -> None:
+        if self._rests or (self.local["errors"] and error is None):
+            return
+        try:
+            values = self._wanted(args if instance is None else (instance, *args), kwargs, duration, result, error)
+            # Admission lets nothing through where the thread does our work.
+            if values is _REJECTED or not self.way.take():
+                return
+            blob = self._captured(values, result, error, duration)
+        except Exception as fault:
+            self._drop()
+            raise_interrupt(fault)
+            self.counters.fail("internal")
+            if not self._logged.get("internal"):
+                self._logged["internal"] = True
+                log.exception("an event of %s was dropped; further ones are counted, not logged", self.target)
+            return
+        except BaseException:
+            self._drop()
+            raise
+        queue = self.queue
+        fillers = len(blob) // queue.share
+        if len(queue.items) + fillers >= queue.limit:
+            self._drop()
+            return
+        event = (self.key, number, get_ident(), (blob,))
+        if fillers:
+            queue.items.extend([event, *[None] * fillers])
+        else:
+            queue.items.append(event)
+        if queue.sleeping:
+            queue.wake()
+
+    @guarded
+    def _wanted(self, args: Args, kwargs: Kwargs, duration: float, result: Any, error: Optional[BaseException]) -> Any:
+        """The values of the parameters, or `_REJECTED`."""
+        values = self._scope.values(args, kwargs)
+        if self._when is not None and not self._meets(values, result, error, duration):
+            return _REJECTED
+        return values
+
+    def _meets(self, values: Optional[Args], result: Any, error: Optional[BaseException], duration: float) -> bool:
+        if values is None or self._when is None:
+            return False
+        try:
+            if self._when(values, result, error, duration):
+                return True
+        except Exception as fault:
+            raise_interrupt(fault)
+            self._tell_fault(fault)
+        self.counters.skipped["when"].up()
+        return False
+
+    def _tell_fault(self, fault: Exception) -> None:
+        self.counters.fail("expression")
+        self._log_once("expression", "%s", f"{type(fault).__name__}: {one_line(str(fault))}; that counts as not met")
+
+    @guarded
+    def _captured(self, values: Optional[Args], result: Any, error: Optional[BaseException], duration: float) -> bytes:
+        capturer, now = self._capturer, time()
+        stack = callers(self.local["stack"], self._own) if self.local["stack"] else ()
+        caught = None if error is None else capturer.capture(error)
+        for depth in (None, 0):
+            shown = self._shown(values, result, error, duration, depth)
+            arguments = [] if self._show else self._arguments(values, depth)
+            given = None if error is not None or self._show else capturer.capture(result, depth)
+            blob = marshal.dumps((now, duration, arguments, given, caught, stack, shown), _MARSHAL)
+            if len(blob) <= MOST_BYTES:
+                return blob
+        left_out = ("!", "items", "", None)
+        return marshal.dumps((now, duration, [(name, left_out) for name, _ in arguments], left_out, caught, (), shown[:0]), _MARSHAL)
+
+    def _arguments(self, values: Optional[Args], depth: Optional[int]) -> List[Any]:
+        if values is None:
+            return []
+        names = self._scope.names or tuple(f"args[{place}]" for place in range(len(values)))
+        first = int(self._scope.bound)
+        redacts, capture = self._capturer.named, self._capturer.capture
+        found: List[Any] = []
+        for name, value in zip(names[first:], values[first:]):
+            hidden = depth is not None and self._redaction.hides(name)
+            found.append((name, redacts(name, value) if depth is None or hidden else capture(value, depth)))
+        return found
+
+    def _shown(
+        self, values: Optional[Args], result: Any, error: Optional[BaseException], duration: float, depth: Optional[int]
+    ) -> List[Any]:
+        found: List[Any] = []
+        for text, evaluate in self._show:
+            try:
+                value = evaluate(values, result, error, duration)
+                last = text.rpartition(".")[2]
+                whole = depth is None or self._redaction.hides(last)
+                tree = self._capturer.named(last, value) if whole else self._capturer.capture(value, depth)
+            except Exception as fault:
+                raise_interrupt(fault)
+                tree = ("t", "error", f"<{type(fault).__name__}: {one_line(str(fault))[:80]}>")
+            found.append((text, tree))
+        return found
