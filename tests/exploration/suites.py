@@ -13,6 +13,7 @@ CALLER = "it looks at the frame of its caller"
 LEVEL = "a warning with a stacklevel above 1 names a frame in between"
 CODE = "it knows functions by their code objects"
 TRACER = "its trace function is called for the functions that hooks inside call"
+SECOND = "it looks at the frame of its caller, and a function that is armed under a second name has a trampoline"
 PARAMETERS = "it reads the parameters from the code object"
 
 
@@ -114,10 +115,23 @@ SUITES: Dict[str, Suite] = {
         "26.1.0",
         ("structlog",),
         ("pytest-asyncio", "simplejson", "time-machine", "rich", "better-exceptions"),
-        # A method armed under a second name, or in a class that inherits it, has a trampoline, and the logging module finds that.
-        limits={"tests/test_stdlib.py::TestProcessorFormatter::test_native": CALLER},
+        # Or in a class that inherits it; the logging module finds that.
+        limits={"tests/test_stdlib.py::TestProcessorFormatter::test_native": SECOND},
     ),
-    "typeguard": Suite("4.6.1", ("typeguard",), ("mypy",)),
+    "typeguard": Suite(
+        "4.6.1",
+        ("typeguard",),
+        ("mypy",),
+        # What the package gives is armed under its own name too. Armed in their modules alone, none of them differs.
+        limits={
+            "tests/test_checkers.py::TestRecursiveType": SECOND,
+            "tests/test_checkers.py::TestTypedDict": SECOND,
+            "tests/test_checkers.py::TestTypevar::test_bound": SECOND,
+            "tests/test_functions.py::TestCheckArgumentTypes": SECOND,
+            "tests/test_functions.py::TestCheckReturnType": SECOND,
+            "tests/test_warn_on_error.py": SECOND,
+        },
+    ),
     "glom": Suite("25.12.0", ("glom",), ("pyyaml",), ("glom/test",)),
 }
 
