@@ -22,7 +22,7 @@ from ..core.version import __version__
 from ..script.connect import connect
 from ..script.session import Session
 from .examination import Examination, children, examine
-from .injection import Injection, Lock, main_ident
+from .injection import Injection, Lock, age, main_ident
 from .job import Job, folders, sources
 
 # How long a process may take to answer, in seconds.
@@ -192,12 +192,7 @@ def _examined(pid: int) -> Examination:
 
 
 def _is_young(pid: int) -> bool:
-    try:
-        uptime = float(Path("/proc/uptime").read_text().split()[0])
-    except (OSError, ValueError):
-        return False
-    stats = process_stat(pid)
-    return stats is not None and stats.started is not None and uptime - stats.started / os.sysconf("SC_CLK_TCK") < _STARTING
+    return age(pid) < _STARTING
 
 
 def _known(pid: int) -> Optional[Attached]:

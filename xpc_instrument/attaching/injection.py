@@ -25,6 +25,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple, Type, TypeVar
 
+from ..core.discovery.folder import process_stat
 from ..core.model.errors import AttachError
 from .memory import Image, Mapping, Memory, images, mappings
 from .thread import BLOCKED, StoppedThread, ThreadGoneError
@@ -54,6 +55,8 @@ _OF_LIBC = (*("__errno_location", "pthread_attr_init", "pthread_attr_setstacksiz
 _OF_PYTHON = ("Py_IsInitialized", "PyGILState_Ensure", "PyRun_SimpleStringFlags", "PyGILState_Release")
 # Between two rounds over the threads, in seconds, at first and at most.
 _FIRST_PAUSE, _LAST_PAUSE = 0.001, 0.02
+# A process that has been forked so little ago, in seconds, may still be in the part of fork(2) in which Python makes its locks anew.
+_NEWBORN = 0.3
 # A mask that never changes in so many rounds is no handler's.
 _ROUNDS_OF_MASK = 20
 
@@ -150,6 +153,7 @@ class Injection:
         self.rounds = 0
         self._text = text + b"\0" * (TEXT_SIZE - len(text))
         self._masks: Dict[int, List[int]] = {}
+        self._is_newborn = False
         self._before = b""
         self._tid = 0
         self._block = 0
@@ -181,6 +185,7 @@ class Injection:
     def _try_all(self) -> bool:
         """One round, in a thread of its own: whatever it has seized goes on when that ends."""
         self.rounds += 1
+        self._is_newborn = age(self.pid) < _NEWBORN
         maps = mappings(self.pid)
         with Memory(self.pid, writable=True) as memory:
             for tid in _threads(self.pid):
@@ -237,7 +242,12 @@ class Injection:
             return None
         if number < 0:
             handlers = mask & self._caught
-            if not _within(self._known, rip) or _within(self._bad, rip) or (handlers and not self._is_constant(tid, handlers)):
+            if (
+                self._is_newborn
+                or not _within(self._known, rip)
+                or _within(self._bad, rip)
+                or (handlers and not self._is_constant(tid, handlers))
+            ):
                 return None
             return rip, rip, rax, rax
         if number not in _WAITING or memory.read(rip - 2, 2) != _SYSCALL or self._is_in_loader(rip):
@@ -354,6 +364,18 @@ def _threads(pid: int) -> List[int]:
             rank = int(int(word) == _FUTEX)
         found.append((rank, tid != pid, random.random(), tid))  # noqa: S311 - in no order of theirs
     return [tid for *_, tid in sorted(found)]
+
+
+def age(pid: int) -> float:
+    """For how long a process has run, in seconds; infinite where that cannot be told."""
+    try:
+        uptime = float(Path("/proc/uptime").read_text().split()[0])
+    except (OSError, ValueError):
+        return float("inf")
+    stats = process_stat(pid)
+    if stats is None or stats.started is None:
+        return float("inf")
+    return uptime - stats.started / os.sysconf("SC_CLK_TCK")
 
 
 def _caught(pid: int) -> int:

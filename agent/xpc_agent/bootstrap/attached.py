@@ -76,7 +76,7 @@ class _Gate:
         from time import sleep
 
         for _ in range(1000):
-            if not self.forks:
+            if self.forks <= 0:
                 break
             sleep(0.001)
 
