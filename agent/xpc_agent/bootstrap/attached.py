@@ -6,12 +6,11 @@ lie `job.json`, what is to be done, and `report`, a pipe that whoever attaches r
 Rules:
 - Nothing is raised, nothing printed, and nothing of the application's changed until it is clear that the agent may start.
 - `sys.path` stays as it is: a finder behind all others knows the agent's packages and what they need, and is gone when the agent is.
-- A fork waits until the modules are whole that are imported here: a child would have the locks of those imports, held by nobody.
+- A fork waits until the modules are whole that are imported here: a child would have the locks of those imports, held by nobody. So nothing
+  is imported before the gate is closed that may not be there, not even `__future__`.
 - If nobody reads the report, whoever attached has given up or died, and the agent stops.
 - Everything here may run twice, and at any moment of the process's life.
 """
-
-from __future__ import annotations
 
 import sys
 from _thread import allocate_lock, get_ident, get_native_id
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     path = ""
+else:
+    Any = object
 
 _posix: Any = sys.modules["posix"]
 

@@ -23,7 +23,7 @@ from tests import programs
 from tests.attaching import proof
 from tests.attaching.proof import Target
 from tests.programs import Program, children
-from xpc_instrument.attaching.attach import _bring, attach_process
+from xpc_instrument.attaching.attach import _bring, attach_process, attach_tree
 from xpc_instrument.attaching.examination import examine
 from xpc_instrument.cli import main
 from xpc_instrument.core.config.file import from_probes, with_on_demand
@@ -135,6 +135,41 @@ def test_attachers_that_are_killed_harm_nobody(start_target: Callable[[str], Tar
 @pytest.mark.version
 def test_children_that_are_forked_while_it_attaches_have_whole_modules(start_target: Callable[[str], Target]) -> None:
     proof.go_through(start_target("forking"), hooked=False)
+
+
+FORKS_AT_ONCE = """
+import os, sys, time
+def work(): pass
+def serve():
+    while True:
+        work()
+        time.sleep(0.01)
+print("ready", flush=True)
+for _ in range(10):
+    time.sleep(0.01)
+    if os.fork() == 0:
+        serve()
+print("forked", flush=True)
+serve()
+"""
+
+
+@pytest.mark.version
+def test_children_that_are_forked_while_it_attaches_can_be_hooked(run_program: Callable[..., Program]) -> None:
+    program = run_program(FORKS_AT_ONCE)
+    program.read_until("ready")
+    attach_process(program.pid, app="forks")
+    program.read_until("forked")
+    refused: List[str] = []
+    attach_tree(program.pid, app="forks", say=refused.append)
+    assert not refused
+    with xpc_instrument.connect("forks") as app:
+        seen: set[int] = set()
+        app.before("__main__:work", lambda call: seen.add(call.pid))
+        while len(seen) < 11:
+            time.sleep(0.001)
+        assert len(app.detach()) == 11
+    assert program.output == ["ready", "forked"]
 
 
 @pytest.mark.version
