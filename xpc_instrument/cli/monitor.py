@@ -10,6 +10,10 @@ from ..verbs.events import MONITOR_COLUMNS, aligned, monitor_cells, monitor_json
 from .observing import add_verb, running, seconds
 from .tables import follow
 
+# Columns of a terminal that is too narrow for all of them.
+_NARROW = 80
+_SHORT = ("target", "calls", "errors", "p50", "p99")
+
 
 def add_parser(commands: Any) -> None:
     """Declare the command."""
@@ -32,7 +36,10 @@ def run(options: argparse.Namespace) -> int:
 
         def show() -> None:
             rows = table.rows()
-            lines = aligned(MONITOR_COLUMNS, [monitor_cells(row) for row in rows], 1, max(0, one.output.width - 10))
+            # On a narrow terminal the most telling ones, so that no line is broken.
+            kept = [place for place, name in enumerate(MONITOR_COLUMNS) if not 0 < one.output.width < _NARROW or name in _SHORT]
+            cells = [[monitor_cells(row)[place] for place in kept] for row in rows]
+            lines = aligned([MONITOR_COLUMNS[place] for place in kept], cells, 1, max(0, one.output.width - 10))
             now = time.strftime("%H:%M:%S")
             text = [f"{now if not number else ' ' * 8}  {line}" for number, line in enumerate(lines)]
             one.output.event({"type": "table", "time": time.time(), "rows": [monitor_json(row) for row in rows]}, text)

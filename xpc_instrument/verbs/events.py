@@ -42,7 +42,8 @@ def call_text(event: CallEvent, began: bool) -> List[str]:
         place = f"  {stack[-1]['file']}:{stack[-1]['line']}" if stack else ""
         head = f"{head} !! {value_text(event.exception)}  {shown_seconds(event.duration)}{place}"
     elif not began:
-        head = f"{head} {'' if shown else f'-> {value_text(event.result)}'}  {shown_seconds(event.duration)}"
+        outcome = "" if shown else f" -> {value_text(event.result)}"
+        head = f"{head}{outcome}  {shown_seconds(event.duration)}"
     return [head, *frames_text(event.stack)]
 
 
