@@ -41,7 +41,7 @@ class _Gate:
         self.lock = allocate_lock()
         self.forks = 0
         # The thread that imports; 0 if none does.
-        self.holder = 0
+        self.holder = self.native = 0
         # Whether it is asked before `logging`, which takes a lock for the time of a fork that the imports here need too. Until then nobody
         # waits: a fork that did while `logging` is imported would let go of a lock that it has not taken.
         self.is_first = "logging" in sys.modules
@@ -51,8 +51,16 @@ class _Gate:
     def wait(self) -> None:
         if self.is_open or not self.holder:
             return
+        native = self.native
         if self.lock.acquire(True, _PATIENCE):
             self.lock.release()
+            # From Python 3.12 on a fork warns of a second thread, and this one is about to end.
+            from time import sleep
+
+            tries = 1000
+            while tries and native != get_native_id() and _posix.access("/proc/self/task/%d" % native, _posix.F_OK):
+                sleep(0.0005)
+                tries -= 1
         # The agent that has begun meanwhile is to pause for this fork, too.
         control: Any = sys.modules.get("xpc_agent.life.control")
         if hasattr(control, "before_late_fork"):
@@ -72,7 +80,7 @@ class _Gate:
 
     def close(self) -> None:
         self.lock.acquire()
-        self.holder = get_ident()
+        self.holder, self.native = get_ident(), get_native_id()
         # One that was under way before has not waited.
         from time import sleep
 
