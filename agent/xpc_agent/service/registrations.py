@@ -205,8 +205,6 @@ class Registrations(Policy):
     def add_hook(self, peer: Union[Peer, RelayedPeer], message: Register) -> float:
         """Put a hook of a session on its target, or on several; returns its deadline in seconds. Raises `TargetError`."""
         mode, target = split_name(message.name)
-        if self._leaving:
-            raise TargetError(f"{target} cannot be hooked: the agent is leaving the process")
         if is_selection(target):
             return self._add_selection(peer, message, mode, target)
         point = self._table.find_point(target)
@@ -413,12 +411,9 @@ class Registrations(Policy):
         return [*hooks, *self._selections.by_session()]
 
     def let_go(self) -> None:
-        """This process leaves its sessions by itself: invocations that are under way go on without their hooks, which is no failure.
-
-        From now on no hook is added.
-        """
-        with self._table.changing():
-            self._leaving = True
+        """This process leaves its sessions by itself: invocations that are under way go on without their hooks, which is no failure."""
+        # Whoever holds the lock to add one now is waited for by what restores the points.
+        self._leaving = True
         for point in list(self._table.points.values()):
             for hook in point.hooks:
                 hook.removed = True
