@@ -42,6 +42,7 @@ from ..hooks.unwaited import UnwaitedHook
 from ..points.point import ProbePoint
 from ..points.table import ProbeTable
 from ..relay import RelayedPeer
+from .counting import all_totals, counting, totals
 from .search import search
 from .selections import Selection, Selections
 from .sharing import PendingAnswer, Sharing
@@ -145,12 +146,12 @@ class Registrations(Policy):
         within = bounded(message.within)
         session, number = peer.session, message.hook
         members = self._sharing.unshare(session, number, within)
-        local = self._local(session, number)
+        local = counting(self._table, session, number)
         removed = self._disarm(session, number) or members is not None
         unwaited = self.sender.find(session, number)
         if not removed and not unwaited:
             return self._registry.unregister(peer, message)
-        last = {"totals": _totals(local), "pid": os.getpid()} if local else {}
+        last = {"totals": totals(local), "pid": os.getpid()} if local else {}
         answer = Answer(message.request, True, data={"unregistered": True, **last})
         if not unwaited and not (members and within):
             return answer
@@ -177,7 +178,7 @@ class Registrations(Policy):
             self._detach()
             return Answer(message.request, True, data={"detached": True})
         if kind == "totals" and rest.isdigit():
-            data = {"totals": _totals(self._local(peer.session, int(rest))), "pid": os.getpid()}
+            data = {"totals": totals(counting(self._table, peer.session, int(rest))), "pid": os.getpid()}
             return Answer(message.request, True, data={**data, "members": [one.pid for one in self._sharing.members()]})
         if kind == "stacks":
             return Answer(message.request, True, data={"stacks": stacks(), "pid": os.getpid()})
@@ -326,16 +327,9 @@ class Registrations(Policy):
                 f"{point.target}: this session has hooks on {most} targets on demand, the limit (max-targets); remove some first"
             )
 
-    def _local(self, session: str, number: int) -> List[Any]:
-        """The hooks of a registration that live in the application."""
-        points = list(self._table.points.values())
-        return [hook for point in points for hook in point.hooks if (hook.session, hook.number) == (session, number) and _counts(hook)]
-
     def counted(self, session: str) -> Dict[int, List[Any]]:
         """What the hooks of a session have counted that live here, by registration."""
-        points = list(self._table.points.values())
-        numbers = {hook.number for point in points for hook in point.hooks if hook.session == session and _counts(hook)}
-        return {number: _totals(self._local(session, number)) for number in numbers}
+        return all_totals(self._table, session)
 
     def drop_hook(self, session: str, number: int, within: float, done: Callable[[], None]) -> None:
         """Remove one hook of a session; `done` is called when its events are delivered too, or not in time."""
@@ -428,16 +422,6 @@ class Registrations(Policy):
             for hook in point.hooks:
                 hook.reset_after_fork(pid)
         self.sender.reset_after_fork()
-
-
-def _counts(hook: RemoteHook) -> bool:
-    """Whether it lives here and counts."""
-    return hook.terms.local is not None and hook.terms.local["kind"] != WATCH
-
-
-def _totals(hooks: List[Any]) -> List[Any]:
-    """What they have counted, each on its target."""
-    return [hook.totals() for hook in hooks]
 
 
 def _nothing() -> None:
