@@ -19,7 +19,6 @@ import functools
 import os
 import random
 import struct
-import threading
 import time
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +26,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple, Type,
 
 from ..core.discovery.folder import process_stat
 from ..core.model.errors import AttachError
+from ..core.node.threads import start_seen
 from .memory import Image, Mapping, Memory, images, mappings
 from .thread import BLOCKED, StoppedThread, ThreadGoneError
 
@@ -335,9 +335,7 @@ def _in_thread(work: Callable[[], Result]) -> Result:
         except BaseException as error:
             failure.append(error)
 
-    thread = threading.Thread(target=run, name="xpc-instrument attach", daemon=True)
-    thread.start()
-    thread.join()
+    start_seen(run, name="attach").join()
     if failure:
         raise failure[0]
     result: Result = outcome[0]

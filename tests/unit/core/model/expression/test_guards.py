@@ -213,10 +213,15 @@ LONG = "a" * 9_000
 )
 def test_what_would_take_long_is_refused(text: str, value: Any) -> None:
     function = parse(text).function(["x", "y"])
-    start = time.perf_counter()
-    with pytest.raises(TooMuch):
-        function(value, {1: 2} if "y[" in text else "a" * 20_000_000)
-    assert time.perf_counter() - start < 0.05
+    y: Any = {1: 2} if "y[" in text else "a" * 20_000_000
+    took = []
+    # The machine may have others to serve: once is enough.
+    for _ in range(5):
+        start = time.perf_counter()
+        with pytest.raises(TooMuch):
+            function(value, y)
+        took.append(time.perf_counter() - start)
+    assert min(took) < 0.01
 
 
 def test_a_list_that_holds_itself_is_too_much() -> None:
