@@ -83,6 +83,9 @@ def _left_behind(folder: Path, threads: Set[threading.Thread], processes: Set[in
         elif pid in children(os.getpid()):
             left.append(f"process {pid} (it ended, but nobody waited for it)")
     for thread in _threads() - threads:
+        while thread.ident is None and time.monotonic() < deadline:
+            # It is being started, and cannot be joined yet.
+            time.sleep(0.001)
         thread.join(max(0.0, deadline - time.monotonic()))
     left += [f"thread {thread.name}" for thread in _threads() - threads]
     if _sockets() - sockets:

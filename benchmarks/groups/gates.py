@@ -45,7 +45,7 @@ class GateError(Exception):
 
 def _hook(mode: Mode, target: str, terms: Terms, ended: Any) -> RemoteHook:
     # What a gate lets through would be sent through this, which has nothing to send it with.
-    nobody: Any = SimpleNamespace(session="none", who="nobody", pid=0, python="", lanes=None)
+    nobody: Any = SimpleNamespace(session="none", who="nobody", pid=0, python="", lanes=None, notify=lambda *_, **__: None)
     return RemoteHook(
         mode,
         target,

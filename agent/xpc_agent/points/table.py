@@ -30,6 +30,7 @@ from xpc_instrument.core.unpatched import Local, RLock
 from ..hooks.counters import Counters
 from ..hooks.remote import RemoteHook
 from ..patching import load_wrapt
+from ..patching.inside import prepare
 from ..targets.glob import expand, functions_of, matching
 from ..targets.module import find_module, is_initializing, main_names
 from ..targets.raw import namespace_of
@@ -124,7 +125,7 @@ class ProbeTable:
     def wants_module(self, name: str) -> bool:
         """Whether a probe point may lie in the module."""
         if self._watch.runs:
-            self._look_at_main()
+            self._watch.look_now()
         if name in self._by_module or name in self._of_module or any(module_matches(probe.target, name) for probe in self._in_any_module):
             return True
         if self.awaiting.covers_module(name):
@@ -358,6 +359,8 @@ class ProbeTable:
         if more:
             self._scan_at = now + _BEGINNING
         if self._look_again():
+            # What arming needs, now: while somebody waits for it to look, nothing can be imported.
+            prepare()
             self._watch.begin()
 
     def _look_again(self) -> bool:
@@ -444,7 +447,7 @@ def _needs_wrapt(target: str, patcher: str) -> bool:
     if patcher == "wrapt":
         return True
     try:
-        return not isinstance(resolve(target).function, types.FunctionType)
+        return not isinstance(resolve(target, hint=False).function, types.FunctionType)
     except TargetError:
         return False
 

@@ -1,13 +1,17 @@
 """Waiting for what nothing tells of: what the main program is still to define, and modules that were being imported before anybody asked.
 
 A thread looks, from the first hook on such a target until there is none left: at first each hundredth of a second, later twice a second.
-Who imports a module meanwhile looks too: a program does that between its definitions.
+Who imports a module meanwhile has it look at once, and waits for that: a program does so between its definitions. It does not look itself:
+who imports may hold the lock of all imports, and what looks may need that of a module which a third thread imports, or the table's. It does
+not wait for long either, for the same reason.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import Callable
+import time
+from threading import get_ident
+from typing import Any, Callable, List
 
 from xpc_instrument.core.node.threads import PAUSE_TIMEOUT, Run, ServiceThread
 from xpc_instrument.core.unpatched import allocate_lock
@@ -17,6 +21,8 @@ from ..guard import guard_thread
 log = logging.getLogger("xpc_agent")
 
 _AT_FIRST, _AT_MOST, _SLOWER = 0.01, 0.5, 1.02
+# How long who imports waits, in seconds, and for how long nobody waits any more if that was not enough.
+_WAITED_FOR, _GIVEN_UP = 0.05, 2.0
 
 
 class Watch:
@@ -27,10 +33,14 @@ class Watch:
         self.runs = False
         self._patience = _AT_FIRST
         self._held = False
+        self._ident = 0
+        # Of those that wait until it has looked.
+        self._waiting: List[Any] = []
+        self._given_up = 0.0
         # Released to end a pause.
         self._nap = allocate_lock()
         self._nap.acquire()
-        self._thread = ServiceThread(self._run, self._rouse)
+        self._thread = ServiceThread(self._run, self.rouse)
 
     def begin(self) -> None:
         """Look from now on, in a thread of its own, and often at first."""
@@ -68,7 +78,19 @@ class Watch:
         except RuntimeError as error:
             log.error("no thread can be started to wait for what a script hooks: it is looked at with the next import: %s", error)
 
-    def _rouse(self) -> None:
+    def look_now(self) -> None:
+        """Have it look, and wait until it has, for a moment."""
+        if not self._ident or self._ident == get_ident() or self._held or time.monotonic() < self._given_up:
+            return
+        looked = allocate_lock()
+        looked.acquire()
+        self._waiting.append(looked)
+        self.rouse()
+        if not looked.acquire(True, _WAITED_FOR):
+            self._given_up = time.monotonic() + _GIVEN_UP
+
+    def rouse(self) -> None:
+        """Look at once; waits for nothing."""
         try:
             self._nap.release()
         except RuntimeError:
@@ -76,11 +98,22 @@ class Watch:
 
     def _run(self, run: Run) -> None:
         guard_thread()
-        while run.due and self.runs:
-            if not self._look():
-                # Before it is said: who begins it meanwhile starts another thread.
-                run.due = False
-                self.runs = False
-                return
-            self._nap.acquire(True, self._patience)
-            self._patience = min(self._patience * _SLOWER, _AT_MOST)
+        self._ident = get_ident()
+        try:
+            while run.due and self.runs:
+                waiting, self._waiting = self._waiting, []
+                try:
+                    goes_on = self._look()
+                finally:
+                    for one in waiting:
+                        one.release()
+                if not goes_on:
+                    # Before it is said: who begins it meanwhile starts another thread.
+                    run.due = False
+                    self.runs = False
+                    return
+                if not self._waiting:
+                    self._nap.acquire(True, self._patience)
+                self._patience = min(self._patience * _SLOWER, _AT_MOST)
+        finally:
+            self._ident = 0

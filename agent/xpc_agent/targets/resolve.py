@@ -77,7 +77,7 @@ def kind_of(function: Any) -> Kind:
     return Kind.SYNC
 
 
-def resolve(target: str) -> Resolved:
+def resolve(target: str, hint: bool = True) -> Resolved:
     """Find a target in the modules that are imported. Raises `TargetError`, `UnpatchableError`."""
     module_name, name = split_target(target)
     module = find_module(module_name)
@@ -91,14 +91,14 @@ def resolve(target: str) -> Resolved:
     for depth, part in enumerate(parts[:-1]):
         found = raw_attribute(owner, mangled(owner, part))
         if found is None:
-            raise TargetError(_missing(target, owner, module_name, ".".join(parts[:depth]), part))
+            raise TargetError(_missing(target, owner, module_name, ".".join(parts[:depth]), part, hint))
         owner = found[0]
         if not is_a(owner, type, types.ModuleType):
             raise UnpatchableError(f"{target}: {'.'.join(parts[: depth + 1])} is {described(owner)}, expected a class")
     attribute = mangled(owner, parts[-1])
     found = raw_attribute(owner, attribute)
     if found is None:
-        raise TargetError(_missing(target, owner, module_name, ".".join(parts[:-1]), parts[-1]))
+        raise TargetError(_missing(target, owner, module_name, ".".join(parts[:-1]), parts[-1], hint))
     raw, inherited = found
     return _describe(target, owner, attribute, raw, inherited, accessor)
 
@@ -170,13 +170,15 @@ def _is_property(module: Any, parts: Sequence[str]) -> bool:
     return is_a(owner, property)
 
 
-def _missing(target: str, owner: Any, module: str, path: str, part: str) -> str:
+def _missing(target: str, owner: Any, module: str, path: str, part: str, hint: bool) -> str:
     where = f"{module}:{path}" if path else f"the module {module}"
+    if not hint:
+        return f"{target}: {where} has no {part!r}"
     owners = of_class(owner, "__mro__") if is_a(owner, type) else (owner,)
     names = {name: None for one in owners for name in list(namespace_of(one)) if type(name) is str}
     import difflib
 
     near = difflib.get_close_matches(part, list(names), 3)
     prefix = f"{module}:{path}." if path else f"{module}:"
-    hint = f"; the nearest names are {', '.join(prefix + name for name in near)}" if near else ""
-    return f"{target}: {where} has no {part!r}{hint}"
+    nearest = f"; the nearest names are {', '.join(prefix + name for name in near)}" if near else ""
+    return f"{target}: {where} has no {part!r}{nearest}"

@@ -234,7 +234,8 @@ def test_hot_lanes_can_be_turned_off_and_ls_says_so(begin_app: Callable[..., App
         (process,) = as_json(listing("--stats", "--json"))
         ours = next(one for one in process["process"]["by-session"] if one["lanes"])
         lanes = ours["lanes"]
-        assert ours == {"script": os.getpid(), "lanes": lanes, "hot": 0, "frames": 0, "plain": {"hot-lanes = false": lanes}}
+        plain = {"hot-lanes = false": lanes}
+        assert ours == {"script": os.getpid(), "claimed": False, "lanes": lanes, "hot": 0, "frames": 0, "plain": plain}
         assert app.value("busy.mapped()") == 0
         inside = app.value("[(one.script, one.hot, one.plain) for one in __import__('xpc_agent').lanes()]")
         assert [(one.script, one.hot, one.plain) for one in session.lanes()] == inside == [(os.getpid(), 0, {"hot-lanes = false": lanes})]

@@ -86,7 +86,7 @@ print("hooked", flush=True)
 sys.stdin.readline()
 child = os.fork()
 if child == 0:
-    print("forked", os.getpid(), flush=True)
+    print("child-pid", os.getpid(), flush=True)
     # The pipes are the test's: it sees the end of the script by them.
     null = os.open(os.devnull, os.O_RDWR)
     for number in range(3):
@@ -104,7 +104,7 @@ def test_the_child_of_a_script_holds_no_memory_and_does_not_hide_the_death_of_it
     script.read_until("hooked")
     assert app.heat("till.pay(0)") or is_busy()
     script.send_line()
-    child = int(script.read_until("forked").split()[1])
+    child = int(script.read_until("child-pid").split()[1])
     try:
         held = memories(child)
         script.kill()

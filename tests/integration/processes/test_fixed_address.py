@@ -113,8 +113,10 @@ def test_each_process_tells_of_itself_through_the_one_that_hosts(apps: Tuple[str
         (alone,) = as_json(command("ls", str(pids[1]), "--json", "--authkey-file", key).stdout)
         assert alone == next(one for one in answers if one["pid"] == pids[1])
         rows = [line.split()[:4] for line in command("ls", "shop", "--stats", "--authkey-file", key).stdout.splitlines()]
+        # On TCP a pid is what the script says, and nobody can tell whether it is true.
+        mark = "?" if "tcp" in address else ""
         assert [row for row in rows if "shop:charge" in row] == [
-            [str(pid), "shop:charge", f"before:{os.getpid()}", str(calls[pid])] for pid in pids
+            [str(pid), "shop:charge", f"before:{os.getpid()}{mark}", str(calls[pid])] for pid in pids
         ]
 
 

@@ -12,7 +12,7 @@ from typing import Any, Optional
 from .tracebacks import original_part
 from .versions import RefusedError, interpreter_unknown
 
-__all__ = ["RefusedError", "inserted", "original_part", "refusal"]
+__all__ = ["RefusedError", "inserted", "original_part", "prepare", "refusal"]
 
 # What the trial found; None before it.
 _problem: Optional[str] = None
@@ -20,19 +20,27 @@ _problem: Optional[str] = None
 
 def inserted(code: CodeType, *hooks: Any) -> CodeType:
     """`insertion.inserted`, on an interpreter that has stood the trial. Raises `RefusedError` with the reason."""
-    global _problem
     unknown = interpreter_unknown()
     if unknown:
         raise RefusedError(unknown)
     from . import insertion
 
-    if _problem is None:
-        from . import trial
-
-        _problem = trial.problem()
+    prepare()
     if _problem:
         raise RefusedError(_problem)
     return insertion.inserted(code, *hooks)
+
+
+def prepare() -> None:
+    """Load what arming needs and hold the trial, for who cannot wait for that when it arms: nothing, if it has been done."""
+    global _problem
+    if interpreter_unknown():
+        # What a trampoline takes.
+        import inspect  # noqa: F401
+    elif _problem is None:
+        from . import trial
+
+        _problem = trial.problem()
 
 
 def refusal(code: CodeType) -> Optional[str]:

@@ -74,11 +74,15 @@ REFUSED = [
 
 @pytest.mark.parametrize(("text", "seen"), REFUSED, ids=[text[:20].encode("ascii", "replace").decode() for text, _ in REFUSED])
 def test_what_is_not_allowed_is_refused_with_what_was_seen(text: str, seen: str) -> None:
-    start = time.perf_counter()
-    with pytest.raises(ExpressionError) as caught:
-        parse(text)
+    took = []
+    # The machine may have others to serve: once is enough.
+    for _ in range(3):
+        start = time.perf_counter()
+        with pytest.raises(ExpressionError) as caught:
+            parse(text)
+        took.append(time.perf_counter() - start)
     assert seen in caught.value.seen
-    assert time.perf_counter() - start < 0.2
+    assert min(took) < 0.1
     assert isinstance(caught.value, XpcError) and isinstance(caught.value, ValueError)
 
 
