@@ -31,6 +31,7 @@ def add_parser(commands: Any) -> None:
         "  xpc inject shop shop.gateway:Gateway.post '10%raise(TimeoutError) -> sleep(100ms..300ms)' --for 1m\n"
         f"TERMS: {FORM}; the first that applies is done.\n",
     )
+    parser.add_argument("--when", metavar="EXPR", help="only these calls")
     parser.set_defaults(run=run, expires=_LONGEST)
 
 
@@ -46,7 +47,9 @@ def run(options: argparse.Namespace) -> int:
         print(f"xpc: {error}", file=sys.stderr)
         return 2
     with running(options) as one:
-        faults = one.session.inject(one.targets, terms, limit=one.limit, expires=options.expires, sample=options.sample, rate=one.rate)
+        faults = one.session.inject(
+            one.targets, terms, when=options.when, limit=one.limit, expires=options.expires, sample=options.sample, rate=one.rate
+        )
         one.armed(faults.handle, "call", "CHANGES BEHAVIOUR: ")
         gone, over = False, ""
         try:

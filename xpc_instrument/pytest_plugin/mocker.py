@@ -65,6 +65,7 @@ class Mocker:
         return_value: Any = mocks.DEFAULT,
         side_effect: Any = None,
         autospec: bool = True,
+        when: Optional[str] = None,
         timeout: Optional[float] = None,
         **configuration: Any,
     ) -> Any:
@@ -73,7 +74,8 @@ class Mocker:
         The mock is a ``MagicMock``, for an ``async def`` target an ``AsyncMock``, with the parameters of the target unless ``autospec`` is
         false; ``return_value``, ``side_effect`` and ``configuration`` are as with ``unittest.mock``. ``new`` is called like the original: a
         function that stands for a method gets the instance first, as a reference; what is no function, such as a ``Mock``, does not.
-        ``timeout`` is for how many seconds at most the application waits for one call of it.
+        ``when`` is an expression for the calls that it stands in for, such as ``"amount > 1000"``, evaluated in the application; the others
+        run the original. ``timeout`` is for how many seconds at most the application waits for one call of it.
 
         Each call is noted with its process: ``xpc.calls(mock)``. Raises what ``Session.around`` raises, ``TargetError`` above all.
         """
@@ -84,49 +86,49 @@ class Mocker:
                 raise TypeError(f"{target}: new= is used as it is: expected no return_value, side_effect or other configuration beside it")
             if not callable(new):
                 raise TypeError(f"{target}: new={shown_value(new)}: expected a callable; for a value, return_value=")
-            return self._replace(target, new, seen, _New(new, seen), timeout)
+            return self._replace(target, new, seen, _New(new, seen), when, timeout)
         if return_value is not mocks.DEFAULT:
             configuration["return_value"] = return_value
         stand_in = _StandIn(self.session, target, seen, autospec, {**configuration, "side_effect": side_effect})
-        return self._replace(target, stand_in.mock, seen, stand_in, timeout)
+        return self._replace(target, stand_in.mock, seen, stand_in, when, timeout)
 
-    def _replace(self, target: str, mock: Any, seen: Seen, by: Union[_StandIn, _New], timeout: Optional[float]) -> Any:
+    def _replace(self, target: str, mock: Any, seen: Seen, by: Union[_StandIn, _New], when: Optional[str], timeout: Optional[float]) -> Any:
         __tracebackhide__ = True
         hook: Callable[..., Any] = by.call_async if by.is_async else by.call
         try:
-            handle = self.session.around(target, hook, form="as passed", values="copy", raises=Exception, timeout=timeout)
+            handle = self.session.around(target, hook, form="as passed", values="copy", raises=Exception, when=when, timeout=timeout)
         except XpcError as error:
             # How it came about over there is of no interest here.
             raise error.with_traceback(None) from None
         self._hooks[id(mock)] = _Hook(mock, seen, handle)
         return mock
 
-    def spy(self, target: str, *, autospec: bool = True, timeout: Optional[float] = None) -> Any:
+    def spy(self, target: str, *, autospec: bool = True, when: Optional[str] = None, timeout: Optional[float] = None) -> Any:
         """A mock that notes each call of a function, which runs as ever; returns the mock.
 
         Its ``spy_return`` is what the last call returned, ``spy_return_list`` what all of them did, ``spy_exception`` what the last one
         raised, or None, ``spy_duration`` how long it took, in seconds. A call is noted when it ends; one of a generator function when the
-        iteration has ended.
+        iteration has ended. ``when`` is as with ``patch``, and may name ``result``, ``exception`` and ``duration`` too.
         """
         __tracebackhide__ = True
         seen = Seen("spy", target)
         spy = _Spy(self.session, target, seen, autospec)
         try:
-            handle = self.session.after(target, spy.saw, form="as passed", values="copy", timeout=timeout)
+            handle = self.session.after(target, spy.saw, form="as passed", values="copy", when=when, timeout=timeout)
         except XpcError as error:
             # How it came about over there is of no interest here.
             raise error.with_traceback(None) from None
         self._hooks[id(spy.mock)] = _Hook(spy.mock, seen, handle)
         return spy.mock
 
-    def inject(self, target: str, terms: str, *, limit: Optional[int] = None) -> Injected:
+    def inject(self, target: str, terms: str, *, limit: Optional[int] = None, when: Optional[str] = None) -> Injected:
         """Have faults happen to the calls of a function, as ``Session.inject`` does; returns what counts them.
 
         A fault that never happened is told with ``--xpc-strict``.
         """
         __tracebackhide__ = True
         try:
-            faults = self.session.inject(target, terms, limit=limit)
+            faults = self.session.inject(target, terms, limit=limit, when=when)
         except (XpcError, ValueError) as error:
             raise error.with_traceback(None) from None
         self._faults.append(faults)

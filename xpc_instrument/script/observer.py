@@ -171,6 +171,7 @@ class Observer(Registrar):
         target: Targets,
         terms: str,
         *,
+        when: Optional[str] = None,
         limit: Optional[int] = None,
         expires: Optional[float] = 300.0,
         sample: Optional[float] = None,
@@ -183,14 +184,15 @@ class Observer(Registrar):
         application, without asking anybody. ``[P%] [N*] ACTION`` is an action with a probability and at most so many times in each
         process; actions are ``raise(TYPE, ...)``, ``return(LITERAL)``, ``sleep(TIME)``, ``sleep(TIME..TIME)``, ``sleep(normal, MEAN,
         DEVIATION)``, ``hang`` and ``off``. After a sleep the original runs. It ends after ``expires`` seconds, 300 unless it is given,
-        with the context manager, or with the session. The other options are as with ``before``.
+        with the context manager, or with the session. ``when`` is an expression for the calls that are meant, and the other options are as
+        with ``before``.
 
         Raises ``FaultError`` for terms that cannot be read, and as ``instead``; a class that is no exception, or whose module the
         application has not imported, is a ``TargetError``.
         """
         parsed = parse_terms(terms)
         local = {"kind": INJECT, "terms": terms}
-        made = Terms(limit=limit, expires=expires, sample=sample, rate=rate, local=local)
+        made = Terms(when=when, limit=limit, expires=expires, sample=sample, rate=rate, local=local)
         return Injected(self, self._add_local(target, local, made, Mode.INSTEAD), every, limit, [term.text for term in parsed])
 
     def _add_local(self, target: Targets, local: Mapping[str, Any], terms: Terms, mode: Mode = Mode.AFTER) -> Handle:

@@ -192,6 +192,8 @@ def test_inject_ends_by_itself_and_tells_it_as_json(app: App, tmp_path: Path) ->
     assert (fault["type"], fault["rows"]) == ("fault", [{"term": "return(0)", "count": 1, "mean": 0.0}])
     assert (summary["type"], summary["events"], summary["calls"]) == ("summary", 1, 1)
     assert command("inject", "shop", "shop:charge", "return(0)", "--for", "300ms").returncode == 1
+    done = during(app, "[shop.charge(1), shop.charge(2)]", "inject", "shop", "shop:charge", "return(0)", "-n", "1", "--when", "amount > 1")
+    assert done.stderr.splitlines()[-1].startswith("faults happened to 1 of 1 call: ")
 
 
 @pytest.mark.parametrize(

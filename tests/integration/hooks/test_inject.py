@@ -108,6 +108,10 @@ def test_the_options_of_a_registration_hold(app: App) -> None:
         faults = session.inject("shop:charge", "return(0)", limit=2)
         assert [app.evaluate("shop.charge(1)") for _ in range(3)] == ["0", "0", "'1 EUR'"]
         faults.remove()
+        with session.inject(["shop:charge", "shop:wait_a_little"], "return(0)", when="args[0] > 1") as faults:
+            assert [app.evaluate(f"shop.charge({n})") for n in (1, 2)] == ["'1 EUR'", "0"]
+            assert [app.evaluate(ASYNC.format(f"shop.wait_a_little({n})")) for n in (1, 2)] == ["2", "0"]
+            assert faults.applied == 2
         # Beside hooks of other kinds, in the order of registration.
         seen = []
         session.before("shop:charge", lambda call: seen.append(call.args))

@@ -230,6 +230,16 @@ def test_a_fault_happens_in_the_application(xpc, ask):
     with pytest.raises(ValueError, match="expected raise, return"):
         xpc.inject("gateway:Gateway.post", "explode")
 
+def test_only_the_calls_that_are_meant(xpc, ask):
+    total = xpc.patch("checkout:total", return_value="many", when="len(items) > 2")
+    long = xpc.spy("checkout:charge", when="amount >= 10 and result['ok']")
+    assert ask("checkout.total([1, 2]), checkout.total([1, 2, 3])") == (200, "(3, 'many')")
+    total.assert_called_once_with([1, 2, 3])
+    assert ask("checkout.charge(5), checkout.charge(10)")[0] == 200
+    long.assert_called_once_with(10)
+    with pytest.raises(ValueError, match="itms"):
+        xpc.patch("checkout:total", when="itms")
+
 def test_waiting_and_resetting(xpc, ask):
     total = xpc.patch("checkout:total", return_value=1)
     ask("__import__('threading').Timer(0.01, checkout.total, [[1]]).start()")
@@ -265,7 +275,7 @@ def test_what_tests_type_does_what_it_says(run_tests: Callable[..., Program]) ->
     program = run_tests(PASSING, env={"PYTEST_XDIST_WORKER": "gw3"})
     found = outcomes(program)
     assert set(found.values()) == {"passed"}, program.text
-    assert len(found) == 12
+    assert len(found) == 13
 
 
 FAILING = """
