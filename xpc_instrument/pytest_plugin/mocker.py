@@ -21,6 +21,7 @@ from unittest import mock as mocks
 import pytest
 
 from ..core.model.errors import XpcError
+from ..core.model.words import counted
 from ..script.call import Call
 from ..script.counted import Injected
 from ..script.handle import Handle
@@ -52,8 +53,10 @@ class Mocker:
 
     def __init__(self, session: Session) -> None:
         self.session = session
-        self._hooks: Dict[int, _Hook] = {}
+        # Several may have one mock: `new=` with the same object on several targets.
+        self._hooks: List[_Hook] = []
         self._faults: List[Injected] = []
+        self._changed = threading.Condition()
 
     # what is typed --------------------------------------------------------------------------------------------------------
 
@@ -80,7 +83,7 @@ class Mocker:
         Each call is noted with its process: ``xpc.calls(mock)``. Raises what ``Session.around`` raises, ``TargetError`` above all.
         """
         __tracebackhide__ = True
-        seen = Seen("patch", target)
+        seen = Seen("patch", target, self._changed)
         if new is not mocks.DEFAULT:
             if return_value is not mocks.DEFAULT or side_effect is not None or configuration:
                 raise TypeError(f"{target}: new= is used as it is: expected no return_value, side_effect or other configuration beside it")
@@ -100,7 +103,7 @@ class Mocker:
         except XpcError as error:
             # How it came about over there is of no interest here.
             raise error.with_traceback(None) from None
-        self._hooks[id(mock)] = _Hook(mock, seen, handle)
+        self._hooks.append(_Hook(mock, seen, handle))
         return mock
 
     def spy(self, target: str, *, autospec: bool = True, when: Optional[str] = None, timeout: Optional[float] = None) -> Any:
@@ -111,14 +114,14 @@ class Mocker:
         iteration has ended. ``when`` is as with ``patch``, and may name ``result``, ``exception`` and ``duration`` too.
         """
         __tracebackhide__ = True
-        seen = Seen("spy", target)
+        seen = Seen("spy", target, self._changed)
         spy = _Spy(self.session, target, seen, autospec)
         try:
             handle = self.session.after(target, spy.saw, form="as passed", values="copy", when=when, timeout=timeout)
         except XpcError as error:
             # How it came about over there is of no interest here.
             raise error.with_traceback(None) from None
-        self._hooks[id(spy.mock)] = _Hook(spy.mock, seen, handle)
+        self._hooks.append(_Hook(spy.mock, seen, handle))
         return spy.mock
 
     def inject(self, target: str, terms: str, *, limit: Optional[int] = None, when: Optional[str] = None) -> Injected:
@@ -141,34 +144,35 @@ class Mocker:
     def wait(self, mock: Any, calls: int = 1, timeout: float = 5.0) -> None:
         """Wait until a patch or a spy has seen so many calls, as of work in the background; fails the test if it has not in time."""
         __tracebackhide__ = True
-        hook = self._of(mock)
-        if not hook.seen.wait(calls, timeout):
+        seen = [hook.seen for hook in self._of(mock)]
+        with self._changed:
+            enough = self._changed.wait_for(lambda: sum(len(one.calls) for one in seen) >= calls, timeout)
+        if not enough:
             pytest.fail(
-                f"{hook.seen.target}: expected {calls} call{'s' if calls > 1 else ''} within {timeout:g} s, "
-                f"there were {len(hook.seen.calls)}:\n{report([hook.seen])}"
+                f"{', '.join(one.target for one in seen)}: expected {counted(calls, 'call')} within {timeout:g} s, "
+                f"there were {sum(len(one.calls) for one in seen)}:\n{report(seen)}"
             )
 
     def calls(self, mock: Any) -> List[SeenCall]:
-        """The calls that a patch or a spy has seen, of all processes, in the order in which they ended."""
-        return list(self._of(mock).seen.calls)
+        """The calls that a patch or a spy has seen, of all processes, in the order in which they ended; target by target, if one object
+        stands in for several."""
+        return [call for hook in self._of(mock) for call in hook.seen.calls]
 
     def stop(self, mock: Any) -> None:
         """Undo one patch or spy: when it returns, the function is the original in every process."""
-        hook = self._of(mock)
-        hook.handle.remove()
-        hook.seen.over = True
+        for hook in self._of(mock):
+            hook.end()
 
     def stopall(self) -> None:
         """Undo all patches and spies."""
-        for hook in reversed(list(self._hooks.values())):
-            hook.handle.remove()
-            hook.seen.over = True
+        for hook in reversed(self._hooks):
+            hook.end()
         for faults in reversed(self._faults):
             faults.remove()
 
     def resetall(self) -> None:
         """Forget the calls that patches and spies have seen; what mocks return and raise stays."""
-        for hook in self._hooks.values():
+        for hook in self._hooks:
             hook.seen.clear()
             if hasattr(hook.mock, "reset_mock"):
                 hook.mock.reset_mock()
@@ -177,16 +181,16 @@ class Mocker:
 
     def all_seen(self) -> List[Seen]:
         """What each patch and spy has seen."""
-        return [hook.seen for hook in self._hooks.values()]
+        return [hook.seen for hook in self._hooks]
 
     def handles(self) -> Set[int]:
         """The numbers of the hooks that are this mocker's own."""
-        return {hook.handle.number for hook in self._hooks.values()} | {faults.handle.number for faults in self._faults}
+        return {hook.handle.number for hook in self._hooks} | {faults.handle.number for faults in self._faults}
 
     def problems(self, strict: bool) -> List[str]:
         """What the end of the scope tells of patches and spies that did not do what the test was to see, each with its target."""
         told = []
-        for hook in self._hooks.values():
+        for hook in self._hooks:
             seen, handle = hook.seen, hook.handle
             what = f"{seen.kind} {seen.target}"
             if handle.failures and not seen.mistakes:
@@ -205,11 +209,11 @@ class Mocker:
             ]
         return told
 
-    def _of(self, mock: Any) -> _Hook:
-        hook = self._hooks.get(id(mock))
-        if hook is None:
+    def _of(self, mock: Any) -> List[_Hook]:
+        found = [hook for hook in self._hooks if hook.mock is mock]
+        if not found:
             raise ValueError(f"{mock!r:.200}: expected what patch() or spy() of this fixture has returned")
-        return hook
+        return found
 
 
 class _Hook:
@@ -219,6 +223,11 @@ class _Hook:
         self.mock = mock
         self.seen = seen
         self.handle = handle
+
+    def end(self) -> None:
+        """Undo it; harmless if it was undone before."""
+        self.handle.remove()
+        self.seen.over = True
 
 
 class _Specced:

@@ -37,9 +37,12 @@ class SeenCall(NamedTuple):
 
 
 class Seen:
-    """The calls that one hook has seen, in the order in which they ended. Its methods may be called in several threads."""
+    """The calls that one hook has seen, in the order in which they ended. Its methods may be called in several threads.
 
-    def __init__(self, kind: str, target: str) -> None:
+    Who waits for calls waits at `changed`, which several may share.
+    """
+
+    def __init__(self, kind: str, target: str, changed: threading.Condition) -> None:
         self.kind = kind
         self.target = target
         self.calls: List[SeenCall] = []
@@ -51,7 +54,7 @@ class Seen:
         """How many calls came after the end of the test."""
 
         self._began = time.monotonic()
-        self._changed = threading.Condition()
+        self.changed = changed
 
     def now(self) -> float:
         """The time of a call that comes now."""
@@ -59,25 +62,20 @@ class Seen:
 
     def add(self, call: SeenCall) -> None:
         """Note a call."""
-        with self._changed:
+        with self.changed:
             self.calls.append(call)
             self.late += self.over
-            self._changed.notify_all()
+            self.changed.notify_all()
 
     def add_mistake(self, error: BaseException) -> None:
         """Note a mistake of the test."""
-        with self._changed:
+        with self.changed:
             self.mistakes.append(error)
-            self._changed.notify_all()
-
-    def wait(self, calls: int, timeout: float) -> bool:
-        """Wait until there are so many calls; False if there are not within so many seconds."""
-        with self._changed:
-            return self._changed.wait_for(lambda: len(self.calls) >= calls, timeout)
+            self.changed.notify_all()
 
     def clear(self) -> None:
         """Forget the calls."""
-        with self._changed:
+        with self.changed:
             del self.calls[:]
 
 
@@ -102,7 +100,7 @@ def report(all_seen: Sequence[Seen]) -> str:
     width = max((len(one.target) for one in all_seen), default=0)
     lines: List[str] = []
     for seen in all_seen:
-        with seen._changed:
+        with seen.changed:
             calls = list(seen.calls)
         lines.append(f"{seen.kind:5} {seen.target:{width}}   {_count(calls) or _never(seen, all_seen)}")
         cut = len(calls) - SHOWN

@@ -328,6 +328,7 @@ def _without_frame(error: BaseException) -> BaseException:
 
 
 def ended(invocation: Invocation, started: float, result: Any, error: Optional[BaseException]) -> None:
+    """Note how the original ended, for the `after` hooks."""
     invocation.duration = perf_counter() - started
     invocation.result = result
     # An iteration that is closed has ended without an outcome.

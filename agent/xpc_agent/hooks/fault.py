@@ -5,7 +5,8 @@ Rules:
   seconds that it took, and under `NONE` the calls that none applied to.
 - Nothing crosses, nothing is pickled, and of the application only the class of the exception is called.
 - A sleep, and what hangs, goes on to the original. In functions both sleep by `time.sleep` as the application has it, so that a greenlet
-  lets others run; in `async def` functions they are awaited. What hangs ends when the hook is removed, at most `_SLICE` seconds later.
+  lets others run; in `async def` functions they are awaited. What hangs ends when the hook is removed or its time is over, at most
+  `_SLICE` seconds later.
 - A class that cannot be made with the values of the term is a failure: the original runs, it is counted and logged once.
 """
 
@@ -221,14 +222,20 @@ class FaultHook(LocalHook):
             self._log_once("fault", "%s", f"{term.text} cannot be raised: {type(failure).__name__}; the original runs")
             return PASS
         finally:
-            guard.on = before
+            try:
+                guard.on = before
+            except BaseException:
+                # Raised by a handler: the thread would call no hook ever again.
+                guard.on = before
+                raise
         made.done.up()
         return Outcome(error=error)
 
     def _naps(self, term: Term) -> Any:
         """For how long to sleep, one after the other."""
         if term.action == "hang":
-            while not self.removed:
+            # An expired hook is taken off by the next invocation, which may never come.
+            while not (self.removed or self.admission.expired):
                 yield _SLICE
         elif term.action == "sleep":
             left = self._seconds(term)

@@ -90,6 +90,11 @@ def test_what_hangs_goes_on_when_it_is_removed(app: App) -> None:
         assert app.evaluate("shop.charge(2)") == "'2 EUR'"
 
 
+def test_what_hangs_goes_on_when_its_time_is_over(app: App) -> None:
+    with xpc_instrument.connect("shop") as session, session.inject("shop:charge", "hang", expires=0.2):
+        assert app.evaluate("shop.charge(1)") == "'1 EUR'"
+
+
 def test_terms_are_done_with_their_probability_and_counted_exactly(app: App) -> None:
     with xpc_instrument.connect("shop") as session:
         faults = session.inject("shop:charge", "25%return(None) -> 100*off -> 50*return(0)")

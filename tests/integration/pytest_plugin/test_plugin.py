@@ -217,6 +217,14 @@ def test_a_function_of_the_test_stands_in_and_is_bound_to_the_instance(xpc, ask)
     total = xpc.patch("checkout:total", new=xpc.MagicMock(return_value=3))
     assert ask("checkout.total([1])") == (200, "3")
     total.assert_called_once_with([1])
+    # One for several targets: each is undone.
+    both = xpc.MagicMock(return_value=4)
+    assert xpc.patch("checkout:total", new=both) is xpc.patch("gateway:Gateway.fee", new=both) is both
+    assert ask("checkout.total([1]), gateway.Gateway.fee(2)") == (200, "(4, 4)")
+    xpc.wait(both, calls=2)
+    assert [call.args for call in xpc.calls(both)] == [([1],), (2,)]
+    xpc.stop(both)
+    assert ask("checkout.total([1]), gateway.Gateway.fee(2)") == (200, "(3, 4)")
     with pytest.raises(TypeError, match="return_value="):
         xpc.patch("checkout:total", new=3)
     with pytest.raises(TypeError, match="beside it"):

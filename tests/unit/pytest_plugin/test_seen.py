@@ -7,12 +7,16 @@ import threading
 from xpc_instrument.pytest_plugin.seen import SHOWN, Seen, SeenCall, report, short_name
 
 
+def seen_of(kind: str, target: str) -> Seen:
+    return Seen(kind, target, threading.Condition())
+
+
 def called(seen: Seen, number: int, pid: int = 7) -> None:
     seen.add(SeenCall(number / 1000, pid, 1, (number,), {"name": "x" * 500}, "returned None"))
 
 
 def test_a_few_calls_are_shown_with_their_processes_and_shortened_values() -> None:
-    seen = Seen("patch", "shop:charge")
+    seen = seen_of("patch", "shop:charge")
     called(seen, 1)
     called(seen, 2, pid=9)
     first, second, third = report([seen]).splitlines()
@@ -22,7 +26,7 @@ def test_a_few_calls_are_shown_with_their_processes_and_shortened_values() -> No
 
 
 def test_of_many_calls_the_first_and_the_last_are_shown() -> None:
-    seen = Seen("spy", "shop:charge")
+    seen = seen_of("spy", "shop:charge")
     for number in range(SHOWN + 7):
         called(seen, number)
     lines = report([seen]).splitlines()
@@ -33,7 +37,7 @@ def test_of_many_calls_the_first_and_the_last_are_shown() -> None:
 
 def test_one_that_was_never_called_names_the_nearest_that_were() -> None:
     names = ["shop.checkout:total", "shop.checkout:total_with_tax", "mail:send"]
-    all_seen = [Seen("spy", name) for name in names]
+    all_seen = [seen_of("spy", name) for name in names]
     called(all_seen[2], 1)
     called(all_seen[1], 1)
     called(all_seen[1], 2)
@@ -41,13 +45,14 @@ def test_one_that_was_never_called_names_the_nearest_that_were() -> None:
     assert first.split(None, 2)[2] == "never called; others that were: shop.checkout:total_with_tax (2), mail:send (1)"
 
 
-def test_it_is_waited_for_until_there_are_so_many_calls_and_no_longer() -> None:
-    seen = Seen("spy", "shop:charge")
-    assert not seen.wait(1, 0.0)
+def test_who_waits_is_told_of_each_call_and_what_comes_after_the_end_is_late() -> None:
+    seen = seen_of("spy", "shop:charge")
     thread = threading.Thread(target=called, args=(seen, 1))
-    thread.start()
-    assert seen.wait(1, 20.0)
+    with seen.changed:
+        thread.start()
+        assert seen.changed.wait_for(lambda: len(seen.calls) == 1, 20.0)
     thread.join()
+    assert seen.late == 0
     seen.over = True
     called(seen, 2)
     assert seen.late == 1
