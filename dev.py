@@ -1,7 +1,8 @@
 """The project's own commands, with Python and nothing else.
 
     python3 dev.py demo               play the demonstration
-    python3 dev.py test [ARGS]        run the tests; ARGS go to pytest, such as: tests/unit -k codec
+    python3 dev.py test               run all the tests on this Python, in parts beside each other; tests that fail get another go
+    python3 dev.py test ARGS          run pytest with these arguments, such as: tests/unit -k codec
     python3 dev.py lint               ruff: rules and format
     python3 dev.py types              mypy, strict
     python3 dev.py bench [ARGS]       measure what it costs; ARGS such as: --fast --only roundtrip
@@ -124,8 +125,14 @@ def demo(arguments: Sequence[str]) -> int:
 
 
 def test(arguments: Sequence[str]) -> int:
-    """Run the tests on this interpreter."""
-    return run(own_environment(), "-m", "pytest", *arguments)
+    """Run the tests on this interpreter: those that the arguments name, or all, as `all` runs them on the oldest and the newest."""
+    python = own_environment()
+    if arguments:
+        return run(python, "-m", "pytest", *arguments)
+    print(f"dev.py: all tests on Python {OWN}, {AT_A_TIME} parts at a time, some minutes; each says how it ended", flush=True)
+    runs, _ = _run_versions(({OWN: sys.executable}, {}), ())
+    results, unstable = settle(runs, _run_alone)
+    return _summary("the tests", {f"Python {OWN}": results[OWN], f"{HEAVY}, on {OWN}": results[HEAVY]}, unstable)
 
 
 def lint(arguments: Sequence[str]) -> int:
@@ -387,9 +394,7 @@ def all_of_it(arguments: Sequence[str]) -> int:
     for name in [name for name, result in others.items() if result != PASSED]:
         others[name] = _run_beside(BESIDE[name])
         unstable += [f"failed once, passed alone: dev.py {name}; what it said is above"] if others[name] == PASSED else []
-    status = _summary("all of it", {**_in_order(results, skipped), **others})
-    print(*(f"  {line}\n" for line in unstable), sep="", end="", flush=True)
-    return status
+    return _summary("all of it", {**_in_order(results, skipped), **others}, unstable)
 
 
 def _run_beside(words: Sequence[str]) -> str:
@@ -400,12 +405,12 @@ def _run_beside(words: Sequence[str]) -> str:
     return f"FAILED (exit status {status})" if status else PASSED
 
 
-def _summary(title: str, results: Dict[str, str]) -> int:
-    """Print what came of each part; returns 1 if one failed."""
+def _summary(title: str, results: Dict[str, str], unstable: Sequence[str] = ()) -> int:
+    """Print what came of each part, and which tests failed once; returns 1 if a part failed."""
     print(f"\ndev.py: {title}")
     for name, result in results.items():
         print(f"  {name}: {result}")
-    sys.stdout.flush()
+    print(*(f"  {line}\n" for line in unstable), sep="", end="", flush=True)
     return int(any(result.startswith("FAILED") for result in results.values()))
 
 

@@ -254,11 +254,16 @@ def test_calls_that_fail_now_and_then_on_a_hot_lane_leave_nothing_behind(
         app.heat("till.pay(0)")
         app.value("[till.pay(n) for n in range(200)] and till.ran.clear()")
         before, memory, frames = app.resources(), app.value("till.memory()"), app.frames()
-        seen = app.value("[till.pay(n) for n in range(2000)]")
-        assert seen == ["paid" if n % 20 in fails else decided for n in range(2000)]
-        assert app.ran == [n for n in range(2000) if decided == "paid" or n % 20 in fails]
-        assert app.frames() - frames > 200 or is_busy()
-        app.value("till.ran.clear()")
+        # A lane that lost its processor to another program is cool for a while.
+        for _ in range(10):
+            seen = app.value("[till.pay(n) for n in range(2000)]")
+            assert seen == ["paid" if n % 20 in fails else decided for n in range(2000)]
+            assert app.ran == [n for n in range(2000) if decided == "paid" or n % 20 in fails]
+            app.value("till.ran.clear()")
+            if app.frames() - frames > 200:
+                break
+        else:
+            assert is_busy()
         assert app.resources() == before
         assert app.value("till.memory()") - memory < SLACK
 

@@ -149,8 +149,9 @@ def test_a_real_run_says_which_tests_failed_and_one_of_them_can_be_run_again(tmp
 
 
 def test_an_unstable_test_leaves_the_exit_status_and_a_failed_one_does_not(capsys: pytest.CaptureFixture[str]) -> None:
-    status = dev._summary("all of it", {"Python 3.9": "passed, 1 of them alone: x", "lint": "passed"})
-    assert status == 0
+    told = ["failed once, passed alone: t::a (Python 3.9); what it said is above"]
+    assert dev._summary("all of it", {"Python 3.9": "passed, 1 of them alone: x", "lint": "passed"}, told) == 0
+    assert capsys.readouterr().out.endswith(f"\n  {told[0]}\n")
     assert dev._summary("all of it", {"Python 3.9": outcome(BAD)}) == 1
     assert "Python 3.9: FAILED (exit status 1): 1 failed in 1s" in capsys.readouterr().out
 
