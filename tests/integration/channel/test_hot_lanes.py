@@ -313,9 +313,9 @@ def test_a_script_that_is_killed_anywhere_while_its_lane_is_hot_is_not_waited_fo
         app.disarmed()
         app.all_get("paid")
         seen = app.value("busy.end()")["a"]
-        originals = app.value("busy.paid")
         hooked = seen[0][1] if mode == "instead" else 0
-        assert originals == list(range(hooked, sum(count for _, count in seen)))
+        # Compared there: some ten thousand numbers take several writes, and the agent's log would come between them.
+        assert app.value(f"busy.paid == list(range({hooked}, {sum(count for _, count in seen)}))") is True
         assert [answer for answer, _ in seen] == (["hooked", "paid"] if mode == "instead" else ["paid"])
         return float(app.value("busy.longest"))
 
