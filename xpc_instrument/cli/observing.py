@@ -35,6 +35,8 @@ _GONE = 0.5
 _STARTING = 30.0
 LONGEST = 1800.0
 """Seconds after which a verb ends if nothing else is said."""
+GRACE = 5.0
+"""For so many seconds more a hook stays that the application would end by itself, so that what it has left out can be asked for."""
 
 
 def seconds(text: str) -> float:

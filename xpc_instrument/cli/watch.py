@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import time
 from typing import Any
 
 from ..verbs.events import call_json, call_text
-from .observing import add_verb, running
-
-# For so many seconds more the hook stays, so that what it has left out can be asked for.
-_GRACE = 5.0
-# How long to wait for the next event until it is looked whether there can be one, in seconds.
-_LOOK_AGAIN = 0.2
+from .observing import GRACE, add_verb, running
+from .streams import follow_stream
 
 
 def add_parser(commands: Any) -> None:
@@ -43,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
         stream = one.session.watch(
             one.targets,
             limit=one.limit,
-            expires=options.expires + _GRACE,
+            expires=options.expires + GRACE,
             sample=options.sample,
             rate=one.rate,
             entry=options.began,
@@ -58,31 +53,4 @@ def run(options: argparse.Namespace) -> int:
             style = "31" if event.exception is not None else ""
             output.event(call_json(event, app, options.began), call_text(event, options.began), style)
 
-        one.armed(stream.handle, "call")
-        gone = False
-        over = ""
-        until = one.began + options.expires
-        try:
-            while True:
-                left = until - time.monotonic()
-                event = stream.take(max(0.0, min(_LOOK_AGAIN, left)))
-                if event is not None:
-                    show(event)
-                over, gone = ("expires" if left <= 0 else stream.over), event is None and one.has_ended
-                if over or gone:
-                    break
-        except KeyboardInterrupt:
-            over = "interrupted"
-        counts = None if gone else one.skipped(stream.handle)
-        skipped = counts or {}
-        stream.remove()
-        event = stream.take(0)
-        while event is not None:
-            show(event)
-            event = stream.take(0)
-        left_out = {"did not meet --when": skipped.get("when", 0)} if options.when else {}
-        left_out.update({"over --rate": skipped.get("rate", 0), "dropped": stream.dropped})
-        if options.sample is not None:
-            left_out["not in --sample"] = skipped.get("sample", 0)
-        one.summary(stream.taken, "call", left_out, events=stream.taken, gone=gone, whole=counts is not None)
-        return 1 if over == "expires" and not stream.taken else 0
+        return follow_stream(one, stream, "call", show)

@@ -97,7 +97,7 @@ class Observer(Registrar):
         for text in [*texts, *([when] if when else [])]:
             parse(text)
         local = {"kind": WATCH, "when": when, "show": texts, "depth": depth, "stack": stack, "errors": errors}
-        stream = Watch(limit)
+        stream = Watch()
         terms = Terms(wait=False, limit=limit, expires=expires, sample=sample, rate=rate, local=local)
         mode = Mode.BEFORE if entry else Mode.AFTER
         stream.handle = self._add(mode, joined(mode, target), stream.put, terms, ())

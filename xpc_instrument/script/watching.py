@@ -1,4 +1,4 @@
-"""Calls of a target as they come: an iterator, an async iterator and a context manager of events.
+"""What a hook tells as it comes: an iterator, an async iterator and a context manager of events.
 
 Rules:
 - A lane's thread appends, and whoever iterates takes. What nobody takes is dropped from `ROOM` events on, and counted.
@@ -11,7 +11,7 @@ import asyncio
 import marshal
 import threading
 from collections import deque
-from typing import Any, Deque, Iterator, Mapping, Optional, Tuple
+from typing import Any, Callable, Deque, Generic, Iterator, Mapping, Optional, Tuple, TypeVar
 
 from ..core.model.record import Record
 from ..core.values.captured import revive
@@ -23,6 +23,8 @@ ROOM = 10_000
 
 # How long an iterator sleeps at most until it looks whether there can be more, in seconds: nobody tells it that a term is over.
 _LOOK_AGAIN = 0.1
+
+Event = TypeVar("Event", bound=Record)
 
 
 class CallEvent(Record):
@@ -72,8 +74,8 @@ def call_event(call: Call) -> CallEvent:
     )
 
 
-class Watch:
-    """A stream of ``CallEvent``. Leaving it as a context manager removes the hook; so does an iteration that has come to its end."""
+class Stream(Generic[Event]):
+    """A stream of events. Leaving it as a context manager removes the hook; so does an iteration that has come to its end."""
 
     handle: Handle
     """The hook: its ``targets``, and why it is ``over``."""
@@ -84,17 +86,17 @@ class Watch:
     taken: int
     """Events that were taken from here."""
 
-    def __init__(self, limit: Optional[int]) -> None:
+    def __init__(self, read: Callable[[Call], Event]) -> None:
         self.overflowed = 0
         self.taken = 0
-        self._limit = limit
-        self._events: Deque[CallEvent] = deque()
+        self._read = read
+        self._events: Deque[Event] = deque()
         self._changed = threading.Condition()
         self._closed = False
 
     def put(self, call: Call) -> None:
         """The hook."""
-        event = call_event(call)
+        event = self._read(call)
         with self._changed:
             if len(self._events) >= ROOM:
                 self.overflowed += 1
@@ -114,7 +116,7 @@ class Watch:
             return ""
         return "removed" if self._closed else self.handle.over
 
-    def take(self, timeout: float) -> Optional[CallEvent]:
+    def take(self, timeout: float) -> Optional[Event]:
         """The next event; None if none comes within so many seconds."""
         with self._changed:
             if not self._events:
@@ -131,16 +133,16 @@ class Watch:
             self._closed = True
             self._changed.notify_all()
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> Stream[Event]:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self.remove()
 
-    def __iter__(self) -> Iterator[CallEvent]:
+    def __iter__(self) -> Iterator[Event]:
         return self
 
-    def __next__(self) -> CallEvent:
+    def __next__(self) -> Event:
         while True:
             event = self.take(_LOOK_AGAIN)
             if event is not None:
@@ -149,10 +151,10 @@ class Watch:
                 self.remove()
                 raise StopIteration
 
-    def __aiter__(self) -> Watch:
+    def __aiter__(self) -> Stream[Event]:
         return self
 
-    async def __anext__(self) -> CallEvent:
+    async def __anext__(self) -> Event:
         loop = asyncio.get_running_loop()
         while True:
             # In a thread, which waits a moment only: the loop may end meanwhile.
@@ -162,3 +164,10 @@ class Watch:
             if self.over:
                 await loop.run_in_executor(None, self.remove)
                 raise StopAsyncIteration
+
+
+class Watch(Stream[CallEvent]):
+    """A stream of ``CallEvent``, as ``watch`` gives it."""
+
+    def __init__(self) -> None:
+        super().__init__(call_event)
