@@ -18,6 +18,7 @@ from xpc_instrument import find_free_port
 HERE = Path(__file__).resolve().parent
 # `xpc-instrument`, wherever this interpreter has it.
 COMMAND = (sys.executable, "-m", "xpc_instrument.cli")
+DO_GET = "http.server:SimpleHTTPRequestHandler.do_GET"
 
 
 def say(text):
@@ -42,7 +43,8 @@ def wait_for_line(process, words):
 
 
 def start(*words, **options):
-    print("$", " ".join(Path(word).name if os.sep in word else word for word in words), flush=True)
+    shown = ("xpc", *words[len(COMMAND) :]) if words[: len(COMMAND)] == COMMAND else words
+    print("$", " ".join(Path(word).name if os.sep in word else word for word in shown), flush=True)
     return subprocess.Popen(words, text=True, **options)
 
 
@@ -71,6 +73,13 @@ def main():
         subprocess.run([*COMMAND, "ls", "files"], check=True)
         get(port, "/hello.txt")
         get(port, "/hidden")
+
+        say("look on, without a script: two requests, with the path that each asks for and how long it takes")
+        watch = start(*COMMAND, "watch", "files", DO_GET, "--show", "self.path", "-n", "2", stderr=subprocess.PIPE)
+        print(watch.stderr.readline(), end="", flush=True)
+        get(port, "/hello.txt")
+        get(port, "/hidden")
+        print(watch.communicate(timeout=10)[1], end="", flush=True)
 
         say("a probe script in another process: logs before, times after, answers /hidden instead")
         probe = start(sys.executable, "-u", str(HERE / "probe.py"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
