@@ -37,6 +37,8 @@ _LINGER = 0.1
 # A batch is closed when it has so many events, or bytes.
 BATCH_EVENTS = 512
 BATCH_BYTES = 256 * 1024
+# How long a hook may keep what it has found out about types while events come, in seconds; without events it keeps nothing.
+_FORGET = 1.0
 # How long to wait for a lane before asking again, in seconds: doubled each time, up to the second.
 _RETRY = 0.002
 _RETRY_MOST = 0.05
@@ -84,6 +86,8 @@ class QueuedHook(Protocol):
     def lose(self, count: int) -> None: ...
 
     def settle(self) -> None: ...
+
+    def forget_types(self) -> None: ...
 
     def forget_dropped(self) -> None: ...
 
@@ -174,6 +178,7 @@ class EventQueue:
         self._tries = 0
         # The batch was under way at least once.
         self._was_sent = False
+        self._forgets_at = 0.0
         self._retry = _RETRY
         self.wire: Optional[Wire] = None
         self.unsent: List[Bytes] = []
@@ -255,6 +260,7 @@ class EventQueue:
             # Looked at after `sleeping` is set, as the threads append before they look at it: one of the two sees the other.
             self.sleeping = True
             if not self.items and not self._untold():
+                self._forget_types()
                 return None
             self.sleeping = False
         self._awake_until = now + _LINGER
@@ -263,6 +269,10 @@ class EventQueue:
         if finishing or self._hurry or len(self.items) >= BATCH_EVENTS:
             return 0.0
         return max(0.0, self._due - now)
+
+    def _forget_types(self) -> None:
+        for hook in list(self.hooks.values()):
+            hook.forget_types()
 
     def _pack(self) -> None:
         """Make a batch of what is queued first."""
@@ -290,6 +300,10 @@ class EventQueue:
         self._count(counts)
         for hook in list(hooks.values()):
             hook.settle()
+        now = time.monotonic()
+        if now >= self._forgets_at:
+            self._forgets_at = now + _FORGET
+            self._forget_types()
         dropped = self._untold()
         if behind is not None and not events and not dropped:
             self._pass(behind)

@@ -164,8 +164,10 @@ class _Body:
 class UnwaitedHook(RemoteHook):
     """One registration, with `wait=False`, of one session on one probe point. `sole` is what runs where it is alone."""
 
-    def __init__(self, *args: Any, sender: Sender, **options: Any) -> None:
+    def __init__(self, *args: Any, sender: Sender, capturer: Any, **options: Any) -> None:
         super().__init__(*args, **options)
+        # A `Capturer`, whose module is loaded where there is a hook.
+        self._capturer = capturer
         # What threads have dropped before it was queued.
         self.overflow = Count()
         # Dropped after they were queued; the sender's.
@@ -207,6 +209,10 @@ class UnwaitedHook(RemoteHook):
         self.count_calls(dropped - self._settled)
         self.counters.dropped += dropped - self._settled
         self._settled = dropped
+
+    def forget_types(self) -> None:
+        """Let go of the application's types, of which what was found out may have changed too."""
+        self._capturer.forget()
 
     def forget_dropped(self) -> None:
         """In a forked child: what was dropped is the parent's."""
@@ -303,7 +309,7 @@ class UnwaitedHook(RemoteHook):
 
     @guarded
     def _packed(self, args: Args, kwargs: Kwargs) -> Tuple[Any, Any, int]:
-        return pack_all(args, kwargs, self._traits, copies=not self._refers)
+        return pack_all(args, kwargs, self._traits, copies=not self._refers, capture=self._capturer.capture)
 
     def _outcome(self, result: Any, error: Optional[BaseException]) -> Tuple[Any, int]:
         if error is None and is_atom(result):
@@ -313,6 +319,6 @@ class UnwaitedHook(RemoteHook):
     @guarded
     def _packed_outcome(self, result: Any, error: Optional[BaseException]) -> Tuple[Any, int]:
         if error is None:
-            return pack(result, self._traits, copies=not self._refers)
+            return pack(result, self._traits, copies=not self._refers, capture=self._capturer.capture)
         body = bytes(dump_looked_at(error, self._traits)[0])
         return body, len(body)

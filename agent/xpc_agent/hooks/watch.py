@@ -45,13 +45,12 @@ class WatchHook(UnwaitedHook):
         self.local = options["terms"].local
         self.mistake = ""
         self._expressions: List[Expression] = [parse(text, level) for text in expressions_of(self.local)]
-        self._capturer = Capturer(CaptureLimits(depth=self.local["depth"]), redaction)
         self._redaction = redaction
         # Its terms are over, or it cannot be on its target.
         self._rests = False
         self._when: Optional[Callable[..., Any]] = None
         self._show: List[Tuple[str, Callable[..., Any]]] = []
-        super().__init__(*args, **options)
+        super().__init__(*args, capturer=Capturer(CaptureLimits(depth=self.local["depth"]), redaction), **options)
         self._scope = Scope(self.target, self.pid)
         self._own = self.target.rpartition(".")[2].rpartition(":")[2]
 
@@ -71,6 +70,11 @@ class WatchHook(UnwaitedHook):
         """Nothing more is shown; what was left out can still be asked for."""
         self._rests = True
         self.way.take = NEVER
+
+    def forget_types(self) -> None:
+        super().forget_types()
+        for expression in self._expressions:
+            expression.forget_verdicts()
 
     def reset_after_fork(self, pid: int) -> None:
         super().reset_after_fork(pid)

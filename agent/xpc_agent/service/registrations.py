@@ -43,6 +43,7 @@ from ..points.point import ProbePoint
 from ..points.table import ProbeTable
 from ..relay import RelayedPeer
 from .counting import all_totals, counting, totals
+from .on_use import capturer_of, condition_of
 from .search import search
 from .selections import Selection, Selections
 from .sharing import PendingAnswer, Sharing
@@ -275,7 +276,7 @@ class Registrations(Policy):
                 admission=None if selection is None else selection.admission,
             )
             if terms.when is not None:
-                hook.condition = _conditional()(hook, terms.when, point.config.expressions)
+                hook.condition = condition_of(hook, terms.when, point.config.expressions)
             if selection is not None and selection.pool is not None:
                 hook.adopt(selection.pool, selection.since)
             point.hooks = [*point.hooks, hook]
@@ -295,7 +296,7 @@ class Registrations(Policy):
         """What makes the hook that the terms mean. Raises `TargetError` for expressions that are not allowed."""
         target, level = point.target, point.config.expressions
         if terms.local is None:
-            return RemoteHook if terms.wait else functools.partial(UnwaitedHook, sender=self.sender)
+            return RemoteHook if terms.wait else functools.partial(UnwaitedHook, sender=self.sender, capturer=capturer_of(self._redaction))
         injects = terms.local["kind"] == INJECT
         # What the config allows goes by the mode.
         if injects != (mode is Mode.INSTEAD):
@@ -446,13 +447,6 @@ def _retire(hooks: List[QueuedHook], within: float, passed: Callable[[], None]) 
 def _check_mode(target: str, mode: Mode, terms: Terms) -> None:
     if not terms.wait and mode not in (Mode.BEFORE, Mode.AFTER):
         raise TargetError(f"{target}: a hook in the mode {mode.value!r} has to be waited for; only before and after take wait=False")
-
-
-def _conditional() -> Callable[..., Any]:
-    """What makes the condition of a hook; loaded where there is one, since it reads the syntax of Python."""
-    from ..hooks.conditional import Conditional
-
-    return Conditional
 
 
 def _timeout(target: str, terms: Terms, config: ProbeConfig) -> float:

@@ -15,6 +15,7 @@ from tests.integration.app_fixture import App, start_app
 from tests.programs import Program, kill
 from xpc_instrument import find_free_port
 from xpc_instrument.core.model.errors import ReferenceExpiredError
+from xpc_instrument.core.values.captured import Captured
 from xpc_instrument.core.values.references import Reference
 
 EIGHT_THREADS = (
@@ -114,13 +115,13 @@ def test_what_cannot_cross_arrives_as_its_text_and_says_why_it_cannot_be_reached
         app.evaluate("shop.charge(shop.Plain([1]), 'z')")
         app.evaluate("shop.Order(7).total(3)")
         lock, huge, large, foreign, method = seen.wait_for(5)
-        assert isinstance(lock[1], Reference)
+        assert isinstance(lock[1], Captured)
         assert "lock" in repr(lock[1])
         assert lock[2] == 5
-        with pytest.raises(ReferenceExpiredError, match="wait=False"):
+        with pytest.raises(AttributeError, match="acquire"):
             lock[1].acquire()
-        assert isinstance(huge[1], Reference)
-        assert "xxx" in repr(huge[1])
+        assert isinstance(huge[1], Captured)
+        assert (huge[1].cut, len(huge[1])) == ("length", 1_100_000)
         assert large[1:] == ("x" * 100_000, "z")
         # A class that this process cannot import takes nothing else with it.
         assert isinstance(foreign[1], Reference)
@@ -130,6 +131,32 @@ def test_what_cannot_cross_arrives_as_its_text_and_says_why_it_cannot_be_reached
         with pytest.raises(ReferenceExpiredError, match="wait=False"):
             method[0].number  # noqa: B018
         assert method[1] == 3
+
+
+def test_what_is_not_plain_is_captured_with_its_secrets_hidden(start: Callable[..., App]) -> None:
+    app = start('[redact]\nnames = ["inner-code"]')
+    with xpc_instrument.connect("shop") as session:
+        seen = Seen(lambda call: (*call.args, call.result))
+        session.after("shop:charge", seen, wait=False)
+        app.evaluate("setattr(shop, 'kept', shop.Order(7)) or vars(shop.kept).update(password='HIDDEN', inner_code='HIDDEN')")
+        app.evaluate("shop.charge(shop.kept)")
+        ((order, currency, _),) = seen.wait_for(1)
+        assert (order.type, order.number, currency) == ("shop:Order", 7, "EUR")
+        assert order.password.cut == "redacted"
+        assert "HIDDEN" not in repr(order)
+
+
+def test_a_hook_keeps_no_class_of_what_it_has_captured(start: Callable[..., App]) -> None:
+    app = start()
+    with xpc_instrument.connect("shop") as session:
+        seen = Seen()
+        session.before("shop:charge", seen, wait=False)
+        session.watch("shop:charge")
+        app.evaluate("setattr(shop, 'kind', type('Passing', (), {})) or shop.charge(shop.kind())")
+        app.evaluate("setattr(shop, 'known', __import__('weakref').ref(shop.kind)) or delattr(shop, 'kind') or shop.calls.clear()")
+        assert seen.wait_for(1)[0].type.endswith("Passing")
+        gone = "__import__('gc').collect() >= 0 and shop.known() is None"
+        assert app.evaluate(f"any({gone} or __import__('threading').Event().wait(0.01) for _ in range(500))") == "True"
 
 
 def test_an_after_hook_gets_the_result_the_exception_and_the_duration(start: Callable[..., App]) -> None:

@@ -14,7 +14,7 @@ from ..values.ancestry import Ancestry
 from ..values.pickling import load
 from ..values.plain import PROTOCOL
 from ..values.references import Reference, load_with_asker
-from ..values.snapshots import AS_IS, TOLD, Packed
+from ..values.snapshots import AS_IS, CAPTURED, TOLD, Packed
 
 Event = Tuple[Any, ...]
 """As it crosses: (hook, number, thread, args, kwargs, instance, duration, outcome), or the first four or five where the rest says nothing.
@@ -79,6 +79,11 @@ def unpack(packed: Packed, position: int, asker: OutOfReach = OUT_OF_REACH) -> A
     kind = packed[0]
     if kind == AS_IS:
         return packed[1]
+    if kind == CAPTURED:
+        # Late: the application never needs it.
+        from ..values.captured import revive
+
+        return revive(packed[1])
     if kind == TOLD:
         return Reference(asker, position, packed[1], packed[2])
     try:

@@ -99,7 +99,7 @@ Show = Callable[["_Walk", Any, "Shape", int], Tree]
 
 
 class Shape:
-    """What a type is captured as, found once; `cls` is kept so that its `id` stays its own."""
+    """What a type is captured as; `cls` is kept so that its `id` stays its own, until `Capturer.forget`."""
 
     __slots__ = ("cls", "extra", "is_leaf", "label", "show", "size")
 
@@ -122,6 +122,10 @@ class Capturer:
         self._limits = limits._replace(depth=max(0, min(limits.depth, MOST_DEPTH)))
         self._redaction = Redaction() if redaction is None else redaction
         self._shapes: Dict[int, Shape] = {}
+
+    def forget(self) -> None:
+        """Let go of the types that were seen; any thread may, at any time. What a type is captured as is found anew."""
+        self._shapes.clear()
 
     def capture(self, value: Any, depth: Optional[int] = None) -> Tree:
         """The tree of a value. Raises nothing but what interrupts the thread."""

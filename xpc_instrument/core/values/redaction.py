@@ -6,8 +6,8 @@ are compared by their names along the MRO. What is given beside the defaults is 
 
 from __future__ import annotations
 
-from builtins import any, id, len, type  # bound now: each may be the target of a hook
-from typing import Dict, Iterable, Tuple
+from builtins import any, len  # bound now: each may be the target of a hook
+from typing import Dict, Iterable
 
 from ..model.raw import module_name, mro_of, qualname_of
 
@@ -53,8 +53,6 @@ class Redaction:
         self._names = NAMES | {normal(name) for name in names}
         self._types = frozenset(one.replace(":", ".") for one in (*TYPES, *types))
         self.known: Dict[str, bool] = {}
-        # By `id`, with the type, so that it lives as long as its `id` is known.
-        self._known_types: Dict[int, Tuple[type, bool]] = {}
 
     def hides(self, name: str) -> bool:
         """Whether what lies under that name is hidden. `known` has what was asked before."""
@@ -66,11 +64,5 @@ class Redaction:
         return known
 
     def hides_type(self, cls: type) -> bool:
-        """Whether an instance is hidden."""
-        known = self._known_types.get(id(cls))
-        if known is None:
-            hidden = any(f"{module_name(one)}.{qualname_of(one)}" in self._types for one in mro_of(cls))
-            if len(self._known_types) >= _MOST_KNOWN:
-                self._known_types.clear()
-            self._known_types[id(cls)] = known = cls, hidden
-        return known[1]
+        """Whether an instance is hidden; who asks keeps the answer, no longer than it may keep the type."""
+        return any(f"{module_name(one)}.{qualname_of(one)}" in self._types for one in mro_of(cls))

@@ -26,6 +26,7 @@ from xpc_instrument.core.model.errors import ChannelError, ReferenceExpiredError
 from xpc_instrument.core.model.target import Mode
 from xpc_instrument.core.model.terms import Terms
 from xpc_instrument.core.node.lanes import LanePool
+from xpc_instrument.core.values.captures import Capturer
 from xpc_instrument.core.values.plain import is_atom
 from xpc_instrument.core.values.snapshots import AS_IS, PICKLED, TOLD, pack, pack_all
 from xpc_instrument.core.values.traits import PeerProfile
@@ -103,6 +104,7 @@ class Net:
             signature=lambda: [("value", 1, False)],
             ended=lambda hook: None,
             sender=self.waker,
+            capturer=Capturer(),
         )
         handle = handle_of(number, mode)
         self.hooks[number] = SimpleNamespace(handle=handle, callback=lambda call: self.seen.append(call.args[0]), take=lambda: True)
