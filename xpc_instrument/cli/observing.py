@@ -176,6 +176,17 @@ class Run:
         self._alone_since = self._alone_since or now
         return now - self._alone_since > _GONE
 
+    def has_rest(self, handle: Handle) -> bool:
+        """Whether a hook has ended in all processes that there are, since it cost too much."""
+        return handle.over_budget.keys() >= set(self.session.pids or [0])
+
+    def tell_rest(self, handle: Handle) -> None:
+        """Behind the last line: where it has ended for that."""
+        for pid, used in handle.over_budget.items():
+            self.output.say(
+                f"observing took {used} of the processor's time in {pid} and has ended there: at most 2 % may be spent; use --sample"
+            )
+
     def skipped(self, handle: Handle) -> Optional[Dict[str, int]]:
         """How many calls the terms of a hook have left out so far, by reason; None where no process has the hook any more."""
         found: Optional[Dict[str, int]] = None

@@ -29,7 +29,7 @@ def follow_stream(one: Run, stream: Stream[Any], noun: str, show: Callable[[Any]
             if event is not None:
                 show(event)
             over, gone = ("expires" if left <= 0 else stream.over), event is None and one.has_ended
-            if over or gone:
+            if over or gone or (event is None and one.has_rest(stream.handle)):
                 break
     except KeyboardInterrupt:
         over = "interrupted"
@@ -46,4 +46,5 @@ def follow_stream(one: Run, stream: Stream[Any], noun: str, show: Callable[[Any]
         left_out["not in --sample"] = skipped.get("sample", 0)
     left_out.update({words: skipped[why] for why, words in also.items() if why in skipped})
     one.summary(stream.taken, noun, left_out, events=stream.taken, gone=gone, whole=counts is not None)
+    one.tell_rest(stream.handle)
     return 1 if over == "expires" and not stream.taken else 0

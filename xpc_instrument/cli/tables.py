@@ -35,7 +35,7 @@ def follow(one: Run, table: Counted[Any], every: float, show: Callable[[], None]
                 pull = time.monotonic() + _PULLED
                 table.pull()
                 over = table.over
-            if over or gone or table.over_budget.keys() >= set(one.session.pids or [0]):
+            if over or gone or one.has_rest(table.handle):
                 break
     except KeyboardInterrupt:
         over = "interrupted"
@@ -46,6 +46,5 @@ def follow(one: Run, table: Counted[Any], every: float, show: Callable[[], None]
     left_out = {"did not meet --when": table.rejected, "not counted": table.unusable}
     left_out.update({f"over --{why}" if why == "rate" else f"not in --{why}": count for why, count in table.skipped.items()})
     one.summary(counted, "call", left_out, events=counted, gone=gone, verb="counted")
-    for pid, used in table.over_budget.items():
-        one.output.say(f"counting took {used} of the processor's time in {pid} and has ended there: at most 2 % may be spent; use --sample")
+    one.tell_rest(table.handle)
     return 1 if over == "expires" and not counted else 0

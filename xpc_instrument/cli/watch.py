@@ -27,6 +27,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--when", metavar="EXPR", default="", help="only the calls for which the expression is true")
     parser.add_argument("--show", metavar="EXPR", action="append", default=[], help="its value, not arguments and result; may be repeated")
     parser.add_argument("-x", dest="depth", metavar="N", type=int, default=2, help="levels of values that are shown, at most 5; default 2")
+    parser.add_argument("-v", dest="rejected", action="store_true", help="also show calls for which --when is not true")
     parser.add_argument("--stack", metavar="N", type=int, nargs="?", const=8, default=0, help="the N innermost frames of the caller; 8")
     parser.set_defaults(run=run)
 
@@ -47,10 +48,11 @@ def run(options: argparse.Namespace) -> int:
             depth=options.depth,
             stack=options.stack,
             errors=options.errors,
+            rejected=options.rejected,
         )
 
         def show(event: Any) -> None:
-            style = "31" if event.exception is not None else ""
+            style = "2" if event.rejected else "31" if event.exception is not None else ""
             output.event(call_json(event, app, options.began), call_text(event, options.began), style)
 
         return follow_stream(one, stream, "call", show)

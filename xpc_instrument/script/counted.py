@@ -149,8 +149,8 @@ class Counted(Generic[Row]):
 
     @property
     def over_budget(self) -> Dict[int, str]:
-        """The processes in which counting has ended since it took more than 2 % of the processor's time, and how much it took."""
-        return dict(self.handle._over_budget)
+        """As ``Handle.over_budget``."""
+        return self.handle.over_budget
 
     @property
     def over(self) -> str:

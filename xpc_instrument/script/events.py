@@ -28,7 +28,7 @@ class EventHook(Protocol):
     handle: Handle
     callback: Callable[..., Any]
 
-    def take(self) -> bool:
+    def take_event(self, event: Any) -> bool:
         """Count one call; False if there is none left."""
 
 
@@ -110,7 +110,7 @@ class EventReader:
         self, hook: EventHook, target: str, event: Any, pid: int, signatures: MutableMapping[str, Optional[inspect.Signature]]
     ) -> None:
         handle = hook.handle
-        if not handle._begin_event(hook.take):
+        if not handle._begin_event(hook.take_event, event):
             return
         try:
             call = Call(OUT_OF_REACH, unpack_event(event, pid), target, handle.mode, signatures.get(target))

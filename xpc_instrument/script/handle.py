@@ -112,6 +112,12 @@ class Handle:
         with self._counting:
             return sum(self._dropped.values())
 
+    @property
+    def over_budget(self) -> Dict[int, str]:
+        """The processes in which a hook that looks on has ended, since it took more than 2 % of the processor's time, and what it took."""
+        with self._lock:
+            return dict(self._over_budget)
+
     def remove(self) -> None:
         """Disarm the hook in every process; returns when that is done. Harmless if it was removed before.
 
@@ -170,7 +176,8 @@ class Handle:
         if kind == "totals":
             self._last_totals[int(data["pid"])] = data["totals"]
         else:
-            self._over_budget[int(data["pid"])] = one_line(str(data["used"]))
+            with self._lock:
+                self._over_budget[int(data["pid"])] = one_line(str(data["used"]))
 
     def _note_targets(self, targets: Iterable[str]) -> None:
         """A process has put the hook on these."""
@@ -185,13 +192,13 @@ class Handle:
             else:
                 self._waiting += count
 
-    def _begin_event(self, take: Callable[[], bool]) -> bool:
+    def _begin_event(self, take: Callable[[Any], bool], event: Any) -> bool:
         """Count one as delivered, which the hook is called for next; False if it is dropped instead."""
         with self._counting:
             if self._over:
                 return False
             self._waiting -= 1
-            if not take():
+            if not take(event):
                 self._dropped[_HERE] = self._dropped.get(_HERE, 0) + 1
                 return False
             self.delivered += 1

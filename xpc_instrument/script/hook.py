@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Any, Callable, Optional, Set, Tuple, Type
+from typing import Any, Callable, Optional, Sequence, Set, Tuple, Type
 
+from ..core.calls.batch import ARGS
 from ..core.model.errors import XpcError
 from ..core.model.target import Mode, is_selection
 from ..core.model.terms import Terms
@@ -77,6 +78,10 @@ class Hook:
             first = what not in self.said
             self.said.add(what)
         return first
+
+    def take_event(self, event: Sequence[Any]) -> bool:
+        """The same as `take` for an event. What a local hook tells beside its terms has a second argument, and is not counted."""
+        return (self.terms.local is not None and len(event[ARGS]) > 1) or self.take()
 
     def take(self) -> bool:
         """Count one call; False if there is none left."""

@@ -81,6 +81,7 @@ class Observer(Registrar):
         stack: int = 0,
         entry: bool = False,
         errors: bool = False,
+        rejected: bool = False,
     ) -> Watch:
         """The calls of a target, or of several, as they end: iterated, also with ``async for``, it gives a ``CallEvent`` for each.
 
@@ -88,15 +89,18 @@ class Observer(Registrar):
         - ``show``: one or several expressions, whose values are shown instead of the arguments and the result.
         - ``depth``: how many levels of values are captured, from 0 to 5; ``stack``: how many frames of the caller are told.
         - ``entry``: calls are shown when they begin, and nothing is known of how they end. ``errors``: only calls that raise.
+        - ``rejected``: the calls for which ``when`` is not true are shown as well, with ``CallEvent.rejected``, beside the terms below.
         - ``limit``, ``expires`` (seconds), ``sample`` and ``rate`` (calls a second in each process) are as with ``before``, of the calls
           for which ``when`` is true; ``rate=None`` shows all, and ``Watch.dropped`` counts what is lost where they are not taken in time.
 
-        The application never waits, and none of its code runs for it. Raises ``ExpressionError``, and as ``before``.
+        The application never waits, and none of its code runs for it. In a process in which that takes more than 2 % of the processor's
+        time it ends: ``Handle.over_budget``. Raises ``ExpressionError``, and as ``before``.
         """
         texts = [show] if isinstance(show, str) else list(show)
         for text in [*texts, *([when] if when else [])]:
             parse(text)
         local = {"kind": WATCH, "when": when, "show": texts, "depth": depth, "stack": stack, "errors": errors}
+        local["rejected"] = rejected
         stream = Watch()
         terms = Terms(wait=False, limit=limit, expires=expires, sample=sample, rate=rate, local=local)
         mode = Mode.BEFORE if entry else Mode.AFTER

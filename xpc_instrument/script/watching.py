@@ -55,6 +55,9 @@ class CallEvent(Record):
     shown: Mapping[str, Any]
     """With ``show``: the values of the expressions, by their texts."""
 
+    rejected: bool
+    """With ``rejected``: it does not meet ``when``."""
+
 
 def call_event(call: Call) -> CallEvent:
     """What the hook in the application has told. Raises `ValueError`, `TypeError` or `EOFError` for what it cannot have told."""
@@ -71,6 +74,7 @@ def call_event(call: Call) -> CallEvent:
         duration=duration,
         stack=tuple(zip(stack[::3], stack[1::3], stack[2::3])),
         shown={text: revive(tree) for text, tree in shown},
+        rejected=len(call.args) > 1,
     )
 
 
@@ -84,7 +88,7 @@ class Stream(Generic[Event]):
     """Events that were dropped here, since nobody took them in time. ``dropped`` has those that the application dropped as well."""
 
     taken: int
-    """Events that were taken from here."""
+    """Events that were taken from here, without those that do not meet the condition."""
 
     def __init__(self, read: Callable[[Call], Event]) -> None:
         self.overflowed = 0
@@ -103,6 +107,10 @@ class Stream(Generic[Event]):
                 return
             self._events.append(event)
             self._changed.notify()
+
+    def _counts(self, event: Event) -> bool:
+        """Whether it is one of those that were asked for."""
+        return True
 
     @property
     def dropped(self) -> int:
@@ -123,8 +131,9 @@ class Stream(Generic[Event]):
                 self._changed.wait(timeout)
             if not self._events:
                 return None
-            self.taken += 1
-            return self._events.popleft()
+            event = self._events.popleft()
+            self.taken += self._counts(event)
+            return event
 
     def remove(self) -> None:
         """Remove the hook; what has come until then can still be taken."""
@@ -171,3 +180,6 @@ class Watch(Stream[CallEvent]):
 
     def __init__(self) -> None:
         super().__init__(call_event)
+
+    def _counts(self, event: CallEvent) -> bool:
+        return not event.rejected

@@ -44,6 +44,8 @@ def call_text(event: CallEvent, began: bool) -> List[str]:
     elif not began:
         outcome = "" if shown else f" -> {value_text(event.result)}"
         head = f"{head}{outcome}  {shown_seconds(event.duration)}"
+    if event.rejected:
+        head = f"{head}  (does not meet --when)"
     return [head, *frames_text(event.stack)]
 
 
@@ -67,6 +69,8 @@ def call_json(event: CallEvent, app: str, began: bool) -> Dict[str, Any]:
         shown.update(result=value_json(event.result), exception=value_json(event.exception), duration=round(event.duration, 9))
     if event.shown:
         shown["shown"] = {text: value_json(value) for text, value in event.shown.items()}
+    if event.rejected:
+        shown["rejected"] = True
     if event.stack:
         shown["stack"] = frames_json(event.stack)
     return shown

@@ -6,16 +6,14 @@ Rules:
 - An invocation is recorded when it ends, by one call of `_record(values, result, error, duration)`, which is made of what the hook counts.
   `values` are those of all parameters in their order; where the function has no code of Python's they are its arguments, and a hook that
   needs them by name cannot be put there.
-- What observing costs is measured by one invocation in 64. If it is more than 2 % of the time of the processor that the process uses, the
-  hook is at rest from then on, and its script is told.
+- What that costs is measured, and bounded: see `budget.py`.
 """
 
 from __future__ import annotations
 
-import itertools
 import sys
 from builtins import isinstance as _isinstance  # for where no guard is up: the builtin may be the very target
-from time import perf_counter, process_time
+from time import perf_counter
 from types import CodeType
 from typing import Any, Callable, Coroutine, Dict, List, Mapping, Optional, Tuple
 
@@ -30,21 +28,11 @@ from xpc_instrument.core.values.names import type_name
 from ..guard import guard, guarded
 from ..targets.resolve import Kind, Resolved
 from .aggregate import Aggregate
-from .failures import log
+from .budget import SAMPLED, Budget
 from .gate import NEVER, Args, Gate, Kwargs, Way
 from .invocation import Invocation
 from .remote import RemoteHook
 from .scope import Scope
-
-BUDGET = 0.02
-"""The part of the time of the processor, as the process uses it, that observing for one hook may take."""
-
-# One invocation in so many is timed; a mask.
-_SAMPLED = 63
-# What an invocation costs beside what is timed, in seconds: the way in and out.
-_BESIDE = 0.3e-6
-# Judged after so many seconds of the processor's.
-_JUDGED = 0.5
 
 Record = Callable[[Optional[Args], Any, Optional[BaseException], float], None]
 
@@ -108,9 +96,7 @@ class LocalHook(RemoteHook):
             self.rest()
 
     def _begin_counting(self) -> None:
-        self._ticks = itertools.count(1).__next__
-        self._cost = 0.0
-        self._since = process_time()
+        self._budget = Budget(self)
         self._record: Record = self._timing(self._recording())
 
     def goes_inside(self, kind: Kind) -> bool:
@@ -231,10 +217,10 @@ class LocalHook(RemoteHook):
 
     def _timing(self, record: Record) -> Record:
         """The same, which is timed now and then."""
-        tick, clock, spent = self._ticks, perf_counter, self._spent
+        tick, clock, spent, sampled = self._budget.tick, perf_counter, self._spent, SAMPLED
 
         def timed(values: Optional[Args], result: Any, error: Optional[BaseException], duration: float) -> None:
-            if tick() & _SAMPLED:
+            if tick() % sampled:
                 record(values, result, error, duration)
                 return
             began = clock()
@@ -246,22 +232,10 @@ class LocalHook(RemoteHook):
     @guarded
     def _spent(self, seconds: float) -> None:
         """An invocation has cost so much."""
-        self._cost += (seconds + _BESIDE) * (_SAMPLED + 1)
         for expression in self._expressions:
             # A class may have got a property since.
             expression.forget_verdicts()
-        used = process_time() - self._since
-        if used < _JUDGED:
-            return
-        if self._cost > BUDGET * used:
-            self.over_budget = True
-            self.rest()
-            percent = f"{self._cost / used * 100:.1f} %"
-            log.warning(
-                "counting on %s took %s of the processor's time: it has ended (at most %.0f %%)", self.target, percent, BUDGET * 100
-            )
-            self._notify("over-budget", used=percent)
-        self._cost, self._since = 0.0, process_time()
+        self._budget.spent(seconds)
 
     def rest(self) -> None:
         """Nothing more is counted; what was counted stays."""

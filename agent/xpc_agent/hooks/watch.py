@@ -3,13 +3,15 @@
 Rules:
 - They go the way of events that nobody waits for (`unwaited.py`); the one argument of such an event is the record, as bytes of `marshal`.
 - The condition is asked before the terms, so that it is the calls that are wanted of which `rate`, `sample` and `limit` count.
+- What does not meet it may be shown too, for who looks for a mistake in it: at the same rate, but beside the terms.
+- What that costs is measured, and bounded: see `budget.py`.
 - No code of the application runs: see `core/values/captures.py` and `core/model/expression`.
 """
 
 from __future__ import annotations
 
 import marshal
-from time import time
+from time import perf_counter, time
 from types import CodeType
 from typing import Any, Callable, List, Optional, Tuple
 
@@ -21,8 +23,10 @@ from xpc_instrument.core.unpatched import get_ident
 from xpc_instrument.core.values.captures import CaptureLimits, Capturer
 from xpc_instrument.core.values.redaction import Redaction
 
-from ..guard import guarded
+from ..guard import guard
 from ..targets.resolve import Resolved
+from .admission import Bucket
+from .budget import SAMPLED, Budget
 from .failures import log
 from .gate import NEVER, Args, Kwargs
 from .local import callers, expressions_of
@@ -32,7 +36,8 @@ from .unwaited import UnwaitedHook
 MOST_BYTES = 16 * 1024
 """Of one event; what is larger is captured again with no depth, and then without its values."""
 
-_REJECTED = object()
+MOST_REJECTED = 50.0
+"""Calls a second that are shown though they do not meet the condition, if no other rate is given."""
 
 # That of a version of `marshal` which all supported Pythons read.
 _MARSHAL = 4
@@ -46,8 +51,14 @@ class WatchHook(UnwaitedHook):
         self.mistake = ""
         self._expressions: List[Expression] = [parse(text, level) for text in expressions_of(self.local)]
         self._redaction = redaction
-        # Its terms are over, or it cannot be on its target.
+        # Only calls that raise are shown.
+        self._raising: bool = self.local["errors"]
+        # It costs too much.
+        self.over_budget = False
+        # For that or because its terms are over, or it cannot be on its target.
         self._rests = False
+        self._budget = Budget(self)
+        self._rejected = Bucket(options["terms"].rate or MOST_REJECTED) if self.local["rejected"] else None
         self._when: Optional[Callable[..., Any]] = None
         self._show: List[Tuple[str, Callable[..., Any]]] = []
         super().__init__(*args, capturer=Capturer(CaptureLimits(depth=self.local["depth"]), redaction), **options)
@@ -79,18 +90,18 @@ class WatchHook(UnwaitedHook):
     def reset_after_fork(self, pid: int) -> None:
         super().reset_after_fork(pid)
         self._rests = bool(self.mistake)
+        self.over_budget = False
+        self._budget.reset()
+        if self._rejected is not None:
+            self._rejected.reset()
 
     def _record(
         self, number: int, args: Args, kwargs: Kwargs, instance: Any, duration: float, result: Any, error: Optional[BaseException]
     ) -> None:
-        if self._rests or (self.local["errors"] and error is None):
+        if self._rests or guard.on or (self._raising and error is None):
             return
         try:
-            values = self._wanted(args if instance is None else (instance, *args), kwargs, duration, result, error)
-            # Admission lets nothing through where the thread does our work.
-            if values is _REJECTED or not self.way.take():
-                return
-            blob = self._captured(values, result, error, duration)
+            seen = self._seen(args if instance is None else (instance, *args), kwargs, duration, result, error)
         except Exception as fault:
             self._drop()
             raise_interrupt(fault)
@@ -102,12 +113,16 @@ class WatchHook(UnwaitedHook):
         except BaseException:
             self._drop()
             raise
+        if seen is None:
+            return
+        blob, met = seen
         queue = self.queue
         fillers = len(blob) // queue.share
         if len(queue.items) + fillers >= queue.limit:
             self._drop()
             return
-        event = (self.key, number, get_ident(), (blob,))
+        # With a second argument it counts for no term in the script either.
+        event = (self.key, number, get_ident(), (blob,) if met else (blob, met))
         if fillers:
             queue.items.extend([event, *[None] * fillers])
         else:
@@ -115,19 +130,46 @@ class WatchHook(UnwaitedHook):
         if queue.sleeping:
             queue.wake()
 
-    @guarded
-    def _wanted(self, args: Args, kwargs: Kwargs, duration: float, result: Any, error: Optional[BaseException]) -> Any:
-        """The values of the parameters, or `_REJECTED`."""
-        values = self._scope.values(args, kwargs)
-        if self._when is not None and not self._meets(values, result, error, duration):
-            return _REJECTED
-        return values
-
-    def _meets(self, values: Optional[Args], result: Any, error: Optional[BaseException], duration: float) -> bool:
-        if values is None or self._when is None:
-            return False
+    def _seen(
+        self, args: Args, kwargs: Kwargs, duration: float, result: Any, error: Optional[BaseException]
+    ) -> Optional[Tuple[bytes, bool]]:
+        """An invocation as it is shown, and whether it meets the condition; None if it is not shown."""
+        began = 0.0 if self._budget.tick() % SAMPLED else perf_counter()
+        # By hand, and not twice `guarded`: see `guard.py`.
         try:
-            if self._when(values, result, error, duration):
+            guard.on = True
+            values = self._scope.values(args, kwargs)
+            met = self._when is None or self._meets(self._when, values, result, error, duration)
+        finally:
+            try:
+                guard.on = False
+            except BaseException:
+                guard.on = False
+                raise
+        # Admission lets nothing through where the thread does our work.
+        wanted = self.way.take() if met else self._rejected is not None and self._rejected.take()
+        try:
+            guard.on = True
+            if began:
+                self._budget.spent(perf_counter() - began)
+            if not wanted:
+                return None
+            began = perf_counter()
+            blob = self._captured(values, result, error, duration)
+            self._budget.spent(perf_counter() - began, 1)
+            return blob, met
+        finally:
+            try:
+                guard.on = False
+            except BaseException:
+                guard.on = False
+                raise
+
+    def _meets(
+        self, when: Callable[..., Any], values: Optional[Args], result: Any, error: Optional[BaseException], duration: float
+    ) -> bool:
+        try:
+            if values is not None and when(values, result, error, duration):
                 return True
         except Exception as fault:
             raise_interrupt(fault)
@@ -139,7 +181,6 @@ class WatchHook(UnwaitedHook):
         self.counters.fail("expression")
         self._log_once("expression", "%s", f"{type(fault).__name__}: {one_line(str(fault))}; that counts as not met")
 
-    @guarded
     def _captured(self, values: Optional[Args], result: Any, error: Optional[BaseException], duration: float) -> bytes:
         capturer, now = self._capturer, time()
         stack = callers(self.local["stack"], self._own) if self.local["stack"] else ()
@@ -152,7 +193,8 @@ class WatchHook(UnwaitedHook):
             if len(blob) <= MOST_BYTES:
                 return blob
         left_out = ("!", "items", "", None)
-        return marshal.dumps((now, duration, [(name, left_out) for name, _ in arguments], left_out, caught, (), shown[:0]), _MARSHAL)
+        cut = [(name, left_out) for name, _ in arguments]
+        return marshal.dumps((now, duration, cut, left_out, caught, (), shown[:0]), _MARSHAL)
 
     def _arguments(self, values: Optional[Args], depth: Optional[int]) -> List[Any]:
         if values is None:

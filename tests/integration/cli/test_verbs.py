@@ -56,6 +56,15 @@ def test_watch_shows_each_call_in_a_line(app: App) -> None:
     assert last == "2 calls shown of 2: 0 over --rate, 0 dropped; disarmed in 1 process"
 
 
+def test_watch_shows_what_does_not_meet_the_condition_if_it_is_asked_for(app: App) -> None:
+    calls = "[shop.charge(n) for n in (1, 5, 2, 6)]"
+    done = during(app, calls, "watch", "shop", "shop:charge", "-n", "2", "--when", "amount > 4", "-v")
+    assert done.returncode == 0, done.stderr
+    told = [(line.split()[2], "does not meet --when" in line) for line in done.stdout.splitlines()]
+    assert told == [(f"charge(amount={n},", n < 4) for n in (1, 5, 2, 6)]
+    assert done.stderr.splitlines()[-1].startswith("2 calls shown of 4: 2 did not meet --when, 0 over --rate, 0 dropped")
+
+
 def test_watch_writes_json_lines_to_a_file_that_is_the_users(app: App, tmp_path: Path) -> None:
     file = tmp_path / "calls.jsonl"
     call = "[shop.charge(5, currency=[1, (2, {'a': None})])]"

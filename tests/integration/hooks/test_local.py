@@ -157,7 +157,14 @@ def test_a_hook_that_costs_too_much_comes_to_rest_and_says_so(app: App) -> None:
         counted = table.rows()[0].count
         assert list(table.over_budget) == session.pids
         assert 0 < counted < 3_000_000
-        assert "shop:unique took" in app.log()
+        assert "observing shop:unique took" in app.log()
+
+
+def test_what_is_watched_ends_where_it_costs_too_much(app: App) -> None:
+    with xpc_instrument.connect("shop") as session, session.watch("shop:unique", rate=None, when="duration >= 0", depth=5) as calls:
+        app.evaluate("shop.calls.extend([i, str(i)] for i in range(100)) or [shop.unique() for _ in range(300_000)] and None")
+        assert list(calls.handle.over_budget) == session.pids
+        assert "observing shop:unique took" in app.log()
 
 
 def test_a_forked_child_counts_from_nothing_and_both_are_in_the_table(run_program: Callable[..., Program], tmp_path: Path) -> None:

@@ -16,6 +16,9 @@ from ..values.plain import PROTOCOL
 from ..values.references import Reference, load_with_asker
 from ..values.snapshots import AS_IS, CAPTURED, TOLD, Packed
 
+ARGS = 3
+"""The place of the arguments in an event."""
+
 Event = Tuple[Any, ...]
 """As it crosses: (hook, number, thread, args, kwargs, instance, duration, outcome), or the first four or five where the rest says nothing.
 

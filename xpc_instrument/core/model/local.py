@@ -7,7 +7,8 @@
 - `stat`: counts a number by key. `of` is what is counted, `duration` or an expression; `by` are the expressions of the key.
 - `stack`: counts the callers, by the `depth` innermost frames.
 - `watch`: shows the invocation, with the values of the expressions in `show` if there are any, else all; `depth` is how deep values are
-  captured, `stack` how many frames of the caller are told, and with `errors` only those are shown that raise. Nobody waits for it.
+  captured, `stack` how many frames of the caller are told, and with `errors` only those are shown that raise. With `rejected` those are
+  shown as well that do not meet the condition, at a rate of their own. Nobody waits for it.
 - `inject`: does the first of its `terms` that applies (`fault.py`), in the mode `instead`, and counts what it has done.
 """
 
@@ -32,7 +33,7 @@ _MOST_SHOWN = 20
 _KINDS: Dict[str, Dict[str, type]] = {
     STAT: {"when": str, "of": str, "by": list},
     STACK: {"when": str, "depth": int},
-    WATCH: {"when": str, "show": list, "depth": int, "stack": int, "errors": bool},
+    WATCH: {"when": str, "show": list, "depth": int, "stack": int, "errors": bool, "rejected": bool},
     INJECT: {"terms": str},
 }
 

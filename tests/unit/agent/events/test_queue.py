@@ -107,7 +107,9 @@ class Net:
             capturer=Capturer(),
         )
         handle = handle_of(number, mode)
-        self.hooks[number] = SimpleNamespace(handle=handle, callback=lambda call: self.seen.append(call.args[0]), take=lambda: True)
+        self.hooks[number] = SimpleNamespace(
+            handle=handle, callback=lambda call: self.seen.append(call.args[0]), take_event=lambda event: True
+        )
         return hook
 
     @property

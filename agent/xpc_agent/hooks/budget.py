@@ -1,0 +1,81 @@
+"""What observing costs, measured where it happens, and its end where that is too much.
+
+Rules:
+- A hook that only looks may take 2 % of the time of the processor that the process uses. What is less than a thousandth of one processor's
+  time is never too much: a process that hardly does anything can be looked at.
+- What every invocation does is timed for one in `SAMPLED`, which stands for all; what is rare or long, as a capture, each time.
+- Above that the hook is at rest from then on in this process, says so in the log once, and tells its script.
+- Whoever calls `spent` has the guard up. Threads that call it at once may lose one of their costs, which makes it no more than less exact.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from typing import Protocol
+
+from .failures import log
+
+BUDGET = 0.02
+"""The part of the time of the processor, as the process uses it, that observing for one hook may take."""
+
+SAMPLED = 64
+"""One invocation in so many is timed: where `tick() % SAMPLED` is 0."""
+
+# By their own names: those of `time` may be targets.
+_used, _now = time.process_time, time.monotonic
+
+# What an invocation costs beside what is timed, in seconds: the way in and out.
+_BESIDE = 0.3e-6
+# Judged after so many seconds of the processor's, so that a burst is not.
+_JUDGED = 0.5
+# So much of one processor's time is never too much.
+_TRIFLE = 0.001
+# Seconds of cost between two looks at the clock of the processor, which takes a system call.
+_STEP = 0.001
+
+
+class Observing(Protocol):
+    """A hook, as its budget sees it."""
+
+    target: str
+    over_budget: bool
+
+    def rest(self) -> None: ...
+
+    def _notify(self, kind: str, **data: object) -> None: ...
+
+
+class Budget:
+    """Of one hook in one process. `tick` gives the number of an invocation."""
+
+    __slots__ = ("_began", "_cost", "_hook", "_look_at", "_since", "tick")
+
+    def __init__(self, hook: Observing) -> None:
+        self._hook = hook
+        self.tick = itertools.count(1).__next__
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin to measure; in a forked child, too."""
+        self._cost = 0.0
+        self._look_at = BUDGET * _JUDGED
+        self._since, self._began = _used(), _now()
+
+    def spent(self, seconds: float, calls: int = SAMPLED) -> None:
+        """So many invocations have cost so much each."""
+        self._cost += (seconds + _BESIDE) * calls
+        if self._cost < self._look_at:
+            return
+        used = _used() - self._since
+        if used < _JUDGED:
+            self._look_at = self._cost + _STEP
+            return
+        if self._cost > BUDGET * used and self._cost > _TRIFLE * (_now() - self._began):
+            hook, percent = self._hook, f"{self._cost / used * 100:.1f} %"
+            hook.over_budget = True
+            hook.rest()
+            most = BUDGET * 100
+            log.warning("observing %s took %s of the processor's time: it has ended (at most %.0f %%)", hook.target, percent, most)
+            hook._notify("over-budget", used=percent)
+        self.reset()
