@@ -104,8 +104,9 @@ class Stub:
         self.main = get_ident()
         self._inode = 0
         self._once, self._done = allocate_lock(), allocate_lock()
+        # Of the thread: released by it as its last step; the end of its pipe that wakes it, -1 once that is used, and the pipe's inode.
         self._over: Any = None
-        self._wake = (-1, -1)
+        self._wake = self._pipe = -1
         self._native = 0
         # The forks that are under way, and whether they have to wait for a loading.
         self._follows_forks = self._is_first = False
@@ -217,7 +218,7 @@ class Stub:
             if may_load:
                 from xpc_agent.life.autostart import autostart
 
-                if not self._is_listening():
+                if not _is_same(self.listener, self._inode):
                     # The application has closed all descriptors, as daemons do; the number may be one of its own by now.
                     self.listener = -1
                 self.run = autostart(self)
@@ -308,12 +309,6 @@ class Stub:
         bells = [name[len(start) : -5] for name in os.listdir(self.folder) if name.startswith(start) and name.endswith(".bell")]
         return any("." not in bell and _is_meant(bell.partition("-")[2]) for bell in bells)
 
-    def _is_listening(self) -> bool:
-        try:
-            return self.listener >= 0 and os.fstat(self.listener).st_ino == self._inode
-        except OSError:
-            return False
-
     @property
     def is_in_own_thread(self) -> bool:
         """Whether the calling thread is the one that listens."""
@@ -334,7 +329,7 @@ class Stub:
     def withdraw(self) -> None:
         """Listen no more."""
         self._at_exit()
-        if self._is_listening():
+        if _is_same(self.listener, self._inode):
             _posix.close(self.listener)
         self.listener = -1
 
@@ -355,7 +350,8 @@ class Stub:
 
         signals: Any = __import__("_signal")  # below `signal`, which makes enums
         mask = signals.pthread_sigmask
-        self._wake = _posix.pipe()
+        read, self._wake = _posix.pipe()
+        self._pipe = os.fstat(read).st_ino
         self._over = allocate_lock()
         self._over.acquire()
         # As `core/node/threads.py`: a thread inherits the mask, and a handler may raise out of any change of it.
@@ -364,54 +360,51 @@ class Stub:
         try:
             try:
                 mask(signals.SIG_BLOCK, added)
-                start_new_thread(self._wait, (select.poll(), self._over))
+                start_new_thread(self._wait, (select.poll(), self._over, self.listener, read, self._pipe))
             finally:
                 mask(signals.SIG_UNBLOCK, added)
         except RuntimeError:
             # No room for a thread. A connection finds nobody until a target is imported.
             self._over.release()
+            _posix.close(read)
 
-    def _wait(self, poll: Any, over: Any) -> None:
+    def _wait(self, poll: Any, over: Any, listener: int, read: int, pipe: int) -> None:
+        """Until somebody connects, or it is to end. It closes its end of the pipe itself: it may get to poll long after it is to end, and
+        would wait for whatever had the number by then.
+        """
         self._native = get_native_id()
         try:
-            poll.register(self.listener, 1)
-            poll.register(self._wake[0], 1)
+            poll.register(listener, 1)
+            poll.register(read, 1)
             ready = dict(poll.poll())
             # 1 is POLLIN. Anything else means that the application has closed the descriptors.
-            if self._wake[0] not in ready and ready.get(self.listener) == 1:
+            if read not in ready and ready.get(listener) == 1:
                 self.load()
         finally:
+            if _is_same(read, pipe):
+                _posix.close(read)
             over.release()
 
     def _end_thread(self, patience: float) -> None:
-        """Have the thread end, and be gone as the kernel sees it: `os.fork` warns of a second thread."""
-        over, self._over = self._over, None
-        if over is None:
-            return
-        read, write = self._wake
+        """Have the thread end, and with any patience be gone as the kernel sees it: `os.fork` warns of a second thread."""
+        wake, self._wake = self._wake, -1
+        if _is_same(wake, self._pipe):
+            _posix.close(wake)
         if patience:
-            try:
-                _posix.write(write, b"e")
-            except OSError:
-                pass  # closed by the application
-            over.acquire(True, patience)
             self._await_gone(patience)
-        self._wake = (-1, -1)
-        for descriptor in (read, write):
-            try:
-                _posix.close(descriptor)
-            except OSError:
-                pass  # closed by the application
 
     def _await_gone(self, patience: float) -> None:
         """Wait until the kernel knows of the thread no more, which has nothing more to do."""
-        native, self._native = self._native, 0
-        if not native or native == get_native_id():
+        over = self._over
+        if over is None or self.is_in_own_thread or not over.acquire(True, patience):
             return
-        tries = int(patience / 0.0001)
+        over.release()
+        native, tries = self._native, int(patience / 0.0001)
         while tries and os.access("/proc/self/task/%d" % native, os.F_OK):
             sleep(0.0001)
             tries -= 1
+        if self._over is over:
+            self._over, self._native = None, 0
 
     # forks ---------------------------------------------------------------------------------------------------------------
 
@@ -441,14 +434,16 @@ class Stub:
     def _after_fork(self) -> None:
         with self._gate:
             self._forks -= 1
-        if self.state == _WAITING and self.listener >= 0 and self._over is None:
+            others = self._forks
+        if not others and self.state == _WAITING and self.listener >= 0 and self._wake < 0:
             self._start_thread()
 
     def _in_child(self) -> None:
+        self._end_thread(0.0)
+        self._over, self._native = None, 0
         if self.state == _OVER:
             return
         self.main = get_ident()
-        self._native = 0
         if self.state == _LOADING and self._committed:
             # By a thread that is not here: what it was importing will never be finished.
             self.state = _OVER
@@ -475,6 +470,14 @@ class Stub:
 
     def _finalize_later(self) -> None:
         sys.modules["multiprocessing.util"].Finalize(self, self._at_exit, exitpriority=0)
+
+
+def _is_same(descriptor: int, inode: int) -> bool:
+    """Whether it is what we have opened: the application may have closed all descriptors, as daemons do, and have the number by now."""
+    try:
+        return descriptor >= 0 and os.fstat(descriptor).st_ino == inode
+    except OSError:
+        return False
 
 
 def _of_process(field: int) -> str:
