@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from .script.observer import Stack
     from .script.session import Session
     from .script.targets import Described
-    from .script.watching import CallEvent, Watch
+    from .script.watching import CallEvent, LineEvent, Log, Watch
 
 _HOMES = {
     "AddressInUseError": "core.model.errors",
@@ -78,6 +78,8 @@ _HOMES = {
     "XpcError": "core.model.errors",
     "attach": "attaching.attach",
     "CallEvent": "script.watching",
+    "LineEvent": "script.watching",
+    "Log": "script.watching",
     "Watch": "script.watching",
     "Stat": "script.counted",
     "StatRow": "script.counted",
@@ -119,6 +121,8 @@ __all__ = [
     "Injected",
     "LaneStats",
     "Limits",
+    "LineEvent",
+    "Log",
     "Manager",
     "Mode",
     "Monitor",

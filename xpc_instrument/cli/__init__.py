@@ -29,7 +29,7 @@ from ..core.model.errors import (
 from ..core.version import __version__
 
 # Those that look on: `-- COMMAND` starts the application for them, and their flags may stand anywhere.
-_VERBS = ("watch", "monitor", "stat", "stack", "inject")
+_VERBS = ("watch", "log", "monitor", "stat", "stack", "inject")
 # Modules of this package.
 _COMMANDS = ("run", "attach", "detach", "ps", "ls", "check", "certificates", *_VERBS)
 
@@ -51,6 +51,7 @@ examples:
   xpc-instrument ps
   xpc-instrument ls shop
   xpc-instrument watch shop shop.checkout:charge
+  xpc-instrument log shop shop/checkout.py:24 'total={total}'
   xpc-instrument stat shop shop.checkout:charge --by currency --of amount
   xpc-instrument inject shop shop.gateway:Gateway.post '10%raise(TimeoutError)' --for 1m
   xpc-instrument check

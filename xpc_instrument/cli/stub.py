@@ -24,7 +24,7 @@ _LONGEST = 32 << 10
 OF_AGENT = frozenset((
     "abc", "annotationlib", "array", "ast", "asyncio", "atexit", "base64", "binascii", "bisect", "builtins", "bz2", "calendar",
     "cloudpickle", "codecs", "collections", "compression", "concurrent", "configparser", "contextlib", "contextvars", "copy",
-    "copyreg", "csv", "dataclasses", "datetime", "dis", "email", "encodings", "enum", "errno", "fcntl", "fnmatch", "functools",
+    "copyreg", "csv", "dataclasses", "datetime", "dis", "email", "encodings", "enum", "errno", "fcntl", "fnmatch", "functools", "gc",
     "genericpath", "glob", "grp", "hashlib", "heapq", "hmac", "importlib", "inspect", "io", "ipaddress", "itertools", "json",
     "keyword", "linecache", "locale", "logging", "lzma", "marshal", "math", "mmap", "ntpath", "opcode", "operator", "os",
     "pathlib", "pickle", "pickletools", "pkgutil", "platform", "posix", "posixpath", "pwd", "quopri", "random", "re", "reprlib",

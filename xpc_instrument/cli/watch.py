@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from ..core.model.target import is_line
 from ..verbs.events import call_json, call_text
+from .log import follow_line
 from .observing import GRACE, add_verb, running
 from .streams import follow_stream
 
@@ -20,6 +22,7 @@ def add_parser(commands: Any) -> None:
         rate=50.0,
         examples="  xpc watch shop shop.checkout:charge\n"
         "  xpc watch shop 'shop.**:*charge*' -n 0 --rate 0 --json | jq .duration\n"
+        "  xpc watch shop shop/checkout.py:24\n"
         "  xpc watch 'shop.checkout:*' -- python -m shop\n",
     )
     parser.add_argument("-b", dest="began", action="store_true", help="when they begin, and not when they end")
@@ -35,6 +38,9 @@ def add_parser(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Show calls until the end; 1 if there was none until `--for`."""
     with running(options) as one:
+        if is_line(one.targets[0]):
+            template = " ".join(f"{text}={{({text})}}" for text in options.show)
+            return follow_line(one, one.targets[0], template, not options.show)
         output, app = one.output, one.session.app
         stream = one.session.watch(
             one.targets,

@@ -6,20 +6,20 @@ The hooks of these never have the application wait: they are queued there (`watc
 from __future__ import annotations
 
 import inspect
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 from ..core.discovery.doorbell import bell_name
-from ..core.model.expression import parse
+from ..core.model.expression import parse, parse_template
 from ..core.model.fault import parse_terms
-from ..core.model.local import DURATION, INJECT, STACK, STAT, WATCH
+from ..core.model.local import DURATION, INJECT, LINE, STACK, STAT, WATCH
 from ..core.model.record import Record
-from ..core.model.target import Mode
+from ..core.model.target import Mode, is_line
 from ..core.model.terms import Terms
 from .counted import Injected, Monitor, Stacks, Stat
 from .handle import Handle
 from .registrar import Registrar, Targets, joined
 from .targets import Described, described
-from .watching import Watch
+from .watching import Log, Watch, line_event, logged_call
 
 OBSERVED_RATE = 50.0
 """Calls a second that ``watch`` shows of each process, unless it is told otherwise."""
@@ -106,6 +106,56 @@ class Observer(Registrar):
         mode = Mode.BEFORE if entry else Mode.AFTER
         stream.handle = self._add(mode, joined(mode, target), stream.put, terms, ())
         return stream
+
+    def log(
+        self,
+        target: Targets,
+        template: str = "",
+        *,
+        limit: Optional[int] = None,
+        expires: Optional[float] = None,
+        sample: Optional[float] = None,
+        rate: Optional[float] = OBSERVED_RATE,
+        when: str = "",
+        locals: bool = False,
+        depth: int = 2,
+        stack: int = 0,
+    ) -> Log:
+        """A text each time that a statement of a line begins, or that a call of a target ends: iterated, it gives ``LineEvent``.
+
+        The target is a line, as tracebacks have it, ``"shop/checkout.py:24"``, of which any end of the path will do that no other file
+        has; or a function, or several, as with ``before``. The line is one of a function, on which a statement or a clause begins
+        (docs/lines.md). ``template`` is text with expressions, ``"{len(items)} items for {customer.name!r}"``, formatted as an f-string
+        is; at a line they may name its variables, else what they may name in ``watch``.
+
+        - ``when``: an expression; only the times are told at which it is true.
+        - ``locals``: at a line, all local variables that have a value.
+        - ``depth``, ``stack``, ``limit``, ``expires``, ``sample`` and ``rate`` are as with ``watch``.
+
+        The application never waits, and none of its code runs for it. Raises ``ExpressionError``, ``TargetError`` for a line that is not
+        there, with the nearest, and as ``before``.
+        """
+        if when:
+            parse(when)
+        parsed = parse_template(template)
+        shown = list(dict.fromkeys(one.text for one in parsed.expressions))
+        lines = [one for one in ([target] if isinstance(target, str) else target) if is_line(one)]
+        if lines and not isinstance(target, str):
+            raise ValueError(f"{lines[0]}: a line is named alone, and not in a list")
+        if not lines and (locals or not shown):
+            raise ValueError(f"{target!r:.200}: expected a template with expressions in it, and no locals, where the target is no line")
+        places: Dict[str, Tuple[str, int]] = {}
+        log = Log((lambda call: line_event(call, parsed)) if lines else (lambda call: logged_call(call, parsed, places)))
+        local: Dict[str, Any] = {"kind": LINE if lines else WATCH, "when": when, "show": shown, "depth": depth, "stack": stack}
+        local.update({"locals": locals} if lines else {"errors": False, "rejected": False})
+        terms = Terms(wait=False, limit=limit, expires=expires, sample=sample, rate=rate, local=local)
+        mode = Mode.BEFORE if lines else Mode.AFTER
+        name = joined(mode, target)
+        if not lines:
+            found = [one for part in name.split(",") for one in self._search(part)]
+            places.update({one["target"]: (one["file"], one["line"]) for one in found})
+        log.handle = self._add(mode, name, log.put, terms, ())
+        return log
 
     def stat(
         self,

@@ -13,6 +13,7 @@ import threading
 from collections import deque
 from typing import Any, Callable, Deque, Generic, Iterator, Mapping, Optional, Tuple, TypeVar
 
+from ..core.model.expression.template import Template
 from ..core.model.record import Record
 from ..core.values.captured import revive
 from .call import Call
@@ -57,6 +58,69 @@ class CallEvent(Record):
 
     rejected: bool
     """With ``rejected``: it does not meet ``when``."""
+
+
+class LineEvent(Record):
+    """What ``log`` tells: that a statement of a line has begun, or that a call has ended. Values are as they were then."""
+
+    time: float
+    """In seconds since 1970."""
+
+    pid: int
+    thread: int
+    id: str
+    """A text that no other event of the application has."""
+
+    target: str
+    file: str
+    """As tracebacks have it; of a call, where its function begins."""
+
+    line: int
+    text: str
+    """The template with the values in it; empty without one."""
+
+    locals: Mapping[str, Any]
+    """With ``locals``: the local variables that had a value."""
+
+    stack: Tuple[Tuple[str, int, str], ...]
+    """With ``stack``: file, line and function of the callers, the innermost first."""
+
+
+def line_event(call: Call, template: Template) -> LineEvent:
+    """What the hook on a line has told. Raises as `call_event`."""
+    now, file, line, _, stack, shown, variables = marshal.loads(call.args[0])  # noqa: S302 - as of a call
+    values = {text: revive(tree) for text, tree in shown}
+    return LineEvent(
+        time=now,
+        pid=call.pid,
+        thread=call.thread,
+        id=call.id,
+        target=call.target,
+        file=file,
+        line=line,
+        text=template.format([values[one.text] for one in template.expressions]),
+        locals={name: revive(tree) for name, tree in variables},
+        stack=tuple(zip(stack[::3], stack[1::3], stack[2::3])),
+    )
+
+
+def logged_call(call: Call, template: Template, places: Mapping[str, Tuple[str, int]]) -> LineEvent:
+    """The same of a call that has ended; `places` has where functions begin, by target."""
+    event = call_event(call)
+    file, line = places.get(event.target, ("", 0))
+    shown = [event.shown[one.text] for one in template.expressions]
+    return LineEvent(
+        time=event.time,
+        pid=event.pid,
+        thread=event.thread,
+        id=event.id,
+        target=event.target,
+        file=file,
+        line=line,
+        text=template.format(shown),
+        locals={},
+        stack=event.stack,
+    )
 
 
 def call_event(call: Call) -> CallEvent:
@@ -183,3 +247,7 @@ class Watch(Stream[CallEvent]):
 
     def _counts(self, event: CallEvent) -> bool:
         return not event.rejected
+
+
+class Log(Stream[LineEvent]):
+    """A stream of ``LineEvent``, as ``log`` gives it."""

@@ -10,11 +10,12 @@ import time
 from datetime import datetime, timezone
 from typing import Any, Dict, List, Mapping, Sequence
 
+from ..core.model.target import is_line
 from ..core.model.times import shown_seconds
 from ..core.values.captured import Captured, exception_to_json, to_json
 from ..script.counted import MonitorRow, StackRow, StatRow
 from ..script.observer import Stack
-from ..script.watching import CallEvent
+from ..script.watching import CallEvent, LineEvent
 
 # Characters of one value in a line for people.
 _LONGEST_VALUE = 120
@@ -49,6 +50,37 @@ def call_text(event: CallEvent, began: bool) -> List[str]:
     return [head, *frames_text(event.stack)]
 
 
+def line_text(event: LineEvent) -> List[str]:
+    """What `log` tells, in a line, with one for each local variable and one for each frame of the caller."""
+    name = event.target if is_line(event.target) else event.target.rpartition(":")[2]
+    head = f"{clock(event.time)} {event.pid} {name}{'  ' if event.text else ''}{event.text}"
+    return [head, *(f"    {name} = {value_text(value)}" for name, value in event.locals.items()), *frames_text(event.stack)]
+
+
+def line_json(event: LineEvent, app: str) -> Dict[str, Any]:
+    """The same as an object for JSON."""
+    told: Dict[str, Any] = {
+        "type": "line",
+        "time": _iso(event.time),
+        "app": app,
+        "pid": event.pid,
+        "id": event.id,
+        "target": event.target,
+        "file": event.file,
+        "line": event.line,
+        "text": event.text,
+    }
+    if event.locals:
+        told["locals"] = {name: value_json(value) for name, value in event.locals.items()}
+    if event.stack:
+        told["stack"] = frames_json(event.stack)
+    return told
+
+
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
 def value_json(value: Any) -> Any:
     """A value of an event as JSON says it."""
     return to_json(value._tree if isinstance(value, Captured) else value)
@@ -58,7 +90,7 @@ def call_json(event: CallEvent, app: str, began: bool) -> Dict[str, Any]:
     """A call as an object for JSON."""
     shown: Dict[str, Any] = {
         "type": "call",
-        "time": datetime.fromtimestamp(event.time, timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "time": _iso(event.time),
         "app": app,
         "pid": event.pid,
         "id": event.id,

@@ -21,7 +21,7 @@ from xpc_instrument.core.model.aggregate import Key, Table, key_part, to_json
 from xpc_instrument.core.model.errors import ExpressionError, TargetError
 from xpc_instrument.core.model.expression import OBSERVE, parse
 from xpc_instrument.core.model.interrupts import raise_interrupt
-from xpc_instrument.core.model.local import DURATION, INJECT, STACK, WATCH
+from xpc_instrument.core.model.local import DURATION, INJECT, LINE, STACK, WATCH
 from xpc_instrument.core.model.words import one_line
 from xpc_instrument.core.values.names import type_name
 
@@ -249,7 +249,7 @@ def expressions_of(local: Mapping[str, Any]) -> List[str]:
     when = [local["when"]] if local["when"] else []
     if local["kind"] == STACK:
         return when
-    if local["kind"] == WATCH:
+    if local["kind"] in (WATCH, LINE):
         return [*when, *local["show"]]
     return [*when, *local["by"], *([] if local["of"] == DURATION else [local["of"]])]
 

@@ -52,13 +52,13 @@ class WatchHook(UnwaitedHook):
         self._expressions: List[Expression] = [parse(text, level) for text in expressions_of(self.local)]
         self._redaction = redaction
         # Only calls that raise are shown.
-        self._raising: bool = self.local["errors"]
+        self._raising: bool = self.local.get("errors", False)
         # It costs too much.
         self.over_budget = False
         # For that or because its terms are over, or it cannot be on its target.
         self._rests = False
         self._budget = Budget(self)
-        self._rejected = Bucket(options["terms"].rate or MOST_REJECTED) if self.local["rejected"] else None
+        self._rejected = Bucket(options["terms"].rate or MOST_REJECTED) if self.local.get("rejected") else None
         self._when: Optional[Callable[..., Any]] = None
         self._show: List[Tuple[str, Callable[..., Any]]] = []
         super().__init__(*args, capturer=Capturer(CaptureLimits(depth=self.local["depth"]), redaction), **options)
@@ -103,19 +103,24 @@ class WatchHook(UnwaitedHook):
         try:
             seen = self._seen(args if instance is None else (instance, *args), kwargs, duration, result, error)
         except Exception as fault:
-            self._drop()
-            raise_interrupt(fault)
-            self.counters.fail("internal")
-            if not self._logged.get("internal"):
-                self._logged["internal"] = True
-                log.exception("an event of %s was dropped; further ones are counted, not logged", self.target)
+            self._lost(fault)
             return
         except BaseException:
             self._drop()
             raise
-        if seen is None:
-            return
-        blob, met = seen
+        if seen is not None:
+            self._queue(number, *seen)
+
+    def _lost(self, fault: Exception) -> None:
+        """An event could not be made."""
+        self._drop()
+        raise_interrupt(fault)
+        self.counters.fail("internal")
+        if not self._logged.get("internal"):
+            self._logged["internal"] = True
+            log.exception("an event of %s was dropped; further ones are counted, not logged", self.target)
+
+    def _queue(self, number: int, blob: bytes, met: bool = True) -> None:
         queue = self.queue
         fillers = len(blob) // queue.share
         if len(queue.items) + fillers >= queue.limit:

@@ -447,6 +447,13 @@ class CodePatch(Patch):
         if _armed_in(function.__code__) is None:
             reveal(function)
 
+    def rebase(self, old: types.CodeType, new: types.CodeType) -> None:
+        if self._original is old:
+            self._original = new
+        shadow = None if self._armed is None else self._armed.shadow
+        if shadow is not None and shadow.__code__ is old:
+            shadow.__code__ = new
+
     def uninstall(self) -> None:
         self.disarm()
         if self._armed is None or self.resolved.inherited:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import CodeType
 from typing import Any, AsyncGenerator, Callable, Coroutine, Dict, Generator, Optional, Protocol, Tuple
 
 from ..targets.parameters import form_of
@@ -64,6 +65,13 @@ class Patch:
     def disarm(self) -> None:
         """From now on invocations run the original."""
         raise NotImplementedError
+
+    def rebase(self, old: CodeType, new: CodeType) -> None:
+        """The function's own code has become another, which has the same parameters: in one step, armed or not."""
+
+    def derived(self) -> Optional[Tuple[CodeType, CodeType]]:
+        """The function's own code, and the one with the hooks inside that was made of it, whether it is armed now or not."""
+        return None
 
     def uninstall(self) -> None:
         """Undo it all. If somebody else has patched the target since, theirs stays, and a `PatchError` says so."""

@@ -13,7 +13,7 @@ Rules:
 from __future__ import annotations
 
 from types import CodeType, FunctionType, MethodType
-from typing import Any, Optional, Tuple
+from typing import Any, Callable, List, Optional, Tuple
 
 from ..guard import guarded
 from ..hooks.dispatch import Dispatcher
@@ -35,6 +35,9 @@ def raised(token: Any, error: BaseException) -> None:
 # To read the frames of a traceback raises audit events, and an audit hook may be the very target.
 _original_part = guarded(original_part)
 
+
+followers: List[Callable[[CodeType, CodeType], None]] = []
+"""Called with a function's own code and what was made of it, before it is armed with that."""
 
 _ITERATIONS = (Kind.GENERATOR, Kind.ASYNC_GENERATOR)
 
@@ -127,9 +130,26 @@ class InsidePatch(CodePatch):
                 self.why_not_inside = str(error)
                 return None
             self._gate = gate
+            for follow in followers:
+                follow(below, self._inside)
         if self._gate is not None:
             self._original = below
         return self._gate
+
+    def rebase(self, old: CodeType, new: CodeType) -> None:
+        super().rebase(old, new)
+        if self._below is not old or self._gate is None:
+            return
+        # The same gate, so that who is just coming in finds it open.
+        function = self.resolved.function
+        made = inserted(new, MethodType(enter_of(count_of(new)), self._gate), leave, failed, raised)
+        before, self._inside, self._below = self._inside, made, new
+        self._gate.shadow.__code__ = new
+        if self._is_inside and function.__code__ is before:
+            function.__code__ = made
+
+    def derived(self) -> Optional[Tuple[CodeType, CodeType]]:
+        return None if self._below is None or self._inside is None else (self._below, self._inside)
 
     def uninstall(self) -> None:
         self.disarm()

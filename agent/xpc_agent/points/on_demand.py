@@ -53,6 +53,10 @@ class OnDemand:
             raise TargetError(f"{target} is code of the agent, which cannot be hooked: it would lead back into itself")
         return True
 
+    def covers(self, module: str, name: str) -> bool:
+        """Whether the function of that name may be asked for, be it one that has no name to be reached by."""
+        return not is_own(module) and any(pattern.matches(module, name) for pattern in self.patterns)
+
     def covers_module(self, name: str) -> bool:
         """Whether functions of the module may be asked for."""
         return not is_own(name) and any(pattern.matches_module(name) for pattern in self.patterns)

@@ -30,6 +30,8 @@ log = logging.getLogger("xpc_agent")
 class ProbePoint:
     """One target in this process."""
 
+    is_line = False
+
     def __init__(self, target: str, config: ProbeConfig) -> None:
         self.target = target
         self.config = config

@@ -24,12 +24,12 @@ from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Proto
 from xpc_instrument.core.config.schema import Config, ProbeConfig
 from xpc_instrument.core.model.errors import TargetError
 from xpc_instrument.core.model.pattern import Pattern
-from xpc_instrument.core.model.target import is_glob, matches, module_matches, split_target
+from xpc_instrument.core.model.target import is_glob, is_line, matches, module_matches, split_target
 from xpc_instrument.core.unpatched import Local, RLock
 
 from ..hooks.counters import Counters
 from ..hooks.remote import RemoteHook
-from ..patching import load_wrapt
+from ..patching import Patch, load_wrapt
 from ..patching.inside import prepare
 from ..targets.glob import expand, functions_of, matching
 from ..targets.module import find_module, is_initializing, main_names
@@ -241,6 +241,8 @@ class ProbeTable:
     def find_point(self, target: str) -> ProbePoint:
         """The probe point of a target. Raises `TargetError` that names the nearest."""
         point = self.points.get(target)
+        if is_line(target):
+            return point or self._line(target)
         if point is None or point.state in ("pending", "missing"):
             self.look_at_imported()
             point = self.points.get(target)
@@ -258,6 +260,23 @@ class ProbeTable:
         if point.state in ("missing", "unpatchable"):
             raise TargetError(f"{target} cannot be hooked: {point.reason}")
         return point
+
+    def _line(self, target: str) -> ProbePoint:
+        # Late: what reads bytecode is loaded where somebody asks for a line.
+        from .line import line_point
+
+        with self.changing():
+            point = self.points[target] = line_point(target, self._config_of, self._patches, self._config.app)
+        return point
+
+    def _config_of(self, module: str, name: str) -> Optional[ProbeConfig]:
+        """What the config says of a function, whether it can be reached by its name or not; None if it is not to be looked at."""
+        target = f"{module}:{name}"
+        probe = self._listed.get(target) or next((one for one in self._globs if matches(one.target, one.exclude, target)), None)
+        return self._config.defaults.probe(target) if probe is None and self.on_demand.covers(module, name) else probe
+
+    def _patches(self) -> List[Patch]:
+        return [point.patch for point in list(self.points.values()) if point.patch is not None]
 
     def _names_near(self, target: str) -> Set[str]:
         """The targets that could have been meant: the listed ones, and those in the same module."""

@@ -22,7 +22,7 @@ from typing import Any, Callable, Dict, List, Optional, Protocol, Tuple, Union
 from xpc_instrument.core.calls.registry import Registration, Registry, read_terms
 from xpc_instrument.core.config.schema import Config, ProbeConfig
 from xpc_instrument.core.model.errors import TargetError
-from xpc_instrument.core.model.local import INJECT, WATCH
+from xpc_instrument.core.model.local import INJECT, LINE, WATCH
 from xpc_instrument.core.model.record import replace
 from xpc_instrument.core.model.target import Mode, is_selection, is_target, parts_of, split_name, split_target
 from xpc_instrument.core.model.terms import Terms
@@ -39,6 +39,7 @@ from ..guard import guard_thread, guarded
 from ..hooks.admission import SharedAdmission, SuspensionPolicy, reseed
 from ..hooks.remote import RemoteHook
 from ..hooks.unwaited import UnwaitedHook
+from ..monitoring import monitoring
 from ..points.point import ProbePoint
 from ..points.table import ProbeTable
 from ..relay import RelayedPeer
@@ -295,6 +296,8 @@ class Registrations(Policy):
     def _maker(self, point: ProbePoint, mode: Mode, terms: Terms) -> Callable[..., Any]:
         """What makes the hook that the terms mean. Raises `TargetError` for expressions that are not allowed."""
         target, level = point.target, point.config.expressions
+        if point.is_line != (terms.local is not None and terms.local["kind"] == LINE):
+            raise TargetError(f"{target}: expected a function" if not point.is_line else f"{target} is a line, which only `log` looks at")
         if terms.local is None:
             return RemoteHook if terms.wait else functools.partial(UnwaitedHook, sender=self.sender, capturer=capturer_of(self._redaction))
         injects = terms.local["kind"] == INJECT
@@ -311,6 +314,10 @@ class Registrations(Policy):
         from ..hooks.local import LocalHook, check_expressions
 
         check_expressions(target, terms.local, level)
+        if terms.local["kind"] == LINE:
+            from ..hooks.line import LineHook
+
+            return functools.partial(LineHook, sender=self.sender, redaction=self._redaction, level=level)
         if terms.local["kind"] == WATCH:
             from ..hooks.watch import WatchHook
 
@@ -417,6 +424,7 @@ class Registrations(Policy):
         """In a forked child: the sessions are the parent's, the hooks stay for those that come here too. Once the table is reset."""
         self._begin()
         reseed()
+        monitoring.reset_after_fork()
         self._selections.reset_after_fork()
         pid = os.getpid()
         for point in list(self._table.points.values()):

@@ -9,6 +9,8 @@
 - `watch`: shows the invocation, with the values of the expressions in `show` if there are any, else all; `depth` is how deep values are
   captured, `stack` how many frames of the caller are told, and with `errors` only those are shown that raise. With `rejected` those are
   shown as well that do not meet the condition, at a rate of their own. Nobody waits for it.
+- `line`: shows that a statement of a line begins, with the values of the expressions in `show`, and with `locals` all of its local
+  variables; `depth` and `stack` as with `watch`. It is on a line and not on a function.
 - `inject`: does the first of its `terms` that applies (`fault.py`), in the mode `instead`, and counts what it has done.
 """
 
@@ -18,7 +20,7 @@ from typing import Any, Dict, Mapping
 
 from .fault import parse_terms
 
-STAT, STACK, WATCH, INJECT = "stat", "stack", "watch", "inject"
+STAT, STACK, WATCH, LINE, INJECT = "stat", "stack", "watch", "line", "inject"
 
 DURATION = "duration"
 
@@ -34,6 +36,7 @@ _KINDS: Dict[str, Dict[str, type]] = {
     STAT: {"when": str, "of": str, "by": list},
     STACK: {"when": str, "depth": int},
     WATCH: {"when": str, "show": list, "depth": int, "stack": int, "errors": bool, "rejected": bool},
+    LINE: {"when": str, "show": list, "depth": int, "stack": int, "locals": bool},
     INJECT: {"terms": str},
 }
 
@@ -48,7 +51,7 @@ def check_local(local: Mapping[str, Any]) -> None:
         raise ValueError(f"a hook of the kind {kind!r}: expected {', '.join(sorted(expected))}, got {dict(local)!r:.200}")
     if kind == STAT and not (len(local["by"]) <= _MOST_PARTS and all(isinstance(one, str) for one in local["by"])):
         raise ValueError(f"by={local['by']!r:.200}: expected at most {_MOST_PARTS} expressions")
-    if kind == WATCH:
+    if kind in (WATCH, LINE):
         if not (len(local["show"]) <= _MOST_SHOWN and all(isinstance(one, str) for one in local["show"])):
             raise ValueError(f"show={local['show']!r:.200}: expected at most {_MOST_SHOWN} expressions")
         if not 0 <= local["depth"] <= DEEPEST:

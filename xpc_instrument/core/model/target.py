@@ -1,7 +1,8 @@
-"""The syntax of targets, `package.module:Qualified.name`: what is wrong with one, globs, and a mode in front of one.
+"""The syntax of targets, `package.module:Qualified.name` or `path/file.py:24`: what is wrong with one, globs, and a mode in front of one.
 
 Rules:
 - In a config, `*` stands anywhere but in the first part of the module, and matches dots too. An `exclude` may have `?` and `[...]` as well.
+- What ends in a number is a line, `shop/checkout.py:24`: the file by any end of its path that no other file has.
 - A glob leaves out special methods, `__init__` and its like, unless its own last part begins with `__`.
 """
 
@@ -34,6 +35,23 @@ MODES = {mode.value: mode for mode in Mode}
 def is_target(name: str) -> bool:
     """Whether a registry name means a probe point: `module:Qualified.name`, with or without a mode in front."""
     return ":" in name
+
+
+def is_line(target: str) -> bool:
+    """Whether a target is a line of a file and no function."""
+    file, colon, line = target.rpartition(":")
+    return bool(colon and file) and line.isascii() and line.isdigit()
+
+
+def split_line(target: str) -> Tuple[str, int]:
+    """(the end of the path of a file, line) of a target that is a line. Raises `TargetError`."""
+    file, _, line = target.rpartition(":")
+    path = file.replace("\\", "/")
+    if not path.isprintable() or path.endswith("/") or not path.endswith(".py"):
+        raise TargetError(f"{target!r:.200}: expected a file and a line as tracebacks have them, such as shop/checkout.py:24")
+    if not 0 < int(line[:9]) < 10**8:
+        raise TargetError(f"{target!r:.200}: lines count from 1")
+    return path, int(line[:9])
 
 
 def split_name(name: str) -> Tuple[Mode, str]:

@@ -1,0 +1,129 @@
+"""A line as a probe point: where it is, who may look at it, and the hooks on it."""
+
+from __future__ import annotations
+
+import sys
+from types import CodeType, FunctionType
+from typing import Any, Callable, Dict, FrozenSet, Iterable, List, Optional
+
+from xpc_instrument.core.config.schema import ProbeConfig
+from xpc_instrument.core.model.errors import TargetError
+from xpc_instrument.core.model.record import replace
+from xpc_instrument.core.model.target import Mode
+
+from ..patching import Patch
+from ..patching.code_swap import plain_code
+from ..patching.lines.injection import Call, Injection
+from ..patching.lines.starts import Body, UndecodableError
+from ..targets.lines import FoundLine, Root, find_line
+from ..targets.module import main_names
+from .point import ProbePoint
+
+_OBSERVERS = frozenset({Mode.BEFORE, Mode.AFTER})
+_BY_EVENTS = sys.version_info >= (3, 12)
+
+ONLY_LATER = "frames that ran before are not seen: this Python needs its code changed for that"
+
+_injection = Injection()
+_events: Any = None
+
+ConfigOf = Callable[[str, str], Optional[ProbeConfig]]
+
+
+def line_point(target: str, config_of: ConfigOf, patches: Callable[[], Iterable[Patch]], app: str) -> LinePoint:
+    """The point of a line. `config_of` says what the config says of a function in a module. Raises `TargetError`."""
+    known: Dict[int, Dict[int, List[Any]]] = {}
+
+    def starts(code: CodeType) -> Dict[int, List[Any]]:
+        if id(code) not in known:
+            try:
+                known[id(code)] = Body(code).starts
+            except UndecodableError:
+                known[id(code)] = {}
+        return known[id(code)]
+
+    found = find_line(target, _own_code, starts)
+    return LinePoint(target, _allowed(target, found.roots, config_of, app), found, patches)
+
+
+def _own_code(function: FunctionType) -> CodeType:
+    return _injection.original(plain_code(function))
+
+
+def _allowed(target: str, roots: List[Root], config_of: ConfigOf, app: str) -> ProbeConfig:
+    """What the config says of the function around the line: it has to allow to look at it."""
+    found: Optional[ProbeConfig] = None
+    for root in roots:
+        names = (*main_names(), "__main__") if root.module == "__main__" else (root.module,)
+        configs = [config for config in (config_of(name, root.name) for name in names) if config is not None]
+        function = f"{names[0]}:{root.name}"
+        if not configs:
+            remedy = "add it to the config, as a probe or on demand, and start the application again"
+            raise TargetError(f"{target} is in {function}, which is no probe point of {app}: {remedy}")
+        found = configs[0]
+        if not found.allow & _OBSERVERS:
+            allowed = ", ".join(sorted(one.value for one in found.allow))
+            raise TargetError(f"{target} is in {function}, where the config does not allow to look, only {allowed}")
+    assert found is not None
+    allow: FrozenSet[Mode] = found.allow | _OBSERVERS
+    return replace(found, allow=allow)
+
+
+class LinePoint(ProbePoint):
+    """One line in this process."""
+
+    is_line = True
+
+    def __init__(self, target: str, config: ProbeConfig, found: FoundLine, patches: Callable[[], Iterable[Patch]]) -> None:
+        super().__init__(target, config)
+        self.on_demand = True
+        self.state, self.reason = "ready", "" if _BY_EVENTS else ONLY_LATER
+        self._found = found
+        self._patches = patches
+        self._shown: List[Any] = []
+
+    def make_hookable(self) -> None:
+        """It is, or it would not be."""
+
+    def refresh(self) -> None:
+        """Have the line's state follow its list of hooks. Raises `TargetError` if it cannot be."""
+        found = self._found
+        hooks: List[Any] = list(self.hooks)
+        for hook in hooks:
+            if not any(hook is one for one in self._shown):
+                hook.at(found.codes)
+        shown = [hook for hook in hooks if not hook.mistake]
+        if len(shown) != len(self._shown) or any(one is not other for one, other in zip(shown, self._shown)):
+            try:
+                self._put(shown)
+            except UndecodableError as error:
+                raise TargetError(f"{self.target} cannot be looked at: {error}") from error
+            self._shown = shown
+        self.state = "armed" if self._shown else "ready"
+
+    def _put(self, hooks: List[Any]) -> None:
+        found = self._found
+        if _BY_EVENTS:
+            derived = [pair for pair in (patch.derived() for patch in self._patches()) if pair is not None]
+            _line_events().put(found.codes, derived, found.line, [hook.call(None) for hook in hooks])
+            return
+        calls = [Call(hook.wanted, hook.call) for hook in hooks]
+        _injection.put(found.codes, [root.code for root in found.roots], found.functions, found.line, calls, self._rebase)
+
+    def _rebase(self, old: CodeType, new: CodeType) -> None:
+        for patch in self._patches():
+            patch.rebase(old, new)
+
+    def restore(self) -> None:
+        """Undo it."""
+        self.hooks = []
+        self.refresh()
+
+
+def _line_events() -> Any:
+    global _events
+    if _events is None:
+        from ..patching.lines.events import LineEvents
+
+        _events = LineEvents()
+    return _events

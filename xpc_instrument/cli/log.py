@@ -1,0 +1,68 @@
+"""`xpc log`: a text each time that a statement of a line begins, or that a call of a function ends."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from ..core.model.target import is_line
+from ..script.watching import LineEvent
+from ..verbs.events import line_json, line_text
+from .observing import GRACE, Run, add_verb, running
+from .streams import follow_stream
+
+
+def add_parser(commands: Any) -> None:
+    """Declare the command."""
+    parser = add_verb(
+        commands,
+        "log",
+        "show a text when a line runs, or a call ends",
+        limit=100,
+        rate=50.0,
+        targets="FILE:LINE [TEMPLATE] | TARGET... TEMPLATE",
+        examples="  xpc log shop shop/checkout.py:24 'total={total} of {customer.name!r}'\n"
+        "  xpc log shop checkout.py:24 --when 'total > 100' --locals\n"
+        "  xpc log shop shop.checkout:charge '{amount:.2f} {currency} took {duration:.3f} s'\n",
+    )
+    parser.add_argument("--when", metavar="EXPR", default="", help="only when the expression is true")
+    parser.add_argument("--locals", action="store_true", help="all local variables of the line")
+    parser.add_argument("-x", dest="depth", metavar="N", type=int, default=2, help="levels of values that are shown, at most 5; default 2")
+    parser.add_argument("--stack", metavar="N", type=int, nargs="?", const=8, default=0, help="the N innermost frames of the caller; 8")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Show what is told until the end; 1 if there was nothing until `--for`."""
+    first = 1 if options.started is None else 0
+    place = first + 1 if is_line("".join(options.words[first : first + 1])) else max(first, len(options.words) - 1)
+    options.words, rest = options.words[:place], options.words[place:]
+    if len(rest) > 1 or not options.words[first:]:
+        print("xpc: expected FILE:LINE and a template, or targets and a template; see `xpc log --help`", file=sys.stderr)
+        return 2
+    with running(options) as one:
+        target = one.targets[0] if len(one.targets) == 1 else one.targets
+        return follow_line(one, target, "".join(rest), options.locals)
+
+
+def follow_line(one: Run, target: Any, template: str, shows_locals: bool) -> int:
+    """The same for `watch`, on a line."""
+    options, output, app = one.options, one.output, one.session.app
+    stream = one.session.log(
+        target,
+        template,
+        limit=one.limit,
+        expires=options.expires + GRACE,
+        sample=options.sample,
+        rate=one.rate,
+        when=options.when,
+        locals=shows_locals,
+        depth=options.depth,
+        stack=options.stack,
+    )
+
+    def show(event: LineEvent) -> None:
+        output.event(line_json(event, app), line_text(event))
+
+    return follow_stream(one, stream, "event", show)
