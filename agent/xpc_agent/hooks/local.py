@@ -11,13 +11,14 @@ Rules:
 
 from __future__ import annotations
 
+import functools
 import sys
 from builtins import isinstance as _isinstance  # for where no guard is up: the builtin may be the very target
 from time import perf_counter
 from types import CodeType
 from typing import Any, Callable, Coroutine, Dict, List, Mapping, Optional, Tuple
 
-from xpc_instrument.core.model.aggregate import Key, Table, key_part, to_json
+from xpc_instrument.core.model.aggregate import LONGEST_KEY, Key, Table, key_part, to_json
 from xpc_instrument.core.model.errors import ExpressionError, TargetError
 from xpc_instrument.core.model.expression import OBSERVE, parse
 from xpc_instrument.core.model.interrupts import raise_interrupt
@@ -25,6 +26,7 @@ from xpc_instrument.core.model.local import DURATION, INJECT, LINE, STACK, WATCH
 from xpc_instrument.core.model.words import one_line
 from xpc_instrument.core.values.names import type_name
 
+from ..generated import compiled
 from ..guard import guard, guarded
 from ..targets.resolve import Kind, Resolved
 from .aggregate import Aggregate
@@ -35,6 +37,40 @@ from .remote import RemoteHook
 from .scope import Scope
 
 Record = Callable[[Optional[Args], Any, Optional[BaseException], float], None]
+
+
+# `values` are None for a call that the function does not take. That no code of the application runs is the expressions' to see to; what is
+# not to be seen by hooks, since it may call what they are on, has its guard.
+_RECORD = """
+def record(values, result, error, duration):
+    began = clock() if not tick() % sampled else None
+    try:
+        {lines}
+    except any_error as fault:
+        failed(fault)
+        return
+    update(key, {value}, error)
+    {timed}
+"""
+_TIMED = "began is not None and spent(clock() - began)"
+
+
+@guarded
+def _part_of(value: Any) -> Any:
+    known = key_part(value)
+    return ("text", f"<{type_name(value)}>") if known is None else known
+
+
+_NAMES = {
+    "any_error": Exception,
+    "clock": perf_counter,
+    "kind": type,
+    "length": len,
+    "longest": LONGEST_KEY,
+    "part_of": _part_of,
+    "sampled": SAMPLED,
+    "text": str,
+}
 
 
 class _Timed:
@@ -97,7 +133,7 @@ class LocalHook(RemoteHook):
 
     def _begin_counting(self) -> None:
         self._budget = Budget(self)
-        self._record: Record = self._timing(self._recording())
+        self._record: Record = self._recording()
 
     def goes_inside(self, kind: Kind) -> bool:
         return True
@@ -163,71 +199,55 @@ class LocalHook(RemoteHook):
     # what is recorded --------------------------------------------------------------------------------------------------
 
     def _recording(self) -> Record:
-        update, local = self.aggregate.update, self.local
-        depth = local["depth"] if local["kind"] == STACK else 0
-        own = self.target.rpartition(".")[2].rpartition(":")[2]
-        if not self._expressions:
+        """What an invocation does when it has ended, as one function: each call within it would take as long as counting does."""
+        local, lines, names = self.local, [], []
+        namespace: Dict[str, Any] = {
+            **_NAMES,
+            "tick": self._budget.tick,
+            "spent": self._spent,
+            "update": self.aggregate.update,
+            "unusable": self.aggregate.unusable.up,
+            "rejected": self.aggregate.rejected.up,
+            "failed": self._uncounted,
+        }
+        texts: List[str] = []
+        if self._scope.is_placed:
+            for place, expression in enumerate(self._expressions):
+                text, more = self._scope.inlined(expression, f"evaluate{place}")
+                texts.append(text)
+                namespace.update(more)
+        elif self._expressions:
+            lines += ["unusable()", "return"]
+        if texts:
+            lines += ["if values is None:", "    unusable()", "    return"]
+        if texts and local["when"]:
+            lines += [f"if not {texts.pop(0)}:", "    rejected()", f"    {_TIMED}", "    return"]
+        if local["kind"] == STACK:
+            namespace["key_of"] = guarded(functools.partial(callers, local["depth"], self.target.rpartition(".")[2].rpartition(":")[2]))
+            lines.append("key = key_of()")
+        else:
+            of = "duration" if local["of"] == DURATION or not texts else texts.pop()
+            for place, text in enumerate(texts):
+                names.append(f"part{place}")
+                lines += [f"part{place} = {text}", f"if kind(part{place}) is not text or length(part{place}) > longest:"]
+                lines.append(f"    part{place} = part_of(part{place})")
+            lines += [f"key = ({''.join(f'{name}, ' for name in names)})", f"value = {of}"]
+        value = "duration" if local["kind"] == STACK else "value"
+        text = _RECORD.format(lines="\n        ".join(lines), value=value, timed=_TIMED)
+        record: Record = compiled(f"{__name__} {dict(local)!r}", namespace, text)["record"]
+        return record
 
-            def durations(values: Optional[Args], result: Any, error: Optional[BaseException], duration: float) -> None:
-                update(callers(depth, own) if depth else (), duration, error)
-
-            return durations
-        made = [self._scope.evaluation(one) for one in self._expressions]
-        when = made.pop(0) if local["when"] else None
-        by = made[: len(local.get("by", ()))]
-        of = made[-1] if len(made) > len(by) else None
-        unusable, rejected = self.aggregate.unusable.up, self.aggregate.rejected.up
-
-        def part(value: Any) -> Any:
-            known = key_part(value)
-            return ("text", f"<{type_name(value)}>") if known is None else known
-
-        def evaluated(values: Optional[Args], result: Any, error: Optional[BaseException], duration: float) -> None:
-            before = guard.on
-            try:
-                guard.on = True
-                if values is None:
-                    unusable()
-                    return
-                if when is not None and not when(values, result, error, duration):
-                    rejected()
-                    return
-                key: Key = callers(depth, own) if depth else tuple([part(one(values, result, error, duration)) for one in by])
-                value = duration if of is None else of(values, result, error, duration)
-            except Exception as fault:
-                raise_interrupt(fault)
-                unusable()
-                self._tell_fault(fault)
-                return
-            finally:
-                try:
-                    guard.on = before
-                except BaseException:
-                    guard.on = before
-                    raise
-            update(key, value, error)
-
-        return evaluated
+    @guarded
+    def _uncounted(self, fault: Exception) -> None:
+        raise_interrupt(fault)
+        self.aggregate.unusable.up()
+        self._tell_fault(fault)
 
     def _tell_fault(self, fault: Exception) -> None:
         self.counters.fail("expression")
         self._log_once("expression", "%s", f"{type(fault).__name__}: {one_line(str(fault))}; such calls are not counted here")
 
     # the budget --------------------------------------------------------------------------------------------------------
-
-    def _timing(self, record: Record) -> Record:
-        """The same, which is timed now and then."""
-        tick, clock, spent, sampled = self._budget.tick, perf_counter, self._spent, SAMPLED
-
-        def timed(values: Optional[Args], result: Any, error: Optional[BaseException], duration: float) -> None:
-            if tick() % sampled:
-                record(values, result, error, duration)
-                return
-            began = clock()
-            record(values, result, error, duration)
-            spent(clock() - began)
-
-        return timed
 
     @guarded
     def _spent(self, seconds: float) -> None:

@@ -6,10 +6,11 @@ from threading import get_ident
 from types import CodeType, FunctionType
 from typing import Any, Callable, Dict, Optional, Tuple
 
-from xpc_instrument.core.model.expression import Expression
+from xpc_instrument.core.model.expression import TRUSTED, Expression
 from xpc_instrument.core.model.interrupts import raise_interrupt
 
 from ..generated import compiled
+from ..guard import guarded
 from ..targets.parameters import binder, count_of, splitter
 from ..targets.resolve import Binding, Resolved
 from .gate import Args, Kwargs
@@ -45,6 +46,11 @@ class Scope:
                 self.names = code.co_varnames[: count_of(code)]
         return True
 
+    @property
+    def is_placed(self) -> bool:
+        """Whether its target is there."""
+        return self._resolved is not None
+
     def values(self, args: Args, kwargs: Kwargs) -> Optional[Args]:
         """The values of all parameters, the instance included; None for a call that the function does not take."""
         if self._values_of is None:
@@ -57,8 +63,16 @@ class Scope:
 
     def evaluation(self, expression: Expression) -> Callable[..., Any]:
         """`f(values, result, error, duration)`, which gives the value. Raises `ExpressionError` for a name that is not known here."""
-        if self._resolved is None:
+        if not self.is_placed:
             return _nothing_yet
+        text, namespace = self.inlined(expression, "evaluate")
+        text = f"def value(values, result, error, duration):\n    return {text}\n"
+        value: Callable[..., Any] = compiled(f"{__name__} {expression.text!r}", namespace, text)["value"]
+        return value
+
+    def inlined(self, expression: Expression, name: str) -> Tuple[str, Dict[str, Any]]:
+        """The text of the value, where `values`, `result`, `error` and `duration` are to be had, and what else it names: the expression's
+        function as `name`, and others by the same names for all. Raises `ExpressionError` as `evaluation`. Its target is there."""
         places = {name: f"values[{index}]" for index, name in enumerate(self.names)}
         words: Dict[str, str] = {"result": "result", "exception": "error", "duration": "duration"}
         words.update(thread="ident()", pid="pid", target="target")
@@ -69,16 +83,18 @@ class Scope:
         known = {**words, **places}
         expression.check_names(known)
         used = sorted(expression.names)
+        if used == [expression.text]:
+            # Nothing to evaluate, nor to guard.
+            name = ""
+        evaluate = expression.function(used)
         namespace = {
-            "evaluate": expression.function(used),
+            name: guarded(evaluate) if expression.level == TRUSTED else evaluate,
             "ident": get_ident,
             "pid": self._pid,
             "target": self._target,
             "split": None if self._code is None else splitter(self._code),
         }
-        text = f"def value(values, result, error, duration):\n    return evaluate({', '.join(known[name] for name in used)})\n"
-        value: Callable[..., Any] = compiled(f"{__name__} {expression.text!r}", namespace, text)["value"]
-        return value
+        return f"{name}({', '.join(known[one] for one in used)})", namespace
 
 
 def _nothing_yet(*_: Any) -> Any:
