@@ -151,14 +151,17 @@ class Run:
 
     def armed(self, handle: Handle, noun: str, warning: str = "") -> None:
         """The first line; a `warning` stands in front of it."""
-        targets, processes = handle.targets, len(self.session.pids)
+        pids = self.session.pids
+        waiting = len(set(handle.waiting) & set(pids))
+        targets, processes = handle.targets, len(pids) - waiting
         took = shown_seconds(time.monotonic() - self.began)
-        where = f"in {counted(processes, 'process', 'processes')} of {self.session.app}"
+        where = f"in {counted(processes or waiting, 'process', 'processes')} of {self.session.app}"
         what = targets[0] if len(targets) == 1 else f"{len(targets)} targets of {handle.target}"
         ends = ([f"after {counted(self.limit, noun)} (-n)"] if self.limit else []) + [f"after {shown_span(self.options.expires)} (--for)"]
         how = f"ends {' or '.join(ends)}, or Ctrl-C"
-        if targets:
-            self.output.say(f"{warning}armed {what} {where} in {took}; {how}")
+        if targets and processes:
+            waits = f" ({waiting} more {'has' if waiting == 1 else 'have'} not imported it)" if waiting else ""
+            self.output.say(f"{warning}armed {what} {where}{waits} in {took}; {how}")
         else:
             self.output.say(f"{warning}waiting for {handle.target} {where}: no module that is imported has it; {how}")
         event = {"type": "armed", "app": self.session.app, "pids": self.session.pids, "targets": targets, "target": handle.target}

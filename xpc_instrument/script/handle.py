@@ -70,6 +70,7 @@ class Handle:
         self.suspensions = 0
         self._suspended_in: Set[int] = set()
         self._targets: Set[str] = set()
+        self._waiting_in: Set[int] = set()
         # What a hook that counts in the application had counted when it was removed, by process.
         self._last_totals: Dict[int, Any] = {}
         # Of one that was at rest since it cost too much: how much, by process.
@@ -99,6 +100,13 @@ class Handle:
         """
         with self._lock:
             return sorted(self._targets)
+
+    @property
+    def waiting(self) -> List[int]:
+        """The pids of the processes in which no module had a target of the hook when it was registered there, such as gunicorn's master:
+        the hook is armed there once one is imported that has."""
+        with self._lock:
+            return sorted(self._waiting_in)
 
     @property
     def suspended(self) -> List[int]:
@@ -178,6 +186,10 @@ class Handle:
         else:
             with self._lock:
                 self._over_budget[int(data["pid"])] = one_line(str(data["used"]))
+
+    def _note_waiting(self, pid: int) -> None:
+        with self._lock:
+            self._waiting_in.add(pid)
 
     def _note_targets(self, targets: Iterable[str]) -> None:
         """A process has put the hook on these."""

@@ -31,6 +31,7 @@ class Hook:
         "said",
         "target",
         "terms",
+        "waits",
     )
 
     def __init__(
@@ -62,8 +63,9 @@ class Hook:
         self.expires = None if terms.expires is None else time.monotonic() + terms.expires
         module = getattr(callback, "__module__", None)
         self.module = module if isinstance(module, str) else ""
-        # Whether a process has it, and why the first that refused it did.
+        # Whether a process has it, whether one waits for the module of its target, and why the first that refused it did.
         self.accepted = False
+        self.waits = False
         self.refusal: Optional[XpcError] = None
 
     def over(self) -> str:

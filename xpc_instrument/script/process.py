@@ -51,7 +51,11 @@ class PendingRegistration:
             if self.process.joiner.alive:
                 raise
             return None
-        self.hook.accepted = True
+        if answer.data.get("waits"):
+            self.hook.waits = True
+            self.hook.handle._note_waiting(self.process.joiner.welcome.pid)
+        else:
+            self.hook.accepted = True
         granted = answer.data.get("timeout")
         if isinstance(granted, (int, float)):
             self.hook.deadline = granted

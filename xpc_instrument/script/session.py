@@ -142,7 +142,8 @@ class Session(Observer):
             if self._follower is not None:
                 # A process that one of them forked meanwhile may have missed the hook; it was announced before its parent answered.
                 self._follower.look()
-            if not hook.accepted:
+            # One that waits for the module of the target cannot say that there is no such target.
+            if not hook.accepted and (hook.refusal or not hook.waits):
                 raise hook.refusal or ChannelError(f"no process of {self.app} is left to hook {target} in")
             if self._closed:
                 raise ChannelError("this session is closed")

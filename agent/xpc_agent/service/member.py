@@ -23,6 +23,7 @@ from xpc_instrument.core.protocol.codec import MAX_CONTROL
 from xpc_instrument.core.protocol.messages import Notice, Register
 
 from ..relay import PREFIX, RelayedPeer
+from .selections import Added
 
 log = logging.getLogger("xpc_agent")
 
@@ -33,8 +34,8 @@ _LONGEST_REPORT = MAX_CONTROL - 4096
 class Hooks(Protocol):
     """Where the hooks go that the host tells of."""
 
-    def add_hook(self, peer: RelayedPeer, message: Register) -> float:
-        """Put one on its target; returns its deadline in seconds. Raises `TargetError`."""
+    def add_hook(self, peer: RelayedPeer, message: Register) -> Added:
+        """Put one on its target. Raises `TargetError`."""
 
     def drop_hook(self, session: str, number: int, within: float, done: Callable[[], None]) -> None:
         """Remove one; `done` is called when its events are delivered too, or not in time."""
@@ -144,7 +145,7 @@ class Membership:
         peer = RelayedPeer(self._joiner, data["session"], data["who"], data["pid"], data["python"])
         message = Register(0, data["name"], data["hook"], data["style"], data["terms"], "")
         try:
-            return {"error": "", "timeout": self._hooks.add_hook(peer, message)}
+            return {"error": "", **self._hooks.add_hook(peer, message)._asdict()}
         except XpcError as error:
             return {"error": type(error).__name__, "message": str(error)}
 

@@ -46,7 +46,7 @@ from ..relay import RelayedPeer
 from .counting import all_totals, counting, totals
 from .on_use import capturer_of, condition_of
 from .search import search
-from .selections import Selection, Selections
+from .selections import Added, Selection, Selections
 from .sharing import PendingAnswer, Sharing
 from .stacks import stacks
 
@@ -137,7 +137,7 @@ class Registrations(Policy):
             return self._registry.register(peer, message)
         data = {"registered": True, "importable": _importable(message.module)}
         try:
-            answer = Answer(message.request, True, data={**data, "timeout": self.add_hook(peer, message)})
+            answer = Answer(message.request, True, data={**data, **self.add_hook(peer, message)._asdict()})
         except TargetError as error:
             if not self._sharing.members():
                 raise
@@ -205,8 +205,8 @@ class Registrations(Policy):
 
     # hooks -------------------------------------------------------------------------------------------------------------
 
-    def add_hook(self, peer: Union[Peer, RelayedPeer], message: Register) -> float:
-        """Put a hook of a session on its target, or on several; returns its deadline in seconds. Raises `TargetError`."""
+    def add_hook(self, peer: Union[Peer, RelayedPeer], message: Register) -> Added:
+        """Put a hook of a session on its target, or on several. Raises `TargetError`."""
         mode, target = split_name(message.name)
         if is_selection(target):
             return self._add_selection(peer, message, mode, target)
@@ -216,14 +216,16 @@ class Registrations(Policy):
         except TargetError:
             self._table.forget_unused()
             raise
-        if point.state == "pending":
+        waits = point.state == "pending"
+        if waits:
             self._table.await_modules([split_target(target)[0]])
-        return timeout
+        return Added(timeout, waits)
 
-    def _add_selection(self, peer: Union[Peer, RelayedPeer], message: Register, mode: Mode, text: str) -> float:
+    def _add_selection(self, peer: Union[Peer, RelayedPeer], message: Register, mode: Mode, text: str) -> Added:
         _check_mode(text, mode, read_terms(message))
         try:
-            return self._selections.add(peer, message, mode, text) or self._config.defaults.timeout
+            added = self._selections.add(peer, message, mode, text)
+            return added if added.timeout else added._replace(timeout=self._config.defaults.timeout)
         except TargetError:
             self._disarm(peer.session, message.hook)
             _retire(self.sender.find(peer.session, message.hook), 0.0, _nothing)

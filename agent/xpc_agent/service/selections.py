@@ -74,6 +74,13 @@ class Selection:
         return any(pattern.matches_module(name) for pattern in self.patterns)
 
 
+class Added(NamedTuple):
+    """What a script is told of a hook that it has registered: its deadline in seconds, and whether it waits for all of its targets."""
+
+    timeout: float
+    waits: bool
+
+
 Put = Callable[[Who, Register, Mode, ProbePoint, Selection], float]
 Found = Dict[str, Optional[ProbeConfig]]
 
@@ -96,7 +103,7 @@ class Selections:
         self._all: Dict[Tuple[str, int], Selection] = {}
         table.awaiting = self
 
-    def add(self, peer: Who, message: Register, mode: Mode, text: str) -> float:
+    def add(self, peer: Who, message: Register, mode: Mode, text: str) -> Added:
         """Hook what there is, and wait for the rest; returns the shortest deadline, 0 if there is nothing yet. Raises `TargetError`, and
         leaves it to the caller to take off what it has put on."""
         key = peer.session, message.hook
@@ -121,8 +128,9 @@ class Selections:
             self.drop(*key)
             raise
         self._tell(selection, targets)
-        self._await(selection, [point for point in points if point.state == "pending"])
-        return min(timeouts, default=0.0)
+        pending = [point for point in points if point.state == "pending"]
+        self._await(selection, pending)
+        return Added(min(timeouts, default=0.0), len(pending) == len(timeouts))
 
     def _put_all(self, selection: Selection, pattern: Pattern, names: List[str]) -> Dict[str, float]:
         """Hook what a pattern stands for in these modules; returns the deadlines by target. Raises `TargetError` where it is too much, or

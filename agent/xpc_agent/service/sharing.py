@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from typing import Any, Dict, List, Mapping, Optional, Set, Tuple
+from typing import Dict, List, Mapping, Optional, Set, Tuple
 
 from xpc_instrument.core.calls.registry import Registration
 from xpc_instrument.core.discovery.entry import is_announced
@@ -29,18 +29,35 @@ log = logging.getLogger("xpc_agent")
 
 
 class PendingAnswer:
-    """The answer to a script, which waits for some of the processes that share the address. `members` are their sessions."""
+    """The answer to a script, which waits for some of the processes that share the address. `members` are their sessions.
 
-    __slots__ = ("accepted", "answer", "key", "members", "peer", "timeout")
+    Who still waits for the module of a target says nothing of whether there is such a target: if all others refuse it, it is refused.
+    """
+
+    __slots__ = ("accepted", "answer", "key", "members", "peer", "refusal")
 
     def __init__(self, peer: Peer, answer: Answer, members: Set[str]) -> None:
         self.peer = peer
         self.answer = answer
         self.members = members
-        self.accepted = answer.ok
-        # What a member says that has the hook; what this process itself says is in the answer.
-        self.timeout: Any = None
         self.key = ""
+        # What one has said that has the hook, rather one that does not wait; and the first that refuses it.
+        self.accepted: Optional[Answer] = None
+        self.refusal: Optional[Answer] = None
+        self.add(answer)
+
+    def add(self, answer: Answer) -> None:
+        """What one process says of the hook."""
+        if not answer.ok:
+            self.refusal = self.refusal or answer
+        elif self.accepted is None or self.accepted.data.get("waits"):
+            self.accepted = answer
+
+    def over_all(self) -> Answer:
+        """What all of them say."""
+        if self.accepted is None or (self.accepted.data.get("waits") and self.refusal is not None):
+            return self.refusal or self.answer
+        return self.accepted
 
 
 class _RelayedHook(Registration):
@@ -167,10 +184,7 @@ class Sharing:
             return
         if self._pending.pop(pending.key, None) is None:
             return  # the sender of events and the service thread were at the last two at once
-        answer = pending.answer
-        if pending.accepted and not answer.ok:
-            answer = Answer(answer.request, True, data={"registered": True, "importable": True, "timeout": pending.timeout})
-        pending.peer.post(answer)
+        pending.peer.post(pending.over_all())
 
     # what members say --------------------------------------------------------------------------------------------------
 
@@ -181,9 +195,12 @@ class Sharing:
         if notice.kind == "hook-answer":
             pending = self._pending.get(str(notice.data.get("key")))
             if pending is not None:
-                if not notice.data.get("error"):
-                    pending.accepted = True
-                    pending.timeout = notice.data.get("timeout")
+                request, told = pending.answer.request, notice.data
+                if told.get("error"):
+                    pending.add(Answer(request, False, str(told["error"]), str(told.get("message"))))
+                else:
+                    said = {"timeout": told.get("timeout"), "waits": told.get("waits")}
+                    pending.add(Answer(request, True, data={"registered": True, "importable": True, **said}))
                 self.answered(pending, peer.session)
         elif notice.kind == "to-script":
             # What a member has to tell the script of its hooks.

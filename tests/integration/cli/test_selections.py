@@ -12,7 +12,7 @@ import pytest
 
 import xpc_instrument
 from tests.integration.cli.test_on_demand import ask
-from tests.programs import Program
+from tests.programs import PATIENCE, Program
 from xpc_instrument import TargetError
 
 RUN = [sys.executable, "-m", "xpc_instrument.cli", "run"]
@@ -219,3 +219,63 @@ def test_a_module_that_was_being_imported_when_it_was_asked_for_is_hooked_once_i
         while ask(program, "slow.f()") != "111":
             assert time.monotonic() < until
         assert named.targets == pattern.targets == ["slow:f"]
+
+
+GUNICORN = """
+import os, sys, signal
+
+# The parent imports nothing of the shop, as gunicorn's master; each line is for the child.
+r, w = os.pipe()
+if os.fork():
+    os.close(r)
+    for line in sys.stdin:
+        os.write(w, line.encode())
+    os.close(w)
+    os.wait()
+else:
+    os.close(w)
+    import shop.checkout
+    print("ready", os.getppid(), flush=True)
+    for line in os.fdopen(r):
+        print(repr(eval(line)), flush=True)
+"""
+
+
+@pytest.mark.parametrize("address", ["", 'address = "unix:shop.sock"\n'])
+def test_a_process_that_has_not_imported_the_module_accepts_no_mistake_of_those_that_have(
+    tmp_path: Path, run_program: Callable[..., Program], runtime_dir: Path, address: str
+) -> None:
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "__init__.py").write_text("")
+    (tmp_path / "shop" / "checkout.py").write_text(SHOP)
+    (tmp_path / "shop" / "later.py").write_text(LATER)
+    (tmp_path / "main.py").write_text(GUNICORN)
+    at = address.replace("shop.sock", f"{runtime_dir}/shop.sock")
+    (tmp_path / "xpc-instrument.toml").write_text(f'app = "shop"\non-demand = ["**"]\n[manager]\n{at}')
+    program = run_program(command=[*RUN, "--", sys.executable, "main.py"], cwd=tmp_path)
+    parent = int(program.read_until("ready").split()[-1])
+    with xpc_instrument.connect(at[11:-2] if at else "shop") as session:
+        waiting = [] if address else [parent]
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            # At a fixed address the child comes to its parent by and by.
+            with session.before("shop.checkout:charge", print) as handle:
+                if handle.waiting == waiting:
+                    break
+            assert time.monotonic() < deadline
+        with session.instead("shop.checkout:charge", lambda amount: "hooked") as handle:
+            assert ask(program, "shop.checkout.charge(1)") == "'hooked'"
+            assert handle.waiting == waiting
+        with pytest.raises(TargetError, match=r"shop.checkout:chrge.*charge"):
+            session.before("shop.checkout:chrge", print)
+        with pytest.raises(TargetError, match="nearest are charge"):
+            session.before("shop.checkout:chrge*", print)
+        with pytest.raises(TargetError, match="did you mean .amount."):
+            session.watch("shop.checkout:charge", when="amonut > 3")
+        with pytest.raises(TargetError, match=r"raise\(os:system\)"):
+            session.inject("shop.checkout:charge", "raise(os:system)")
+        # Nobody has it yet, and nobody says that there is none.
+        with session.before("shop.later:pay", print) as handle:
+            assert len(handle.waiting) == len(session.pids)
+    program.process.stdin.close()
+    assert program.wait() == 0
