@@ -115,9 +115,12 @@ def attach(
     one = found[0] if found else attach_process(pid, app=app, config=config, probes=probes, on_demand=on_demand)
     if tree:
         return connect(one.app, timeout=1.0, limits=limits)
-    # In another pid namespace it has another pid.
-    known = any(entry.pid == one.pid for entry in discovery.processes())
-    return connect(one.pid if known else one.address, timeout=1.0, limits=limits)
+    return connect(reached_at(one), timeout=1.0, limits=limits)
+
+
+def reached_at(one: Attached) -> Union[int, str]:
+    """What `connect` takes for a process: its address where it has another pid, in a namespace of its own."""
+    return one.pid if any(entry.pid == one.pid for entry in discovery.processes()) else one.address
 
 
 def attach_tree(pid: int, *, app: Optional[str] = None, say: Callable[[str], None] = lambda line: None, **options: Any) -> List[Attached]:

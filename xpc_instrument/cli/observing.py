@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, TextIO, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, TextIO, Tuple, Union
 
 from ..core.discovery import entry as discovery
 from ..core.discovery.doorbell import bell_name
@@ -83,6 +83,7 @@ def add_verb(commands: Any, name: str, what: str, *, limit: int, rate: float = 0
     parser.add_argument("--sample", metavar="F", type=_fraction, help="only that fraction of the calls, left to chance")
     rate_help = f"at most R calls a second in each process, 0: no limit; default {rate:g}"
     parser.add_argument("--rate", metavar="R", type=float, default=rate, help=rate_help)
+    parser.add_argument("--attach", action="store_true", help="bring the agent into the process first, if APP is a pid without it; it stays")
     parser.add_argument("--json", action="store_true", help="print events as JSON lines")
     parser.add_argument("-o", dest="output", metavar="FILE", help="write events there as JSON lines, too")
     parser.add_argument("--authkey-file", metavar="FILE", help="the key of an application on TCP")
@@ -252,7 +253,7 @@ def running(options: argparse.Namespace, least: int = 1) -> Iterator[Run]:
         if app is None:
             child, session = _start(options, targets)
         else:
-            session = _connect(app, options)
+            session = _connect(_attached(app, output) if options.attach else app, options)
         with session:
             run = Run(session, output, targets, options)
             run.child = child
@@ -263,7 +264,21 @@ def running(options: argparse.Namespace, least: int = 1) -> Iterator[Run]:
             _end(child)
 
 
-def _connect(app: str, options: argparse.Namespace) -> Session:
+def _attached(app: str, output: Output) -> Union[int, str]:
+    """What to connect to, with the agent in it. Raises `SystemExit` where it is no pid, and what `attach_process` raises."""
+    if not app.isdigit():
+        print(f"xpc: --attach takes a pid, and {app} is none", file=sys.stderr)
+        raise SystemExit(2)
+    # Late: it loads what the stub is made of, which no other verb needs.
+    from ..attaching.attach import attach_process, reached_at
+
+    one = attach_process(int(app))
+    if not one.already:
+        output.say(f"attached to {one.pid} as {one.app} in {shown_seconds(one.seconds)}; `xpc detach {one.app}` takes the agent out")
+    return reached_at(one)
+
+
+def _connect(app: Union[int, str], options: argparse.Namespace) -> Session:
     from pathlib import Path
 
     from ..core.config.schema import ManagerConfig
