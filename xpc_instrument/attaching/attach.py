@@ -33,10 +33,10 @@ _UNDOING = 0.5
 _STARTING = 1.0
 _TRY_AGAIN = 0.5
 # What is put into the process: it reads the rest. Its length is fixed (`injection.TEXT_SIZE`), and nothing in it depends on the moment but
-# the path. Only `exec` is looked up in the namespace of the main module, where this runs.
+# the path. It runs in a namespace of its own, so that no name of the application is looked up or bound.
 _LOADER = (
-    "exec(\"try:\\n f=open('{path}','rb')\\n s=f.read()\\n f.close()\\n"
-    " exec(s,{{'__name__':'xpc_agent.bootstrap.attached','path':f.name}})\\nexcept BaseException:pass\",{{}})\n"
+    "try:\n f=__import__('_io').open('{path}','rb')\n s=f.read()\n f.close()\n"
+    " exec(s,{{'__name__':'xpc_agent.bootstrap.attached','path':f.name}})\nexcept BaseException:pass\n"
 )
 # The same by `sys.remote_exec`, which has the main thread run it: no more than a thread is started there, a real one under gevent and
 # eventlet.

@@ -52,7 +52,7 @@ _WORD = (1 << 64) - 1
 # The C library, its loader, and allocators: code of theirs may hold a lock that starting a thread needs.
 _UNSAFE = ("libc.so", "libc-2", "libpthread", "ld-linux", "ld-2", "ld-musl", "libc.musl", "libjemalloc", "libtcmalloc", "libmimalloc")
 _OF_LIBC = (*("__errno_location", "pthread_attr_init", "pthread_attr_setstacksize", "pthread_attr_setdetachstate", "pthread_create"),)
-_OF_PYTHON = ("Py_IsInitialized", "PyGILState_Ensure", "PyRun_SimpleStringFlags", "PyGILState_Release")
+_OF_PYTHON = ("Py_IsInitialized", "PyGILState_Ensure", "PyDict_New", "PyRun_StringFlags", "Py_DecRef", "PyGILState_Release")
 # Between two rounds over the threads, in seconds, at first and at most.
 _FIRST_PAUSE, _LAST_PAUSE = 0.001, 0.02
 # A process that has been forked so little ago, in seconds, may still be in the part of fork(2) in which Python makes its locks anew.

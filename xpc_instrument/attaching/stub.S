@@ -85,11 +85,23 @@ thread:
   jz 2f
   call [rbx + 48]               # PyGILState_Ensure
   mov r12d, eax
-  lea rdi, [rbx + 72]
-  xor esi, esi
-  call [rbx + 56]               # PyRun_SimpleStringFlags
+  call [rbx + 56]               # PyDict_New: a namespace of its own, not the main module's, which may be no module
+  mov r13, rax
+  test rax, rax
+  jz 3f
+  lea rdi, [rbx + 88]
+  mov esi, 257                  # Py_file_input
+  mov rdx, rax
+  mov rcx, rax
+  xor r8d, r8d
+  call [rbx + 64]               # PyRun_StringFlags
+  mov rdi, rax
+  call [rbx + 72]               # Py_DecRef, which takes NULL too
+  mov rdi, r13
+  call [rbx + 72]
+3:
   mov edi, r12d
-  call [rbx + 64]               # PyGILState_Release
+  call [rbx + 80]               # PyGILState_Release
 2:
   pop r13
   pop r12
@@ -97,4 +109,4 @@ thread:
   xor eax, eax
   ret
   .balign 16
-data:                           # nine addresses, and the source text
+data:                           # eleven addresses, and the source text

@@ -417,3 +417,26 @@ def test_the_commands_say_what_they_did(run_program: Callable[..., Program], cap
     assert capsys.readouterr().out == f"detached from {name}: 1 process ({program.pid})\n"
     assert main(["ls", str(program.pid)]) == 4
     assert f"xpc-instrument attach {program.pid}" in capsys.readouterr().err
+
+
+ODD = """
+import sys
+def exec(*_): print("exec was called", flush=True)
+def open(*_): print("open was called", flush=True)
+class Wrapper:
+    def __init__(self, module): self.__dict__.update(vars(module))
+wrapper = sys.modules["__main__"] = Wrapper(sys.modules["__main__"])
+print("ready", flush=True)
+for line in sys.stdin:
+    print("same" if sys.modules["__main__"] is wrapper else "replaced", flush=True)
+"""
+
+
+@pytest.mark.version
+def test_no_name_of_the_main_module_is_used_and_one_that_is_no_module_stays(run_program: Callable[..., Program]) -> None:
+    program = run_program(ODD)
+    program.read_until("ready")
+    xpc_instrument.attach(program.pid).detach()
+    program.send_line()
+    assert program.read_line() == "same"
+    program.kill()
