@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from .script.observer import Stack
     from .script.session import Session
     from .script.targets import Described
+    from .script.trees import Trace, Tree, TreeNode
     from .script.watching import CallEvent, LineEvent, Log, Watch
 
 _HOMES = {
@@ -80,6 +81,9 @@ _HOMES = {
     "CallEvent": "script.watching",
     "LineEvent": "script.watching",
     "Log": "script.watching",
+    "Trace": "script.trees",
+    "Tree": "script.trees",
+    "TreeNode": "script.trees",
     "Watch": "script.watching",
     "Stat": "script.counted",
     "StatRow": "script.counted",
@@ -141,6 +145,9 @@ __all__ = [
     "Stat",
     "StatRow",
     "TargetError",
+    "Trace",
+    "Tree",
+    "TreeNode",
     "Watch",
     "XpcError",
     "__version__",

@@ -31,6 +31,9 @@ nitpick_ignore_regex = [
 # Made by `connect`, by a registration, for a hook and by `stats()`: nobody calls their constructors.
 _MADE_ELSEWHERE = {"Session", "Handle", "Call", "Reference", "Figures", "ProbeStats", "HookStats", "LaneStats", "RemoteTraceback"}
 _MADE_ELSEWHERE |= {
+    "Trace",
+    "Tree",
+    "TreeNode",
     "Watch",
     "CallEvent",
     "Stat",

@@ -38,6 +38,7 @@ LEVELS: Levels = (
     {"xpc_instrument.core.calls"},
     {"xpc_agent.generated", "xpc_agent.guard", "xpc_agent.monitoring", "xpc_agent.relay"},
     {"xpc_agent.events", "xpc_agent.targets"},
+    {"xpc_agent.trees"},
     {"xpc_agent.hooks"},
     {"xpc_agent.patching"},
     {"xpc_agent.points"},

@@ -29,7 +29,7 @@ from ..core.model.errors import (
 from ..core.version import __version__
 
 # Those that look on: `-- COMMAND` starts the application for them, and their flags may stand anywhere.
-_VERBS = ("watch", "log", "monitor", "stat", "stack", "inject")
+_VERBS = ("watch", "log", "monitor", "stat", "stack", "trace", "inject")
 # Modules of this package.
 _COMMANDS = ("run", "attach", "detach", "ps", "ls", "check", "certificates", *_VERBS)
 

@@ -204,14 +204,23 @@ class Run:
         return found
 
     def summary(
-        self, shown: int, noun: str, left_out: Mapping[str, int], *, events: int, gone: bool, verb: str = "shown", whole: bool = True
+        self,
+        shown: int,
+        noun: str,
+        left_out: Mapping[str, int],
+        *,
+        events: int,
+        gone: bool,
+        verb: str = "shown",
+        whole: bool = True,
+        note: str = "",
     ) -> None:
-        """The last line. `left_out` has what was not shown, in words; `whole`: that is all there was."""
+        """The last line, with a `note` at its end. `left_out` has what was not shown, in words; `whole`: that is all there was."""
         calls = shown + sum(left_out.values()) if whole else 0
         of = f" of {calls}" if whole else ""
         parts = ", ".join(f"{count} {why}" for why, count in left_out.items())
         where = "the application has ended" if gone else f"disarmed in {counted(len(self.session.pids), 'process', 'processes')}"
-        self.output.say(f"{counted(shown, noun)} {verb}{of}: {parts}; {where}")
+        self.output.say(f"{counted(shown, noun)} {verb}{of}: {parts}; {where}{note and f'; {note}'}")
         words = {"did not meet --when": "rejected", "over --rate": "rate", "dropped": "dropped", "not counted": "errors"}
         told = {words[why]: count for why, count in left_out.items() if why in words}
         zero = {"rejected": 0, "rate": 0, "dropped": 0, "errors": 0}

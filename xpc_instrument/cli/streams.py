@@ -12,10 +12,13 @@ from .observing import Run
 _LOOK_AGAIN = 0.2
 
 
-def follow_stream(one: Run, stream: Stream[Any], noun: str, show: Callable[[Any], None], also: Mapping[str, str] = {}) -> int:
+def follow_stream(
+    one: Run, stream: Stream[Any], noun: str, show: Callable[[Any], None], also: Mapping[str, str] = {}, note: Callable[[], str] = str
+) -> int:
     """Have `show` called with each event until the end; says the first line and the last, and gives the exit code.
 
-    `also` are reasons for which the hook leaves out calls, as it counts them, with the words for each.
+    `also` are reasons for which the hook leaves out calls, as it counts them, with the words for each; `note` gives what is said
+    at the end of the last line.
     """
     options = one.options
     one.armed(stream.handle, noun)
@@ -45,6 +48,6 @@ def follow_stream(one: Run, stream: Stream[Any], noun: str, show: Callable[[Any]
     if options.sample is not None:
         left_out["not in --sample"] = skipped.get("sample", 0)
     left_out.update({words: skipped[why] for why, words in also.items() if why in skipped})
-    one.summary(stream.taken, noun, left_out, events=stream.taken, gone=gone, whole=counts is not None)
+    one.summary(stream.taken, noun, left_out, events=stream.taken, gone=gone, whole=counts is not None, note=note())
     one.tell_rest(stream.handle)
     return 1 if over == "expires" and not stream.taken else 0

@@ -26,6 +26,11 @@ def clock(seconds: float) -> str:
     return f"{time.strftime('%H:%M:%S', time.localtime(seconds))}.{int(seconds * 1000) % 1000:03}"
 
 
+def utc(seconds: float) -> str:
+    """A time as JSON says it: `2026-11-28T12:04:05.112Z`."""
+    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
 def value_text(value: Any) -> str:
     """A value for people, cut where it is long."""
     text = repr(value)
@@ -61,7 +66,7 @@ def line_json(event: LineEvent, app: str) -> Dict[str, Any]:
     """The same as an object for JSON."""
     told: Dict[str, Any] = {
         "type": "line",
-        "time": _iso(event.time),
+        "time": utc(event.time),
         "app": app,
         "pid": event.pid,
         "id": event.id,
@@ -77,10 +82,6 @@ def line_json(event: LineEvent, app: str) -> Dict[str, Any]:
     return told
 
 
-def _iso(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
 def value_json(value: Any) -> Any:
     """A value of an event as JSON says it."""
     return to_json(value._tree if isinstance(value, Captured) else value)
@@ -90,7 +91,7 @@ def call_json(event: CallEvent, app: str, began: bool) -> Dict[str, Any]:
     """A call as an object for JSON."""
     shown: Dict[str, Any] = {
         "type": "call",
-        "time": _iso(event.time),
+        "time": utc(event.time),
         "app": app,
         "pid": event.pid,
         "id": event.id,

@@ -185,6 +185,9 @@ class RemoteHook(FailingOpen):
     def placed(self, resolved: Resolved, code: Optional[types.CodeType]) -> None:
         """What it is on: the function, and the code that this has when it is not armed, if it is one of Python's. Before it is armed."""
 
+    def taken_off(self) -> None:
+        """It is not on its target any more; invocations may be under way that have begun before."""
+
     # what is sent ------------------------------------------------------------------------------------------------------
 
     def _meta(self, invocation: Invocation) -> Tuple[Any, ...]:

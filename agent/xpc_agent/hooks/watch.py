@@ -12,26 +12,19 @@ from __future__ import annotations
 
 import marshal
 from time import perf_counter, time
-from types import CodeType
 from typing import Any, Callable, List, Optional, Tuple
 
-from xpc_instrument.core.model.errors import ExpressionError
-from xpc_instrument.core.model.expression import OBSERVE, Expression, parse
 from xpc_instrument.core.model.interrupts import raise_interrupt
 from xpc_instrument.core.model.words import one_line
-from xpc_instrument.core.unpatched import get_ident
 from xpc_instrument.core.values.captures import CaptureLimits, Capturer
 from xpc_instrument.core.values.redaction import Redaction
 
 from ..guard import guard
-from ..targets.resolve import Resolved
 from .admission import Bucket
 from .budget import SAMPLED, Budget
-from .failures import log
-from .gate import NEVER, Args, Kwargs
-from .local import callers, expressions_of
-from .scope import Scope
-from .unwaited import UnwaitedHook
+from .gate import Args, Kwargs
+from .local import callers
+from .shown import ShownHook
 
 MOST_BYTES = 16 * 1024
 """Of one event; what is larger is captured again with no depth, and then without its values."""
@@ -43,53 +36,28 @@ MOST_REJECTED = 50.0
 _MARSHAL = 4
 
 
-class WatchHook(UnwaitedHook):
+class WatchHook(ShownHook):
     """One registration on one probe point that shows what it sees."""
 
-    def __init__(self, *args: Any, redaction: Redaction, level: str = OBSERVE, **options: Any) -> None:
-        self.local = options["terms"].local
-        self.mistake = ""
-        self._expressions: List[Expression] = [parse(text, level) for text in expressions_of(self.local)]
+    def __init__(self, *args: Any, redaction: Redaction, **options: Any) -> None:
+        local = options["terms"].local
         self._redaction = redaction
         # Only calls that raise are shown.
-        self._raising: bool = self.local.get("errors", False)
+        self._raising: bool = local.get("errors", False)
         # It costs too much.
         self.over_budget = False
-        # For that or because its terms are over, or it cannot be on its target.
-        self._rests = False
         self._budget = Budget(self)
-        self._rejected = Bucket(options["terms"].rate or MOST_REJECTED) if self.local.get("rejected") else None
-        self._when: Optional[Callable[..., Any]] = None
+        self._rejected = Bucket(options["terms"].rate or MOST_REJECTED) if local.get("rejected") else None
         self._show: List[Tuple[str, Callable[..., Any]]] = []
-        super().__init__(*args, capturer=Capturer(CaptureLimits(depth=self.local["depth"]), redaction), **options)
-        self._scope = Scope(self.target, self.pid)
+        super().__init__(*args, capturer=Capturer(CaptureLimits(depth=local["depth"]), redaction), **options)
         self._own = self.target.rpartition(".")[2].rpartition(":")[2]
 
-    def placed(self, resolved: Resolved, code: Optional[CodeType]) -> None:
-        if not self._scope.place(resolved, code):
-            return
-        try:
-            made = [self._scope.evaluation(one) for one in self._expressions]
-        except ExpressionError as error:
-            self.mistake = str(error)
-            self.rest()
-            return
-        self._when = made.pop(0) if self.local["when"] else None
-        self._show = [(one.text, value) for one, value in zip(self._expressions[len(self._expressions) - len(made) :], made)]
-
-    def rest(self) -> None:
-        """Nothing more is shown; what was left out can still be asked for."""
-        self._rests = True
-        self.way.take = NEVER
-
-    def forget_types(self) -> None:
-        super().forget_types()
-        for expression in self._expressions:
-            expression.forget_verdicts()
+    def _evaluated(self, made: List[Callable[..., Any]]) -> None:
+        super()._evaluated(made)
+        self._show = [(one.text, value) for one, value in zip(self._expressions[-len(made) :], made)]
 
     def reset_after_fork(self, pid: int) -> None:
         super().reset_after_fork(pid)
-        self._rests = bool(self.mistake)
         self.over_budget = False
         self._budget.reset()
         if self._rejected is not None:
@@ -110,30 +78,6 @@ class WatchHook(UnwaitedHook):
             raise
         if seen is not None:
             self._queue(number, *seen)
-
-    def _lost(self, fault: Exception) -> None:
-        """An event could not be made."""
-        self._drop()
-        raise_interrupt(fault)
-        self.counters.fail("internal")
-        if not self._logged.get("internal"):
-            self._logged["internal"] = True
-            log.exception("an event of %s was dropped; further ones are counted, not logged", self.target)
-
-    def _queue(self, number: int, blob: bytes, met: bool = True) -> None:
-        queue = self.queue
-        fillers = len(blob) // queue.share
-        if len(queue.items) + fillers >= queue.limit:
-            self._drop()
-            return
-        # With a second argument it counts for no term in the script either.
-        event = (self.key, number, get_ident(), (blob,) if met else (blob, met))
-        if fillers:
-            queue.items.extend([event, *[None] * fillers])
-        else:
-            queue.items.append(event)
-        if queue.sleeping:
-            queue.wake()
 
     def _seen(
         self, args: Args, kwargs: Kwargs, duration: float, result: Any, error: Optional[BaseException]
@@ -169,22 +113,6 @@ class WatchHook(UnwaitedHook):
             except BaseException:
                 guard.on = False
                 raise
-
-    def _meets(
-        self, when: Callable[..., Any], values: Optional[Args], result: Any, error: Optional[BaseException], duration: float
-    ) -> bool:
-        try:
-            if values is not None and when(values, result, error, duration):
-                return True
-        except Exception as fault:
-            raise_interrupt(fault)
-            self._tell_fault(fault)
-        self.counters.skipped["when"].up()
-        return False
-
-    def _tell_fault(self, fault: Exception) -> None:
-        self.counters.fail("expression")
-        self._log_once("expression", "%s", f"{type(fault).__name__}: {one_line(str(fault))}; that counts as not met")
 
     def _captured(self, values: Optional[Args], result: Any, error: Optional[BaseException], duration: float) -> bytes:
         capturer, now = self._capturer, time()

@@ -3,8 +3,7 @@
 Rules:
 - A probe point is made when somebody asks for it, and costs nothing before: code swap needs nothing before a hook is armed. What wrapt
   patches is made when its module has run, since others may take copies of the wrapper from then on.
-- It is `pending` until its module is imported, then `ready`, `missing` or `unpatchable`.
-- A hook may be added to a pending one; it is armed as soon as the module has run.
+- It is `pending`, and may get hooks, until its module has run and they are armed; then `ready`, `missing` or `unpatchable`.
 - What the config allows on demand becomes a probe point when a script asks for it, and is none any more once it has no hooks and a session
   ends. A name that is wrong is refused then, and leaves nothing behind.
 - Hooks are swapped as a whole (`Dispatcher.chain`), so that an invocation sees one state; no lock is on its way.
@@ -435,6 +434,7 @@ class ProbeTable:
             point.hooks = [one for one in point.hooks if one is not hook]
             point.counters.retire(hook.counters)
             point.refresh()
+            hook.taken_off()
 
     def remove_expired(self, point: ProbePoint) -> None:
         """Take off the hooks whose time is over; an invocation does so too, where there is one. What a hook has counted stays."""

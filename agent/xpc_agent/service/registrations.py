@@ -22,7 +22,7 @@ from typing import Any, Callable, Dict, List, Optional, Protocol, Tuple, Union
 from xpc_instrument.core.calls.registry import Registration, Registry, read_terms
 from xpc_instrument.core.config.schema import Config, ProbeConfig
 from xpc_instrument.core.model.errors import TargetError
-from xpc_instrument.core.model.local import INJECT, LINE, WATCH
+from xpc_instrument.core.model.local import INJECT, LINE
 from xpc_instrument.core.model.record import replace
 from xpc_instrument.core.model.target import Mode, is_selection, is_target, parts_of, split_name, split_target
 from xpc_instrument.core.model.terms import Terms
@@ -44,7 +44,7 @@ from ..points.point import ProbePoint
 from ..points.table import ProbeTable
 from ..relay import RelayedPeer
 from .counting import all_totals, counting, totals
-from .on_use import capturer_of, condition_of
+from .on_use import capturer_of, condition_of, maker_of
 from .search import search
 from .selections import Added, Selection, Selections
 from .sharing import PendingAnswer, Sharing
@@ -308,23 +308,7 @@ class Registrations(Policy):
             raise TargetError(
                 f"{target}: a hook of the kind {terms.local['kind']!r} in the mode {mode.value!r}: it has none of its own there"
             )
-        # Late: what evaluates expressions is loaded where they are used.
-        if injects:
-            from ..hooks.fault import FaultHook
-
-            return FaultHook
-        from ..hooks.local import LocalHook, check_expressions
-
-        check_expressions(target, terms.local, level)
-        if terms.local["kind"] == LINE:
-            from ..hooks.line import LineHook
-
-            return functools.partial(LineHook, sender=self.sender, redaction=self._redaction, level=level)
-        if terms.local["kind"] == WATCH:
-            from ..hooks.watch import WatchHook
-
-            return functools.partial(WatchHook, sender=self.sender, redaction=self._redaction, level=level)
-        return functools.partial(LocalHook, level=level)
+        return maker_of(target, terms.local, level, self.sender, self._redaction, self._table)
 
     def _check_count(self, session: str, point: ProbePoint) -> None:
         """A session has hooks on so many targets on demand and no more."""
@@ -391,11 +375,13 @@ class Registrations(Policy):
             for point in list(self._table.points.values()):
                 kept = [hook for hook in point.hooks if hook.session != session]
                 if len(kept) != len(point.hooks):
-                    for hook in point.hooks:
-                        if hook.session == session:
-                            point.counters.retire(hook.counters)
+                    gone = [hook for hook in point.hooks if hook.session == session]
+                    for hook in gone:
+                        point.counters.retire(hook.counters)
                     point.hooks = kept
                     point.refresh()
+                    for hook in gone:
+                        hook.taken_off()
             self._table.forget_unused()
         self.sender.discard(session)
 
@@ -421,6 +407,7 @@ class Registrations(Policy):
         for point in list(self._table.points.values()):
             for hook in point.hooks:
                 hook.removed = True
+                hook.taken_off()
 
     def reset_after_fork(self) -> None:
         """In a forked child: the sessions are the parent's, the hooks stay for those that come here too. Once the table is reset."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+CO_OPTIMIZED = 0x1
 CO_VARARGS = 0x4
 CO_VARKEYWORDS = 0x8
 CO_NESTED = 0x10

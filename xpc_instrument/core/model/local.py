@@ -11,6 +11,8 @@
   shown as well that do not meet the condition, at a rate of their own. Nobody waits for it.
 - `line`: shows that a statement of a line begins, with the values of the expressions in `show`, and with `locals` all of its local
   variables; `depth` and `stack` as with `watch`. It is on a line and not on a function.
+- `tree`: shows what the invocation calls, `depth` levels of it, 0 for all, in code that the patterns in `include` stand for, or if there
+  are none, the application's own; what took less than `least` seconds in all is left out.
 - `inject`: does the first of its `terms` that applies (`fault.py`), in the mode `instead`, and counts what it has done.
 """
 
@@ -19,8 +21,9 @@ from __future__ import annotations
 from typing import Any, Dict, Mapping
 
 from .fault import parse_terms
+from .pattern import pattern_mistake
 
-STAT, STACK, WATCH, LINE, INJECT = "stat", "stack", "watch", "line", "inject"
+STAT, STACK, WATCH, LINE, TREE, INJECT = "stat", "stack", "watch", "line", "tree", "inject"
 
 DURATION = "duration"
 
@@ -32,11 +35,13 @@ DEEPEST = 5
 
 _MOST_PARTS = 8
 _MOST_SHOWN = 20
+_DEEPEST_TREE = 200
 _KINDS: Dict[str, Dict[str, type]] = {
     STAT: {"when": str, "of": str, "by": list},
     STACK: {"when": str, "depth": int},
     WATCH: {"when": str, "show": list, "depth": int, "stack": int, "errors": bool, "rejected": bool},
     LINE: {"when": str, "show": list, "depth": int, "stack": int, "locals": bool},
+    TREE: {"when": str, "depth": int, "least": float, "include": list},
     INJECT: {"terms": str},
 }
 
@@ -58,6 +63,17 @@ def check_local(local: Mapping[str, Any]) -> None:
             raise ValueError(f"depth={local['depth']!r:.80}: expected a number of levels from 0 to {DEEPEST}")
         if not 0 <= local["stack"] <= MOST_FRAMES:
             raise ValueError(f"stack={local['stack']!r:.80}: expected a number of frames from 0 to {MOST_FRAMES}")
+    if kind == TREE:
+        for pattern in local["include"]:
+            mistake = pattern_mistake(pattern) if isinstance(pattern, str) else "expected a text"
+            if mistake:
+                raise ValueError(f"include={pattern!r:.200}: {mistake}")
+        if len(local["include"]) > _MOST_SHOWN:
+            raise ValueError(f"include={local['include']!r:.200}: expected at most {_MOST_SHOWN} patterns")
+        if not 0 <= local["depth"] <= _DEEPEST_TREE:
+            raise ValueError(f"depth={local['depth']!r:.80}: expected a number of levels up to {_DEEPEST_TREE}, 0 for all")
+        if not 0 <= local["least"] < float("inf"):
+            raise ValueError(f"min={local['least']!r:.80}: expected a time in seconds")
     if kind == INJECT:
         parse_terms(local["terms"])
     if kind == STACK and not 1 <= local["depth"] <= MOST_FRAMES:

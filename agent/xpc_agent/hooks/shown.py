@@ -1,0 +1,110 @@
+"""What hooks have in common that show something of invocations: their expressions, where they are placed, and how an event is queued.
+
+Rules:
+- They go the way of events that nobody waits for (`unwaited.py`); the one argument of such an event is bytes of `marshal`.
+- A target that does not have the names in their expressions is a mistake, which who registers the hook is told.
+- A condition that fails counts as not met, is counted, and is logged once.
+"""
+
+from __future__ import annotations
+
+from types import CodeType
+from typing import Any, Callable, List, Optional
+
+from xpc_instrument.core.model.errors import ExpressionError
+from xpc_instrument.core.model.expression import OBSERVE, Expression, parse
+from xpc_instrument.core.model.interrupts import raise_interrupt
+from xpc_instrument.core.model.words import one_line
+from xpc_instrument.core.unpatched import get_ident
+
+from ..targets.resolve import Resolved
+from .failures import log
+from .gate import NEVER, Args
+from .local import expressions_of
+from .scope import Scope
+from .unwaited import UnwaitedHook
+
+
+class ShownHook(UnwaitedHook):
+    """One registration on one probe point that shows what it sees."""
+
+    def __init__(self, *args: Any, level: str = OBSERVE, **options: Any) -> None:
+        self.local = options["terms"].local
+        self.mistake = ""
+        self._expressions: List[Expression] = [parse(text, level) for text in expressions_of(self.local)]
+        # Its terms are over, it cannot be on its target, or it costs too much.
+        self._rests = False
+        self._when: Optional[Callable[..., Any]] = None
+        super().__init__(*args, **options)
+        self._scope = Scope(self.target, self.pid)
+
+    def placed(self, resolved: Resolved, code: Optional[CodeType]) -> None:
+        if not self._scope.place(resolved, code):
+            return
+        try:
+            made = [self._scope.evaluation(one) for one in self._expressions]
+        except ExpressionError as error:
+            self.mistake = str(error)
+            self.rest()
+            return
+        self._evaluated(made)
+
+    def _evaluated(self, made: List[Callable[..., Any]]) -> None:
+        """The expressions, as what evaluates them where the hook has been placed; takes the condition out of them."""
+        self._when = made.pop(0) if self.local["when"] else None
+
+    def rest(self) -> None:
+        """Nothing more is shown; what was left out can still be asked for."""
+        self._rests = True
+        self.way.take = NEVER
+
+    def forget_types(self) -> None:
+        super().forget_types()
+        for expression in self._expressions:
+            expression.forget_verdicts()
+
+    def reset_after_fork(self, pid: int) -> None:
+        super().reset_after_fork(pid)
+        self._rests = bool(self.mistake)
+
+    def _meets(
+        self, when: Callable[..., Any], values: Optional[Args], result: Any, error: Optional[BaseException], duration: float
+    ) -> bool:
+        """Whether an invocation meets the condition; counted if not."""
+        try:
+            if values is not None and when(values, result, error, duration):
+                return True
+        except Exception as fault:
+            raise_interrupt(fault)
+            self._tell_fault(fault)
+        self.counters.skipped["when"].up()
+        return False
+
+    def _tell_fault(self, fault: Exception) -> None:
+        self.counters.fail("expression")
+        self._log_once("expression", "%s", f"{type(fault).__name__}: {one_line(str(fault))}; that counts as not met")
+
+    def _lost(self, fault: Exception) -> None:
+        """An event could not be made. Raises on what has interrupted the thread."""
+        self._drop()
+        raise_interrupt(fault)
+        self.counters.fail("internal")
+        if not self._logged.get("internal"):
+            self._logged["internal"] = True
+            log.exception("an event of %s was dropped; further ones are counted, not logged", self.target)
+
+    def _queue(self, number: int, blob: bytes, met: bool = True) -> None:
+        """Queue an event, or drop it."""
+        queue = self.queue
+        fillers = len(blob) // queue.share
+        if len(queue.items) + fillers >= queue.limit:
+            self._drop()
+            return
+        # With a second argument it counts for no term in the script either.
+        event = (self.key, number, get_ident(), (blob,) if met else (blob, met))
+        if fillers:
+            queue.items.extend([event, *[None] * fillers])
+        else:
+            queue.items.append(event)
+        if queue.sleeping:
+            queue.wake()

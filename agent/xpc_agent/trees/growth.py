@@ -1,0 +1,274 @@
+"""The tree of one invocation while it grows, as plain data: `enter`, `leave`, `pause` and `resume` are told of what its code does.
+
+Rules:
+- What repeats is one node: the same function, called from the same place of the same parent. A tree has at most `MOST_NODES`, and `DEEPEST`
+  levels; what comes beyond is in the own time of what is above it, and the tree is marked as cut.
+- The stack has the functions in the tree that run now. While the invocation waits (`async def`), or its iteration does (generators), the
+  stack is empty, and what its thread does meanwhile is not in the tree.
+- A coroutine takes as long as it takes, waiting included; a generator as long as it runs.
+- An event that does not fit the stack is either of code that was entered unseen, and ignored, or shows that functions above were left
+  unseen, which ends them.
+- Nothing here calls code of the application, or asks it for more than a frame's place.
+"""
+
+from __future__ import annotations
+
+from time import perf_counter
+from types import CodeType, FrameType
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+
+from xpc_instrument.core.values.names import type_name
+
+from ..targets.flags import CO_ASYNC_GENERATOR, CO_GENERATOR
+
+MOST_NODES = 10_000
+DEEPEST = 200
+"""Levels: as deep as only recursion goes, and less deep than what reads JSON can go."""
+MOST_CALLS = 1_000_000
+"""Then nothing more is looked at: half a second of the processor's by then."""
+
+# Frames of libraries that may lie between a function and the one in the tree that has called it.
+_BETWEEN = 200
+
+_ITERATES = CO_GENERATOR | CO_ASYNC_GENERATOR
+
+
+def error_name(error: Optional[BaseException]) -> str:
+    """The type of what was raised, for a node: nothing for the end of an iteration that is just left."""
+    if error is None or type(error) is GeneratorExit:
+        return ""
+    name = type_name(error)
+    return name[len("builtins.") :] if name.startswith("builtins.") else name
+
+
+class Node:
+    """Calls of one function from one place. `site` is where in the parent's code: the offset of the instruction; times are in seconds."""
+
+    __slots__ = ("children", "code", "count", "error", "errors", "least", "most", "site", "total")
+
+    def __init__(self, code: CodeType, site: int) -> None:
+        self.code = code
+        self.site = site
+        self.children: Dict[Tuple[int, int], Node] = {}
+        self.count = 0
+        self.total = 0.0
+        self.least = 0.0
+        self.most = 0.0
+        self.errors = 0
+        self.error = ""
+
+    def add(self, spent: float, error: str) -> None:
+        """One call has ended."""
+        if self.count == 0 or spent < self.least:
+            self.least = spent
+        self.most = max(self.most, spent)
+        self.count += 1
+        self.total += spent
+        if error:
+            self.errors += 1
+            self.error = error
+
+
+class _Running:
+    """A call that is not over: when it was begun or, of a generator, gone on with, and what it had run until then."""
+
+    __slots__ = ("node", "spent", "started")
+
+    def __init__(self, node: Node, started: float) -> None:
+        self.node = node
+        self.started = started
+        self.spent = 0.0
+
+
+class Growth:
+    """What is known of the invocation so far. `depth` is how many levels below it are looked at, 0 for all."""
+
+    def __init__(self, code: CodeType, depth: int = 0, clock: Callable[[], float] = perf_counter) -> None:
+        self.root = Node(code, -1)
+        self.nodes = 1
+        self.calls = 0
+        self.cut = ""
+        """Why some of it is missing: `nodes`, `depth` or `calls`."""
+        self._clock = clock
+        self._depth = min(depth or DEEPEST, DEEPEST)
+        self._whole = _Running(self.root, clock())
+        self.stack: List[_Running] = [self._whole]
+        self._called: Optional[CodeType] = None
+        # When it has returned or raised, if that was seen.
+        self._ended = 0.0
+        # By the address of the frame, which lasts as long as the frame: to hold it would keep alive what is in it.
+        self._suspended: Dict[int, _Running] = {}
+
+    def begin(self, is_called: bool) -> None:
+        """The invocation runs from now on; or, if it `is_called`, with the next event of its code."""
+        self._whole.started = self._clock()
+        if is_called:
+            self.stack.clear()
+            self._called = self.root.code
+
+    # what the code does ------------------------------------------------------------------------------------------------
+
+    def enter(self, code: CodeType, caller: Optional[FrameType]) -> None:
+        """A function is called, by that frame or one that it was called by."""
+        stack = self.stack
+        parent = stack[-1].node
+        above, left = parent.code, _BETWEEN
+        while caller is not None and caller.f_code is not above:
+            left -= 1
+            caller = caller.f_back if left else None
+        key = id(code), -1 if caller is None else caller.f_lasti
+        node = parent.children.get(key)
+        if node is None:
+            node = Node(code, key[1])
+            if self.nodes >= MOST_NODES:
+                self.cut = "nodes"
+            elif len(stack) <= self._depth:
+                parent.children[key] = node
+                self.nodes += 1
+            elif self._depth == DEEPEST:
+                self.cut = "depth"
+        self.calls += 1
+        stack.append(_Running(node, self._clock()))
+
+    def leave(self, code: CodeType, error: str = "") -> None:
+        """A function has returned, or raised."""
+        now = self._clock()
+        running = self._top(code, now)
+        if running is not None:
+            self.stack.pop()
+            if running is self._whole:
+                self._ended = now
+            else:
+                running.node.add(running.spent + now - running.started, error)
+
+    def pause(self, code: CodeType, frame: int) -> None:
+        """A generator has given something, or a coroutine waits."""
+        now = self._clock()
+        running = self._top(code, now)
+        if running is not None:
+            self.stack.pop()
+            if code.co_flags & _ITERATES:
+                running.spent += now - running.started
+            self._suspended[frame] = running
+
+    def resume(self, code: CodeType, frame: int, caller: Optional[FrameType]) -> None:
+        """It goes on."""
+        running = self._suspended.pop(frame, None)
+        if not self.stack and running is None:
+            if self._called is not code:
+                return
+            self._called = None
+            running = self._whole
+        elif running is None or running.node.code is not code:
+            if running is not None:
+                # Its frame is gone, and another has its address.
+                self._end(running, self._clock())
+            if self.stack:
+                self.enter(code, caller)
+            return
+        # What is thrown into a coroutine that waits comes to the innermost first, while those that wait for it still do.
+        if code.co_flags & _ITERATES:
+            running.started = self._clock()
+        self.stack.append(running)
+
+    def _top(self, code: CodeType, now: float) -> Optional[_Running]:
+        stack = self.stack
+        if not stack:
+            return None
+        if stack[-1].node.code is code:
+            return stack[-1]
+        if not any(one.node.code is code for one in stack):
+            return None
+        while stack[-1].node.code is not code:
+            self._end(stack.pop(), now)
+        return stack[-1]
+
+    @staticmethod
+    def _end(running: _Running, now: float) -> None:
+        iterates = running.node.code.co_flags & _ITERATES
+        running.node.add(running.spent if iterates else now - running.started, "")
+
+    # the end -----------------------------------------------------------------------------------------------------------
+
+    def finish(self, error: str) -> None:
+        """The invocation has ended; so has all that it has begun."""
+        now = self._ended or self._clock()
+        runs = bool(self._ended) or any(one is self._whole for one in self.stack)
+        for one in (*self.stack, *self._suspended.values()):
+            if one is not self._whole:
+                self._end(one, now)
+        whole = self._whole
+        iterates = self.root.code.co_flags & _ITERATES
+        spent = whole.spent + (now - whole.started if runs else 0.0) if iterates else now - whole.started
+        self.root.add(spent, error)
+        self.stack.clear()
+        self._suspended.clear()
+
+
+Row = Tuple[int, int, int, float, float, float, float, int, str, int]
+
+
+def rows_of(root: Node, name_of: Callable[[CodeType], str], least: float = 0.0) -> Tuple[List[Tuple[str, str]], List[Row]]:
+    """The tree for an event: names, each a target with its file, and rows, each node before those below it.
+
+    A row is its depth, the number of its name, `count`, `duration`, `own`, `min`, `max`, `errors`, the type of the last of those, and the
+    line that it was called in. Calls of one line are one row; those that took less than `least` seconds in all are left out.
+    """
+    names: List[Tuple[str, str]] = []
+    numbers: Dict[int, int] = {}
+    rows: List[Row] = []
+    lines: Dict[int, Dict[int, int]] = {}
+    waiting: List[Tuple[int, int, List[Node]]] = [(0, 0, [root])]
+    while waiting:
+        depth, line, nodes = waiting.pop()
+        code = nodes[0].code
+        number = numbers.get(id(code))
+        if number is None:
+            number = numbers[id(code)] = len(names)
+            names.append((name_of(code), code.co_filename))
+        below: Dict[Tuple[int, int], List[Node]] = {}
+        if any(node.children for node in nodes):
+            places = lines.get(id(code))
+            if places is None:
+                places = lines[id(code)] = dict(_lines_of(code))
+            for node in nodes:
+                for child in node.children.values():
+                    below.setdefault((id(child.code), places.get(child.site, 0)), []).append(child)
+        total = sum(node.total for node in nodes)
+        inner = {key: sum(child.total for child in group) for key, group in below.items()}
+        rows.append(
+            (
+                depth,
+                number,
+                sum(node.count for node in nodes),
+                total,
+                max(0.0, total - sum(inner.values())),
+                min(node.least for node in nodes),
+                max(node.most for node in nodes),
+                sum(node.errors for node in nodes),
+                next((node.error for node in reversed(nodes) if node.error), ""),
+                line,
+            )
+        )
+        waiting += [(depth + 1, key[1], group) for key, group in reversed(list(below.items())) if inner[key] >= least]
+    return names, rows
+
+
+def _lines_of(code: CodeType) -> Iterator[Tuple[int, int]]:
+    """The line of each instruction, by its offset."""
+    spans: Any = getattr(code, "co_lines", None)
+    if spans is not None:
+        for start, end, line in spans():
+            for offset in range(start, end, 2):
+                yield offset, line or 0
+        return
+    # Up to Python 3.9: pairs of steps, in bytes and in lines.
+    table = code.co_lnotab
+    offset, line = 0, code.co_firstlineno
+    for step, lines in zip(table[::2], table[1::2]):
+        for place in range(offset, offset + step, 2):
+            yield place, line
+        offset += step
+        line += lines - 256 if lines > 127 else lines
+    for place in range(offset, len(code.co_code), 2):
+        yield place, line
