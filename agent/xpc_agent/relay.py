@@ -6,11 +6,13 @@ The host relays what it gets as the bytes that they are (`core/calls/registry.py
 
 from __future__ import annotations
 
-from typing import Any, List, Optional
+from typing import TYPE_CHECKING, Any, List, Optional
 
-from xpc_instrument.core.node.joiner import Joiner
 from xpc_instrument.core.wire.hubs import trio
 from xpc_instrument.core.wire.wire import Wire
+
+if TYPE_CHECKING:
+    from xpc_instrument.core.node.joiner import Joiner
 
 # What the session of such a process, a member of the address, begins with.
 PREFIX = "member-"

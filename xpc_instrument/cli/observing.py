@@ -83,7 +83,9 @@ def add_verb(commands: Any, name: str, what: str, *, limit: int, rate: float = 0
     parser.add_argument("--sample", metavar="F", type=_fraction, help="only that fraction of the calls, left to chance")
     rate_help = f"at most R calls a second in each process, 0: no limit; default {rate:g}"
     parser.add_argument("--rate", metavar="R", type=float, default=rate, help=rate_help)
-    parser.add_argument("--attach", action="store_true", help="bring the agent into the process first, if APP is a pid without it; it stays")
+    parser.add_argument(
+        "--attach", action="store_true", help="bring the agent into the process first, if APP is a pid without it; it stays"
+    )
     parser.add_argument("--json", action="store_true", help="print events as JSON lines")
     parser.add_argument("-o", dest="output", metavar="FILE", help="write events there as JSON lines, too")
     parser.add_argument("--authkey-file", metavar="FILE", help="the key of an application on TCP")

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from typing import Callable, Optional, Set
+from typing import TYPE_CHECKING, Callable, Optional, Set
 
 from xpc_instrument.core.config.schema import Config, ManagerConfig
 from xpc_instrument.core.discovery import entry as discovery
@@ -28,12 +28,14 @@ from xpc_instrument.core.values.traits import python_version
 
 from ..guard import guarded
 from ..points.table import ProbeTable
-from ..service.member import Membership
 from ..service.registrations import Registrations
 from ..service.reports import Reports
 from ..targets.imports import ImportWatcher
 from .forks import Forks, Orphans, close_with_multiprocessing
 from .logs import LineQueue
+
+if TYPE_CHECKING:
+    from ..service.member import Membership
 
 log = logging.getLogger("xpc_agent")
 
@@ -142,6 +144,8 @@ class Agent:
 
     def _join_host(self, address: Address) -> None:
         """Another process of the application hosts the fixed address: share it."""
+        from ..service.member import Membership  # late: most applications share no address
+
         member = Membership(
             *(address, self._key, self.config.limits, self.registrations, self.reports.whole, self._host_is_gone, self._protection),
             detach=self._detach,

@@ -16,7 +16,6 @@ import sys
 import time
 from typing import Any, Callable, Iterable, List, Optional, Sequence, Tuple, Union
 
-from xpc_instrument.core.config import file as config_module
 from xpc_instrument.core.config.schema import Config
 from xpc_instrument.core.model.errors import ConfigError, XpcError
 from xpc_instrument.core.model.stats import LaneStats, ProbeStats, read_lanes, read_probe
@@ -189,7 +188,10 @@ def _has_run(name: str) -> bool:
 def _config(
     config: Union[Config, str, os.PathLike[str], None], app: Optional[str], probes: Tuple[str, ...], on_demand: Tuple[str, ...]
 ) -> Config:
+    # Late: what is started from the environment has its config from there.
     from pathlib import Path
+
+    from xpc_instrument.core.config import file as config_module
 
     if config is None:
         found = config_module.find(Path.cwd())

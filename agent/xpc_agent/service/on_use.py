@@ -1,10 +1,10 @@
-"""Parts of hooks whose modules are loaded for the first hook that needs them, when it is registered: they cost a start-up milliseconds."""
+"""What is loaded when a script first asks for it, a hook of that kind or a report: it would cost a start-up milliseconds."""
 
 from __future__ import annotations
 
 import functools
 from types import CodeType, FunctionType
-from typing import Any, Callable, List, Mapping, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Tuple
 
 from xpc_instrument.core.model.local import INJECT, LINE, TREE, WATCH
 from xpc_instrument.core.values.redaction import Redaction
@@ -64,3 +64,17 @@ def _armed_codes(table: ProbeTable) -> List[Tuple[CodeType, str, bool]]:
         if type(function) is FunctionType:
             found += [(holder.__code__, target, isinstance(layer, ArmedFunction)) for holder, layer in layers(function)]
     return found
+
+
+def search(text: str, table: ProbeTable) -> Dict[str, Any]:
+    """As `search.search`."""
+    from .search import search
+
+    return search(text, table)
+
+
+def stacks() -> List[Dict[str, Any]]:
+    """As `stacks.stacks`."""
+    from .stacks import stacks
+
+    return stacks()

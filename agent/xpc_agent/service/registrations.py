@@ -44,11 +44,9 @@ from ..points.point import ProbePoint
 from ..points.table import ProbeTable
 from ..relay import RelayedPeer
 from .counting import all_totals, counting, totals
-from .on_use import capturer_of, condition_of, maker_of
-from .search import search
+from .on_use import capturer_of, condition_of, maker_of, search, stacks
 from .selections import Added, Selection, Selections
 from .sharing import PendingAnswer, Sharing
-from .stacks import stacks
 
 # What a script may register where the config allows no more than to observe; then nothing that it sends is unpickled.
 _OBSERVERS = frozenset({Mode.BEFORE, Mode.AFTER})

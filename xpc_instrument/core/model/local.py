@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from typing import Any, Dict, Mapping
 
-from .fault import parse_terms
 from .pattern import pattern_mistake
 
 STAT, STACK, WATCH, LINE, TREE, INJECT = "stat", "stack", "watch", "line", "tree", "inject"
@@ -75,6 +74,8 @@ def check_local(local: Mapping[str, Any]) -> None:
         if not 0 <= local["least"] < float("inf"):
             raise ValueError(f"min={local['least']!r:.80}: expected a time in seconds")
     if kind == INJECT:
+        from .fault import parse_terms  # late: the agent checks all hooks here, and few of them are faults
+
         parse_terms(local["terms"])
     if kind == STACK and not 1 <= local["depth"] <= MOST_FRAMES:
         raise ValueError(f"depth={local['depth']!r:.80}: expected a number of frames from 1 to {MOST_FRAMES}")

@@ -13,7 +13,6 @@ Rules:
 from __future__ import annotations
 
 import pickle
-import pickletools
 import sys
 import threading
 import types
@@ -142,6 +141,8 @@ def dump_plain(value: Any, profile: PeerProfile, slack: int = 0) -> Payload:
 def _imports_foreign(body: bytes, profile: PeerProfile) -> bool:
     """Whether a pickle, when it is loaded, imports from a module that the other side cannot import."""
     names = profile.foreign | {"__main__"}
+    import pickletools  # late: it makes a table of all opcodes, and few pickles get here
+
     memo: List[Any] = []
     recent: List[Any] = [None, None]
     argument: Any
