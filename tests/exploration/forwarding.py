@@ -4,7 +4,8 @@ Loaded into the suite of any other project (`pytest -p forwarding`, with this fo
 changes for the code that it is on: nothing, if the outcome of each test is that of a plain run. From the environment:
 
     XPC_EXPLORE_PACKAGES   names, separated by spaces; their submodules are covered too
-    XPC_EXPLORE_MODE       "plain" arms nothing, "around" arms one hook that proceeds, "observe" one before and one after hook, "both" all three
+    XPC_EXPLORE_MODE       "plain" arms nothing, "around" arms one hook that proceeds, "observe" one before and one after hook, "both" all three;
+                           "lines" puts a probe on every line of them, which looks at the variables
     XPC_EXPLORE_PATCHER    "code" keeps to trampolines, which anything else does only where a function cannot be gone into
     XPC_EXPLORE_REPORT     the file that gets the JSON: the outcome of each test, and what was armed and called
 
@@ -16,15 +17,21 @@ from __future__ import annotations
 import json
 import os
 import sys
+import types
 from typing import Any, Callable, Dict, List, Optional
 
 import pytest
 
 from xpc_agent.hooks.dispatch import Invocation
 from xpc_agent.hooks.gate import ALWAYS, Proceeding, Way
+from xpc_agent.hooks.line import variables
+from xpc_agent.patching.lines.injection import Call
+from xpc_agent.patching.lines.starts import Body
+from xpc_agent.points.line import BY_EVENTS, injection, line_events, own_code
 from xpc_agent.points.point import ProbePoint
 from xpc_agent.points.table import ProbeTable
 from xpc_agent.targets.imports import ImportWatcher
+from xpc_agent.targets.lines import all_functions, nested
 from xpc_agent.targets.resolve import Kind
 from xpc_instrument.core.calls.outcome import Arguments, Outcome
 from xpc_instrument.core.config.file import from_probes
@@ -94,7 +101,50 @@ MODES: Dict[str, List[Mode]] = {
     "around": [Mode.AROUND],
     "observe": [Mode.BEFORE, Mode.AFTER],
     "both": [Mode.BEFORE, Mode.AROUND, Mode.AFTER],
+    "lines": [],
 }
+
+
+class Lines:
+    """Probes on every line of all functions that the modules of some packages have."""
+
+    def __init__(self, packages: List[str]) -> None:
+        self._packages = packages
+        self._seen: Dict[int, types.CodeType] = {}
+        self.count = 0
+
+    def covers(self, name: str) -> bool:
+        return any(name == one or name.startswith(f"{one}.") for one in self._packages)
+
+    def put(self, *modules: Any) -> None:
+        functions = [one for module in modules for one in all_functions(vars(module)) if self._is_new(one)]
+        roots = [own_code(function) for function in functions]
+        changes: List[Any] = []
+        for code in (code for root in roots for code in nested(root)):
+            self._seen[id(code)] = code
+            for line in Body(code).starts:
+                changes.append((code, line, [self._hit] if BY_EVENTS else [Call(variables(code), self._call)]))
+        self.count += len(changes)
+        if BY_EVENTS:
+            line_events().put(changes, [])
+        else:
+            injection.put(changes, roots, functions, lambda old, new: None)
+
+    def _is_new(self, function: types.FunctionType) -> bool:
+        code = own_code(function)
+        return id(code) not in self._seen and self._seen.setdefault(id(code), code) is code and code.co_filename.endswith(".py")
+
+    @staticmethod
+    def _hit(frame: types.FrameType) -> None:
+        Forward.calls += 1
+        len(frame.f_locals)
+
+    @staticmethod
+    def _call(given: Any) -> Callable[..., None]:
+        def hit(*values: Any) -> None:
+            Forward.calls += 1
+
+        return hit
 
 
 class Exploration:
@@ -106,9 +156,13 @@ class Exploration:
         self.watcher = ImportWatcher(self.table.wants_module, self.imported)
         self.hooks: List[Any] = [Forward(one) for one in MODES[mode]]
         self.outcomes: Dict[str, str] = {}
+        self.lines = Lines(packages) if mode == "lines" else None
 
     def start(self) -> None:
         """Arm what is imported already, and from now on each module when it has run."""
+        if self.lines is not None:
+            ImportWatcher(self.lines.covers, self.lines.put).install()
+            self.lines.put(*[module for name, module in list(sys.modules.items()) if self.lines.covers(name)])
         if self.hooks:
             self.watcher.install()
             self.table.look_at_imported()
@@ -135,7 +189,7 @@ class Exploration:
         points = list(self.table.points.values())
         return {
             "outcomes": self.outcomes,
-            "armed": sum(point.patch is not None for point in points),
+            "armed": self.lines.count if self.lines is not None else sum(point.patch is not None for point in points),
             "refused": sorted(f"{point.target}: {point.reason}" for point in points if point.patch is None),
             "inside": sum(point.patch is not None and point.patch.patcher == "inside" for point in points),
             "calls": Forward.calls,

@@ -5,6 +5,7 @@
     python3 dev.py explore attrs click  these
     python3 dev.py explore --standard [test_json ...]   CPython's own tests, with the standard library armed, on each Python found
     python3 dev.py explore --trampoline glom   without hooks inside of functions
+    python3 dev.py explore --lines [--small, --standard, NAMES]   with a probe on every line
 
 Prints a table, and each difference; exits with 1 if there is one that shows again when the files of those tests are run once more, plainly
 and armed. Each project is unpacked and installed under `.venv/explore`; what a run printed is there too.
@@ -32,7 +33,7 @@ OWN = "{}.{}".format(*sys.version_info)
 # "both" takes half the time, and all the hooks of a function go one way: what differs in either of the others differs in it.
 MODES = ("around", "observe")
 AT_ONCE = ("both",)
-CALLED = {"around": "`around`", "observe": "`before` and `after`", "both": "all three"}
+CALLED = {"around": "`around`", "observe": "`before` and `after`", "both": "all three", "lines": "every line"}
 # Seconds for one run of one suite; the longest takes two minutes here.
 PATIENCE = 1200
 
@@ -216,10 +217,11 @@ def main() -> int:
     parser.add_argument("--small", action="store_true", help="the suites that every change is tried on")
     parser.add_argument("--standard", action="store_true", help="CPython's own tests, on each Python; NAME is a module of `test` then")
     parser.add_argument("--trampoline", action="store_true", help="no hooks inside the code of functions")
+    parser.add_argument("--lines", action="store_true", help="a probe on every line, and no hooks")
     options = parser.parse_args()
     if options.trampoline:
         os.environ["XPC_EXPLORE_PATCHER"] = "code"
-    modes = AT_ONCE if options.small or options.standard else MODES
+    modes = ("lines",) if options.lines else AT_ONCE if options.small or options.standard else MODES
     if options.standard:
         print_heads(modes)
         found, _ = interpreters(ROOT / ".venv" / "pythons")

@@ -20,11 +20,11 @@ from ..targets.module import main_names
 from .point import ProbePoint
 
 _OBSERVERS = frozenset({Mode.BEFORE, Mode.AFTER})
-_BY_EVENTS = sys.version_info >= (3, 12)
+BY_EVENTS = sys.version_info >= (3, 12)
 
 ONLY_LATER = "frames that ran before are not seen: this Python needs its code changed for that"
 
-_injection = Injection()
+injection = Injection()
 _events: Any = None
 
 ConfigOf = Callable[[str, str], Optional[ProbeConfig]]
@@ -42,12 +42,12 @@ def line_point(target: str, config_of: ConfigOf, patches: Callable[[], Iterable[
                 known[id(code)] = {}
         return known[id(code)]
 
-    found = find_line(target, _own_code, starts)
+    found = find_line(target, own_code, starts)
     return LinePoint(target, _allowed(target, found.roots, config_of, app), found, patches)
 
 
-def _own_code(function: FunctionType) -> CodeType:
-    return _injection.original(plain_code(function))
+def own_code(function: FunctionType) -> CodeType:
+    return injection.original(plain_code(function))
 
 
 def _allowed(target: str, roots: List[Root], config_of: ConfigOf, app: str) -> ProbeConfig:
@@ -77,7 +77,7 @@ class LinePoint(ProbePoint):
     def __init__(self, target: str, config: ProbeConfig, found: FoundLine, patches: Callable[[], Iterable[Patch]]) -> None:
         super().__init__(target, config)
         self.on_demand = True
-        self.state, self.reason = "ready", "" if _BY_EVENTS else ONLY_LATER
+        self.state, self.reason = "ready", "" if BY_EVENTS else ONLY_LATER
         self._found = found
         self._patches = patches
         self._shown: List[Any] = []
@@ -103,12 +103,14 @@ class LinePoint(ProbePoint):
 
     def _put(self, hooks: List[Any]) -> None:
         found = self._found
-        if _BY_EVENTS:
+        if BY_EVENTS:
             derived = [pair for pair in (patch.derived() for patch in self._patches()) if pair is not None]
-            _line_events().put(found.codes, derived, found.line, [hook.call(None) for hook in hooks])
+            hits = [hook.call(None) for hook in hooks]
+            line_events().put([(code, found.line, hits) for code in found.codes], derived)
             return
         calls = [Call(hook.wanted, hook.call) for hook in hooks]
-        _injection.put(found.codes, [root.code for root in found.roots], found.functions, found.line, calls, self._rebase)
+        changes = [(code, found.line, calls) for code in found.codes]
+        injection.put(changes, [root.code for root in found.roots], found.functions, self._rebase)
 
     def _rebase(self, old: CodeType, new: CodeType) -> None:
         for patch in self._patches():
@@ -120,7 +122,7 @@ class LinePoint(ProbePoint):
         self.refresh()
 
 
-def _line_events() -> Any:
+def line_events() -> Any:
     global _events
     if _events is None:
         from ..patching.lines.events import LineEvents

@@ -63,7 +63,7 @@ def find_line(target: str, plain: Callable[[FunctionType], CodeType], starts: St
     roots: Dict[int, Root] = {}
     for whole in (False, True):
         for name, namespace in modules:
-            for function in _all_functions(namespace) if whole else _functions_in(name, namespace):
+            for function in all_functions(namespace) if whole else _functions_in(name, namespace):
                 _add_root(roots, function, plain(function), name, namespace, file)
         found = _on_line(_outermost(roots), line, starts)
         if found:
@@ -124,7 +124,7 @@ def _nearest_file(path: str, files: Set[str]) -> str:
 # functions ---------------------------------------------------------------------------------------------------------------
 
 
-def _all_functions(namespace: Mapping[Any, Any]) -> Iterator[FunctionType]:
+def all_functions(namespace: Mapping[Any, Any]) -> Iterator[FunctionType]:
     """All functions that are alive and have these globals."""
     for one in gc.get_referrers(namespace):
         if type(one) is FunctionType:

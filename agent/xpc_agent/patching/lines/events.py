@@ -25,6 +25,8 @@ _getframe = sys._getframe
 _tools: Any = getattr(sys, "monitoring", None)
 
 Hit = Callable[..., None]
+# A code object, a line of it, and what is called there from now on.
+Change = Tuple[CodeType, int, Sequence[Hit]]
 
 
 class LineEvents:
@@ -39,29 +41,34 @@ class LineEvents:
         self._derived: Dict[int, List[CodeType]] = {}
         self.told = self._teller()
 
-    def put(self, codes: Sequence[CodeType], derived: Sequence[Tuple[CodeType, CodeType]], line: int, hits: Sequence[Hit]) -> None:
-        """Have `hits` called with the frame where a statement of the line begins in `codes`, and no others. `derived` are pairs of a code
-        object and one that was made of it. Raises `UndecodableError` and `TargetError`, and has changed nothing."""
-        bodies = [Body(code) for code in codes]
-        if hits and not self._hits:
+    def put(self, changes: Sequence[Change], derived: Sequence[Tuple[CodeType, CodeType]]) -> None:
+        """From now on these are called with the frame, and no others on the same lines. `derived` are pairs of a code object and one
+        that was made of it.
+
+        Raises `UndecodableError` and `TargetError`, and has changed nothing.
+        """
+        bodies = {id(code): Body(code) for code, _, _ in changes}
+        if not self._hits and any(hits for _, _, hits in changes):
             monitoring.acquire(_OWNER)
             monitoring.listen(_tools.events.LINE, self.told)
             followers.append(self._follow)
-        for body in bodies:
-            lines = self._hits.setdefault(id(body.code), {})
-            self._codes[id(body.code)] = body.code
+        for code, line, hits in changes:
+            lines = self._hits.setdefault(id(code), {})
+            self._codes[id(code)] = code
             if hits:
                 lines[line] = hits
             else:
                 lines.pop(line, None)
-            made = self._derived.setdefault(id(body.code), [])
+        for number, body in bodies.items():
+            lines, made = self._hits[number], self._derived.setdefault(number, [])
             made += [new for below, new in derived if below is body.code and not any(new is one for one in made)]
-            for code in (body.code, *made):
-                self._show(code, lines)
+            self._show(body, lines)
+            for new in made:
+                self._show(Body(new), lines)
             if not lines:
-                for code in (body.code, *made):
-                    self._codes.pop(id(code), None)
-                del self._hits[id(body.code)], self._derived[id(body.code)]
+                for one in (body.code, *made):
+                    self._codes.pop(id(one), None)
+                del self._hits[number], self._derived[number]
         if not self._hits and self._follow in followers:
             followers.remove(self._follow)
             monitoring.release(_OWNER)
@@ -71,19 +78,19 @@ class LineEvents:
         lines = self._hits.get(id(below))
         if lines:
             self._derived[id(below)].append(new)
-            self._show(new, lines)
+            self._show(Body(new), lines)
 
-    def _show(self, code: CodeType, lines: Mapping[int, Sequence[Hit]]) -> None:
+    def _show(self, body: Body, lines: Mapping[int, Sequence[Hit]]) -> None:
+        code = body.code
         self._codes[id(code)] = code
         if id(code) in self._places:
             monitoring.drop([code], _EVENTS, _OWNER)
         if not lines:
             self._places.pop(id(code), None)
             return
-        starts = Body(code).starts
         places: Dict[int, List[Hit]] = {}
         for line, hits in lines.items():
-            for one in starts.get(line, ()):
+            for one in body.starts.get(line, ()):
                 # What leads errors of the agent out has the line of the `def`, and no columns.
                 if one.name != "RAISE_VARARGS" or one.location[2] is not None:
                     places.setdefault(one.offset, []).extend(hits)

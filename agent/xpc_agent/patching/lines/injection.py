@@ -36,6 +36,8 @@ class Call(NamedTuple):
     make: Callable[[Mapping[str, bool]], Hit]
 
 
+# A code object, a line of it, and what is called there from now on.
+Change = Tuple[CodeType, int, Sequence[Call]]
 Rebase = Callable[[CodeType, CodeType], None]
 
 
@@ -54,34 +56,27 @@ class Injection:
         found = self._originals.get(id(code))
         return code if found is None else found[1]
 
-    def put(
-        self,
-        codes: Sequence[CodeType],
-        roots: Sequence[CodeType],
-        functions: Sequence[FunctionType],
-        line: int,
-        calls: Sequence[Call],
-        rebase: Rebase,
-    ) -> None:
-        """Have `calls` made where a statement of the line begins in `codes`, which lie in `roots`; `functions` are those that are known.
+    def put(self, changes: Sequence[Change], roots: Sequence[CodeType], functions: Sequence[FunctionType], rebase: Rebase) -> None:
+        """From now on these calls are made, and no others on the same lines. The code objects lie in `roots`; `functions` are those that
+        are known to have one.
 
         Raises `UndecodableError` and has changed nothing.
         """
-        before = {id(code): dict(self._calls.get(id(code), {})) for code in codes}
-        for code in codes:
+        before = {id(code): dict(self._calls.get(id(code), {})) for code, _, _ in changes}
+        for code, line, calls in changes:
             lines = self._calls.setdefault(id(code), {})
             if calls:
                 lines[line] = calls
             else:
                 lines.pop(line, None)
-        changes: List[Tuple[CodeType, CodeType, CodeType]] = []
+        made: List[Tuple[CodeType, CodeType, CodeType]] = []
         try:
             for root in roots:
-                self._rebuild(root, {id(code) for code in codes}, changes)
+                self._rebuild(root, set(before), made)
         except BaseException:
             self._calls.update(before)
             raise
-        self._exchange(changes, functions, rebase)
+        self._exchange(made, functions, rebase)
 
     def _rebuild(self, code: CodeType, changed: Set[int], changes: List[Tuple[CodeType, CodeType, CodeType]]) -> CodeType:
         """The code object that stands for an original from now on; `changes` gets each with what it was and what it is to be."""
