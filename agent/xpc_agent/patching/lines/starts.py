@@ -7,8 +7,8 @@ Rules:
 - What begins a statement is the first instruction of its line while no statement is under way, which is one that has left something on the
   stack. The head of `for` and `with` is over where their body begins. The depths are those of `dis.stack_effect`, followed along jumps and
   into handlers.
-- So a part of an `and`, an `or` or an `if ... else` that has a line of its own is a clause too: the bytecode is that of statements which
-  nest. `if (` alone on a line has no bytecode, and what follows it begins the statement. Nor has `case`.
+- So a part of an `and`, an `or` or an `a if b else c` that has a line of its own, and leaves nothing on the stack to go on with, is a
+  clause too: the bytecode is that of statements which nest. `if (` alone on a line has none, and what follows it begins the statement.
 - The compiler's own clean-up (of `except ... as`, of comprehensions, of generators) belongs to no statement.
 - Where a line has both instructions that do something and some that only lead on, a probe fires at the former.
 """
@@ -46,27 +46,49 @@ _PUSHES = _named(
 )
 _IDLE = _named("NOP NOT_TAKEN JUMP_FORWARD JUMP_ABSOLUTE JUMP_BACKWARD JUMP_BACKWARD_NO_INTERRUPT POP_BLOCK")
 _NEVER = _named(
-    "END_FOR POP_ITER RERAISE END_SEND CLEANUP_THROW WITH_EXCEPT_START END_ASYNC_FOR FOR_ITER SEND YIELD_VALUE JUMP_BACKWARD_NO_INTERRUPT"
+    "END_FOR POP_ITER RERAISE END_SEND CLEANUP_THROW WITH_EXCEPT_START END_ASYNC_FOR FOR_ITER SEND YIELD_VALUE "
+    "JUMP_BACKWARD_NO_INTERRUPT STORE_FAST STORE_NAME STORE_GLOBAL STORE_DEREF STORE_FAST_STORE_FAST STORE_FAST_LOAD_FAST "
+    "UNPACK_SEQUENCE UNPACK_EX RETURN_VALUE SWAP ROT_TWO ROT_THREE ROT_FOUR ROT_N"
 )
 _CONSTANTS = _named("LOAD_CONST LOAD_COMMON_CONSTANT DUP_TOP")
 # The last of the head of a `for` or a `with`.
 _BODY_FOLLOWS = _named("FOR_ITER GET_ANEXT SETUP_WITH SETUP_ASYNC_WITH BEFORE_WITH BEFORE_ASYNC_WITH LOAD_SPECIAL")
-# Up to 3.11 these have code objects of their own, and later none: so no statement ever begins in one.
-COMPREHENSIONS = frozenset(("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>"))
+# Up to 3.11 comprehensions have code objects of their own, and later none: so no statement ever begins in one. The others are made of the
+# head of a function or a class.
+_NO_STATEMENTS = ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>", "<generic parameters")
 
 _stack_effect = opcode.stack_effect
 _HAVE_ARGUMENT = opcode.HAVE_ARGUMENT
 
 
 class _Statement:
-    """One that begins at a place of the code: its line there, the first line of all its instructions, the depth of the stack below it."""
+    """One that begins at a place of the code: its line there, the first and last line of its instructions, the depth of the stack below.
 
-    __slots__ = ("below", "first", "line", "place")
+    It is under way while there is more on the stack, until the instruction at `until`, and up to that place of the text.
+    """
+
+    __slots__ = ("below", "first", "last", "line", "place", "text", "until")
 
     def __init__(self, place: int, line: int, below: int) -> None:
         self.place = place
-        self.line = self.first = line
+        self.line = self.first = self.last = line
         self.below = below
+        self.until = 0
+        self.text = (0, 0)
+
+    def is_over(self, one: Instruction, depth: int) -> bool:
+        """Whether an instruction at such a depth comes behind it."""
+        line, _, column, _ = one.location
+        return depth <= self.below and one.offset >= self.until and (line is None or (line, column or 0) >= self.text)
+
+    def leads(self, one: Instruction) -> None:
+        """A jump of it leads to where it has left something on the stack: that of the first part of `return a or b`."""
+        if "_OR_POP" in one.name:
+            assert one.target is not None
+            self.until = max(self.until, one.target.offset)
+        elif VERSION >= (3, 12) and "POP_JUMP" in one.name:
+            # It is copied first, with the text of the whole; a pattern of `match` is so as well, with its own.
+            self.text = max(self.text, (one.location[1] or 0, one.location[3] or 0))
 
 
 class Body:
@@ -83,7 +105,7 @@ class Body:
         self.bound: Dict[int, FrozenSet[int]] = {}
         self._begin = self._first()
         self._flow()
-        self.starts: Dict[int, List[Instruction]] = {} if code.co_name in COMPREHENSIONS else self._find()
+        self.starts: Dict[int, List[Instruction]] = {} if _has_no_statements(code) else self._find()
 
     # depths ------------------------------------------------------------------------------------------------------------
 
@@ -134,6 +156,8 @@ class Body:
         now: Optional[_Statement] = None
         previous: Optional[int] = None
         cleans_up = in_comprehension = False
+        # Of what the compiler makes of `"%s" % value`.
+        made_up = (self.code.co_firstlineno, self.code.co_firstlineno, 0, 0)
         for place in range(self._begin, len(body)):
             one = body[place]
             depth = depths.get(one.offset)
@@ -143,7 +167,7 @@ class Body:
                 if one.name in _ENDS:
                     cleans_up, previous = False, None
                 continue
-            if now is not None and depth <= now.below:
+            if now is not None and now.is_over(one, depth):
                 now, in_comprehension = None, False
             if one.offset in handlers:
                 now = None
@@ -155,9 +179,12 @@ class Body:
                 previous = None
                 continue
             line = one.location[0]
-            if line is not None:
+            if line is not None and one.location != made_up:
+                if now is not None and one.name == "POP_TOP" and line > now.last and depth - 1 <= now.below:
+                    # From 3.14 on what `match` has on the stack is let go of with the line of what is done next.
+                    now = None
                 if now is not None:
-                    now.first = min(now.first, line)
+                    now.first, now.last = min(now.first, line), max(now.last, line)
                 elif (
                     previous != line
                     and one.name not in _NEVER
@@ -167,6 +194,8 @@ class Body:
                     now = _Statement(place, line, depth - (one.name not in _PUSHES))
                     found.append(now)
                 previous = line
+            if now is not None and one.target is not None and depths.get(one.target.offset, 0) > now.below:
+                now.leads(one)
             in_comprehension = in_comprehension or one.name == "LOAD_FAST_AND_CLEAR"
             if one.name in _LEAVES or (one.name in _BODY_FOLLOWS and not in_comprehension):
                 now = None
@@ -233,6 +262,13 @@ class Body:
         return True
 
 
+def _has_no_statements(code: CodeType) -> bool:
+    if code.co_name == "__annotate__":
+        # What the compiler makes of annotations, from 3.14 on; but for one that somebody has written inside of a function.
+        return not str(getattr(code, "co_qualname", "")).endswith("<locals>.__annotate__")
+    return code.co_name.startswith(_NO_STATEMENTS)
+
+
 def _bound_after(one: Instruction, bound: FrozenSet[int]) -> FrozenSet[int]:
     name, arg = one.name, one.arg
     if name == "STORE_FAST":
@@ -242,4 +278,4 @@ def _bound_after(one: Instruction, bound: FrozenSet[int]) -> FrozenSet[int]:
     return bound
 
 
-__all__ = ["COMPREHENSIONS", "Body", "UndecodableError"]
+__all__ = ["Body", "UndecodableError"]
