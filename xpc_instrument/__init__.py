@@ -39,9 +39,13 @@ if TYPE_CHECKING:
     from .script.call import Call
     from .script.connect import connect
     from .script.counted import FaultRow, Injected, Monitor, MonitorRow, StackRow, Stacks, Stat, StatRow
+    from .script.differing import Difference
     from .script.handle import Handle
     from .script.manager import Manager, find_free_port
     from .script.observer import Stack
+    from .script.recorded import InnerCall, RecordedCall
+    from .script.recording import Recorder, Recording, RecordingError, load
+    from .script.replaying import Replayed
     from .script.session import Session
     from .script.targets import Described
     from .script.trees import Trace, Tree, TreeNode
@@ -95,6 +99,14 @@ _HOMES = {
     "Injected": "script.counted",
     "StackRow": "script.counted",
     "Stack": "script.observer",
+    "Difference": "script.differing",
+    "InnerCall": "script.recorded",
+    "RecordedCall": "script.recorded",
+    "Recorder": "script.recording",
+    "Recording": "script.recording",
+    "RecordingError": "script.recording",
+    "Replayed": "script.replaying",
+    "load": "script.recording",
     "Described": "script.targets",
     "attribute_of": "core.values.references",
     "connect": "script.connect",
@@ -114,6 +126,7 @@ __all__ = [
     "ChannelError",
     "ConfigError",
     "Described",
+    "Difference",
     "ExpressionError",
     "FaultError",
     "FaultRow",
@@ -123,6 +136,7 @@ __all__ = [
     "HookStats",
     "HookTimeoutError",
     "Injected",
+    "InnerCall",
     "LaneStats",
     "Limits",
     "LineEvent",
@@ -134,10 +148,15 @@ __all__ = [
     "PayloadError",
     "PlaintextError",
     "ProbeStats",
+    "RecordedCall",
+    "Recorder",
+    "Recording",
+    "RecordingError",
     "Reference",
     "ReferenceExpiredError",
     "RemoteError",
     "RemoteTraceback",
+    "Replayed",
     "Session",
     "Stack",
     "StackRow",
@@ -156,6 +175,7 @@ __all__ = [
     "connect",
     "copy_of",
     "find_free_port",
+    "load",
 ]
 
 

@@ -29,9 +29,9 @@ from ..core.model.errors import (
 from ..core.version import __version__
 
 # Those that look on: `-- COMMAND` starts the application for them, and their flags may stand anywhere.
-_VERBS = ("watch", "log", "monitor", "stat", "stack", "trace", "inject")
+_VERBS = ("watch", "log", "monitor", "stat", "stack", "trace", "record", "inject")
 # Modules of this package.
-_COMMANDS = ("run", "attach", "detach", "ps", "ls", "check", "certificates", *_VERBS)
+_COMMANDS = ("run", "attach", "detach", "ps", "ls", "check", "certificates", "replay", *_VERBS)
 
 EXIT_CODES = """\
 exit codes:
@@ -53,6 +53,8 @@ examples:
   xpc-instrument watch shop shop.checkout:charge
   xpc-instrument log shop shop/checkout.py:24 'total={total}'
   xpc-instrument stat shop shop.checkout:charge --by currency --of amount
+  xpc-instrument record shop shop.checkout:charge --with 'shop.gateway:**' -o charge.jsonl
+  xpc-instrument replay charge.jsonl
   xpc-instrument inject shop shop.gateway:Gateway.post '10%raise(TimeoutError)' --for 1m
   xpc-instrument check
   xpc-instrument certificates certs shop scripts

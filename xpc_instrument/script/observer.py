@@ -6,17 +6,19 @@ The hooks of these never have the application wait: they are queued there (`watc
 from __future__ import annotations
 
 import inspect
+import uuid
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 from ..core.discovery.doorbell import bell_name
 from ..core.model.expression import parse, parse_template
 from ..core.model.fault import parse_terms
-from ..core.model.local import DURATION, INJECT, LINE, STACK, STAT, TREE, WATCH
+from ..core.model.local import DURATION, INJECT, LINE, RECORD, STACK, STAT, TREE, WATCH
 from ..core.model.record import Record
 from ..core.model.target import Mode, is_line
 from ..core.model.terms import Terms
 from .counted import Injected, Monitor, Stacks, Stat
 from .handle import Handle
+from .recording import Recorder
 from .registrar import Registrar, Targets, joined
 from .targets import Described, described
 from .trees import Trace
@@ -47,6 +49,7 @@ class Observer(Registrar):
     """The part of a session that looks on."""
 
     _id: str
+    app: str
 
     def _ask(self, question: str) -> List[Mapping[str, Any]]:
         raise NotImplementedError
@@ -193,6 +196,46 @@ class Observer(Registrar):
         stream.handle = self._add(Mode.AFTER, joined(Mode.AFTER, target), stream.put, terms, ())
         return stream
 
+    def record(
+        self,
+        target: Targets,
+        *,
+        inside: Targets = (),
+        limit: Optional[int] = None,
+        expires: Optional[float] = None,
+        sample: Optional[float] = None,
+        rate: Optional[float] = OBSERVED_RATE,
+        when: str = "",
+    ) -> Recorder:
+        """Record the calls of a target, or of several, so that they can be run again: with all that their arguments hold.
+
+        - ``inside``: targets whose calls are recorded too where they happen inside of such a call, and stand in for the real ones later.
+        - ``when``: an expression for the calls that are recorded; one that names neither ``result`` nor ``exception`` nor ``duration`` is
+          asked before anything is read.
+        - ``limit``: so many calls, of all processes together. ``expires``, ``sample`` and ``rate`` are as with ``watch``.
+
+        Of one call at most 256 KiB are recorded, and what is secret is redacted in the application. Nothing there waits, and none of its
+        code runs. Raises ``ExpressionError``, and as ``before``; generator functions are a ``TargetError``.
+        """
+        if when:
+            parse(when)
+        local = {"kind": RECORD, "when": when, "recording": uuid.uuid4().hex, "inside": False}
+        terms = Terms(wait=False, expires=expires, sample=sample, rate=rate, local=local)
+        around = Terms(wait=False, expires=expires, local={**local, "when": "", "inside": True})
+        recorder = Recorder(self.app, limit)
+        try:
+            # Those inside first, so that nothing of the first call is missed.
+            if inside:
+                recorder.handles.append(self._add(Mode.AFTER, joined(Mode.AFTER, inside), _stays_there, around, ()))
+                recorder.inside = _known(recorder.handles[0])
+            recorder.handle = self._add(Mode.AFTER, joined(Mode.AFTER, target), recorder.put, terms, ())
+        except BaseException:
+            recorder.remove()
+            raise
+        recorder.handles.append(recorder.handle)
+        recorder.targets = _known(recorder.handle)
+        return recorder
+
     def stat(
         self,
         target: Targets,
@@ -312,6 +355,10 @@ class Observer(Registrar):
         text = pattern if ":" in pattern else f"{pattern}:**"
         found = {one["target"]: one for one in self._search(text) if one["kind"]}
         return [Described.read(found[target]) for target in sorted(found)]
+
+
+def _known(handle: Handle) -> List[str]:
+    return list(handle.targets) or handle.target.split(",")
 
 
 def _stays_there(_: Any) -> None:

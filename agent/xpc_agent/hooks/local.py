@@ -22,7 +22,7 @@ from xpc_instrument.core.model.aggregate import LONGEST_KEY, Key, Table, key_par
 from xpc_instrument.core.model.errors import ExpressionError, TargetError
 from xpc_instrument.core.model.expression import OBSERVE, parse
 from xpc_instrument.core.model.interrupts import raise_interrupt
-from xpc_instrument.core.model.local import DURATION, INJECT, LINE, STACK, TREE, WATCH
+from xpc_instrument.core.model.local import DURATION, INJECT, LINE, RECORD, STACK, TREE, WATCH
 from xpc_instrument.core.model.words import one_line
 from xpc_instrument.core.values.names import type_name
 
@@ -267,7 +267,7 @@ def expressions_of(local: Mapping[str, Any]) -> List[str]:
     if local["kind"] == INJECT:
         return []
     when = [local["when"]] if local["when"] else []
-    if local["kind"] in (STACK, TREE):
+    if local["kind"] in (RECORD, STACK, TREE):
         return when
     if local["kind"] in (WATCH, LINE):
         return [*when, *local["show"]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Dict, List
 
-from xpc_instrument.core.model.local import LINE, TREE, WATCH
+from xpc_instrument.core.model.local import LINE, RECORD, TREE, WATCH
 
 from ..points.table import ProbeTable
 
@@ -26,4 +26,4 @@ def all_totals(table: ProbeTable, session: str) -> Dict[int, List[Any]]:
 
 def _of(table: ProbeTable, session: str) -> List[Any]:
     hooks = [hook for point in list(table.points.values()) for hook in point.hooks if hook.session == session]
-    return [hook for hook in hooks if hook.terms.local is not None and hook.terms.local["kind"] not in (LINE, TREE, WATCH)]
+    return [hook for hook in hooks if hook.terms.local is not None and hook.terms.local["kind"] not in (LINE, RECORD, TREE, WATCH)]

@@ -6,7 +6,7 @@ import functools
 from types import CodeType, FunctionType
 from typing import Any, Callable, Dict, List, Mapping, Tuple
 
-from xpc_instrument.core.model.local import INJECT, LINE, TREE, WATCH
+from xpc_instrument.core.model.local import INJECT, LINE, RECORD, TREE, WATCH
 from xpc_instrument.core.values.redaction import Redaction
 
 from ..events.sender import Sender
@@ -47,6 +47,10 @@ def maker_of(
         from ..hooks.watch import WatchHook
 
         return functools.partial(WatchHook, sender=sender, redaction=redaction, level=level)
+    if local["kind"] == RECORD:
+        from ..hooks.record import RecordHook
+
+        return functools.partial(RecordHook, sender=sender, redaction=redaction, level=level)
     if local["kind"] == TREE:
         from ..hooks.trace import TraceHook
 

@@ -14,6 +14,8 @@
 - `tree`: shows what the invocation calls, `depth` levels of it, 0 for all, in code that the patterns in `include` stand for, or if there
   are none, the application's own; what took less than `least` seconds in all is left out.
 - `inject`: does the first of its `terms` that applies (`fault.py`), in the mode `instead`, and counts what it has done.
+- `record`: tells the invocation in full, so that it can be run again; `recording` is a name that all hooks of one recording have, and those
+  `inside` are of what is called meanwhile. Nobody waits for it.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from typing import Any, Dict, Mapping
 
 from .pattern import pattern_mistake
 
-STAT, STACK, WATCH, LINE, TREE, INJECT = "stat", "stack", "watch", "line", "tree", "inject"
+STAT, STACK, WATCH, LINE, TREE, INJECT, RECORD = "stat", "stack", "watch", "line", "tree", "inject", "record"
 
 DURATION = "duration"
 
@@ -42,6 +44,7 @@ _KINDS: Dict[str, Dict[str, type]] = {
     LINE: {"when": str, "show": list, "depth": int, "stack": int, "locals": bool},
     TREE: {"when": str, "depth": int, "least": float, "include": list},
     INJECT: {"terms": str},
+    RECORD: {"when": str, "recording": str, "inside": bool},
 }
 
 

@@ -109,7 +109,7 @@ class Shape:
         self.cls, self.show, self.label, self.extra, self.is_leaf, self.size = cls, show, label, extra, is_leaf, size
 
 
-# How the fields of an instance are had: what gives its `__dict__`, or None; and the names and readers of its slots.
+# What gives the `__dict__` of an instance, or None; and the names and readers of its slots.
 Fields = Tuple[Optional[Callable[[Any], Any]], Tuple[Tuple[str, Callable[[Any], Any]], ...]]
 
 
@@ -443,8 +443,8 @@ def _shape(cls: type) -> Shape:
     if derives(cls, type):
         return Shape(cls, _text_of, "type", label, True)
     if derives(cls, BaseException):
-        return Shape(cls, _exception, name, _how(cls))
-    return _shape_of_subclass(cls, name, dotted) or Shape(cls, _object, name, _how(cls))
+        return Shape(cls, _exception, name, readers_of(cls))
+    return _shape_of_subclass(cls, name, dotted) or Shape(cls, _object, name, readers_of(cls))
 
 
 def _shape_of_subclass(cls: type, name: str, dotted: str) -> Optional[Shape]:
@@ -483,7 +483,8 @@ def _sequences() -> List[Tuple[Any, Callable[[Any], int]]]:
     return [(one, one.__len__) for one in found]
 
 
-def _how(cls: type) -> Fields:
+def readers_of(cls: type) -> Fields:
+    """How the fields of the instances of a class are had."""
     namespace = find(cls, "__dict__")[0]
     slots = [
         (name, member.__get__)

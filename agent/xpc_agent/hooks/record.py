@@ -1,0 +1,318 @@
+"""Hooks that record invocations in full, so that they can be run again: arguments as they are when the call begins, and what comes of it.
+
+Rules:
+- They are registered as `after` hooks, since they change nothing, and stand around the original: at the end the body may have changed the
+  arguments.
+- Nobody waits for them: what is recorded is captured by the calling thread, by `core/values/typed.py`, and goes the way of events that are
+  queued (`unwaited.py`). No code of the application runs.
+- What is called inside of an invocation is told by the context (`contextvars`): of the thread, of the task, and of the tasks and the
+  `asyncio.to_thread` that it starts. An inner call belongs to all invocations that it is inside of, and what is inside of an inner call to
+  none: where the inner call is stood in for, it does not happen.
+- The condition is asked before the terms, and before anything is captured; one that names how the call ends, when it has ended.
+"""
+
+from __future__ import annotations
+
+import marshal
+from contextvars import ContextVar
+from time import perf_counter, time
+from types import CodeType
+from typing import Any, Callable, Coroutine, Dict, List, Optional, Tuple
+
+from xpc_instrument.core.calls.outcome import Outcome
+from xpc_instrument.core.model.expression import AT_END, OBSERVE
+from xpc_instrument.core.model.target import Mode
+from xpc_instrument.core.values.redaction import Redaction
+from xpc_instrument.core.values.typed import Encoder, Room, Tree, cut
+
+from ..guard import guarded
+from ..targets.flags import CO_VARARGS, CO_VARKEYWORDS
+from ..targets.resolve import Kind, Resolved
+from .budget import Budget
+from .gate import ALWAYS, NEVER, PASS, Args, Kwargs, Proceeding
+from .invocation import next_number
+from .shown import ShownHook
+
+MOST_INNER = 1000
+"""Inner calls of one invocation; how many there were beyond is counted."""
+
+# That of a version of `marshal` which all supported Pythons read.
+_MARSHAL = 4
+
+# An inner call: its target, how many arguments are positional, the arguments, whether it raised, and what came of it.
+Inner = List[Any]
+
+
+class _Node:
+    """One step of what the context is inside of: an invocation that is recorded, or, without a `room`, an inner call of one."""
+
+    __slots__ = ("above", "inner", "left_out", "over", "recording", "room")
+
+    def __init__(self, recording: str, above: Optional[_Node], room: Optional[Room]) -> None:
+        self.recording = recording
+        self.above = above
+        self.room = room
+        self.inner: List[Inner] = []
+        self.left_out = 0
+        # It has ended: what runs on in a task of its own is no part of it.
+        self.over = False
+
+
+_inside: ContextVar[Optional[_Node]] = ContextVar("xpc_recorded", default=None)
+
+
+class _Taken(Proceeding):
+    """An invocation that is being recorded."""
+
+    __slots__ = ("arguments", "before", "hook", "inner", "node", "number", "positional", "started", "values")
+
+    def __init__(self, hook: RecordHook, values: Args, positional: int, arguments: List[Tuple[str, Tree]], node: _Node) -> None:
+        self.changed = None
+        self.hook = hook
+        self.values = values
+        self.positional = positional
+        self.arguments = arguments
+        self.node = node
+        self.before = node.above
+        # Of an inner call: where what comes of it is put.
+        self.inner: Optional[Inner] = None
+        self.number = next_number()
+        _inside.set(node)
+        self.started = perf_counter()
+
+    def tell(self, outcome: Outcome) -> Outcome:
+        self.ended(outcome.value, outcome.error)
+        return outcome
+
+    def ended(self, result: Any, error: Optional[BaseException]) -> None:
+        """What came of it. Raises only what interrupts."""
+        duration = perf_counter() - self.started
+        self.abandon()
+        if self.inner is None:
+            self.hook.finish(self, result, error, duration)
+        else:
+            self.hook.finish_inner(self, result, error)
+
+    def abandon(self) -> None:
+        _inside.set(self.before)
+        self.node.over = True
+
+
+class RecordHook(ShownHook):
+    """One registration on one probe point: of what is recorded, or, with `inside`, of what is called meanwhile."""
+
+    # Set before there is one of its own: the terms are installed when the hook is made.
+    _rests = False
+    _admit: Callable[[], Any] = staticmethod(NEVER)
+
+    def __init__(self, *args: Any, redaction: Redaction, level: str = OBSERVE, **options: Any) -> None:
+        # It costs too much.
+        self.over_budget = False
+        self._budget = Budget(self)
+        self._encoder = Encoder(redaction)
+        self._names: List[str] = []
+        self._positional = 0
+        super().__init__(*args, capturer=self._encoder, level=level, **options)
+        self._is_inner: bool = self.local["inside"]
+        # Whether the condition asks for how the call ends.
+        self._is_late = any(one.names & AT_END for one in self._expressions)
+        # See the first rule.
+        self.mode = Mode.AROUND
+        self.alone = self.way
+
+    def _install(self, take: Callable[[], Any]) -> None:
+        super()._install(take)
+        self._admit = take
+        self.way.take = NEVER if self._rests else ALWAYS
+        self.way.back = ALWAYS
+
+    def placed(self, resolved: Resolved, code: Optional[CodeType]) -> None:
+        if resolved.kind in (Kind.GENERATOR, Kind.ASYNC_GENERATOR):
+            self.mistake = f"it is a {resolved.kind.value}: what it yields is not recorded"
+            self.rest()
+            return
+        super().placed(resolved, code)
+        names = list(self._scope.names)
+        self._positional = 0
+        if code is not None and names:
+            self._positional = code.co_argcount
+            if code.co_flags & CO_VARKEYWORDS:
+                names[-1] = f"**{names[-1]}"
+            if code.co_flags & CO_VARARGS:
+                place = code.co_argcount + code.co_kwonlyargcount
+                names[place] = f"*{names[place]}"
+        self._names = names
+
+    def goes_inside(self, kind: Kind) -> bool:
+        return kind is Kind.SYNC
+
+    def reset_after_fork(self, pid: int) -> None:
+        super().reset_after_fork(pid)
+        self.over_budget = False
+        self._budget.reset()
+
+    # what an invocation does --------------------------------------------------------------------------------------------
+
+    def cross(self, args: Args, kwargs: Kwargs, bound: bool, number: int = 0, invocation: Any = None) -> Any:
+        """Inside of the function's code, or among others."""
+        taken = self._begin(args, kwargs)
+        return PASS if taken is None else taken
+
+    def call_replacing(self, proceed: Callable[..., Any], args: Args, kwargs: Kwargs, bound: bool, number: int = 0) -> Any:
+        """Around the original."""
+        taken = None if self._rests else self._begin(args, kwargs)
+        if taken is None:
+            return proceed(*args, **kwargs)
+        try:
+            result = proceed(*args, **kwargs)
+        except Exception as error:
+            taken.ended(None, error)
+            raise
+        except BaseException:
+            taken.abandon()
+            raise
+        taken.ended(result, None)
+        return result
+
+    def call_replacing_async(
+        self, proceed: Callable[..., Any], args: Args, kwargs: Kwargs, bound: bool, number: int = 0
+    ) -> Coroutine[Any, Any, Any]:
+        """The same for what is awaited."""
+        return self._around_async(proceed, args, kwargs)
+
+    async def _around_async(self, proceed: Callable[..., Any], args: Args, kwargs: Kwargs) -> Any:
+        taken = None if self._rests else self._begin(args, kwargs)
+        if taken is None:
+            return await proceed(*args, **kwargs)
+        try:
+            result = await proceed(*args, **kwargs)
+        except Exception as error:
+            taken.ended(None, error)
+            raise
+        except BaseException:
+            taken.abandon()
+            raise
+        taken.ended(result, None)
+        return result
+
+    # its begin -----------------------------------------------------------------------------------------------------------
+
+    def _begin(self, args: Args, kwargs: Kwargs) -> Optional[_Taken]:
+        """The invocation, if it is recorded."""
+        inside = _inside.get()
+        try:
+            if not self._is_inner:
+                return self._begin_outer(args, kwargs, inside)
+            while inside is not None and inside.recording != self.local["recording"]:
+                inside = inside.above
+            if inside is None or inside.room is None or inside.over or not self._admit():
+                return None
+            return self._begin_inner(args, kwargs, inside)
+        except Exception as fault:
+            self._lost(fault)
+            return None
+
+    def _begin_outer(self, args: Args, kwargs: Kwargs, inside: Optional[_Node]) -> Optional[_Taken]:
+        values = self._scope.values(args, kwargs)
+        if values is None or not (self._is_late or self._is_met(values)):
+            return None
+        # Admission lets nothing through where the thread does our work.
+        if not self._admit():
+            return None
+        room = self._encoder.room()
+        arguments = self._arguments(values, kwargs, room)
+        return _Taken(self, values, self._positional - int(self._scope.bound), arguments, _Node(self.local["recording"], inside, room))
+
+    @guarded
+    def _is_met(self, values: Args, result: Any = None, error: Optional[BaseException] = None, duration: float = 0.0) -> bool:
+        return self._when is None or self._meets(self._when, values, result, error, duration)
+
+    def _begin_inner(self, args: Args, kwargs: Kwargs, inside: _Node) -> Optional[_Taken]:
+        values = self._scope.values(args, kwargs)
+        if values is None or inside.room is None:
+            return None
+        room = self._encoder.room(max(0, inside.room.left))
+        had = room.left
+        arguments = self._arguments(values, kwargs, room, with_self=False)
+        inner: Inner = [self.target, self._positional - int(self._scope.bound), arguments, False, cut("", "unfinished")]
+        node: Optional[_Node] = inside
+        while node is not None:
+            if node.recording == inside.recording:
+                if node.room is None:
+                    break
+                node.room.left -= had - room.left
+                if len(node.inner) < MOST_INNER:
+                    node.inner.append(inner)
+                else:
+                    node.left_out += 1
+            node = node.above
+        taken = _Taken(self, values, 0, arguments, _Node(inside.recording, _inside.get(), None))
+        taken.inner = inner
+        return taken
+
+    @guarded
+    def _arguments(self, values: Args, kwargs: Kwargs, room: Room, with_self: bool = True) -> List[Tuple[str, Tree]]:
+        """The trees of all arguments, in the order of the parameters; the instance is "self"."""
+        began = perf_counter()
+        bound = self._scope.bound
+        found: List[Tuple[str, Tree]] = []
+        if bound and values and with_self:
+            found.append(("self", room.value(values[0])))
+        own = values[1:] if bound else values
+        if not self._names:
+            # Nothing is known of its parameters.
+            found += [("*args", room.value(own)), ("**kwargs", room.value(kwargs))]
+        for name, value in zip(self._names[bound:], own):
+            found.append((name, room.named(name.lstrip("*"), value)))
+        self._budget.spent(perf_counter() - began, 1)
+        return found
+
+    # its end -------------------------------------------------------------------------------------------------------------
+
+    def finish(self, taken: _Taken, result: Any, error: Optional[BaseException], duration: float) -> None:
+        """An invocation that is recorded has ended: queue it."""
+        try:
+            if self._rests or (self._is_late and not self._is_met(taken.values, result, error, duration)):
+                return
+            blob = self._record_of(taken, result, error, duration)
+        except Exception as fault:
+            self._lost(fault)
+            return
+        self._queue(taken.number, blob)
+
+    @guarded
+    def _record_of(self, taken: _Taken, result: Any, error: Optional[BaseException], duration: float) -> bytes:
+        node, began = taken.node, perf_counter()
+        assert node.room is not None
+        outcome = node.room.value(result if error is None else error)
+        told: Dict[str, Any] = {
+            "time": time(),
+            "duration": duration,
+            "positional": taken.positional,
+            "arguments": taken.arguments,
+            "raised": error is not None,
+            "outcome": outcome,
+            "inner": node.inner,
+            "left-out": node.left_out,
+        }
+        blob = marshal.dumps(told, _MARSHAL)
+        self._budget.spent(perf_counter() - began, 1)
+        return blob
+
+    @guarded
+    def finish_inner(self, taken: _Taken, result: Any, error: Optional[BaseException]) -> None:
+        """An inner call has ended."""
+        inner, inside = taken.inner, taken.before
+        while inside is not None and (inside.recording != self.local["recording"] or inside.room is None):
+            inside = inside.above
+        if inner is None or inside is None or inside.room is None or inside.over:
+            return
+        try:
+            room = self._encoder.room(max(0, inside.room.left))
+            had = room.left
+            tree = room.value(result if error is None else error)
+            inside.room.left -= had - room.left
+        except Exception as fault:
+            self._lost(fault)
+            return
+        inner[3], inner[4] = error is not None, tree

@@ -1,0 +1,298 @@
+"""Calls that are recorded in an application and run again: what is recorded, what stands in, and what differs is told."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Callable, Iterator
+
+import pytest
+
+import xpc_instrument
+from tests.integration.app_fixture import App, command
+from xpc_instrument import Recorder, Recording, Session, TargetError
+
+MODULE = """
+import asyncio, collections, dataclasses, datetime, decimal, enum, threading, uuid
+
+class Currency(enum.Enum):
+    EUR = 1
+
+class Declined(Exception):
+    def __init__(self, why, code):
+        super().__init__(why)
+        self.code = code
+
+Point = collections.namedtuple("Point", "x y")
+
+@dataclasses.dataclass
+class Order:
+    number: int
+    items: list
+    currency: Currency = Currency.EUR
+
+class Till:
+    __slots__ = ("prefix",)
+    def __init__(self, prefix):
+        raise RuntimeError("never run")
+    def receipt(self, order, *more, loud=False, **rest):
+        return f"{self.prefix}-{order.number}-{len(more)}{'!' if loud else ''}{sorted(rest)}"
+    @classmethod
+    def named(cls, name):
+        return cls.__name__ + name
+
+till = object.__new__(Till)
+till.prefix = "r"
+
+def post(path, amount):
+    if amount > 100:
+        raise Declined("no money", 402)
+    return {"ok": True, "path": path}
+
+async def post_later(path, amount):
+    await asyncio.sleep(0)
+    return post(path, amount)
+
+def charge(order, amount):
+    order.items.append("charged")
+    answer = post("/charges", amount)
+    return (order.number, answer["ok"], decimal.Decimal(amount) / 3)
+
+async def charge_later(amounts):
+    return await asyncio.gather(*[post_later("/later", one) for one in amounts])
+
+async def charge_in_thread(amount):
+    return await asyncio.to_thread(post, "/thread", amount)
+
+def everything(value):
+    return value
+
+def locked(lock, password):
+    return password
+
+def twice(amount):
+    return outer(amount)
+
+def outer(amount):
+    return post("/outer", amount)
+
+def gen():
+    yield 1
+
+ALL = [1, 2**70, float("inf"), b"x", (1,), {1, 2}, frozenset([3]), {1: "a"}, {"type": "b"}, Currency.EUR, Point(1, 2),
+       decimal.Decimal("1.50"), datetime.datetime(2020, 1, 2, tzinfo=datetime.timezone.utc), uuid.UUID(int=5), Order(1, [])]
+"""
+
+
+@pytest.fixture
+def app(begin_app: Callable[..., App], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[App]:
+    (tmp_path / "rec.py").write_text(MODULE)
+    begun = begin_app('on-demand = ["rec:**"]\n')
+    begun.evaluate(f"__import__('sys').path.insert(0, {str(tmp_path)!r})")
+    begun.evaluate("globals().__setitem__('rec', __import__('rec'))")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield begun
+    sys.modules.pop("rec", None)
+
+
+@pytest.fixture
+def session(app: App) -> Iterator[Session]:
+    with xpc_instrument.connect("shop") as session:
+        yield session
+
+
+def recorded(recorder: Recorder, app: App, *expressions: str) -> Recorder:
+    for expression in expressions:
+        app.evaluate(expression)
+    with recorder:
+        assert recorder.wait(len(expressions))
+    return recorder
+
+
+def test_a_call_is_recorded_as_it_began_and_is_the_same_when_it_is_run_again(app: App, session: Session, tmp_path: Path) -> None:
+    recorder = recorded(session.record("rec:charge", inside="rec:post"), app, "rec.charge(rec.Order(7, []), 10)")
+    (call,) = recorder.calls
+    assert call.arguments["order"]["fields"] == {"number": 7, "items": [], "currency": {"type": "rec:Currency", "member": "EUR"}}
+    (inner,) = call.inner
+    assert (inner.target, inner.arguments, inner.outcome) == (
+        "rec:post",
+        {"path": "/charges", "amount": 10},
+        {"ok": True, "path": "/charges"},
+    )
+    path = tmp_path / "charge.jsonl"
+    recorder.save(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    read = xpc_instrument.load(path)
+    assert read.calls[0].arguments == call.arguments
+    assert read.replay() == []
+
+
+def test_values_of_all_kinds_come_back(app: App, session: Session) -> None:
+    recorder = recorded(session.record("rec:everything", rate=None), app, "[rec.everything(one) for one in rec.ALL]")
+    import rec
+
+    assert recorder.wait(len(rec.ALL), 0)
+    done = list(recorder.replayed())
+    assert [one.skipped for one in done] == [""] * len(rec.ALL)
+    assert [one for each in done for one in each.differences] == []
+
+
+def test_methods_are_run_on_an_instance_made_again_without_its_init(app: App, session: Session) -> None:
+    calls = (
+        "rec.till.receipt(rec.Order(1, []), 2, 3, loud=True, extra=4)",
+        "rec.Till.named('x')",
+        "rec.till.receipt(order=rec.Order(2, []))",
+    )
+    recorder = recorded(session.record(["rec:Till.receipt", "rec:Till.named"]), app, *calls)
+    assert [call.outcome for call in recorder.calls] == ["r-1-2!['extra']", "Tillx", "r-2-0[]"]
+    done = list(recorder.replayed())
+    assert [(one.skipped, one.differences) for one in done] == [("", ())] * 3
+
+
+def test_what_is_called_in_tasks_and_threads_belongs_to_the_invocation(app: App, session: Session) -> None:
+    with session.record(["rec:charge_later", "rec:charge_in_thread"], inside=["rec:post", "rec:post_later"]) as recorder:
+        app.evaluate("rec.asyncio.run(rec.charge_later([1, 2]))")
+        app.evaluate("rec.asyncio.run(rec.charge_in_thread(3))")
+        app.evaluate("rec.post('/elsewhere', 9)")
+        assert recorder.wait(2)
+    later, thread = recorder.calls
+    # What an inner call calls does not happen where that is stood in for.
+    assert [(one.target, one.arguments["amount"]) for one in later.inner] == [("rec:post_later", 1), ("rec:post_later", 2)]
+    assert [(one.target, one.arguments["amount"]) for one in thread.inner] == [("rec:post", 3)]
+    assert recorder.replay() == []
+
+
+def test_an_inner_call_belongs_to_all_that_it_is_inside_of(app: App, session: Session) -> None:
+    recorder = session.record(["rec:twice", "rec:outer"], inside="rec:post")
+    app.evaluate("rec.twice(4)")
+    assert recorder.wait(2)
+    recorder.remove()
+    assert [[one.target for one in call.inner] for call in recorder.calls] == [["rec:post"], ["rec:post"]]
+    assert recorder.replay() == []
+
+
+def test_what_differs_is_told_value_by_value(app: App, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    with session.record("rec:charge", inside="rec:post") as recorder:
+        app.evaluate("rec.charge(rec.Order(7, []), 10)")
+        app.start("rec.charge(rec.Order(8, []), 1000)")
+        assert recorder.wait(2)
+    assert "Declined" in app.result()
+    import rec
+
+    assert recorder.replay() == []
+
+    def charge(order: Any, amount: Any) -> Any:
+        rec.post("/v2", amount)
+        return (order.number + 1, True, 0)
+
+    monkeypatch.setattr(rec, "charge", charge)
+    first, second = (one.differences for one in recorder.replayed())
+    assert [str(one) for one in first] == [
+        "inner[0].path: '/charges' is now '/v2'",
+        "result[0]: 7 is now 8",
+        "result[2]: Decimal('3.333333333333333333333333333') is now 0",
+    ]
+    assert [str(one) for one in second] == ["inner[0].path: '/charges' is now '/v2'"]
+    assert [one.path for one in recorder.replay(ignore=["inner[*].path", "result[2]"])] == ["result[0]"]
+
+    def none(order: Any, amount: Any) -> Any:
+        try:
+            return rec.post("/charges", amount) and rec.post("/charges", amount)
+        except ValueError:
+            return None
+
+    monkeypatch.setattr(rec, "charge", none)
+    first, second = (one.differences for one in recorder.replayed())
+    assert [str(one) for one in first] == ["inner: nothing is now post(path='/charges', amount=10)"]
+    assert second == ()
+    monkeypatch.setattr(rec, "charge", lambda order, amount: None)
+    first, second = (one.differences for one in recorder.replayed())
+    assert str(first[0]) == "inner[0]: post(path='/charges', amount=10) is now nothing"
+    assert [one.path for one in second] == ["inner[0]", "outcome"]
+
+
+def test_a_call_that_cannot_be_made_again_is_kept_and_skipped_by_name(app: App, session: Session) -> None:
+    recorder = session.record(["rec:locked", "rec:everything"])
+    app.evaluate("rec.locked(rec.threading.Lock(), 'hunter2')")
+    app.evaluate("rec.everything(rec.collections.Counter('a'))")
+    app.evaluate("rec.everything((lambda one: one.append(one) or one)([1]))")
+    assert recorder.wait(3)
+    recorder.remove()
+    assert [one.skipped for one in recorder.replayed()] == [
+        "lock: a _thread:lock cannot be made again",
+        "value: a collections:Counter cannot be made again",
+        "value[1]: a list that contains itself",
+    ]
+    assert recorder.calls[0].arguments["password"] == {"type": "", "cut": "redacted"}
+
+
+def test_generators_are_refused(session: Session) -> None:
+    with pytest.raises(TargetError, match="rec:gen: it is a generator function: what it yields is not recorded"):
+        session.record("rec:gen")
+
+
+def test_only_the_calls_that_meet_a_condition_are_recorded_up_to_the_limit(app: App, session: Session) -> None:
+    recorder = session.record("rec:everything", when="value > 1", limit=2, rate=None)
+    late = session.record("rec:everything", when="result > 3", rate=None)
+    app.evaluate("[rec.everything(one) for one in (0, 1, 2, 3, 4)]")
+    assert recorder.wait(2) and late.wait(1)
+    late.remove()
+    assert [call.outcome for call in recorder] == [2, 3]
+    assert recorder.over == "limit"
+    assert [call.outcome for call in late.calls] == [4]
+    assert [(one.path, one.now) for one in Recording("", ["rec:everything"], [], late.calls).replay()] == []
+
+
+def test_the_command_records_replays_and_writes_a_test_that_passes(app: App, tmp_path: Path) -> None:
+    path = tmp_path / "charge.jsonl"
+    words = [sys.executable, "-m", "xpc_instrument.cli", "record", "shop", "rec:charge", "--with", "rec:post", "-n", "2", "-o", str(path)]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None and process.stdout is not None
+        first = process.stderr.readline()
+        assert first.startswith("armed rec:charge in 1 process of shop in ")
+        app.evaluate("rec.charge(rec.Order(7, []), 10)")
+        app.evaluate("rec.charge(rec.Order(8, []), 20)")
+        printed, _ = process.communicate(timeout=20)
+        assert process.returncode == 0
+    assert " charge(order=Order(number=7, items=[], currency=Currency.EUR), amount=10) -> (7, True, Decimal('3.33" in printed
+    assert "(1 inner call)" in printed
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    test = tmp_path / "test_charge_recorded.py"
+    done = command("replay", str(path), "--times", "2", "--pytest", str(test), cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr.splitlines()[:2] == ["replaying 2 calls of shop; imports rec", "2 same, 0 differ"]
+    tested = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", str(test)]
+    ran = subprocess.run(tested, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    assert "2 passed" in ran.stdout, ran.stdout
+    source = (tmp_path / "rec.py").read_text()
+    (tmp_path / "rec.py").write_text(source.replace("order.number, answer", "order.number * 2, answer"))
+    # The command runs in this process here.
+    del sys.modules["rec"]
+    done = command("replay", str(path), "--json", "--id", json.loads(path.read_text().splitlines()[-2])["id"], cwd=tmp_path)
+    assert done.returncode == 1
+    told, summary = map(json.loads, done.stdout.splitlines())
+    assert told["differences"] == [{"path": "result[0]", "was": 8, "is": 16}]
+    assert summary == {"type": "summary", "same": 0, "differ": 1, "skipped": 0}
+
+
+def test_a_file_chooses_no_function_of_the_standard_library_and_is_refused_by_the_line(tmp_path: Path) -> None:
+    path = tmp_path / "evil.jsonl"
+    head = {"type": "recording", "format": 1, "app": "a", "targets": [], "inside": []}
+    call = {"type": "call", "id": "1-1", "time": "2026-01-01T00:00:00Z", "pid": 1, "thread": 1, "target": "os:mkdir", "positional": 1}
+    call.update(arguments={"path": str(tmp_path / "made")}, result=None, duration=0.1)
+    path.write_text(f"{json.dumps(head)}\n{json.dumps(call)}\n")
+    done = command("replay", str(path), cwd=tmp_path)
+    assert done.returncode == 1
+    assert "os:mkdir: it is of the standard library, and is not called for a file" in done.stderr
+    assert not (tmp_path / "made").exists()
+    for line in ("[1]", "{}", '{"type": "recording", "format": 2}', json.dumps({**call, "arguments": 3}), "\x80", "[" * 100_000):
+        path.write_text(f"{json.dumps(head)}\n{line}\n")
+        with pytest.raises(xpc_instrument.RecordingError, match=r"evil\.jsonl, line 2: "):
+            xpc_instrument.load(path)
+    path.write_text(json.dumps(call))
+    with pytest.raises(xpc_instrument.RecordingError, match="a call in front of the head"):
+        xpc_instrument.load(path)

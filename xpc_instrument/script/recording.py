@@ -1,0 +1,183 @@
+"""Recordings: calls of an application with all that is needed to run them again, as lines of JSON.
+
+Rules:
+- The first line that says so is the head: the format, the application, the targets, and what is stood in for. Each call is a line; lines of
+  other types are none of ours, such as those that a verb writes around them.
+- Values are trees (`core/values/typed.py`). Nothing is made again when a file is read, and nothing is imported.
+- A file is read as what a stranger may have written: what it lacks or has of another type is a `RecordingError` that names the line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import threading
+import time
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Union
+
+from ..core.model.errors import XpcError
+from .call import Call
+from .differing import Difference
+from .handle import Handle
+from .recorded import RecordedCall, call_of, call_to_json, recorded_call, text_of
+from .replaying import Replayed, replay_call
+from .watching import Stream
+
+FORMAT = 1
+"""Of the file; one that is newer is refused."""
+
+# How long to sleep at most until it is looked whether there can be more, in seconds.
+_LOOK_AGAIN = 0.1
+
+
+class RecordingError(XpcError):
+    """A file that is no recording, or one of a later format."""
+
+
+class Recording:
+    """Calls that can be run again. ``calls`` are in the order in which they ended."""
+
+    def __init__(self, app: str, targets: Iterable[str], inside: Iterable[str], calls: Iterable[RecordedCall] = ()) -> None:
+        self.app = app
+        self.targets: Sequence[str] = list(targets)
+        self.inside: Sequence[str] = list(inside)
+        self.calls: List[RecordedCall] = list(calls)
+
+    def head(self) -> Dict[str, Any]:
+        """The first line, as an object for JSON."""
+        python = platform.python_version()
+        return {
+            "type": "recording",
+            "format": FORMAT,
+            "app": self.app,
+            "python": python,
+            "targets": [*self.targets],
+            "inside": [*self.inside],
+        }
+
+    def save(self, path: Union[str, os.PathLike[str]]) -> None:
+        """Write it to a file that only its owner can read; one that is there is replaced as a whole."""
+        # Made anew, so that nobody who could read an older file can read this one.
+        before = f"{os.fspath(path)}.{os.getpid()}.tmp"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
+        descriptor = os.open(before, flags, 0o600)
+        try:
+            with open(descriptor, "w", encoding="utf-8") as file:
+                for event in (self.head(), *map(call_to_json, list(self.calls))):
+                    print(json.dumps(event, ensure_ascii=True), file=file)
+            os.replace(before, path)
+        except BaseException:
+            os.unlink(before)
+            raise
+
+    def replayed(
+        self, *, ids: Iterable[str] = (), ignore: Iterable[str] = (), times: int = 1, allow: Iterable[str] = ()
+    ) -> Iterator[Replayed]:
+        """Run the calls again in this process, one after the other, and say of each what came of it.
+
+        - ``ids``: only these calls. ``times``: how often each is run; the first run that differs is told.
+        - ``ignore``: places that are not compared, such as ``"result.id"``; ``*`` stands for one name or index, ``**`` for any number.
+        - ``allow``: packages of which types may be made, beside those that the targets are of.
+
+        Only the modules of the targets are imported, and what is called inside of a call is stood in for by what was recorded. A call with
+        a value that cannot be made again is not run: ``Replayed.skipped`` says why.
+        """
+        wanted = set(ids)
+        missing = wanted - {call.id for call in self.calls}
+        if missing:
+            raise RecordingError(
+                f"no call {', '.join(sorted(missing))} in the recording; there are {_some(call.id for call in self.calls)}"
+            )
+        for call in list(self.calls):
+            if not wanted or call.id in wanted:
+                yield replay_call(call, self.inside, ignore=tuple(ignore), times=times, allow=tuple(allow))
+
+    def replay(self, *, ids: Iterable[str] = (), ignore: Iterable[str] = (), times: int = 1, allow: Iterable[str] = ()) -> List[Difference]:
+        """The same, and only what differs."""
+        return [one for done in self.replayed(ids=ids, ignore=ignore, times=times, allow=allow) for one in done.differences]
+
+
+def _some(names: Iterable[str]) -> str:
+    found = list(names)
+    return ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "") if found else "none"
+
+
+class Recorder(Recording, Stream[RecordedCall]):
+    """A recording that still grows: ``calls`` are those so far; iterated it gives each as it comes, until it is over.
+
+    Leaving it as a context manager ends it; so does the last of ``limit`` calls.
+    """
+
+    def __init__(self, app: str, limit: Optional[int]) -> None:
+        Recording.__init__(self, app, (), ())
+        Stream.__init__(self, recorded_call)
+        self._limit = limit
+        self.handles: List[Handle] = []
+
+    def put(self, call: Call) -> None:
+        """The hook."""
+        if self._limit is not None and len(self.calls) >= self._limit:
+            return
+        made = self._read(call)
+        with self._changed:
+            self.calls.append(made)
+            self._events.append(made)
+            self._changed.notify_all()
+        if self._limit is not None and len(self.calls) == self._limit:
+            # Not here: who removes a hook waits for what it has told.
+            threading.Thread(target=self.remove, name="xpc-recording-ends", daemon=True).start()
+
+    @property
+    def over(self) -> str:
+        """As `Stream.over`."""
+        if self._limit is not None and len(self.calls) >= self._limit and not self._events:
+            return "limit"
+        return super().over
+
+    def wait(self, calls: int = 1, timeout: float = 5.0) -> bool:
+        """Whether there are so many calls within so many seconds."""
+        until = time.monotonic() + timeout
+        with self._changed:
+            while len(self.calls) < calls:
+                left = until - time.monotonic()
+                if left <= 0 or self._closed:
+                    return False
+                self._changed.wait(min(left, _LOOK_AGAIN))
+        return True
+
+    def remove(self) -> None:
+        """End it; what has come until then stays."""
+        for handle in self.handles:
+            handle.remove()
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+
+def load(path: Union[str, os.PathLike[str]]) -> Recording:
+    """Read a recording; nothing of it is run or imported. Raises ``RecordingError`` for a file that is none, and ``OSError``."""
+    recording: Optional[Recording] = None
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            where = f"{os.fspath(path)}, line {number}"
+            try:
+                data = json.loads(line)
+                kind = data["type"]
+                if kind == "recording":
+                    recording = _head_of(data, where)
+                elif kind == "call":
+                    if recording is None:
+                        raise RecordingError(f"{where}: a call in front of the head of a recording; `xpc record` writes one")
+                    recording.calls.append(call_of(data))
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+                raise RecordingError(f"{where}: no line of a recording: {type(error).__name__}: {error}") from error
+    if recording is None:
+        raise RecordingError(f"{os.fspath(path)}: no recording: expected a file that `xpc record` has written")
+    return recording
+
+
+def _head_of(data: Dict[str, Any], where: str) -> Recording:
+    if data["format"] != FORMAT:
+        raise RecordingError(f"{where}: a recording of the format {data['format']!r:.80}; this version reads {FORMAT}")
+    return Recording(text_of(data["app"]), map(text_of, data["targets"]), map(text_of, data["inside"]))
