@@ -9,7 +9,7 @@ from typing import Any
 from ..core.model.target import is_line
 from ..script.watching import LineEvent
 from ..verbs.events import line_json, line_text
-from .observing import GRACE, Run, add_verb, running
+from .observing import GRACE, Run, add_captured, add_verb, running
 from .streams import follow_stream
 
 
@@ -28,8 +28,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--when", metavar="EXPR", default="", help="only when the expression is true")
     parser.add_argument("--locals", action="store_true", help="all local variables of the line")
-    parser.add_argument("-x", dest="depth", metavar="N", type=int, default=2, help="levels of values that are shown, at most 5; default 2")
-    parser.add_argument("--stack", metavar="N", type=int, nargs="?", const=8, default=0, help="the N innermost frames of the caller; 8")
+    add_captured(parser)
     parser.set_defaults(run=run)
 
 

@@ -10,7 +10,9 @@ Rules:
 from __future__ import annotations
 
 import argparse
+import io
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -22,6 +24,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, TextI
 from ..core.discovery import entry as discovery
 from ..core.discovery.doorbell import bell_name
 from ..core.model.errors import ApplicationNotFoundError
+from ..core.model.local import DEEPEST, MOST_FRAMES
 from ..core.model.times import TIME_FORM, parse_seconds, shown_seconds
 from ..core.model.words import counted
 from ..script.connect import connect
@@ -57,6 +60,30 @@ def _fraction(text: str) -> float:
     return number
 
 
+def _rate(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number of calls a second, 0 for no limit")
+    return number
+
+
+def _levels(text: str) -> int:
+    """A depth of captured values as it is typed. Raises `ArgumentTypeError`."""
+    if text not in map(str, range(DEEPEST + 1)):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number of levels from 0 to {DEEPEST}")
+    return int(text)
+
+
+def frames(text: str) -> int:
+    """A number of frames as it is typed. Raises `ArgumentTypeError`."""
+    if text not in map(str, range(1, MOST_FRAMES + 1)):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number of frames from 1 to {MOST_FRAMES}")
+    return int(text)
+
+
 def _number(text: str) -> int:
     if not text.isascii() or not text.isdigit():
         raise argparse.ArgumentTypeError(f"{text!r}: expected a number from 0 upwards")
@@ -82,7 +109,7 @@ def add_verb(commands: Any, name: str, what: str, *, limit: int, rate: float = 0
     )
     parser.add_argument("--sample", metavar="F", type=_fraction, help="only that fraction of the calls, left to chance")
     rate_help = f"at most R calls a second in each process, 0: no limit; default {rate:g}"
-    parser.add_argument("--rate", metavar="R", type=float, default=rate, help=rate_help)
+    parser.add_argument("--rate", metavar="R", type=_rate, default=rate, help=rate_help)
     parser.add_argument(
         "--attach", action="store_true", help="bring the agent into the process first, if APP is a pid without it; it stays"
     )
@@ -94,10 +121,32 @@ def add_verb(commands: Any, name: str, what: str, *, limit: int, rate: float = 0
     return parser
 
 
+def _json_text(event: Mapping[str, Any]) -> str:
+    text = json.dumps(event, ensure_ascii=False, separators=(", ", ": "))
+    try:
+        text.encode()
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        # A surrogate alone, as in names of files in another encoding, or a terminal that does not know the characters.
+        return json.dumps(event, separators=(", ", ": "))
+    return text
+
+
+def add_captured(parser: Any) -> None:
+    """The flags of the verbs that show captured values."""
+    parser.add_argument(
+        "-x", dest="depth", metavar="N", type=_levels, default=2, help="levels of values that are shown, up to 5; default 2"
+    )
+    parser.add_argument("--stack", metavar="N", type=frames, nargs="?", const=8, default=0, help="the N innermost frames of the caller; 8")
+
+
 class Output:
     """Where events go. Closing it closes the file of `-o`."""
 
     def __init__(self, options: argparse.Namespace) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         self.json: bool = options.json
         self.colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
         self.width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
@@ -109,7 +158,7 @@ class Output:
     def event(self, event: Mapping[str, Any], lines: Sequence[str] = (), style: str = "") -> None:
         """Print an event: its lines for people, or as JSON."""
         if self.json or self._file is not None:
-            text = json.dumps(event, ensure_ascii=False, separators=(", ", ": "))
+            text = _json_text(event)
             if self._file is not None:
                 print(text, file=self._file, flush=True)
             if self.json:
@@ -186,22 +235,28 @@ class Run:
         """Whether a hook has ended in all processes that there are, since it cost too much."""
         return handle.over_budget.keys() >= set(self.session.pids or [0])
 
-    def tell_rest(self, handle: Handle) -> None:
-        """Behind the last line: where it has ended for that."""
+    def tell_rest(self, handle: Handle, errors: int) -> None:
+        """Behind the last line: how often an expression has failed, and where the hook has ended since it cost too much."""
+        if errors or handle.expression_error:
+            count = f" in {counted(errors, 'call')}" if errors else ""
+            self.output.say(f"an expression has failed{count}: {handle.expression_error}")
         for pid, used in handle.over_budget.items():
             self.output.say(
                 f"observing took {used} of the processor's time in {pid} and has ended there: at most 2 % may be spent; use --sample"
             )
 
     def skipped(self, handle: Handle) -> Optional[Dict[str, int]]:
-        """How many calls the terms of a hook have left out so far, by reason; None where no process has the hook any more."""
+        """How many calls the terms of a hook have left out so far, by reason, and by `"expression"` how often one has failed.
+
+        None where no process has the hook any more.
+        """
         found: Optional[Dict[str, int]] = None
         name = bell_name(self.session._id)
         for probe in self.session.stats():
             for hook in probe.hooks:
                 if hook.session == name and hook.number == handle.number:
                     found = found or {}
-                    for why, count in hook.skipped.items():
+                    for why, count in (*hook.skipped.items(), ("expression", hook.failures.get("expression", 0))):
                         found[why] = found.get(why, 0) + count
         return found
 
@@ -216,6 +271,7 @@ class Run:
         verb: str = "shown",
         whole: bool = True,
         note: str = "",
+        errors: int = 0,
     ) -> None:
         """The last line, with a `note` at its end. `left_out` has what was not shown, in words; `whole`: that is all there was."""
         calls = shown + sum(left_out.values()) if whole else 0
@@ -225,7 +281,7 @@ class Run:
         self.output.say(f"{counted(shown, noun)} {verb}{of}: {parts}; {where}{note and f'; {note}'}")
         words = {"did not meet --when": "rejected", "over --rate": "rate", "dropped": "dropped", "not counted": "errors"}
         told = {words[why]: count for why, count in left_out.items() if why in words}
-        zero = {"rejected": 0, "rate": 0, "dropped": 0, "errors": 0}
+        zero = {"rejected": 0, "rate": 0, "dropped": 0, "errors": errors}
         self.output.event({"type": "summary", "events": events, "calls": calls or events, **zero, **told})
 
 

@@ -7,7 +7,7 @@ import time
 from typing import Any, Dict, Tuple
 
 from ..verbs.events import clock, frames_text, running_json, stack_json
-from .observing import Run, add_verb, running
+from .observing import Run, add_verb, frames, running
 from .tables import follow
 
 # How often it is looked for stacks that are new, in seconds.
@@ -24,7 +24,7 @@ def add_parser(commands: Any) -> None:
         targets="[TARGET...]",
         examples="  xpc stack shop\n  xpc stack shop shop.gateway:Gateway.post --depth 4\n",
     )
-    parser.add_argument("--depth", metavar="N", type=int, default=8, help="the N innermost frames of the callers; default 8")
+    parser.add_argument("--depth", metavar="N", type=frames, default=8, help="the N innermost frames of the callers; default 8")
     parser.add_argument("--when", metavar="EXPR", default="", help="only these calls")
     parser.set_defaults(run=run)
 

@@ -43,11 +43,13 @@ def follow_stream(
     while event is not None:
         show(event)
         event = stream.take(0)
+    errors = skipped.get("expression", 0)
     left_out = {"did not meet --when": skipped.get("when", 0)} if options.when else {}
     left_out.update({"over --rate": skipped.get("rate", 0), "dropped": stream.dropped})
     if options.sample is not None:
         left_out["not in --sample"] = skipped.get("sample", 0)
     left_out.update({words: skipped[why] for why, words in also.items() if why in skipped})
-    one.summary(stream.taken, noun, left_out, events=stream.taken, gone=gone, whole=counts is not None, note=note())
-    one.tell_rest(stream.handle)
+    whole = counts is not None
+    one.summary(stream.taken, noun, left_out, events=stream.taken, gone=gone, whole=whole, note=note(), errors=errors)
+    one.tell_rest(stream.handle, errors)
     return 1 if over == "expires" and not stream.taken else 0

@@ -8,7 +8,7 @@ from typing import Any
 from ..core.model.target import is_line
 from ..verbs.events import call_json, call_text
 from .log import follow_line
-from .observing import GRACE, add_verb, running
+from .observing import GRACE, add_captured, add_verb, running
 from .streams import follow_stream
 
 
@@ -29,9 +29,8 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("-e", dest="errors", action="store_true", help="only calls that raise")
     parser.add_argument("--when", metavar="EXPR", default="", help="only the calls for which the expression is true")
     parser.add_argument("--show", metavar="EXPR", action="append", default=[], help="its value, not arguments and result; may be repeated")
-    parser.add_argument("-x", dest="depth", metavar="N", type=int, default=2, help="levels of values that are shown, at most 5; default 2")
     parser.add_argument("-v", dest="rejected", action="store_true", help="also show calls for which --when is not true")
-    parser.add_argument("--stack", metavar="N", type=int, nargs="?", const=8, default=0, help="the N innermost frames of the caller; 8")
+    add_captured(parser)
     parser.set_defaults(run=run)
 
 

@@ -75,6 +75,8 @@ class Handle:
         self._last_totals: Dict[int, Any] = {}
         # Of one that was at rest since it cost too much: how much, by process.
         self._over_budget: Dict[int, str] = {}
+        # The first error of an expression that a process has told of.
+        self._mistake = ""
         self._remove = remove
         self._terms_over = terms_over
         self._lock = threading.Lock()
@@ -125,6 +127,11 @@ class Handle:
         """The processes in which a hook that looks on has ended, since it took more than 2 % of the processor's time, and what it took."""
         with self._lock:
             return dict(self._over_budget)
+
+    @property
+    def expression_error(self) -> str:
+        """The first error of an expression of a hook that looks on, as a process has told it; "" before. Later ones are counted."""
+        return self._mistake
 
     def remove(self) -> None:
         """Disarm the hook in every process; returns when that is done. Harmless if it was removed before.
@@ -183,6 +190,8 @@ class Handle:
         """A process has ended that has counted so much, or counts no more since that cost too much."""
         if kind == "totals":
             self._last_totals[int(data["pid"])] = data["totals"]
+        elif kind == "expression":
+            self._mistake = self._mistake or one_line(str(data["message"]))
         else:
             with self._lock:
                 self._over_budget[int(data["pid"])] = one_line(str(data["used"]))

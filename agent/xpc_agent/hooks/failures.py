@@ -222,6 +222,14 @@ class FailingOpen:
         self._logged[cause] = True
         log.warning("the %s hook of %s on %s " + text, self.mode, self.peer.who, self.target, *args, exc_info=exc_info)
 
+    def _tell_expression(self, fault: Exception, outcome: str) -> None:
+        """An expression has failed: it is counted, and the first is told in the log and to the script."""
+        self.counters.fail("expression")
+        if "expression" not in self._logged:
+            message = f"{type(fault).__name__}: {one_line(str(fault))}"
+            self._log_once("expression", "%s", f"{message}; {outcome}")
+            self._notify("expression", message=message)
+
     @guarded
     def _notify(self, kind: str, **data: Any) -> None:
         """Tell the script what became of its hook, without waiting for it."""

@@ -198,7 +198,7 @@ class LineHook(WatchHook):
 
     def _reader(self, expression: Expression) -> Callable[..., Any]:
         names = sorted(expression.names)
-        evaluate = expression.function(names)
+        evaluate = expression.function(names, self._redaction.hides)
 
         def read(values: Mapping[str, Any], *_: Any) -> Any:
             return evaluate(*[self._value(values, name) for name in names])

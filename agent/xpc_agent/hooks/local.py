@@ -21,9 +21,9 @@ from typing import Any, Callable, Coroutine, Dict, List, Mapping, Optional, Tupl
 from xpc_instrument.core.model.aggregate import LONGEST_KEY, Key, Table, key_part, to_json
 from xpc_instrument.core.model.errors import ExpressionError, TargetError
 from xpc_instrument.core.model.expression import OBSERVE, parse
+from xpc_instrument.core.model.expression.expression import Hides
 from xpc_instrument.core.model.interrupts import raise_interrupt
 from xpc_instrument.core.model.local import DURATION, INJECT, LINE, RECORD, STACK, TREE, WATCH
-from xpc_instrument.core.model.words import one_line
 from xpc_instrument.core.values.names import type_name
 
 from ..generated import compiled
@@ -99,11 +99,16 @@ class _Timed:
             self._record(self._values, None, seen, perf_counter() - self._started)
 
 
+def _hides_nothing(name: str) -> bool:
+    return False
+
+
 class LocalHook(RemoteHook):
     """One registration on one probe point that counts."""
 
-    def __init__(self, *args: Any, level: str = OBSERVE, **options: Any) -> None:
+    def __init__(self, *args: Any, level: str = OBSERVE, hides: Hides = _hides_nothing, **options: Any) -> None:
         super().__init__(*args, **options)
+        self._hides = hides
         assert self.terms.local is not None
         self.local: Mapping[str, Any] = self.terms.local
         self.aggregate = Aggregate()
@@ -213,7 +218,13 @@ class LocalHook(RemoteHook):
         texts: List[str] = []
         if self._scope.is_placed:
             for place, expression in enumerate(self._expressions):
-                text, more = self._scope.inlined(expression, f"evaluate{place}")
+                is_shown = bool(place or not local["when"])
+                if is_shown and self._scope.hidden(expression, self._hides):
+                    if expression.text == local.get("of"):
+                        raise ExpressionError(f"{expression.text}: what it reads is redacted, and not counted")
+                    texts.append("'<redacted>'")
+                    continue
+                text, more = self._scope.inlined(expression, f"evaluate{place}", self._hides if is_shown else None)
                 texts.append(text)
                 namespace.update(more)
         elif self._expressions:
@@ -241,11 +252,7 @@ class LocalHook(RemoteHook):
     def _uncounted(self, fault: Exception) -> None:
         raise_interrupt(fault)
         self.aggregate.unusable.up()
-        self._tell_fault(fault)
-
-    def _tell_fault(self, fault: Exception) -> None:
-        self.counters.fail("expression")
-        self._log_once("expression", "%s", f"{type(fault).__name__}: {one_line(str(fault))}; such calls are not counted here")
+        self._tell_expression(fault, "such calls are not counted here")
 
     # the budget --------------------------------------------------------------------------------------------------------
 

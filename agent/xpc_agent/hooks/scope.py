@@ -6,7 +6,8 @@ from threading import get_ident
 from types import CodeType, FunctionType
 from typing import Any, Callable, Dict, Optional, Tuple
 
-from xpc_instrument.core.model.expression import TRUSTED, Expression
+from xpc_instrument.core.model.expression import TRUSTED, Expression, Hidden
+from xpc_instrument.core.model.expression.expression import Hides
 from xpc_instrument.core.model.interrupts import raise_interrupt
 
 from ..generated import compiled
@@ -61,16 +62,23 @@ class Scope:
             raise_interrupt(error, of_values=True)
             return None
 
-    def evaluation(self, expression: Expression) -> Callable[..., Any]:
-        """`f(values, result, error, duration)`, which gives the value. Raises `ExpressionError` for a name that is not known here."""
+    def evaluation(self, expression: Expression, hides: Optional[Hides] = None) -> Callable[..., Any]:
+        """`f(values, result, error, duration)`, which gives the value. Raises `ExpressionError` for a name that is not known here.
+
+        `hides` is for what is shown, as in `Expression.function`.
+        """
         if not self.is_placed:
             return _nothing_yet
-        text, namespace = self.inlined(expression, "evaluate")
+        text, namespace = self.inlined(expression, "evaluate", hides)
         text = f"def value(values, result, error, duration):\n    return {text}\n"
         value: Callable[..., Any] = compiled(f"{__name__} {expression.text!r}", namespace, text)["value"]
         return value
 
-    def inlined(self, expression: Expression, name: str) -> Tuple[str, Dict[str, Any]]:
+    def hidden(self, expression: Expression, hides: Hides) -> bool:
+        """Whether its value is made of what is hidden, as far as that can be told before there is one."""
+        return any(map(hides, expression.reads)) or ("args" in expression.reads and any(map(hides, self.names)))
+
+    def inlined(self, expression: Expression, name: str, hides: Optional[Hides] = None) -> Tuple[str, Dict[str, Any]]:
         """The text of the value, where `values`, `result`, `error` and `duration` are to be had, and what else it names: the expression's
         function as `name`, and others by the same names for all. Raises `ExpressionError` as `evaluation`. Its target is there."""
         places = {name: f"values[{index}]" for index, name in enumerate(self.names)}
@@ -83,10 +91,12 @@ class Scope:
         known = {**words, **places}
         expression.check_names(known)
         used = sorted(expression.names)
-        if used == [expression.text]:
+        evaluate = expression.function(used, hides)
+        if hides is not None and self.hidden(expression, hides):
+            evaluate = _hiding
+        elif used == [expression.text]:
             # Nothing to evaluate, nor to guard.
             name = ""
-        evaluate = expression.function(used)
         namespace = {
             name: guarded(evaluate) if expression.level == TRUSTED else evaluate,
             "ident": get_ident,
@@ -95,6 +105,10 @@ class Scope:
             "split": None if self._code is None else splitter(self._code),
         }
         return f"{name}({', '.join(known[one] for one in used)})", namespace
+
+
+def _hiding(*_: Any) -> Any:
+    raise Hidden
 
 
 def _nothing_yet(*_: Any) -> Any:

@@ -13,8 +13,8 @@ from typing import Any, Callable, List, Optional
 
 from xpc_instrument.core.model.errors import ExpressionError
 from xpc_instrument.core.model.expression import OBSERVE, Expression, parse
+from xpc_instrument.core.model.expression.expression import Hides
 from xpc_instrument.core.model.interrupts import raise_interrupt
-from xpc_instrument.core.model.words import one_line
 from xpc_instrument.core.unpatched import get_ident
 
 from ..targets.resolve import Resolved
@@ -28,7 +28,8 @@ from .unwaited import UnwaitedHook
 class ShownHook(UnwaitedHook):
     """One registration on one probe point that shows what it sees."""
 
-    def __init__(self, *args: Any, level: str = OBSERVE, **options: Any) -> None:
+    def __init__(self, *args: Any, level: str = OBSERVE, hides: Optional[Hides] = None, **options: Any) -> None:
+        self._hides = hides
         self.local = options["terms"].local
         self.mistake = ""
         self._expressions: List[Expression] = [parse(text, level) for text in expressions_of(self.local)]
@@ -41,8 +42,10 @@ class ShownHook(UnwaitedHook):
     def placed(self, resolved: Resolved, code: Optional[CodeType]) -> None:
         if not self._scope.place(resolved, code):
             return
+        shown = list(self._expressions)
         try:
-            made = [self._scope.evaluation(one) for one in self._expressions]
+            self._when = self._scope.evaluation(shown.pop(0)) if self.local["when"] else None
+            made = [self._scope.evaluation(one, self._hides) for one in shown]
         except ExpressionError as error:
             self.mistake = str(error)
             self.rest()
@@ -50,8 +53,7 @@ class ShownHook(UnwaitedHook):
         self._evaluated(made)
 
     def _evaluated(self, made: List[Callable[..., Any]]) -> None:
-        """The expressions, as what evaluates them where the hook has been placed; takes the condition out of them."""
-        self._when = made.pop(0) if self.local["when"] else None
+        """The expressions behind the condition, as what evaluates them where the hook has been placed."""
 
     def rest(self) -> None:
         """Nothing more is shown; what was left out can still be asked for."""
@@ -81,8 +83,7 @@ class ShownHook(UnwaitedHook):
         return False
 
     def _tell_fault(self, fault: Exception) -> None:
-        self.counters.fail("expression")
-        self._log_once("expression", "%s", f"{type(fault).__name__}: {one_line(str(fault))}; that counts as not met")
+        self._tell_expression(fault, "that counts as not met")
 
     def _lost(self, fault: Exception) -> None:
         """An event could not be made. Raises on what has interrupted the thread."""

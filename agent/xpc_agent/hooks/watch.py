@@ -14,9 +14,10 @@ import marshal
 from time import perf_counter, time
 from typing import Any, Callable, List, Optional, Tuple
 
+from xpc_instrument.core.model.expression import Hidden
 from xpc_instrument.core.model.interrupts import raise_interrupt
 from xpc_instrument.core.model.words import one_line
-from xpc_instrument.core.values.captures import CaptureLimits, Capturer
+from xpc_instrument.core.values.captures import REDACTED, CaptureLimits, Capturer
 from xpc_instrument.core.values.redaction import Redaction
 
 from ..guard import guard
@@ -49,12 +50,11 @@ class WatchHook(ShownHook):
         self._budget = Budget(self)
         self._rejected = Bucket(options["terms"].rate or MOST_REJECTED) if local.get("rejected") else None
         self._show: List[Tuple[str, Callable[..., Any]]] = []
-        super().__init__(*args, capturer=Capturer(CaptureLimits(depth=local["depth"]), redaction), **options)
+        super().__init__(*args, capturer=Capturer(CaptureLimits(depth=local["depth"]), redaction), hides=redaction.hides, **options)
         self._own = self.target.rpartition(".")[2].rpartition(":")[2]
 
     def _evaluated(self, made: List[Callable[..., Any]]) -> None:
-        super()._evaluated(made)
-        self._show = [(one.text, value) for one, value in zip(self._expressions[-len(made) :], made)]
+        self._show = [(one.text, value) for one, value in zip(self._expressions[len(self._expressions) - len(made) :], made)]
 
     def reset_after_fork(self, pid: int) -> None:
         super().reset_after_fork(pid)
@@ -147,10 +147,9 @@ class WatchHook(ShownHook):
         found: List[Any] = []
         for text, evaluate in self._show:
             try:
-                value = evaluate(values, result, error, duration)
-                last = text.rpartition(".")[2]
-                whole = depth is None or self._redaction.hides(last)
-                tree = self._capturer.named(last, value) if whole else self._capturer.capture(value, depth)
+                tree = self._capturer.capture(evaluate(values, result, error, duration), depth)
+            except Hidden:
+                tree = REDACTED
             except Exception as fault:
                 raise_interrupt(fault)
                 tree = ("t", "error", f"<{type(fault).__name__}: {one_line(str(fault))[:80]}>")

@@ -57,7 +57,7 @@ def maker_of(
         TraceHook.check()
         armed = functools.partial(_armed_codes, table)
         return functools.partial(TraceHook, sender=sender, capturer=capturer_of(redaction), armed=armed, level=level)
-    return functools.partial(LocalHook, level=level)
+    return functools.partial(LocalHook, level=level, hides=redaction.hides)
 
 
 def _armed_codes(table: ProbeTable) -> List[Tuple[CodeType, str, bool]]:

@@ -270,7 +270,7 @@ def test_a_process_that_has_not_imported_the_module_accepts_no_mistake_of_those_
             session.before("shop.checkout:chrge", print)
         with pytest.raises(TargetError, match="nearest are charge"):
             session.before("shop.checkout:chrge*", print)
-        with pytest.raises(TargetError, match="did you mean .amount."):
+        with pytest.raises(TargetError, match=r"did you mean .amount."):
             session.watch("shop.checkout:charge", when="amonut > 3")
         with pytest.raises(TargetError, match=r"raise\(os:system\)"):
             session.inject("shop.checkout:charge", "raise(os:system)")

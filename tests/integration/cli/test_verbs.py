@@ -65,6 +65,20 @@ def test_watch_shows_what_does_not_meet_the_condition_if_it_is_asked_for(app: Ap
     assert done.stderr.splitlines()[-1].startswith("2 calls shown of 4: 2 did not meet --when, 0 over --rate, 0 dropped")
 
 
+def test_an_expression_that_fails_is_counted_and_told_once(app: App, tmp_path: Path) -> None:
+    file = tmp_path / "calls.jsonl"
+    calls = "[shop.charge(n) for n in (1, 2)] and shop.charge(chr(0xd800))"
+    done = during(app, calls, "watch", "shop", "shop:charge", "-n", "1", "--when", "amount.lower() != ''", "-o", str(file))
+    assert done.returncode == 0, done.stderr
+    *_, last, told = done.stderr.splitlines()
+    assert last.startswith("1 call shown of 3: 2 did not meet --when")
+    assert told.startswith("an expression has failed in 2 calls: ")
+    _, call, summary = events(file.read_text())
+    # A text that no encoding has is shown all the same.
+    assert call["arguments"]["amount"] == "\ud800"
+    assert (summary["rejected"], summary["errors"]) == (2, 2)
+
+
 def test_watch_writes_json_lines_to_a_file_that_is_the_users(app: App, tmp_path: Path) -> None:
     file = tmp_path / "calls.jsonl"
     call = "[shop.charge(5, currency=[1, (2, {'a': None})])]"
@@ -131,6 +145,9 @@ def test_stack_shows_each_way_once_and_how_often(app: App) -> None:
         (["watch", "shop", "shop:charge", "--nothing"], 2, "--nothing"),
         (["watch", "shop", "shop:charge", "--for", "soon"], 2, "such as 200ms"),
         (["watch", "shop", "shop:charge", "--sample", "2"], 2, "a fraction of the calls"),
+        (["watch", "shop", "shop:charge", "--rate", "nan"], 2, "a number of calls a second"),
+        (["watch", "shop", "shop:charge", "-x", "9"], 2, "levels from 0 to 5"),
+        (["stack", "shop", "shop:charge", "--depth", "0"], 2, "frames from 1 to 50"),
         (["watch", "shop:charge", "--"], 2, "expected a command"),
         (["stat", "shop", "shop:charge", "--by", "amount.__class__"], 2, "__class__"),
         (["stat", "shop", "shop:charge", "--by", "amuont"], 1, "did you mean 'amount'"),

@@ -160,6 +160,36 @@ def test_a_hook_that_costs_too_much_comes_to_rest_and_says_so(app: App) -> None:
         assert "observing shop:unique took" in app.log()
 
 
+def test_no_expression_that_is_shown_gives_a_secret_away(app: App) -> None:
+    app.evaluate("exec('def pay(card, payload, key): return payload', shop.__dict__)")
+    call = "shop.pay('4242', {'card': '4242', 'amount': 5}, 'card')"
+    secret = [
+        "card",
+        "[card]",
+        "card+''",
+        "card[0:2]",
+        "(card, 1)",
+        "payload['card']",
+        "payload[key]",
+        "args",
+        "args[0]",
+        "kwargs",
+        "payload",
+    ]
+    with xpc_instrument.connect("shop") as session:
+        with session.watch("shop:pay", show=[*secret, "payload['amount']"], when="card.startswith('42')") as calls:
+            with session.stat("shop:pay", by=["card", "payload['card']", "payload['amount']"]) as table:
+                app.evaluate(call)
+                assert [row.key for row in table.rows()] == [("<redacted>", "<redacted>", 5)]
+            shown = next(calls).shown
+        assert "4242" not in repr(shown)
+        assert shown["payload['amount']"] == 5
+        assert shown["payload[key]"].cut == shown["card"].cut == "redacted"
+        assert shown["payload"]["card"].cut == "redacted"
+        with pytest.raises(TargetError, match="redacted"):
+            session.stat("shop:pay", of="card")
+
+
 def test_what_is_watched_ends_where_it_costs_too_much(app: App) -> None:
     with xpc_instrument.connect("shop") as session, session.watch("shop:unique", rate=None, when="duration >= 0", depth=5) as calls:
         app.evaluate("shop.calls.extend([i, str(i)] for i in range(100)) or [shop.unique() for _ in range(300_000)] and None")

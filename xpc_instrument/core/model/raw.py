@@ -7,8 +7,8 @@ A class is told from another by identity, and looked up by its `id`: a metaclass
 from __future__ import annotations
 
 import types
-from builtins import any, bool, frozenset, id, map, str, type  # noqa: UP029 - bound now: each may be the target of a hook
-from typing import Any, FrozenSet, Tuple
+from builtins import any, bool, bytes, frozenset, id, map, str, type  # noqa: UP029 - bound now: each may be the target of a hook
+from typing import Any, FrozenSet, Optional, Tuple
 
 _namespace: Any = type.__dict__
 mro_of = _namespace["__mro__"].__get__
@@ -19,6 +19,9 @@ _flags_of = _namespace["__flags__"].__get__
 
 # Of a class that a `class` statement made, or C code at run time (`Include/object.h`, Py_TPFLAGS_HEAPTYPE).
 _HEAP = 1 << 9
+
+# What is longer is no name.
+_LONGEST_NAME = 255
 
 MEMBER = types.MemberDescriptorType
 GETSET = types.GetSetDescriptorType
@@ -72,6 +75,17 @@ def module_name(cls: type) -> str:
     if named is None and not is_heap(cls):
         named = _module_of(cls)
     return named if type(named) is str else ""
+
+
+def name_in(key: Any) -> Optional[str]:
+    """A key as the name that it says: a str, bytes, or an instance of what derives from these; None for any other."""
+    kind = type(key)
+    if type(key) is str:
+        return key
+    if derives(kind, str):
+        return str.__str__(key)
+    is_short = (kind is bytes or derives(kind, bytes)) and bytes.__len__(key) <= _LONGEST_NAME
+    return bytes.decode(key, "latin-1") if is_short else None
 
 
 def label(cls: type, separator: str = ":") -> str:

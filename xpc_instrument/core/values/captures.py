@@ -39,7 +39,7 @@ from itertools import islice
 from time import perf_counter
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
-from ..model.raw import GETSET, MEMBER, derives, find, is_heap, label, mro_of, namespace_of
+from ..model.raw import GETSET, MEMBER, derives, find, is_heap, label, mro_of, name_in, namespace_of
 from .redaction import Redaction
 from .texts import classes, exact, long_int, texts
 
@@ -278,19 +278,14 @@ def _sequence(walk: _Walk, value: Any, shape: Shape, depth: int) -> Tree:
         items: Any = list.__getitem__(value, slice(0, taken))
     elif base is tuple:
         items = tuple.__getitem__(value, slice(0, taken))
-        if size == 2 and _is_secret_pair(walk, items):
-            return "q", shape.label, [items[0], REDACTED], size
     else:
         items = list(islice(base.__iter__(value), taken))
+    if size == 2 and taken == 2:
+        # A name and its value, as headers are kept.
+        name = name_in(items[0])
+        if name is not None and walk.redaction.hides(name):
+            return "q", shape.label, [walk.value(items[0], depth), REDACTED], size
     return "q", shape.label, walk.items(items, depth), size
-
-
-def _is_secret_pair(walk: _Walk, pair: Any) -> bool:
-    """Whether it is a name and its value, as headers are kept, of a name that hides it."""
-    name = pair[0]
-    if type(name) is bytes and len(name) <= _LONGEST_NAME:
-        name = name.decode("latin-1")
-    return type(name) is str and walk.redaction.hides(name)
 
 
 def _mapping(walk: _Walk, value: Any, shape: Shape, depth: int) -> Tree:
@@ -303,10 +298,10 @@ def _mapping(walk: _Walk, value: Any, shape: Shape, depth: int) -> Tree:
     for key, one in pairs:
         if type(key) is str:
             out.append((key if len(key) <= _LONGEST_NAME else walk.text(key), field(key, one, depth)))
-        elif type(key) is bytes and len(key) <= _LONGEST_NAME and walk.redaction.hides(key.decode("latin-1")):
-            out.append((walk.value(key, depth), REDACTED))
         else:
-            out.append((walk.value(key, depth), walk.value(one, depth)))
+            name = name_in(key)
+            hidden = name is not None and walk.redaction.hides(name)
+            out.append((walk.value(key, depth), REDACTED if hidden else walk.value(one, depth)))
     return "d", shape.label, out, size
 
 

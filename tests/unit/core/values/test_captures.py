@@ -204,6 +204,11 @@ def test_secrets_are_never_captured() -> None:
         def __init__(self) -> None:
             self.inside = "HIDDEN"
 
+    class Header(str, enum.Enum):
+        """A text, and not exactly one."""
+
+        AUTH = "authorization"
+
     class Derived(Vault):
         """One that derives from it."""
 
@@ -215,12 +220,15 @@ def test_secrets_are_never_captured() -> None:
         "vaults": [Vault(), Derived()],
         "headers": [("Authorization", "HIDDEN"), (b"set-cookie", b"HIDDEN"), ("accept", "shown")],
         "bytes": {b"password": "HIDDEN"},
+        "lists": [["Authorization", "HIDDEN"], [Header.AUTH, "HIDDEN"]],
+        "members": {Header.AUTH: "HIDDEN"},
         "data": types.SimpleNamespace(access_token="HIDDEN", token_count=3),
     }
     capturer = Capturer(CaptureLimits(depth=5), Redaction(["ownname"], [f"{__name__}:{Vault.__qualname__}"]))
     tree = capturer.capture(values)
     assert b"HIDDEN" not in marshal.dumps(tree)
-    assert render(tree).count("<redacted>") == 10
+    assert render(tree).count("<redacted>") == 13
+    assert "(b'set-cookie', <redacted>)" in render(tree)
     assert "shown" in render(tree) and "token_count=3" in render(tree)
     assert revive(capturer.named("Pass_Word", "HIDDEN")).cut == "redacted"
     assert capturer.named("amount", 3) == 3

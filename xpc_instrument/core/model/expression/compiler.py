@@ -66,6 +66,12 @@ class Compiled(NamedTuple):
     names: FrozenSet[str]
     attributes: Tuple[Attribute, ...]
 
+    def hide(self, hides: Callable[[str], bool]) -> None:
+        """Have it raise `Hidden` where it comes to look up a name that `hides` says yes to."""
+        for name, value in self.namespace.items():
+            if value is guards.item:
+                self.namespace[name] = guards.hiding(hides)
+
 
 def compiled(text: str, tree: ast.expr, places: Optional[Mapping[str, int]] = None) -> Compiled:
     """Compile; `places` are those of the parameters by name, None while any name may be one. Raises `ExpressionError`."""

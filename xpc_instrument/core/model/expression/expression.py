@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import builtins
-from typing import TYPE_CHECKING, Any, Callable, Dict, FrozenSet, Iterable, List, Sequence, Set, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, FrozenSet, Iterable, List, Optional, Sequence, Set, Tuple
 
 from ..words import nearest
 from .grammar import OBSERVE, TRUSTED, parse_text, refuse
+from .refusals import Hidden
 
 if TYPE_CHECKING:
     import ast
@@ -19,16 +20,21 @@ WORDS = ("self", "args", "kwargs", "result", "exception", "duration", "thread", 
 AT_END = frozenset(("result", "exception", "duration"))
 
 
+Hides = Callable[[str], bool]
+
+
 class Expression:
     """What `parse` gives. `names` are those that it uses, `level` is that at which it was checked."""
 
-    __slots__ = ("_attributes", "_tree", "level", "names", "text")
+    __slots__ = ("_attributes", "_tree", "level", "names", "reads", "text")
 
     def __init__(self, text: str, level: str, tree: ast.expr, names: FrozenSet[str]) -> None:
         self.text = text
         self.level = level
         self.names = names
         self._tree = tree
+        # All that it names: parameters, attributes, and constants by which it looks something up.
+        self.reads = _read(tree)
         self._attributes: List[Attribute] = []
 
     def __repr__(self) -> str:
@@ -44,12 +50,16 @@ class Expression:
                 allowed = ", ".join(known) if len(known) <= 30 else ""
                 refuse(self.text, node.col_offset, f"the name {node.id!r} is not known here", allowed, nearest(node.id, known))
 
-    def function(self, parameters: Sequence[str]) -> Callable[..., Any]:
+    def function(self, parameters: Sequence[str], hides: Optional[Hides] = None) -> Callable[..., Any]:
         """What takes one value for each parameter, by position, and gives the value of the expression.
 
-        It raises `WouldRunCode`, `TooMuch`, or what Python raises for such values. A name that is no parameter: `ExpressionError`.
+        It raises `WouldRunCode`, `TooMuch`, or what Python raises for such values. A name that is no parameter: `ExpressionError`. With
+        `hides`, which says whether what lies under a name is hidden, it raises `Hidden` if the value is made of such.
         """
-        return self._made(parameters, False)
+        if hides is None:
+            return self._made(parameters, False)
+        self.check_names(parameters)
+        return _hiding if any(map(hides, self.reads)) else self._made(parameters, False, hides)
 
     def condition(self, parameters: Sequence[str]) -> Callable[..., Any]:
         """The same, of which only the truth of what it gives says something."""
@@ -60,7 +70,7 @@ class Expression:
         for attribute in self._attributes:
             attribute.forget()
 
-    def _made(self, parameters: Sequence[str], truth: bool) -> Callable[..., Any]:
+    def _made(self, parameters: Sequence[str], truth: bool, hides: Optional[Hides] = None) -> Callable[..., Any]:
         self.check_names(parameters)
         if self.level == TRUSTED:
             return self._trusted(parameters, truth)
@@ -68,6 +78,8 @@ class Expression:
 
         made = compiled(self.text, self._tree, {name: place for place, name in enumerate(parameters)})
         source = f"lambda {', '.join(f'v{place}' for place in range(len(parameters)))}: {made.truth if truth else made.value}"
+        if hides is not None:
+            made.hide(hides)
         function = self._evaluated(source, made.namespace)
         self._attributes += made.attributes
         return function
@@ -90,6 +102,26 @@ class Expression:
         except (SyntaxError, MemoryError, RecursionError, ValueError) as error:
             refuse(self.text, 0, f"Python cannot compile it: {error or type(error).__name__}", "a flatter expression")
         return function
+
+
+def _hiding(*_: Any) -> Any:
+    raise Hidden
+
+
+def _read(tree: ast.expr) -> FrozenSet[str]:
+    import ast
+
+    found: Set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            found.add(node.id)
+        elif isinstance(node, ast.Attribute):
+            found.add(node.attr)
+        elif isinstance(node, ast.Subscript):
+            key: Any = node.slice
+            if isinstance(key, ast.Constant) and isinstance(key.value, (str, bytes)):
+                found.add(key.value if isinstance(key.value, str) else key.value.decode("latin-1"))
+    return frozenset(found)
 
 
 def parse(text: str, level: str = OBSERVE) -> Expression:

@@ -30,8 +30,8 @@ from builtins import (  # noqa: UP029
 from operator import eq, ge, gt, le, lt, ne
 from typing import Any, Callable, Dict, List, Tuple
 
-from ..raw import MISSING, derives, find, ids, module_name, mro_of, qualname_of
-from .refusals import TooMuch, WouldRunCode, loaded
+from ..raw import MISSING, derives, find, ids, module_name, mro_of, name_in, qualname_of
+from .refusals import Hidden, TooMuch, WouldRunCode, loaded
 
 NoneType = type(None)
 
@@ -231,6 +231,18 @@ def item(value: Any, key: Any) -> Any:
                 raise KeyError(key)
             return found
     raise WouldRunCode(f"[...] of {_name(value)} would run its code")
+
+
+def hiding(hides: Callable[[str], bool]) -> Callable[[Any, Any], Any]:
+    """`item`, which raises `Hidden` for the names of which `hides` says so."""
+
+    def shown_item(value: Any, key: Any) -> Any:
+        name = name_in(key)
+        if name is not None and hides(name):
+            raise Hidden
+        return item(value, key)
+
+    return shown_item
 
 
 def _part(value: Any, part: Any) -> Any:

@@ -11,6 +11,10 @@ class WouldRunCode(Exception):
     """To go on would run code of the application."""
 
 
+class Hidden(Exception):
+    """What it gives is not to be shown."""
+
+
 class TooMuch(Exception):
     """To go on would take too long."""
 
