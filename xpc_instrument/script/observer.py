@@ -10,7 +10,7 @@ import uuid
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 from ..core.discovery.doorbell import bell_name
-from ..core.model.expression import parse, parse_template
+from ..core.model.expression import TRUSTED, parse, parse_template
 from ..core.model.fault import parse_terms
 from ..core.model.local import DURATION, INJECT, LINE, RECORD, STACK, STAT, TREE, WATCH
 from ..core.model.record import Record
@@ -104,7 +104,7 @@ class Observer(Registrar):
         """
         texts = [show] if isinstance(show, str) else list(show)
         for text in [*texts, *([when] if when else [])]:
-            parse(text)
+            parse(text, TRUSTED)
         local = {"kind": WATCH, "when": when, "show": texts, "depth": depth, "stack": stack, "errors": errors}
         local["rejected"] = rejected
         stream = Watch()
@@ -142,8 +142,8 @@ class Observer(Registrar):
         there, with the nearest, and as ``before``.
         """
         if when:
-            parse(when)
-        parsed = parse_template(template)
+            parse(when, TRUSTED)
+        parsed = parse_template(template, TRUSTED)
         shown = list(dict.fromkeys(one.text for one in parsed.expressions))
         lines = [one for one in ([target] if isinstance(target, str) else target) if is_line(one)]
         if lines and not isinstance(target, str):
@@ -188,7 +188,7 @@ class Observer(Registrar):
         is counted. See docs/trace.md. Raises ``ExpressionError``, and as ``before``.
         """
         if when:
-            parse(when)
+            parse(when, TRUSTED)
         patterns = [include] if isinstance(include, str) else list(include)
         local = {"kind": TREE, "when": when, "depth": depth, "least": float(min), "include": patterns}
         stream = Trace()
@@ -218,7 +218,7 @@ class Observer(Registrar):
         code runs. Raises ``ExpressionError``, and as ``before``; generator functions are a ``TargetError``.
         """
         if when:
-            parse(when)
+            parse(when, TRUSTED)
         local = {"kind": RECORD, "when": when, "recording": uuid.uuid4().hex, "inside": False}
         terms = Terms(wait=False, expires=expires, sample=sample, rate=rate, local=local)
         around = Terms(wait=False, expires=expires, local={**local, "when": "", "inside": True})
@@ -260,7 +260,7 @@ class Observer(Registrar):
         """
         keys = [by] if isinstance(by, str) else list(by)
         for text in [*keys, of, *([when] if when else [])]:
-            parse(text)
+            parse(text, TRUSTED)
         local = {"kind": STAT, "by": keys, "of": of, "when": when}
         handle = self._add_local(target, local, Terms(limit=limit, expires=expires, sample=sample, rate=rate, local=local))
         return Stat(self, handle, every, limit)
@@ -273,7 +273,7 @@ class Observer(Registrar):
         Options and errors as with ``stat``.
         """
         if when:
-            parse(when)
+            parse(when, TRUSTED)
         local = {"kind": STAT, "by": [], "of": DURATION, "when": when}
         return Monitor(self, self._add_local(target, local, Terms(expires=expires, sample=sample, local=local)), every)
 
@@ -294,7 +294,7 @@ class Observer(Registrar):
         Options and errors as with ``stat``.
         """
         if when:
-            parse(when)
+            parse(when, TRUSTED)
         local = {"kind": STACK, "depth": depth, "when": when}
         handle = self._add_local(target, local, Terms(limit=limit, expires=expires, sample=sample, rate=rate, local=local))
         return Stacks(self, handle, every, limit)

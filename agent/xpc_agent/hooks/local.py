@@ -19,7 +19,7 @@ from types import CodeType
 from typing import Any, Callable, Coroutine, Dict, List, Mapping, Optional, Tuple
 
 from xpc_instrument.core.model.aggregate import LONGEST_KEY, Key, Table, key_part, to_json
-from xpc_instrument.core.model.errors import ExpressionError, TargetError
+from xpc_instrument.core.model.errors import ExpressionError
 from xpc_instrument.core.model.expression import OBSERVE, parse
 from xpc_instrument.core.model.expression.expression import Hides
 from xpc_instrument.core.model.interrupts import raise_interrupt
@@ -282,12 +282,12 @@ def expressions_of(local: Mapping[str, Any]) -> List[str]:
 
 
 def check_expressions(target: str, local: Mapping[str, Any], level: str) -> None:
-    """Raise `TargetError` for what cannot be evaluated here."""
+    """Raise `ExpressionError` for what cannot be evaluated here: the script knows no more than whether it is Python."""
     try:
         for text in expressions_of(local):
             parse(text, level)
     except ExpressionError as error:
-        raise TargetError(f"{target}: {error}") from None
+        raise ExpressionError(f"{target}: {error}") from None
 
 
 def callers(depth: int, own: str) -> Key:

@@ -280,6 +280,12 @@ def test_the_config_says_which_expressions_there_are_and_what_is_hidden(begin_ap
         with pytest.raises(TargetError, match="shop:unique"):
             session.stat("shop:unique", by="thread")
         session.stat("shop:unique").remove()
+        with pytest.raises(ExpressionError, match="sum"):
+            session.stat("shop:charge", by="sum([1])")
+        with session.stat("shop:fail", by="text.upper()") as table, session.watch("shop:fail", show="sorted(text)") as shown:
+            app.evaluate("shop.fail('no')")
+            assert [row.key for row in table.rows()] == [("NO",)]
+            assert next(shown).shown["sorted(text)"] == ["n", "o"]
 
 
 def test_what_nobody_takes_is_dropped_and_counted(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
