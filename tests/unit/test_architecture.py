@@ -75,7 +75,12 @@ THIRD_PARTY = {
     "tomli": {"xpc_instrument.core.config.lines"},
     "rich": {"xpc_instrument.cli.output"},
     "cryptography": {"xpc_instrument.cli.certificates"},
-    "pytest": {"xpc_instrument.pytest_plugin", "xpc_instrument.pytest_plugin.service", "xpc_instrument.pytest_plugin.mocker"},
+    "pytest": {
+        "xpc_instrument.pytest_plugin",
+        "xpc_instrument.pytest_plugin.service",
+        "xpc_instrument.pytest_plugin.mocker",
+        "xpc_instrument.pytest_plugin.recordings",
+    },
 }
 
 # In the standard library of a Python later than the oldest supported one.

@@ -48,6 +48,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("xpc", "xpc-instrument: hooks in an application that really runs")
     group.addoption("--xpc-app", metavar="NAME", default="", help="use an application that runs already, by its name or pid")
     group.addoption("--xpc-show", action="store_true", help="show what the hooks saw also of tests that pass")
+    group.addoption("--xpc-record", metavar="DIR", default="", help="write what patches and spies saw there, a recording for each test")
     group.addoption("--xpc-strict", action="store_true", help="a patch that was never called is an error")
 
 
@@ -104,6 +105,11 @@ def _mocker(request: pytest.FixtureRequest, xpc_app: Service) -> Iterator[Mocker
             mocker.stopall()
         finally:
             run.mockers.remove(mocker)
+            folder = request.config.getoption("--xpc-record")
+            if folder:
+                from .recordings import write_seen
+
+                write_seen(folder, request.node.nodeid or "session", mocker.session.app, mocker.all_seen())
         problems = mocker.problems(strict=request.config.getoption("--xpc-strict"))
         if problems:
             pytest.fail("\n".join(problems), pytrace=False)

@@ -15,7 +15,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
-from typing import Any, Callable, Dict, List, Optional, Set, Union
+import time
+from typing import Any, Callable, Dict, Iterable, List, Optional, Set, Union
 from unittest import mock as mocks
 
 import pytest
@@ -25,9 +26,11 @@ from ..core.model.words import counted
 from ..script.call import Call
 from ..script.counted import Injected
 from ..script.handle import Handle
+from ..script.replaying import Replayed
 from ..script.session import Session
 from ..script.targets import Described, described
 from .compare import compare_calls
+from .recordings import Events, replay
 from .seen import Seen, SeenCall, report, short_name, shown_call, shown_value
 
 Mock = Union[mocks.MagicMock, mocks.AsyncMock]
@@ -56,6 +59,7 @@ class Mocker:
         # Several may have one mock: `new=` with the same object on several targets.
         self._hooks: List[_Hook] = []
         self._faults: List[Injected] = []
+        self._watched: List[Events] = []
         self._changed = threading.Condition()
 
     # what is typed --------------------------------------------------------------------------------------------------------
@@ -137,6 +141,28 @@ class Mocker:
         self._faults.append(faults)
         return faults
 
+    def watch(self, target: str, *, when: str = "", entry: bool = False, errors: bool = False, depth: int = 2) -> Events:
+        """The calls of a function as they come, a list that grows: each is a ``CallEvent`` with ``arguments``, ``result``, ``exception``.
+
+        The application does not wait for it: a call is there a moment after it has ended, so ``xpc.wait(events)`` first. ``when`` and the
+        others are as with ``Session.watch``.
+        """
+        __tracebackhide__ = True
+        try:
+            stream = self.session.watch(target, rate=None, when=when, entry=entry, errors=errors, depth=depth)
+        except (XpcError, ValueError) as error:
+            raise error.with_traceback(None) from None
+        self._watched.append(Events(stream, target))
+        return self._watched[-1]
+
+    def replay(self, path: Any, *, ids: Iterable[str] = (), ignore: Iterable[str] = (), allow: Iterable[str] = ()) -> List[Replayed]:
+        """Run the calls of a recording again, here in the process of the test; fails it if one differs, or if none can be run.
+
+        ``ids``, ``ignore`` and ``allow`` are as with ``Recording.replayed``. Raises ``RecordingError``, and ``TargetError``.
+        """
+        __tracebackhide__ = True
+        return replay(path, ids, ignore, allow)
+
     def stub(self, name: Optional[str] = None) -> mocks.MagicMock:
         """A ``MagicMock`` for use as a callback."""
         return mocks.MagicMock(name=name)
@@ -144,6 +170,11 @@ class Mocker:
     def wait(self, mock: Any, calls: int = 1, timeout: float = 5.0) -> None:
         """Wait until a patch or a spy has seen so many calls, as of work in the background; fails the test if it has not in time."""
         __tracebackhide__ = True
+        if isinstance(mock, Events):
+            if not mock.wait(calls, timeout, time.monotonic):
+                seen_so_far = "".join(f"\n  {event}" for event in mock)
+                pytest.fail(f"{mock.target}: expected {counted(calls, 'call')} within {timeout:g} s, there were {len(mock)}{seen_so_far}")
+            return
         seen = [hook.seen for hook in self._of(mock)]
         with self._changed:
             enough = self._changed.wait_for(lambda: sum(len(one.calls) for one in seen) >= calls, timeout)
@@ -160,6 +191,9 @@ class Mocker:
 
     def stop(self, mock: Any) -> None:
         """Undo one patch or spy: when it returns, the function is the original in every process."""
+        if isinstance(mock, Events):
+            mock.stop()
+            return
         for hook in self._of(mock):
             hook.end()
 
@@ -169,6 +203,8 @@ class Mocker:
             hook.end()
         for faults in reversed(self._faults):
             faults.remove()
+        for events in reversed(self._watched):
+            events.stop()
 
     def resetall(self) -> None:
         """Forget the calls that patches and spies have seen; what mocks return and raise stays."""
@@ -185,7 +221,8 @@ class Mocker:
 
     def handles(self) -> Set[int]:
         """The numbers of the hooks that are this mocker's own."""
-        return {hook.handle.number for hook in self._hooks} | {faults.handle.number for faults in self._faults}
+        others = [*(faults.handle for faults in self._faults), *(events.handle for events in self._watched)]
+        return {hook.handle.number for hook in self._hooks} | {handle.number for handle in others}
 
     def problems(self, strict: bool) -> List[str]:
         """What the end of the scope tells of patches and spies that did not do what the test was to see, each with its target."""
@@ -250,7 +287,7 @@ class _Specced:
     def _specify(self, found: Optional[Described]) -> None:
         if not self._autospec or found is None or found.signature is None:
             return
-        self._signature = found.signature
+        self._signature = self.seen.signature = found.signature
         self.mock.mock_add_spec(_pattern(found.signature, self.is_async))
 
     def _fits(self, call: Call) -> Optional[TypeError]:
@@ -285,7 +322,7 @@ class _Replacing:
         except BaseException as error:
             self._raised(at, call, error)
             raise
-        note(self.seen, at, call, f"returned {shown_value(value)}")
+        note(self.seen, at, call, value)
         return value
 
     async def call_async(self, call: Call) -> Any:
@@ -296,7 +333,7 @@ class _Replacing:
         except BaseException as error:
             self._raised(at, call, error)
             raise
-        note(self.seen, at, call, f"returned {shown_value(value)}")
+        note(self.seen, at, call, value)
         return value
 
     def _raised(self, at: float, call: Call, error: BaseException) -> None:
@@ -305,7 +342,7 @@ class _Replacing:
             self.seen.add_mistake(AssertionError(used_up))
         elif isinstance(error, _MISTAKES) and self._is_mistake(error):
             self.seen.add_mistake(error)
-        note(self.seen, at, call, f"raised {_shown_error(error)}")
+        note(self.seen, at, call, None, error)
 
 
 class _StandIn(_Specced, _Replacing):
@@ -368,8 +405,7 @@ class _Spy(_Specced):
             if call.exception is None:
                 self.mock.spy_return = call.result
                 self.mock.spy_return_list.append(call.result)
-        raised = call.exception
-        note(self.seen, at, call, f"returned {shown_value(call.result)}" if raised is None else f"raised {_shown_error(raised)}")
+        note(self.seen, at, call, call.result, call.exception)
 
 
 def _finish(coroutine: Any) -> None:
@@ -381,9 +417,11 @@ def _finish(coroutine: Any) -> None:
     coroutine.close()
 
 
-def note(seen: Seen, at: float, call: Call, outcome: str) -> None:
-    """Note a call that a hook was shown."""
-    seen.add(SeenCall(at, call.pid, call.thread, call.args, dict(call.kwargs), outcome))
+def note(seen: Seen, at: float, call: Call, result: Any, error: Optional[BaseException] = None) -> None:
+    """Note a call that a hook was shown, and what came of it."""
+    outcome = f"returned {shown_value(result)}" if error is None else f"raised {_shown_error(error)}"
+    kwargs, took, is_method = dict(call.kwargs), seen.now() - at, call.instance is not None
+    seen.add(SeenCall(at, call.pid, call.thread, call.args, kwargs, outcome, result, error, call.id, time.time(), took, is_method))
 
 
 def _pattern(signature: inspect.Signature, is_async: bool) -> Callable[..., Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import reprlib
 import threading
 import time
+from inspect import Signature
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 # How many calls of one hook a report shows, the first and the last of them.
@@ -35,6 +36,24 @@ class SeenCall(NamedTuple):
     outcome: str
     """What came of it, in words."""
 
+    result: Any = None
+    """What it returned."""
+
+    exception: Optional[BaseException] = None
+    """What it raised, or None."""
+
+    id: str = ""
+    """As ``Call.id``."""
+
+    time: float = 0.0
+    """When it ended, in seconds since 1970."""
+
+    duration: float = 0.0
+    """In seconds; of a patch, how long the stand-in took."""
+
+    is_method: bool = False
+    """Whether it was called on an instance or a class, which is not among the arguments."""
+
 
 class Seen:
     """The calls that one hook has seen, in the order in which they ended. Its methods may be called in several threads.
@@ -48,6 +67,9 @@ class Seen:
         self.calls: List[SeenCall] = []
         self.mistakes: List[BaseException] = []
         """What is no outcome but a mistake of the test, such as an ``assert`` in a hook."""
+
+        self.signature: Optional[Signature] = None
+        """The parameters of the target, once they are known."""
 
         self.over = False
         self.late = 0

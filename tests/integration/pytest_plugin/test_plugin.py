@@ -12,6 +12,7 @@ from typing import Callable, Dict, List, Optional
 
 import pytest
 
+import xpc_instrument
 from tests.programs import PATIENCE, Program, kill, wait_for_exit
 from xpc_instrument.core.discovery import entry as discovery
 
@@ -260,6 +261,24 @@ def test_waiting_and_resetting(xpc, ask):
     with pytest.raises(ValueError, match="expected what patch"):
         xpc.wait(object())
 
+def test_watching_and_replaying(xpc, xpc_app, ask, tmp_path):
+    events = xpc.watch("checkout:total", when="len(items) > 1")
+    with xpc_app.session.record("checkout:charge", inside="gateway:Gateway.post") as recorder:
+        ask("checkout.total([1]), checkout.total([1, 2])")
+        ask("checkout.charge(5)")
+        xpc.wait(events)
+        assert recorder.wait(1)
+    assert [(event.arguments["items"], event.result) for event in events] == [([1, 2], 3)]
+    with pytest.raises(pytest.fail.Exception, match="expected 2 calls within 0.01 s, there were 1"):
+        xpc.wait(events, calls=2, timeout=0.01)
+    xpc.stop(events)
+    recorder.save(tmp_path / "charge.jsonl")
+    assert len(xpc.replay(tmp_path / "charge.jsonl")) == 1
+    text = (tmp_path / "charge.jsonl").read_text().replace('"ok": true', '"ok": false', 1)
+    (tmp_path / "charge.jsonl").write_text(text)
+    with pytest.raises(pytest.fail.Exception, match="checkout:charge: result.ok: False is now True"):
+        xpc.replay(tmp_path / "charge.jsonl")
+
 class TestScopes:
     def test_one(self, class_xpc, ask):
         type(self).total = class_xpc.patch("checkout:total", return_value="class")
@@ -279,11 +298,13 @@ def test_it_has_the_name_of_its_folder_and_of_the_worker(xpc_app, pytestconfig):
 
 
 @pytest.mark.version
-def test_what_tests_type_does_what_it_says(run_tests: Callable[..., Program]) -> None:
-    program = run_tests(PASSING, env={"PYTEST_XDIST_WORKER": "gw3"})
+def test_what_tests_type_does_what_it_says(run_tests: Callable[..., Program], tmp_path: Path) -> None:
+    program = run_tests(PASSING, "--xpc-record", str(tmp_path / "seen"), env={"PYTEST_XDIST_WORKER": "gw3"})
     found = outcomes(program)
     assert set(found.values()) == {"passed"}, program.text
-    assert len(found) == 13
+    assert len(found) == 14
+    spied = xpc_instrument.load(tmp_path / "seen" / "test_it.py_test_a_spy_lets_the_original_run_and_has_what_came_of_it.jsonl")
+    assert [call.target for call in spied.calls] == spied.targets * len(spied.calls)
 
 
 FAILING = """
