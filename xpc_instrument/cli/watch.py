@@ -27,6 +27,8 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("-b", dest="began", action="store_true", help="when they begin, and not when they end")
     parser.add_argument("-e", dest="errors", action="store_true", help="only calls that raise")
+    parser.add_argument("-f", dest="traceback", action="store_true", help="show the traceback of exceptions")
+    parser.add_argument("--locals", action="store_true", help="with the local variables of the application's own frames")
     parser.add_argument("--when", metavar="EXPR", default="", help="only the calls for which the expression is true")
     parser.add_argument("--show", metavar="EXPR", action="append", default=[], help="its value, not arguments and result; may be repeated")
     parser.add_argument("-v", dest="rejected", action="store_true", help="also show calls for which --when is not true")
@@ -54,10 +56,13 @@ def run(options: argparse.Namespace) -> int:
             stack=options.stack,
             errors=options.errors,
             rejected=options.rejected,
+            locals=options.locals,
         )
+
+        traceback = options.traceback or options.locals
 
         def show(event: Any) -> None:
             style = "2" if event.rejected else "31" if event.exception is not None else ""
-            output.event(call_json(event, app, options.began), call_text(event, options.began), style)
+            output.event(call_json(event, app, options.began), call_text(event, options.began, traceback), style)
 
         return follow_stream(one, stream, "call", show)

@@ -88,6 +88,7 @@ class Observer(Registrar):
         entry: bool = False,
         errors: bool = False,
         rejected: bool = False,
+        locals: bool = False,
     ) -> Watch:
         """The calls of a target, or of several, as they end: iterated, also with ``async for``, it gives a ``CallEvent`` for each.
 
@@ -95,6 +96,7 @@ class Observer(Registrar):
         - ``show``: one or several expressions, whose values are shown instead of the arguments and the result.
         - ``depth``: how many levels of values are captured, from 0 to 5; ``stack``: how many frames of the caller are told.
         - ``entry``: calls are shown when they begin, and nothing is known of how they end. ``errors``: only calls that raise.
+        - ``locals``: of calls that raise, ``CallEvent.frames`` has the traceback with the local variables of the application's own frames.
         - ``rejected``: the calls for which ``when`` is not true are shown as well, with ``CallEvent.rejected``, beside the terms below.
         - ``limit``, ``expires`` (seconds), ``sample`` and ``rate`` (calls a second in each process) are as with ``before``, of the calls
           for which ``when`` is true; ``rate=None`` shows all, and ``Watch.dropped`` counts what is lost where they are not taken in time.
@@ -105,8 +107,8 @@ class Observer(Registrar):
         texts = [show] if isinstance(show, str) else list(show)
         for text in [*texts, *([when] if when else [])]:
             parse(text, TRUSTED)
-        local = {"kind": WATCH, "when": when, "show": texts, "depth": depth, "stack": stack, "errors": errors}
-        local["rejected"] = rejected
+        local: Dict[str, Any] = {"kind": WATCH, "when": when, "show": texts, "depth": depth, "stack": stack, "locals": locals}
+        local.update(errors=errors, rejected=rejected)
         stream = Watch()
         terms = Terms(wait=False, limit=limit, expires=expires, sample=sample, rate=rate, local=local)
         mode = Mode.BEFORE if entry else Mode.AFTER
@@ -152,8 +154,15 @@ class Observer(Registrar):
             raise ValueError(f"{target!r:.200}: expected a template with expressions in it, and no locals, where the target is no line")
         places: Dict[str, Tuple[str, int]] = {}
         log = Log((lambda call: line_event(call, parsed)) if lines else (lambda call: logged_call(call, parsed, places)))
-        local: Dict[str, Any] = {"kind": LINE if lines else WATCH, "when": when, "show": shown, "depth": depth, "stack": stack}
-        local.update({"locals": locals} if lines else {"errors": False, "rejected": False})
+        local: Dict[str, Any] = {
+            "kind": LINE if lines else WATCH,
+            "when": when,
+            "show": shown,
+            "depth": depth,
+            "stack": stack,
+            "locals": locals,
+        }
+        local.update({} if lines else {"errors": False, "rejected": False})
         terms = Terms(wait=False, limit=limit, expires=expires, sample=sample, rate=rate, local=local)
         mode = Mode.BEFORE if lines else Mode.AFTER
         name = joined(mode, target)

@@ -59,7 +59,7 @@ class Tree(TreeNode):
     """How many calls were seen below the target."""
 
     overhead: float
-    """What it cost the application, in seconds; it is contained in the other times."""
+    """What it cost the application, in seconds: what each call cost is contained in the other times, and how it began and ended is not."""
 
 
 class Trace(Stream[Tree]):

@@ -59,6 +59,10 @@ class CallEvent(Record):
     rejected: bool
     """With ``rejected``: it does not meet ``when``."""
 
+    frames: Tuple[Tuple[str, int, str, Optional[Mapping[str, Any]]], ...]
+    """With ``locals``, of what it raised: file, line and function of each frame, the innermost last, and the local variables of those that
+    are of the application's own code."""
+
 
 class LineEvent(Record):
     """What ``log`` tells: that a statement of a line has begun, or that a call has ended. Values are as they were then."""
@@ -125,7 +129,7 @@ def logged_call(call: Call, template: Template, places: Mapping[str, Tuple[str, 
 
 def call_event(call: Call) -> CallEvent:
     """What the hook in the application has told. Raises `ValueError`, `TypeError` or `EOFError` for what it cannot have told."""
-    now, duration, arguments, result, error, stack, shown = marshal.loads(call.args[0])  # noqa: S302 - it comes from whom we take pickles
+    now, duration, arguments, result, error, stack, shown, frames = marshal.loads(call.args[0])  # noqa: S302 - it comes from whom we take pickles
     return CallEvent(
         time=now,
         pid=call.pid,
@@ -139,6 +143,9 @@ def call_event(call: Call) -> CallEvent:
         stack=tuple(zip(stack[::3], stack[1::3], stack[2::3])),
         shown={text: revive(tree) for text, tree in shown},
         rejected=len(call.args) > 1,
+        frames=tuple(
+            (file, line, name, None if found is None else {key: revive(tree) for key, tree in found}) for file, line, name, found in frames
+        ),
     )
 
 

@@ -37,14 +37,20 @@ def value_text(value: Any) -> str:
     return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 1]}…"
 
 
-def call_text(event: CallEvent, began: bool) -> List[str]:
-    """A call in a line, and one for each frame of its caller; of one that `began` no more is known than its arguments."""
+def call_text(event: CallEvent, began: bool, traceback: bool = False) -> List[str]:
+    """A call in a line, and one for each frame of its caller; of one that `began` no more is known than its arguments.
+
+    With `traceback` that of what it raised follows, the innermost frame last.
+    """
     name = event.target.rpartition(":")[2]
     arguments = ", ".join(f"{key}={value_text(value)}" for key, value in event.arguments.items())
     shown = " ".join(f"{text}={value_text(value)}" for text, value in event.shown.items())
     head = f"{clock(event.time)} {event.pid} {name}({arguments})" if not shown else f"{clock(event.time)} {event.pid} {name} {shown}"
+    trace: List[str] = []
     if event.exception is not None:
         stack = exception_to_json(event.exception._tree)["stack"] if isinstance(event.exception, Captured) else []
+        if traceback:
+            trace = _traceback_text(event.frames or [(one["file"], one["line"], one["function"], None) for one in stack])
         place = f"  {stack[-1]['file']}:{stack[-1]['line']}" if stack else ""
         head = f"{head} !! {value_text(event.exception)}  {shown_seconds(event.duration)}{place}"
     elif not began:
@@ -52,7 +58,15 @@ def call_text(event: CallEvent, began: bool) -> List[str]:
         head = f"{head}{outcome}  {shown_seconds(event.duration)}"
     if event.rejected:
         head = f"{head}  (does not meet --when)"
-    return [head, *frames_text(event.stack)]
+    return [head, *trace, *frames_text(event.stack)]
+
+
+def _traceback_text(frames: Sequence[Any]) -> List[str]:
+    lines = []
+    for file, line, function, found in frames:
+        lines.append(f"    {file}:{line} {function}")
+        lines += [f"        {name} = {value_text(value)}" for name, value in (found or {}).items()]
+    return lines
 
 
 def line_text(event: LineEvent) -> List[str]:
@@ -100,6 +114,16 @@ def call_json(event: CallEvent, app: str, began: bool) -> Dict[str, Any]:
     }
     if not began:
         shown.update(result=value_json(event.result), exception=value_json(event.exception), duration=round(event.duration, 9))
+    if event.frames:
+        shown["exception"]["stack"] = [
+            {
+                "file": file,
+                "line": line,
+                "function": function,
+                **({} if found is None else {"locals": {name: value_json(value) for name, value in found.items()}}),
+            }
+            for file, line, function, found in event.frames
+        ]
     if event.shown:
         shown["shown"] = {text: value_json(value) for text, value in event.shown.items()}
     if event.rejected:

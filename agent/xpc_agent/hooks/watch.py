@@ -25,6 +25,7 @@ from .admission import Bucket
 from .budget import SAMPLED, Budget
 from .gate import Args, Kwargs
 from .local import callers
+from .locals import Locals
 from .shown import ShownHook
 
 MOST_BYTES = 16 * 1024
@@ -118,16 +119,18 @@ class WatchHook(ShownHook):
         capturer, now = self._capturer, time()
         stack = callers(self.local["stack"], self._own) if self.local["stack"] else ()
         caught = None if error is None else capturer.capture(error)
+        locals_of = Locals(error, capturer, self._redaction) if error is not None and self.local.get("locals") else None
         for depth in (None, 0):
             shown = self._shown(values, result, error, duration, depth)
+            frames = () if locals_of is None else locals_of.frames(depth)
             arguments = [] if self._show else self._arguments(values, depth)
             given = None if error is not None or self._show else capturer.capture(result, depth)
-            blob = marshal.dumps((now, duration, arguments, given, caught, stack, shown), _MARSHAL)
+            blob = marshal.dumps((now, duration, arguments, given, caught, stack, shown, frames), _MARSHAL)
             if len(blob) <= MOST_BYTES:
                 return blob
         left_out = ("!", "items", "", None)
         cut = [(name, left_out) for name, _ in arguments]
-        return marshal.dumps((now, duration, cut, left_out, caught, (), shown[:0]), _MARSHAL)
+        return marshal.dumps((now, duration, cut, left_out, caught, (), shown[:0], ()), _MARSHAL)
 
     def _arguments(self, values: Optional[Args], depth: Optional[int]) -> List[Any]:
         if values is None:

@@ -74,10 +74,9 @@ class _Running:
 
     __slots__ = ("node", "spent", "started")
 
-    def __init__(self, node: Node, started: float) -> None:
+    def __init__(self, node: Node) -> None:
         self.node = node
-        self.started = started
-        self.spent = 0.0
+        self.started = self.spent = 0.0
 
 
 class Growth:
@@ -91,7 +90,7 @@ class Growth:
         """Why some of it is missing: `nodes`, `depth` or `calls`."""
         self._clock = clock
         self._depth = min(depth or DEEPEST, DEEPEST)
-        self._whole = _Running(self.root, clock())
+        self._whole = _Running(self.root)
         self.stack: List[_Running] = [self._whole]
         self._called: Optional[CodeType] = None
         # When it has returned or raised, if that was seen.
@@ -128,18 +127,34 @@ class Growth:
             elif self._depth == DEEPEST:
                 self.cut = "depth"
         self.calls += 1
-        stack.append(_Running(node, self._clock()))
+        running = _Running(node)
+        stack.append(running)
+        # Last, so that what all this takes is not in its time.
+        running.started = self._clock()
 
     def leave(self, code: CodeType, error: str = "") -> None:
         """A function has returned, or raised."""
         now = self._clock()
-        running = self._top(code, now)
-        if running is not None:
-            self.stack.pop()
-            if running is self._whole:
-                self._ended = now
-            else:
-                running.node.add(running.spent + now - running.started, error)
+        stack = self.stack
+        running: Optional[_Running] = stack[-1] if stack else None
+        if running is None or running.node.code is not code:
+            running = self._top(code, now)
+            if running is None:
+                return
+        stack.pop()
+        if running is self._whole:
+            self._ended = now
+            return
+        # As `Node.add`, one call less.
+        node, spent = running.node, running.spent + now - running.started
+        if node.count == 0 or spent < node.least:
+            node.least = spent
+        node.most = max(node.most, spent)
+        node.count += 1
+        node.total += spent
+        if error:
+            node.errors += 1
+            node.error = error
 
     def pause(self, code: CodeType, frame: int) -> None:
         """A generator has given something, or a coroutine waits."""

@@ -137,6 +137,36 @@ def test_stack_shows_each_way_once_and_how_often(app: App) -> None:
     assert any(one["frames"][-1]["function"] == "<module>" for one in events(now.stdout))
 
 
+def test_watch_shows_tracebacks_with_locals(app: App, tmp_path: Path) -> None:
+    done = during(app, "shop.fail('no')", "watch", "shop", "shop:fail", "-n", "1", "--locals", "-o", str(tmp_path / "calls.jsonl"))
+    head, *lines = done.stdout.splitlines()
+    assert " fail(text='no') !! ValueError('no')  " in head
+    assert lines[0].endswith("shop.py:44 fail"), lines
+    assert lines[1] == "        text = 'no'"
+    call = next(one for one in events((tmp_path / "calls.jsonl").read_text()) if one["type"] == "call")
+    assert call["exception"]["stack"][0]["locals"] == {"text": "no"}
+
+
+def test_trace_draws_the_tree_of_a_call(app: App, tmp_path: Path) -> None:
+    file = tmp_path / "trees.jsonl"
+    done = during(app, "shop.nested(2)", "trace", "shop", "shop:nested", "-n", "1", "-o", str(file))
+    assert done.returncode == 0, done.stderr
+    head, first, second, *own = done.stdout.splitlines()
+    assert head.split()[1:3] == ["MainThread", "shop:nested"]
+    assert first.startswith("  shop:nested  ")
+    assert first.split()[-1].endswith("shop.py:57"), first
+    assert second.startswith("    shop:nested  ")
+    assert [line.split()[:2] for line in own] == [["own", "time"], ["own", "time"]]
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("1 call shown of 1: 0 over --rate, 0 dropped; disarmed in 1 process; tracing took ")
+    armed, tree, summary = events(file.read_text())
+    assert (armed["type"], tree["type"], summary["type"]) == ("armed", "tree", "summary")
+    assert tree["tree"]["children"][0]["children"][0]["target"] == "shop:nested"
+    assert {"count", "duration", "own", "min", "max", "errors", "file", "line"} <= tree["tree"].keys()
+    assert command("trace", "shop", "shop:nested", "--for", "50ms").returncode == 1
+    assert command("trace", "shop", "shop:nested", "--depth", "-1").returncode == 2
+
+
 @pytest.mark.parametrize(
     ("words", "status", "said"),
     [

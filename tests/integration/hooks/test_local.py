@@ -305,3 +305,51 @@ def test_stacks_targets_and_signatures_are_told(app: App) -> None:
         assert str(session.signature("shop:charge")) == "(amount, currency=None)"
         assert session.signature("shop:nothing") is None
         assert "shop:Order.total" in [one.target for one in session.targets("shop")]
+
+
+RAISING = """
+import json
+
+class Card:
+    def __repr__(self):
+        raise AssertionError("no code of the application runs")
+
+def pay(amount, token, thing):
+    fee = amount * 2
+    return settle(fee)
+
+def settle(fee):
+    rest = [fee, fee]
+    return json.loads("no json")
+
+def shows(amount):
+    seen = locals()
+    try:
+        return settle(amount)
+    finally:
+        assert seen == {"amount": amount}, seen
+"""
+
+
+@pytest.mark.version
+def test_the_locals_of_its_own_frames_are_told_of_what_is_raised(begin_app: Callable[..., App], tmp_path: Path) -> None:
+    (tmp_path / "raising.py").write_text(RAISING)
+    app = begin_app('on-demand = ["raising:**"]\n[[probe]]\ntarget = "shop:*"\n')
+    app.evaluate("__import__('raising') and None")
+    with xpc_instrument.connect("shop") as session, session.watch(["raising:pay", "raising:shows"], locals=True) as watch:
+        app.evaluate("__import__('raising').pay(3, token='secret', thing=__import__('raising').Card())")
+        event = watch.take(20)
+        assert event is not None
+        pay, settle, *library = event.frames
+        assert [(Path(file).name, name) for file, _, name, _ in (pay, settle)] == [("raising.py", "pay"), ("raising.py", "settle")]
+        assert pay[3] is not None
+        assert (pay[3]["amount"], pay[3]["fee"]) == (3, 6)
+        assert "redacted" in repr(pay[3]["token"])
+        assert "Card" in repr(pay[3]["thing"])
+        assert settle[3] == {"fee": 6, "rest": [6, 6]}
+        assert library
+        assert all(variables is None for *_, variables in library)
+        assert "JSONDecodeError" in app.evaluate("__import__('raising').shows(1)")
+        event = watch.take(20)
+        assert event is not None
+        assert event.frames[1][3] == {"fee": 1, "rest": [1, 1]}

@@ -8,7 +8,8 @@
 - `stack`: counts the callers, by the `depth` innermost frames.
 - `watch`: shows the invocation, with the values of the expressions in `show` if there are any, else all; `depth` is how deep values are
   captured, `stack` how many frames of the caller are told, and with `errors` only those are shown that raise. With `rejected` those are
-  shown as well that do not meet the condition, at a rate of their own. Nobody waits for it.
+  shown as well that do not meet the condition, at a rate of their own; with `locals` the local variables in the traceback of what is
+  raised, of frames of the application's own. Nobody waits for it.
 - `line`: shows that a statement of a line begins, with the values of the expressions in `show`, and with `locals` all of its local
   variables; `depth` and `stack` as with `watch`. It is on a line and not on a function.
 - `tree`: shows what the invocation calls, `depth` levels of it, 0 for all, in code that the patterns in `include` stand for, or if there
@@ -40,7 +41,7 @@ _DEEPEST_TREE = 200
 _KINDS: Dict[str, Dict[str, type]] = {
     STAT: {"when": str, "of": str, "by": list},
     STACK: {"when": str, "depth": int},
-    WATCH: {"when": str, "show": list, "depth": int, "stack": int, "errors": bool, "rejected": bool},
+    WATCH: {"when": str, "show": list, "depth": int, "stack": int, "errors": bool, "rejected": bool, "locals": bool},
     LINE: {"when": str, "show": list, "depth": int, "stack": int, "locals": bool},
     TREE: {"when": str, "depth": int, "least": float, "include": list},
     INJECT: {"terms": str},
