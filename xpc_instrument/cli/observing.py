@@ -84,7 +84,8 @@ def frames(text: str) -> int:
     return int(text)
 
 
-def _number(text: str) -> int:
+def number(text: str) -> int:
+    """A number as it is typed. Raises `ArgumentTypeError`."""
     if not text.isascii() or not text.isdigit():
         raise argparse.ArgumentTypeError(f"{text!r}: expected a number from 0 upwards")
     return int(text)
@@ -102,7 +103,7 @@ def add_verb(commands: Any, name: str, what: str, *, limit: int, rate: float = 0
     )
     parser.add_argument("words", metavar="APP, TARGET", nargs="*", help="an app name, a pid or an address; then targets or patterns")
     parser.add_argument(
-        "-n", dest="limit", metavar="N", type=_number, default=limit, help=f"end after N events, 0: no limit; default {limit}"
+        "-n", dest="limit", metavar="N", type=number, default=limit, help=f"end after N events, 0: no limit; default {limit}"
     )
     parser.add_argument(
         "--for", dest="expires", metavar="TIME", type=seconds, default=LONGEST, help="end after 200ms, 5s, 10m, 1h; default 30m"

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from ..core.model.local import DEEPEST_TREE
+from ..core.model.pattern import pattern_mistake
 from ..core.model.times import shown_seconds
 from ..script.observer import TRACED_RATE
 from ..verbs.trees import tree_json, tree_text
-from .observing import GRACE, add_verb, running, seconds
+from .observing import GRACE, add_verb, number, running, seconds
 from .streams import follow_stream
 
 
@@ -24,17 +26,32 @@ def add_parser(commands: Any) -> None:
         "  xpc trace shop shop.web:pay --when 'duration > 0.2' --min 1ms\n"
         "  xpc trace shop shop.web:pay --include 'shop.**' --include 'sqlalchemy.**' -n 1\n",
     )
-    parser.add_argument("--depth", metavar="N", type=int, default=0, help="so many levels below the target; all")
+    parser.add_argument("--depth", metavar="N", type=_levels, default=0, help="so many levels below the target; all")
     parser.add_argument("--min", metavar="TIME", type=seconds, default=0.0, help="only what takes that long in all, such as 1ms")
     parser.add_argument(
         "--include",
         metavar="PATTERN",
+        type=_pattern,
         action="append",
         default=[],
         help="the code that is shown, such as 'shop.**', or '**' for all; the application's own; may be repeated",
     )
     parser.add_argument("--when", metavar="EXPR", default="", help="only the calls for which the expression is true")
     parser.set_defaults(run=run)
+
+
+def _levels(text: str) -> int:
+    levels = number(text)
+    if levels > DEEPEST_TREE:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected at most {DEEPEST_TREE} levels")
+    return levels
+
+
+def _pattern(text: str) -> str:
+    mistake = pattern_mistake(text)
+    if mistake:
+        raise argparse.ArgumentTypeError(f"{text!r:.200}: {mistake}")
+    return text
 
 
 def run(options: argparse.Namespace) -> int:

@@ -1,8 +1,8 @@
 """The tree of one invocation while it grows, as plain data: `enter`, `leave`, `pause` and `resume` are told of what its code does.
 
 Rules:
-- What repeats is one node: the same function, called from the same place of the same parent. A tree has at most `MOST_NODES`, and `DEEPEST`
-  levels; what comes beyond is in the own time of what is above it, and the tree is marked as cut.
+- What repeats is one node: the same function, called from the same place of the same parent. A tree has at most `MOST_NODES`, and
+  `DEEPEST_TREE` levels; what comes beyond is in the own time of what is above it, and the tree is marked as cut.
 - The stack has the functions in the tree that run now. While the invocation waits (`async def`), or its iteration does (generators), the
   stack is empty, and what its thread does meanwhile is not in the tree.
 - A coroutine takes as long as it takes, waiting included; a generator as long as it runs.
@@ -17,13 +17,12 @@ from time import perf_counter
 from types import CodeType, FrameType
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
+from xpc_instrument.core.model.local import DEEPEST_TREE
 from xpc_instrument.core.values.names import type_name
 
 from ..targets.flags import CO_ASYNC_GENERATOR, CO_GENERATOR
 
 MOST_NODES = 10_000
-DEEPEST = 200
-"""Levels: as deep as only recursion goes, and less deep than what reads JSON can go."""
 MOST_CALLS = 1_000_000
 """Then nothing more is looked at: half a second of the processor's by then."""
 
@@ -89,7 +88,7 @@ class Growth:
         self.cut = ""
         """Why some of it is missing: `nodes`, `depth` or `calls`."""
         self._clock = clock
-        self._depth = min(depth or DEEPEST, DEEPEST)
+        self._depth = min(depth or DEEPEST_TREE, DEEPEST_TREE)
         self._whole = _Running(self.root)
         self.stack: List[_Running] = [self._whole]
         self._called: Optional[CodeType] = None
@@ -124,7 +123,7 @@ class Growth:
             elif len(stack) <= self._depth:
                 parent.children[key] = node
                 self.nodes += 1
-            elif self._depth == DEEPEST:
+            elif self._depth == DEEPEST_TREE:
                 self.cut = "depth"
         self.calls += 1
         running = _Running(node)

@@ -35,9 +35,11 @@ MOST_FRAMES = 50
 DEEPEST = 5
 """Levels of captured values."""
 
+DEEPEST_TREE = 200
+"""Levels of a tree: as deep as only recursion goes, and less deep than what reads JSON can go."""
+
 _MOST_PARTS = 8
 _MOST_SHOWN = 20
-_DEEPEST_TREE = 200
 _KINDS: Dict[str, Dict[str, type]] = {
     STAT: {"when": str, "of": str, "by": list},
     STACK: {"when": str, "depth": int},
@@ -73,8 +75,8 @@ def check_local(local: Mapping[str, Any]) -> None:
                 raise ValueError(f"include={pattern!r:.200}: {mistake}")
         if len(local["include"]) > _MOST_SHOWN:
             raise ValueError(f"include={local['include']!r:.200}: expected at most {_MOST_SHOWN} patterns")
-        if not 0 <= local["depth"] <= _DEEPEST_TREE:
-            raise ValueError(f"depth={local['depth']!r:.80}: expected a number of levels up to {_DEEPEST_TREE}, 0 for all")
+        if not 0 <= local["depth"] <= DEEPEST_TREE:
+            raise ValueError(f"depth={local['depth']!r:.80}: expected a number of levels up to {DEEPEST_TREE}, 0 for all")
         if not 0 <= local["least"] < float("inf"):
             raise ValueError(f"min={local['least']!r:.80}: expected a time in seconds")
     if kind == INJECT:
