@@ -71,7 +71,10 @@ def truth(value: Any) -> bool:
     cls = type(value)
     if id(cls) in _PLAIN_TRUTH:
         return bool(value)
-    owner = find(cls, "__bool__")[1] or find(cls, "__len__")[1]
+    owner = find(cls, "__bool__")[1]
+    if owner is None:
+        # Not by `or`, which would ask the metaclass of the owner.
+        owner = find(cls, "__len__")[1]
     if owner is None or id(owner) in _PLAIN_TRUTH:
         return True if owner is None else bool(value)
     raise WouldRunCode(f"whether {_name(value)} is true would run its code")

@@ -39,6 +39,10 @@ class Meta(type):
         RAN.append(f"{name} of a class")
         return type.__getattribute__(cls, name)
 
+    def __bool__(cls) -> bool:
+        RAN.append("truth of a class")
+        return True
+
     def __instancecheck__(cls, one: Any) -> bool:
         RAN.append("instance check")
         return True
@@ -64,6 +68,14 @@ class OfMeta(metaclass=Meta):
 
     def __init__(self) -> None:
         self.own = 1
+
+
+class TrueOfMeta(metaclass=Meta):
+    """Has a truth of its own."""
+
+    def __bool__(self) -> bool:
+        RAN.append("truth")
+        return True
 
 
 class Described:
@@ -164,6 +176,7 @@ def objects() -> List[Any]:
         tuple.__new__(Couple, (1, 2)),
         Fault.__new__(Fault, "x"),
         OfMeta(),
+        TrueOfMeta(),
         Computed(),
         Fallback(),
         Lazy(),
