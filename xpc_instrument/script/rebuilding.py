@@ -28,6 +28,9 @@ from ..core.model.raw import MEMBER, find
 from ..core.values.fields import CannotBeMade, make, set_args, set_fields
 from ..core.values.typed import is_plain
 
+REDACTED = "<redacted>"
+"""What stands for a secret, which no recording holds."""
+
 _LONGEST_INT = 4000
 _DEEPEST = 200
 
@@ -97,6 +100,8 @@ class Rebuilder:
         kind = tree["type"]
         if type(kind) is not str:
             raise CannotRebuildError(f"{where}: a type that is no text")
+        if tree.get("cut") == "redacted":
+            return REDACTED
         if "cut" in tree:
             raise CannotRebuildError(f"{where}: {cut_text(tree)}")
         if "text" in tree:
@@ -182,7 +187,6 @@ def cut_text(tree: Dict[str, Any]) -> str:
     """Why a value is not there, for people."""
     why, kind = tree["cut"], tree["type"]
     return {
-        "redacted": "it is redacted",
         "type": f"a {kind} cannot be made again",
         "cycle": f"a {kind} that contains itself",
         "size": f"a {kind} that was too large to record",

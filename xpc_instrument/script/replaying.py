@@ -95,7 +95,8 @@ def _cuts(tree: Tree, where: str) -> Iterator[str]:
             yield from _cuts(one, f"{where}[{place}]")
     elif isinstance(tree, dict):
         if "cut" in tree and "type" in tree:
-            yield f"{where}: {cut_text(tree)}"
+            if tree["cut"] != "redacted":
+                yield f"{where}: {cut_text(tree)}"
             return
         inner = {**tree, **tree.get("fields", {}), **tree.get("tuple", {})} if "type" in tree else tree
         for name, one in inner.items():

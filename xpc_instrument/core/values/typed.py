@@ -27,7 +27,7 @@ from binascii import b2a_base64
 from builtins import all, any, id, len, type  # bound now: each may be the target of a hook
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
-from ..model.raw import GETSET, MEMBER, derives, find, is_heap, label, mro_of, namespace_of
+from ..model.raw import GETSET, MEMBER, derives, find, is_heap, label, mro_of, name_in, namespace_of
 from .captures import readers_of
 from .fields import get_args, get_attributes, get_fields
 from .redaction import Redaction
@@ -152,6 +152,11 @@ class Room:
     def items(self, values: Any, depth: int) -> List[Tree]:
         """The trees of several values."""
         one = self.value
+        if len(values) == 2:
+            # A name and its value, as headers are kept.
+            name = name_in(values[0])
+            if name is not None:
+                return [one(values[0], depth), self.named(name, values[1], depth)]
         return [one(value, depth) for value in values]
 
     def _shape_of(self, cls: type) -> Tuple[type, str, Show, Any]:
@@ -175,13 +180,7 @@ def _list(room: Room, value: Any, shape: Any, depth: int) -> Tree:
 
 
 def _sequence(room: Room, value: Any, shape: Any, depth: int) -> Tree:
-    items = list(shape[0].__iter__(value))
-    if len(items) == 2 and shape[0] is tuple:
-        name = items[0].decode("latin-1") if type(items[0]) is bytes and len(items[0]) < 64 else items[0]
-        if type(name) is str:
-            # A name and its value, as headers are kept.
-            return {"type": "tuple", "items": [room.value(items[0], depth), room.named(name, items[1], depth)]}
-    return {"type": shape[1], "items": room.items(items, depth)}
+    return {"type": shape[1], "items": room.items(list(shape[0].__iter__(value)), depth)}
 
 
 def _deque(room: Room, value: Any, shape: Any, depth: int) -> Tree:
@@ -196,8 +195,8 @@ def _dict(room: Room, value: Any, shape: Any, depth: int) -> Tree:
         return {key: named(key, item, depth) for key, item in pairs}
     found = []
     for key, item in pairs:
-        name = key.decode("latin-1") if type(key) is bytes and len(key) < 64 else key
-        found.append([one(key, depth), named(name, item, depth) if type(name) is str else one(item, depth)])
+        name = name_in(key)
+        found.append([one(key, depth), one(item, depth) if name is None else named(name, item, depth)])
     return {"type": shape[1], "items": found}
 
 

@@ -191,6 +191,7 @@ def test_secrets_are_not_read() -> None:
     header = {"type": "tuple", "items": ["Authorization", hidden]}
     assert encoder.encode(value)["items"] == [["password", hidden], ["seal", hidden], [token, hidden], [5, header]]
     assert encoder.encode([slotted()])[0]["cut"] == "redacted"
+    assert HERE.value(encoder.encode([["Cookie", "y"], value]))[0] == ["Cookie", "<redacted>"]
 
 
 REFUSED = {
