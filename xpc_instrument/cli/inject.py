@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from typing import Any, List
+from typing import Any
 
 from ..core.model.fault import FORM, FaultError, parse_terms
 from ..core.model.times import shown_seconds
 from ..core.model.words import counted
-from ..script.counted import FaultRow
+from ..script.counted import Injected
 from .observing import Run, add_verb, running
 
 # How long to wait until it is looked whether the verb is over, in seconds.
@@ -63,17 +63,22 @@ def run(options: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             over = "interrupted"
         faults.remove()
-        rows = faults.rows()
-        _tell(one, rows, faults.calls, gone)
-    return 1 if over == "expires" and not any(row.count for row in rows) else 0
+        applied = faults.applied
+        _tell(one, faults, applied, gone)
+    return 1 if over == "expires" and not applied else 0
 
 
-def _tell(one: Run, rows: List[FaultRow], calls: int, gone: bool) -> None:
-    """The last line: `14 of 131 calls: raise(TimeoutError); 117: sleep(100ms..300ms) (mean 203ms)`."""
-    done = sum(row.count for row in rows)
-    told = "; ".join(f"{row.count} {row.term}" + (f" (mean {shown_seconds(row.mean)})" if row.mean else "") for row in rows)
+def _tell(one: Run, faults: Injected, applied: int, gone: bool) -> None:
+    """The last line: `faults happened to 14 of 131 calls: 14 raise(TimeoutError); 31 did not meet --when; disarmed in 1 process`."""
+    rows, skipped = faults.rows(), dict(faults.skipped)
+    rejected = skipped.pop("when", 0)
+    told = [f"{row.count} {row.term}" + (f" (mean {shown_seconds(row.mean)})" if row.mean else "") for row in rows]
+    told += [f"{rejected} did not meet --when"] if rejected else []
+    told += [f"{faults.unusable} could not be raised: the log of the application says why"] if faults.unusable else []
+    told += [f"{count} left out by --{why}" for why, count in sorted(skipped.items()) if count]
     where = "the application has ended" if gone else f"disarmed in {counted(len(one.session.pids), 'process', 'processes')}"
-    one.output.say(f"faults happened to {done} of {counted(calls, 'call')}: {told}; {where}")
+    one.output.say(f"faults happened to {applied} of {counted(faults.seen, 'call')}: {'; '.join(told)}; {where}")
     now = time.time()
     one.output.event({"type": "fault", "time": now, "rows": [{"term": row.term, "count": row.count, "mean": row.mean} for row in rows]})
-    one.output.event({"type": "summary", "events": done, "calls": calls, "rejected": 0, "rate": 0, "dropped": 0, "errors": 0})
+    counts = {"calls": faults.seen, "rejected": rejected, "rate": skipped.get("rate", 0), "dropped": 0, "errors": faults.unusable}
+    one.output.event({"type": "summary", "events": applied, **counts})

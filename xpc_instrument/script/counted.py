@@ -15,6 +15,7 @@ from typing import Any, Dict, Generic, Iterator, List, Mapping, Optional, Protoc
 
 from ..core.model import aggregate
 from ..core.model.aggregate import Cell, Table
+from ..core.model.fault import Term
 from ..core.model.record import Record
 from .handle import Handle
 
@@ -286,21 +287,27 @@ class Stacks(Counted[StackRow]):
 class Injected(Counted[FaultRow]):
     """Faults that happen to calls, and how often; its rows are in the order of the terms."""
 
-    def __init__(self, session: Counting, handle: Handle, every: float, limit: Optional[int], terms: Sequence[str]) -> None:
+    def __init__(self, session: Counting, handle: Handle, every: float, limit: Optional[int], terms: Sequence[Term]) -> None:
         super().__init__(session, handle, every, limit)
         self._terms = terms
 
     @property
     def applied(self) -> int:
-        """How many calls a fault has happened to, as of now."""
-        return sum(row.count for row in self.rows())
+        """How many calls a fault has happened to, as of now; ``off`` is none."""
+        return sum(row.count for row, term in zip(self.rows(), self._terms) if term.action != "off")
+
+    @property
+    def seen(self) -> int:
+        """How many calls there were, as of the last time that it was looked at: those that no term applied to included, those that did
+        not meet the condition, and those that ``sample`` and ``rate`` left out."""
+        return self.calls + self.unusable + sum(self.skipped.values())
 
     def _rows(self) -> List[FaultRow]:
         whole: Table = {}
         for table in self.tables().values():
             aggregate.merge(whole, table)
         cells = [whole.get((index,), aggregate.new_cell()) for index in range(len(self._terms))]
-        return [FaultRow(term, cell[aggregate.COUNT], aggregate.average(cell)) for term, cell in zip(self._terms, cells)]
+        return [FaultRow(term.text, cell[aggregate.COUNT], aggregate.average(cell)) for term, cell in zip(self._terms, cells)]
 
 
 def _frames(key: Sequence[Any]) -> Tuple[Tuple[str, int, str], ...]:

@@ -335,7 +335,7 @@ class Observer(Registrar):
         parsed = parse_terms(terms)
         local = {"kind": INJECT, "terms": terms}
         made = Terms(when=when, limit=limit, expires=expires, sample=sample, rate=rate, local=local)
-        return Injected(self, self._add_local(target, local, made, Mode.INSTEAD), every, limit, [term.text for term in parsed])
+        return Injected(self, self._add_local(target, local, made, Mode.INSTEAD), every, limit, parsed)
 
     def _add_local(self, target: Targets, local: Mapping[str, Any], terms: Terms, mode: Mode = Mode.AFTER) -> Handle:
         return self._add(mode, joined(mode, target), _stays_there, terms, ())

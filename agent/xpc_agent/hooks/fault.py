@@ -7,7 +7,8 @@ Rules:
 - A sleep, and what hangs, goes on to the original. In functions both sleep by `time.sleep` as the application has it, so that a greenlet
   lets others run; in `async def` functions they are awaited. What hangs ends when the hook is removed or its time is over, at most
   `_SLICE` seconds later.
-- A class that cannot be made with the values of the term is a failure: the original runs, it is counted and logged once.
+- A class that cannot be made with the values of the term is a failure: the original runs, it is counted and logged once. Of a class whose
+  making runs no code of the application that is tried, and refused, when the hook is put on its target.
 """
 
 from __future__ import annotations
@@ -69,6 +70,21 @@ def exception_named(name: str) -> Type[Exception]:
     return kind
 
 
+def _try_to_make(kind: Type[Exception], term: Term) -> None:
+    """Raise `TargetError` for values that a class does not take, where asking it runs no code of the application."""
+    for name in ("__new__", "__init__"):
+        owner = next(one for one in of_class(kind, "__mro__") if name in type.__dict__["__dict__"].__get__(one))
+        if of_class(owner, "__module__") != "builtins":
+            return
+    if type(kind) is not type:
+        return
+    try:
+        kind(*term.values)
+    except Exception as error:
+        raise_interrupt(error)
+        raise TargetError(f"{term.text}: {kind.__name__} cannot be made of {len(term.values)} values: {error}") from None
+
+
 class _Made:
     """A term, ready to be done."""
 
@@ -79,6 +95,8 @@ class _Made:
         self.term = term
         self.left = term.times
         self.kind: Optional[Type[Exception]] = exception_named(term.type) if term.action == "raise" else None
+        if self.kind is not None:
+            _try_to_make(self.kind, term)
         # How often it was done, if it takes no time.
         self.done = Count()
 
@@ -218,6 +236,7 @@ class FaultHook(LocalHook):
             error = made.kind(*_fresh(term.values))
         except Exception as failure:
             raise_interrupt(failure, of_values=True)
+            self.aggregate.unusable.up()
             self.counters.fail("fault")
             self._log_once("fault", "%s", f"{term.text} cannot be raised: {type(failure).__name__}; the original runs")
             return PASS
@@ -263,7 +282,8 @@ class FaultHook(LocalHook):
                         continue
                     made.left -= 1
             if term.action == "off":
-                break
+                made.done.up()
+                return None
             return made
         self._none.up()
         return None

@@ -235,7 +235,7 @@ def test_inject_says_what_it_changes_and_what_it_has_done(app: App) -> None:
     assert first.startswith("CHANGES BEHAVIOUR: armed shop:charge in 1 process of shop in ")
     assert first.endswith("; ends after 4 calls (-n) or after 5m (--for), or Ctrl-C")
     assert last.startswith("faults happened to 3 of 4 calls: 1 1*return('free'); 2 2*sleep(1ms) (mean ")
-    assert last.endswith("); 0 off; disarmed in 1 process")
+    assert last.endswith("); 1 off; disarmed in 1 process")
     assert app.evaluate("shop.charge(1)") == "'1 EUR'"
 
 
@@ -249,7 +249,7 @@ def test_inject_ends_by_itself_and_tells_it_as_json(app: App, tmp_path: Path) ->
     assert (summary["type"], summary["events"], summary["calls"]) == ("summary", 1, 1)
     assert command("inject", "shop", "shop:charge", "return(0)", "--for", "300ms").returncode == 1
     done = during(app, "[shop.charge(1), shop.charge(2)]", "inject", "shop", "shop:charge", "return(0)", "-n", "1", "--when", "amount > 1")
-    assert done.stderr.splitlines()[-1].startswith("faults happened to 1 of 1 call: ")
+    assert done.stderr.splitlines()[-1].startswith("faults happened to 1 of 2 calls: 1 return(0); 1 did not meet --when; ")
 
 
 @pytest.mark.parametrize(
