@@ -22,6 +22,7 @@ from .groups.growth import ARMING, POINTS, SCRIPTS
 from .groups.hot import HOT
 from .groups.inflight import ASYNC
 from .groups.large import LARGE
+from .groups.observing import OBSERVING
 from .groups.payloads import PAYLOADS
 from .groups.roundtrip import ROUNDTRIP, TCP
 from .groups.startup import STARTUP
@@ -41,6 +42,7 @@ GROUPS: Dict[str, Union[Group, Tally]] = {
         DISARMED,
         FORWARDING,
         GATES,
+        OBSERVING,
         STEPS,
         ROUNDTRIP,
         TCP,

@@ -85,7 +85,7 @@ _FORWARDED = ("function", "method")
 # With so many hooks in the same process.
 _HOOKS = (1, 2, 5)
 # Hooks go inside of functions from there on.
-_INSIDE = "Python 3.11" if interpreter_unknown() else ""
+INSIDE = "Python 3.11" if interpreter_unknown() else ""
 _MONITORING = "" if hasattr(sys, "monitoring") else "Python 3.12"
 
 
@@ -97,9 +97,9 @@ def drive(coroutine: Any) -> None:
         pass
 
 
-def load_kinds(name: str) -> Any:
-    """A copy of the module `kinds`, under a name of its own."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks/processes/kinds.py")
+def load_kinds(name: str, file: str = "benchmarks/processes/kinds.py") -> Any:
+    """A copy of the module `kinds`, or of another, under a name of its own."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / file)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -195,7 +195,7 @@ def _forwarding() -> Iterator[Mapping[str, TimeFunction]]:
             ("bare", "", 0),
             ("closure", "", 0),
             *((_way_of("code", hooks), "code", hooks) for hooks in _HOOKS),
-            *((_way_of("inside", hooks), "inside", hooks) for hooks in _HOOKS if not _INSIDE),
+            *((_way_of("inside", hooks), "inside", hooks) for hooks in _HOOKS if not INSIDE),
             ("wrapt", "wrapt", 1),
         ]:
             dispatcher = Dispatcher()
@@ -234,7 +234,7 @@ def _forwarding_rows(kind: str) -> Iterator[Comparison]:
     for hooks in _HOOKS:
         more = f", {hooks} hooks" if hooks > 1 else ""
         way = f"{kind}, {_way_of('inside', hooks)}"
-        yield Comparison(f"{kind}: armed, only forwarding, inside{more}", way, closure, beyond=bare, needs=_INSIDE)
+        yield Comparison(f"{kind}: armed, only forwarding, inside{more}", way, closure, beyond=bare, needs=INSIDE)
         way = f"{kind}, {_way_of('code', hooks)}"
         yield Comparison(f"{kind}: armed, only forwarding, code swap{more}", way, closure, below=2.5 if hooks == 1 else None, beyond=bare)
     yield Comparison(f"{kind}: armed, only forwarding, wrapt", f"{kind}, wrapt", closure, beyond=bare)
