@@ -88,18 +88,19 @@ class Aggregate:
             except OverflowError:
                 unusable()
                 return
+            # `min` and `max` take twice as long as all that. First of all, since a cell that has counted anything has both: who reads it
+            # meanwhile sends it as JSON, which has no infinity.
+            if value < cell[2]:  # noqa: PLR1730
+                cell[2] = value
+            if value > cell[3]:  # noqa: PLR1730
+                cell[3] = value
             buckets = cell[4]
             try:
                 buckets[bucket] += 1
             except KeyError:
                 buckets[bucket] = 1
-            cell[0] += 1
             cell[1] += value
-            # `min` and `max` take twice as long as all that.
-            if value < cell[2]:  # noqa: PLR1730
-                cell[2] = value
-            if value > cell[3]:  # noqa: PLR1730
-                cell[3] = value
+            cell[0] += 1
             if failed is not None:
                 cell[5] += 1
 

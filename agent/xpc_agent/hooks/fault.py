@@ -2,7 +2,7 @@
 
 Rules:
 - The first term that applies is done; where none does, the original runs. What was done is counted under the number of the term, with the
-  seconds that it took, and under `NONE` the calls that none applied to.
+  seconds that a sleep took, and under `NONE` the calls that none applied to.
 - Nothing crosses, nothing is pickled, and of the application only the class of the exception is called.
 - A sleep, and what hangs, goes on to the original. In functions both sleep by `time.sleep` as the application has it, so that a greenlet
   lets others run; in `async def` functions they are awaited. What hangs ends when the hook is removed or its time is over, at most
@@ -112,6 +112,7 @@ class FaultHook(LocalHook):
         self._made: Tuple[_Made, ...] = ()
         self._none = Count()
         self._resolved: Optional[Resolved] = None
+        self._gone = False
         super().__init__(*args, **options)
         self._parsed = parse_terms(self.local["terms"])
 
@@ -203,7 +204,7 @@ class FaultHook(LocalHook):
             return self._outcome(made)
         began = time.perf_counter()
         try:
-            for seconds in self._naps(made.term):
+            for seconds in self._naps(made):
                 time.sleep(seconds)
         finally:
             self._count(made, time.perf_counter() - began)
@@ -219,7 +220,7 @@ class FaultHook(LocalHook):
             else:
                 began = time.perf_counter()
                 try:
-                    for seconds in self._naps(made.term):
+                    for seconds in self._naps(made):
                         await _sleep_async(seconds)
                 finally:
                     self._count(made, time.perf_counter() - began)
@@ -250,16 +251,27 @@ class FaultHook(LocalHook):
         made.done.up()
         return Outcome(error=error)
 
-    def _naps(self, term: Term) -> Any:
+    def taken_off(self) -> None:
+        """What hangs goes on: its script has removed it, or is gone."""
+        self._gone = True
+
+    @property
+    def _is_over(self) -> bool:
+        # An expired hook is taken off by the next invocation, which may never come.
+        return self._gone or self.admission.expired
+
+    def _naps(self, made: _Made) -> Any:
         """For how long to sleep, one after the other."""
+        term = made.term
         if term.action == "hang":
-            # An expired hook is taken off by the next invocation, which may never come.
-            while not (self.removed or self.admission.expired):
+            # Counted now: what hangs may be looked at while it does.
+            made.done.up()
+            while not self._is_over:
                 yield _SLICE
         elif term.action == "sleep":
             left = self._seconds(term)
-            # A long one is over when the hook is removed, as what hangs is.
-            while left > 0 and not self.removed:
+            # A long one ends as what hangs does.
+            while left > 0 and not self._is_over:
                 yield min(left, _SLICE) if left > 2 * _SLICE else left
                 left = left - _SLICE if left > 2 * _SLICE else 0.0
 
@@ -289,7 +301,8 @@ class FaultHook(LocalHook):
         return None
 
     def _count(self, made: _Made, seconds: float) -> None:
-        self.aggregate.update((made.index,), seconds, None)
+        if made.term.action == "sleep":
+            self.aggregate.update((made.index,), seconds, None)
 
 
 def _fresh(value: Any) -> Any:

@@ -162,7 +162,7 @@ class Registrations(Policy):
         def passed() -> None:
             if unwaited:
                 dropped = {hook.key: hook.dropped for hook in unwaited}
-                pending.answer = replace(answer, data={"unregistered": True, "source": self.sender.source, "dropped": dropped})
+                pending.accepted = replace(answer, data={"unregistered": True, "source": self.sender.source, "dropped": dropped})
             self._sharing.answered(pending, _HERE)
 
         _retire(unwaited, within, passed)

@@ -82,8 +82,6 @@ def test_what_hangs_goes_on_when_it_is_removed(app: App) -> None:
     with xpc_instrument.connect("shop") as session:
         faults = session.inject(["shop:charge", "shop:wait_a_little"], "hang")
         app.evaluate(f"exec({HANGS!r}, shop.__dict__)")
-        # They have come and hang: what is counted is what has ended.
-        assert faults.applied == 0
         assert app.evaluate("[one.is_alive() for one in shop.threads]") == "[True, True, True]"
         faults.remove()
         assert app.evaluate("[one.join() for one in shop.threads] and sorted(map(str, shop.outcomes))") == "['1 EUR', '1 EUR', '2', '3']"
@@ -188,3 +186,19 @@ def test_a_class_that_cannot_be_made_of_its_values_is_refused_when_it_is_certain
             assert app.evaluate("shop.charge(1)") == "'1 EUR'"
             assert (faults.applied, faults.seen, faults.unusable) == (0, 1, 1)
     app.program.find_line("cannot be raised: TypeError; the original runs")
+
+
+@pytest.mark.parametrize("terms", ["hang", "sleep(1h)"])
+def test_what_hangs_goes_on_when_the_script_is_killed(app: App, run_program: Callable[..., Program], terms: str) -> None:
+    script = run_program(
+        "import xpc_instrument\n"
+        "session = xpc_instrument.connect('shop')\n"
+        f"faults = session.inject(['shop:charge', 'shop:wait_a_little'], {terms!r}, expires=None)\n"
+        "print('ready', flush=True)\n"
+        "input()\n"
+    )
+    script.read_until("ready")
+    app.evaluate(f"exec({HANGS!r}, shop.__dict__)")
+    assert app.evaluate("[one.is_alive() for one in shop.threads]") == "[True, True, True]"
+    script.kill()
+    assert app.evaluate("[one.join(30) for one in shop.threads] and sorted(map(str, shop.outcomes))") == "['1 EUR', '1 EUR', '2', '3']"
