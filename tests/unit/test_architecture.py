@@ -56,7 +56,7 @@ LEVELS: Levels = (
 # Where the order alone would allow too much: what the command line may know of the agent. `check` resolves targets as the agent does, and
 # says which patcher they would get.
 FACES = "xpc_instrument.cli"
-KNOWN_TO_FACES = ("xpc_agent.targets", "xpc_agent.patching.choice")
+KNOWN_TO_FACES = ("xpc_agent.targets", "xpc_agent.patching.choice", "xpc_agent.bootstrap.needed")
 
 # Above this a module says in its head why it is one.
 LONGEST = 500

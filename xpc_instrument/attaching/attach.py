@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Set, Tuple, Union
 
 from ..core.config import file as config_module
 from ..core.config.packed import pack
@@ -244,9 +244,11 @@ def _bring(examination: Examination, config: Config, deadline: float) -> Mapping
             "main": main_ident(pid) if examination.way == "stub" and examination.python < (3, 13) else 0,
         }
         job.write("job.json", json.dumps(task))
+        job.write("needed.py", _text_of("needed.py"))
+        path = job.write("start.py", _text_of("attached.py"))
         if examination.way == "stub":
-            path = job.write("start.py", _start_text())
             injection = Injection(pid, _LOADER.format(path=path))
+            threads = set(_tasks(pid))
             injection.run(deadline)
             report = None
             while report is None and _is_young(pid) and time.monotonic() < deadline:
@@ -256,15 +258,11 @@ def _bring(examination: Examination, config: Config, deadline: float) -> Mapping
                     injection.run_again(deadline)
             report = report or job.await_report(deadline)
             if report is None:
-                raise AttachError(
-                    f"process {pid} did not answer within {TIMEOUT:g} s: one of its threads keeps the global interpreter lock that long "
-                    "(an operation in C, or uWSGI without --enable-threads); the thread that waits for it there will do nothing"
-                )
+                raise AttachError(f"process {pid} did not answer within {TIMEOUT:g} s: {_why_silent(pid, threads)}")
             thread = _task_of(pid, int(report["thread"]))
             if thread:
                 injection.undo(thread, time.monotonic() + _UNDOING)
         else:
-            path = job.write("start.py", _start_text())
             script = job.write("remote.py", _STARTER.format(path=path))
             _remote_exec(pid, examination, script)
             report = job.await_report(deadline)
@@ -278,9 +276,28 @@ def _bring(examination: Examination, config: Config, deadline: float) -> Mapping
         return report
 
 
-def _start_text() -> str:
-    """What runs in the process (`xpc_agent/bootstrap/attached.py`)."""
-    return Path(folders()["xpc_agent"], "xpc_agent", "bootstrap", "attached.py").read_text(encoding="utf-8")
+def _tasks(pid: int) -> List[str]:
+    try:
+        return os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return []
+
+
+def _why_silent(pid: int, before: Set[str]) -> str:
+    if set(_tasks(pid)) <= before:
+        return (
+            "no thread could be started in it, or what it started could not read its task: it may have come to one of its limits "
+            f"(/proc/{pid}/limits: processes, address space, open files)"
+        )
+    return (
+        "one of its threads keeps the global interpreter lock that long (an operation in C, or uWSGI without --enable-threads); the thread "
+        "that waits for it there will do nothing"
+    )
+
+
+def _text_of(name: str) -> str:
+    """Of what runs in the process before it can import anything of ours (`xpc_agent/bootstrap/`)."""
+    return Path(folders()["xpc_agent"], "xpc_agent", "bootstrap", name).read_text(encoding="utf-8")
 
 
 def _remote_exec(pid: int, examination: Examination, script: str) -> None:
@@ -317,11 +334,7 @@ def _task_of(pid: int, inner: int) -> int:
     """The number here of the thread that has another one in its own pid namespace; 0 if it has gone."""
     if os.path.exists(f"/proc/{pid}/task/{inner}"):
         return inner
-    try:
-        tasks = os.listdir(f"/proc/{pid}/task")
-    except OSError:
-        return 0
-    for task in tasks:
+    for task in _tasks(pid):
         try:
             text = Path(f"/proc/{pid}/task/{task}/status").read_text()
         except OSError:

@@ -26,6 +26,8 @@ OLDEST, NEWEST = (3, 9), (3, 15)
 REMOTE = (3, 14)
 
 _CAP_SYS_PTRACE = 19
+# The agent opens seven while it starts, and five for each session.
+_DESCRIPTORS = 12
 # More than /proc/sys/kernel/yama/ptrace_scope ever is: without Yama there is no such file.
 _SCOPES = {
     0: "any process of the same user may be traced",
@@ -122,6 +124,10 @@ def examine(pid: int) -> Examination:
     if not status:
         checks.append(Check(False, "there is no such process"))
         return found
+    group = status.get("Tgid", str(pid))
+    if group != str(pid):
+        checks.append(Check(False, f"it is a thread of process {group}", f"attach to that: xpc-instrument attach {group}"))
+        return found
     found.uid = int(status.get("Uid", "-1").split()[0])
     found.inner_pid = int(status.get("NSpid", str(pid)).split()[-1])
     found.command = _command(pid)
@@ -129,8 +135,22 @@ def examine(pid: int) -> Examination:
     _look_at_state(found, status)
     _look_at_rights(found, status)
     if all(check.ok for check in checks):
+        _look_at_descriptors(found)
         _look_inside(found)
     return found
+
+
+def _look_at_descriptors(found: Examination) -> None:
+    """Whether the process may open as many as the agent and its first sessions take."""
+    try:
+        used = len(os.listdir(f"/proc/{found.pid}/fd"))
+        limits = Path(f"/proc/{found.pid}/limits").read_text()
+        limit = int(next(line for line in limits.splitlines() if line.startswith("Max open files")).split()[3])
+    except (OSError, StopIteration, ValueError):
+        return  # hidden, or unlimited
+    if limit - used < _DESCRIPTORS:
+        raised = f"prlimit --pid {found.pid} --nofile={limit + 100}:"
+        found.checks.append(Check(False, f"it has {used} descriptors open, and may have {limit}", f"let it have more: {raised}"))
 
 
 def _look_at_state(found: Examination, status: Dict[str, str]) -> None:

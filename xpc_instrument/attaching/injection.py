@@ -19,6 +19,7 @@ import functools
 import os
 import random
 import struct
+import sys
 import time
 from pathlib import Path
 from types import TracebackType
@@ -53,6 +54,8 @@ _WORD = (1 << 64) - 1
 _UNSAFE = ("libc.so", "libc-2", "libpthread", "ld-linux", "ld-2", "ld-musl", "libc.musl", "libjemalloc", "libtcmalloc", "libmimalloc")
 _OF_LIBC = (*("__errno_location", "pthread_attr_init", "pthread_attr_setstacksize", "pthread_attr_setdetachstate", "pthread_create"),)
 _OF_PYTHON = ("Py_IsInitialized", "PyGILState_Ensure", "PyDict_New", "PyRun_StringFlags", "Py_DecRef", "PyGILState_Release")
+# What other threads of this process may keep one waiting that has stopped a thread of the target, in seconds: usually 5 ms, each time.
+_SWITCHING = 0.00001
 # Between two rounds over the threads, in seconds, at first and at most.
 _FIRST_PAUSE, _LAST_PAUSE = 0.001, 0.02
 # A process that has been forked so little ago, in seconds, may still be in the part of fork(2) in which Python makes its locks anew.
@@ -335,7 +338,14 @@ def _in_thread(work: Callable[[], Result]) -> Result:
         except BaseException as error:
             failure.append(error)
 
-    start_seen(run, name="attach").join()
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(min(usual, _SWITCHING))
+    try:
+        start_seen(run, name="attach").join()
+    finally:
+        # Else another thread that attaches does that.
+        if usual > _SWITCHING:
+            sys.setswitchinterval(usual)
     if failure:
         raise failure[0]
     result: Result = outcome[0]

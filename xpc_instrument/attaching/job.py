@@ -33,7 +33,10 @@ _LEFT = 86400.0
 _PACKAGES = ("xpc_agent", "xpc_instrument", "wrapt", "cloudpickle")
 # What the agent does not import.
 _ASIDE = ("xpc_instrument.cli", "xpc_instrument.script", "xpc_instrument.attaching", "xpc_agent.bootstrap")
-_FILES = ("start.py", "remote.py", "job.json", "sources.json", "report")
+# What a report has, unless it says why there is none; it has at most 4 KB (`bootstrap/attached.py`).
+_REPORT = {"thread": int, "app": str, "address": str, "folder": str, "python": str, "modules": int, "already": bool, "version": str}
+_LONGEST_REPORT = 16 << 10
+_FILES = ("start.py", "remote.py", "needed.py", "job.json", "sources.json", "report")
 
 
 def sees_the_same(pid: int) -> bool:
@@ -127,17 +130,16 @@ class Job:
             raise AttachError(f"process {self.pid} has ended while it was attached to") from None
         try:
             poll.register(process, select.POLLIN)
-            while b"\n" not in data:
+            while b"\n" not in data and len(data) <= _LONGEST_REPORT:
                 ready = dict(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
                 if self._report in ready:
                     piece = os.read(self._report, 4096)
                     data += piece
-                    if piece:
-                        continue
-                    if data:
+                    if b"\n" in data or (data and not piece):
                         break
                     # Its writer has gone without a word: the thread was ended with its process, or somebody else has opened the pipe.
-                    time.sleep(0.001)
+                    if not piece:
+                        time.sleep(0.001)
                 if process in ready:
                     raise AttachError(f"process {self.pid} has ended while it was attached to")
                 if time.monotonic() > deadline:
@@ -145,8 +147,7 @@ class Job:
         finally:
             os.close(process)
         # Where it was begun twice (`Injection.run_again`), there are two.
-        report: Mapping[str, Any] = json.loads(data.partition(b"\n")[0])
-        return report
+        return _checked(self.pid, data.partition(b"\n")[0])
 
     def close(self) -> None:
         """Remove it."""
@@ -160,6 +161,18 @@ class Job:
 
     def __exit__(self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]) -> None:
         self.close()
+
+
+def _checked(pid: int, text: bytes) -> Mapping[str, Any]:
+    """A report, which the target may have written as it liked. Raises `AttachError` for what is none."""
+    try:
+        report = json.loads(text)
+        wanted = {"thread": int} if report.get("refusal") or report.get("error") else _REPORT
+        if all(type(report.get(name)) is kind for name, kind in wanted.items()):
+            return dict(report)
+    except (ValueError, AttributeError, RecursionError):
+        pass
+    raise AttachError(f"process {pid}: its answer is not what the agent says: {text[:100]!r}")
 
 
 def _remove(parent: int, name: str, left: str = "") -> None:

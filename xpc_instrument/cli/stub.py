@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 
+from xpc_agent.bootstrap.needed import NEEDED
+
 from ..core.config.schema import Config
 from ..core.discovery.folder import runtime_dir
 from ..core.model.errors import XpcError
@@ -18,21 +20,9 @@ _FOLDERS = ("XPC_INSTRUMENT_RUNTIME_DIR", "XDG_RUNTIME_DIR", "TMPDIR", "TEMP", "
 # Bytes; the names of more modules than that are shortened to those of their packages.
 _LONGEST = 32 << 10
 
-# The packages that the agent imports, now or later, of any version of Python; those that begin with `_` as well. Where there is a target in
-# one, the agent is loaded before the application imports anything: in the middle of such an import it would find the half of a module.
-# fmt: off
-OF_AGENT = frozenset((
-    "abc", "annotationlib", "array", "ast", "asyncio", "atexit", "base64", "binascii", "bisect", "builtins", "bz2", "calendar",
-    "cloudpickle", "codecs", "collections", "compression", "concurrent", "configparser", "contextlib", "contextvars", "copy",
-    "copyreg", "csv", "dataclasses", "datetime", "dis", "email", "encodings", "enum", "errno", "fcntl", "fnmatch", "functools", "gc",
-    "genericpath", "glob", "grp", "hashlib", "heapq", "hmac", "importlib", "inspect", "io", "ipaddress", "itertools", "json",
-    "keyword", "linecache", "locale", "logging", "lzma", "marshal", "math", "mmap", "ntpath", "opcode", "operator", "os",
-    "pathlib", "pickle", "pickletools", "pkgutil", "platform", "posix", "posixpath", "pwd", "quopri", "random", "re", "reprlib",
-    "secrets", "select", "selectors", "shutil", "signal", "socket", "sre_compile", "sre_constants", "sre_parse", "ssl", "stat",
-    "string", "struct", "subprocess", "sys", "tempfile", "textwrap", "threading", "time", "token", "tokenize", "traceback",
-    "types", "typing", "urllib", "uu", "uuid", "warnings", "weakref", "wrapt", "zipfile", "zipimport", "zlib",
-))
-# fmt: on
+# Where there is a target in one of these, the agent is loaded before the application imports anything: in the middle of such an import it
+# would find the half of a module.
+OF_AGENT = NEEDED | {"cloudpickle", "wrapt"}
 
 
 def stub_text(config: Config) -> str:

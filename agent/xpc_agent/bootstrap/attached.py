@@ -1,7 +1,7 @@
 """Starts the agent in a process that was started without it: `xpc-instrument attach` has this run there, in a thread of its own.
 
 It is text that is executed, not a module: nothing of ours can be imported before it has run. `path` is where it was read from; beside it
-lie `job.json`, what is to be done, and `report`, a pipe that whoever attaches reads.
+lie `job.json`, what is to be done, `needed.py`, and `report`, a pipe that whoever attaches reads.
 
 Rules:
 - Nothing is raised, nothing printed, and nothing of the application's changed until it is clear that the agent may start.
@@ -183,6 +183,20 @@ def _gate() -> Any:
     return gate
 
 
+def _in_the_way(folder: str) -> str:
+    """Why nothing may be imported here, as it stands between the quotes of JSON; "" if it may."""
+    try:
+        with open(folder + "/needed.py", "rb") as file:
+            text = file.read()
+        needed: Any = {"__name__": "xpc_agent.bootstrap.needed"}
+        exec(text, needed)  # noqa: S102 - the agent's own
+        found = needed["in_the_way"]()
+        why = f"{found} would be imported in place of the standard library's module, which the agent needs" if found else ""
+    except Exception as error:
+        why = f"{type(error).__name__}: {error}"
+    return ascii(why)[1:-1].replace("\\", "\\\\").replace('"', '\\"')
+
+
 def _enter(gate: Any, job: Any, folder: str, report: Any, pipe: int) -> None:
     why = _refusal()
     if why:
@@ -229,7 +243,7 @@ def _forget_thread() -> None:
 
 
 def _remove(folder: str) -> None:
-    for name in ("job.json", "sources.json", "start.py", "remote.py", "report"):
+    for name in ("job.json", "sources.json", "start.py", "remote.py", "needed.py", "report"):
         try:
             _posix.unlink(f"{folder}/{name}")
         except OSError:
@@ -253,6 +267,10 @@ def _run(path: str) -> None:
     if usual > _SWITCHING:
         sys.setswitchinterval(_SWITCHING)
     try:
+        refusal = _in_the_way(folder)
+        if refusal:
+            _posix.write(pipe, ('{"refusal": "%s", "thread": %d}\n' % (refusal, report["thread"])).encode())
+            return
         json: Any = __import__("json")
         try:
             with open(folder + "/job.json", encoding="utf-8") as file:

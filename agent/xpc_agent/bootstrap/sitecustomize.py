@@ -214,6 +214,7 @@ class Stub:
         self._done.acquire()
         may_load = True
         try:
+            _stay_out()
             may_load = self._may_load()
             if may_load:
                 from xpc_agent.life.autostart import autostart
@@ -470,6 +471,17 @@ class Stub:
 
     def _finalize_later(self) -> None:
         sys.modules["multiprocessing.util"].Finalize(self, self._at_exit, exitpriority=0)
+
+
+def _stay_out() -> None:
+    """ImportError where a file of the application stands in the way of what the agent would import."""
+    with open(os.path.dirname(os.path.abspath(__file__)) + "/needed.py", "rb") as file:
+        text = file.read()
+    needed: dict[str, Any] = {"__name__": "xpc_agent.bootstrap.needed"}
+    exec(text, needed)  # noqa: S102 - the agent's own
+    found = needed["in_the_way"]()
+    if found:
+        raise ImportError(f"{found} would be imported in place of the standard library's module")
 
 
 def _is_same(descriptor: int, inode: int) -> bool:

@@ -25,6 +25,7 @@ from tests.attaching.proof import Target
 from tests.programs import Program, children
 from xpc_instrument.attaching.attach import _bring, attach_process, attach_tree
 from xpc_instrument.attaching.examination import examine
+from xpc_instrument.attaching.job import Job
 from xpc_instrument.cli import main
 from xpc_instrument.core.config.file import from_probes, with_on_demand
 from xpc_instrument.core.discovery import entry as discovery
@@ -440,3 +441,69 @@ def test_no_name_of_the_main_module_is_used_and_one_that_is_no_module_stays(run_
     program.send_line()
     assert program.read_line() == "same"
     program.kill()
+
+
+def test_a_file_of_the_application_is_not_run_in_place_of_the_standard_library_s(
+    run_program: Callable[..., Program], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("selectors", "json"):
+        (tmp_path / f"{name}.py").write_text(f"print('{name} was run', flush=True)\nraise SystemExit\n")
+    program = _sleeper(run_program)
+    status, said = _said(capsys, str(program.pid))
+    assert status == 6 and str(tmp_path) in said and "would be imported in place of the standard library's module" in said
+    for name in ("selectors", "json"):
+        (tmp_path / f"{name}.py").unlink()
+    assert _said(capsys, str(program.pid))[0] == 0
+    program.kill()
+    assert "was run" not in program.text
+
+
+def test_the_stand_in_stays_out_where_a_file_of_the_application_is_in_the_way(run_program: Callable[..., Program], tmp_path: Path) -> None:
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    (folder / "selectors.py").write_text("print('selectors was run', flush=True)\n")
+    (folder / "pay.py").write_text("def charge(): return 1\n")
+    (folder / "main.py").write_text("import pay\nprint('charged', pay.charge(), flush=True)\n")
+    program = run_program(
+        command=[
+            *(sys.executable, "-m", "xpc_instrument.cli", "run", "--app", "pay", "--probe", "pay:charge", "--"),
+            *(sys.executable, "shop/main.py"),
+        ],
+        cwd=tmp_path,
+    )
+    assert program.wait() == 0
+    assert "charged 1" in program.text and "selectors was run" not in program.text and f"{folder}/selectors.py" in program.text
+
+
+def test_a_thread_is_named_as_one(run_program: Callable[..., Program], capsys: pytest.CaptureFixture[str]) -> None:
+    program = run_program(
+        "import threading, time\nthread = threading.Thread(target=time.sleep, args=(1000,), daemon=True)\nthread.start()\n"
+        "print('thread', thread.native_id, flush=True)\ntime.sleep(1000)\n"
+    )
+    thread = program.read_until("thread").split()[1]
+    status, said = _said(capsys, thread)
+    assert status == 6 and f"it is a thread of process {program.pid}" in said
+    program.kill()
+
+
+def test_one_without_free_descriptors_is_refused(run_program: Callable[..., Program], capsys: pytest.CaptureFixture[str]) -> None:
+    program = run_program(
+        "import os, resource, time\nresource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))\nkept = [os.pipe() for _ in range(29)]\n"
+        "print('ready', flush=True)\ntime.sleep(1000)\n"
+    )
+    program.read_until("ready")
+    status, said = _said(capsys, str(program.pid))
+    assert status == 6 and "descriptors open, and may have 64" in said
+    program.kill()
+
+
+@pytest.mark.parametrize("answer", [b"junk\n", b"[]\n", b"{}\n", b'{"refusal": 1}\n', b"x" * 40_000])
+def test_an_answer_that_is_none_of_the_agent_s_is_refused(answer: bytes) -> None:
+    with Job(os.getpid(), os.getuid(), os.getgid()) as job:
+        pipe = os.open(f"{job.path}/report", os.O_WRONLY | os.O_NONBLOCK)
+        try:
+            os.write(pipe, answer)
+            with pytest.raises(AttachError, match="its answer is not what the agent says"):
+                job.await_report(time.monotonic() + 10)
+        finally:
+            os.close(pipe)

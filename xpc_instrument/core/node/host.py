@@ -106,6 +106,15 @@ class Host:
         if self._acceptor is not None:
             raise LocalProtocolError(f"this node already listens at {self.address}")
         listener = listen(self.address, self._key, self._protection) if descriptor < 0 else adopt(descriptor)
+        try:
+            self._serve_at(listener)
+        except BaseException:
+            self._unlink()
+            self._close_all(abandon=False)
+            listener.close()
+            raise
+
+    def _serve_at(self, listener: Any) -> None:
         if self.address.is_unix:
             self._inode = os.stat(self.address.path).st_ino
         self._owner = os.getpid()
