@@ -42,11 +42,11 @@ if TYPE_CHECKING:
     from .script.differing import Difference
     from .script.handle import Handle
     from .script.manager import Manager, find_free_port
-    from .script.observer import Stack
     from .script.recorded import InnerCall, RecordedCall
     from .script.recording import Recorder, Recording, RecordingError, load
     from .script.replaying import Replayed
     from .script.session import Session
+    from .script.stacks import Stack
     from .script.targets import Described
     from .script.trees import Trace, Tree, TreeNode
     from .script.watching import CallEvent, LineEvent, Log, Watch
@@ -98,7 +98,7 @@ _HOMES = {
     "FaultRow": "script.counted",
     "Injected": "script.counted",
     "StackRow": "script.counted",
-    "Stack": "script.observer",
+    "Stack": "script.stacks",
     "Difference": "script.differing",
     "InnerCall": "script.recorded",
     "RecordedCall": "script.recorded",

@@ -6,6 +6,7 @@ import argparse
 import time
 from typing import Any, Dict, Tuple
 
+from ..script.stacks import read_stacks, unseen
 from ..verbs.events import clock, frames_text, running_json, stack_json
 from .observing import Run, add_verb, frames, running
 from .tables import follow
@@ -61,7 +62,11 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _now(one: Run) -> int:
-    for stack in one.session.stacks():
+    reports = one.session._reports("stacks")
+    for stack in read_stacks(reports):
         head = f"{stack.pid} {'task ' if stack.is_task else ''}{stack.name or f'thread {stack.thread}'}"
-        one.output.event(running_json(stack), [head, *frames_text(stack.frames)])
+        awaits = f"  awaits {', '.join(stack.awaits)}" if stack.awaits else ""
+        one.output.event(running_json(stack), [f"{head}{awaits}", *frames_text(stack.frames)])
+    for name in unseen(reports):
+        one.output.say(f"tasks of {name} are not seen, only those of asyncio; its threads are above")
     return 0

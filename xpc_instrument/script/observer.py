@@ -13,13 +13,13 @@ from ..core.discovery.doorbell import bell_name
 from ..core.model.expression import TRUSTED, parse, parse_template
 from ..core.model.fault import parse_terms
 from ..core.model.local import DURATION, INJECT, LINE, RECORD, STACK, STAT, TREE, WATCH
-from ..core.model.record import Record
 from ..core.model.target import Mode, is_line
 from ..core.model.terms import Terms
 from .counted import Injected, Monitor, Stacks, Stat
 from .handle import Handle
 from .recording import Recorder
 from .registrar import Registrar, Targets, joined
+from .stacks import Stack, read_stacks
 from .targets import Described, described
 from .trees import Trace
 from .watching import Log, Watch, line_event, logged_call
@@ -28,21 +28,6 @@ OBSERVED_RATE = 50.0
 """Calls a second that ``watch`` shows of each process, unless it is told otherwise."""
 TRACED_RATE = 5.0
 """Likewise the trees that ``trace`` lets grow."""
-
-
-class Stack(Record):
-    """What a thread or a task of the application is doing."""
-
-    pid: int
-    thread: int
-    """0 of a task that waits."""
-
-    name: str
-    """Of the thread or the task."""
-
-    is_task: bool
-    frames: Sequence[Any]
-    """File, line and function of each frame, the innermost first."""
 
 
 class Observer(Registrar):
@@ -54,7 +39,7 @@ class Observer(Registrar):
     def _ask(self, question: str) -> List[Mapping[str, Any]]:
         raise NotImplementedError
 
-    def _reports(self) -> List[Mapping[str, Any]]:
+    def _reports(self, what: str = "probes") -> List[Mapping[str, Any]]:
         raise NotImplementedError
 
     def _search(self, pattern: str) -> List[Mapping[str, Any]]:
@@ -341,12 +326,11 @@ class Observer(Registrar):
         return self._add(mode, joined(mode, target), _stays_there, terms, ())
 
     def stacks(self) -> List[Stack]:
-        """What all threads and waiting tasks of each process do now. Raises ``DeadlineError`` as ``stats`` does."""
-        return [
-            Stack(data["pid"], one["thread"], one["task"] or one["name"], bool(one["task"]), tuple(map(tuple, one["frames"])))
-            for data in self._ask("stacks")
-            for one in data["stacks"]
-        ]
+        """What all threads and waiting tasks of asyncio of each process do now, those behind one fixed address included.
+
+        Raises ``DeadlineError`` as ``stats`` does.
+        """
+        return read_stacks(self._reports("stacks"))
 
     def signature(self, target: str) -> Optional[inspect.Signature]:
         """The parameters of a target, as a process of the application tells them; None of what was not written in Python, or is not there.

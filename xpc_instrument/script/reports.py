@@ -42,11 +42,11 @@ class Reporter:
             self._changed.notify_all()
         return True
 
-    def begin(self, joiner: Joiner, deadline: float) -> PendingRequest:
+    def begin(self, joiner: Joiner, deadline: float, what: str = "probes") -> PendingRequest:
         """Ask a process; `collect` waits for the answer."""
-        return joiner.begin_query("probes", deadline)
+        return joiner.begin_query(what, deadline)
 
-    def collect(self, joiner: Joiner, request: PendingRequest, deadline: float) -> Tuple[List[Report], List[int]]:
+    def collect(self, joiner: Joiner, request: PendingRequest, deadline: float, what: str = "probes") -> Tuple[List[Report], List[int]]:
         """What it tells, and those who share its address, less those that have left; and the pids of those that did not tell in time.
 
         Raises what `PendingRequest.answer` raises if the process itself does not.
@@ -55,18 +55,18 @@ class Reporter:
         found, late = [own], []
         for pid in own.get("members", ()):
             now = time.monotonic()
-            has_told, report = self._ask_member(joiner, pid, now + max(0.0, deadline - now) / 2)
+            has_told, report = self._ask_member(joiner, f"{pid} {what}", now + max(0.0, deadline - now) / 2)
             if not has_told:
                 late.append(pid)
             elif report is not None:
                 found.append(report)
         return found, late
 
-    def _ask_member(self, joiner: Joiner, pid: int, deadline: float) -> Tuple[bool, Optional[Report]]:
+    def _ask_member(self, joiner: Joiner, question: str, deadline: float) -> Tuple[bool, Optional[Report]]:
         # Not without the lock: the report may come before it is known which question it answers.
         with self._changed:
-            request = joiner.begin_query(f"member {pid}", deadline)
-            self._awaited[request.number] = pid
+            request = joiner.begin_query(f"member {question}", deadline)
+            self._awaited[request.number] = int(question.partition(" ")[0])
         try:
             if not request.answer(deadline).data.get("asked"):
                 return True, None

@@ -369,16 +369,16 @@ class Session(Observer):
                     raise
         return found
 
-    def _reports(self) -> List[Mapping[str, Any]]:
+    def _reports(self, what: str = "probes") -> List[Mapping[str, Any]]:
         self._check_process()
         with self._lock:
             processes = list(self._processes.values())
         deadline = time.monotonic() + self._limits.connect_timeout
-        asked = [(process, process.reporter.begin(process.joiner, deadline)) for process in processes]
+        asked = [(process, process.reporter.begin(process.joiner, deadline, what)) for process in processes]
         found: List[Mapping[str, Any]] = []
         for process, one in asked:
             try:
-                reports, late = process.reporter.collect(process.joiner, one, deadline)
+                reports, late = process.reporter.collect(process.joiner, one, deadline, what)
             except ChannelError:
                 if process.joiner.alive:
                     raise

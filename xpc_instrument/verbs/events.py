@@ -14,7 +14,7 @@ from ..core.model.target import is_line
 from ..core.model.times import shown_seconds
 from ..core.values.captured import Captured, exception_to_json, to_json
 from ..script.counted import MonitorRow, StackRow, StatRow
-from ..script.observer import Stack
+from ..script.stacks import Stack
 from ..script.watching import CallEvent, LineEvent
 
 # Characters of one value in a line for people.
@@ -223,5 +223,7 @@ def stack_json(row: StackRow, target: str) -> Dict[str, Any]:
 
 def running_json(stack: Stack) -> Dict[str, Any]:
     """What a thread or a task does."""
-    kind: Mapping[str, Any] = {"task": stack.name} if stack.is_task else {"thread": stack.thread, "name": stack.name}
+    kind: Mapping[str, Any] = (
+        {"task": stack.name, "awaits": list(stack.awaits)} if stack.is_task else {"thread": stack.thread, "name": stack.name}
+    )
     return {"type": "stack", "pid": stack.pid, **kind, "count": 1, "frames": frames_json(stack.frames)}

@@ -23,6 +23,7 @@ from xpc_instrument.core.protocol.codec import MAX_CONTROL
 from xpc_instrument.core.protocol.messages import Notice, Register
 
 from ..relay import PREFIX, RelayedPeer
+from . import stacks
 from .selections import Added
 
 log = logging.getLogger("xpc_agent")
@@ -129,8 +130,9 @@ class Membership:
 
     def _tell(self, data: Any) -> None:
         """Tell a script, through the host, what it has asked the host."""
-        report = {**self._report(), "request": data["request"]}
-        if len(json.dumps(report)) > _LONGEST_REPORT:
+        wanted = stacks.told() if data.get("what") == "stacks" else self._report()
+        report = {**wanted, "request": data["request"]}
+        if "probes" in report and len(json.dumps(report)) > _LONGEST_REPORT:
             # The host would take it for hostile, and end this membership and all its hooks.
             log.warning(
                 "this process has more probe points (%d) than it can report through the one that hosts the address", len(report["probes"])

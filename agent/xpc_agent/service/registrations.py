@@ -44,9 +44,10 @@ from ..points.point import ProbePoint
 from ..points.table import ProbeTable
 from ..relay import RelayedPeer
 from .counting import all_totals, counting, totals
-from .on_use import capturer_of, condition_of, maker_of, search, stacks
+from .on_use import capturer_of, condition_of, maker_of, search
 from .selections import Added, Selection, Selections
 from .sharing import PendingAnswer, Sharing
+from .stacks import told
 
 # What a script may register where the config allows no more than to observe; then nothing that it sends is unpickled.
 _OBSERVERS = frozenset({Mode.BEFORE, Mode.AFTER})
@@ -181,7 +182,7 @@ class Registrations(Policy):
             data = {"totals": totals(counting(self._table, peer.session, int(rest))), "pid": os.getpid()}
             return Answer(message.request, True, data={**data, "members": [one.pid for one in self._sharing.members()]})
         if kind == "stacks":
-            return Answer(message.request, True, data={"stacks": stacks(), "pid": os.getpid()})
+            return Answer(message.request, True, data={**told(), "members": [one.pid for one in self._sharing.members()]})
         if kind == "targets":
             return self._search(message, rest)
         if kind != "member":

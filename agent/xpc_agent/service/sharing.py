@@ -128,11 +128,15 @@ class Sharing:
             elif peer.session in pending.members:
                 self.answered(pending, peer.session)
 
-    def ask(self, pid: str, script: Peer, request: int) -> bool:
-        """Have a member report to a script, in a notice; False if there is none of that pid."""
+    def ask(self, question: str, script: Peer, request: int) -> bool:
+        """Have a member report to a script, in a notice; False if there is none of that pid.
+
+        The question is the pid, and behind it `stacks` if that is what is wanted.
+        """
+        pid, _, what = question.partition(" ")
         asked = next((one for one in self.members() if str(one.pid) == pid), None)
         if asked is not None:
-            asked.notify("report", session=script.session, request=request)
+            asked.notify("report", session=script.session, request=request, what=what)
         return asked is not None
 
     # hooks -------------------------------------------------------------------------------------------------------------

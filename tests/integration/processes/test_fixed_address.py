@@ -123,6 +123,14 @@ def test_each_process_tells_of_itself_through_the_one_that_hosts(apps: Tuple[str
 MANY = "".join(f"def function_with_a_name_that_is_not_short_{number}():\n    return {number}\n" for number in range(2000))
 
 
+def test_the_stacks_of_each_process_are_told_through_the_one_that_hosts(apps: Tuple[str, App, App]) -> None:
+    address, host, member = apps
+    with xpc_instrument.connect(address, KEY) as session:
+        main = {stack.pid: stack for stack in session.stacks() if stack.name == "MainThread"}
+    assert main.keys() == {host.program.pid, member.program.pid}
+    assert all(stack.frames[-1][2] == "<module>" for stack in main.values())
+
+
 def test_a_process_with_thousands_of_probe_points_tells_of_them_and_keeps_its_hooks(
     run_program: Callable[..., Program], tmp_path: Path, runtime_dir: Path
 ) -> None:
