@@ -16,15 +16,14 @@ from typing import Dict, List, Tuple
 
 from xpc_instrument.core.model.interrupts import raise_interrupt
 from xpc_instrument.core.node.threads import PAUSE_TIMEOUT, Run, ServiceThread
-from xpc_instrument.core.unpatched import POLLIN, POLLOUT, allocate_lock, poll, read, write
+from xpc_instrument.core.node.wake import WakePipe
+from xpc_instrument.core.unpatched import POLLIN, POLLOUT, allocate_lock, poll
 
 from ..guard import guard_thread, guarded
 from .queue import EventQueue, QueuedHook
 
 log = logging.getLogger("xpc_agent")
 
-# By its own name: `os:write` may be a target.
-_write = write
 
 # How long the end of the process waits for the sender, which has had its time, in seconds.
 _END_TIMEOUT = 0.1
@@ -40,7 +39,7 @@ class Sender:
         self.next_batch = itertools.count(1).__next__
         self._queues: List[EventQueue] = []
         self._lock = allocate_lock()
-        self._wake_r = self._wake_w = -1
+        self._pipe = WakePipe()
         # Released to end a nap, in which nothing is under way; else the thread polls.
         self._nap = allocate_lock()
         self._napping = False
@@ -93,10 +92,10 @@ class Sender:
             if self._napping:
                 return
         try:
-            _write(self._wake_w, b"w")
+            self._pipe.wake()
         except OSError as error:
             raise_interrupt(error, of_values=True)
-            # Full of wake-ups that are not read yet, or just closed, at the end of the process
+            log.debug("the sender of events could not be woken: %s", error)
 
     @guarded
     def _start(self) -> None:
@@ -105,10 +104,7 @@ class Sender:
         try:
             if self._thread.running or self._held or not self._queues:
                 return
-            if self._wake_r < 0:
-                self._wake_r, self._wake_w = os.pipe()
-                os.set_blocking(self._wake_r, False)
-                os.set_blocking(self._wake_w, False)
+            self._pipe.open()
             self.source = self.source or f"{os.getpid()}-{os.urandom(8).hex()}"
             try:
                 self._thread.start()
@@ -134,7 +130,7 @@ class Sender:
         self._nap.acquire(False)
         self._napping = True
         poller = poll()
-        poller.register(self._wake_r, POLLIN)
+        poller.register(self._pipe.read_end, POLLIN)
         now = time.monotonic()
         waits: List[float] = []
         under_way = False
@@ -156,12 +152,8 @@ class Sender:
         if self._nap.acquire(False):
             return  # woken, by one who saw a nap coming
         for fd, _events in poller.poll(None if patience is None else patience * 1000):
-            if fd == self._wake_r:
-                try:
-                    while len(read(self._wake_r, 512)) == 512:
-                        pass
-                except BlockingIOError:
-                    pass
+            if fd == self._pipe.read_end:
+                self._pipe.drain()
 
     def _is_done(self, run: Run) -> bool:
         """Whether the thread is to end, since there is no hook any more, or since all is sent and the process leaves."""
@@ -193,7 +185,7 @@ class Sender:
     def reset_after_fork(self) -> None:
         """In a forked child: begin with empty queues and without a thread."""
         self._lock = allocate_lock()
-        self._close_pipe()
+        self._pipe.close()
         self._nap, self._napping = allocate_lock(), False
         self._held = self._finishing = False
         self._thread.forget()
@@ -219,11 +211,5 @@ class Sender:
             if not idle:
                 untold[queue.session] = {hook.key: (hook.number, hook.dropped) for hook in hooks}
         self._queues = []
-        self._close_pipe()
+        self._pipe.close()
         return untold
-
-    def _close_pipe(self) -> None:
-        for fd in (self._wake_r, self._wake_w):
-            if fd >= 0:
-                os.close(fd)
-        self._wake_r = self._wake_w = -1

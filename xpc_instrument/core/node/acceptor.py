@@ -12,7 +12,7 @@ import logging
 import selectors
 import socket
 import time
-from typing import Callable, List, Optional
+from typing import Any, Callable, List, Optional
 
 from ..model.errors import AuthenticationError, LocalProtocolError, RemoteProtocolError, XpcError
 from ..model.limits import Limits
@@ -20,6 +20,7 @@ from ..protocol.codec import Bytes
 from ..protocol.connection import Connection
 from ..protocol.messages import Hello, Role, Welcome
 from ..unpatched import Selector, accept
+from ..wire.held import identity_of
 from ..wire.wire import Wire
 from .address import Address, Protection, check_peer
 from .throttle import LogThrottle
@@ -70,6 +71,7 @@ class Acceptor:
         self._clients = UnauthenticatedClients(limits.max_unauthenticated)
         self._log = log
         self._listener: Optional[socket.socket] = None
+        self._identity: Any = None
         self._selector: Optional[Selector] = None
         self._rest_until = 0.0
         self._busy = 0.0
@@ -77,6 +79,7 @@ class Acceptor:
     def open(self, listener: socket.socket, selector: Selector) -> None:
         """Accept connections at `listener`. The data of what is ready in the selector is this acceptor, or the `UnauthenticatedClient`."""
         self._listener, self._selector = listener, selector
+        self._identity = identity_of(listener)
         self._rest_until = 0.0
         selector.register(listener, selectors.EVENT_READ, self)
 
@@ -84,6 +87,9 @@ class Acceptor:
         """Close the listener and all connections in their handshake; `abandon`: after a fork, only this process's descriptors."""
         listener, self._listener, self._selector = self._listener, None, None
         if listener is not None:
+            if identity_of(listener) != self._identity:
+                # The application has closed all descriptors; the number may be that of one of its own by now.
+                listener.detach()
             listener.close()
         for client in self._clients:
             client.wire.abandon() if abandon else client.wire.close()

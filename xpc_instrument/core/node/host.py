@@ -13,7 +13,6 @@ Rules:
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import selectors
@@ -25,7 +24,7 @@ from ..model.errors import ChannelError, LocalProtocolError, RemoteProtocolError
 from ..model.limits import Limits
 from ..protocol.codec import Bytes
 from ..protocol.messages import Hello, Role, Welcome
-from ..unpatched import Selector, read, sleep, write
+from ..unpatched import Selector, sleep
 from ..wire.held import close_lost
 from ..wire.opening import welcome_with_memory
 from ..wire.wire import Wire
@@ -37,6 +36,7 @@ from .served import ServedLanes
 from .threads import PAUSE_TIMEOUT, Run, ServiceThread
 from .throttle import LogThrottle
 from .unauthenticated import UnauthenticatedClient
+from .wake import WakePipe
 
 # How long the service thread waits for a forked child to announce itself, in seconds.
 _BIRTH_TIMEOUT = 1.0
@@ -81,7 +81,7 @@ class Host:
         self._acceptor: Optional[Acceptor] = None
         self._refused_before = 0
         self._served = ServedLanes(address, self._serve, self._log)
-        self._wake_r = self._wake_w = -1
+        self._pipe = WakePipe()
         self._thread = ServiceThread(self._run, self.wake)
         self._expelled: Deque[Any] = deque()
         self._owner = 0
@@ -118,11 +118,9 @@ class Host:
         if self.address.is_unix:
             self._inode = os.stat(self.address.path).st_ino
         self._owner = os.getpid()
-        self._wake_r, self._wake_w = os.pipe()
-        os.set_blocking(self._wake_r, False)
-        os.set_blocking(self._wake_w, False)
+        self._pipe.open()
         self._selector = Selector()
-        self._selector.register(self._wake_r, selectors.EVENT_READ, None)
+        self._selector.register(self._pipe.read_end, selectors.EVENT_READ, None)
         self._acceptor = Acceptor(
             self.address,
             self._key,
@@ -143,13 +141,7 @@ class Host:
 
     def wake(self) -> None:
         """Have the service thread look at everything again."""
-        try:
-            write(self._wake_w, b"w")
-        except BlockingIOError:
-            pass  # it has not read the earlier wake-ups yet, so it will look
-        except OSError as error:
-            if error.errno != errno.EBADF:  # stopped meanwhile
-                raise
+        self._pipe.wake()
 
     def pause(self, timeout: float = PAUSE_TIMEOUT) -> bool:
         """End the service thread but keep everything open, for the moment of a fork. Returns whether it has within `timeout` seconds."""
@@ -209,10 +201,7 @@ class Host:
         if self._selector is not None:
             self._selector.close()
             self._selector = None
-        for fd in (self._wake_r, self._wake_w):
-            if fd >= 0:
-                os.close(fd)
-        self._wake_r = self._wake_w = -1
+        self._pipe.close()
         while self._births:
             os.close(self._births.pop())
         self._served.close(abandon)
@@ -267,11 +256,11 @@ class Host:
         waited = bool(self._births)
         while self._births and run.due:
             with Selector() as selector:
-                selector.register(self._wake_r, selectors.EVENT_READ)
+                selector.register(self._pipe.read_end, selectors.EVENT_READ)
                 selector.register(self._births[-1], selectors.EVENT_READ)
                 ready = [key.fd for key, _ in selector.select(max(0.0, deadline - time.monotonic()))]
-            if self._wake_r in ready:
-                self._drain_wakeups()
+            if self._pipe.read_end in ready:
+                self._pipe.drain()
             if not ready or self._births[-1] in ready:
                 os.close(self._births.pop())
         if waited and run.due:
@@ -287,7 +276,7 @@ class Host:
                 return
             owner = key.data
             if owner is None:
-                self._drain_wakeups()
+                self._pipe.drain()
             elif isinstance(owner, Peer):
                 if mask & selectors.EVENT_READ:
                     self._read_peer(owner)
@@ -295,13 +284,6 @@ class Host:
                 acceptor.handle(owner if isinstance(owner, UnauthenticatedClient) else None)
         if run.due:
             self._look_after(time.monotonic())
-
-    def _drain_wakeups(self) -> None:
-        try:
-            while read(self._wake_r, 512):
-                pass
-        except BlockingIOError:
-            pass
 
     def _patience(self) -> Optional[float]:
         """Seconds until something is due even if nothing arrives; None if nothing is."""
