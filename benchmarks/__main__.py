@@ -22,6 +22,7 @@ from .groups.growth import ARMING, POINTS, SCRIPTS
 from .groups.hot import HOT
 from .groups.inflight import ASYNC
 from .groups.large import LARGE
+from .groups.lines import LINES
 from .groups.observing import OBSERVING
 from .groups.payloads import PAYLOADS
 from .groups.roundtrip import ROUNDTRIP, TCP
@@ -43,6 +44,7 @@ GROUPS: Dict[str, Union[Group, Tally]] = {
         FORWARDING,
         GATES,
         OBSERVING,
+        LINES,
         STEPS,
         ROUNDTRIP,
         TCP,

@@ -241,7 +241,7 @@ class ProbeTable:
         """The probe point of a target. Raises `TargetError` that names the nearest."""
         point = self.points.get(target)
         if is_line(target):
-            return point or self._line(target)
+            return point if point is not None and point.hooks else self._line(target)
         if point is None or point.state in ("pending", "missing"):
             self.look_at_imported()
             point = self.points.get(target)
@@ -416,8 +416,6 @@ class ProbeTable:
 
     def forget_unused(self) -> None:
         """What a script asked for and nobody has a hook on any more is no probe point any longer."""
-        if not self.on_demand.patterns:
-            return
         with self.changing():
             for target, point in list(self.points.items()):
                 if point.on_demand and not point.hooks:

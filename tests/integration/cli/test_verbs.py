@@ -14,7 +14,7 @@ from typing import Any, Callable, List
 import pytest
 
 import xpc_instrument
-from tests.integration.app_fixture import App, command
+from tests.integration.app_fixture import TARGETS, App, command
 
 WORDS = (sys.executable, "-m", "xpc_instrument.cli")
 
@@ -265,3 +265,33 @@ def test_inject_ends_by_itself_and_tells_it_as_json(app: App, tmp_path: Path) ->
 def test_inject_refuses_what_it_cannot_do(app: App, words: List[str], status: int, message: str) -> None:
     done = command("inject", *words)
     assert (done.returncode, message in done.stderr) == (status, True), done.stderr
+
+
+def test_log_and_watch_show_a_line_with_its_variables(app: App, tmp_path: Path) -> None:
+    # In `charge`, behind the line of its `def`.
+    line = next(number for number, text in enumerate(TARGETS.splitlines(), 1) if text.startswith("def charge")) + 2
+    done = during(app, "[shop.charge(5), shop.charge(6)] and None", "log", "shop", f"shop.py:{line}", "{amount} of {currency!r}", "-n", "2")
+    assert done.returncode == 0, done.stderr
+    assert [text.partition(" shop.py:")[2] for text in done.stdout.splitlines()] == [f"{line}  5 of 'EUR'", f"{line}  6 of 'EUR'"]
+    first, last = done.stderr.splitlines()
+    assert first.startswith(f"armed shop.py:{line} in 1 process of shop in ")
+    assert last == "2 events shown of 2: 0 over --rate, 0 dropped; disarmed in 1 process"
+    done = during(app, "[shop.charge(5), shop.charge(6)] and None", "watch", "shop", f"shop.py:{line}", "--when", "amount > 5", "-n", "1")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[1:] == ["    amount = 6", "    currency = 'EUR'"]
+    file = tmp_path / "lines.jsonl"
+    words = ("log", "shop", f"shop.py:{line}", "--locals", "--stack", "1", "-n", "1", "-o", str(file))
+    assert during(app, "shop.charge(5)", *words).returncode == 0
+    _, event, _ = events(file.read_text())
+    assert (event["type"], event["line"], event["text"], event["locals"]) == ("line", line, "", {"amount": 5, "currency": "EUR"})
+    assert event["file"].endswith("shop.py")
+    assert event["stack"][0]["function"] == "<module>"
+    done = during(app, "shop.charge(5)", "log", "shop", "shop:charge", "{amount} -> {result}", "-n", "1")
+    assert done.stdout.endswith(" charge  5 -> 5 EUR\n")
+
+
+def test_log_says_what_it_cannot_be_put_on(app: App) -> None:
+    done = command("log", "shop", "shop.py:1", "{amount}")
+    assert (done.returncode, "the nearest lines that have one are" in done.stderr) == (1, True)
+    assert command("log", "shop", "shop.py:5", "{amount", "x").returncode == 2
+    assert command("log", "shop", "shop:charge").returncode == 2

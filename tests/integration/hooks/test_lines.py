@@ -10,7 +10,8 @@ from typing import Any, Callable, Dict, List
 import pytest
 
 import xpc_instrument
-from tests.integration.app_fixture import App
+from tests.integration.app_fixture import App, start_app
+from tests.programs import Program
 from xpc_instrument import LineEvent, Session, TargetError
 
 pytestmark = pytest.mark.version
@@ -220,3 +221,37 @@ def test_a_log_is_iterated_as_a_watch_is(app: App) -> None:
             app.evaluate("lined.decorated(2)")
             event = next(log)
         assert (event.text, event.file.endswith("lined.py"), event.target) == ("2 -> 3", True, "lined:decorated")
+
+
+def test_all_ends_with_the_session_and_with_the_agent(app: App) -> None:
+    app.evaluate("globals().update(before=lined.total.__code__)")
+    session = xpc_instrument.connect("shop")
+    log = session.log(at("add"), "{item}", rate=None)
+    app.evaluate("lined.total([1])")
+    session.close()
+    assert [event.text for event in iter(lambda: log.take(0.0), None)] == ["1"]
+    assert app.evaluate("(lined.total.__code__ is before, lined.total([1])[0])") == "(True, 2)"
+    with xpc_instrument.connect("shop") as session:
+        session.log(at("add"), "{item}")
+        session.log(at("inner"), "{number}")
+        app.evaluate("__import__('xpc_agent').stop()")
+        assert app.evaluate("(lined.total.__code__ is before, lined.total([1])[0])") == "(True, 2)"
+        assert app.evaluate(
+            "getattr(__import__('sys'), 'monitoring', None) and [__import__('sys').monitoring.get_tool(n) for n in (3, 4, 5)]"
+        ) in (
+            "None",
+            "[None, None, None]",
+        )
+
+
+def test_a_forked_child_tells_of_its_lines_and_is_left_as_it_was(run_program: Callable[..., Program], tmp_path: Path) -> None:
+    (tmp_path / "lined.py").write_text(LINED.read_text())
+    app = start_app(run_program, tmp_path, CONFIG)
+    app.evaluate("globals().update(lined=__import__('lined'))")
+    with xpc_instrument.connect("shop") as session, session.log(at("take"), "{amount}", rate=None) as log:
+        fork = (
+            "[os.waitpid(pid, 0) if pid else (lined.Till('c').take(7), __import__('xpc_agent').stop(), os._exit(0)) for pid in [os.fork()]]"
+        )
+        app.evaluate(f"({fork}, lined.Till('c').take(8)) and None".replace("os.", "__import__('os')."))
+        events = sorted((next(log).text, next(log).text))
+        assert events == ["7", "8"]

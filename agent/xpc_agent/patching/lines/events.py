@@ -71,6 +71,7 @@ class LineEvents:
                 del self._hits[number], self._derived[number]
         if not self._hits and self._follow in followers:
             followers.remove(self._follow)
+            monitoring.listen(_tools.events.LINE, None)
             monitoring.release(_OWNER)
 
     def _follow(self, below: CodeType, new: CodeType) -> None:
