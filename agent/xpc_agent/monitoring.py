@@ -34,6 +34,8 @@ class Monitoring:
         self._changing = RLock()
         # By the number of a code object, and by owner.
         self._added: Dict[int, Dict[str, int]] = {}
+        # Those that a tree has added, to many thousands of code objects, for as long as it grows.
+        self._passing = 0
         self.id: Optional[int] = None
         """The tool id, while we have one."""
 
@@ -71,7 +73,7 @@ class Monitoring:
         """From now on `callback` is called with that event, or nothing is."""
         _tools.register_callback(self.id, event, callback)
 
-    def add(self, codes: Iterable[CodeType], events: int, owner: str = "trees") -> None:
+    def add(self, codes: Iterable[CodeType], events: int, owner: str) -> None:
         """Be told of these events in these code objects, too."""
         with self._changing():
             for code in codes:
@@ -79,7 +81,7 @@ class Monitoring:
                 mine[owner] = mine.get(owner, 0) | events
                 self._tell(code, mine)
 
-    def drop(self, codes: Iterable[CodeType], events: int, owner: str = "trees") -> None:
+    def drop(self, codes: Iterable[CodeType], events: int, owner: str) -> None:
         """Be told of them no more, unless another owner has added them."""
         with self._changing():
             for code in codes:
@@ -91,11 +93,25 @@ class Monitoring:
                         self._added.pop(id(code), None)
                 self._tell(code, mine)
 
+    def add_for_now(self, codes: Iterable[CodeType], events: int) -> None:
+        """Be told of these events in all these code objects until `drop_for_now`, by one part of the agent at a time."""
+        number, put, added = self.id, _tools.set_local_events, self._added
+        with self._changing():
+            self._passing = events
+            for code in codes:
+                put(number, code, events | _union(added[id(code)]) if id(code) in added else events)
+
+    def drop_for_now(self, codes: Iterable[CodeType]) -> None:
+        """Be told of them no more."""
+        number, put, added = self.id, _tools.set_local_events, self._added
+        with self._changing():
+            self._passing = 0
+            for code in codes:
+                put(number, code, _union(added[id(code)]) if id(code) in added else 0)
+
     def _tell(self, code: CodeType, added: Mapping[str, int]) -> None:
-        events = 0
-        for one in added.values():
-            events |= one
-        _tools.set_local_events(self.id, code, events)
+        passing = _tools.get_local_events(self.id, code) & self._passing if self._passing else 0
+        _tools.set_local_events(self.id, code, _union(added) | passing)
 
     def everywhere(self, events: int) -> None:
         """Be told of these events, and no others, in all code: for those that are rare, and cannot be had for some code only."""
@@ -104,6 +120,13 @@ class Monitoring:
     def reset_after_fork(self) -> None:
         """In a forked child, where another thread of the parent may have held the lock; what was added stays."""
         self._changing = RLock()
+
+
+def _union(added: Mapping[str, int]) -> int:
+    events = 0
+    for one in added.values():
+        events |= one
+    return events
 
 
 monitoring = Monitoring()

@@ -260,6 +260,7 @@ class TraceHook(ShownHook):
     def _cut_down(self, growing: Growing, values: Optional[Args], result: Any, error: Optional[BaseException]) -> bool:
         """Whether the tree is wanted."""
         try:
+            growing.growth.close()
             was_whole = forest.end(growing)
             self._tree = None
             if not was_whole or self._gone:

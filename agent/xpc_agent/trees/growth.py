@@ -143,12 +143,14 @@ class Growth:
         stack.pop()
         if running is self._whole:
             self._ended = now
+            running.spent += now - running.started
             return
         # As `Node.add`, one call less.
         node, spent = running.node, running.spent + now - running.started
         if node.count == 0 or spent < node.least:
             node.least = spent
-        node.most = max(node.most, spent)
+        if spent > node.most:  # noqa: PLR1730 - a call more
+            node.most = spent
         node.count += 1
         node.total += spent
         if error:
@@ -202,12 +204,16 @@ class Growth:
         iterates = running.node.code.co_flags & _ITERATES
         running.node.add(running.spent if iterates else now - running.started, "")
 
+    def close(self) -> None:
+        """The invocation ends now, whatever is done before `finish`."""
+        self._ended = self._ended or self._clock()
+
     # the end -----------------------------------------------------------------------------------------------------------
 
     def finish(self, error: str) -> None:
         """The invocation has ended; so has all that it has begun."""
         now = self._ended or self._clock()
-        runs = bool(self._ended) or any(one is self._whole for one in self.stack)
+        runs = any(one is self._whole for one in self.stack)
         for one in (*self.stack, *self._suspended.values()):
             if one is not self._whole:
                 self._end(one, now)

@@ -40,7 +40,7 @@ class Monitored:
         monitoring.acquire(_OWNER)
         for event, callback in self._callbacks(events).items():
             monitoring.listen(event, callback)
-        monitoring.add(self._codes, self._events)
+        monitoring.add_for_now(self._codes, self._events)
         if self._everywhere:
             monitoring.everywhere(self._everywhere)
         return ""
@@ -49,7 +49,7 @@ class Monitored:
         """End, in any thread."""
         if self._everywhere:
             monitoring.everywhere(0)
-        monitoring.drop(self._codes, self._events)
+        monitoring.drop_for_now(self._codes)
         for event in self._callbacks(sys.monitoring.events):  # type: ignore[attr-defined, unused-ignore]
             monitoring.listen(event, None)
         monitoring.release(_OWNER)
