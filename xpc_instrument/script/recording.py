@@ -12,11 +12,11 @@ from __future__ import annotations
 import json
 import os
 import platform
-import threading
 import time
 from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Union
 
 from ..core.model.errors import XpcError
+from ..core.node.threads import start_seen
 from .call import Call
 from .differing import Difference
 from .handle import Handle
@@ -126,7 +126,7 @@ class Recorder(Recording, Stream[RecordedCall]):
             self._changed.notify_all()
         if self._limit is not None and len(self.calls) == self._limit:
             # Not here: who removes a hook waits for what it has told.
-            threading.Thread(target=self.remove, name="xpc-recording-ends", daemon=True).start()
+            start_seen(self.remove, name="recording ends")
 
     @property
     def over(self) -> str:
