@@ -73,8 +73,8 @@ _NAMES = {
 }
 
 
-class _Timed:
-    """What the gate keeps while the body runs."""
+class Timed:
+    """What the gate keeps while the body runs; `record(values, result, error, duration)` is called when it has ended."""
 
     __slots__ = ("_ends", "_record", "_started", "_values")
 
@@ -166,8 +166,8 @@ class LocalHook(RemoteHook):
 
     # what an invocation does -------------------------------------------------------------------------------------------
 
-    def _begin(self, gate: Gate, values: Args) -> Tuple[None, _Timed]:
-        return None, _Timed(gate.ends, self._record, values)
+    def _begin(self, gate: Gate, values: Args) -> Tuple[None, Timed]:
+        return None, Timed(gate.ends, self._record, values)
 
     def _around(self, proceed: Callable[..., Any], args: Args, kwargs: Kwargs, bound: bool) -> Any:
         if not self.way.take():

@@ -16,6 +16,7 @@ from typing import Any, Callable, List, Optional, Tuple
 
 from xpc_instrument.core.model.expression import Hidden
 from xpc_instrument.core.model.interrupts import raise_interrupt
+from xpc_instrument.core.model.target import Mode
 from xpc_instrument.core.model.words import one_line
 from xpc_instrument.core.values.captures import REDACTED, CaptureLimits, Capturer
 from xpc_instrument.core.values.redaction import Redaction
@@ -23,8 +24,9 @@ from xpc_instrument.core.values.redaction import Redaction
 from ..guard import guard
 from .admission import Bucket
 from .budget import SAMPLED, Budget
-from .gate import Args, Kwargs
-from .local import callers
+from .gate import ALWAYS, Args, Entered, Gate, Kwargs, Way
+from .invocation import next_number
+from .local import Timed, callers
 from .locals import Locals
 from .shown import ShownHook
 
@@ -52,6 +54,7 @@ class WatchHook(ShownHook):
         self._rejected = Bucket(options["terms"].rate or MOST_REJECTED) if local.get("rejected") else None
         self._show: List[Tuple[str, Callable[..., Any]]] = []
         super().__init__(*args, capturer=Capturer(CaptureLimits(depth=local["depth"]), redaction), hides=redaction.hides, **options)
+        self.alone = Way(ALWAYS, self._begin)
         self._own = self.target.rpartition(".")[2].rpartition(":")[2]
 
     def _evaluated(self, made: List[Callable[..., Any]]) -> None:
@@ -67,10 +70,26 @@ class WatchHook(ShownHook):
     def _record(
         self, number: int, args: Args, kwargs: Kwargs, instance: Any, duration: float, result: Any, error: Optional[BaseException]
     ) -> None:
+        self._tell_call(number, args if instance is None else (instance, *args), kwargs, duration, result, error)
+
+    def _begin(self, gate: Gate, values: Args) -> Entered:
+        """Alone inside the function's code, which has the values of all parameters in their order."""
+        if self.mode is not Mode.BEFORE:
+            return None, Timed(gate.ends, self._left_body, values)
+        self._tell_call(next_number(), values, None, 0.0, None, None)
+        return None
+
+    def _left_body(self, values: Optional[Args], result: Any, error: Optional[BaseException], duration: float) -> None:
+        self._tell_call(next_number(), values or (), None, duration, result, error)
+
+    def _tell_call(
+        self, number: int, args: Args, kwargs: Optional[Kwargs], duration: float, result: Any, error: Optional[BaseException]
+    ) -> None:
+        """Queue an invocation, if it is one that is shown; without `kwargs`, `args` are the values of all parameters."""
         if self._rests or guard.on or (self._raising and error is None):
             return
         try:
-            seen = self._seen(args if instance is None else (instance, *args), kwargs, duration, result, error)
+            seen = self._seen(args, kwargs, duration, result, error)
         except Exception as fault:
             self._lost(fault)
             return
@@ -81,14 +100,14 @@ class WatchHook(ShownHook):
             self._queue(number, *seen)
 
     def _seen(
-        self, args: Args, kwargs: Kwargs, duration: float, result: Any, error: Optional[BaseException]
+        self, args: Args, kwargs: Optional[Kwargs], duration: float, result: Any, error: Optional[BaseException]
     ) -> Optional[Tuple[bytes, bool]]:
         """An invocation as it is shown, and whether it meets the condition; None if it is not shown."""
         began = 0.0 if self._budget.tick() % SAMPLED else perf_counter()
         # By hand, and not twice `guarded`: see `guard.py`.
         try:
             guard.on = True
-            values = self._scope.values(args, kwargs)
+            values = args if kwargs is None else self._scope.values(args, kwargs)
             met = self._when is None or self._meets(self._when, values, result, error, duration)
         finally:
             try:
