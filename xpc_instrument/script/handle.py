@@ -65,6 +65,8 @@ class Handle:
         # By the process that has dropped them, and its name for the hook on one target; under "" those that came here but were not run.
         self._dropped: Dict[Tuple[str, int], int] = {}
         self._waiting = 0
+        # Of those that were dropped here: what came when others had used up the limit.
+        self._beyond = 0
         self._over = False
         self._counting = threading.Lock()
         self.suspensions = 0
@@ -220,6 +222,7 @@ class Handle:
                 return False
             self._waiting -= 1
             if not take(event):
+                self._beyond += 1
                 self._dropped[_HERE] = self._dropped.get(_HERE, 0) + 1
                 return False
             self.delivered += 1

@@ -185,8 +185,8 @@ class Stream(Generic[Event]):
 
     @property
     def dropped(self) -> int:
-        """How many events were lost in all."""
-        return self.overflowed + self.handle.dropped
+        """How many events were lost in all; what came beyond ``limit``, which counts for all processes together, is not."""
+        return self.overflowed + self.handle.dropped - self.handle._beyond
 
     @property
     def over(self) -> str:

@@ -200,13 +200,18 @@ def test_what_is_watched_ends_where_it_costs_too_much(app: App) -> None:
 def test_a_forked_child_counts_from_nothing_and_both_are_in_the_table(run_program: Callable[..., Program], tmp_path: Path) -> None:
     app = start_app(run_program, tmp_path)
     with xpc_instrument.connect("shop") as session, session.stat("shop:charge") as table:
-        app.evaluate("[shop.charge(i) for i in range(5)] and None")
+        app.evaluate("[shop.charge(i) for i in range(2)] and None")
+        calls = session.watch("shop:charge", limit=4, rate=None)
         child = "__import__('os').fork() or ([shop.charge(i) for i in range(3)], __import__('time').sleep(60))"
         pid = int(app.evaluate(child))
-        while len(session.pids) < 2 or table.rows()[0].count < 8:
+        while len(session.pids) < 2 or table.rows()[0].count < 5 or calls.handle.delivered < 3:
             pass
+        app.evaluate("[shop.charge(i) for i in range(3)] and None")
         app.evaluate(f"(__import__('os').kill({pid}, 9), __import__('os').waitpid({pid}, 0)) and None")
         assert [row.count for row in table.rows()] == [8]
+        # What the parent has told beyond the limit of both is not lost.
+        calls.remove()
+        assert (calls.handle.delivered, calls.dropped) == (4, 0)
 
 
 def test_calls_are_watched_as_they_come_also_by_asyncio(app: App) -> None:
