@@ -76,6 +76,9 @@ def main(argv: Optional[List[str]] = None) -> int:
     for name in words[:1] if words[:1] and words[0] in _COMMANDS else _COMMANDS:
         importlib.import_module(f".{name}", __name__).add_parser(commands)
     options = _parsed(parser, list(words))
+    # None if it was closed by who started this, such as a daemon.
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - for as long as the process runs
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115 - likewise
     if isinstance(sys.stdout, io.TextIOWrapper):
         # What runs may be called something that this terminal has no letters for.
         sys.stdout.reconfigure(errors="backslashreplace")

@@ -15,6 +15,7 @@ import json
 import math
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import time
@@ -154,7 +155,11 @@ class Output:
         self._file: Optional[TextIO] = None
         if options.output is not None:
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0)
-            self._file = open(os.open(options.output, flags, 0o600), "w", encoding="utf-8")  # noqa: SIM115 - closed by `close`
+            descriptor = os.open(options.output, flags, 0o600)
+            if stat.S_ISREG(os.fstat(descriptor).st_mode):
+                # One that was there already may be for all to read.
+                os.fchmod(descriptor, 0o600)
+            self._file = open(descriptor, "w", encoding="utf-8")  # noqa: SIM115 - closed by `close`
 
     def event(self, event: Mapping[str, Any], lines: Sequence[str] = (), style: str = "") -> None:
         """Print an event: its lines for people, or as JSON."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import stat
 import subprocess
@@ -81,6 +82,7 @@ def test_an_expression_that_fails_is_counted_and_told_once(app: App, tmp_path: P
 
 def test_watch_writes_json_lines_to_a_file_that_is_the_users(app: App, tmp_path: Path) -> None:
     file = tmp_path / "calls.jsonl"
+    file.touch(0o644)
     call = "[shop.charge(5, currency=[1, (2, {'a': None})])]"
     done = during(app, call, "watch", "--json", "shop", "-o", str(file), "-n", "1", "-x", "3", "shop:charge")
     assert done.returncode == 0, done.stderr
@@ -91,6 +93,13 @@ def test_watch_writes_json_lines_to_a_file_that_is_the_users(app: App, tmp_path:
     assert call_event["arguments"] == {"amount": 5, "currency": [1, [2, {"a": None}]]}
     assert (call_event["type"], call_event["result"], call_event["exception"]) == ("call", "5 [1, (2, {'a': None})]", None)
     assert summary == {"type": "summary", "events": 1, "calls": 1, "rejected": 0, "rate": 0, "dropped": 0, "errors": 0}
+
+
+def test_an_output_that_is_closed_is_no_traceback() -> None:
+    words = ["sh", "-c", f"exec {shlex.quote(sys.executable)} -m xpc_instrument.cli watch nobody x:y >&-"]
+    done = subprocess.run(words, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 4
+    assert "Traceback" not in done.stderr and "nobody" in done.stderr
 
 
 def test_what_is_over_the_rate_is_counted(app: App) -> None:
