@@ -13,7 +13,7 @@ import struct
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 from ..core.discovery.name import app_name
 from ..core.model.errors import AttachError
@@ -205,12 +205,27 @@ def _look_at_rights(found: Examination, status: Dict[str, str]) -> None:
     environment = _environment(pid)
     if environment.get("XPC_INSTRUMENT_DISABLE", "") not in ("", "0"):
         checks.append(Check(False, "its environment has XPC_INSTRUMENT_DISABLE set", "start it without"))
-    if environment.get("PYTHON_DISABLE_REMOTE_DEBUG", "") or "disable-remote-debug" in " ".join(found.command):
+    if environment.get("PYTHON_DISABLE_REMOTE_DEBUG", "") or "disable-remote-debug" in implementation_options(found.command):
         checks.append(
             Check(False, "remote debugging is disabled in it (PYTHON_DISABLE_REMOTE_DEBUG, -X disable-remote-debug)", "start it without")
         )
     if all(check.ok for check in checks):
         _try_rights(found)
+
+
+def implementation_options(command: Sequence[str]) -> List[str]:
+    """What a command line gives Python by `-X`, which ends where the program begins."""
+    options: List[str] = []
+    words = iter(command[1:])
+    for word in words:
+        if not word.startswith("-") or word in ("-", "--") or word[1] in "cm":
+            break
+        if word in ("-X", "-W", "--check-hash-based-pycs"):
+            value = next(words, "")
+            options += [value] if word == "-X" else []
+        elif word.startswith("-X"):
+            options.append(word[2:])
+    return options
 
 
 def _try_rights(found: Examination) -> None:

@@ -6,11 +6,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Tuple
+from typing import List, Tuple
 
 import pytest
 
-from xpc_instrument.attaching.examination import examine, program_name
+from xpc_instrument.attaching.examination import examine, implementation_options, program_name
 from xpc_instrument.core.model.errors import AttachError
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="takes /proc")
@@ -64,3 +64,19 @@ def test_a_thread_of_the_kernel_is_refused() -> None:
     if not comm.exists() or comm.read_text() != "kthreadd\n":
         pytest.skip("no thread of the kernel is to be seen here, as in a container")
     assert "it is a thread of the kernel" in _refusal(2)
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("python -X disable-remote-debug app.py", ["disable-remote-debug"]),
+        ("python -Es -Xdisable-remote-debug -W error -X dev -m app", ["disable-remote-debug", "dev"]),
+        ("python app.py -X disable-remote-debug", []),
+        ("python -W -X -c pass -X disable-remote-debug", []),
+        ("python -m app -X disable-remote-debug", []),
+        ("python", []),
+        ("python -X", [""]),
+    ],
+)
+def test_options_of_the_interpreter_end_where_the_program_begins(command: str, options: List[str]) -> None:
+    assert implementation_options(command.split()) == options
