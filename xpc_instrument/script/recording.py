@@ -89,9 +89,11 @@ class Recording:
             raise RecordingError(
                 f"no call {', '.join(sorted(missing))} in the recording; there are {_some(call.id for call in self.calls)}"
             )
+        # What is recorded by itself runs, where it was not recorded as an inner call.
+        inside = [one for one in self.inside if one not in self.targets]
         for call in list(self.calls):
             if not wanted or call.id in wanted:
-                yield replay_call(call, self.inside, ignore=tuple(ignore), times=times, allow=tuple(allow))
+                yield replay_call(call, inside, ignore=tuple(ignore), times=times, allow=tuple(allow))
 
     def replay(self, *, ids: Iterable[str] = (), ignore: Iterable[str] = (), times: int = 1, allow: Iterable[str] = ()) -> List[Difference]:
         """The same, and only what differs."""

@@ -8,6 +8,7 @@ Rules:
 - What is called inside of an invocation is told by the context (`contextvars`): of the thread, of the task, and of the tasks and the
   `asyncio.to_thread` that it starts. An inner call belongs to all invocations that it is inside of, and what is inside of an inner call to
   none: where the inner call is stood in for, it does not happen.
+- A target that is among those inside as well, as by a pattern, is not inside of itself.
 - The condition is asked before the terms, and before anything is captured; one that names how the call ends, when it has ended.
 """
 
@@ -46,10 +47,11 @@ Inner = List[Any]
 class _Node:
     """One step of what the context is inside of: an invocation that is recorded, or, without a `room`, an inner call of one."""
 
-    __slots__ = ("above", "inner", "left_out", "over", "recording", "room")
+    __slots__ = ("above", "inner", "left_out", "over", "recording", "room", "target")
 
-    def __init__(self, recording: str, above: Optional[_Node], room: Optional[Room]) -> None:
+    def __init__(self, recording: str, target: str, above: Optional[_Node], room: Optional[Room]) -> None:
         self.recording = recording
+        self.target = target
         self.above = above
         self.room = room
         self.inner: List[Inner] = []
@@ -205,7 +207,7 @@ class RecordHook(ShownHook):
                 return self._begin_outer(args, kwargs, inside)
             while inside is not None and inside.recording != self.local["recording"]:
                 inside = inside.above
-            if inside is None or inside.room is None or inside.over or not self._admit():
+            if inside is None or inside.room is None or inside.over or inside.target == self.target or not self._admit():
                 return None
             return self._begin_inner(args, kwargs, inside)
         except Exception as fault:
@@ -221,7 +223,9 @@ class RecordHook(ShownHook):
             return None
         room = self._encoder.room()
         arguments = self._arguments(values, kwargs, room)
-        return _Taken(self, values, self._positional - int(self._scope.bound), arguments, _Node(self.local["recording"], inside, room))
+        return _Taken(
+            self, values, self._positional - int(self._scope.bound), arguments, _Node(self.local["recording"], self.target, inside, room)
+        )
 
     @guarded
     def _is_met(self, values: Args, result: Any = None, error: Optional[BaseException] = None, duration: float = 0.0) -> bool:
@@ -246,7 +250,7 @@ class RecordHook(ShownHook):
                 else:
                     node.left_out += 1
             node = node.above
-        taken = _Taken(self, values, 0, arguments, _Node(inside.recording, _inside.get(), None))
+        taken = _Taken(self, values, 0, arguments, _Node(inside.recording, self.target, _inside.get(), None))
         taken.inner = inner
         return taken
 

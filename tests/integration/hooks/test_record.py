@@ -8,7 +8,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Iterator, List
 
 import pytest
 
@@ -213,6 +213,8 @@ def test_what_differs_is_told_value_by_value(app: App, session: Session, monkeyp
     first, second = (one.differences for one in recorder.replayed())
     assert str(first[0]) == "inner[0]: post(path='/charges', amount=10) is now nothing"
     assert [one.path for one in second] == ["inner[0]", "outcome"]
+    monkeypatch.delattr(rec, "post")
+    assert [one.path for one in recorder.replay()] == ["inner[0]", "result", "inner[0]", "outcome"]
 
 
 def test_a_call_that_cannot_be_made_again_is_kept_and_skipped_by_name(app: App, session: Session) -> None:
@@ -296,3 +298,19 @@ def test_a_file_chooses_no_function_of_the_standard_library_and_is_refused_by_th
     path.write_text(json.dumps(call))
     with pytest.raises(xpc_instrument.RecordingError, match="a call in front of the head"):
         xpc_instrument.load(path)
+
+
+def test_it_is_one_hook_among_others_and_a_glob_leaves_generators_out(app: App, session: Session) -> None:
+    seen: List[Any] = []
+    with session.record("rec:charge", inside="rec:*") as recorder:
+        session.around("rec:charge", lambda call: call.proceed())
+        session.after("rec:post", seen.append)
+        session.before("rec:charge", seen.append)
+        app.evaluate("rec.charge(rec.Order(7, []), 10)")
+        assert app.evaluate("list(rec.gen())") == "[1]"
+        assert recorder.wait(1)
+    assert len(seen) == 2
+    (call,) = recorder.calls
+    assert call.arguments["order"]["fields"]["items"] == []
+    assert [one.target for one in call.inner] == ["rec:post"]
+    assert recorder.replay() == []
