@@ -45,11 +45,11 @@ def _function(name: str) -> Any:
 
 def _probed(stack: ExitStack, module: Any, line: int) -> Tuple[Any, LineHook]:
     target, local = f"processes/lined.py:{line}", {"kind": LINE, "when": "amount < 0", "show": [], "depth": 2, "stack": 0, "locals": True}
-    config = Config(app="benchmarks").defaults.probe(target)
+    config = Config(app="benchmarks", on_demand=("**",))
     # Only it has the file, for as long as it is looked for.
     sys.modules[module.__name__] = module
     try:
-        point = line_point(target, lambda module, name: config, tuple, "benchmarks")
+        point = line_point(target, lambda module, name: config.defaults.probe(target), tuple, config)
     finally:
         del sys.modules[module.__name__]
     nobody: Any = SimpleNamespace(session="none", who="nobody", pid=0, python="", lanes=None, notify=lambda *_, **__: None)

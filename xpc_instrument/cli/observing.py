@@ -26,6 +26,7 @@ from ..core.discovery import entry as discovery
 from ..core.discovery.doorbell import bell_name
 from ..core.model.errors import ApplicationNotFoundError
 from ..core.model.local import DEEPEST, MOST_FRAMES
+from ..core.model.target import is_line
 from ..core.model.times import TIME_FORM, parse_seconds, shown_seconds
 from ..core.model.words import counted
 from ..script.connect import connect
@@ -363,7 +364,9 @@ def _connect(app: Union[int, str], options: argparse.Namespace) -> Session:
 
 
 def _start(options: argparse.Namespace, targets: List[str]) -> Tuple[subprocess.Popen[bytes], Session]:
-    patterns = [word for target in targets for word in ("--on-demand", target if ":" in target or "*" in target else f"{target}:**")]
+    # Whose a line is will be known when its module has run.
+    wanted = ["**" if is_line(one) else one if ":" in one or "*" in one else f"{one}:**" for one in targets]
+    patterns = [word for one in wanted for word in ("--on-demand", one)]
     name = f"xpc-{os.getpid()}"
     words = [sys.executable, "-m", "xpc_instrument.cli", "run", "--app", name, *(patterns or ["--on-demand", "**"]), "--", *options.started]
     child = subprocess.Popen(words)  # noqa: S603 - what was typed

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from types import CodeType, FunctionType
 from typing import Any, Callable, Dict, FrozenSet, Iterable, List, Optional
 
-from xpc_instrument.core.config.schema import ProbeConfig
+from xpc_instrument.core.config.schema import Config, ProbeConfig
 from xpc_instrument.core.model.errors import TargetError
 from xpc_instrument.core.model.record import replace
 from xpc_instrument.core.model.target import Mode
@@ -15,9 +16,11 @@ from ..patching import Patch
 from ..patching.code_swap import plain_code
 from ..patching.lines.injection import Call, Injection
 from ..patching.lines.starts import Body, UndecodableError
-from ..targets.lines import FoundLine, Root, find_line
+from ..targets.lines import FoundLine, Root, find_line, module_to_come
 from ..targets.module import main_names
 from .point import ProbePoint
+
+log = logging.getLogger("xpc_agent")
 
 _OBSERVERS = frozenset({Mode.BEFORE, Mode.AFTER})
 BY_EVENTS = sys.version_info >= (3, 12)
@@ -30,8 +33,16 @@ _events: Any = None
 ConfigOf = Callable[[str, str], Optional[ProbeConfig]]
 
 
-def line_point(target: str, config_of: ConfigOf, patches: Callable[[], Iterable[Patch]], app: str) -> LinePoint:
-    """The point of a line. `config_of` says what the config says of a function in a module. Raises `TargetError`."""
+def line_point(target: str, config_of: ConfigOf, patches: Callable[[], Iterable[Patch]], config: Config) -> LinePoint:
+    """The point of a line; pending if a module is to come that has the file. `config_of` says what the config says of a function in a
+    module. Raises `TargetError`."""
+    point = LinePoint(target, config, config_of, patches)
+    if not point.module:
+        point.find()
+    return point
+
+
+def _find(target: str, has_run: str) -> FoundLine:
     known: Dict[int, Dict[int, List[Any]]] = {}
 
     def starts(code: CodeType) -> Dict[int, List[Any]]:
@@ -42,8 +53,7 @@ def line_point(target: str, config_of: ConfigOf, patches: Callable[[], Iterable[
                 known[id(code)] = {}
         return known[id(code)]
 
-    found = find_line(target, own_code, starts)
-    return LinePoint(target, _allowed(target, found.roots, config_of, app), found, patches)
+    return find_line(target, own_code, starts, has_run)
 
 
 def own_code(function: FunctionType) -> CodeType:
@@ -74,20 +84,48 @@ class LinePoint(ProbePoint):
 
     is_line = True
 
-    def __init__(self, target: str, config: ProbeConfig, found: FoundLine, patches: Callable[[], Iterable[Patch]]) -> None:
-        super().__init__(target, config)
+    def __init__(self, target: str, config: Config, config_of: ConfigOf, patches: Callable[[], Iterable[Patch]]) -> None:
+        # Until it is known whose the line is; then the function's own.
+        probe = config.defaults.probe(target)
+        super().__init__(target, replace(probe, allow=probe.allow | _OBSERVERS))
         self.on_demand = True
-        self.state, self.reason = "ready", "" if BY_EVENTS else ONLY_LATER
-        self._found = found
+        self._app = config.app
+        self._module = module_to_come(target)
+        self._config_of = config_of
         self._patches = patches
+        self._found: Optional[FoundLine] = None
         self._shown: List[Any] = []
 
+    @property
+    def module(self) -> str:
+        """That which is to come, if the file is not there yet."""
+        return self._module
+
+    def find(self) -> None:
+        """Look for it. Raises `TargetError`."""
+        found = _find(self.target, self._module)
+        self.config = _allowed(self.target, found.roots, self._config_of, self._app)
+        self._found = found
+        self.state, self.reason = "ready", "" if BY_EVENTS else ONLY_LATER
+
     def make_hookable(self) -> None:
-        """It is, or it would not be."""
+        """Its module has run."""
+        try:
+            self.find()
+            self.refresh()
+        except TargetError as error:
+            self.state, self.reason = "missing", str(error)
+        hooks: List[Any] = list(self.hooks)
+        mistakes = [f"{self.target}: {hook.mistake}" for hook in hooks if hook.mistake]
+        for text in [*([self.reason] if self.state == "missing" else []), *mistakes]:
+            # Nobody waits for the answer any more.
+            log.warning("%s", text)
 
     def refresh(self) -> None:
         """Have the line's state follow its list of hooks. Raises `TargetError` if it cannot be."""
         found = self._found
+        if found is None:
+            return
         hooks: List[Any] = list(self.hooks)
         for hook in hooks:
             if not any(hook is one for one in self._shown):
@@ -95,14 +133,13 @@ class LinePoint(ProbePoint):
         shown = [hook for hook in hooks if not hook.mistake]
         if len(shown) != len(self._shown) or any(one is not other for one, other in zip(shown, self._shown)):
             try:
-                self._put(shown)
+                self._put(found, shown)
             except UndecodableError as error:
                 raise TargetError(f"{self.target} cannot be looked at: {error}") from error
             self._shown = shown
         self.state = "armed" if self._shown else "ready"
 
-    def _put(self, hooks: List[Any]) -> None:
-        found = self._found
+    def _put(self, found: FoundLine, hooks: List[Any]) -> None:
         if BY_EVENTS:
             derived = [pair for pair in (patch.derived() for patch in self._patches()) if pair is not None]
             hits = [hook.call(None) for hook in hooks]

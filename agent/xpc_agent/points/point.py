@@ -46,6 +46,11 @@ class ProbePoint:
         self.patch: Optional[Patch] = None
         self._signature: Any = None
 
+    @property
+    def module(self) -> str:
+        """The name of the module that has it."""
+        return split_target(self.target)[0]
+
     def make_hookable(self) -> None:
         """Resolve and patch; what cannot be has a state and a reason afterwards."""
         try:

@@ -265,7 +265,9 @@ class ProbeTable:
         from .line import line_point
 
         with self.changing():
-            point = self.points[target] = line_point(target, self._config_of, self._patches, self._config.app)
+            point = self.points[target] = line_point(target, self._config_of, self._patches, self._config)
+            if point.state == "pending":
+                self._of_module.setdefault(point.module, []).append(point)
         return point
 
     def _config_of(self, module: str, name: str) -> Optional[ProbeConfig]:
@@ -421,10 +423,9 @@ class ProbeTable:
                 if point.on_demand and not point.hooks:
                     point.restore()
                     del self.points[target]
-                    name = split_target(target)[0]
-                    left = [one for one in self._of_module.pop(name, ()) if one is not point]
+                    left = [one for one in self._of_module.pop(point.module, ()) if one is not point]
                     if left:
-                        self._of_module[name] = left
+                        self._of_module[point.module] = left
 
     def remove(self, point: ProbePoint, hook: RemoteHook) -> None:
         """Take a hook off its point, if it is still on it."""

@@ -53,13 +53,14 @@ class FoundLine(NamedTuple):
 Starts = Callable[[CodeType], Mapping[int, Any]]
 
 
-def find_line(target: str, plain: Callable[[FunctionType], CodeType], starts: Starts) -> FoundLine:
+def find_line(target: str, plain: Callable[[FunctionType], CodeType], starts: Starts, has_run: str = "") -> FoundLine:
     """Raises `TargetError` with what there is.
 
-    `plain` gives the code that a function has when it is not armed, `starts` the lines on which statements of a code object begin.
+    `plain` gives the code that a function has when it is not armed, `starts` the lines on which statements of a code object begin;
+    `has_run` names a module that has, though its import has not returned.
     """
     path, line = split_line(target)
-    file, modules = _modules_of(target, path)
+    file, modules = _modules_of(target, path, has_run)
     roots: Dict[int, Root] = {}
     for whole in (False, True):
         for name, namespace in modules:
@@ -74,12 +75,33 @@ def find_line(target: str, plain: Callable[[FunctionType], CodeType], starts: St
     raise TargetError(f"{target}: {_why_not(file, line, _outermost(roots), starts)}")
 
 
+def module_to_come(target: str) -> str:
+    """The name of the module that will have the file when it is imported, if there is one on Python's path; "" if none can be known."""
+    path, _ = split_line(target)
+    if any(ends_with(file, path) for file in _files()):
+        return ""
+    for entry in list(sys.path):
+        if type(entry) is str and os.path.isfile(os.path.join(entry, path)):
+            name = path[: -len(".py")].replace("/", ".")
+            return name[: -len(".__init__")] if name.endswith(".__init__") else name
+    return ""
+
+
 # files -------------------------------------------------------------------------------------------------------------------
 
 Modules = List[Tuple[str, Mapping[Any, Any]]]
 
 
-def _modules_of(target: str, path: str) -> Tuple[str, Modules]:
+def _files() -> Iterator[str]:
+    """Those of the modules that are imported."""
+    for name in list(sys.modules):
+        module = find_module(name)
+        file = None if module is None else namespace_of(module).get("__file__")
+        if type(file) is str:
+            yield file
+
+
+def _modules_of(target: str, path: str, has_run: str) -> Tuple[str, Modules]:
     files: Dict[str, Modules] = {}
     others: Set[str] = set()
     for name in list(sys.modules):
@@ -92,7 +114,7 @@ def _modules_of(target: str, path: str) -> Tuple[str, Modules]:
             continue
         file = file[:-1] if file.endswith(".pyc") else file
         if ends_with(file, path):
-            if is_initializing(module) and name != "__main__":
+            if is_initializing(module) and name not in ("__main__", has_run):
                 continue
             files.setdefault(os.path.realpath(file), []).append((name, namespace))
         else:
@@ -219,7 +241,7 @@ def _why_not(file: str, line: int, roots: List[Root], starts: Starts) -> str:
     for side in ([one for one in reversed(lines) if one < line], [one for one in lines if one > line]):
         begins = (one for one in side if any(one in _lines_of(code) and one in starts(code) for code in codes))
         near += itertools.islice(begins, 1)
-    remedy = f"; the nearest lines that have one are {' and '.join(map(str, near))}" if near else ""
+    remedy = f"; the nearest with one: {' and '.join(map(str, near))}" if near else ""
     if not codes:
         remedy = "; no function of it is alive"
     elif not near:

@@ -301,6 +301,6 @@ def test_log_and_watch_show_a_line_with_its_variables(app: App, tmp_path: Path) 
 
 def test_log_says_what_it_cannot_be_put_on(app: App) -> None:
     done = command("log", "shop", "shop.py:1", "{amount}")
-    assert (done.returncode, "the nearest lines that have one are" in done.stderr) == (1, True)
+    assert (done.returncode, "the nearest with one:" in done.stderr) == (1, True)
     assert command("log", "shop", "shop.py:5", "{amount", "x").returncode == 2
     assert command("log", "shop", "shop:charge").returncode == 2

@@ -142,8 +142,8 @@ def test_what_is_shown_is_what_the_variables_are_then(app: App) -> None:
 def test_lines_that_cannot_be_are_refused_with_what_there_is(app: App) -> None:
     second = line("comprehension") + 1
     refusals = {
-        f"lined.py:{second}": f"no statement begins on line {second} of lined.py; the nearest lines that have one are {second - 1} and",
-        "lined.py:1": "the nearest lines that have one are",
+        f"lined.py:{second}": f"no statement begins on line {second} of lined.py; the nearest with one: {second - 1} and",
+        "lined.py:1": "the nearest with one:",
         "lined.py:9999": "no statement begins on line 9999",
         "line.py:3": "no module that is imported is of a file whose path ends so; the nearest are lined.py",
         "shop.py:10": "where the config does not allow to look, only instead",
@@ -255,3 +255,13 @@ def test_a_forked_child_tells_of_its_lines_and_is_left_as_it_was(run_program: Ca
         app.evaluate(f"({fork}, lined.Till('c').take(8)) and None".replace("os.", "__import__('os')."))
         events = sorted((next(log).text, next(log).text))
         assert events == ["7", "8"]
+
+
+def test_a_line_of_a_module_that_comes_later_is_waited_for(app: App) -> None:
+    app.evaluate("(__import__('sys').modules.pop('lined'), globals().pop('lined')) and None")
+    with xpc_instrument.connect("shop") as session, session.log(at("take"), "{amount}") as log:
+        app.evaluate("globals().update(lined=__import__('lined'))")
+        app.evaluate("lined.Till('c').take(4)")
+        assert next(log).text == "4"
+        (probe,) = [probe for probe in session.stats() if probe.target == at("take")]
+        assert probe.state == "armed"
