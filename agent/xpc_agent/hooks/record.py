@@ -15,6 +15,7 @@ Rules:
 from __future__ import annotations
 
 import marshal
+from builtins import isinstance as _isinstance  # for where no guard is up: the builtin may be the very target
 from contextvars import ContextVar
 from time import perf_counter, time
 from types import CodeType
@@ -30,7 +31,7 @@ from ..guard import guarded
 from ..targets.flags import CO_VARARGS, CO_VARKEYWORDS
 from ..targets.resolve import Kind, Resolved
 from .budget import Budget
-from .gate import ALWAYS, NEVER, PASS, Args, Kwargs, Proceeding
+from .gate import ALWAYS, NEVER, PASS, Args, Entered, Gate, Kwargs, Proceeding
 from .invocation import next_number
 from .shown import ShownHook
 
@@ -95,6 +96,18 @@ class _Taken(Proceeding):
         else:
             self.hook.finish_inner(self, result, error)
 
+    def leave(self, value: Any) -> Any:
+        """The body has returned, where the hook is alone inside of the function's code."""
+        self.ended(value, None)
+        return value
+
+    def failed(self, error: BaseException) -> None:
+        """The body has raised."""
+        if _isinstance(error, Exception):
+            self.ended(None, error)
+        else:
+            self.abandon()
+
     def abandon(self) -> None:
         _inside.set(self.before)
         self.node.over = True
@@ -102,6 +115,8 @@ class _Taken(Proceeding):
 
 class RecordHook(ShownHook):
     """One registration on one probe point: of what is recorded, or, with `inside`, of what is called meanwhile."""
+
+    begins = True
 
     # Set before there is one of its own: the terms are installed when the hook is made.
     _rests = False
@@ -121,6 +136,7 @@ class RecordHook(ShownHook):
         # See the first rule.
         self.mode = Mode.AROUND
         self.alone = self.way
+        self.way.begin = self._begin_alone
 
     def _install(self, take: Callable[[], Any]) -> None:
         super()._install(take)
@@ -199,40 +215,47 @@ class RecordHook(ShownHook):
 
     # its begin -----------------------------------------------------------------------------------------------------------
 
-    def _begin(self, args: Args, kwargs: Kwargs) -> Optional[_Taken]:
-        """The invocation, if it is recorded."""
+    def _begin_alone(self, gate: Gate, values: Args) -> Entered:
+        """The one hook, inside of the function's code."""
+        taken = self._begin((), {}, values)
+        return None if taken is None else (None, taken)
+
+    def _begin(self, args: Args, kwargs: Kwargs, values: Optional[Args] = None) -> Optional[_Taken]:
+        """The invocation, if it is recorded; `values` are those of all parameters, where they are known."""
         inside = _inside.get()
         try:
             if not self._is_inner:
-                return self._begin_outer(args, kwargs, inside)
+                return self._begin_outer(args, kwargs, values, inside)
             while inside is not None and inside.recording != self.local["recording"]:
                 inside = inside.above
             if inside is None or inside.room is None or inside.over or inside.target == self.target or not self._admit():
                 return None
-            return self._begin_inner(args, kwargs, inside)
+            return self._begin_inner(args, kwargs, values, inside)
         except Exception as fault:
             self._lost(fault)
             return None
 
-    def _begin_outer(self, args: Args, kwargs: Kwargs, inside: Optional[_Node]) -> Optional[_Taken]:
-        values = self._scope.values(args, kwargs)
-        if values is None or not (self._is_late or self._is_met(values)):
+    def _begin_outer(self, args: Args, kwargs: Kwargs, values: Optional[Args], inside: Optional[_Node]) -> Optional[_Taken]:
+        # Admission lets nothing through where the thread does our work. What most calls come to is asked first.
+        is_early = self._when is None or self._is_late
+        if is_early and not self._admit():
             return None
-        # Admission lets nothing through where the thread does our work.
-        if not self._admit():
+        if values is None:
+            values = self._scope.values(args, kwargs)
+        if values is None or not (is_early or (self._is_met(values) and self._admit())):
             return None
         room = self._encoder.room()
         arguments = self._arguments(values, kwargs, room)
-        return _Taken(
-            self, values, self._positional - int(self._scope.bound), arguments, _Node(self.local["recording"], self.target, inside, room)
-        )
+        node = _Node(self.local["recording"], self.target, inside, room)
+        return _Taken(self, values, self._positional - int(self._scope.bound), arguments, node)
 
     @guarded
     def _is_met(self, values: Args, result: Any = None, error: Optional[BaseException] = None, duration: float = 0.0) -> bool:
         return self._when is None or self._meets(self._when, values, result, error, duration)
 
-    def _begin_inner(self, args: Args, kwargs: Kwargs, inside: _Node) -> Optional[_Taken]:
-        values = self._scope.values(args, kwargs)
+    def _begin_inner(self, args: Args, kwargs: Kwargs, values: Optional[Args], inside: _Node) -> Optional[_Taken]:
+        if values is None:
+            values = self._scope.values(args, kwargs)
         if values is None or inside.room is None:
             return None
         room = self._encoder.room(max(0, inside.room.left))
