@@ -344,7 +344,13 @@ def _how(cls: type) -> Tuple[Show, Any]:
     names = find(cls, "_fields")[0]
     if derives(cls, tuple) and type(names) is tuple and all(type(one) is str for one in names) and is_plain(cls, tuple):
         return _named_tuple, names
-    return (_object, readers_of(cls)) if is_plain(cls) else (_cut, "type")
+    return (_object, (readers_of(cls)[0], _slots_of(cls))) if is_plain(cls) else (_cut, "type")
+
+
+def _slots_of(cls: type) -> List[Tuple[str, Callable[[Any], Any]]]:
+    """The names and readers of all slots, those of Python's own form too: pydantic keeps in such what a model needs."""
+    found = [pair for one in mro_of(cls) if is_heap(one) for pair in namespace_of(one).items()]
+    return [(name, member.__get__) for name, member in found if type(name) is str and type(member) is MEMBER]
 
 
 def is_plain(cls: type, base: type = object) -> bool:

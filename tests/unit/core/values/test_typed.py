@@ -50,6 +50,23 @@ class Slotted:
     __hash__ = None  # type: ignore[assignment]
 
 
+class Model:
+    """Has what it needs in slots beside its fields, as pydantic's models have."""
+
+    __slots__ = ("__dict__", "__extra__", "__unset__")
+
+    def __eq__(self, other: object) -> bool:
+        return (vars(self), self.__extra__) == (vars(other), other.__extra__)  # type: ignore[attr-defined, no-any-return]
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def model() -> Model:
+    made = Model()
+    made.name, made.__extra__ = "x", {"a"}  # type: ignore[attr-defined]
+    return made
+
+
 class Nasty:
     """Whatever is asked of it."""
 
@@ -98,6 +115,7 @@ VALUES = [
     Flags.A | Flags.B,
     Order(1, [Order(2, [])]),
     slotted(),
+    model(),
     Point(1, [2]),
     Decimal("1.50"),
     Fraction(1, 3),
