@@ -128,7 +128,7 @@ def _json_text(event: Mapping[str, Any]) -> str:
     text = json.dumps(event, ensure_ascii=False, separators=(", ", ": "))
     try:
         text.encode()
-        text.encode(sys.stdout.encoding or "utf-8")
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
     except UnicodeEncodeError:
         # A surrogate alone, as in names of files in another encoding, or a terminal that does not know the characters.
         return json.dumps(event, separators=(", ", ": "))
@@ -151,8 +151,10 @@ class Output:
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
         self.json: bool = options.json
-        self.colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
-        self.width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+        # None where it is closed, as a daemon's may be.
+        terminal = sys.stdout is not None and sys.stdout.isatty()
+        self.colour = terminal and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+        self.width = shutil.get_terminal_size().columns if terminal else 0
         self._file: Optional[TextIO] = None
         if options.output is not None:
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0)
@@ -174,7 +176,8 @@ class Output:
         for line in lines:
             shown = printable(line)
             print(f"\x1b[{style}m{shown}\x1b[0m" if style and self.colour else shown)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
 
     def say(self, text: str) -> None:
         """What is no event, for people."""

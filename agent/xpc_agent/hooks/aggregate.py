@@ -17,6 +17,7 @@ from typing import Any, Callable, Dict, List, Tuple
 from xpc_instrument.core.model.aggregate import MOST_KEYS, OTHER, Cell, Key, Table, merge, new_cell
 from xpc_instrument.core.unpatched import Local, RLock
 
+from ..guard import guarded
 from .counters import Count
 
 # After so many tables those of threads that have ended are added up.
@@ -57,7 +58,9 @@ class Aggregate:
 
     def _updating(self) -> Callable[[Key, Any, Any], None]:
         here = _Here()
-        begin, cell_of, unusable, split = self._begin_thread, self._new_cell, self.unusable.up, frexp
+        # What these call may be the very target.
+        begin, cell_of = guarded(self._begin_thread), guarded(self._new_cell)
+        unusable, split = self.unusable.up, frexp
         whole, real = int, float
 
         def update(key: Key, value: Any, failed: Any) -> None:

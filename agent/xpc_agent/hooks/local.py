@@ -139,6 +139,8 @@ class LocalHook(RemoteHook):
     def _begin_counting(self) -> None:
         self._budget = Budget(self)
         self._record: Record = self._recording()
+        # By a trampoline: the target may be a function that recording needs, whose wrapper this module was loaded with.
+        self._record_apart: Record = guarded(self._record)
 
     def goes_inside(self, kind: Kind) -> bool:
         return True
@@ -177,10 +179,10 @@ class LocalHook(RemoteHook):
             result = proceed(*args, **kwargs)
         except Exception as error:
             duration = perf_counter() - started
-            self._record(self._by_name(args, kwargs), None, error, duration)
+            self._record_apart(self._by_name(args, kwargs), None, error, duration)
             raise
         duration = perf_counter() - started
-        self._record(self._by_name(args, kwargs), result, None, duration)
+        self._record_apart(self._by_name(args, kwargs), result, None, duration)
         return result
 
     def call_observer(self, invocation: Invocation) -> None:
@@ -188,7 +190,7 @@ class LocalHook(RemoteHook):
         if self.way.take():
             one = invocation
             args = one.args if one.instance is None else (one.instance, *one.args)
-            self._record(self._by_name(args, one.kwargs), one.result, one.exception, one.duration)
+            self._record_apart(self._by_name(args, one.kwargs), one.result, one.exception, one.duration)
 
     async def _call_observer_async(self, invocation: Invocation) -> None:
         self.call_observer(invocation)

@@ -17,6 +17,7 @@ from xpc_instrument.core.model.expression.expression import Hides
 from xpc_instrument.core.model.interrupts import raise_interrupt
 from xpc_instrument.core.unpatched import get_ident
 
+from ..guard import guarded
 from ..targets.resolve import Resolved
 from .failures import log
 from .gate import NEVER, Args
@@ -85,6 +86,7 @@ class ShownHook(UnwaitedHook):
     def _tell_fault(self, fault: Exception) -> None:
         self._tell_expression(fault, "that counts as not met")
 
+    @guarded
     def _lost(self, fault: Exception) -> None:
         """An event could not be made. Raises on what has interrupted the thread."""
         self._drop()
@@ -94,8 +96,13 @@ class ShownHook(UnwaitedHook):
             self._logged["internal"] = True
             log.exception("an event of %s was dropped; further ones are counted, not logged", self.target)
 
+    @guarded
     def _queue(self, number: int, blob: bytes, met: bool = True) -> None:
         """Queue an event, or drop it."""
+        self._put(number, blob, met)
+
+    def _put(self, number: int, blob: bytes, met: bool) -> None:
+        """The same, with the guard up: what it calls may be the very target."""
         queue = self.queue
         fillers = len(blob) // queue.share
         if len(queue.items) + fillers >= queue.limit:

@@ -10,7 +10,7 @@ Rules:
 from __future__ import annotations
 
 import itertools
-from builtins import isinstance as _isinstance  # for where no guard is up: the builtin may be the very target
+from builtins import all, id, isinstance, len, map, type  # noqa: UP029 - bound now, for where no guard is up: each may be the very target
 from threading import get_ident
 from time import perf_counter
 from typing import Any, Callable, Dict, Optional, Tuple
@@ -156,8 +156,8 @@ class _Body:
         """Nobody waits."""
 
     def failed(self, error: BaseException) -> None:
-        if _isinstance(error, self._ends) and not guard.on:
-            seen = error if _isinstance(error, Exception) else None
+        if isinstance(error, self._ends) and not guard.on:
+            seen = error if isinstance(error, Exception) else None
             self._record(self._args, self._kwargs, self._bound, perf_counter() - self._started, None, seen)
 
 

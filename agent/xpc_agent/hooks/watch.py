@@ -89,20 +89,15 @@ class WatchHook(ShownHook):
         if self._rests or guard.on or (self._raising and error is None):
             return
         try:
-            seen = self._seen(args, kwargs, duration, result, error)
+            self._see(number, args, kwargs, duration, result, error)
         except Exception as fault:
             self._lost(fault)
-            return
         except BaseException:
             self._drop()
             raise
-        if seen is not None:
-            self._queue(number, *seen)
 
-    def _seen(
-        self, args: Args, kwargs: Optional[Kwargs], duration: float, result: Any, error: Optional[BaseException]
-    ) -> Optional[Tuple[bytes, bool]]:
-        """An invocation as it is shown, and whether it meets the condition; None if it is not shown."""
+    def _see(self, number: int, args: Args, kwargs: Optional[Kwargs], duration: float, result: Any, error: Optional[BaseException]) -> None:
+        """Queue it if it meets the condition and the terms."""
         began = 0.0 if self._budget.tick() % SAMPLED else perf_counter()
         # By hand, and not twice `guarded`: see `guard.py`.
         try:
@@ -122,11 +117,11 @@ class WatchHook(ShownHook):
             if began:
                 self._budget.spent(perf_counter() - began)
             if not wanted:
-                return None
+                return
             began = perf_counter()
             blob = self._captured(values, result, error, duration)
             self._budget.spent(perf_counter() - began, 1)
-            return blob, met
+            self._put(number, blob, met)
         finally:
             try:
                 guard.on = False

@@ -234,3 +234,21 @@ def test_what_a_running_main_program_has_not_defined_yet_is_pending(
         assert seen == ["handle", "Order.total"]
     program.send_line("go on")
     assert program.wait() == 0
+
+
+# what a hook itself uses ------------------------------------------------------------------------------------------------------
+
+
+def test_a_hook_may_be_on_what_looking_on_uses_itself(run_program: Callable[..., Program], tmp_path: Path) -> None:
+    app = start_app(run_program, tmp_path, 'on-demand = ["builtins:*"]')
+    targets = [f"builtins:{name}" for name in ("len", "min", "max", "isinstance", "id", "all", "sum", "repr")]
+    with xpc_instrument.connect("shop") as session:
+        for begin in (
+            lambda: session.watch(targets, rate=None, stack=8),
+            lambda: session.stat(targets, by="target"),
+            lambda: session.callers(targets),
+            lambda: session.after(targets, lambda call: None, wait=False),
+        ):
+            with begin():
+                assert app.evaluate("[len([1]), min(2, 1), max([3]), isinstance(1, int), all([]), sum([1])]") == "[1, 1, 3, True, True, 1]"
+    assert "RecursionError" not in app.log()
