@@ -25,7 +25,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     ("py:obj", r".*"),
     ("py:class", r"(enum|inspect|os|pathlib|socket|unittest\.mock)\.\w+"),  # the standard library
-    ("py:class", r"AddressLike|Octaves|Path|.*\.(Config|F|Row|Settings)"),  # names of several types, which the text describes
+    ("py:class", r"AddressLike|Octaves|Path|.*\.(Config|Event|Events|F|Row|Settings)"),  # names of several types, which the text describes
 ]
 
 # Made by `connect`, by a registration, for a hook and by `stats()`: nobody calls their constructors.
@@ -36,6 +36,8 @@ _MADE_ELSEWHERE |= {
     "TreeNode",
     "Watch",
     "CallEvent",
+    "Log",
+    "LineEvent",
     "Stat",
     "StatRow",
     "Monitor",
