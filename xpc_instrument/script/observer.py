@@ -248,7 +248,8 @@ class Observer(Registrar):
         ``of`` is an expression for the number, ``"duration"`` in seconds unless it is given; ``by`` one or several, by whose values the
         calls are counted apart, 1,000 of them in each process; ``when`` one for the calls that are counted.
         ``Stat.rows`` gives the table; iterated, ``Stat`` gives it every so many seconds. The hook ends with the context manager, or with
-        ``Stat.remove``. ``limit`` and the others are as with ``before``, but that each process counts its own ``limit``.
+        ``Stat.remove``. ``limit`` and the others are as with ``before``, but that ``Stat.over`` looks at the
+        ``limit`` of all processes together when they are asked, and each ends at it by itself: more than that may be counted.
 
         Raises ``ExpressionError``, and as ``before``.
         """
