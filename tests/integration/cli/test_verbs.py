@@ -131,6 +131,7 @@ def test_stat_prints_a_table_by_key(app: App) -> None:
     assert second.split() == ["CHF", "3", "21", "7", "7", "7", "7"]
     assert any(line.split()[:3] == ["[64,", "128)", "37"] for line in hist)
     table = events(during(app, calls, *words, "--json").stdout)[-2]
+    assert table["time"].endswith("Z")
     assert table["rows"][1] == {"currency": "CHF", "count": 3, "sum": 21, "avg": 7.0, "min": 7, "max": 7, "p50": 7.0, "p95": 7.0}
 
 
