@@ -31,6 +31,8 @@ class _Run:
         self.printed = 0
         self.hooks: Set[int] = set()
         self.shown: List[str] = []
+        # The hooks that were left armed when the application was ended, which is before the last test of the run is reported.
+        self.left: List[str] = []
 
 
 _RUN = pytest.StashKey[_Run]()
@@ -87,6 +89,7 @@ def xpc_app(request: pytest.FixtureRequest) -> Iterator[Service]:
     try:
         yield service
     finally:
+        run.left = _remove_left(run)
         run.service = None
         service.stop()
 
@@ -143,13 +146,16 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     """Fail the test for a mistake in a hook, and show what the hooks saw and what the application printed."""
     outcome: Any = yield
     run = item.config.stash[_RUN]
-    if run.service is None:
-        return
     report: pytest.TestReport = outcome.get_result()
+    if run.service is None:
+        if report.when == "teardown":
+            left, run.left = run.left, []
+            _report_left(left, report)
+        return
     if report.when == "call":
         _report_hooks(run, report, item.config.getoption("--xpc-show"))
     elif report.when == "teardown":
-        _report_left(run, report)
+        _report_left(_remove_left(run), report)
     if report.failed:
         printed = run.service.printed(run.printed)
         if printed:
@@ -179,15 +185,19 @@ def _report_hooks(run: _Run, report: pytest.TestReport, show: bool) -> None:
         run.shown.append(f"{report.nodeid}\n{shown(seen)}")
 
 
-def _report_left(run: _Run, report: pytest.TestReport) -> None:
-    """Hooks that the test itself has registered and not removed: named, and removed."""
+def _remove_left(run: _Run) -> List[str]:
+    """Remove the hooks that the test itself has registered and not removed; returns their names."""
     assert run.service is not None
     own = {number for mocker in run.mockers for number in mocker.handles()}
     left = [handle for handle in run.service.session.handles if handle.number not in own | run.hooks]
     for handle in left:
         handle.remove()
+    return [f"{handle.mode} {handle.target}" for handle in left]
+
+
+def _report_left(left: List[str], report: pytest.TestReport) -> None:
     if left and report.passed:
-        names = ", ".join(f"{handle.mode} {handle.target}" for handle in left)
+        names = ", ".join(left)
         report.outcome = "failed"
         report.longrepr = f"the test has left hooks armed, which are removed now: {names}; expected that it removes what it registers"
 
