@@ -30,6 +30,7 @@ from .groups.startup import STARTUP
 from .groups.steps import STEPS
 from .groups.syscalls import SYSCALLS, Tally
 from .groups.threads import THREADS
+from .groups.trees import TREES
 from .groups.unwaited import UNWAITED
 from .groups.web import APPLICATIONS
 from .measure import machine, runner
@@ -45,6 +46,7 @@ GROUPS: Dict[str, Union[Group, Tally]] = {
         GATES,
         OBSERVING,
         LINES,
+        TREES,
         STEPS,
         ROUNDTRIP,
         TCP,
