@@ -15,9 +15,9 @@ from xpc_instrument.core.model.pattern import compiled
 from ..measure.timing import Comparison, Group, TimeFunction, timer
 
 # In seconds, for a call of a function that returns its argument, more than without a tree.
-_MOST = 2e-6
+_MOST = 4e-6
 # The same in another thread that runs the same code: none where only the one thread is told of.
-_MOST_BESIDE = 0.5e-6 if Monitoring.IS_THERE else 0.02e-6
+_MOST_BESIDE = 1e-6 if Monitoring.IS_THERE else 0.02e-6
 
 
 class TreeError(Exception):

@@ -23,7 +23,7 @@ from .growth import Growth
 from .monitored import Monitored
 from .profiled import Profiled
 
-PER_CALL = 0.7e-6
+PER_CALL = 1.5e-6
 """What a call in a tree costs beside itself, in seconds: measured by `benchmarks` on the machine of its figures."""
 
 # Code is found by walking where it has to be known before it runs, and where it does not know its own qualified name.
