@@ -109,7 +109,9 @@ class _Taken(Proceeding):
             self.abandon()
 
     def abandon(self) -> None:
-        _inside.set(self.before)
+        # A coroutine that is thrown away ends in the context of whoever does that.
+        if _inside.get() is self.node:
+            _inside.set(self.before)
         self.node.over = True
 
 
@@ -323,6 +325,8 @@ class RecordHook(ShownHook):
             "left-out": node.left_out,
         }
         blob = marshal.dumps(told, _MARSHAL)
+        # A task that was started inside may keep the node for as long as it lives.
+        node.inner = []
         self._budget.spent(perf_counter() - began, 1)
         return blob
 
