@@ -13,6 +13,7 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optio
 
 import wrapt
 
+from xpc_agent.hooks.alone import around
 from xpc_agent.hooks.dispatch import Dispatcher, HookChain, Invocation
 from xpc_agent.hooks.gate import ALWAYS, Proceeding, Way
 from xpc_agent.patching import Patch, make_patch
@@ -45,7 +46,7 @@ class Forward:
     waits = Waits()
 
     def __init__(self) -> None:
-        self.way = Way(ALWAYS)
+        self.way = Way(ALWAYS, around(self))
         self.alone: Optional[Way] = self.way
 
     def goes_inside(self, kind: Kind) -> bool:

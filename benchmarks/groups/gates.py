@@ -13,8 +13,10 @@ from types import SimpleNamespace
 from typing import Any, Dict, Iterator, List, Mapping, Tuple
 
 from xpc_agent.hooks.admission import SuspensionPolicy
+from xpc_agent.hooks.conditional import Conditional
 from xpc_agent.hooks.dispatch import Dispatcher, HookChain
 from xpc_agent.hooks.remote import RemoteHook
+from xpc_instrument.core.model.expression import OBSERVE
 from xpc_instrument.core.model.limits import Limits
 from xpc_instrument.core.model.target import Mode
 from xpc_instrument.core.model.terms import Terms
@@ -29,7 +31,10 @@ _TERMS: Dict[str, Terms] = {
     "`rate`": Terms(rate=1e-6),
     "`limit` that is used up": Terms(limit=1),
     "`suspension`": Terms(),
+    "`when`": Terms(),
 }
+# Of the amount that the measured call has, it is not true.
+_CONDITION = "amount > 100"
 _MODES = (Mode.INSTEAD, Mode.BEFORE, Mode.AROUND, Mode.AFTER)
 _AGES = 1e9
 _BARE, _CLOSURE = "function, bare", "function, closure"
@@ -83,11 +88,12 @@ def _gates() -> Iterator[Mapping[str, TimeFunction]]:
             patch = patched(stack, target, "auto", dispatcher)
             # As the agent does when a registration ends.
             hook = _hook(mode, target, terms, lambda hook, patch=patch, dispatcher=dispatcher: _disarm(patch, dispatcher))
-            dispatcher.chain = HookChain([hook])
+            dispatcher.chain = HookChain([_conditional(hook, patch) if name == "`when`" else hook])
             patch.arm()
-            if terms == Terms():
+            if name == "`suspension`":
                 hook.admission.failed("timeout")
-            hook.admission.take()
+            if name != "`when`":
+                hook.admission.take()
             hooks.append((name, hook))
             ways[_way(mode, name)] = timers("", module, ("function",))["function, "]
         before = [hook.counters.calls.value for _, hook in hooks]
@@ -95,6 +101,12 @@ def _gates() -> Iterator[Mapping[str, TimeFunction]]:
         for (name, hook), count in zip(hooks, before):
             if hook.counters.calls.value != count:
                 raise GateError(f"{name} has let {hook.counters.calls.value - count} calls through; expected none")
+
+
+def _conditional(hook: RemoteHook, patch: Any) -> Any:
+    condition = Conditional(hook, _CONDITION, OBSERVE)
+    condition.placed(patch.resolved, patch.resolved.function.__code__)
+    return condition
 
 
 def _disarm(patch: Any, dispatcher: Dispatcher) -> None:
@@ -119,13 +131,13 @@ GATES = Group(
     share=0.5,
     title="Armed, and the terms let nothing through",
     about="""\
-A function with a hook whose `sample`, `rate` or `limit`, or its suspension, keeps every measured call from it: what those invocations
-pay that a hook is not told of. What each adds to the bare call is held against what a plain closure adds to it. A `limit` that is used up
-disarms the function at once, so it is held against the bare call.""",
+A function with a hook whose `sample`, `rate` or `limit`, its condition, or its suspension keeps every measured call from it: what those
+invocations pay that a hook is not told of. What each adds to the bare call is held against what a plain closure adds to it. A `limit` that
+is used up disarms the function at once, so it is held against the bare call.""",
     why="""\
-An invocation asks the gate, which throws a die or looks at a clock, and counts that the call was skipped; with an `instead` it goes
-through the trampoline first. An `after` asks when the call has ended, for which a record of the invocation is made at its beginning; only
-where the hook is suspended is that asked before.""",
+An invocation asks the gate, which counts down or looks at a clock, and counts that the call was skipped; with an `instead` it goes
+through the trampoline first. A condition is given the values of the parameters. An `after` asks for it, and for `rate`, when the call has
+ended, for which a note is made at its beginning; whether it is suspended, or left out by chance, is asked before.""",
     plots=(
         Plot(
             "gates",

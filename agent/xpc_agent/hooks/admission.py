@@ -80,9 +80,9 @@ class Admission:
         "_plain",
         "_rate",
         "_sample",
-        "_sampled",
         "_suspension",
         "_trial",
+        "by_chance",
         "cause",
         "failures",
         "retry_at",
@@ -114,7 +114,8 @@ class Admission:
         self._rate = None if terms.rate is None else Bucket(terms.rate, clock)
         rest = (terms.limit, terms.expires, terms.rate) == (None,) * 3
         self._plain = rest and terms.sample is None
-        self._sampled = rest and not self._plain
+        # Whether nothing but chance keeps an invocation from it: never mind then when it is asked.
+        self.by_chance = rest and terms.sample is not None and terms.sample < 1
         self._begin()
 
     def _begin(self) -> None:
@@ -134,7 +135,7 @@ class Admission:
         self._install(self.take)
 
     def _taking(self, counters: HookCounters) -> Callable[[], Any]:
-        admit = counters.calls.up if self._plain else self._sampling(counters) if self._sampled else self._obeying(counters)
+        admit = counters.calls.up if self._plain else self._sampling(counters) if self.by_chance else self._obeying(counters)
         return self._retrying(counters, admit) if self.suspended else admit
 
     def reset(self, counters: HookCounters, install: Callable[[Callable[[], Any]], None]) -> None:
@@ -157,54 +158,39 @@ class Admission:
 
     def _sampling(self, counters: HookCounters) -> Callable[[], Any]:
         """`take` of a hook with `sample` and nothing else, which counts there."""
-        sample, chance, count, skip = self._sample, self._chance, counters.calls.up, counters.skipped["sample"].up
-        assert sample is not None
-
-        def draw() -> Any:
-            if chance() >= sample:
-                skip()
-                return False
-            return count()
-
-        return draw
+        assert self._sample is not None
+        return counters.sampler(self._sample, self._chance).take
 
     def _obeying(self, counters: HookCounters) -> Callable[[], Any]:
         """The same for any terms."""
-        if self._expires is not None and (self._sample, self._rate, self._limit) == (None, None, None):
-            # Most verbs end by themselves, and have no other term: a quarter of what asking for all of them takes.
-            until, clock, ended, count = self._expires, self._clock, self._ended, counters.calls.up
+        until, sample, bucket, limit = self._expires, self._sample, self._rate, self._limit
+        clock, chance, ended, number_of_use, count = self._clock, self._chance, self._ended, self._next_use, counters.calls.up
+        skip_sample, skip_rate = counters.skipped["sample"].up, counters.skipped["rate"].up
 
-            def in_time() -> Any:
-                if guard.on:
-                    return False
-                if clock() >= until:
+        def obey() -> Any:
+            if until is not None and clock() >= until:
+                if not guard.on:
                     ended()
-                    return False
-                return count()
-
-            return in_time
-
-        def obey() -> bool:
+                return False
+            if sample is not None and chance() >= sample:
+                skip_sample()
+                return False
+            if bucket is not None and clock() < bucket.empty_until:
+                skip_rate()
+                return False
             if guard.on:
                 return False
-            if self._expires is not None and self._clock() >= self._expires:
-                self._ended()
+            if bucket is not None and not bucket.take():
+                skip_rate()
                 return False
-            if self._sample is not None and self._chance() >= self._sample:
-                counters.skipped["sample"].up()
-                return False
-            if self._rate is not None and not self._rate.take():
-                counters.skipped["rate"].up()
-                return False
-            if self._limit is not None:
+            if limit is not None:
                 # One atomic step, so that threads that come at once get different numbers.
-                number = self._next_use()
-                if number >= self._limit:
+                number = number_of_use()
+                if number >= limit:
                     return False
-                if number == self._limit - 1:
-                    self._ended()
-            counters.calls.up()
-            return True
+                if number == limit - 1:
+                    ended()
+            return count()
 
         return obey
 
@@ -237,6 +223,12 @@ class Admission:
                 self.retry_at = now + self._suspension.lost_after
                 self._trial = get_ident()
             return True
+
+    @property
+    def tried_here(self) -> bool:
+        """Whether the invocation of this thread tries the hook."""
+        mine: bool = self._trial == get_ident()
+        return mine
 
     # what an invocation tells ------------------------------------------------------------------------------------------
 
@@ -333,16 +325,19 @@ def _installed_by_members(_take: Callable[[], Any]) -> None:
 
 
 class Bucket:
-    """A token bucket: `rate` tokens a second, and room for those of a tenth of a second, but for one at least. It is full at first."""
+    """A token bucket: `rate` tokens a second, and room for those of a tenth of a second, but for one at least. It is full at first.
 
-    __slots__ = ("_clock", "_lock", "_rate", "_room", "_since", "_tokens")
+    Until `empty_until` there is none, which may be asked without `take`.
+    """
+
+    __slots__ = ("_clock", "_lock", "_rate", "_room", "_since", "_tokens", "empty_until")
 
     def __init__(self, rate: float, clock: Callable[[], float] = _now) -> None:
         self._rate = rate
         self._room = max(1.0, rate * _BURST)
         self._clock = clock
         self._tokens = self._room
-        self._since = clock()
+        self.empty_until = self._since = clock()
         self.reset()
 
     def reset(self) -> None:
@@ -361,6 +356,8 @@ class Bucket:
             if self._tokens < 1.0:
                 return False
             self._tokens -= 1.0
+            if self._tokens < 1.0:
+                self.empty_until = now + (1.0 - self._tokens) / self._rate
             return True
         finally:
             self._lock.release()

@@ -23,7 +23,7 @@ from xpc_instrument.core.model.target import Mode
 from ..generated import compiled
 from ..guard import guard  # noqa: F401 - used in `TELL_AFTER`
 from ..targets.resolve import Kind
-from .gate import ALWAYS, PASS, Args, Entered, Gate, Kwargs, Proceeding, Way, set_traceback
+from .gate import ALWAYS, PASS, Args, Entered, Gate, Kwargs, Proceeding, Way, without_frame
 from .invocation import Invocation, next_number
 
 
@@ -68,7 +68,7 @@ class HookChain:
     `way` is where a gate leads that is inside of the function's code.
     """
 
-    __slots__ = ("_cross", "_goes_without", "after", "before", "hooks", "nest", "observed", "sole", "sole_async", "way")
+    __slots__ = ("after", "before", "hooks", "nest", "observed", "sole", "sole_async", "way")
 
     def __init__(self, hooks: Sequence[DispatchedHook]) -> None:
         self.hooks = tuple(hooks)
@@ -81,21 +81,8 @@ class HookChain:
             self.sole_async = self.nest[0].call_replacing_async if self.nest else None
             self.sole = self.nest[0].call_replacing if self.nest else getattr(self.hooks[0], "sole", None)
         self.way = Way(ALWAYS, self._begin)
-        self._cross: Optional[Callable[..., Any]] = None
-        self._goes_without: Optional[Callable[[], bool]] = None
         if len(self.hooks) == 1:
-            alone = getattr(self.hooks[0], "alone", None)
-            if alone is not None:
-                self.way = alone
-                # One that lives here may know what to do without what a crossing needs.
-                if self.nest and not getattr(self.hooks[0], "begins", False):
-                    self._cross = self.nest[0].cross  # type: ignore[attr-defined]
-                    alone.begin = self._begin_sole
-            elif self.after:
-                # An invocation need not be noted for a hook that is suspended.
-                self._goes_without = getattr(self.hooks[0], "goes_without", None)
-                if self._goes_without is not None:
-                    self.way = Way(ALWAYS, self._begin_after)
+            self.way = getattr(self.hooks[0], "alone", None) or self.way
 
     def inside(self, kind: Kind) -> bool:
         """Whether all hooks can be called from inside the code of a function of that kind."""
@@ -107,31 +94,10 @@ class HookChain:
         passage = Passage(self, gate)
         if self.observed:
             invocation = passage.invocation = Invocation(args, kwargs, gate.bound, canonical=True)
+            invocation.values = values
             passage.number = invocation.number
             tell_before(self, invocation)
         return passage.begin(args, kwargs) if self.nest or self.after else None
-
-    def _begin_after(self, gate: Gate, values: Args) -> Entered:
-        """The same for one `after` hook alone."""
-        assert self._goes_without is not None
-        return None if self._goes_without() else self._begin(gate, values)
-
-    def _begin_sole(self, gate: Gate, values: Args) -> Entered:
-        """The same for one hook alone, which nests and has let the invocation through: what `Passage.begin` comes to then."""
-        args, kwargs = gate.split(values)
-        passage = Passage(self, gate)
-        try:
-            assert self._cross is not None
-            step = self._cross(args, kwargs, gate.bound)
-            if not _isinstance(step, Proceeding):
-                if step is PASS:
-                    return None
-                return (step.get() if type(step) is Outcome else step,), None
-            passage.open.append((step, 0, args, kwargs))
-            return (None, passage) if step.changed is None else passage.begin_with(step.changed)
-        except BaseException:
-            passage.abandon()
-            raise
 
     def around(self, original: Callable[..., Any], bound: bool, number: int) -> Callable[..., Any]:
         """The original inside of all hooks that nest."""
@@ -190,11 +156,6 @@ class Passage:
         if not self.open and not self.chain.after:
             return None
         return step, self  # type: ignore[return-value]
-
-    def begin_with(self, changed: Arguments) -> Entered:
-        """The one hook has proceeded with other arguments."""
-        values = self._values_of(changed, 0)
-        return self._at_once(values) if type(values) is Outcome else (values, self)  # type: ignore[return-value]
 
     def _at_once(self, outcome: Outcome) -> Entered:
         self._tell_after(outcome)
@@ -286,7 +247,7 @@ class Passage:
         except TypeError as error:
             raise_interrupt(error, of_values=True)
             # What the original says when it is called so.
-            return self._come_out(Outcome(error=_without_frame(error)), base)
+            return self._come_out(Outcome(error=without_frame(error)), base)
 
     def _come_out(self, outcome: Outcome, base: int) -> Outcome:
         """Tell the hooks that have proceeded, but for the first `base` of them, what came of it, the innermost first."""
@@ -311,7 +272,7 @@ class Passage:
                 args, kwargs = gate.split(gate.values_of(*hook.changed))
             except TypeError as error:
                 raise_interrupt(error, of_values=True)
-                return Outcome(error=_without_frame(error))
+                return Outcome(error=without_frame(error))
         base = len(self.open)
         step = self._go_in(args, kwargs, place)
         if _isinstance(step, Outcome):
@@ -319,12 +280,6 @@ class Passage:
         if step is not None:
             args, kwargs = gate.split(step)
         return self._come_out(gate.run_again(args, kwargs), base)
-
-
-def _without_frame(error: BaseException) -> BaseException:
-    """The exception without the frames in which it was raised here."""
-    set_traceback(error, None)
-    return error
 
 
 def ended(invocation: Invocation, started: float, result: Any, error: Optional[BaseException]) -> None:

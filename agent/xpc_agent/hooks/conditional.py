@@ -28,8 +28,10 @@ from xpc_instrument.core.model.words import one_line
 from xpc_instrument.core.unpatched import get_ident
 
 from ..guard import guarded
+from ..targets.flags import CO_VARKEYWORDS
 from ..targets.parameters import binder, count_of, splitter
 from ..targets.resolve import Binding, Kind, Resolved
+from .alone import after
 from .gate import ALWAYS, PASS, Args, Entered, Gate, Kwargs, Way
 from .invocation import Invocation, split
 
@@ -66,6 +68,8 @@ class Conditional:
         self._split: Optional[Callable[[Args], Tuple[Args, Kwargs]]] = None
         self._words: Tuple[Callable[..., Any], ...] = ()
         self._bound = False
+        # The values inside of the code are those that the call began with; a `**` dict is the body's own.
+        self._direct = False
         # Why it cannot be asked on its target, once that is known.
         self.mistake: Optional[ExpressionError] = None
         self._errors = 0
@@ -75,7 +79,8 @@ class Conditional:
         # As the chain has it.
         self.way = Way(ALWAYS)
         self.sole: Optional[Callable[..., Any]] = None if self.mode is not Mode.BEFORE else self._alone
-        self.alone = Way(ALWAYS, self._begin) if self.mode is Mode.BEFORE else None
+        self.goes_without: Callable[[], bool] = hook.goes_without
+        self.alone = Way(ALWAYS, after(self) if self.mode is Mode.AFTER else self._begin)
 
     # where it is -------------------------------------------------------------------------------------------------------
 
@@ -87,10 +92,14 @@ class Conditional:
         function = resolved.function
         names: Tuple[str, ...] = ()
         self._values_of = self._split = None
+        self._direct = False
+        if self.mode is not Mode.AFTER:
+            self.alone.begin = self._begin
         if code is not None and type(function) is FunctionType:
             self._values_of = binder(function, code)
             if self._values_of is not None:
                 self._split, names = splitter(code), code.co_varnames[: count_of(code)]
+                self._direct = not code.co_flags & CO_VARKEYWORDS
         self._bound = resolved.binding is not Binding.NONE
         words = [word for word in WORDS if word in self._expression.names and word not in names]
         self.mistake = None
@@ -105,6 +114,8 @@ class Conditional:
         self._words = tuple(_READERS[word] for word in words)
         ask = self._expression.condition([*names, *words])
         self._ask = guarded(ask) if self._expression.level == TRUSTED else ask
+        if self.mode is not Mode.AFTER and not self._words and self._values_of is not None:
+            self.alone.begin = self._begin_by_values(self._ask)
 
     # asking ------------------------------------------------------------------------------------------------------------
 
@@ -118,7 +129,9 @@ class Conditional:
             if invocation is not None and invocation.instance is not None:
                 args = (invocation.instance, *args)
             values: Args = ()
-            if self._values_of is not None:
+            if self._direct and invocation is not None and invocation.values is not None:
+                values = invocation.values
+            elif self._values_of is not None:
                 try:
                     values = self._values_of(args, kwargs)
                 except TypeError as error:
@@ -183,6 +196,17 @@ class Conditional:
         if self._meets(invocation.args, invocation.kwargs, invocation):
             self.hook.call_observer(invocation)
 
+    def observe(self, invocation: Invocation) -> None:
+        """The same."""
+        self.call_observer(invocation)
+
+    def still_takes(self) -> bool:
+        """Admission is asked where the hook is told."""
+        return True
+
+    def let_go(self) -> None:
+        """The same."""
+
     def call_observer_async(self, invocation: Invocation) -> Coroutine[Any, Any, None]:
         """The same, to be awaited."""
         if self._meets(invocation.args, invocation.kwargs, invocation):
@@ -225,29 +249,35 @@ class Conditional:
         return self.hook.cross(args, kwargs, bound, number)
 
     def _begin(self, gate: Gate, values: Args) -> Entered:
-        """Of a `before` hook that is alone: what most often comes here, with the values in their order."""
-        hook = self.hook
-        if self._words or self._values_of is None:
-            if not self._meets(*gate.split(values)):
-                return None
-        elif hook.admission.suspended or self._errors or self._ask is None or self._left < 1:
-            if not (hook.admission.suspended and hook.admission.resting()) and not self._asked(values):
-                return None
-        else:
-            # As `_asked`, two calls less.
-            self._left -= 1
-            try:
-                met = self._ask(*values)
-            except Exception as error:
-                met = self._failed(error)
-            else:
+        """Of a hook that is alone and asked when the call begins."""
+        if not self._meets(*gate.split(values)):
+            return None
+        way = self.hook.alone
+        return way.begin(gate, values) if way.take() else None
+
+    def _begin_by_values(self, ask: Ask) -> Callable[[Gate, Args], Entered]:
+        """The same with the values in their order, which is all that most conditions need: the steps of `_meets` and `_asked` at once."""
+        hook, admission = self.hook, self.hook.admission
+
+        def begin(gate: Gate, values: Args) -> Entered:
+            if not admission.suspended or not admission.resting():
+                self._left -= 1
+                if self._left < 0:
+                    self._look_at_clock()
+                try:
+                    met = not self._resting_until and ask(*values)
+                except Exception as error:
+                    self._failed(error)
+                    return None
+                if self._errors:
+                    self._errors = 0
                 if not met:
                     hook.counters.skipped["when"].up()
-            if not met:
-                return None
-        way = hook.alone
-        entered: Entered = way.begin(gate, values) if way.take() else None
-        return entered
+                    return None
+            way = hook.alone
+            return way.begin(gate, values) if way.take() else None
+
+        return begin
 
 
 async def _nothing_async() -> None:

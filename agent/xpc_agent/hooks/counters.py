@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from typing import Any, Deque, Dict, Iterable, Iterator, Mapping, Optional, Tuple
+from typing import Any, Callable, Deque, Dict, Iterable, Iterator, Mapping, Optional, Tuple
 
 from xpc_instrument.core.model.stats import Figures
 from xpc_instrument.core.unpatched import RLock
+
+from .sampling import Sampler
 
 SKIPPED = ("sample", "rate", "suspended", "when")
 
@@ -28,18 +30,20 @@ _PARTS = 256
 class Count:
     """A number that any thread may raise at any time: `up()` is one step of C code, so that none is lost. `back()` takes one back."""
 
-    __slots__ = ("_back", "_base", "_numbers", "back", "up")
+    __slots__ = ("_back", "_base", "_numbers", "back", "besides", "up")
 
     def __init__(self) -> None:
         # From 1 on: what `up` gives is true, which admission makes use of.
         self._base = 0
         self._numbers, self._back = itertools.count(1), itertools.count(1)
         self.up, self.back = self._numbers.__next__, self._back.__next__
+        # What is counted elsewhere.
+        self.besides: Optional[Callable[[], int]] = None
 
     @property
     def value(self) -> int:
-        """How often `up` was called, less how often `back`."""
-        return _next(self._numbers) - _next(self._back) - self._base
+        """How often `up` was called, less how often `back`, and what is counted besides."""
+        return _next(self._numbers) - _next(self._back) - self._base + (self.besides() if self.besides is not None else 0)
 
     def reset(self) -> None:
         """Begin at zero; `up` stays the same function."""
@@ -61,6 +65,7 @@ class HookCounters:
         "_parent",
         "_parts",
         "_received",
+        "_sampler",
         "_sent",
         "_waited",
         "batched",
@@ -74,6 +79,7 @@ class HookCounters:
     def __init__(self) -> None:
         self.calls = Count()
         self.skipped = {why: Count() for why in SKIPPED}
+        self._sampler: Optional[Sampler] = None
         self.failures: Dict[str, int] = {}
         self.suspensions = 0
         self.batched = self.dropped = 0
@@ -83,6 +89,13 @@ class HookCounters:
         self._parent: Optional[Counters] = None
         # A signal handler or a `__del__` may come here in the thread that is here already.
         self._lock = RLock()
+
+    def sampler(self, sample: float, chance: Callable[[], float]) -> Sampler:
+        """What takes a part `sample` of the invocations, and counts here."""
+        if self._sampler is None:
+            made = self._sampler = Sampler(sample, chance, self.calls.up)
+            self.skipped["sample"].besides = lambda: made.passed
+        return self._sampler
 
     def fail(self, cause: str) -> None:
         """Count a failure."""

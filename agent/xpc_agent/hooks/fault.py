@@ -104,8 +104,6 @@ class _Made:
 class FaultHook(LocalHook):
     """One registration of faults on one probe point, in the mode `instead`."""
 
-    begins = True
-
     def __init__(self, *args: Any, **options: Any) -> None:
         self._random = Random()
         self._choosing = RLock()

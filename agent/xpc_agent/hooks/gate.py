@@ -119,6 +119,12 @@ class Gate:
             return Outcome(error=error)
 
 
+def without_frame(error: BaseException) -> BaseException:
+    """The exception without the frames in which it was raised here."""
+    set_traceback(error, None)
+    return error
+
+
 def _closed() -> Gate:
     """Elsewhere an armed function has no hooks."""
     gate = Gate.__new__(Gate)

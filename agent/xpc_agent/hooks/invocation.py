@@ -24,10 +24,11 @@ def split(args: Args, bound: bool) -> Tuple[Any, Args]:
 class Invocation:
     """One invocation of a probe point, as a hook sees it: `args` without the instance; `duration` is in seconds.
 
-    `canonical`: the arguments are in the canonical form already, since it was seen from inside of the function.
+    `canonical`: the arguments are in the canonical form already, since it was seen from inside of the function; `values` are those of all
+    parameters then.
     """
 
-    __slots__ = ("args", "canonical", "duration", "exception", "instance", "kwargs", "number", "result", "thread")
+    __slots__ = ("args", "canonical", "duration", "exception", "instance", "kwargs", "number", "result", "thread", "values")
 
     def __init__(self, args: Args, kwargs: Kwargs, bound: bool, number: int = 0, canonical: bool = False) -> None:
         self.canonical = canonical
@@ -35,6 +36,7 @@ class Invocation:
         self.kwargs = kwargs
         self.number = number or next_number()
         self.thread = get_ident()
+        self.values: Optional[Args] = None
         self.result: Any = None
         self.exception: Optional[BaseException] = None
         self.duration = 0.0

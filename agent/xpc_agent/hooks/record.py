@@ -118,8 +118,6 @@ class _Taken(Proceeding):
 class RecordHook(ShownHook):
     """One registration on one probe point: of what is recorded, or, with `inside`, of what is called meanwhile."""
 
-    begins = True
-
     # Set before there is one of its own: the terms are installed when the hook is made.
     _rests = False
     _admit: Callable[[], Any] = staticmethod(NEVER)

@@ -43,8 +43,9 @@ from ..guard import guard, guarded
 from ..relay import RelayedPeer, relay_name
 from ..targets.resolve import Kind, Resolved
 from .admission import SharedAdmission, SuspensionPolicy
+from .alone import after, around
 from .failures import FailingOpen
-from .gate import PASS, Args, Form, Gate, Kwargs, Proceeding
+from .gate import ALWAYS, PASS, Args, Form, Gate, Kwargs, Proceeding, Way
 from .invocation import Invocation, next_number, split
 from .stop import Stop
 
@@ -169,10 +170,15 @@ class RemoteHook(FailingOpen):
         self._signature = signature
         # What a chain of this hook alone calls; None if that is `call_replacing`, or `call_observer` as for an `after`.
         self.sole: Optional[Callable[..., Any]] = self._alone if mode is Mode.BEFORE else None
-        # Where a gate leads to such a chain; what nests is given its `begin` by the chain.
-        self.alone = None if mode is Mode.AFTER else self.way
-        if mode is Mode.BEFORE:
-            self.way.begin = self._before_alone
+        # Where a gate leads to such a chain.
+        self.alone: Optional[Way] = self.way
+        if mode is Mode.AFTER:
+            # By chance alone: that may as well be asked when the invocation begins.
+            by_chance = self.admission.by_chance
+            self.way.begin = after(self, by_chance)
+            self.alone = self.way if by_chance else Way(ALWAYS, self.way.begin)
+        else:
+            self.way.begin = self._before_alone if mode is Mode.BEFORE else around(self)
         # A stand-in, and what a plain manager has registered, is called as the original was.
         self.as_passed = terms.form == AS_PASSED or style == "plain"
         # From the caller's form to the one that it is shown, where that may be another: see `shown_in`.
@@ -241,8 +247,25 @@ class RemoteHook(FailingOpen):
     def call_observer(self, invocation: Invocation) -> None:
         """Call a `before` or `after` hook; raises `HookFailedError` only from `before`, and only with `on-failure = "raise"`."""
         if self.way.take():
-            args, kwargs = self._form_of(invocation)
-            _finish(self.cross(args, kwargs, False, 0, invocation))
+            self.observe(invocation)
+
+    def observe(self, invocation: Invocation) -> None:
+        """The same for an invocation that admission has let through."""
+        args, kwargs = self._form_of(invocation)
+        _finish(self.cross(args, kwargs, False, 0, invocation))
+
+    def still_takes(self) -> bool:
+        """Whether it is told of an invocation that admission let through at its beginning: not if it was suspended meanwhile."""
+        admission = self.admission
+        if not admission.suspended or admission.tried_here:
+            return True
+        self.counters.calls.back()
+        self.counters.skipped["suspended"].up()
+        return False
+
+    def let_go(self) -> None:
+        """An invocation that admission has let through comes to nothing."""
+        self.admission.abandoned()
 
     def call_observer_async(self, invocation: Invocation) -> Coroutine[Any, Any, None]:
         """Like `call_observer`, on the running loop: to be awaited."""

@@ -82,9 +82,6 @@ class TraceHook(ShownHook):
     `armed` gives the code of functions that have hooks, of each layer, with the target, and whether it is a trampoline.
     """
 
-    # It knows what to do without what a crossing needs.
-    begins = True
-
     def __init__(self, *args: Any, armed: Callable[[], Sequence[Tuple[CodeType, str, bool]]], **options: Any) -> None:
         self._armed = armed
         self._take: Callable[[], Any] = ALWAYS

@@ -282,13 +282,15 @@ def test_a_trial_that_is_not_heard_of_is_given_up() -> None:
 
 
 def test_the_terms_hold_for_the_trial_too_and_what_they_keep_out_tries_nothing() -> None:
-    scene = Scene(sample=0.5)
-    scene.suspend()
-    scene.clock.now += 1.0
-    scene.chance = 0.9
-    assert not scene.take()
-    scene.chance = 0.1
+    scene = Scene(SuspensionPolicy(after=1), sample=0.5)
+    # By which one invocation passes, and the next is taken.
+    scene.chance = 0.6
     assert scene.take()
+    scene.admission.failed("timeout")
+    scene.clock.now += 1.0
+    assert not scene.take()
+    assert scene.take()
+    assert (scene.skipped("sample"), scene.counters.calls.value) == (1, 2)
 
 
 def test_a_forked_child_begins_without_failures_but_with_what_is_left_of_the_limit() -> None:

@@ -14,6 +14,7 @@ import cloudpickle
 import pytest
 
 from xpc_agent.guard import guard
+from xpc_agent.hooks.alone import after, around
 from xpc_agent.hooks.counters import Count
 from xpc_agent.hooks.dispatch import Dispatcher, HookChain, Invocation
 from xpc_agent.hooks.gate import ALWAYS, PASS, Proceeding, Way
@@ -100,6 +101,7 @@ class Hook:
     """A hook that can be called inside of a function; `form` of the rest as `RemoteHook`."""
 
     alone: Optional[Way] = None
+    has_own_way = True
 
     def __init__(self, mode: Mode, name: str, log: List[Any], act: Optional[Callable[..., Around]] = None, *, take: Any = ALWAYS) -> None:
         self.mode = mode
@@ -107,6 +109,11 @@ class Hook:
         self.log = log
         self.act = act
         self.way = Way(take)
+        if self.has_own_way and mode is Mode.AROUND:
+            self.way.begin = around(self)
+            self.alone = self.way
+        elif self.has_own_way and mode is Mode.AFTER:
+            self.alone = Way(ALWAYS, after(self))
         self.inside = True
         self.seen: List[Tuple[Any, Any, Any]] = []
         self.outcomes: List[Any] = []
@@ -121,6 +128,18 @@ class Hook:
 
     async def call_observer_async(self, invocation: Invocation) -> None:
         self.call_observer(invocation)
+
+    def observe(self, invocation: Invocation) -> None:
+        self.call_observer(invocation)
+
+    def goes_without(self) -> bool:
+        return False
+
+    def still_takes(self) -> bool:
+        return True
+
+    def let_go(self) -> None:
+        pass
 
     def cross(self, args: Any, kwargs: Any, bound: bool, number: int = 0) -> Any:
         self.log.append(f"{self.name} in")
@@ -163,6 +182,11 @@ class Scene:
             self.patch.arm()
         else:
             self.patch.disarm()
+
+
+@pytest.fixture(autouse=True, params=[True, False], ids=["alone it has a way of its own", "alone as among others"])
+def own_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Hook, "has_own_way", request.param)
 
 
 @pytest.fixture
@@ -365,6 +389,7 @@ def test_nothing_is_called_while_the_thread_does_our_work_or_admission_says_no(s
 def test_a_call_that_is_work_of_ours_is_counted_back(shop: Any, scene: Scene) -> None:
     calls = Count()
     hook = Hook(Mode.AROUND, "around", shop.log, take=calls.up)
+    hook.way.begin = around(hook)
     hook.alone, hook.way.back = hook.way, calls.back
     scene.set(hook)
     guard.on = True
@@ -385,6 +410,7 @@ def test_an_after_hook_alone_says_at_the_beginning_that_it_is_not_to_be_told(sho
             return self.resting
 
     hook = Suspended(Mode.AFTER, "after", shop.log)
+    hook.alone = Way(ALWAYS, after(hook))
     scene.set(hook)
     assert (shop.charge(1), shop.log) == (ANSWER, ["original"])
     hook.resting = False
