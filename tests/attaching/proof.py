@@ -31,7 +31,7 @@ PATIENCE = 30.0
 _ASKED = ("accept", "poll", "epoll", "http", "asynchronous")
 _SIGNALLED = ("pause", "signal_wait")
 # Never do anything.
-_SILENT = ("long_sleep", "lock", "without_threading")
+_SILENT = ("long_sleep", "lock", "full_pipe", "without_threading")
 
 
 def why_not() -> str:

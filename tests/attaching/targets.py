@@ -134,6 +134,15 @@ def lock():
     check(False)
 
 
+def full_pipe():
+    """As a program whose output nobody reads."""
+    _, writer = os.pipe()
+    os.write(writer, bytes(1 << 16))
+    ready()
+    os.write(writer, b"x")
+    check(False)
+
+
 def timed_lock():
     held = threading.Lock()
     held.acquire()

@@ -258,7 +258,7 @@ def _bring(examination: Examination, config: Config, deadline: float) -> Mapping
                     injection.run_again(deadline)
             report = report or job.await_report(deadline)
             if report is None:
-                raise AttachError(f"process {pid} did not answer within {TIMEOUT:g} s: {_why_silent(pid, threads)}")
+                raise AttachError(f"process {pid} did not answer within {TIMEOUT:g} s: {_why_silent(pid, threads, job.has_begun)}")
             thread = _task_of(pid, int(report["thread"]))
             if thread:
                 injection.undo(thread, time.monotonic() + _UNDOING)
@@ -283,7 +283,9 @@ def _tasks(pid: int) -> List[str]:
         return []
 
 
-def _why_silent(pid: int, before: Set[str]) -> str:
+def _why_silent(pid: int, before: Set[str], has_begun: bool) -> str:
+    if has_begun:
+        return "it is importing the agent, which its own busy threads hold up; what it has imported stays: try again"
     if set(_tasks(pid)) <= before:
         return (
             "no thread could be started in it, or what it started could not read its task: it may have come to one of its limits "

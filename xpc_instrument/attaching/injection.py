@@ -39,10 +39,14 @@ _BELOW = 1024
 _ROOM = 48 << 10
 # Within so many bytes above the block a stack pointer is one of that stack, and not of the one that handlers of signals may have.
 _NEAR = 1 << 20
-# System calls that wait, in which no thread holds a lock of the C library: restart_syscall, read, poll, select, accept, recvfrom,
-# recvmsg, pause, nanosleep, wait4, futex, epoll_wait, epoll_pwait, clock_nanosleep, pselect6, ppoll, waitid, accept4, rt_sigtimedwait,
-# rt_sigsuspend, epoll_pwait2, io_getevents, connect, semop.
-_WAITING = frozenset((219, 0, 7, 23, 43, 45, 47, 34, 35, 61, 202, 232, 281, 230, 270, 271, 247, 288, 128, 130, 441, 208, 42, 65))
+# System calls that wait, in which no thread holds a lock of the C library that starting one needs: restart_syscall, read, poll, select,
+# accept, recvfrom, recvmsg, pause, nanosleep, wait4, futex, epoll_wait, epoll_pwait, clock_nanosleep, pselect6, ppoll, waitid, accept4,
+# rt_sigtimedwait, rt_sigsuspend, epoll_pwait2, io_getevents, connect, semop; and those of a process that hangs: write, writev, sendto,
+# sendmsg, sendfile, open, openat, fcntl, flock, msgrcv, semtimedop.
+_HANGING = frozenset((1, 20, 44, 46, 40, 2, 257, 72, 73, 70, 220))
+_WAITING = _HANGING | {
+    *(219, 0, 7, 23, 43, 45, 47, 34, 35, 61, 202, 232, 281, 230, 270, 271, 247, 288, 128, 130, 441, 208, 42, 65),
+}
 _FUTEX, _RESTART = 202, 219
 # What the kernel has in rax of one that it will start again (include/linux/errno.h), and of one that ended because of us.
 _AGAIN = (-512, -513, -514)
@@ -366,7 +370,7 @@ def _threads(pid: int) -> List[int]:
             continue
         if word == "running":
             rank = 2
-        elif int(word) not in _WAITING:
+        elif int(word) not in _WAITING or int(word) in _HANGING:
             rank = 3
         else:
             rank = int(int(word) == _FUTEX)

@@ -149,6 +149,22 @@ class Job:
         # Where it was begun twice (`Injection.run_again`), there are two.
         return _checked(self.pid, data.partition(b"\n")[0])
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether the target has the pipe open: it is at work, and has not reported yet."""
+        wanted = os.fstat(self._report)
+        try:
+            for name in os.listdir(f"/proc/{self.pid}/fd"):
+                try:
+                    found = os.stat(f"/proc/{self.pid}/fd/{name}")
+                except OSError:
+                    continue  # closed since
+                if (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino):
+                    return True
+        except OSError:
+            pass  # it has ended
+        return False
+
     def close(self) -> None:
         """Remove it."""
         os.close(self._report)

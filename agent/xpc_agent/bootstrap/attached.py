@@ -30,8 +30,9 @@ _GATE = "_xpc_instrument_attaching"
 # How long a thread of the application that computes may keep the others waiting meanwhile, in seconds. Imports here let go of the global
 # interpreter lock a thousand times, and would take as many times the usual 5 ms.
 _SWITCHING = 0.0002
-# How long a fork waits for the imports here, in seconds: they take a tenth of a second of processor time.
-_PATIENCE = 5.0
+# How long a fork waits for the imports here, in seconds: they take a tenth of a second of processor time. In a process with many busy
+# threads they may take longer; then the child forgets what is half imported.
+_PATIENCE = 1.0
 
 
 class _Gate:
@@ -42,6 +43,9 @@ class _Gate:
         self.forks = 0
         # The thread that imports; 0 if none does.
         self.holder = self.native = 0
+        # The threads whose forks have waited for as long as they do, and go on.
+        self.tired: Any = set()
+        self.watch: Any = None
         # Whether it is asked before `logging`, which takes a lock for the time of a fork that the imports here need too. Until then nobody
         # waits: a fork that did while `logging` is imported would let go of a lock that it has not taken.
         self.is_first = "logging" in sys.modules
@@ -49,22 +53,28 @@ class _Gate:
         _posix.register_at_fork(before=self.before, after_in_parent=self.in_parent, after_in_child=self.in_child)
 
     def wait(self) -> None:
-        if self.is_open or not self.holder:
+        if self.is_open or not self.native or get_ident() in self.tired:
             return
-        native = self.native
         if self.lock.acquire(True, _PATIENCE):
             self.lock.release()
-            # From Python 3.12 on a fork warns of a second thread, and this one is about to end.
-            from time import sleep
-
-            tries = 1000
-            while tries and native != get_native_id() and _posix.access("/proc/self/task/%d" % native, _posix.F_OK):
-                sleep(0.0005)
-                tries -= 1
+            self.await_gone()
+        else:
+            self.tired.add(get_ident())
         # The agent that has begun meanwhile is to pause for this fork, too.
         control: Any = sys.modules.get("xpc_agent.life.control")
         if hasattr(control, "before_late_fork"):
             control.before_late_fork()
+
+    def await_gone(self) -> None:
+        """From Python 3.12 on a fork warns of a second thread, and this one is about to end."""
+        from time import sleep
+
+        native, tries = self.native, 1000
+        while tries and native and native != get_native_id() and _posix.access("/proc/self/task/%d" % native, _posix.F_OK):
+            sleep(0.0005)
+            tries -= 1
+        if self.native == native and not self.holder:
+            self.native = 0
 
     def before(self) -> None:
         self.wait()
@@ -72,11 +82,14 @@ class _Gate:
 
     def in_parent(self) -> None:
         self.forks -= 1
+        self.tired.discard(get_ident())
 
     def in_child(self) -> None:
         if self.holder:
             _forget_imports(self.holder)
-        self.lock, self.forks, self.holder = allocate_lock(), 0, 0
+        self.unwatch()
+        self.lock, self.forks, self.holder, self.native = allocate_lock(), 0, 0, 0
+        self.tired = set()
 
     def close(self) -> None:
         self.lock.acquire()
@@ -88,6 +101,12 @@ class _Gate:
             if self.forks <= 0:
                 break
             sleep(0.001)
+
+    def unwatch(self) -> None:
+        """Whoever imports is watched no more; in a forked child a later thread may have the number of its."""
+        watch, self.watch = self.watch, None
+        if watch is not None:
+            sys.meta_path[:] = [one for one in sys.meta_path if one is not watch]
 
     def come_first(self) -> None:
         """What is registered last comes first at a fork."""
@@ -154,6 +173,21 @@ class _Finder:
         return None
 
 
+class _Watch:
+    """Stands before all finders while the agent is imported: that ends where whoever attached has given up.
+
+    With the next module of ours, not in the middle of one of the standard library, which would make do without a part of its own.
+    """
+
+    def __init__(self, pipe: int) -> None:
+        self._thread = get_ident()
+        self._poller = _poller(pipe)
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
+        if get_ident() == self._thread and name.startswith(("xpc_agent", "xpc_instrument")) and self._poller.poll(0):
+            raise RuntimeError("whoever attached has given up")
+
+
 def _refusal() -> str:
     """Why the agent is not to start here; "" if it may."""
     if sys.is_finalizing():
@@ -208,6 +242,8 @@ def _enter(gate: Any, job: Any, folder: str, report: Any, pipe: int) -> None:
             sources = __import__("json").load(file)
     finder = _Finder(job["folders"], sources)
     sys.meta_path.append(finder)
+    gate.watch = _Watch(pipe)
+    sys.meta_path.insert(0, gate.watch)
     entered = False
     try:
         if "threading" not in sys.modules:
@@ -217,21 +253,23 @@ def _enter(gate: Any, job: Any, folder: str, report: Any, pipe: int) -> None:
         gate.come_first()
         from xpc_agent.life.attached import enter
 
-        if not _is_read(pipe):
+        gate.unwatch()
+        if _poller(pipe).poll(0):
             return
         entered = enter(job, finder, report)
         report["began"] = entered
     finally:
+        gate.unwatch()
         if not entered:
             sys.meta_path[:] = [one for one in sys.meta_path if one is not finder]
 
 
-def _is_read(pipe: int) -> bool:
-    """Whether somebody would read what is written into a pipe."""
+def _poller(pipe: int) -> Any:
+    """What has something to say when nobody would read what is written into a pipe."""
     select: Any = __import__("select")
     poller = select.poll()
     poller.register(pipe, 0)
-    return not poller.poll(0)
+    return poller
 
 
 def _forget_thread() -> None:

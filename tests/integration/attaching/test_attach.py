@@ -94,7 +94,7 @@ def test_a_running_program_is_hooked_and_left_as_it_was(run_program: Callable[..
 
 
 @pytest.mark.version
-@pytest.mark.parametrize("kind", ["accept", "timed_lock", "reads_input", "signal_wait", "busy", "without_threading"])
+@pytest.mark.parametrize("kind", ["accept", "timed_lock", "reads_input", "signal_wait", "busy", "full_pipe", "without_threading"])
 def test_a_target_goes_on_as_before(kind: str, start_target: Callable[[str], Target]) -> None:
     target = start_target(kind)
     for _ in range(2):
