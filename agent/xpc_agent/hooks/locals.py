@@ -3,7 +3,8 @@
 Rules:
 - Frames of libraries are told without them, and so is a module that is being imported.
 - Up to Python 3.12 asking a frame for them makes a dict that stays in the frame, and holds what is in it: it is emptied again. Where the
-  code may have that dict itself, since it names `locals` or the like, nothing is asked.
+  code may have that dict itself, since it names `locals` or the like, nothing is asked; and one that somebody else holds, such as who
+  reports errors, stays as it is.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ MOST_FRAMES = 20
 # What gives the application the dict of its local variables.
 _GIVE_LOCALS = frozenset(("locals", "vars", "dir", "eval", "exec", "_getframe", "f_locals"))
 _STAYS = sys.version_info < (3, 13)
+# The frame, the variable below, and the argument of `getrefcount`.
+_OURS_ALONE = 3
+_holders = sys.getrefcount
 
 Frame = Tuple[str, int, str, Optional[List[Any]]]
 
@@ -75,5 +79,6 @@ def _read(frame: FrameType) -> Optional[Dict[str, Any]]:
         return None
     seen = frame.f_locals
     found = dict(seen)
-    seen.clear()  # type: ignore[attr-defined, unused-ignore]
+    if _holders(seen) <= _OURS_ALONE:
+        seen.clear()  # type: ignore[attr-defined, unused-ignore]
     return found
