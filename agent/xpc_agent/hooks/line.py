@@ -5,7 +5,8 @@ Rules:
 - `call` makes what is called at the line, of one text: it asks the condition and goes on, or says that it is met. Up to Python 3.11 it is
   given the values of the variables, or their cells; later the frame.
 - Up to 3.12 to read `f_locals` of a frame writes into the dict that `locals()` has given the application. Up to 3.11 it is read only for
-  variables that may have no value at the line, and never where the code names what gives that dict. On 3.12 there is no other way.
+  variables that may have no value at the line, and never where the code names what gives that dict. On 3.12 there is no other way. Nothing
+  of what was read stays in the frame: see `variables.py`.
 - What it costs is measured and bounded, as with all that look on. At rest nothing is asked any more.
 - A condition runs no code of the application, so it is asked where the thread does work of ours too; what is met is not told there.
 - A variable without a value: a condition that asks for it is not met, and what is shown says so.
@@ -32,12 +33,11 @@ from .budget import SAMPLED
 from .gate import ALWAYS
 from .invocation import next_number
 from .local import callers
+from .variables import OURS_ALONE, gives_locals, holders, is_emptied, read
 from .watch import MOST_BYTES, WatchHook
 
 _WORDS = ("thread", "pid", "target")
 _CO_OPTIMIZED = 0x1
-# What gives the application the dict of its local variables.
-_GIVE_LOCALS = frozenset(("locals", "vars", "dir", "eval", "exec", "_getframe", "f_locals"))
 _BY_FRAME = sys.version_info >= (3, 12)
 _MARSHAL = 4
 # What Python takes to tell of a line, in seconds; see docs/lines.md.
@@ -48,11 +48,11 @@ def hit({parameters}):
     try:{seen}
         if not ask({asked}):
             if not rejected() % SAMPLED:
-                cost({asked})
+                cost({asked}){forget_rejected}
             return
-    except Exception as fault:
+    except Exception as fault:{forget}
         fell(fault)
-        return
+        return{forget_met}
     tell({frame}, {given}, {cells})
 """
 
@@ -63,6 +63,7 @@ class LineHook(WatchHook):
     def at(self, codes: Sequence[CodeType]) -> None:
         """Where the line is; a name that is no variable there is a `mistake`."""
         self._line = split_line(self.target)[1]
+        self._empties = all(map(is_emptied, codes))
         names = {name: None for code in codes for name in variables(code)}
         self._show = []
         # The globals of what is called at the line, of which `ask` is one.
@@ -100,8 +101,13 @@ class LineHook(WatchHook):
         ask: Callable[..., Any] = ALWAYS if condition is None else condition.condition(names)
         if condition is not None and condition.level == TRUSTED:
             ask = guarded(ask)
+        reads = given is None and condition is not None
+        forget = "\n{0}if holders(seen) <= OURS_ALONE:\n{0}    seen.clear()\n{0}seen = None" if reads and self._empties else ""
         text = _HIT.format(
-            seen="\n        seen = frame.f_locals" if given is None and condition is not None else "",
+            seen="\n        seen = frame.f_locals" if reads else "",
+            forget_rejected=forget.format(" " * 12),
+            forget=forget.format(" " * 8),
+            forget_met=forget.format(" " * 4),
             parameters="frame" if given is None else ", ".join(places.values()),
             asked=", ".join(map(value, names)),
             frame="frame" if given is None else "getframe(1)",
@@ -114,6 +120,8 @@ class LineHook(WatchHook):
             "ident": get_ident,
             "getframe": sys._getframe,
             "look": _look,
+            "holders": holders,
+            "OURS_ALONE": OURS_ALONE,
             "cost": functools.partial(self._cost, ask),
             "SAMPLED": SAMPLED,
             "rejected": self.counters.skipped["when"].up,
@@ -183,7 +191,7 @@ class LineHook(WatchHook):
 
     def _values(self, frame: FrameType, given: Mapping[str, Any], cells: Mapping[str, Any]) -> Mapping[str, Any]:
         if _BY_FRAME:
-            return frame.f_locals
+            return read(frame)
         values = dict(given)
         for name, cell in cells.items():
             try:
@@ -192,7 +200,7 @@ class LineHook(WatchHook):
                 continue  # it has no value yet
         missing = [name for name in self.wanted if name not in given and name not in cells]
         if missing and _may_read(frame.f_code):
-            seen = frame.f_locals
+            seen = read(frame)
             values.update({name: seen[name] for name in missing if name in seen})
         return values
 
@@ -234,13 +242,13 @@ def variables(code: CodeType) -> List[str]:
 
 def _may_read(code: CodeType) -> bool:
     """Whether nobody but us has the dict that `f_locals` brings up to date."""
-    return not code.co_flags & _CO_OPTIMIZED or _GIVE_LOCALS.isdisjoint(code.co_names)
+    return not code.co_flags & _CO_OPTIMIZED or not gives_locals(code)
 
 
 def _look(frame: FrameType, name: str) -> Any:
     """The value of a variable that may have none, up to 3.11."""
     if _may_read(frame.f_code):
-        seen = frame.f_locals
+        seen = read(frame)
         if name in seen:
             return seen[name]
     raise NameError(f"{name} has no value here")

@@ -2,14 +2,11 @@
 
 Rules:
 - Frames of libraries are told without them, and so is a module that is being imported.
-- Up to Python 3.12 asking a frame for them makes a dict that stays in the frame, and holds what is in it: it is emptied again. Where the
-  code may have that dict itself, since it names `locals` or the like, nothing is asked; and one that somebody else holds, such as who
-  reports errors, stays as it is.
+- Where code may have the dict of its variables itself, nothing is asked up to Python 3.12: see `variables.py`.
 """
 
 from __future__ import annotations
 
-import sys
 from types import FrameType
 from typing import Any, Dict, List, Optional, Tuple
 
@@ -19,16 +16,11 @@ from xpc_instrument.core.values.redaction import Redaction
 from ..targets.flags import CO_OPTIMIZED
 from ..trees.codes import is_application, is_ours
 from .gate import get_traceback
+from .variables import STAYS, gives_locals, read
 
 MOST_FRAMES = 20
 """Of one traceback, the innermost."""
 
-# What gives the application the dict of its local variables.
-_GIVE_LOCALS = frozenset(("locals", "vars", "dir", "eval", "exec", "_getframe", "f_locals"))
-_STAYS = sys.version_info < (3, 13)
-# The frame, the variable below, and the argument of `getrefcount`.
-_OURS_ALONE = 3
-_holders = sys.getrefcount
 
 Frame = Tuple[str, int, str, Optional[List[Any]]]
 
@@ -73,12 +65,4 @@ def _read(frame: FrameType) -> Optional[Dict[str, Any]]:
     code = frame.f_code
     if not code.co_flags & CO_OPTIMIZED:
         return None
-    if not _STAYS:
-        return dict(frame.f_locals)
-    if not _GIVE_LOCALS.isdisjoint(code.co_names):
-        return None
-    seen = frame.f_locals
-    found = dict(seen)
-    if _holders(seen) <= _OURS_ALONE:
-        seen.clear()  # type: ignore[attr-defined, unused-ignore]
-    return found
+    return None if STAYS and gives_locals(code) else read(frame)

@@ -99,3 +99,14 @@ class Till:
 
 ready, plus = make(10)
 registry = {"handler": lambda text: text.upper()}  # only in a dict
+
+
+def forgets(flag, big):
+    import weakref
+    seen = weakref.ref(big[0])
+    mine = big.pop()
+    if flag:
+        late = 1
+    flag = mine is None  # holds
+    del mine
+    return seen() is None

@@ -244,6 +244,24 @@ def test_all_ends_with_the_session_and_with_the_agent(app: App) -> None:
         )
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"locals": True},
+        {"when": "flag and late == 1"},
+        {"when": "not flag and late == 1"},
+        {"when": "late == 2"},
+        {"template": "{late}"},
+        {"when": "mine == 3", "template": "{flag}"},
+    ],
+)
+@pytest.mark.parametrize("flag", [True, False])
+def test_an_object_that_the_function_deletes_is_gone(app: App, options: Dict[str, Any], flag: bool) -> None:
+    made = "[type('Big', (), {})()]"
+    with xpc_instrument.connect("shop") as session, session.log(at("holds"), rate=None, **options):
+        assert app.evaluate(f"lined.forgets({flag}, {made})") == "True"
+
+
 def test_a_forked_child_tells_of_its_lines_and_is_left_as_it_was(run_program: Callable[..., Program], tmp_path: Path) -> None:
     (tmp_path / "lined.py").write_text(LINED.read_text())
     app = start_app(run_program, tmp_path, CONFIG)
