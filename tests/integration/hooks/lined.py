@@ -110,3 +110,20 @@ def forgets(flag, big):
     flag = mine is None  # holds
     del mine
     return seen() is None
+
+
+def releases(items):
+    for item in items:
+        try:
+            with open(os.devnull):
+                return str(  # returns
+                    item)
+        finally:
+            items = len(items)  # release
+            if items:  # asks
+                items -= 1  # nested
+            try:
+                return [item,  # returns instead
+                        items]
+            finally:
+                item = None  # releases again

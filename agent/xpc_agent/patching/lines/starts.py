@@ -3,7 +3,8 @@
 Rules:
 - A statement, or a clause (`elif`, `except`, what a `with` names on a line of its own), begins once, on its first line: what goes on over
   several lines is one. `for` begins once a loop, `while` with each test, `with` not once more when it is left; a `finally`
-  that the compiler has copied begins in each copy.
+  that the compiler has copied begins in each copy, also in that for `return`, whose value is on the stack meanwhile: there a statement
+  begins on the lines on which one begins in the copy for exceptions.
 - What begins a statement is the first instruction of its line while no statement is under way, which is one that has left something on the
   stack. The head of `for` and `with` is over where their body begins. The depths are those of `dis.stack_effect`, followed along jumps and
   into handlers.
@@ -105,7 +106,12 @@ class Body:
         self.bound: Dict[int, FrozenSet[int]] = {}
         self._begin = self._first()
         self._flow()
-        self.starts: Dict[int, List[Instruction]] = {} if _has_no_statements(code) else self._find()
+        self.starts: Dict[int, List[Instruction]] = {}
+        if not _has_no_statements(code):
+            handlers = self._handlers()
+            self.starts = self._find(handlers)
+            if handlers:
+                self.starts = self._find(handlers, frozenset(one.location[0] for found in self.starts.values() for one in found))
 
     # depths ------------------------------------------------------------------------------------------------------------
 
@@ -147,13 +153,14 @@ class Body:
 
     # starts ------------------------------------------------------------------------------------------------------------
 
-    def _find(self) -> Dict[int, List[Instruction]]:
+    def _find(self, handlers: Set[int], known: FrozenSet[Optional[int]] = frozenset()) -> Dict[int, List[Instruction]]:
+        """The starts; on the lines that are `known` to have one a statement begins although another, before it, is under way."""
         body, depths = self.instructions, self._depths
-        handlers = self._handlers()
         before = self._before()
         found: List[_Statement] = []
         # The statement that is under way, None if none is.
         now: Optional[_Statement] = None
+        returning: Optional[_Statement] = None
         previous: Optional[int] = None
         cleans_up = in_comprehension = False
         # Of what the compiler makes of `"%s" % value`.
@@ -183,14 +190,15 @@ class Body:
                 if now is not None and one.name == "POP_TOP" and line > now.last and depth - 1 <= now.below:
                     # From 3.14 on what `match` has on the stack is let go of with the line of what is done next.
                     now = None
+                begins = previous != line and one.name not in _NEVER
+                if now is not None and begins and line in known and line > now.last and depth == now.below + 1 and one.name != "POP_BLOCK":
+                    # It is `return`, whose value waits until what is in `finally` has run.
+                    returning, now = now, None
+                elif now is None and returning is not None and line <= returning.last and depth > returning.below:
+                    now = returning
                 if now is not None:
                     now.first, now.last = min(now.first, line), max(now.last, line)
-                elif (
-                    previous != line
-                    and one.name not in _NEVER
-                    and not self._goes_on(place, before, handlers)
-                    and not self._leaves_with(place)
-                ):
+                elif begins and not self._goes_on(place, before, handlers) and not self._leaves_with(place):
                     now = _Statement(place, line, depth - (one.name not in _PUSHES))
                     found.append(now)
                 previous = line
@@ -199,6 +207,8 @@ class Body:
             in_comprehension = in_comprehension or one.name == "LOAD_FAST_AND_CLEAR"
             if one.name in _LEAVES or (one.name in _BODY_FOLLOWS and not in_comprehension):
                 now = None
+            if one.name in _LEAVES:
+                returning = None
         lines: Dict[int, List[int]] = {}
         for statement in found:
             came = before.get(body[statement.place].offset, ())
