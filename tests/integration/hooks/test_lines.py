@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from pathlib import Path
 from typing import Any, Callable, Dict, List
 
@@ -11,7 +12,7 @@ import pytest
 
 import xpc_instrument
 from tests.integration.app_fixture import App, start_app
-from tests.programs import Program
+from tests.programs import PATIENCE, Program
 from xpc_instrument import LineEvent, Session, TargetError
 
 pytestmark = pytest.mark.version
@@ -263,17 +264,27 @@ def test_an_object_that_the_function_deletes_is_gone(app: App, options: Dict[str
         assert app.evaluate(f"lined.forgets({flag}, {made})") == "True"
 
 
+def test_a_line_that_is_too_hot_is_looked_at_no_more_also_where_nothing_of_it_is_told(app: App) -> None:
+    with xpc_instrument.connect("shop") as session, session.log(at("inner"), "{number}", rate=1) as log:
+        deadline = time.monotonic() + PATIENCE
+        while not log.handle.over_budget and time.monotonic() < deadline:
+            app.evaluate("[lined.ready(n) for n in range(100000)] and None")
+        assert list(log.handle.over_budget) == [app.program.pid]
+
+
 def test_a_forked_child_tells_of_its_lines_and_is_left_as_it_was(run_program: Callable[..., Program], tmp_path: Path) -> None:
     (tmp_path / "lined.py").write_text(LINED.read_text())
     app = start_app(run_program, tmp_path, CONFIG)
     app.evaluate("globals().update(lined=__import__('lined'))")
-    with xpc_instrument.connect("shop") as session, session.log(at("take"), "{amount}", rate=None) as log:
+    with xpc_instrument.connect("shop") as session, session.log(at("take"), "{amount} {pid}", rate=None) as log:
         fork = (
             "[os.waitpid(pid, 0) if pid else (lined.Till('c').take(7), __import__('xpc_agent').stop(), os._exit(0)) for pid in [os.fork()]]"
         )
         app.evaluate(f"({fork}, lined.Till('c').take(8)) and None".replace("os.", "__import__('os')."))
-        events = sorted((next(log).text, next(log).text))
-        assert events == ["7", "8"]
+        events = sorted((event.text, event.pid) for event in (next(log), next(log)))
+        # In the child it is the child's.
+        assert events == [(f"{amount} {pid}", pid) for amount, (_, pid) in zip((7, 8), events)]
+        assert events[1][1] == app.program.pid != events[0][1]
 
 
 def test_a_line_of_a_module_that_comes_later_is_waited_for(app: App) -> None:
