@@ -188,9 +188,15 @@ def test_a_thread_that_is_interrupted_many_times_leaves_no_lane_behind(start: Ca
     assert app.value("__import__('signal').signal(14, interrupt) is not None")
     with xpc_instrument.connect("shop") as session:
         session.instead("till:pay", lambda *args: "hooked")
-        got = app.value("storm(1500)")
-        assert got.keys() <= {"hooked", "interrupted"}
-        assert got.get("interrupted", 0) > 20
+        interrupted = 0
+        for _ in range(20):
+            # How many of them fall into a call depends on how fast the machine is.
+            got = app.value("storm(1500)")
+            assert got.keys() <= {"hooked", "interrupted"}
+            interrupted += got.get("interrupted", 0)
+            if interrupted > 20:
+                break
+        assert interrupted > 20
         assert app.value("till.pay(1)") == "hooked"
         lanes = "[(len(p.lanes), len(p.lanes._free)) for p in sys.modules['xpc_agent.life.control'].current().host.peers.values()]"
         (known, free) = app.value(lanes)[0]
