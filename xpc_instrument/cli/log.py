@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import Any
 
-from ..core.model.target import is_line
+from ..core.model.target import is_line, line_mistake
 from ..script.watching import LineEvent
 from ..verbs.events import line_json, line_text
-from .observing import GRACE, Run, add_captured, add_verb, running
+from .observing import GRACE, Run, add_captured, add_verb, running, wrong
 from .streams import follow_stream
 
 
@@ -38,8 +37,9 @@ def run(options: argparse.Namespace) -> int:
     place = first + 1 if is_line("".join(options.words[first : first + 1])) else max(first, len(options.words) - 1)
     options.words, rest = options.words[:place], options.words[place:]
     if len(rest) > 1 or not options.words[first:]:
-        print("xpc: expected FILE:LINE and a template, or targets and a template; see `xpc log --help`", file=sys.stderr)
-        return 2
+        raise wrong(options, line_mistake(rest[:1]) or "expected FILE:LINE and a template, or targets and a template")
+    if options.locals and not any(map(is_line, options.words[first:])):
+        raise wrong(options, f"--locals shows the variables at a line, such as shop/checkout.py:24, and {options.words[first]} is none")
     with running(options) as one:
         target = one.targets[0] if len(one.targets) == 1 else one.targets
         return follow_line(one, target, "".join(rest), options.locals)

@@ -26,7 +26,7 @@ from ..core.discovery import entry as discovery
 from ..core.discovery.doorbell import bell_name
 from ..core.model.errors import ApplicationNotFoundError
 from ..core.model.local import DEEPEST, MOST_FRAMES
-from ..core.model.target import is_line
+from ..core.model.target import is_line, line_mistake
 from ..core.model.times import TIME_FORM, parse_seconds, shown_seconds
 from ..core.model.words import counted
 from ..script.connect import connect
@@ -315,9 +315,17 @@ def split_words(options: argparse.Namespace, least: int) -> Tuple[Optional[str],
             if app == ""
             else "a target, such as shop.checkout:charge"
         )
-        print(f"xpc: expected {what}; see `xpc {options.command} --help`", file=sys.stderr)
-        raise SystemExit(2)
+        raise wrong(options, f"expected {what}")
+    mistake = line_mistake(words)
+    if mistake:
+        raise wrong(options, mistake)
     return app, words
+
+
+def wrong(options: argparse.Namespace, mistake: str) -> SystemExit:
+    """To be raised for wrong usage, once it is said what is wrong."""
+    print(f"xpc: {mistake}; see `xpc {options.command} --help`", file=sys.stderr)
+    return SystemExit(2)
 
 
 @contextmanager

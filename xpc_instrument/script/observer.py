@@ -10,10 +10,11 @@ import uuid
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 from ..core.discovery.doorbell import bell_name
+from ..core.model.errors import ExpressionError, TargetError
 from ..core.model.expression import TRUSTED, parse, parse_template
 from ..core.model.fault import parse_terms
 from ..core.model.local import DURATION, INJECT, LINE, RECORD, STACK, STAT, TREE, WATCH
-from ..core.model.target import Mode, is_line
+from ..core.model.target import Mode, is_line, line_mistake
 from ..core.model.terms import Terms
 from .counted import Injected, Monitor, Stacks, Stat
 from .handle import Handle
@@ -125,18 +126,25 @@ class Observer(Registrar):
         - ``locals``: at a line, all local variables that have a value.
         - ``depth``, ``stack``, ``limit``, ``expires``, ``sample`` and ``rate`` are as with ``watch``.
 
-        The application never waits, and none of its code runs for it. Raises ``ExpressionError``, ``TargetError`` for a line that is not
-        there, with the nearest, and as ``before``.
+        The application never waits, and none of its code runs for it. Raises ``ExpressionError``, also for a template without expressions
+        where the target is no line; ``TargetError`` for a line that is not there, with the nearest; and as ``before``.
         """
         if when:
             parse(when, TRUSTED)
         parsed = parse_template(template, TRUSTED)
         shown = list(dict.fromkeys(one.text for one in parsed.expressions))
         lines = [one for one in ([target] if isinstance(target, str) else target) if is_line(one)]
+        mistake = line_mistake([target] if isinstance(target, str) else target)
+        if mistake:
+            raise TargetError(mistake)
         if lines and not isinstance(target, str):
             raise ValueError(f"{lines[0]}: a line is named alone, and not in a list")
-        if not lines and (locals or not shown):
-            raise ValueError(f"{target!r:.200}: expected a template with expressions in it, and no locals, where the target is no line")
+        if not lines and not shown:
+            raise ExpressionError(
+                f"{template!r:.200}: expected a template with expressions in it, such as {{result}}, as the target is no line"
+            )
+        if not lines and locals:
+            raise ValueError(f"{target!r:.200}: locals are shown at a line, such as shop/checkout.py:24, and the target is none")
         places: Dict[str, Tuple[str, int]] = {}
         log = Log((lambda call: line_event(call, parsed)) if lines else (lambda call: logged_call(call, parsed, places)))
         local: Dict[str, Any] = {

@@ -305,3 +305,18 @@ def test_log_says_what_it_cannot_be_put_on(app: App) -> None:
     assert (done.returncode, "the nearest with one:" in done.stderr) == (1, True)
     assert command("log", "shop", "shop.py:5", "{amount", "x").returncode == 2
     assert command("log", "shop", "shop:charge").returncode == 2
+    for words, message in {
+        ("shop.py:abc", "x"): 'expected a line behind the file, such as shop.py:24, and "abc" is no number of one',
+        ("shop.py:-1", "x"): '"-1" is no number of one',
+        ("shop.py:20abc",): '"20abc" is no number of one',
+        ("shop.py:", "{amount}"): '"" is no number of one',
+        ("shop.py", "{amount}"): "'shop.py': expected a line behind the file",
+        ("shop:charge", "shop.py:5", "{amount}"): "shop.py:5: a line is named alone",
+        ("shop:charge", "a text"): "'a text': expected a template with expressions in it",
+        ("shop:charge", "{amount}", "--locals"): "--locals shows the variables at a line",
+    }.items():
+        done = command("log", "shop", *words)
+        assert (done.returncode, message in done.stderr) == (2, True), done.stderr
+        assert len(done.stderr.splitlines()) == 1
+    done = command("watch", "shop", "shop.py:5", "shop:charge")
+    assert (done.returncode, "is named alone" in done.stderr) == (2, True)

@@ -43,6 +43,20 @@ def is_line(target: str) -> bool:
     return bool(colon and file) and line.isascii() and line.isdigit()
 
 
+def line_mistake(targets: Sequence[str]) -> str:
+    """What is wrong with targets of which one is meant to be a line, in words; "" if nothing is, or none is meant so."""
+    for target in targets:
+        file, _, line = target.rpartition(":")
+        if is_line(target):
+            if len(targets) > 1:
+                return f"{target}: a line is named alone, without other targets"
+        elif file.endswith(".py"):
+            return f"{target!r:.200}: expected a line behind the file, such as {file[-100:]}:24, and {quoted(line)} is no number of one"
+        elif target.endswith(".py"):
+            return f"{target!r:.200}: expected a line behind the file, such as {target[-100:]}:24"
+    return ""
+
+
 def split_line(target: str) -> Tuple[str, int]:
     """(the end of the path of a file, line) of a target that is a line. Raises `TargetError`."""
     file, _, line = target.rpartition(":")
