@@ -22,6 +22,7 @@ from xpc_instrument.core.model.errors import TargetError
 from xpc_instrument.core.model.target import split_line
 from xpc_instrument.core.model.words import counted
 
+from .flags import CO_OPTIMIZED
 from .module import find_module, is_initializing
 from .raw import function_in, is_a, namespace_of
 
@@ -149,7 +150,8 @@ def _nearest_file(path: str, files: Set[str]) -> str:
 def all_functions(namespace: Mapping[Any, Any]) -> Iterator[FunctionType]:
     """All functions that are alive and have these globals."""
     for one in gc.get_referrers(namespace):
-        if type(one) is FunctionType:
+        # While the code of a module or of a class runs, there is an object of this type for it too: from Python 3.11 on for modules.
+        if type(one) is FunctionType and one.__code__.co_flags & CO_OPTIMIZED:
             yield one
 
 
