@@ -81,11 +81,22 @@ def module_to_come(target: str) -> str:
     path, _ = split_line(target)
     if any(ends_with(file, path) for file in _files()):
         return ""
-    for entry in list(sys.path):
-        if type(entry) is str and os.path.isfile(os.path.join(entry, path)):
-            name = path[: -len(".py")].replace("/", ".")
-            return name[: -len(".__init__")] if name.endswith(".__init__") else name
-    return ""
+    # The innermost folder is the likeliest, of which the name is the shortest.
+    names = [_name_in(entry, path) for entry in list(sys.path) if type(entry) is str]
+    return min(filter(None, names), key=len, default="")
+
+
+def _name_in(entry: str, path: str) -> str:
+    """The name of the module of a file in an entry of Python's path; "" if it has none there."""
+    if os.path.isabs(path):
+        folder, path = os.path.realpath(entry), os.path.realpath(path)
+        if not path.startswith(os.path.join(folder, "")):
+            return ""
+        path = os.path.relpath(path, folder).replace(os.sep, "/")
+    if not os.path.isfile(os.path.join(entry, path)):
+        return ""
+    parts = path[: -len(".py")].split("/")
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts) if all(map(str.isidentifier, parts)) else ""
 
 
 # files -------------------------------------------------------------------------------------------------------------------
@@ -131,8 +142,11 @@ def _modules_of(target: str, path: str, has_run: str) -> Tuple[str, Modules]:
 
 def ends_with(file: str, path: str) -> bool:
     """Whether a path ends with another, by whole names."""
-    whole, end = file.replace("\\", "/"), path.lstrip("./") if path.startswith("./") else path
-    return whole == end or whole.endswith(f"/{end}")
+    whole = file.replace("\\", "/")
+    if whole == path or whole.endswith(f"/{path}"):
+        return True
+    same_name = whole.rpartition("/")[2] == path.rpartition("/")[2]
+    return same_name and os.path.isabs(path) and os.path.realpath(file) == os.path.realpath(path)
 
 
 def _nearest_file(path: str, files: Set[str]) -> str:

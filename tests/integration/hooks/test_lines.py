@@ -141,7 +141,10 @@ def test_what_is_shown_is_what_the_variables_are_then(app: App) -> None:
         assert one.text == "1"
 
 
-def test_lines_that_cannot_be_are_refused_with_what_there_is(app: App) -> None:
+def test_lines_that_cannot_be_are_refused_with_what_there_is(app: App, tmp_path: Path) -> None:
+    other = tmp_path / "no-package" / "lined.py"
+    other.parent.mkdir()
+    other.touch()
     second = line("comprehension") + 1
     refusals = {
         f"lined.py:{second}": f"no statement begins on line {second} of lined.py; the nearest with one: {second - 1} and",
@@ -151,6 +154,8 @@ def test_lines_that_cannot_be_are_refused_with_what_there_is(app: App) -> None:
         "shop.py:10": "where the config does not allow to look, only instead",
         "lined.py:0": "lines count from 1",
         "lined.txt:5": "expected a file and a line",
+        "../lined.py:3": "the application has another working directory",
+        f"{other}:3": "no module that is imported is of a file whose path ends so",
     }
     with xpc_instrument.connect("shop") as session:
         for target, words in refusals.items():
@@ -287,11 +292,20 @@ def test_a_forked_child_tells_of_its_lines_and_is_left_as_it_was(run_program: Ca
         assert events[1][1] == app.program.pid != events[0][1]
 
 
-def test_a_line_of_a_module_that_comes_later_is_waited_for(app: App) -> None:
+@pytest.mark.parametrize("path", ["lined.py", "./lined.py", "{folder}/lined.py", "{folder}/../{name}/lined.py"])
+def test_a_line_of_a_module_that_comes_later_is_waited_for(app: App, path: str) -> None:
+    folder = Path(app.evaluate("__import__('os').getcwd()").strip().strip("'"))
+    target = f"{path.format(folder=folder, name=folder.name)}:{line('take')}"
     app.evaluate("(__import__('sys').modules.pop('lined'), globals().pop('lined')) and None")
-    with xpc_instrument.connect("shop") as session, session.log(at("take"), "{amount}") as log:
+    with xpc_instrument.connect("shop") as session, session.log(target, "{amount}") as log:
         app.evaluate("globals().update(lined=__import__('lined'))")
         app.evaluate("lined.Till('c').take(4)")
-        assert next(log).text == "4"
-        (probe,) = [probe for probe in session.stats() if probe.target == at("take")]
+        event = log.take(20)
+        assert event is not None
+        assert event.text == "4"
+        (probe,) = [probe for probe in session.stats() if probe.target == target]
         assert probe.state == "armed"
+        # It is found by that name when it is there, too.
+        with session.log(target, "{amount}") as again:
+            app.evaluate("lined.Till('c').take(5)")
+            assert next(again).text == "5"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import enum
 import fnmatch
+import posixpath
 import re
 from typing import Iterable, Optional, Sequence, Tuple
 
@@ -58,10 +59,12 @@ def line_mistake(targets: Sequence[str]) -> str:
 
 
 def split_line(target: str) -> Tuple[str, int]:
-    """(the end of the path of a file, line) of a target that is a line. Raises `TargetError`."""
+    """(the end of the path of a file without `.` and `..`, line) of a target that is a line. Raises `TargetError`."""
     file, _, line = target.rpartition(":")
-    path = file.replace("\\", "/")
-    if not path.isprintable() or path.endswith("/") or not path.endswith(".py"):
+    path = posixpath.normpath(file.replace("\\", "/"))
+    if path.startswith("../"):
+        raise TargetError(f"{target!r:.200}: the application has another working directory; expected an absolute path, or any end of it")
+    if not path.isprintable() or file.endswith("/") or not path.endswith(".py"):
         raise TargetError(f"{target!r:.200}: expected a file and a line as tracebacks have them, such as shop/checkout.py:24")
     if not 0 < int(line[:9]) < 10**8:
         raise TargetError(f"{target!r:.200}: lines count from 1")
