@@ -315,6 +315,16 @@ def memories(pid: int) -> Set[int]:
     return found
 
 
+def await_rest(pid: int) -> None:
+    """Return once the main thread of a process has slept for a while; at once where there is no /proc."""
+    patience, asleep = threading.Event(), 0
+    deadline = time.monotonic() + PATIENCE / 3
+    while asleep < 5 and time.monotonic() < deadline and os.path.exists(f"/proc/{pid}/stat"):
+        with open(f"/proc/{pid}/stat") as file:
+            asleep = asleep + 1 if file.read().rpartition(")")[2].split()[0] == "S" else 0
+        patience.wait(0.005)
+
+
 def holds_no_memory(pid: int) -> None:
     """Wait until a process holds no memory of a lane; fails if it goes on to hold one."""
     patience = threading.Event()
