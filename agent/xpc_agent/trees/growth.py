@@ -5,7 +5,8 @@ Rules:
   `DEEPEST_TREE` levels; what comes beyond is in the own time of what is above it, and the tree is marked as cut.
 - The stack has the functions in the tree that run now. While the invocation waits (`async def`), or its iteration does (generators), the
   stack is empty, and what its thread does meanwhile is not in the tree.
-- A coroutine takes as long as it takes, waiting included; a generator as long as it runs.
+- A coroutine takes as long as it takes, waiting included; a generator as long as it runs, and one of `async def` as long as it runs or
+  waits: not while it is with whoever iterates it.
 - An event that does not fit the stack is either of code that was entered unseen, and ignored, or shows that functions above were left
   unseen, which ends them.
 - Nothing here calls code of the application, or asks it for more than a frame's place.
@@ -30,6 +31,15 @@ MOST_CALLS = 1_000_000
 _BETWEEN = 200
 
 _ITERATES = CO_GENERATOR | CO_ASYNC_GENERATOR
+
+
+# What an asynchronous generator gives comes out of it in an object of this type; what it awaits gives comes as it is.
+_GIVEN = "builtins.async_generator_wrapped_value"
+
+
+def waits(value: Any) -> bool:
+    """Whether an asynchronous generator that has passed on this value waits, and has given nothing."""
+    return type_name(value) != _GIVEN
 
 
 def error_name(error: Optional[BaseException]) -> str:
@@ -69,9 +79,10 @@ class Node:
 
 
 # A call that is not over: its node, when it was begun or, of a generator, gone on with, and what it had run until then. A list, which is
-# made faster than an object.
+# made faster than an object. A generator that has given something was gone on with at `_NOT_YET`.
 _Running = List[Any]
 _NODE, _STARTED, _SPENT = 0, 1, 2
+_NOT_YET = -1.0
 
 
 class Growth:
@@ -99,6 +110,8 @@ class Growth:
         if is_called:
             self.stack.clear()
             self._called = self.root.code
+            if self.root.code.co_flags & _ITERATES:
+                self._whole[_STARTED] = _NOT_YET
 
     # what the code does ------------------------------------------------------------------------------------------------
 
@@ -145,6 +158,7 @@ class Growth:
         if running is self._whole:
             self._ended = now
             running[_SPENT] += now - running[_STARTED]
+            running[_STARTED] = _NOT_YET
             return
         # As `Node.add`, one call less.
         node, spent = running[_NODE], running[_SPENT] + now - running[_STARTED]
@@ -158,14 +172,15 @@ class Growth:
             node.errors += 1
             node.error = error
 
-    def pause(self, code: CodeType, frame: int) -> None:
-        """A generator has given something, or a coroutine waits."""
+    def pause(self, code: CodeType, frame: int, is_waiting: bool = False) -> None:
+        """A generator has given something, or a coroutine waits; of an asynchronous generator, which of both."""
         now = self._clock()
         running = self._top(code, now)
         if running is not None:
             self.stack.pop()
-            if code.co_flags & _ITERATES:
+            if code.co_flags & _ITERATES and not is_waiting:
                 running[_SPENT] += now - running[_STARTED]
+                running[_STARTED] = _NOT_YET
             self._suspended[frame] = running
 
     def resume(self, code: CodeType, frame: int, caller: Optional[FrameType]) -> None:
@@ -184,7 +199,7 @@ class Growth:
                 self.enter(code, caller)
             return
         # What is thrown into a coroutine that waits comes to the innermost first, while those that wait for it still do.
-        if code.co_flags & _ITERATES:
+        if running[_STARTED] == _NOT_YET:
             running[_STARTED] = self._clock()
         self.stack.append(running)
 
@@ -202,8 +217,7 @@ class Growth:
 
     @staticmethod
     def _end(running: _Running, now: float) -> None:
-        iterates = running[_NODE].code.co_flags & _ITERATES
-        running[_NODE].add(running[_SPENT] if iterates else now - running[_STARTED], "")
+        running[_NODE].add(_spent(running, now), "")
 
     def close(self) -> None:
         """The invocation ends now, whatever is done before `finish`."""
@@ -214,16 +228,18 @@ class Growth:
     def finish(self, error: str) -> None:
         """The invocation has ended; so has all that it has begun."""
         now = self._ended or self._clock()
-        runs = any(one is self._whole for one in self.stack)
         for one in (*self.stack, *self._suspended.values()):
             if one is not self._whole:
                 self._end(one, now)
-        whole = self._whole
-        iterates = self.root.code.co_flags & _ITERATES
-        spent = whole[_SPENT] + (now - whole[_STARTED] if runs else 0.0) if iterates else now - whole[_STARTED]
-        self.root.add(spent, error)
+        self.root.add(_spent(self._whole, now), error)
         self.stack.clear()
         self._suspended.clear()
+
+
+def _spent(running: _Running, now: float) -> float:
+    """What a call has taken by now, in seconds."""
+    spent: float = running[_SPENT]
+    return spent if running[_STARTED] == _NOT_YET else spent + now - running[_STARTED]
 
 
 Row = Tuple[int, int, int, float, float, float, float, int, str, int]

@@ -16,7 +16,8 @@ from types import CodeType
 from typing import Any, Callable, List, Optional
 
 from ..monitoring import monitoring
-from .growth import MOST_CALLS, Growth, error_name
+from ..targets.flags import CO_ASYNC_GENERATOR
+from .growth import MOST_CALLS, Growth, error_name, waits
 
 _OWNER = "trees"
 _getframe = sys._getframe
@@ -78,7 +79,7 @@ class Monitored:
 
         def paused(code: CodeType, offset: int, value: Any) -> None:
             if stack and ident() == mine and (current is None or current() is greenlet):
-                pause(code, id(getframe(1)))
+                pause(code, id(getframe(1)), bool(code.co_flags & CO_ASYNC_GENERATOR) and waits(value))
 
         def resumed(code: CodeType, offset: int, error: Any = None) -> None:
             if ident() == mine and (current is None or current() is greenlet):

@@ -18,7 +18,7 @@ from typing import Any, Callable, Dict, Optional
 
 from ..targets.flags import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR
 from .codes import Codes
-from .growth import MOST_CALLS, Growth
+from .growth import MOST_CALLS, Growth, waits
 
 # Of instructions in Python 3.9 to 3.11: each means the same in all of them that have it, and `opcode` is not loaded for that.
 _RETURN_VALUE, _YIELD_VALUE, _YIELD_FROM, _RESUME = 83, 86, 72, 151
@@ -35,6 +35,11 @@ def _begins(text: bytes, place: int) -> bool:
 def _gives(text: bytes, place: int) -> bool:
     """Whether it gives something, or waits."""
     return text[place] == _YIELD_VALUE or (_STAYS_BEFORE and text[place + 2] == _YIELD_FROM)
+
+
+def _waits(text: bytes, place: int, value: Any) -> bool:
+    """Whether an asynchronous generator waits. Where the instruction tells it, what is thrown into one and leaves it is no waiting."""
+    return text[place] != _YIELD_VALUE if _STAYS_BEFORE else waits(value)
 
 
 class Profiled:
@@ -112,7 +117,7 @@ class Profiled:
                 elif value is None and thrown_into[0] == id(frame):
                     leave(code)
                 else:
-                    pause(code, id(frame))
+                    pause(code, id(frame), bool(code.co_flags & CO_ASYNC_GENERATOR) and _waits(text, place, value))
                     thrown_into[0] = 0
 
         return profile

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
@@ -104,6 +105,23 @@ async def rows(n):
 
 async def collect(n):
     return [one async for one in rows(n)]
+
+async def nap():
+    await asyncio.sleep(0.01)
+
+async def stream(n):
+    for i in range(n):
+        await nap()
+        yield i
+
+async def consume():
+    async for _ in stream(2):
+        await nap()
+
+async def consume_one():
+    async for _ in stream(2):
+        break
+    await nap()
 
 def deep(n):
     return n and deep(n - 1)
@@ -250,6 +268,22 @@ def test_generators_have_what_they_did(app: App, session: Session) -> None:
     # One that is left in the middle has ended there.
     tree = traced(app, session, "numbers", "Gateway and next(__import__('grove').numbers(3))")
     assert (shape(tree), tree.errors) == ([("leaf", 1, [])], 0)
+
+
+def test_an_asynchronous_generator_takes_what_it_waits(app: App, session: Session) -> None:
+    for name, naps in (("consume", 2), ("consume_one", 1)):
+        tree = traced(app, session, name, f"asyncio.run(__import__('grove').{name}())", min=0.001)
+        assert shape(tree) == [("stream", 1, [("nap", naps, [])]), ("nap", naps, [])]
+        stream, nap = tree.children
+        assert naps * 0.009 < stream.children[0].duration <= stream.duration
+        assert stream.own < nap.duration
+        for node in walk(tree):
+            assert node.own + sum(child.duration for child in node.children) == pytest.approx(node.duration, abs=2e-6)
+    if sys.version_info >= (3, 11):
+        # The target itself.
+        tree = traced(app, session, "stream", "asyncio.run(__import__('grove').consume())")
+        assert shape(tree) == [("nap", 2, [])]
+        assert tree.children[0].duration <= tree.duration < 2 * tree.children[0].duration
 
 
 def test_other_threads_are_not_in_it(app: App, session: Session) -> None:

@@ -86,6 +86,25 @@ def test_a_generator_takes_as_long_as_it_runs_and_a_coroutine_as_long_as_it_take
     assert [(row[1], row[2], row[3]) for row in rows(growth)] == [("root", 1, 24.0), ("generator", 1, 2.0), ("wait", 1, 12.0)]
 
 
+def test_an_asynchronous_generator_takes_what_it_waits_and_not_what_is_done_with_what_it_gives(growth: Growth, clock: Clock) -> None:
+    stream = GENERATOR.replace(co_flags=0x200 | ROOT.co_flags)
+    at(stream, clock, 0, growth.enter, None)
+    at(COROUTINE, clock, 1, growth.enter, None)
+    at(COROUTINE, clock, 0, growth.pause, 18)
+    growth.pause(stream, 17, True)
+    clock.now += 10
+    growth.resume(stream, 17, None)
+    at(COROUTINE, clock, 0, growth.resume, 18, None)
+    at(COROUTINE, clock, 0, growth.leave)
+    at(stream, clock, 1, growth.pause, 17)
+    clock.now += 100
+    growth.resume(stream, 17, None)
+    growth.pause(stream, 17, True)
+    clock.now += 1000
+    growth.finish("")
+    assert [row[1:5] for row in rows(growth)] == [("root", 1, 1112.0, 100.0), ("generator", 1, 1012.0, 1002.0), ("wait", 1, 10.0, 10.0)]
+
+
 def test_what_runs_while_the_invocation_waits_is_not_in_its_tree(clock: Clock) -> None:
     growth = Growth(COROUTINE, clock=clock)
     growth.begin(False)
