@@ -26,7 +26,7 @@ def add_parser(commands: Any) -> None:
         "  xpc trace shop shop.web:pay --when 'duration > 0.2' --min 1ms\n"
         "  xpc trace shop shop.web:pay --include 'shop.**' --include 'sqlalchemy.**' -n 1\n",
     )
-    parser.add_argument("--depth", metavar="N", type=_levels, default=0, help="so many levels below the target; all")
+    parser.add_argument("--depth", metavar="N", type=_levels, default=0, help="so many levels below the target, 0: all; default 0")
     parser.add_argument("--min", metavar="TIME", type=seconds, default=0.0, help="only what takes that long in all, such as 1ms")
     parser.add_argument(
         "--include",

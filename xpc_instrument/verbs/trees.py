@@ -16,6 +16,8 @@ _BRANCHES = ("├─ ", "└─ ", "│  ", "   ")
 _PLAIN = ("  ", "  ", "  ", "  ")
 # Columns that the name has at least, however narrow the terminal is.
 _LEAST = 20
+# Columns that names are filled up to in a pipe, where nothing is cut: one deep recursion is not to make all lines as wide.
+_FILLED = 60
 _CUT = {"nodes": "more than 10,000 nodes", "depth": "more than 200 levels", "calls": "more than a million calls"}
 
 
@@ -71,12 +73,15 @@ def _laid_out(lines: List[_Line], width: int) -> List[str]:
     if width:
         rests = max((len(line.rest) + 2 for line in lines if line.rest), default=0)
         shows_rest = names + numbers + 2 + places + rests <= width
-        shows_place = names + numbers + 2 + places <= width
-        names = min(names, max(_LEAST, width - numbers))
+        # Names that are wider than half of it are cut before the places go.
+        shows_place = min(names, width // 2) + numbers + 2 + places <= width
+        numbers += 2 + places if shows_place and not shows_rest else 0
+        names = names if shows_rest else min(names, max(_LEAST, width - numbers))
     found = []
     for line in lines:
         count = f"  {line.repeats.rjust(counts)}" if counts else ""
-        text = f"{_fitted(line.name, names)}{count}  {line.time.rjust(8)}  {line.percent.rjust(5)}"
+        name = _fitted(line.name, names) if width else line.name.ljust(min(names, _FILLED))
+        text = f"{name}{count}  {line.time.rjust(8)}  {line.percent.rjust(5)}"
         if shows_place and line.place:
             text += f"  {line.place.ljust(places) if line.rest and shows_rest else line.place}"
         if shows_rest and line.rest:
@@ -88,11 +93,11 @@ def _laid_out(lines: List[_Line], width: int) -> List[str]:
 
 
 def _fitted(name: str, width: int) -> str:
-    """A name in so many columns: its branches stay, and it is cut in front, where names are least told apart."""
+    """A name in so many columns: it is cut in front, where names are least told apart, and its branches take half of them at most."""
     if len(name) <= width:
         return name.ljust(width)
     branches = len(name) - len(name.lstrip("│├└─ "))
-    branches = min(branches, width - 8)
+    branches = min(branches, width // 2)
     return f"{name[:branches]}…{name[branches + 1 + len(name) - width :]}"
 
 

@@ -298,7 +298,9 @@ class Registrations(Policy):
         """What makes the hook that the terms mean. Raises `TargetError` for expressions that are not allowed."""
         target, level = point.target, point.config.expressions
         if point.is_line != (terms.local is not None and terms.local["kind"] == LINE):
-            raise TargetError(f"{target}: expected a function" if not point.is_line else f"{target} is a line, which only `log` looks at")
+            raise TargetError(
+                f"{target}: expected a function" if not point.is_line else f"{target} is a line, which only `log` and `watch` look at"
+            )
         if terms.local is None:
             return RemoteHook if terms.wait else functools.partial(UnwaitedHook, sender=self.sender, capturer=capturer_of(self._redaction))
         injects = terms.local["kind"] == INJECT

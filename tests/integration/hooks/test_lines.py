@@ -166,7 +166,7 @@ def test_lines_that_cannot_be_are_refused_with_what_there_is(app: App, tmp_path:
             session.log(f"lined.py:{next(n for n, text in enumerate(SOURCE, 1) if text.startswith('class Till'))}")
         with pytest.raises(TargetError, match="'itme' is not known here"):
             session.log(at("add"), "{itme}")
-        with pytest.raises(TargetError, match="is a line, which only `log` looks at"):
+        with pytest.raises(TargetError, match="is a line, which only `log` and `watch` look at"):
             session.before(at("add"), print)
         assert not [probe for probe in session.stats() if ".py:" in probe.target]
 

@@ -55,3 +55,30 @@ def test_what_is_cut_is_said_and_json_has_all() -> None:
     data = tree_json(TREE, "shop")
     assert (data["type"], data["tree"]["children"][1]["children"][0]["count"]) == ("tree", 2)
     assert data["time"] == "1970-01-01T00:00:01.000Z"
+
+
+def deep(levels: int) -> TreeNode:
+    below: Any = ()
+    for _ in range(levels):
+        below = (TreeNode(**node("shop.checkout:rec", 0.01, *below)),)
+    return below[0]  # type: ignore[no-any-return]
+
+
+DEEP = Tree(
+    **node("shop.web:pay", 0.0524, TOTAL, CHARGE, deep(200)),
+    time=1.0, pid=4711, thread=1, thread_name="MainThread", id="4711-1", cut="", calls=4, overhead=0.0,
+)  # fmt: skip
+
+
+def test_one_that_is_deep_leaves_the_others_as_they_are_in_a_pipe() -> None:
+    lines = tree_text(DEEP, 0, drawn=False)[1:]
+    assert max(len(line) for line in lines if "total" in line or "charge" in line or "post" in line) < 150
+    assert all("shop.checkout:rec" in line and "shop/web.py:15" in line for line in lines if "rec" in line)
+
+
+def test_one_that_is_deep_leaves_places_and_names_on_a_terminal() -> None:
+    for width in (100, 140):
+        lines = tree_text(DEEP, width)[1:]
+        assert all("shop/web.py:15" in line for line in lines if "own time" not in line)
+        assert all("checkout:rec" in line for line in lines if "rec" in line)
+        assert max(len(line) for line in lines if "!!" not in line) <= width
