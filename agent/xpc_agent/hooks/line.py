@@ -60,14 +60,18 @@ def hit({parameters}):
 class LineHook(WatchHook):
     """One registration on one line."""
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        # The globals of what is called at the line, of which `ask` is one.
+        self._asking: List[Dict[str, Any]] = []
+        self._words: Dict[str, Any] = {}
+        super().__init__(*args, **options)
+
     def at(self, codes: Sequence[CodeType]) -> None:
         """Where the line is; a name that is no variable there is a `mistake`."""
         self._line = split_line(self.target)[1]
         self._empties = all(map(is_emptied, codes))
         names = {name: None for code in codes for name in variables(code)}
         self._show = []
-        # The globals of what is called at the line, of which `ask` is one.
-        self._asking: List[Dict[str, Any]] = []
         self._condition: Optional[Expression] = None
         try:
             for one in self._expressions:
@@ -82,7 +86,13 @@ class LineHook(WatchHook):
         self._show = [(one.text, self._reader(one)) for one in shown]
         used = {name for one in self._expressions for name in one.names}
         self.wanted: Tuple[str, ...] = tuple(name for name in names if self.local["locals"] or name in used)
-        self._words: Dict[str, Any] = {"pid": self.pid, "target": self.target}
+        self._words.update(pid=self.pid, target=self.target)
+
+    def reset_after_fork(self, pid: int) -> None:
+        super().reset_after_fork(pid)
+        self._words["pid"] = pid
+        for namespace in self._asking:
+            namespace.update(namespace["begun"], rejected=self.counters.skipped["when"].up)
 
     def call(self, given: Optional[Mapping[str, bool]]) -> Callable[..., None]:
         """What is called at the line: with the frame, or with the values of these variables, where True says that it is the cell."""
@@ -128,6 +138,8 @@ class LineHook(WatchHook):
             "fell": self._fell,
             "tell": self._tell,
         }
+        # As it is until it rests, and in a forked child again.
+        namespace["begun"] = {"ask": ask, "cost": namespace["cost"]}
         self._asking.append(namespace)
         hit: Callable[..., None] = compiled(f"{__name__} {self.target}", namespace, text)["hit"]
         return hit
@@ -139,10 +151,6 @@ class LineHook(WatchHook):
         if self._condition is not None and self._condition.level != TRUSTED:
             ask(*values)
         self._budget.spent(perf_counter() - began + _EVENT)
-
-    def reset_after_fork(self, pid: int) -> None:
-        super().reset_after_fork(pid)
-        self._words["pid"] = pid
 
     def rest(self) -> None:
         super().rest()
