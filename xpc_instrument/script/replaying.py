@@ -145,10 +145,18 @@ def _find(target: str, allow: Sequence[str] = (), is_inner: bool = False) -> _Fo
     accessor = parts.pop() if parts[-1] in ("fget", "fset", "fdel") else "fget"
     for part in parts[:-1]:
         owner = inspect.getattr_static(owner, part, None)
+        if isinstance(owner, types.ModuleType):
+            # What a module has imported is as good as named by the recording: `shop:os.system`.
+            raise TargetError(f"{target}: {part} is a module, and no part of {module}; expected a function or a class of it")
     raw = None if owner is None else inspect.getattr_static(owner, parts[-1], None)
     function = getattr(raw, accessor) if isinstance(raw, property) else getattr(raw, "__func__", raw)
     if not callable(function):
         raise TargetError(f"{target}: there is no such function")
+    for one in () if is_inner else (owner, function):
+        home = getattr(one, "__module__", None)
+        home = home.partition(".")[0] if isinstance(home, str) else ""
+        if home and home != package and home not in allow and is_standard(home):
+            raise TargetError(f"{target}: it is {home}'s, of the standard library, and is not called for a file unless {home} is allowed")
     return _Found(owner, parts[-1], raw, function, isinstance(owner, type) and not isinstance(raw, staticmethod))
 
 

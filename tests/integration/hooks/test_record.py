@@ -290,6 +290,13 @@ def test_a_file_chooses_no_function_of_the_standard_library_and_is_refused_by_th
     done = command("replay", str(path), cwd=tmp_path)
     assert done.returncode == 1
     assert "os:mkdir: it is of the standard library, and is not called for a file" in done.stderr
+    # What a module of the package has imported is as little its own.
+    (tmp_path / "shopx.py").write_text("import os\nfrom os import mkdir\nfrom pathlib import Path\nclass Mine(Path): pass\n")
+    for target in ("shopx:os.mkdir", "shopx:mkdir", "shopx:Path.mkdir", "shopx:Mine.mkdir"):
+        path.write_text(f"{json.dumps(head)}\n{json.dumps({**call, 'target': target})}\n")
+        done = command("replay", str(path), cwd=tmp_path)
+        assert done.returncode == 1
+        assert f"{target}: " in done.stderr and ("is a module" in done.stderr or "of the standard library" in done.stderr)
     assert not (tmp_path / "made").exists()
     for line in ("[1]", "{}", '{"type": "recording", "format": 2}', json.dumps({**call, "arguments": 3}), "\x80", "[" * 100_000):
         path.write_text(f"{json.dumps(head)}\n{line}\n")

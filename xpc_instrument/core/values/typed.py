@@ -59,6 +59,8 @@ TEXTS = (
     ("pathlib", "PureWindowsPath", "pathlib.PureWindowsPath"),
 )
 _SEQUENCES: Tuple[Any, ...] = (tuple, set, frozenset)
+# Whose length is known without asking any code of theirs.
+_SIZED = frozenset((list, dict, *_SEQUENCES))
 
 
 def cut(kind: str, why: str) -> Tree:
@@ -122,7 +124,8 @@ class Room:
         if shape is None:
             shape = self._shape_of(kind)
         _, name, show, _how = shape
-        if self.left < 0:
+        if self.left < 0 or (kind in _SIZED and len(value) * _EACH > self.left):
+            # Before anything of it is copied or walked: each of its values takes so much at least.
             return cut(name, "size")
         address = id(value)
         if address in self._open:
@@ -184,14 +187,20 @@ def _sequence(room: Room, value: Any, shape: Any, depth: int) -> Tree:
 
 
 def _deque(room: Room, value: Any, shape: Any, depth: int) -> Tree:
+    if len(value) * _EACH > room.left:
+        return cut(shape[1], "size")
     return {"type": shape[1], "items": room.items(list(shape[0].__iter__(value)), depth), "most": shape[0].maxlen.__get__(value)}
 
 
 def _dict(room: Room, value: Any, shape: Any, depth: int) -> Tree:
+    if dict.__len__(value) * _EACH > room.left:
+        return cut(shape[1], "size")
     pairs = list(dict.items(value))
     named, one = room.named, room.value
     if shape[0] is dict and all(type(key) is str for key, _ in pairs) and "type" not in [key for key, _ in pairs]:
         room.left -= sum(len(key) for key, _ in pairs)
+        if room.left < 0:
+            return cut(shape[1], "size")
         return {key: named(key, item, depth) for key, item in pairs}
     found = []
     for key, item in pairs:
@@ -278,6 +287,9 @@ def _named_tuple(room: Room, value: Any, shape: Any, depth: int) -> Tree:
 
 
 def _exception(room: Room, value: Any, shape: Any, depth: int) -> Tree:
+    args = get_args(value)
+    if len(args) * _EACH > room.left:
+        return cut(shape[1], "size")
     fields = dict(get_fields(value))
     attributes = get_attributes(value)
     if type(attributes) is dict:
@@ -285,7 +297,7 @@ def _exception(room: Room, value: Any, shape: Any, depth: int) -> Tree:
     shown = {name: room.named(name, one, depth) for name, one in fields.items() if type(name) is str and one is not None}
     # What a note says is of the traceback, and no part of what was raised.
     shown.pop("__notes__", None)
-    return {"type": shape[1], "args": room.items(get_args(value), depth), "fields": shown}
+    return {"type": shape[1], "args": room.items(args, depth), "fields": shown}
 
 
 def _object(room: Room, value: Any, shape: Any, depth: int) -> Tree:
@@ -299,6 +311,8 @@ def _object(room: Room, value: Any, shape: Any, depth: int) -> Tree:
         found[name] = room.named(name, one, depth)
     namespace = None if read_namespace is None else read_namespace(value)
     if type(namespace) is dict:
+        if len(namespace) * _EACH > room.left:
+            return cut(shape[1], "size")
         for name, one in namespace.copy().items():
             if type(name) is not str:
                 return cut(shape[1], "type")

@@ -197,8 +197,23 @@ def test_it_is_bounded_by_a_size_and_what_fits_is_whole() -> None:
     room = Encoder().room(1000)
     assert room.value(["a" * 500, "b" * 500, 5]) == ["a" * 500, {"type": "str", "cut": "size"}, 5]
     assert room.value(b"x" * 500) == {"type": "bytes", "cut": "size"}
-    many = Encoder().room(10_000).value([[one] for one in range(100_000)])
+    many = Encoder().room(10_000).value([[one] for one in range(1000)])
     assert many[0] == [0] and many[-1] == {"type": "list", "cut": "size"}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [list, tuple, set, frozenset, dict.fromkeys, collections.deque, collections.OrderedDict.fromkeys, lambda values: KeyError(*values)],
+)
+def test_a_container_that_does_not_fit_is_a_cut_before_it_is_walked(make: Any) -> None:
+    value = make(range(1000))
+    room = Encoder().room(1000)
+    tree = room.value(value)
+    assert tree["cut"] == "size"
+    # It took what one value takes.
+    assert room.left > 900
+    # And one whose keys do not fit.
+    assert Encoder().room(1000).value({"k" * 2000: 1}) == {"type": "dict", "cut": "size"}
 
 
 def test_secrets_are_not_read() -> None:
