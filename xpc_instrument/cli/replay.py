@@ -19,7 +19,7 @@ from typing import Any, List
 from ..core.model.words import counted
 from ..script.recording import Recording, load
 from ..script.replaying import Replayed
-from ..verbs.recordings import replayed_json, replayed_text, test_text
+from ..verbs.recordings import WRITTEN, replayed_json, replayed_text, test_text
 from .output import printable
 
 
@@ -52,6 +52,10 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run them; 1 if something differs."""
+    problem = "" if options.pytest is None else _in_the_way(Path(options.pytest), Path(options.file))
+    if problem:
+        _say(f"xpc: {problem}")
+        return 2
     if options.python is not None:
         return _run_elsewhere(options)
     recording = load(options.file)
@@ -80,7 +84,18 @@ def run(options: argparse.Namespace) -> int:
     _say(f"{len(same)} same, {differ} differ{f', {skipped} skipped' if skipped else ''}")
     if options.pytest is not None:
         _write_test(options, Recording(recording.app, recording.targets, recording.inside, same))
-    return 1 if differ or (done and not same) else 0
+    return 1 if differ or not same else 0
+
+
+def _in_the_way(test: Path, recording: Path) -> str:
+    """Why a test is not to be written there: nothing that somebody else has written is replaced, nor what was recorded; or ""."""
+    data = test.with_suffix(".jsonl")
+    for path in (test, data):
+        if path.exists() and recording.exists() and path.samefile(recording):
+            return f"--pytest {test} would replace the recording {recording}; expected another name, such as test_{recording.stem}.py"
+    if test.exists() and WRITTEN not in test.read_text(encoding="utf-8", errors="replace")[:1000]:
+        return f"--pytest {test}: there is a file that xpc has not written; expected another name, or delete it first"
+    return ""
 
 
 def _write_test(options: argparse.Namespace, same: Recording) -> None:
@@ -93,7 +108,8 @@ def _write_test(options: argparse.Namespace, same: Recording) -> None:
     name = "".join(one if one.isalnum() else "_" for one in stem)
     same.save(data)
     targets = list(dict.fromkeys(call.target for call in same.calls))
-    _write(path, test_text(same.app, targets, name, data.name, options.ignore, options.allow), 0o666)
+    root = os.path.relpath(os.getcwd(), path.resolve().parent)
+    _write(path, test_text(same.app, targets, name, data.name, root, options.ignore, options.allow), 0o666)
     _say(f"{path}: one test of {counted(len(same.calls), 'call')}, which are in {data}")
 
 

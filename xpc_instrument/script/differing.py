@@ -51,7 +51,7 @@ class Difference(Record):
 
 def differences(was: Tree, now: Tree, path: str) -> Iterator[Tuple[str, Any, Any]]:
     """Each place at which two trees differ, with what is there."""
-    if isinstance(was, dict) and "cut" in was:
+    if isinstance(was, dict) and "cut" in was and "type" in was:
         if was["cut"] != "redacted" and _type_of(was) != _type_of(now):
             yield path, was, now
     elif type(was) is not type(now):

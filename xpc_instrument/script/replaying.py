@@ -54,11 +54,14 @@ class _Found(NamedTuple):
 
 
 def replay_call(call: RecordedCall, inside: Sequence[str], *, ignore: Sequence[str], times: int, allow: Sequence[str]) -> Replayed:
-    """Run one call again. Raises `TargetError` where its target is not to be called, or not there."""
+    """Run one call again; a target that is not there any more is a difference. Raises `TargetError` where it is not to be called."""
     targets = list(dict.fromkeys([*(one.target for one in call.inner), *inside]))
     packages = {split_target(one)[0].partition(".")[0] for one in (call.target, *targets) if "*" not in one}
     maker = Rebuilder({one for one in packages if not is_standard(one)} | set(allow))
-    found = _find(call.target, allow)
+    try:
+        found = _find(call.target, allow)
+    except _GoneError as error:
+        return Replayed(call, (Difference(call.id, call.target, "target", call.target, str(error)),))
     why = _why_not(call, maker)
     if why:
         return Replayed(call, (), why)
@@ -130,6 +133,10 @@ def is_standard(package: str) -> bool:
     return origin == "frozen" or (origin.startswith(sysconfig.get_path("stdlib") + os.sep) and "-packages" not in origin)
 
 
+class _GoneError(TargetError):
+    """A target that is not there any more."""
+
+
 def _find(target: str, allow: Sequence[str] = (), is_inner: bool = False) -> _Found:
     module, qualified = split_target(target)
     package = module.partition(".")[0]
@@ -151,7 +158,7 @@ def _find(target: str, allow: Sequence[str] = (), is_inner: bool = False) -> _Fo
     raw = None if owner is None else inspect.getattr_static(owner, parts[-1], None)
     function = getattr(raw, accessor) if isinstance(raw, property) else getattr(raw, "__func__", raw)
     if not callable(function):
-        raise TargetError(f"{target}: there is no such function")
+        raise _GoneError(f"{target}: there is no such function")
     for one in () if is_inner else (owner, function):
         home = getattr(one, "__module__", None)
         home = home.partition(".")[0] if isinstance(home, str) else ""
@@ -169,14 +176,15 @@ def _run(call: RecordedCall, found: _Found, targets: Sequence[str], maker: Rebui
     args, kwargs = _form(call, maker)
     encoder = Encoder()
     standing = _Standing(call.inner, maker, encoder, is_ignored)
-    error: Optional[Exception] = None
+    error: Optional[BaseException] = None
     result: Any = None
     with ExitStack() as stack:
         for target in targets:
             stack.enter_context(standing.in_place_of(target))
         try:
             result = asyncio.run(_awaited(found.function, args, kwargs)) if _is_async(found.function) else found.function(*args, **kwargs)
-        except Exception as raised:
+        except (Exception, SystemExit, asyncio.CancelledError) as raised:
+            # The last two would end who replays, and not as a difference.
             error = raised
     told = standing.told()
     if isinstance(error, NotRecordedError) and told:

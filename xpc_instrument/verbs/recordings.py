@@ -46,14 +46,18 @@ def _json(tree: Any) -> Any:
     return {"type": "", "cut": "nothing"} if isinstance(tree, Missing) else str(tree) if isinstance(tree, str) else tree
 
 
+WRITTEN = "Written by `xpc replay --pytest`"
 _TEST = '''"""Calls of {targets} as they were recorded in {app}, run again. Written by `xpc replay --pytest`; the calls are in {data}."""
 
+import sys
 from pathlib import Path
 
 import pytest
 
 import xpc_instrument
 
+# Where the modules are imported from, as when it was written.
+sys.path.insert(0, str(Path(__file__).resolve().parent / {root!r}))
 RECORDING = xpc_instrument.load(Path(__file__).with_name({data!r}))
 IGNORE = {ignore!r}
 
@@ -65,8 +69,9 @@ def {name}(id):
 '''
 
 
-def test_text(app: str, targets: Sequence[str], name: str, data: str, ignore: Sequence[str], allow: Sequence[str]) -> str:
-    """The text of a test module with one test, whose parameters are the calls of the recording in the file `data` beside it."""
+def test_text(app: str, targets: Sequence[str], name: str, data: str, root: str, ignore: Sequence[str], allow: Sequence[str]) -> str:
+    """The text of a test module with one test, whose parameters are the calls of the recording in the file `data` beside it; `root` is the
+    folder of the modules, as seen from there."""
     also = f", allow={list(allow)!r}" if allow else ""
     shown = ", ".join(targets[:3]) + (" and others" if len(targets) > 3 else "")
-    return _TEST.format(targets=shown, app=app, data=data, ignore=list(ignore), name=name, allow=also)
+    return _TEST.format(targets=shown, app=app, data=data, root=root, ignore=list(ignore), name=name, allow=also)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import stat
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Callable, Iterator, List
+from typing import Any, Callable, Dict, Iterator, List
 
 import pytest
 
@@ -267,8 +266,10 @@ def test_the_command_records_replays_and_writes_a_test_that_passes(app: App, tmp
     done = command("replay", str(path), "--times", "2", "--pytest", str(test), cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "")
     assert done.stderr.splitlines()[:2] == ["replaying 2 calls of shop; imports rec", "2 same, 0 differ"]
-    tested = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", str(test)]
-    ran = subprocess.run(tested, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    # As the command `pytest` does, without the working directory on the path.
+    plain = "import sys, pytest; sys.path[:] = [one for one in sys.path if one]; sys.exit(pytest.main(sys.argv[1:]))"
+    tested = [sys.executable, "-c", plain, "-q", "-p", "no:cacheprovider", "-p", "no:xdist", str(test)]
+    ran = subprocess.run(tested, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert "2 passed" in ran.stdout, ran.stdout
     source = (tmp_path / "rec.py").read_text()
     (tmp_path / "rec.py").write_text(source.replace("order.number, answer", "order.number * 2, answer"))
@@ -321,3 +322,49 @@ def test_it_is_one_hook_among_others_and_a_glob_leaves_generators_out(app: App, 
     assert call.arguments["order"]["fields"]["items"] == []
     assert [one.target for one in call.inner] == ["rec:post"]
     assert recorder.replay() == []
+
+
+def written(path: Path, *calls: Dict[str, Any]) -> None:
+    """A recording by hand."""
+    head = {"type": "recording", "format": 1, "app": "a", "targets": [], "inside": []}
+    common = {"type": "call", "time": "2026-01-01T00:00:00Z", "pid": 1, "thread": 1, "positional": 0, "arguments": {}, "duration": 0.1}
+    lines = [head, *({**common, "id": f"1-{number}", **call} for number, call in enumerate(calls))]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_what_ends_a_process_or_is_gone_is_a_difference_and_the_rest_runs(tmp_path: Path) -> None:
+    (tmp_path / "shopy.py").write_text(
+        "import asyncio\n"
+        "def leaves(): raise SystemExit(0)\n"
+        "async def is_cancelled(): raise asyncio.CancelledError\n"
+        "def cut(): return {'cut': 'other'}\n"
+        "def same(): return 1\n"
+    )
+    path = tmp_path / "ends.jsonl"
+    names = ("leaves", "is_cancelled", "gone", "cut", "same")
+    written(path, *({"target": f"shopy:{name}", "result": {"cut": "princess"} if name == "cut" else 1} for name in names))
+    done = command("replay", str(path), cwd=tmp_path)
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.splitlines()[-1] == "1 same, 4 differ"
+    told = done.stdout.splitlines()
+    assert "outcome: 1 is now" in told[0] and "SystemExit" in told[0]
+    assert "CancelledError" in told[1] and "there is no such function" in told[2] and "result.cut: 'princess' is now 'other'" in told[3]
+    written(path)
+    assert command("replay", str(path), cwd=tmp_path).returncode == 1
+
+
+def test_a_test_replaces_neither_the_recording_nor_what_somebody_has_written(tmp_path: Path) -> None:
+    (tmp_path / "shopz.py").write_text("def same(): return 1\n")
+    path = tmp_path / "calls.jsonl"
+    written(path, {"target": "shopz:same", "result": 1})
+    before = path.read_text()
+    done = command("replay", str(path), "--pytest", str(tmp_path / "calls.py"), cwd=tmp_path)
+    assert done.returncode == 2 and "would replace the recording" in done.stderr
+    mine = tmp_path / "test_mine.py"
+    mine.write_text("def test_it(): pass\n")
+    done = command("replay", str(path), "--pytest", str(mine), cwd=tmp_path)
+    assert done.returncode == 2 and "there is a file that xpc has not written" in done.stderr
+    assert (path.read_text(), mine.read_text()) == (before, "def test_it(): pass\n")
+    for _ in range(2):
+        # Its own it writes anew.
+        assert command("replay", str(path), "--pytest", str(tmp_path / "test_calls.py"), cwd=tmp_path).returncode == 0
