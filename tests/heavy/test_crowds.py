@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Dict
 
 import pytest
 
@@ -174,7 +174,7 @@ def test_a_script_that_registers_and_dies_hundreds_of_times_leaves_nothing_behin
     die(100)
     app.disarmed()
     assert app.value("till.pay(1)") == "paid"
-    before, memory = app.resources(), app.value("till.memory()")
+    before, memory = settled_resources(app), app.value("till.memory()")
     die(500)
     app.disarmed()
     app.settles_at(before)
@@ -234,6 +234,17 @@ def test_a_session_whose_lane_is_hot_is_not_disturbed_by_a_crowd(app: Faulty, ru
     app.settles_at(before)
 
 
+def settled_resources(app: Faulty) -> Dict[str, int]:
+    """What there is for a while: a thread that opens a lane, or has just ended, may be there for a moment."""
+    patience, same = threading.Event(), 0
+    found = app.resources()
+    while same < 5:
+        patience.wait(0.02)
+        now = app.resources()
+        found, same = now, same + 1 if now == found else 0
+    return found
+
+
 @needs_hot
 @pytest.mark.parametrize("mode", ["before", "after", "around", "instead"])
 def test_calls_that_fail_now_and_then_on_a_hot_lane_leave_nothing_behind(
@@ -253,18 +264,23 @@ def test_calls_that_fail_now_and_then_on_a_hot_lane_leave_nothing_behind(
         getattr(session, mode)("till:pay", hook)
         app.heat("till.pay(0)")
         app.value("[till.pay(n) for n in range(200)] and till.ran.clear()")
-        before, memory, frames = app.resources(), app.value("till.memory()"), app.frames()
-        # A lane that lost its processor to another program is cool for a while.
-        for _ in range(10):
+        before, memory = settled_resources(app), app.value("till.memory()")
+        hot = 0
+        for _ in range(20):
+            # A lane that has lost its processor, or is new, is cool for a while.
+            app.heat("till.pay(0)")
+            app.value("till.ran.clear()")
+            frames = app.frames()
             seen = app.value("[till.pay(n) for n in range(2000)]")
             assert seen == ["paid" if n % 20 in fails else decided for n in range(2000)]
             assert app.ran == [n for n in range(2000) if decided == "paid" or n % 20 in fails]
             app.value("till.ran.clear()")
-            if app.frames() - frames > 200:
+            hot += app.frames() - frames
+            if hot > 100:
                 break
         else:
             assert is_busy()
-        assert app.resources() == before
+        assert settled_resources(app) == before
         assert app.value("till.memory()") - memory < SLACK
 
 
@@ -276,10 +292,10 @@ def test_hundreds_of_calls_that_fail_cost_the_application_nothing(app: Faulty, m
     with xpc_instrument.connect("shop") as session:
         getattr(session, mode)("till:pay", hook)
         app.value("[till.pay(n) for n in range(300)] and till.ran.clear()")
-        before, memory = app.resources(), app.value("till.memory()")
+        before, memory = settled_resources(app), app.value("till.memory()")
         app.value("[till.pay(n) for n in range(2000)] and till.ran.clear()")
-        assert app.resources() == before
+        assert settled_resources(app) == before
         assert app.value("till.memory()") - memory < SLACK
         getattr(session, mode)("till:pay", lambda *args: threading.Lock())
         app.value("[till.pay(n) for n in range(500)] and till.ran.clear()")
-        assert app.resources() == before
+        assert settled_resources(app) == before
