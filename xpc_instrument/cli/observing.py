@@ -156,12 +156,15 @@ class Output:
         self.colour = terminal and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
         self.width = shutil.get_terminal_size().columns if terminal else 0
         self._file: Optional[TextIO] = None
+        # What was in the file stays until there is something to write: the application may not be there, or the target misspelt.
+        self._replaces = False
         if options.output is not None:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0)
+            flags = os.O_WRONLY | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
             descriptor = os.open(options.output, flags, 0o600)
             if stat.S_ISREG(os.fstat(descriptor).st_mode):
                 # One that was there already may be for all to read.
                 os.fchmod(descriptor, 0o600)
+                self._replaces = True
             self._file = open(descriptor, "w", encoding="utf-8")  # noqa: SIM115 - closed by `close`
 
     def event(self, event: Mapping[str, Any], lines: Sequence[str] = (), style: str = "") -> None:
@@ -169,6 +172,9 @@ class Output:
         if self.json or self._file is not None:
             text = _json_text(event)
             if self._file is not None:
+                if self._replaces:
+                    self._file.truncate(0)
+                    self._replaces = False
                 print(text, file=self._file, flush=True)
             if self.json:
                 print(text, flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Dict, List, Sequence
 
 from ..core.model.times import shown_seconds
@@ -46,6 +47,8 @@ def _json(tree: Any) -> Any:
     return {"type": "", "cut": "nothing"} if isinstance(tree, Missing) else str(tree) if isinstance(tree, str) else tree
 
 
+# The names come from the file, and stand in the text of a program.
+_NO_NAME = re.compile(r"[^\w.:,*<> -]").sub
 WRITTEN = "Written by `xpc replay --pytest`"
 _TEST = '''"""Calls of {targets} as they were recorded in {app}, run again. Written by `xpc replay --pytest`; the calls are in {data}."""
 
@@ -74,4 +77,6 @@ def test_text(app: str, targets: Sequence[str], name: str, data: str, root: str,
     folder of the modules, as seen from there."""
     also = f", allow={list(allow)!r}" if allow else ""
     shown = ", ".join(targets[:3]) + (" and others" if len(targets) > 3 else "")
-    return _TEST.format(targets=shown, app=app, data=data, root=root, ignore=list(ignore), name=name, allow=also)
+    return _TEST.format(
+        targets=_NO_NAME("?", shown), app=_NO_NAME("?", app), data=data, root=root, ignore=list(ignore), name=name, allow=also
+    )

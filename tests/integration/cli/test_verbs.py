@@ -95,6 +95,16 @@ def test_watch_writes_json_lines_to_a_file_that_is_the_users(app: App, tmp_path:
     assert summary == {"type": "summary", "events": 1, "calls": 1, "rejected": 0, "rate": 0, "dropped": 0, "errors": 0}
 
 
+def test_what_is_in_the_file_stays_until_there_is_something_to_write(app: App, tmp_path: Path) -> None:
+    file = tmp_path / "incident.jsonl"
+    file.write_text("kept\n" * 1000)
+    for words in (["nobody", "shop:charge"], ["shop", "shop:chrge"], ["shop", "shop:charge", "--when", "amonut > 1"]):
+        assert command("watch", *words, "-o", str(file)).returncode != 0
+        assert file.read_text() == "kept\n" * 1000
+    assert during(app, "shop.charge(5)", "watch", "shop", "shop:charge", "-n", "1", "-o", str(file)).returncode == 0
+    assert [event["type"] for event in events(file.read_text())] == ["armed", "call", "summary"]
+
+
 def test_an_output_that_is_closed_is_no_traceback() -> None:
     words = ["sh", "-c", f"exec {shlex.quote(sys.executable)} -m xpc_instrument.cli watch nobody x:y >&-"]
     done = subprocess.run(words, stderr=subprocess.PIPE, text=True, check=False)

@@ -365,6 +365,13 @@ def test_a_test_replaces_neither_the_recording_nor_what_somebody_has_written(tmp
     done = command("replay", str(path), "--pytest", str(mine), cwd=tmp_path)
     assert done.returncode == 2 and "there is a file that xpc has not written" in done.stderr
     assert (path.read_text(), mine.read_text()) == (before, "def test_it(): pass\n")
+    # Names are the file's, and no part of the program.
+    path.write_text(before.replace('"app": "a"', '"app": ' + json.dumps('x"""\nraise SystemExit("run")\n"""')))
+    assert command("replay", str(path), "--pytest", str(tmp_path / "test_calls.py"), cwd=tmp_path).returncode == 0
+    text = (tmp_path / "test_calls.py").read_text()
+    assert "in x????raise SystemExit??run??????, run again." in text.splitlines()[0]
+    compile(text, "test_calls.py", "exec")
+    path.write_text(before)
     for _ in range(2):
         # Its own it writes anew.
         assert command("replay", str(path), "--pytest", str(tmp_path / "test_calls.py"), cwd=tmp_path).returncode == 0

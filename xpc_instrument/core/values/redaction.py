@@ -15,6 +15,7 @@ _LEFT_OUT = str.maketrans("", "", "-_ $@.")
 # A longer one is no name of a field.
 _LONGEST = 64
 _MOST_KNOWN = 4096
+_MOST_PARTS = 10
 
 _NAMES = """
 2fa 2facode accesskey accesskeyid accesstoken accountkey adminpassword apikey apikeysecret apisecret apitoken appkey
@@ -58,7 +59,10 @@ class Redaction:
         """Whether what lies under that name is hidden. `known` has what was asked before."""
         known = self.known.get(name)
         if known is None:
-            known = len(name) <= _LONGEST and normal(name) in self._names
+            # Behind `__` stands what a private attribute is called in its class: `_Session__token`.
+            parts = name.split("__")
+            called = ["__".join(parts[place:]) for place in range(len(parts))] if len(parts) < _MOST_PARTS else [name]
+            known = any(len(one) <= _LONGEST and normal(one) in self._names for one in called)
             if len(self.known) < _MOST_KNOWN and len(name) <= _LONGEST:
                 self.known[name] = known
         return known

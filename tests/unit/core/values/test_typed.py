@@ -277,3 +277,16 @@ def test_types_written_in_c_are_not_plain() -> None:
         pass
 
     assert [is_plain(one) for one in (Order, Slotted, Made, Items, int, type(sys.stderr), Meta)] == [True, True, True] + [False] * 4
+
+
+class Session:
+    def __init__(self) -> None:
+        self.__token, self.__tokens = "secret", 1
+
+
+def test_what_a_private_attribute_is_called_in_its_class_decides() -> None:
+    fields = Encoder().encode(Session())["fields"]
+    assert fields["_Session__token"] == {"type": "", "cut": "redacted"}
+    assert fields["_Session__tokens"] == 1
+    assert Redaction().hides(f"_{'A' * 100}__password") and Redaction().hides("_A__B__api_key")
+    assert not Redaction().hides("__tokens__") and not Redaction().hides("_" * 200)
