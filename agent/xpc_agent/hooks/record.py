@@ -128,6 +128,8 @@ class RecordHook(ShownHook):
         self._budget = Budget(self)
         self._encoder = Encoder(redaction)
         self._names: List[str] = []
+        # Whether its parameters are, of which there may be none.
+        self._is_known = False
         self._positional = 0
         super().__init__(*args, capturer=self._encoder, level=level, **options)
         self._is_inner: bool = self.local["inside"]
@@ -160,6 +162,7 @@ class RecordHook(ShownHook):
                 place = code.co_argcount + code.co_kwonlyargcount
                 names[place] = f"*{names[place]}"
         self._names = names
+        self._is_known = code is not None
 
     def goes_inside(self, kind: Kind) -> bool:
         return kind is Kind.SYNC
@@ -286,7 +289,7 @@ class RecordHook(ShownHook):
         if bound and values and with_self:
             found.append(("self", room.value(values[0])))
         own = values[1:] if bound else values
-        if not self._names:
+        if not self._is_known:
             # Nothing is known of its parameters.
             found += [("*args", room.value(own)), ("**kwargs", room.value(kwargs))]
         for name, value in zip(self._names[bound:], own):

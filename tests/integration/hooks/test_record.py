@@ -70,6 +70,12 @@ async def charge_in_thread(amount):
 def everything(value):
     return value
 
+def noted():
+    return 5
+
+def notes():
+    return noted() + 1
+
 def locked(lock, password):
     return password
 
@@ -171,6 +177,13 @@ def test_an_inner_call_belongs_to_all_that_it_is_inside_of(app: App, session: Se
     assert recorder.wait(2)
     recorder.remove()
     assert [[one.target for one in call.inner] for call in recorder.calls] == [["rec:post"], ["rec:post"]]
+    assert recorder.replay() == []
+
+
+def test_an_inner_call_without_parameters_is_as_it_was(app: App, session: Session) -> None:
+    recorder = recorded(session.record("rec:notes", inside="rec:noted"), app, "rec.notes()")
+    (call,) = recorder.calls
+    assert [(one.target, one.arguments) for one in call.inner] == [("rec:noted", {})]
     assert recorder.replay() == []
 
 
