@@ -57,6 +57,7 @@ def _find(target: str, has_run: str) -> FoundLine:
 
 
 def own_code(function: FunctionType) -> CodeType:
+    """The code object that the function has without hooks and without probes on its lines."""
     return injection.original(plain_code(function))
 
 
@@ -160,6 +161,7 @@ class LinePoint(ProbePoint):
 
 
 def line_events() -> Any:
+    """The `LineEvents` of this process, which are imported when the first line is looked at."""
     global _events
     if _events is None:
         from ..patching.lines.events import LineEvents
