@@ -85,7 +85,7 @@ def _pids(row: Mapping[str, Any]) -> str:
 def _show_source(row: Mapping[str, Any]) -> None:
     """The target with its parameters, where it is, and its lines, read from the file: as it is now, not as it was when it was imported."""
     signature = signature_from_spec(row["signature"])
-    print(printable(f"{row['target']}{'' if signature is None else _parameters(signature)}  [{row['state']}]  {_place(row)}"))
+    print(printable(f"{row['target']}{signature or ''}  [{row['state']}]  {_place(row)}"))
     if row["reason"]:
         print(printable(f"    {row['reason']}"))
     lines = linecache.getlines(row["file"]) if row["file"] else []
@@ -95,8 +95,3 @@ def _show_source(row: Mapping[str, Any]) -> None:
     first = row["line"] - 1
     for number, line in enumerate(inspect.getblock(lines[first:]), row["line"]):
         print(f"{number:6}  {printable(line.rstrip())}")
-
-
-def _parameters(signature: inspect.Signature) -> str:
-    """Without the values of defaults, which stay in the application."""
-    return str(signature).replace("=None", "=...")

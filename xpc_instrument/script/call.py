@@ -133,15 +133,27 @@ class Call:
         return await get_running_loop().run_in_executor(None, self.proceed)
 
 
+class _Default:
+    """Stands for a default, whose value stays in the application."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "..."
+
+
+_DEFAULT = _Default()
+
+
 def signature_from_spec(spec: Any) -> Optional[inspect.Signature]:
-    """The signature that the application described: a list of (name, kind, whether it has a default)."""
+    """The signature that the application described: a list of (name, kind, whether it has a default). A default is shown as ``...``."""
     if not isinstance(spec, list):
         return None
     parameters = [
         inspect.Parameter(
             name,
             inspect._ParameterKind(kind),
-            default=None if has_default else inspect.Parameter.empty,
+            default=_DEFAULT if has_default else inspect.Parameter.empty,
         )
         for name, kind, has_default in spec
     ]

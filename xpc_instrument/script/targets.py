@@ -22,7 +22,7 @@ class Described(NamedTuple):
     """``function``, ``coroutine function``, ``generator function`` or ``async generator function``."""
 
     signature: Optional[inspect.Signature]
-    """Its parameters without the bound one, and ``None`` for each default; None of what was not written in Python."""
+    """Its parameters without the bound one, with ``...`` for each default, which stays there; None of what was not written in Python."""
 
     @classmethod
     def read(cls, told: Mapping[str, Any]) -> Described:
