@@ -34,17 +34,17 @@ if TYPE_CHECKING:
     from .core.model.limits import Limits
     from .core.model.stats import Figures, HookStats, LaneStats, ProbeStats
     from .core.model.target import Mode
+    from .core.replay.calls import InnerCall, RecordedCall
+    from .core.replay.differing import Difference
+    from .core.replay.running import Replayed
     from .core.values.references import Reference, attribute_of, copy_of
     from .core.wire.tls import TLS
     from .script.call import Call
     from .script.connect import connect
     from .script.counted import FaultRow, Injected, Monitor, MonitorRow, StackRow, Stacks, Stat, StatRow
-    from .script.differing import Difference
     from .script.handle import Handle
     from .script.manager import Manager, find_free_port
-    from .script.recorded import InnerCall, RecordedCall
     from .script.recording import Recorder, Recording, RecordingError, load
-    from .script.replaying import Replayed
     from .script.session import Session
     from .script.stacks import Stack
     from .script.targets import Described
@@ -99,13 +99,13 @@ _HOMES = {
     "Injected": "script.counted",
     "StackRow": "script.counted",
     "Stack": "script.stacks",
-    "Difference": "script.differing",
-    "InnerCall": "script.recorded",
-    "RecordedCall": "script.recorded",
+    "Difference": "core.replay.differing",
+    "InnerCall": "core.replay.calls",
+    "RecordedCall": "core.replay.calls",
     "Recorder": "script.recording",
     "Recording": "script.recording",
     "RecordingError": "script.recording",
-    "Replayed": "script.replaying",
+    "Replayed": "core.replay.running",
     "load": "script.recording",
     "Described": "script.targets",
     "attribute_of": "core.values.references",

@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Any
 
-from ..script.recorded import RecordedCall, call_to_json
+from ..core.replay.calls import RecordedCall, call_to_json
 from ..verbs.recordings import recorded_text
 from .observing import GRACE, add_verb, running
 from .streams import follow_stream

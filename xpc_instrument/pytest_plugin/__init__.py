@@ -56,6 +56,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Make room for what there will be."""
+    folder = config.getoption("--xpc-record")
+    if folder and os.path.exists(folder) and not os.path.isdir(folder):
+        raise pytest.UsageError(f"--xpc-record {folder}: expected a folder, and it is a file")
     config.stash[_RUN] = _Run()
 
 
@@ -99,7 +102,13 @@ def _mocker(request: pytest.FixtureRequest, xpc_app: Service) -> Iterator[Mocker
 
     xpc_app.check_alive()
     run = request.config.stash[_RUN]
-    mocker = Mocker(xpc_app.session)
+    folder = request.config.getoption("--xpc-record")
+    recorded = None
+    if folder:
+        from .recordings import Recorded, file_name
+
+        recorded = Recorded(xpc_app.session.app, xpc_app.session.redaction())
+    mocker = Mocker(xpc_app.session, recorded)
     run.mockers.append(mocker)
     try:
         yield mocker
@@ -108,11 +117,10 @@ def _mocker(request: pytest.FixtureRequest, xpc_app: Service) -> Iterator[Mocker
             mocker.stopall()
         finally:
             run.mockers.remove(mocker)
-            folder = request.config.getoption("--xpc-record")
-            if folder:
-                from .recordings import write_seen
-
-                write_seen(folder, request.node.nodeid or "session", mocker.session.app, mocker.all_seen())
+            if recorded is not None:
+                # A test runs in one worker of xdist; what is shared by several is begun in each.
+                worker = "" if request.scope == "function" else os.environ.get("PYTEST_XDIST_WORKER", "")
+                recorded.write(folder, file_name(request.node.nodeid, worker))
         problems = mocker.problems(strict=request.config.getoption("--xpc-strict"))
         if problems:
             pytest.fail("\n".join(problems), pytrace=False)

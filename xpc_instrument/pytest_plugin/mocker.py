@@ -16,21 +16,21 @@ import asyncio
 import inspect
 import threading
 import time
-from typing import Any, Callable, Dict, Iterable, List, Optional, Set, Union
+from typing import Any, Callable, Dict, List, Optional, Set, Union
 from unittest import mock as mocks
 
 import pytest
 
 from ..core.model.errors import XpcError
 from ..core.model.words import counted
+from ..core.replay.running import Replayed
 from ..script.call import Call
 from ..script.counted import Injected
 from ..script.handle import Handle
-from ..script.replaying import Replayed
 from ..script.session import Session
 from ..script.targets import Described, described
 from .compare import compare_calls
-from .recordings import Events, replay
+from .recordings import Events, Recorded, Texts, replay
 from .seen import Seen, SeenCall, report, short_name, shown_call, shown_value
 
 Mock = Union[mocks.MagicMock, mocks.AsyncMock]
@@ -54,8 +54,9 @@ class Mocker:
     call = mocks.call
     sentinel = mocks.sentinel
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, recorded: Optional[Recorded] = None) -> None:
         self.session = session
+        self._recorded = recorded
         # Several may have one mock: `new=` with the same object on several targets.
         self._hooks: List[_Hook] = []
         self._faults: List[Injected] = []
@@ -87,7 +88,7 @@ class Mocker:
         Each call is noted with its process: ``xpc.calls(mock)``. Raises what ``Session.around`` raises, ``TargetError`` above all.
         """
         __tracebackhide__ = True
-        seen = Seen("patch", target, self._changed)
+        seen = Seen("patch", target, self._changed, self._recorded)
         if new is not mocks.DEFAULT:
             if return_value is not mocks.DEFAULT or side_effect is not None or configuration:
                 raise TypeError(f"{target}: new= is used as it is: expected no return_value, side_effect or other configuration beside it")
@@ -118,7 +119,7 @@ class Mocker:
         iteration has ended. ``when`` is as with ``patch``, and may name ``result``, ``exception`` and ``duration`` too.
         """
         __tracebackhide__ = True
-        seen = Seen("spy", target, self._changed)
+        seen = Seen("spy", target, self._changed, self._recorded)
         spy = _Spy(self.session, target, seen, autospec)
         try:
             handle = self.session.after(target, spy.saw, form="as passed", values="copy", when=when, timeout=timeout)
@@ -155,7 +156,7 @@ class Mocker:
         self._watched.append(Events(stream, target))
         return self._watched[-1]
 
-    def replay(self, path: Any, *, ids: Iterable[str] = (), ignore: Iterable[str] = (), allow: Iterable[str] = ()) -> List[Replayed]:
+    def replay(self, path: Any, *, ids: Texts = (), ignore: Texts = (), allow: Texts = ()) -> List[Replayed]:
         """Run the calls of a recording again, here in the process of the test; fails it if one differs, or if none can be run.
 
         ``ids``, ``ignore`` and ``allow`` are as with ``Recording.replayed``. Raises ``RecordingError``, and ``TargetError``.
@@ -303,6 +304,25 @@ class _Specced:
         return None
 
 
+class _Noted:
+    """A call that a hook is shown, for what is seen of it. `took`: it has ended, and took so many seconds."""
+
+    def __init__(self, seen: Seen, call: Call, took: Optional[float] = None) -> None:
+        self.call = call
+        self._seen = seen
+        self._took = took
+        self._at = seen.now() - (took or 0.0)
+        self._record = None if seen.recorded is None else seen.recorded.begin(seen.target, seen.signature, call)
+
+    def ended(self, result: Any, error: Optional[BaseException] = None) -> None:
+        """Note what came of it."""
+        call, seen = self.call, self._seen
+        outcome = f"returned {shown_value(result)}" if error is None else f"raised {_shown_error(error)}"
+        if self._record is not None:
+            self._record(result, error, seen.now() - self._at if self._took is None else self._took)
+        seen.add(SeenCall(self._at, call.pid, call.thread, call.args, dict(call.kwargs), outcome, result, error))
+
+
 class _Replacing:
     """The hook of a patch: what notes each call and its outcome. `_answer` gives what the application gets, or raises it."""
 
@@ -316,33 +336,34 @@ class _Replacing:
 
     def call(self, call: Call) -> Any:
         """The hook."""
-        at = self.seen.now()
+        noted = _Noted(self.seen, call)
         try:
             value = self._answer(call)
         except BaseException as error:
-            self._raised(at, call, error)
+            self._raised(noted, error)
             raise
-        note(self.seen, at, call, value)
+        noted.ended(value)
         return value
 
     async def call_async(self, call: Call) -> Any:
         """The hook where the answer is awaited."""
-        at = self.seen.now()
+        noted = _Noted(self.seen, call)
         try:
             value = await self._answer(call)
         except BaseException as error:
-            self._raised(at, call, error)
+            self._raised(noted, error)
             raise
-        note(self.seen, at, call, value)
+        noted.ended(value)
         return value
 
-    def _raised(self, at: float, call: Call, error: BaseException) -> None:
+    def _raised(self, noted: _Noted, error: BaseException) -> None:
+        call = noted.call
         if isinstance(error, (StopIteration, StopAsyncIteration)):
             used_up = f"the outcomes of its side_effect are used up: {shown_call(short_name(call.target), call.args, call.kwargs)}"
             self.seen.add_mistake(AssertionError(used_up))
         elif isinstance(error, _MISTAKES) and self._is_mistake(error):
             self.seen.add_mistake(error)
-        note(self.seen, at, call, None, error)
+        noted.ended(None, error)
 
 
 class _StandIn(_Specced, _Replacing):
@@ -393,9 +414,9 @@ class _Spy(_Specced):
 
     def saw(self, call: Call) -> None:
         """The hook."""
-        at = self.seen.now() - call.duration
         # For the parameters, which may not be known yet; the original has raised where they do not fit.
         self._fits(call)
+        noted = _Noted(self.seen, call, call.duration)
         with self._lock:
             called = self.mock(*call.args, **call.kwargs)
             if asyncio.iscoroutine(called):
@@ -405,7 +426,7 @@ class _Spy(_Specced):
             if call.exception is None:
                 self.mock.spy_return = call.result
                 self.mock.spy_return_list.append(call.result)
-        note(self.seen, at, call, call.result, call.exception)
+        noted.ended(call.result, call.exception)
 
 
 def _finish(coroutine: Any) -> None:
@@ -415,13 +436,6 @@ def _finish(coroutine: Any) -> None:
     except StopIteration:
         return
     coroutine.close()
-
-
-def note(seen: Seen, at: float, call: Call, result: Any, error: Optional[BaseException] = None) -> None:
-    """Note a call that a hook was shown, and what came of it."""
-    outcome = f"returned {shown_value(result)}" if error is None else f"raised {_shown_error(error)}"
-    kwargs, took, is_method = dict(call.kwargs), seen.now() - at, call.instance is not None
-    seen.add(SeenCall(at, call.pid, call.thread, call.args, kwargs, outcome, result, error, call.id, time.time(), took, is_method))
 
 
 def _pattern(signature: inspect.Signature, is_async: bool) -> Callable[..., Any]:

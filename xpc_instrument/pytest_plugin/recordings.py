@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import re
+import time
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Optional, Sequence, Union, overload
+from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Union, overload
 
 import pytest
 
 from ..core.model.words import counted
+from ..core.replay.calls import RecordedCall
+from ..core.replay.running import Replayed
+from ..core.values.redaction import Redaction
 from ..core.values.typed import Encoder, Tree, cut
-from ..script.recorded import RecordedCall
+from ..script.call import Call
 from ..script.recording import Recording, load
-from ..script.replaying import Replayed
 from ..script.watching import CallEvent, Watch
-from .seen import Seen, SeenCall
+
+Texts = Union[str, Iterable[str]]
+"""One, or several."""
+
+End = Callable[[Any, Optional[BaseException], float], None]
 
 _MOST_NAME = 150
 
@@ -65,12 +73,14 @@ class Events(Sequence[CallEvent]):
         self._drain()
 
 
-def replay(path: Any, ids: Iterable[str], ignore: Iterable[str], allow: Iterable[str]) -> List[Replayed]:
+def replay(path: Any, ids: Texts, ignore: Texts, allow: Texts) -> List[Replayed]:
     """Run recorded calls again in this process; fails the test if one differs, or none could be run."""
     __tracebackhide__ = True
-    done = list(load(path).replayed(ids=ids, ignore=ignore, allow=allow))
+    recording = load(path)
+    done = list(recording.replayed(ids=ids, ignore=ignore, allow=allow))
     differ = [f"{one.call.id} {one.call.target}: {difference}" for one in done for difference in one.differences]
     skipped = [f"{one.call.id} {one.call.target} was skipped: {one.skipped}" for one in done if one.skipped]
+    differ += [f"ignore={place!r}: no value of the recording has that place" for place in recording.without_match(ignore) if differ]
     if differ or len(skipped) == len(done):
         what = f"{counted(len(done), 'recorded call')} of {path}: {counted(len(differ), 'difference')}, {len(skipped)} skipped"
         pytest.fail("\n".join([what, *differ, *skipped]))
@@ -80,47 +90,70 @@ def replay(path: Any, ids: Iterable[str], ignore: Iterable[str], allow: Iterable
 # what patches and spies saw -------------------------------------------------------------------------------------------------
 
 
-def write_seen(folder: str, nodeid: str, app: str, all_seen: Sequence[Seen]) -> Optional[Path]:
-    """Write what the hooks of a test saw as a recording, named for the test; None if they saw nothing."""
-    calls = [_recorded(seen, call) for seen in all_seen for call in list(seen.calls)]
-    if not calls:
-        return None
-    name = re.sub(r"[^\w.-]+", "_", nodeid).strip("_")[-_MOST_NAME:]
-    path = Path(folder) / f"{name}.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Recording(app, list(dict.fromkeys(seen.target for seen in all_seen)), [], calls).save(path)
-    return path
+class Recorded:
+    """The calls that the patches and spies of one scope see, in the order in which they ended. Any thread may use it."""
+
+    def __init__(self, app: str, redaction: Redaction) -> None:
+        self._app = app
+        self._redaction = redaction
+        self._encoder = Encoder(redaction)
+        self._calls: List[RecordedCall] = []
+
+    def begin(self, target: str, signature: Optional[inspect.Signature], call: Call) -> End:
+        """Note the arguments of a call as they are now. What is returned is called once: with what it has returned, what it has raised, and
+        how many seconds that took."""
+        room = self._encoder.room()
+        is_method = call.instance is not None
+        arguments: Dict[str, Tree] = {"self": cut("instance that is in the application", "type")} if is_method else {}
+        positional = 0
+        given = _bound(signature, call)
+        if given is None:
+            arguments.update({"*args": room.value(call.args), "**kwargs": room.value(dict(call.kwargs))})
+        else:
+            for name, parameter in given.signature.parameters.items():
+                if name in given.arguments:
+                    stars = "*" if parameter.kind is parameter.VAR_POSITIONAL else "**" if parameter.kind is parameter.VAR_KEYWORD else ""
+                    positional += parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+                    arguments[stars + name] = room.named(name, given.arguments[name])
+
+        def end(result: Any, error: Optional[BaseException], duration: float) -> None:
+            made = RecordedCall(
+                id=call.id,
+                time=time.time(),
+                pid=call.pid,
+                thread=call.thread,
+                target=target,
+                positional=positional,
+                arguments=arguments,
+                raised=error is not None,
+                outcome=room.value(result if error is None else error),
+                duration=duration,
+            )
+            self._calls.append(made)
+
+        return end
+
+    def write(self, folder: str, name: str) -> Optional[Path]:
+        """Write them as a recording of that name; None if there are none."""
+        calls = list(self._calls)
+        if not calls:
+            return None
+        path = Path(folder) / f"{name}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Recording(self._app, dict.fromkeys(call.target for call in calls), [], calls, self._redaction).save(path)
+        return path
 
 
-def _recorded(seen: Seen, call: SeenCall) -> RecordedCall:
-    room = Encoder().room()
-    arguments: Dict[str, Tree] = {"self": cut("instance that is in the application", "type")} if call.is_method else {}
-    positional = 0
-    given = _bound(seen.signature, call)
-    if given is None:
-        arguments.update({"*args": room.value(call.args), "**kwargs": room.value(call.kwargs)})
-    else:
-        for name, parameter in given.signature.parameters.items():
-            if name not in given.arguments:
-                continue
-            stars = "*" if parameter.kind is parameter.VAR_POSITIONAL else "**" if parameter.kind is parameter.VAR_KEYWORD else ""
-            positional += parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-            arguments[stars + name] = room.named(name, given.arguments[name])
-    return RecordedCall(
-        id=call.id,
-        time=call.time,
-        pid=call.pid,
-        thread=call.thread,
-        target=seen.target,
-        positional=positional,
-        arguments=arguments,
-        raised=call.exception is not None,
-        outcome=room.value(call.result if call.exception is None else call.exception),
-        duration=call.duration,
-    )
+def file_name(nodeid: str, worker: str = "") -> str:
+    """What the recording of a test is called, or of a scope by the worker of xdist that has it: no other has that name."""
+    plain = nodeid.replace("::", "_").replace("/", ".") or "session"
+    name = re.sub(r"[^\w.-]+", "_", plain).strip("_")
+    if name != plain or len(name) > _MOST_NAME:
+        name = f"{name[:_MOST_NAME]}-{hashlib.sha256(nodeid.encode()).hexdigest()[:8]}"
+    return f"{name}-{worker}" if worker else name
 
 
-def _bound(signature: Optional[inspect.Signature], call: SeenCall) -> Optional[inspect.BoundArguments]:
+def _bound(signature: Optional[inspect.Signature], call: Call) -> Optional[inspect.BoundArguments]:
     try:
         return None if signature is None else signature.bind(*call.args, **call.kwargs)
     except TypeError:

@@ -42,18 +42,6 @@ class SeenCall(NamedTuple):
     exception: Optional[BaseException] = None
     """What it raised, or None."""
 
-    id: str = ""
-    """As ``Call.id``."""
-
-    time: float = 0.0
-    """When it ended, in seconds since 1970."""
-
-    duration: float = 0.0
-    """In seconds; of a patch, how long the stand-in took."""
-
-    is_method: bool = False
-    """Whether it was called on an instance or a class, which is not among the arguments."""
-
 
 class Seen:
     """The calls that one hook has seen, in the order in which they ended. Its methods may be called in several threads.
@@ -61,7 +49,10 @@ class Seen:
     Who waits for calls waits at `changed`, which several may share.
     """
 
-    def __init__(self, kind: str, target: str, changed: threading.Condition) -> None:
+    def __init__(self, kind: str, target: str, changed: threading.Condition, recorded: Any = None) -> None:
+        self.recorded = recorded
+        """Where calls are recorded (`recordings.Recorded`), if they are."""
+
         self.kind = kind
         self.target = target
         self.calls: List[SeenCall] = []

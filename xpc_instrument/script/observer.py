@@ -16,6 +16,7 @@ from ..core.model.fault import parse_terms
 from ..core.model.local import DURATION, INJECT, LINE, RECORD, STACK, STAT, TREE, WATCH
 from ..core.model.target import Mode, is_line, line_mistake
 from ..core.model.terms import Terms
+from ..core.values.redaction import Redaction
 from .counted import Injected, Monitor, Stacks, Stat
 from .handle import Handle
 from .recording import Recorder
@@ -46,6 +47,11 @@ class Observer(Registrar):
     def _search(self, pattern: str) -> List[Mapping[str, Any]]:
         """What each process knows of the functions that a pattern stands for; a process that has gone is left out. Raises `TargetError`."""
         return [one for data in self._ask(f"targets {pattern}") for one in data["targets"]]
+
+    def redaction(self) -> Redaction:
+        """What the application never shows, by its config and by default."""
+        told = self._ask("redaction")
+        return Redaction(*(sorted({name for one in told for name in one[kind]}) for kind in ("names", "types")))
 
     def _counts(self, handle: Handle) -> Dict[int, List[Mapping[str, Any]]]:
         """What each process has counted for a hook that lives there, by pid. Raises as `stats`."""
@@ -224,7 +230,9 @@ class Observer(Registrar):
         local = {"kind": RECORD, "when": when, "recording": uuid.uuid4().hex, "inside": False}
         terms = Terms(wait=False, expires=expires, sample=sample, rate=rate, local=local)
         around = Terms(wait=False, expires=expires, local={**local, "when": "", "inside": True})
-        recorder = Recorder(self.app, limit)
+        if limit is not None and (type(limit) is not int or limit < 1):
+            raise ValueError(f"limit={limit!r:.80}: expected a number of calls from 1 on, or None for all")
+        recorder = Recorder(self.app, limit, self.redaction())
         try:
             # Those inside first, so that nothing of the first call is missed.
             if inside:

@@ -10,18 +10,21 @@ Rules:
 from __future__ import annotations
 
 import json
+import marshal
 import os
 import platform
 import time
-from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Union
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
 
 from ..core.model.errors import XpcError
 from ..core.node.threads import start_seen
+from ..core.replay.calls import InnerCall, RecordedCall, call_of, call_to_json, text_of
+from ..core.replay.differing import Difference, ignoring, places
+from ..core.replay.running import Place, Replayed, replay_call
+from ..core.values.redaction import Redaction
 from .call import Call
-from .differing import Difference
 from .handle import Handle
-from .recorded import RecordedCall, call_of, call_to_json, recorded_call, text_of
-from .replaying import Replayed, replay_call
+from .replaying import ONE_AT_A_TIME, Here
 from .watching import Stream
 
 FORMAT = 1
@@ -38,7 +41,16 @@ class RecordingError(XpcError):
 class Recording:
     """Calls that can be run again. ``calls`` are in the order in which they ended."""
 
-    def __init__(self, app: str, targets: Iterable[str], inside: Iterable[str], calls: Iterable[RecordedCall] = ()) -> None:
+    def __init__(
+        self,
+        app: str,
+        targets: Iterable[str],
+        inside: Iterable[str],
+        calls: Iterable[RecordedCall] = (),
+        redaction: Optional[Redaction] = None,
+    ) -> None:
+        # What is hidden in the application is hidden of what is run again.
+        self._redaction = redaction or Redaction()
         self.app = app
         self.targets: Sequence[str] = list(targets)
         self.inside: Sequence[str] = list(inside)
@@ -47,7 +59,7 @@ class Recording:
     def head(self) -> Dict[str, Any]:
         """The first line, as an object for JSON."""
         python = platform.python_version()
-        return {
+        told = {
             "type": "recording",
             "format": FORMAT,
             "app": self.app,
@@ -55,6 +67,12 @@ class Recording:
             "targets": [*self.targets],
             "inside": [*self.inside],
         }
+        names, types = self._redaction.more
+        return {**told, "redact": {"names": names, "types": types}} if names or types else told
+
+    def only(self, calls: Iterable[RecordedCall]) -> Recording:
+        """The same recording, with these calls."""
+        return Recording(self.app, self.targets, self.inside, calls, self._redaction)
 
     def save(self, path: Union[str, os.PathLike[str]]) -> None:
         """Write it to a file that only its owner can read; one that is there is replaced as a whole."""
@@ -72,7 +90,12 @@ class Recording:
             raise
 
     def replayed(
-        self, *, ids: Iterable[str] = (), ignore: Iterable[str] = (), times: int = 1, allow: Iterable[str] = ()
+        self,
+        *,
+        ids: Union[str, Iterable[str]] = (),
+        ignore: Union[str, Iterable[str]] = (),
+        times: int = 1,
+        allow: Union[str, Iterable[str]] = (),
     ) -> Iterator[Replayed]:
         """Run the calls again in this process, one after the other, and say of each what came of it.
 
@@ -80,24 +103,68 @@ class Recording:
         - ``ignore``: places that are not compared, such as ``"result.id"``; ``*`` stands for one name or index, ``**`` for any number.
         - ``allow``: packages of which types may be made, beside those that the targets are of.
 
-        Only the modules of the targets are imported, and what is called inside of a call is stood in for by what was recorded. A call with
-        a value that cannot be made again is not run: ``Replayed.skipped`` says why.
+        Only the modules of the targets are imported, and what is called inside of a call is stood in for by what was recorded, in all
+        threads of this process. A call with a value that cannot be made again, or whose target is not to be called for a file, is not run:
+        ``Replayed.skipped`` says why. Raises ``RecordingError`` for ids that there are not, and ``ValueError``.
         """
-        wanted = set(ids)
+        return self._replayed(Here(), ids, ignore, times, allow)
+
+    def _replayed(
+        self, place: Place, ids: Union[str, Iterable[str]], ignore: Union[str, Iterable[str]], times: int, allow: Union[str, Iterable[str]]
+    ) -> Iterator[Replayed]:
+        if type(times) is not int or times < 1:
+            raise ValueError(f"times={times!r:.80}: expected a number from 1 on")
+        inside, ignored, allowed = self.stood_in_for(), _texts(ignore), _texts(allow)
+        for call in self.chosen(ids):
+            with ONE_AT_A_TIME:
+                done = replay_call(call, inside, place, ignore=ignored, times=times, allow=allowed, redaction=self._redaction)
+            yield done
+
+    def chosen(self, ids: Union[str, Iterable[str]] = ()) -> List[RecordedCall]:
+        """The calls of these ids; without any, all. Raises ``RecordingError``."""
+        wanted = set(_texts(ids))
         missing = wanted - {call.id for call in self.calls}
         if missing:
             raise RecordingError(
                 f"no call {', '.join(sorted(missing))} in the recording; there are {_some(call.id for call in self.calls)}"
             )
-        # What is recorded by itself runs, where it was not recorded as an inner call.
-        inside = [one for one in self.inside if one not in self.targets]
-        for call in list(self.calls):
-            if not wanted or call.id in wanted:
-                yield replay_call(call, inside, ignore=tuple(ignore), times=times, allow=tuple(allow))
+        return [call for call in list(self.calls) if not wanted or call.id in wanted]
 
-    def replay(self, *, ids: Iterable[str] = (), ignore: Iterable[str] = (), times: int = 1, allow: Iterable[str] = ()) -> List[Difference]:
-        """The same, and only what differs."""
+    def stood_in_for(self) -> List[str]:
+        """The targets that are stood in for, whatever a call has called: what is recorded by itself runs where it was no inner call."""
+        return [one for one in self.inside if one not in self.targets]
+
+    def without_match(self, ignore: Union[str, Iterable[str]]) -> List[str]:
+        """Which of the places to be ignored no recorded value has: they may be misspelt."""
+        return [one for one in _texts(ignore) if not any(map(ignoring([one]), self._places()))]
+
+    def _places(self) -> Iterator[str]:
+        for call in self.calls:
+            yield "outcome"
+            yield from places(call.outcome, "exception" if call.raised else "result")
+            for place, one in enumerate(call.inner):
+                yield f"inner[{place}]"
+                for name, tree in one.arguments.items():
+                    yield from places(tree, f"inner[{place}].{name}")
+
+    def replay(
+        self,
+        *,
+        ids: Union[str, Iterable[str]] = (),
+        ignore: Union[str, Iterable[str]] = (),
+        times: int = 1,
+        allow: Union[str, Iterable[str]] = (),
+    ) -> List[Difference]:
+        """The same as ``replayed``, and only what differs."""
         return [one for done in self.replayed(ids=ids, ignore=ignore, times=times, allow=allow) for one in done.differences]
+
+
+def _texts(value: Union[str, Iterable[str]]) -> Tuple[str, ...]:
+    """One text, or several. Raises `TypeError`."""
+    found = (value,) if isinstance(value, str) else tuple(value)
+    if not all(isinstance(one, str) for one in found):
+        raise TypeError(f"expected texts, got {found!r:.200}")
+    return found
 
 
 def _some(names: Iterable[str]) -> str:
@@ -111,8 +178,8 @@ class Recorder(Recording, Stream[RecordedCall]):
     Leaving it as a context manager ends it; so does the last of ``limit`` calls.
     """
 
-    def __init__(self, app: str, limit: Optional[int]) -> None:
-        Recording.__init__(self, app, (), ())
+    def __init__(self, app: str, limit: Optional[int], redaction: Redaction) -> None:
+        Recording.__init__(self, app, (), (), (), redaction)
         Stream.__init__(self, recorded_call)
         self._limit = limit
         self.handles: List[Handle] = []
@@ -157,6 +224,28 @@ class Recorder(Recording, Stream[RecordedCall]):
             self._changed.notify_all()
 
 
+def recorded_call(call: Call) -> RecordedCall:
+    """What the hook in the application has told. Raises `ValueError`, `TypeError`, `KeyError` or `EOFError` for anything else."""
+    told = marshal.loads(call.args[0])  # noqa: S302 - it comes from whom we take pickles
+    inner = tuple(
+        InnerCall(target, positional, dict(pairs), raised, outcome) for target, positional, pairs, raised, outcome in told["inner"]
+    )
+    return RecordedCall(
+        id=call.id,
+        time=told["time"],
+        pid=call.pid,
+        thread=call.thread,
+        target=call.target,
+        positional=told["positional"],
+        arguments=dict(told["arguments"]),
+        raised=told["raised"],
+        outcome=told["outcome"],
+        duration=told["duration"],
+        inner=inner,
+        left_out=told["left-out"],
+    )
+
+
 def load(path: Union[str, os.PathLike[str]]) -> Recording:
     """Read a recording; nothing of it is run or imported. Raises ``RecordingError`` for a file that is none, and ``OSError``."""
     recording: Optional[Recording] = None
@@ -182,4 +271,6 @@ def load(path: Union[str, os.PathLike[str]]) -> Recording:
 def _head_of(data: Dict[str, Any], where: str) -> Recording:
     if data["format"] != FORMAT:
         raise RecordingError(f"{where}: a recording of the format {data['format']!r:.80}; this version reads {FORMAT}")
-    return Recording(text_of(data["app"]), map(text_of, data["targets"]), map(text_of, data["inside"]))
+    hidden = data.get("redact", {})
+    redaction = Redaction(map(text_of, hidden.get("names", ())), map(text_of, hidden.get("types", ())))
+    return Recording(text_of(data["app"]), map(text_of, data["targets"]), map(text_of, data["inside"]), (), redaction)

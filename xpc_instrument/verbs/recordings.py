@@ -7,9 +7,9 @@ from typing import Any, Dict, List, Sequence
 
 from ..core.model.times import shown_seconds
 from ..core.model.words import counted
-from ..script.differing import Missing, arguments_text, tree_text
-from ..script.recorded import RecordedCall
-from ..script.replaying import Replayed, why_not
+from ..core.replay.calls import RecordedCall
+from ..core.replay.differing import Missing, arguments_text, tree_text
+from ..core.replay.running import Replayed, why_not
 from .events import clock
 
 

@@ -181,6 +181,9 @@ class Registrations(Policy):
         if kind == "totals" and rest.isdigit():
             data = {"totals": totals(counting(self._table, peer.session, int(rest))), "pid": os.getpid()}
             return Answer(message.request, True, data={**data, "members": [one.pid for one in self._sharing.members()]})
+        if message.what == "redaction":
+            hidden = self._config.redact
+            return Answer(message.request, True, data={"names": [*hidden.names], "types": [*hidden.types]})
         if kind == "stacks":
             return Answer(message.request, True, data={**told(), "members": [one.pid for one in self._sharing.members()]})
         if kind == "targets":

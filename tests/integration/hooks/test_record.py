@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import stat
 import subprocess
@@ -16,7 +17,7 @@ from tests.integration.app_fixture import App, command
 from xpc_instrument import Recorder, Recording, Session, TargetError
 
 MODULE = """
-import asyncio, collections, dataclasses, datetime, decimal, enum, threading, uuid
+import asyncio, collections, dataclasses, datetime, decimal, enum, random, threading, uuid
 
 class Currency(enum.Enum):
     EUR = 1
@@ -76,6 +77,9 @@ def noted():
 def notes():
     return noted() + 1
 
+def throws():
+    return random.randint(1, 6) + random.randint(1, b=6)
+
 def locked(lock, password):
     return password
 
@@ -96,7 +100,7 @@ ALL = [1, 2**70, float("inf"), b"x", (1,), {1, 2}, frozenset([3]), {1: "a"}, {"t
 @pytest.fixture
 def app(begin_app: Callable[..., App], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[App]:
     (tmp_path / "rec.py").write_text(MODULE)
-    begun = begin_app('on-demand = ["rec:**"]\n')
+    begun = begin_app('on-demand = ["rec:**", "random:randint"]\n')
     begun.evaluate(f"__import__('sys').path.insert(0, {str(tmp_path)!r})")
     begun.evaluate("globals().__setitem__('rec', __import__('rec'))")
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -185,6 +189,16 @@ def test_an_inner_call_without_parameters_is_as_it_was(app: App, session: Sessio
     (call,) = recorder.calls
     assert [(one.target, one.arguments) for one in call.inner] == [("rec:noted", {})]
     assert recorder.replay() == []
+
+
+def test_chance_is_still_where_it_was_recorded(app: App, session: Session) -> None:
+    recorder = recorded(session.record("rec:throws", inside="random:randint"), app, "rec.throws()")
+    (call,) = recorder.calls
+    assert [one.arguments["*args"]["items"] for one in call.inner] == [[1, 6], [1]]
+    assert recorder.replay(times=3) == []
+    for limit in (0, -1, "3"):
+        with pytest.raises(ValueError, match="expected a number of calls from 1 on"):
+            session.record("rec:throws", limit=limit)  # type: ignore[arg-type]
 
 
 def test_what_differs_is_told_value_by_value(app: App, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,16 +317,19 @@ def test_a_file_chooses_no_function_of_the_standard_library_and_is_refused_by_th
     path.write_text(f"{json.dumps(head)}\n{json.dumps(call)}\n")
     done = command("replay", str(path), cwd=tmp_path)
     assert done.returncode == 1
-    assert "os:mkdir: it is of the standard library, and is not called for a file" in done.stderr
+    assert "os:mkdir: it is of the standard library, and is not called for a file" in done.stdout
     # What a module of the package has imported is as little its own.
     (tmp_path / "shopx.py").write_text("import os\nfrom os import mkdir\nfrom pathlib import Path\nclass Mine(Path): pass\n")
     for target in ("shopx:os.mkdir", "shopx:mkdir", "shopx:Path.mkdir", "shopx:Mine.mkdir"):
         path.write_text(f"{json.dumps(head)}\n{json.dumps({**call, 'target': target})}\n")
         done = command("replay", str(path), cwd=tmp_path)
         assert done.returncode == 1
-        assert f"{target}: " in done.stderr and ("is a module" in done.stderr or "of the standard library" in done.stderr)
+        assert f"skipped: {target}: " in done.stdout and ("is a module" in done.stdout or "of the standard library" in done.stdout)
     assert not (tmp_path / "made").exists()
-    for line in ("[1]", "{}", '{"type": "recording", "format": 2}', json.dumps({**call, "arguments": 3}), "\x80", "[" * 100_000):
+    wrong: List[Any] = [{"type": "tuple", "items": 5}, {"type": "a:A", "fields": []}, {"type": 1, "cut": "x"}, {"type": "x"}]
+    wrong.append({"type": "dict", "items": [1]})
+    lines = [json.dumps({**call, "arguments": {"path": one}}) for one in wrong] + [json.dumps({**call, "target": 'x"\n:y'})]
+    for line in ("[1]", "{}", '{"type": "recording", "format": 2}', json.dumps({**call, "arguments": 3}), "\x80", "[" * 100_000, *lines):
         path.write_text(f"{json.dumps(head)}\n{line}\n")
         with pytest.raises(xpc_instrument.RecordingError, match=r"evil\.jsonl, line 2: "):
             xpc_instrument.load(path)
@@ -364,6 +381,59 @@ def test_what_ends_a_process_or_is_gone_is_a_difference_and_the_rest_runs(tmp_pa
     assert "CancelledError" in told[1] and "there is no such function" in told[2] and "result.cut: 'princess' is now 'other'" in told[3]
     written(path)
     assert command("replay", str(path), cwd=tmp_path).returncode == 1
+
+
+def test_what_a_file_holds_that_cannot_be_run_is_skipped_by_name(tmp_path: Path) -> None:
+    (tmp_path / "shops.py").write_text("def later(): return 1\ndef same(*values): return 1\n")
+    path = tmp_path / "skipped.jsonl"
+    huge = {"type": "fractions.Fraction", "text": "1e300000000"}
+    written(
+        path,
+        {"target": "shops:later", "result": {"type": "coroutine", "cut": "type"}},
+        {"target": "__main__:later", "result": 1},
+        {"target": "shops:same", "arguments": {"*values": 5}, "result": 1},
+        {"target": "shops:same", "arguments": {"*values": {"type": "tuple", "items": [huge]}}, "result": 1},
+        {"target": "shops:same", "result": 1},
+    )
+    done = command("replay", str(path), "--ignore", "resul", "--ignore", "result", cwd=tmp_path)
+    assert done.stderr.splitlines()[1:] == ["--ignore resul: no value of the recording has that place", "1 same, 0 differ, 4 skipped"]
+    assert [line.partition("skipped: ")[2] for line in done.stdout.splitlines()] == [
+        "result: a coroutine, whose result was not recorded",
+        "__main__:later is of the application's main module, which is another one elsewhere",
+        "*values: int is nothing that a call has there",
+        "*values[0]: 'fractions.Fraction': ValueError: no fraction of at most 4000 digits",
+    ]
+    assert command("replay", str(path), "--times", "0", cwd=tmp_path).returncode == 2
+    assert command("replay", str(path), "-o", str(path), cwd=tmp_path).returncode == 2
+    recording = xpc_instrument.load(path)
+    assert len(recording.calls) == 5
+    with pytest.raises(ValueError, match="times=0: expected a number from 1 on"):
+        recording.replay(times=0)
+    with pytest.raises(xpc_instrument.RecordingError, match="no call 7-7 in the recording"):
+        recording.replay(ids="7-7")
+
+
+def test_a_call_that_needs_one_that_is_left_out_is_left_out_of_the_test(tmp_path: Path) -> None:
+    (tmp_path / "shopc.py").write_text(
+        "kept = {}\ndef cached(key):\n    found = kept.get(key, 'cold')\n    kept[key] = 'warm'\n    return found\n"
+    )
+    path = tmp_path / "cached.jsonl"
+    calls = [(1, "warm"), (1, "warm"), (2, "cold")]
+    written(path, *({"target": "shopc:cached", "arguments": {"key": key}, "result": result} for key, result in calls))
+    done = command("replay", str(path), "--pytest", str(tmp_path / "test_cached.py"), cwd=tmp_path)
+    assert done.stderr.splitlines()[1:3] == ["2 same, 1 differ", "1 call left out, which differ where the others are not run before"]
+    assert [call.id for call in xpc_instrument.load(tmp_path / "test_cached.jsonl").calls] == ["1-2"]
+
+
+async def in_a_loop(recording: Recording) -> List[Any]:
+    return recording.replay()
+
+
+def test_an_async_target_is_run_again_where_a_loop_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "shopl.py").write_text("import asyncio\nasync def later(one):\n    await asyncio.sleep(0)\n    return one\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    written(tmp_path / "l.jsonl", {"target": "shopl:later", "arguments": {"one": 1}, "result": 1})
+    assert asyncio.run(in_a_loop(xpc_instrument.load(tmp_path / "l.jsonl"))) == []
 
 
 def test_a_test_replaces_neither_the_recording_nor_what_somebody_has_written(tmp_path: Path) -> None:

@@ -250,12 +250,14 @@ def test_only_the_calls_that_are_meant(xpc, ask):
         xpc.patch("checkout:total", when="itms")
 
 def test_waiting_and_resetting(xpc, ask):
-    total = xpc.patch("checkout:total", return_value=1)
+    total = xpc.patch("checkout:total", side_effect=lambda items: items.append(7) or 1)
+    charge = xpc.spy("checkout:charge")
     ask("__import__('threading').Timer(0.01, checkout.total, [[1]]).start()")
     xpc.wait(total)
     xpc.resetall()
     assert not xpc.calls(total) and not total.called
-    assert ask("checkout.total([1])") == (200, "1")
+    assert ask("checkout.charge(5)['ok'], checkout.total([1])") == (200, "(True, 1)")
+    charge.assert_called_once_with(5)
     xpc.stopall()
     assert ask("checkout.total([1])") == (200, "1")
     with pytest.raises(ValueError, match="expected what patch"):
@@ -297,14 +299,25 @@ def test_it_has_the_name_of_its_folder_and_of_the_worker(xpc_app, pytestconfig):
 """
 
 
+SEEN = [
+    ("checkout:total", {"items": [1]}),
+    ("checkout:charge", {"amount": {"type": "", "cut": "redacted"}}),
+    ("checkout:total", {"items": [1]}),
+]
+
+
 @pytest.mark.version
 def test_what_tests_type_does_what_it_says(run_tests: Callable[..., Program], tmp_path: Path) -> None:
+    (tmp_path / "xpc-instrument.toml").write_text('[redact]\nnames = ["amount"]\n')
     program = run_tests(PASSING, "--xpc-record", str(tmp_path / "seen"), env={"PYTEST_XDIST_WORKER": "gw3"})
     found = outcomes(program)
     assert set(found.values()) == {"passed"}, program.text
     assert len(found) == 14
     spied = xpc_instrument.load(tmp_path / "seen" / "test_it.py_test_a_spy_lets_the_original_run_and_has_what_came_of_it.jsonl")
     assert [call.target for call in spied.calls] == spied.targets * len(spied.calls)
+    # As they came, in the order in which they ended, those before a reset as well, and without what the config hides.
+    waited = xpc_instrument.load(tmp_path / "seen" / "test_it.py_test_waiting_and_resetting.jsonl")
+    assert [(call.target, call.arguments) for call in waited.calls] == SEEN
 
 
 FAILING = """

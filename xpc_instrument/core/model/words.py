@@ -34,6 +34,11 @@ def counted(number: int, one: str, several: str = "") -> str:
     return f"{number} {one if number == 1 else several or one + 's'}"
 
 
+def with_article(noun: str) -> str:
+    """`a list`, `an async_generator`."""
+    return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"
+
+
 def did_you_mean(hint: Optional[str]) -> str:
     """The end of a message: the nearest valid thing, if there is one."""
     return f"; did you mean {hint}?" if hint else ""

@@ -7,7 +7,7 @@ are compared by their names along the MRO. What is given beside the defaults is 
 from __future__ import annotations
 
 from builtins import any, len  # bound now: each may be the target of a hook
-from typing import Dict, Iterable
+from typing import Dict, Iterable, List, Tuple
 
 from ..model.raw import module_name, mro_of, qualname_of
 
@@ -48,9 +48,14 @@ def normal(name: str) -> str:
 
 
 class Redaction:
-    """The names and types that hide a value, `NAMES` and `TYPES` among them. A type is `module:Name`, or `module.Name`."""
+    """The names and types that hide a value, `NAMES` and `TYPES` among them. A type is `module:Name`, or `module.Name`.
+
+    `more` has what was given beside the defaults.
+    """
 
     def __init__(self, names: Iterable[str] = (), types: Iterable[str] = ()) -> None:
+        self.more: Tuple[List[str], List[str]] = ([*names], [*types])
+        names, types = self.more
         self._names = NAMES | {normal(name) for name in names}
         self._types = frozenset(one.replace(":", ".") for one in (*TYPES, *types))
         self.known: Dict[str, bool] = {}

@@ -2,7 +2,7 @@
 
 Rules:
 - A type is one of those below, an exception that is built in, or found in a package that is allowed. Nothing else is looked up, whatever
-  the file names, and nothing is imported beside modules of those packages.
+  the file names, and no module is asked for beside those of these packages.
 - Neither `__init__` nor `__new__` nor `__setstate__` of a class is called: an object is made by `object.__new__`, and its fields are put
   into its `__dict__` and its slots. A class that is made otherwise is refused.
 - What cannot be made again is told with the place at which it stands: `CannotRebuildError`.
@@ -13,25 +13,27 @@ from __future__ import annotations
 import builtins
 import enum
 import importlib
+import re
 import types
 from base64 import b64decode
 from collections import OrderedDict, deque
 from datetime import date, datetime, time, timedelta, timezone
-from decimal import Decimal
-from fractions import Fraction
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Callable, Dict, Iterable, List, Tuple
 from uuid import UUID
 
-from ..core.model.errors import XpcError
-from ..core.model.raw import MEMBER, find
-from ..core.values.fields import CannotBeMade, make, set_args, set_fields
-from ..core.values.typed import is_plain
+from ..model.errors import XpcError
+from ..model.raw import MEMBER, find
+from ..model.words import with_article
+from ..values.fields import CannotBeMade, make, set_args, set_fields
+from ..values.typed import is_plain
+from .trees import below
 
 REDACTED = "<redacted>"
 """What stands for a secret, which no recording holds."""
 
 _LONGEST_INT = 4000
+_FRACTION = re.compile(rf"-?\d{{1,{_LONGEST_INT}}}(/\d{{1,{_LONGEST_INT}}})?", re.ASCII)
 _DEEPEST = 200
 
 
@@ -46,8 +48,6 @@ def _base64(text: str) -> bytes:
 _TEXTS: Dict[str, Callable[[str], Any]] = {
     "float": float,
     "complex": complex,
-    "decimal.Decimal": Decimal,
-    "fractions.Fraction": Fraction,
     "uuid.UUID": UUID,
     "datetime.date": date.fromisoformat,
     "pathlib.PosixPath": Path,
@@ -55,6 +55,8 @@ _TEXTS: Dict[str, Callable[[str], Any]] = {
     "pathlib.PurePosixPath": PurePosixPath,
     "pathlib.PureWindowsPath": PureWindowsPath,
 }
+# An application may have modules of its own by these names, of which none is loaded for that.
+_ASKED_FOR = ("decimal.Decimal", "fractions.Fraction")
 _CONTAINERS: Dict[str, Callable[[List[Any]], Any]] = {
     "tuple": tuple,
     "set": set,
@@ -69,10 +71,12 @@ _BINARY: Dict[str, Callable[[bytes], Any]] = {"bytes": bytes, "bytearray": bytea
 
 
 class Rebuilder:
-    """Makes values again; `packages` are the top-level packages of which types, functions and exceptions are allowed."""
+    """Makes values again; `packages` are the top-level packages of which types, functions and exceptions are allowed, and `module_named`
+    gives a module, or raises."""
 
-    def __init__(self, packages: Iterable[str]) -> None:
+    def __init__(self, packages: Iterable[str], module_named: Callable[[str], Any] = importlib.import_module) -> None:
         self._packages = frozenset(packages)
+        self._module_named = module_named
 
     def value(self, tree: Any, where: str = "") -> Any:
         """The value of a tree, anew. Raises `CannotRebuildError`."""
@@ -87,8 +91,10 @@ class Rebuilder:
             return [self._value(one, f"{where}[{place}]", depth + 1) for place, one in enumerate(tree)]
         if type(tree) is not dict:
             raise CannotRebuildError(f"{where}: {type(tree).__name__} is nothing that a recording holds")
+        if not all(type(key) is str for key in tree):
+            raise CannotRebuildError(f"{where}: a name that is no text")
         if "type" not in tree:
-            return {key: self._value(one, _below(where, key), depth + 1) for key, one in tree.items()}
+            return {key: self._value(one, below(where, key), depth + 1) for key, one in tree.items()}
         try:
             return self._typed(tree, where, depth + 1)
         except CannotRebuildError:
@@ -121,11 +127,11 @@ class Rebuilder:
         if "member" in tree or "value" in tree:
             return _member(cls, tree, where)
         if "tuple" in tree:
-            values = [self._value(one, _below(where, name), depth) for name, one in tree["tuple"].items()]
+            values = [self._value(one, below(where, name), depth) for name, one in tree["tuple"].items()]
             if not is_plain(cls, tuple) or tuple(find(cls, "_fields")[0]) != tuple(tree["tuple"]):
                 raise CannotRebuildError(f"{where}: {kind} is no named tuple of {', '.join(tree['tuple'])}")
             return tuple.__new__(cls, values)
-        fields = {name: self._value(one, _below(where, name), depth) for name, one in tree["fields"].items()}
+        fields = {name: self._value(one, below(where, name), depth) for name, one in tree["fields"].items()}
         if "args" in tree:
             return self._exception(cls, tuple(self._value(tree["args"], f"{where}.args", depth)), fields, where)
         return _object(cls, fields, where)
@@ -143,6 +149,12 @@ class Rebuilder:
 
                 moment = moment.replace(tzinfo=ZoneInfo(tree["zone"]))
             return moment.replace(fold=1) if tree.get("fold") else moment
+        if kind == "fractions.Fraction" and not _FRACTION.fullmatch(text):
+            # Not "1e300000000", which has as many digits.
+            raise ValueError(f"no fraction of at most {_LONGEST_INT} digits")
+        if kind in _ASKED_FOR:
+            module, _, name = kind.partition(".")
+            return getattr(self._module_named(module), name)(text)
         return _TEXTS[kind](text)
 
     def find(self, name: str, where: str, kind: type) -> Any:
@@ -159,7 +171,7 @@ class Rebuilder:
                 f"{where}: {name:.200} is of the package {package}, which is not allowed (allow it with --allow {package})"
             )
         try:
-            found = importlib.import_module(module)
+            found = self._module_named(module)
         except Exception as error:
             raise CannotRebuildError(f"{where}: {module} cannot be imported: {type(error).__name__}: {error}") from error
         for part in qualified.split("."):
@@ -185,17 +197,13 @@ class Rebuilder:
 
 def cut_text(tree: Dict[str, Any]) -> str:
     """Why a value is not there, for people."""
-    why, kind = tree["cut"], tree["type"]
+    why, kind = tree["cut"], with_article(tree["type"] or "value")
     return {
-        "type": f"a {kind} cannot be made again",
-        "cycle": f"a {kind} that contains itself",
-        "size": f"a {kind} that was too large to record",
+        "type": f"{kind} cannot be made again",
+        "cycle": f"{kind} that contains itself",
+        "size": f"{kind} that was too large to record",
         "unfinished": "it had not ended when the call that it belongs to did",
-    }.get(why, f"a {kind} that was left out ({why})")
-
-
-def _below(where: str, name: str) -> str:
-    return f"{where}.{name}" if where else name
+    }.get(why, f"{kind} that was left out ({why})")
 
 
 def _member(cls: Any, tree: Dict[str, Any], where: str) -> Any:

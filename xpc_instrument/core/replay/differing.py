@@ -1,7 +1,6 @@
 """What differs between two trees of values (`core/values/typed.py`), place by place.
 
 Rules:
-- A place is written as Python would: `result.items[2].price`, `result['a b']`.
 - What was redacted is not compared; what could not be recorded is compared by its type. Sets have no order, and neither have the keys of a
   dict. 1, 1.0 and True are three different values.
 """
@@ -12,8 +11,9 @@ import json
 import re
 from typing import Any, Dict, Iterator, List, Sequence, Tuple
 
-from ..core.model.record import Record
-from ..core.values.typed import Tree
+from ..model.record import Record
+from ..values.typed import Tree
+from .trees import below, children
 
 _WITHOUT_ORDER = ("set", "frozenset")
 # Characters of one value in a line for people.
@@ -28,6 +28,15 @@ class Missing:
 
 
 NOTHING = Missing()
+
+
+class PlainText(str):
+    """A text that is shown as it is."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
 
 
 class Difference(Record):
@@ -112,11 +121,6 @@ def _type_of(tree: Tree) -> str:
     return type(tree).__name__
 
 
-def below(path: str, name: str) -> str:
-    """The place of what has a name."""
-    return f"{path}.{name}" if name.isidentifier() else f"{path}[{name!r}]"
-
-
 def ignoring(patterns: Sequence[str]) -> Any:
     """What tells of a place whether it is ignored: that, or one that it lies below, is one of the patterns."""
     parts = []
@@ -124,6 +128,17 @@ def ignoring(patterns: Sequence[str]) -> Any:
         text = re.escape(pattern).replace(r"\*\*", ".*").replace(r"\*", r"[^.\[\]]*")
         parts.append(f"(?:{text})(?:[.\\[].*)?")
     return re.compile("|".join(parts)).fullmatch if parts else lambda path: None
+
+
+def places(tree: Tree, path: str) -> Iterator[str]:
+    """Each place of a tree, as a difference would name it."""
+    yield path
+    for inner, one in children(tree, path):
+        if isinstance(tree, dict) and tree.get("type") == "dict" and "items" in tree:
+            # Of a pair, its key is the place.
+            yield from places(one[1], f"{path}[{tree_text(one[0])}]")
+        else:
+            yield from places(one, inner)
 
 
 # for people -------------------------------------------------------------------------------------------------------------

@@ -1,14 +1,17 @@
-"""Recorded calls: their values as trees (`core/values/typed.py`), as the hook in the application tells them, and as lines of JSON."""
+"""Recorded calls: their values as trees (`core/values/typed.py`), and as lines of JSON."""
 
 from __future__ import annotations
 
-import marshal
 from datetime import datetime, timezone
 from typing import Any, Dict, Mapping, Tuple
 
-from ..core.model.record import Record
-from ..core.values.typed import Tree
-from .call import Call
+from ..model.errors import TargetError
+from ..model.record import Record
+from ..model.target import split_target
+from ..values.typed import Tree
+from .trees import check_tree
+
+_LONGEST_TARGET = 1000
 
 
 class InnerCall(Record):
@@ -47,28 +50,6 @@ class RecordedCall(Record):
     """Inner calls that were not recorded, since there were too many."""
 
 
-def recorded_call(call: Call) -> RecordedCall:
-    """What the hook in the application has told. Raises `ValueError`, `TypeError`, `KeyError` or `EOFError` for anything else."""
-    told = marshal.loads(call.args[0])  # noqa: S302 - it comes from whom we take pickles
-    inner = tuple(
-        InnerCall(target, positional, dict(pairs), raised, outcome) for target, positional, pairs, raised, outcome in told["inner"]
-    )
-    return RecordedCall(
-        id=call.id,
-        time=told["time"],
-        pid=call.pid,
-        thread=call.thread,
-        target=call.target,
-        positional=told["positional"],
-        arguments=dict(told["arguments"]),
-        raised=told["raised"],
-        outcome=told["outcome"],
-        duration=told["duration"],
-        inner=inner,
-        left_out=told["left-out"],
-    )
-
-
 def call_to_json(call: RecordedCall) -> Dict[str, Any]:
     """A call as an object for JSON."""
     told: Dict[str, Any] = {
@@ -104,12 +85,27 @@ def text_of(value: Any) -> str:
     return value
 
 
+def target_of(value: Any) -> str:
+    """The text of a target. Raises `ValueError` or `TypeError`."""
+    text = text_of(value)
+    if not text.isprintable() or len(text) > _LONGEST_TARGET:
+        raise ValueError(f"{text!r:.80} is no target")
+    try:
+        split_target(text)
+    except TargetError as error:
+        raise ValueError(str(error)) from None
+    return text
+
+
 def _arguments_of(data: Dict[str, Any]) -> Dict[str, Any]:
     arguments, positional = data["arguments"], data["positional"]
     if type(arguments) is not dict or type(positional) is not int:
         raise TypeError("expected arguments by name, and how many are positional")
-    outcome = {"raised": True, "outcome": data["exception"]} if "exception" in data else {"raised": False, "outcome": data["result"]}
-    return {"target": text_of(data["target"]), "arguments": arguments, "positional": positional, **outcome}
+    raised = "exception" in data
+    for tree in arguments.values():
+        check_tree(tree)
+    outcome = check_tree(data["exception" if raised else "result"])
+    return {"target": target_of(data["target"]), "arguments": arguments, "positional": positional, "raised": raised, "outcome": outcome}
 
 
 def call_of(data: Dict[str, Any]) -> RecordedCall:
