@@ -59,6 +59,8 @@ def bounded(within: float) -> float:
 
 # An event with fewer fields crosses as it was queued; with so many, it has keyword arguments beside.
 _PLAIN = 5
+# One that was queued as it was found (`hooks/quick.py`) has so many.
+_QUICK = 6
 # And a packed one with all there is has so many.
 _CROSSING = 8
 
@@ -472,6 +474,9 @@ def _crossing(event: Event) -> Event:
     """The event as it crosses: what costs the caller nothing. Queued, it has the instance's class, and names of arguments as they came."""
     if len(event) == _CROSSING:
         return event  # put back when it was packed already
+    if len(event) == _QUICK:
+        hook, number, thread, event_of, found = event[:5]
+        return hook, number, thread, (event_of(found),)
     kwargs = event[4]
     for name in kwargs:
         if type(name) is not str:

@@ -112,6 +112,7 @@ class FaultHook(LocalHook):
         self._resolved: Optional[Resolved] = None
         self._gone = False
         super().__init__(*args, **options)
+        self.way.begin = self._begin
         self._parsed = parse_terms(self.local["terms"])
 
     def placed(self, resolved: Resolved, code: Optional[CodeType]) -> None:
@@ -169,7 +170,7 @@ class FaultHook(LocalHook):
 
     # what an invocation gets -------------------------------------------------------------------------------------------
 
-    def _begin(self, gate: Gate, values: Args) -> Entered:  # type: ignore[override]
+    def _begin(self, gate: Gate, values: Args) -> Entered:
         """Inside of the function's code: admission has let it through."""
         step = self._do()
         return None if step is PASS else ((step.get(),), None)

@@ -13,10 +13,9 @@ from __future__ import annotations
 
 import functools
 import sys
-from builtins import isinstance as _isinstance  # for where no guard is up: the builtin may be the very target
 from time import perf_counter
 from types import CodeType
-from typing import Any, Callable, Coroutine, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Coroutine, Dict, List, Mapping, Optional
 
 from xpc_instrument.core.model.aggregate import LONGEST_KEY, Key, Table, key_part, to_json
 from xpc_instrument.core.model.errors import ExpressionError
@@ -27,17 +26,15 @@ from xpc_instrument.core.model.local import DURATION, INJECT, LINE, RECORD, STAC
 from xpc_instrument.core.values.names import type_name
 
 from ..generated import compiled
-from ..guard import guard, guarded
+from ..guard import guarded
 from ..targets.resolve import Kind, Resolved
 from .aggregate import Aggregate
 from .budget import SAMPLED, Budget
-from .gate import NEVER, Args, Gate, Kwargs, Way
+from .gate import NEVER, Args, Kwargs, Way
 from .invocation import Invocation
 from .remote import RemoteHook
 from .scope import Scope
-
-Record = Callable[[Optional[Args], Any, Optional[BaseException], float], None]
-
+from .timed import Record, beginning
 
 # `values` are None for a call that the function does not take. That no code of the application runs is the expressions' to see to; what is
 # not to be seen by hooks, since it may call what they are on, has its guard.
@@ -73,32 +70,6 @@ _NAMES = {
 }
 
 
-class Timed:
-    """What the gate keeps while the body runs; `record(values, result, error, duration)` is called when it has ended."""
-
-    __slots__ = ("_ends", "_record", "_started", "_values")
-
-    def __init__(self, ends: Tuple[type, ...], record: Record, values: Args) -> None:
-        self._ends = ends
-        self._record = record
-        self._values = values
-        self._started = perf_counter()
-
-    def leave(self, value: Any) -> Any:
-        duration = perf_counter() - self._started
-        if not guard.on:  # an iteration may end in the middle of our work
-            self._record(self._values, value, None, duration)
-        return value
-
-    def abandon(self) -> None:
-        """Nobody waits."""
-
-    def failed(self, error: BaseException) -> None:
-        if _isinstance(error, self._ends) and not guard.on:
-            seen = error if _isinstance(error, Exception) else None
-            self._record(self._values, None, seen, perf_counter() - self._started)
-
-
 def _hides_nothing(name: str) -> bool:
     return False
 
@@ -122,7 +93,6 @@ class LocalHook(RemoteHook):
         self.sole = self._around
         # Admission is asked when an invocation begins, which costs nothing where it is not counted.
         self.alone: Optional[Way] = self.way
-        self.way.begin = self._begin
 
     # where it is -------------------------------------------------------------------------------------------------------
 
@@ -139,6 +109,7 @@ class LocalHook(RemoteHook):
     def _begin_counting(self) -> None:
         self._budget = Budget(self)
         self._record: Record = self._recording()
+        self.way.begin = beginning(self._record)
         # By a trampoline: the target may be a function that recording needs, whose wrapper this module was loaded with.
         self._record_apart: Record = guarded(self._record)
 
@@ -167,9 +138,6 @@ class LocalHook(RemoteHook):
         return self.aggregate.total()
 
     # what an invocation does -------------------------------------------------------------------------------------------
-
-    def _begin(self, gate: Gate, values: Args) -> Tuple[None, Timed]:
-        return None, Timed(gate.ends, self._record, values)
 
     def _around(self, proceed: Callable[..., Any], args: Args, kwargs: Kwargs, bound: bool) -> Any:
         if not self.way.take():

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import marshal
 from time import perf_counter, time
-from typing import Any, Callable, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from xpc_instrument.core.model.expression import Hidden
 from xpc_instrument.core.model.interrupts import raise_interrupt
@@ -24,20 +24,19 @@ from xpc_instrument.core.values.redaction import Redaction
 from ..guard import guard
 from .admission import Bucket
 from .budget import SAMPLED, Budget
-from .gate import ALWAYS, Args, Entered, Gate, Kwargs, Way
+from .gate import ALWAYS, NEVER, Args, Entered, Gate, Kwargs, Way
 from .invocation import next_number
-from .local import Timed, callers
+from .local import callers
 from .locals import Locals
+from .quick import MARSHAL, Shown, Value, recording
 from .shown import ShownHook
+from .timed import Record, beginning
 
 MOST_BYTES = 16 * 1024
 """Of one event; what is larger is captured again with no depth, and then without its values."""
 
 MOST_REJECTED = 50.0
 """Calls a second that are shown though they do not meet the condition, if no other rate is given."""
-
-# That of a version of `marshal` which all supported Pythons read.
-_MARSHAL = 4
 
 
 class WatchHook(ShownHook):
@@ -54,11 +53,56 @@ class WatchHook(ShownHook):
         self._rejected = Bucket(options["terms"].rate or MOST_REJECTED) if local.get("rejected") else None
         self._show: List[Tuple[str, Callable[..., Any]]] = []
         super().__init__(*args, capturer=Capturer(CaptureLimits(depth=local["depth"]), redaction), hides=redaction.hides, **options)
-        self.alone = Way(ALWAYS, self._begin)
+        # Admission is asked where an invocation is recorded.
+        self.alone = self._inside = Way(ALWAYS)
+        self._begin_recording()
         self._own = self.target.rpartition(".")[2].rpartition(":")[2]
 
     def _evaluated(self, made: List[Callable[..., Any]]) -> None:
         self._show = [(one.text, value) for one, value in zip(self._expressions[len(self._expressions) - len(made) :], made)]
+        self._begin_recording()
+
+    def _begin_recording(self) -> None:
+        """What is done in the function's own code, which has the values of all parameters in their order."""
+        if self.mode is Mode.BEFORE:
+            record = self._recording(False)
+
+            def begin(gate: Gate, values: Args) -> Entered:
+                record(values, None, None, 0.0)
+                return None
+
+            self._inside.begin = begin
+        else:
+            self._inside.begin = beginning(self._recording(True))
+
+    def _recording(self, ends: bool) -> Record:
+        local, scope = self.local, self._scope
+        if not scope.is_placed or self._rests or local["stack"]:
+            return self.tell
+        names: Dict[str, Any] = {}
+        shown = list(self._expressions)
+        when, values = "", []
+        if local["when"]:
+            when, names = scope.inlined(shown.pop(0), "when")
+        for place, one in enumerate(shown):
+            text = ""
+            if not scope.hidden(one, self._redaction.hides):
+                text, more = scope.inlined(one, f"shown{place}", self._redaction.hides)
+                names.update(more)
+            values.append(Value(one.text, text, False))
+        if not shown:
+            hides, first = self._redaction.hides, int(scope.bound)
+            if not scope.names:
+                return self.tell
+            arguments = enumerate(scope.names[first:], first)
+            values += [Value(name, "" if hides(name) else f"values[{place}]", True) for place, name in arguments]
+        return recording(
+            self, Shown(when, tuple(values), ends and not shown, self._raising, self._rejected is not None), names, self._budget
+        )
+
+    def rest(self) -> None:
+        super().rest()
+        self._inside.take = NEVER
 
     def reset_after_fork(self, pid: int) -> None:
         super().reset_after_fork(pid)
@@ -72,15 +116,34 @@ class WatchHook(ShownHook):
     ) -> None:
         self._tell_call(number, args if instance is None else (instance, *args), kwargs, duration, result, error)
 
-    def _begin(self, gate: Gate, values: Args) -> Entered:
-        """Alone inside the function's code, which has the values of all parameters in their order."""
-        if self.mode is not Mode.BEFORE:
-            return None, Timed(gate.ends, self._left_body, values)
-        self._tell_call(next_number(), values, None, 0.0, None, None)
-        return None
-
-    def _left_body(self, values: Optional[Args], result: Any, error: Optional[BaseException], duration: float) -> None:
+    def tell(self, values: Optional[Args], result: Any, error: Optional[BaseException], duration: float) -> None:
+        """Queue an invocation, if it is one that is shown; `values` are those of all parameters."""
         self._tell_call(next_number(), values or (), None, duration, result, error)
+
+    def tell_met(self, values: Optional[Args], result: Any, duration: float) -> None:
+        """The same of one that has returned, of which the condition and the terms have been asked."""
+        try:
+            self._capture(next_number(), values, result, None, duration, True)
+        except Exception as fault:
+            self._lost(fault)
+        except BaseException:
+            self._drop()
+            raise
+
+    def not_met(self, fault: Optional[Exception]) -> None:
+        """Count an invocation that does not meet the condition."""
+        if fault is not None:
+            raise_interrupt(fault)
+            self._tell_fault(fault)
+        self.counters.skipped["when"].up()
+
+    def drop_one(self) -> None:
+        """Count an event that is dropped."""
+        self._drop()
+
+    def spent(self, seconds: float) -> None:
+        """One invocation in `SAMPLED` has cost so much."""
+        self._budget.spent(seconds)
 
     def _tell_call(
         self, number: int, args: Args, kwargs: Optional[Kwargs], duration: float, result: Any, error: Optional[BaseException]
@@ -116,8 +179,21 @@ class WatchHook(ShownHook):
             guard.on = True
             if began:
                 self._budget.spent(perf_counter() - began)
-            if not wanted:
-                return
+        finally:
+            try:
+                guard.on = False
+            except BaseException:
+                guard.on = False
+                raise
+        if wanted:
+            self._capture(number, values, result, error, duration, met)
+
+    def _capture(
+        self, number: int, values: Optional[Args], result: Any, error: Optional[BaseException], duration: float, met: bool
+    ) -> None:
+        """Queue it with what is shown of it. No guard is up yet."""
+        try:
+            guard.on = True
             began = perf_counter()
             blob = self._captured(values, result, error, duration)
             self._budget.spent(perf_counter() - began, 1)
@@ -139,12 +215,12 @@ class WatchHook(ShownHook):
             frames = () if locals_of is None else locals_of.frames(depth)
             arguments = [] if self._show else self._arguments(values, depth)
             given = None if error is not None or self._show else capturer.capture(result, depth)
-            blob = marshal.dumps((now, duration, arguments, given, caught, stack, shown, frames), _MARSHAL)
+            blob = marshal.dumps((now, duration, arguments, given, caught, stack, shown, frames), MARSHAL)
             if len(blob) <= MOST_BYTES:
                 return blob
         left_out = ("!", "items", "", None)
         cut = [(name, left_out) for name, _ in arguments]
-        return marshal.dumps((now, duration, cut, left_out, caught, (), shown[:0], ()), _MARSHAL)
+        return marshal.dumps((now, duration, cut, left_out, caught, (), shown[:0], ()), MARSHAL)
 
     def _arguments(self, values: Optional[Args], depth: Optional[int]) -> List[Any]:
         if values is None:

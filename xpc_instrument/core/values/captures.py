@@ -79,9 +79,10 @@ MOST_DEPTH = 5
 DEFAULT_CAPTURE = CaptureLimits()
 
 REDACTED: Tree = ("!", "redacted", None, None)
-# Texts up to so many characters are taken without a further look.
-_SHORT = 33
-_BIG = 1 << 63
+SHORT = 33
+"""Texts of fewer characters are taken without a further look."""
+BIG = 1 << 63
+"""Integers between this and its negative are atoms."""
 _MOST_ARGS = 10
 # A name of the application's may be of any length.
 _LONGEST_NAME = 255
@@ -131,10 +132,10 @@ class Capturer:
         """The tree of a value. Raises nothing but what interrupts the thread."""
         kind = type(value)
         if kind is str:
-            if len(value) < _SHORT:
+            if len(value) < SHORT:
                 return value
         elif kind is int:
-            if -_BIG < value < _BIG:
+            if -BIG < value < BIG:
                 return value
         elif kind is float or value is None or kind is bool:
             return value
@@ -178,7 +179,7 @@ class _Walk:
         if kind is str:
             return self.text(value)
         if kind is int:
-            return value if -_BIG < value < _BIG else ("t", "int", long_int(value))
+            return value if -BIG < value < BIG else ("t", "int", long_int(value))
         if kind is float or value is None or kind is bool:
             return value
         shape = self.shapes.get(id(kind))
@@ -211,7 +212,7 @@ class _Walk:
 
     def text(self, value: str) -> Tree:
         """The same of a str."""
-        most = self.limits.text if self.room > 0 else _SHORT - 1
+        most = self.limits.text if self.room > 0 else SHORT - 1
         length = len(value)
         self.room -= min(length, most)
         return value if length <= most else ("s", value[:most], length)
@@ -225,10 +226,10 @@ class _Walk:
             return REDACTED
         kind = type(value)
         if kind is int:
-            if -_BIG < value < _BIG:
+            if -BIG < value < BIG:
                 return value
         elif kind is str:
-            if len(value) < _SHORT:
+            if len(value) < SHORT:
                 return value
         elif kind is float or value is None or kind is bool:
             return value
@@ -244,7 +245,7 @@ class _Walk:
 
     def items(self, items: Any, depth: int) -> List[Tree]:
         """The trees of several values."""
-        big, short, value_of = _BIG, _SHORT, self.value
+        big, short, value_of = BIG, SHORT, self.value
         return [
             one
             if (kind := type(one)) is float
@@ -331,8 +332,8 @@ def _fields(walk: _Walk, value: Any, how: Fields, depth: int) -> Tuple[Pairs, in
             walk.known,
             walk.redaction.hides,
             walk.value,
-            _BIG,
-            _SHORT,
+            BIG,
+            SHORT,
             _LONGEST_NAME,
             out.append,
         )
@@ -392,7 +393,7 @@ def frames_of(trace: Any, most: int) -> List[Tuple[str, int, str]]:
 
 def _bytes(walk: _Walk, value: Any, shape: Shape, depth: int) -> Tree:
     base = shape.extra
-    most = walk.limits.text if walk.room > 0 else _SHORT
+    most = walk.limits.text if walk.room > 0 else SHORT
     size = base.__len__(value)
     walk.room -= min(size, most)
     return "b", bytes(base.__getitem__(value, slice(0, most))), size

@@ -1,0 +1,210 @@
+"""The quick way of a watch: what it queues is what the whole way would have told, and what it cannot queue goes that way."""
+
+from __future__ import annotations
+
+import itertools
+import marshal
+from decimal import Decimal
+from types import SimpleNamespace
+from typing import Any, List, Tuple
+
+import pytest
+
+from xpc_agent.events.queue import EventQueue, _crossing
+from xpc_agent.guard import guard
+from xpc_agent.hooks.admission import SuspensionPolicy
+from xpc_agent.hooks.watch import WatchHook
+from xpc_agent.targets.resolve import resolve
+from xpc_instrument.core.model.limits import Limits
+from xpc_instrument.core.model.local import WATCH
+from xpc_instrument.core.model.target import Mode
+from xpc_instrument.core.model.terms import Terms
+from xpc_instrument.core.values.captures import REDACTED
+from xpc_instrument.core.values.redaction import Redaction
+from xpc_instrument.core.values.traits import PeerProfile
+
+LOCAL = {"kind": WATCH, "when": "", "show": [], "depth": 2, "stack": 0, "errors": False, "rejected": False, "locals": False}
+
+
+class Customer:
+    def __init__(self, name: Any, tags: Any = ()) -> None:
+        self.name = name
+        self.tags = tags
+
+
+def charge(amount: Any, customer: Any = None, password: Any = "hunter2") -> Any:
+    return amount
+
+
+class Watched:
+    """A watch of `charge`, whose queue is looked into."""
+
+    def __init__(self, limit: int = 100, mode: Mode = Mode.AFTER, rate: Any = None, **local: Any) -> None:
+        sender: Any = SimpleNamespace(max_queue=limit, max_bytes=limit * 8192, source="here", wake=lambda: None)
+        sender.next_batch = itertools.count(1).__next__
+        self.queue = EventQueue("session", sender)
+        sender.add = lambda hook: self.queue
+        nobody: Any = SimpleNamespace(session="session", who="", pid=0, python="", lanes=None, notify=lambda *_, **__: None)
+        target = f"{__name__}:charge"
+        self.hook = WatchHook(
+            mode,
+            target,
+            nobody,
+            1,
+            "call",
+            PeerProfile("", "", Limits().max_payload),
+            timeout=1.0,
+            on_failure="original",
+            terms=Terms(wait=False, rate=rate, local={**LOCAL, **local}),
+            suspension=SuspensionPolicy(),
+            pid=7,
+            may_refer=False,
+            signature=lambda: None,
+            ended=lambda hook: None,
+            sender=sender,
+            redaction=Redaction(),
+        )
+        self.hook.placed(resolve(target), charge.__code__)
+        self.gate: Any = SimpleNamespace(ends=(Exception,))
+
+    def call(self, *values: Any, result: Any = None, error: Any = None) -> None:
+        """An invocation, as the function's own code tells of it."""
+        assert self.hook.alone is not None
+        assert self.hook.alone.begin is not None
+        entered = self.hook.alone.begin(self.gate, values)
+        if entered is None:
+            return
+        token = entered[1]
+        if error is not None:
+            token.failed(error)
+        else:
+            token.leave(result)
+
+    def told(self) -> List[Tuple[Any, ...]]:
+        """What crosses of the events, without the time and the duration."""
+        crossing = [_crossing(event) if len(event) > 5 else event for event in self.queue.items if event is not None]
+        return [marshal.loads(event[3][0])[2:] for event in crossing]
+
+    def quick(self) -> bool:
+        """Whether all events were queued as they were."""
+        return all(len(event) == 6 for event in self.queue.items)
+
+
+def whole(watched: Watched, *values: Any, result: Any = None) -> Tuple[Any, ...]:
+    """What the whole way tells of the same invocation."""
+    watched.queue.items.clear()
+    watched.hook.tell(values, result, None, 0.5)
+    return watched.told()[0]
+
+
+@pytest.mark.parametrize("show", [[], ["customer.name", "amount"], ["password"], ["amount + 1", "pid"]])
+@pytest.mark.parametrize("value", [1, True, None, 1.5, "x" * 255, -(2**62)])
+def test_a_plain_value_is_queued_and_told_as_by_the_whole_way(show: List[str], value: Any) -> None:
+    watched = Watched(show=show)
+    values = (3, Customer(value) if show else value, "secret")
+    watched.call(*values, result=value)
+    assert watched.quick()
+    told = watched.told()
+    assert told == [whole(watched, *values, result=value)]
+    assert "secret" not in repr(told)
+
+
+@pytest.mark.parametrize("value", [2**64, "x" * 256, [1], Decimal(1), b"raw", Customer(1), 1j])
+@pytest.mark.parametrize("show", [[], ["customer.tags"]])
+def test_any_other_value_is_captured(show: List[str], value: Any) -> None:
+    watched = Watched(show=show)
+    values = (3, Customer("Ann", value) if show else value, "secret")
+    watched.call(*values)
+    told = watched.told()
+    assert not watched.quick()
+    assert told == [whole(watched, *values)]
+
+
+def test_what_is_redacted_is_not_read() -> None:
+    watched = Watched()
+    watched.call(1, 2, object())
+    assert watched.quick()
+    assert watched.told()[0][0] == [("amount", 1), ("customer", 2), ("password", REDACTED)]
+
+
+def test_a_before_hook_tells_of_the_arguments() -> None:
+    watched = Watched(mode=Mode.BEFORE)
+    watched.call(1, 2, 3)
+    assert watched.quick()
+    assert watched.told() == [([("amount", 1), ("customer", 2), ("password", REDACTED)], None, None, (), [], ())]
+
+
+def test_a_call_that_raises_is_told_with_its_exception() -> None:
+    watched = Watched(errors=True)
+    watched.call(1, 2, 3)
+    watched.call(1, 2, 3, error=ValueError("no"))
+    watched.call(1, 2, 3, error=KeyboardInterrupt())
+    (only,) = watched.told()
+    assert only[2][:3] == ("e", "ValueError", ["no"])
+
+
+def test_what_does_not_meet_the_condition_is_counted_and_not_queued() -> None:
+    watched = Watched(when="amount > 2 and result == 'ok'")
+    watched.call(1, None, None, result="ok")
+    watched.call(3, None, None, result="no")
+    watched.call(3, None, None, result="ok")
+    assert (len(watched.told()), watched.quick()) == (1, True)
+    assert watched.hook.counters.skipped["when"].value == 2
+
+
+def test_a_condition_that_fails_is_not_met_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    watched = Watched(when="customer.name.missing > 2")
+    for _ in range(3):
+        watched.call(1, Customer("Ann"), None)
+    assert watched.told() == []
+    assert watched.hook.counters.skipped["when"].value == 3
+    assert len(caplog.records) == 1
+
+
+def test_an_expression_that_fails_is_shown_as_its_error() -> None:
+    watched = Watched(show=["amount.missing", "amount"])
+    watched.call(1, None, None)
+    (told,) = watched.told()
+    assert told[4][0][1][:2] == ("t", "error")
+    assert told[4][1] == ("amount", 1)
+
+
+def test_what_does_not_meet_the_condition_is_shown_where_that_is_asked_for() -> None:
+    watched = Watched(when="amount > 2", rejected=True)
+    watched.call(1, 2, 3)
+    assert len(watched.queue.items) == 1
+    assert watched.hook.counters.skipped["when"].value == 1
+
+
+def test_over_its_rate_and_at_rest_nothing_is_queued() -> None:
+    watched = Watched(rate=1.0)
+    for _ in range(10):
+        watched.call(1, 2, 3)
+    assert len(watched.queue.items) == 1
+    assert watched.hook.counters.skipped["rate"].value == 9
+    watched = Watched()
+    watched.hook.rest()
+    watched.call(1, 2, 3)
+    assert (watched.told(), watched.hook.alone.take()) == ([], 0)  # type: ignore[union-attr]
+
+
+def test_a_full_queue_drops_and_counts() -> None:
+    watched = Watched(limit=2)
+    for _ in range(5):
+        watched.call(1, 2, 3)
+    assert (len(watched.queue.items), watched.hook.dropped) == (2, 3)
+
+
+def test_an_event_that_is_packed_twice_is_the_same() -> None:
+    watched = Watched()
+    watched.call(1, 2, 3)
+    once = _crossing(watched.queue.items[0])
+    assert len(once) == 4
+    assert marshal.loads(once[3][0])[2] == [("amount", 1), ("customer", 2), ("password", REDACTED)]
+
+
+def test_nothing_leaves_the_guard_up() -> None:
+    watched = Watched(show=["customer.tags"])
+    for value in (1, [1], Customer(2)):
+        watched.call(1, Customer("Ann", value), None)
+        assert not guard.on
