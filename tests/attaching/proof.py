@@ -21,17 +21,26 @@ from typing import Any, Dict, List, Optional, Tuple, Type
 
 import xpc_instrument
 from tests.attaching import targets
-from xpc_instrument.attaching.attach import attach_process
-from xpc_instrument.attaching.examination import examine
+from xpc_instrument.attaching.attach import attach_process, attach_tree
+from xpc_instrument.attaching.examination import children, examine
 from xpc_instrument.core.discovery import entry as discovery
-from xpc_instrument.core.model.errors import ChannelError, XpcError
+from xpc_instrument.core.model.errors import AttachError, ChannelError, XpcError
 
 PATIENCE = 30.0
 # How each kind is made to work that does not work by itself.
-_ASKED = ("accept", "poll", "epoll", "http", "asynchronous")
+_ASKED = ("accept", "poll", "epoll", "http", "asynchronous", "gunicorn_sync", "gunicorn_gthread", "uvicorn", "gevent", "eventlet")
+_OF_HTTP = ("http", "gunicorn_sync", "gunicorn_gthread", "uvicorn", "gevent", "eventlet")
 _SIGNALLED = ("pause", "signal_wait")
 # Never do anything.
 _SILENT = ("long_sleep", "lock", "full_pipe", "without_threading")
+# Have processes of their own, which are attached to with them.
+_TREES = ("process_pool", "gunicorn_sync", "gunicorn_gthread")
+# Which tools trace a process, by the command that has them do it; they let go of it when their standard input ends or SIGINT comes.
+TRACERS = {"strace": ("strace", "-q", "-o", "/dev/null", "-p"), "gdb": ("gdb", "-q", "-nx", "-p")}
+
+
+class MissingError(Exception):
+    """What a kind of target needs is not there."""
 
 
 def why_not() -> str:
@@ -53,10 +62,10 @@ class Target:
     def __init__(self, kind: str, python: str = sys.executable) -> None:
         self.kind = kind
         with tempfile.NamedTemporaryFile(prefix="xpc-target-", delete=False) as file:
-            file.write(bytes(4096))
+            file.write(bytes(targets.END))
             self._path = file.name
         with open(self._path, "r+b") as memory:
-            self._memory = mmap.mmap(memory.fileno(), 4096)
+            self._memory = mmap.mmap(memory.fileno(), targets.END)
         self.process = subprocess.Popen(
             [python, targets.__file__, kind, self._path], stdin=subprocess.PIPE, start_new_session=True, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
         )  # fmt: skip
@@ -64,7 +73,13 @@ class Target:
         self.before: Any = ()
 
     def wait_ready(self) -> Target:
-        self._wait(lambda: self._number(targets.READY) == self.pid, "get ready")
+        """Raises `MissingError` if it cannot be of its kind here."""
+        try:
+            self._wait(lambda: self._number(targets.READY) == self.pid, "get ready")
+        except AssertionError:
+            if self.process.poll() == targets.MISSING:
+                raise MissingError(self.kind) from None
+            raise
         self.work()
         before = None
         # A connection that has just been closed may not be gone.
@@ -78,7 +93,13 @@ class Target:
 
     @property
     def count(self) -> int:
-        return self._number(targets.NUMBER)
+        """What it has counted, and those that it has started."""
+        return sum(struct.unpack_from(f"<{(targets.END - targets.NUMBER) // 8}Q", self._memory, targets.NUMBER))
+
+    @property
+    def pids(self) -> List[int]:
+        """It, and those that it has started and that stay."""
+        return [self.pid, *(children(self.pid) if self.kind in _TREES else ())]
 
     def _wait(self, condition: Any, what: str) -> None:
         deadline = time.monotonic() + PATIENCE
@@ -96,7 +117,7 @@ class Target:
             return
         if self.kind in _ASKED:
             with socket.create_connection(("127.0.0.1", self._number(targets.PORT)), timeout=PATIENCE) as connection:
-                if self.kind == "http":
+                if self.kind in _OF_HTTP:
                     connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
                 assert connection.recv(4096), f"{self.kind} answered nothing"
                 while connection.recv(4096):
@@ -109,15 +130,18 @@ class Target:
             self.process.stdin.flush()
         self._wait(lambda: self.count > before, "work")
 
-    def state(self) -> Dict[str, Any]:
-        """What must be the same before and after."""
+    def state(self) -> Dict[int, Dict[str, Any]]:
+        """What must be the same before and after, of each process."""
+        return {pid: self._state_of(pid) for pid in self.pids}
+
+    def _state_of(self, pid: int) -> Dict[str, Any]:
         descriptors = []
-        for name in os.listdir(f"/proc/{self.pid}/fd"):
+        for name in os.listdir(f"/proc/{pid}/fd"):
             try:
-                descriptors.append(os.readlink(f"/proc/{self.pid}/fd/{name}"))
+                descriptors.append(os.readlink(f"/proc/{pid}/fd/{name}"))
             except FileNotFoundError:
                 continue  # of a file that the program has just read
-        lines = (line.split() for line in Path(f"/proc/{self.pid}/status").read_text().splitlines())
+        lines = (line.split() for line in Path(f"/proc/{pid}/status").read_text().splitlines())
         # Without those of the C library, which takes one with the first thread.
         masks = {words[0]: int(words[1], 16) & 0x7FFFFFFF for words in lines if words[:1] in (["SigBlk:"], ["SigIgn:"], ["SigCgt:"])}
         descriptors.sort()
@@ -134,12 +158,19 @@ class Target:
         return True
 
     def tasks(self) -> int:
-        return len(os.listdir(f"/proc/{self.pid}/task"))
+        return sum(len(os.listdir(f"/proc/{pid}/task")) for pid in self.pids)
 
     def memory(self) -> int:
         """Its resident memory in KiB."""
+        return int(self._status("VmRSS"))
+
+    def _status(self, name: str) -> str:
         text = Path(f"/proc/{self.pid}/status").read_text()
-        return int(next(line.split()[1] for line in text.splitlines() if line.startswith("VmRSS")))
+        return next(line.split()[1] for line in text.splitlines() if line.startswith(f"{name}:"))
+
+    def await_tracer(self, traced: bool) -> None:
+        """Wait until something traces it, or nothing does."""
+        self._wait(lambda: (self._status("TracerPid") != "0") == traced, "be traced" if traced else "be let go")
 
     def end(self) -> int:
         """Its exit status: that of SIGKILL unless it was wrong before."""
@@ -165,8 +196,10 @@ class Target:
 
 def go_through(target: Target, hooked: bool = True) -> float:
     """Attach, see a hook called, detach, and look; how long attaching took, in seconds."""
-    took = attach_process(target.pid).seconds
-    with xpc_instrument.connect(target.pid) as app:
+    refused: List[str] = []
+    found = attach_tree(target.pid, say=refused.append) if target.kind in _TREES else [attach_process(target.pid)]
+    assert [one.pid for one in found] == target.pids, f"{target.kind}: {refused}"
+    with xpc_instrument.connect(found[0].app if target.kind in _TREES else target.pid) as app:
         if hooked and target.kind not in _SILENT:
             calls: List[Any] = []
             app.before("__main__:tick", lambda call: calls.append(call.id))
@@ -177,11 +210,11 @@ def go_through(target: Target, hooked: bool = True) -> float:
                     raise ChannelError("the agent of one that was killed has just left")
                 assert time.monotonic() < deadline, f"{target.kind}: the hook was not called"
                 time.sleep(0.0005)
-        if app.detach() != [target.pid]:
+        if app.detach() != sorted(target.pids):
             raise ChannelError("the agent of one that was killed has just left")
     target.work()
     assert target.is_as_before(), f"{target.kind}: {target.before} became {target.state()}, {target.tasks()}"
-    return took
+    return sum(one.seconds for one in found)
 
 
 def kill_attacher(target: Target, longest: float, chance: random.Random) -> None:
@@ -196,6 +229,47 @@ def kill_attacher(target: Target, longest: float, chance: random.Random) -> None
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     target.work()
+
+
+def attach_together(target: Target) -> None:
+    """Two processes attach at the same moment: there is one agent then, and each is told of it."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            attach_process(target.pid)
+            status = 0
+        finally:
+            os._exit(status)
+    attach_process(target.pid)
+    assert os.waitpid(child, 0)[1] == 0, f"{target.kind}: the other one failed"
+    assert [entry.pid for entry in discovery.processes()] == [target.pid]
+    with xpc_instrument.connect(target.pid) as app:
+        assert app.detach() == [target.pid]
+    target.work()
+    assert target.is_as_before(), f"{target.kind}: {target.before} became {target.state()}, {target.tasks()}"
+
+
+def refuse_traced(target: Target, tool: str) -> str:
+    """What is said of a program that a tool traces; it must go on when the tool has let go."""
+    tracer = subprocess.Popen(
+        [*TRACERS[tool], str(target.pid)], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )  # fmt: skip
+    try:
+        target.await_tracer(True)
+        try:
+            attach_process(target.pid)
+            raise AssertionError(f"{target.kind} was attached to while {tool} traces it")
+        except AttachError as error:
+            said = str(error)
+        assert f"it is traced by process {tracer.pid} ({tool})" in said, said
+    finally:
+        if tool == "strace":
+            tracer.send_signal(signal.SIGINT)
+        tracer.communicate(timeout=PATIENCE)
+    target.await_tracer(False)
+    target.work()
+    return said
 
 
 def settle(target: Target) -> None:

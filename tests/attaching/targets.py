@@ -1,7 +1,7 @@
-"""`python targets.py KIND FILE`: a program to attach to, which knows nothing of us. Needs nothing but the standard library.
+"""`python targets.py KIND FILE`: a program to attach to, which knows nothing of us.
 
-It counts its work in the first 8 bytes of FILE, and checks it: what is wrong ends it with a status of its own. In the next 8 bytes it says
-that it is ready (its pid), in the next the port where it listens, if it does.
+It counts its work in FILE, in 8 bytes, a process that it has started in 8 others, and checks it: what is wrong ends it with a status of its
+own, and so does what it needs and cannot be imported. In 8 bytes it says that it is ready (its pid), in others the port where it listens.
 """
 
 import mmap
@@ -11,16 +11,23 @@ import sys
 import threading
 import time
 
-NUMBER, READY, PORT = 0, 8, 16
-WRONG = 99
+READY, PORT, NUMBER, END = 0, 8, 16, 4096
+WRONG, MISSING = 99, 98
 _counted = 0
+_at = NUMBER
 _memory = None
 
 
 def tick():
     global _counted
     _counted += 1
-    struct.pack_into("<Q", _memory, NUMBER, _counted)
+    struct.pack_into("<Q", _memory, _at, _counted)
+
+
+def count_apart():
+    """In a process that was forked."""
+    global _at, _counted
+    _counted, _at = 0, NUMBER + 8 * (1 + os.getpid() % ((END - NUMBER) // 8 - 1))
 
 
 def ready(port=0):
@@ -332,10 +339,111 @@ def without_threading():
     sys.stdin.readline()
 
 
+def _square(number):
+    if _at == NUMBER:
+        count_apart()
+    tick()
+    return number * number
+
+
+def process_pool():
+    """Processes are forked with the first work; from Python 3.14 on only where that is asked for."""
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork")) as pool:
+        check(list(pool.map(_square, range(8))) == [number * number for number in range(8)])
+        ready()
+        while True:
+            check(list(pool.map(_square, range(8))) == [number * number for number in range(8)])
+            time.sleep(0.001)
+
+
+def _page(environ, start_response):
+    tick()
+    start_response("200 OK", [("Content-Length", "2")])
+    return [b"ok"]
+
+
+def _gunicorn(**settings):
+    from gunicorn.app.base import BaseApplication
+
+    class Application(BaseApplication):
+        def load_config(self):
+            # For as long as it lives, no worker is missed.
+            for name, value in {
+                "bind": "127.0.0.1:0",
+                "loglevel": "critical",
+                "timeout": 600,
+                "control_socket_disable": True,
+                **settings,
+            }.items():
+                if name in self.cfg.settings:
+                    self.cfg.set(name, value)
+            self.cfg.set("when_ready", lambda arbiter: ready(arbiter.LISTENERS[0].sock.getsockname()[1]))
+            self.cfg.set("post_fork", lambda arbiter, worker: count_apart())
+
+        def load(self):
+            return _page
+
+    Application().run()
+
+
+def gunicorn_sync():
+    _gunicorn(workers=2)
+
+
+def gunicorn_gthread():
+    def start_threads(worker):
+        # Else they are started by requests, now and then.
+        barrier = threading.Barrier(3)
+        for _ in range(3):
+            worker.tpool.submit(barrier.wait)
+
+    _gunicorn(workers=2, worker_class="gthread", threads=3, post_worker_init=start_threads)
+
+
+def uvicorn():
+    from uvicorn import Config, Server
+
+    async def page(scope, receive, send):
+        if scope["type"] == "http":
+            tick()
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2"), (b"connection", b"close")]})
+            await send({"type": "http.response.body", "body": b"ok"})
+
+    listener, port = listening()
+    ready(port)
+    Server(Config(page, log_level="critical", lifespan="off")).run(sockets=[listener])
+
+
+def gevent():
+    from gevent import monkey
+
+    monkey.patch_all()
+    from gevent.pywsgi import WSGIServer
+
+    server = WSGIServer(("127.0.0.1", 0), _page, log=None)
+    server.start()
+    ready(server.server_port)
+    server.serve_forever()
+
+
+def eventlet():
+    import eventlet
+
+    eventlet.monkey_patch()
+    from eventlet import wsgi
+
+    listener = eventlet.listen(("127.0.0.1", 0))
+    ready(listener.getsockname()[1])
+    wsgi.server(listener, _page, log_output=False, keepalive=False)
+
+
 KINDS = {
     name: function
     for name, function in list(globals().items())
-    if callable(function) and name not in ("tick", "ready", "check", "listening", "answer")
+    if callable(function) and not name.startswith("_") and name not in ("tick", "count_apart", "ready", "check", "listening", "answer")
 }
 
 if __name__ == "__main__":
@@ -345,5 +453,11 @@ if __name__ == "__main__":
             del sys.modules[module]
         del threading
     with open(sys.argv[2], "r+b") as file:
-        _memory = mmap.mmap(file.fileno(), 4096)
-    KINDS[sys.argv[1]]()
+        _memory = mmap.mmap(file.fileno(), END)
+    try:
+        KINDS[sys.argv[1]]()
+    except ImportError as error:
+        if struct.unpack_from("<Q", _memory, READY)[0]:
+            raise
+        print(error, file=sys.stderr)
+        os._exit(MISSING)

@@ -18,7 +18,7 @@ _REFUSED = why_not() if sys.platform.startswith("linux") else "takes Linux"
 @pytest.mark.timeout(300)
 def test_programs_of_all_kinds_are_as_they_were() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.attaching", "--times", "3", "--kills", "50", "--moments", "10"],
+        [sys.executable, "-m", "tests.attaching", "--times", "3", "--kills", "50", "--moments", "10", "--pairs", "5", "--traced", "1"],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

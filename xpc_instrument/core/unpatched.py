@@ -56,11 +56,14 @@ if TYPE_CHECKING:
 else:
     Local = _original("_thread", "_local", "thread")
     Socket = _original("socket", "socket", "socket")
-# What the names in `os` stand for; eventlet's `os.read` waits on a hub.
+# What the names in `os` stand for; eventlet's `os.read` waits on a hub, its `os.open` and gevent's `os.close` tell a hub, which each thread
+# gets that has none, and which leaves its descriptors open.
 _os: Any = sys.modules[os.name]
 access: Any = _os.access
 read: Any = _os.read
 write: Any = _os.write
+open_file: Any = _os.open
+close: Any = _os.close
 
 # Absent where there is no poll, such as on Windows.
 try:

@@ -13,7 +13,6 @@ Rules:
 """
 
 import sys
-from _thread import allocate_lock, get_ident, get_native_id
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,6 +23,27 @@ else:
     Any = object
 
 _posix: Any = sys.modules["posix"]
+
+
+def _original(module: str, name: str) -> Any:
+    """A name of the standard library as it was before gevent or eventlet patched it (`core/unpatched.py`).
+
+    What they have in its place makes a hub for the thread that calls it, with two descriptors that stay when the thread has ended.
+    """
+    gevent: Any = sys.modules.get("gevent.monkey")
+    if hasattr(gevent, "get_original"):
+        return gevent.get_original(module, name)
+    eventlet: Any = sys.modules.get("eventlet.patcher")
+    group = module.lstrip("_")
+    if hasattr(eventlet, "is_monkey_patched") and eventlet.is_monkey_patched(group):
+        return getattr(eventlet.original(module), name)
+    return getattr(__import__(module), name)
+
+
+allocate_lock: Any = _original("_thread", "allocate_lock")
+get_ident: Any = _original("_thread", "get_ident")
+get_native_id: Any = _original("_thread", "get_native_id")
+sleep: Any = _original("time", "sleep")
 
 # Where the next one finds what this one has left for good.
 _GATE = "_xpc_instrument_attaching"
@@ -41,8 +61,8 @@ class _Gate:
     def __init__(self) -> None:
         self.lock = allocate_lock()
         self.forks = 0
-        # The thread that imports; 0 if none does.
-        self.holder = self.native = 0
+        # The thread that imports; 0 if none does. Importlib knows it by the number that gevent gives it, where that has patched.
+        self.holder = self.native = self.importer = 0
         # The threads whose forks have waited for as long as they do, and go on.
         self.tired: Any = set()
         self.watch: Any = None
@@ -67,8 +87,6 @@ class _Gate:
 
     def await_gone(self) -> None:
         """From Python 3.12 on a fork warns of a second thread, and this one is about to end."""
-        from time import sleep
-
         native, tries = self.native, 1000
         while tries and native and native != get_native_id() and _posix.access("/proc/self/task/%d" % native, _posix.F_OK):
             sleep(0.0005)
@@ -86,17 +104,15 @@ class _Gate:
 
     def in_child(self) -> None:
         if self.holder:
-            _forget_imports(self.holder)
+            _forget_imports(self.importer)
         self.unwatch()
         self.lock, self.forks, self.holder, self.native = allocate_lock(), 0, 0, 0
         self.tired = set()
 
     def close(self) -> None:
         self.lock.acquire()
-        self.holder, self.native = get_ident(), get_native_id()
+        self.holder, self.native, self.importer = get_ident(), get_native_id(), sys.modules["_thread"].get_ident()
         # One that was under way before has not waited.
-        from time import sleep
-
         for _ in range(1000):
             if self.forks <= 0:
                 break
@@ -266,8 +282,7 @@ def _enter(gate: Any, job: Any, folder: str, report: Any, pipe: int) -> None:
 
 def _poller(pipe: int) -> Any:
     """What has something to say when nobody would read what is written into a pipe."""
-    select: Any = __import__("select")
-    poller = select.poll()
+    poller = _original("select", "poll")()
     poller.register(pipe, 0)
     return poller
 
@@ -276,8 +291,9 @@ def _forget_thread() -> None:
     """`threading` makes a thread of its own of any that asks for itself, and keeps it."""
     threading: Any = sys.modules.get("threading")
     active: Any = getattr(threading, "_active", {})
-    if type(active.get(get_ident())).__name__ == "_DummyThread":
-        del active[get_ident()]
+    for ident in {get_ident(), sys.modules["_thread"].get_ident()}:
+        if type(active.get(ident)).__name__ == "_DummyThread":
+            del active[ident]
 
 
 def _remove(folder: str) -> None:

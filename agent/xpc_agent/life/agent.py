@@ -23,7 +23,7 @@ from xpc_instrument.core.model.errors import AddressInUseError, AuthenticationEr
 from xpc_instrument.core.node.address import Address, Protection, parse_address
 from xpc_instrument.core.node.host import Host
 from xpc_instrument.core.node.peer import Peer
-from xpc_instrument.core.unpatched import Semaphore
+from xpc_instrument.core.unpatched import Semaphore, sleep
 from xpc_instrument.core.values.traits import python_version
 
 from ..guard import guarded
@@ -177,7 +177,7 @@ class Agent:
                 if time.monotonic() > deadline:
                     log.error("this process cannot be hooked any more: %s", error)
                     return
-                time.sleep(0.02)
+                sleep(0.02)
 
     @property
     def address(self) -> str:

@@ -36,6 +36,7 @@ from typing import Any, Collection, Dict, Iterable, List, Optional, Tuple, Type,
 from ..model.errors import ApplicationNotFoundError
 from ..model.record import Record, as_dict, replace
 from ..model.words import nearest
+from ..unpatched import close, open_file, read
 from ..version import __version__
 from .doorbell import remove_dead_bell
 from .folder import (
@@ -164,7 +165,7 @@ def announce(entry: Entry) -> Path:
         os.unlink(temporary)  # of a process of the same pid that died on the way
     except FileNotFoundError:
         pass
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o600)
+    descriptor = open_file(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o600)
     try:
         with open(descriptor, "wb") as file:
             file.write(data)
@@ -251,7 +252,7 @@ def _read(path: Path, app: str, pid: int, elsewhere: bool) -> Optional[Entry]:
     """
     try:
         # O_NONBLOCK: opening a FIFO would wait for its writer.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = open_file(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
         return None  # withdrawn since the folder was listed
     except OSError as error:
@@ -259,7 +260,7 @@ def _read(path: Path, app: str, pid: int, elsewhere: bool) -> Optional[Entry]:
         return None
     try:
         status = os.fstat(descriptor)
-        data = os.read(descriptor, _ENTRY_LIMIT + 1) if stat.S_ISREG(status.st_mode) else b""
+        data = read(descriptor, _ENTRY_LIMIT + 1) if stat.S_ISREG(status.st_mode) else b""
         entry = _decode(data)
         if (entry.app, entry.pid) != (app, pid):
             raise ValueError(f"it names process {entry.pid} of {entry.app!r}")
@@ -270,7 +271,7 @@ def _read(path: Path, app: str, pid: int, elsewhere: bool) -> Optional[Entry]:
             _log.warning("%s: is no entry of an instrumented process (%s); skipped, and kept while pid %d lives", path, error, pid)
         return None
     finally:
-        os.close(descriptor)
+        close(descriptor)
     if not _is_of_here(entry):
         return _of_elsewhere(entry, path, status) if elsewhere else None
     stats = process_stat(pid)

@@ -24,7 +24,7 @@ from ..model.errors import ChannelError, LocalProtocolError, RemoteProtocolError
 from ..model.limits import Limits
 from ..protocol.codec import Bytes
 from ..protocol.messages import Hello, Role, Welcome
-from ..unpatched import Selector, sleep
+from ..unpatched import Selector, close, sleep
 from ..wire.held import close_lost
 from ..wire.opening import welcome_with_memory
 from ..wire.wire import Wire
@@ -162,7 +162,7 @@ class Host:
         So whoever gets an answer finds the children announced that were forked before it, or they inherit what it registered.
         """
         if self._acceptor is None:
-            os.close(descriptor)
+            close(descriptor)
         else:
             self._births.append(descriptor)
 
@@ -203,7 +203,7 @@ class Host:
             self._selector = None
         self._pipe.close()
         while self._births:
-            os.close(self._births.pop())
+            close(self._births.pop())
         self._served.close(abandon)
         for peer in list(self.peers.values()):
             if abandon:
@@ -262,7 +262,7 @@ class Host:
             if self._pipe.read_end in ready:
                 self._pipe.drain()
             if not ready or self._births[-1] in ready:
-                os.close(self._births.pop())
+                close(self._births.pop())
         if waited and run.due:
             # The wake-ups that were read here were meant for a turn.
             self.wake()

@@ -19,7 +19,7 @@ from typing import Any, Iterator, Tuple
 from ..discovery.folder import answers
 from ..model.errors import AddressInUseError, ChannelError
 from ..model.limits import SOCKET_PATH_LIMIT
-from ..unpatched import Socket
+from ..unpatched import Socket, close, open_file, sleep
 from .address import NO_PROTECTION, Address, Protection, refuse_plaintext, require_key, require_unix
 
 _BACKLOG = 128
@@ -103,21 +103,21 @@ def _replacing(folder: str) -> Iterator[None]:
     Waits at most `_LONGEST_REPLACING` for that, since whoever holds the lock may have been stopped.
     """
     try:
-        descriptor = os.open(folder or ".", os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = open_file(folder or ".", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         yield  # a folder that can be written to but not read
         return
     try:
         deadline = time.monotonic() + _LONGEST_REPLACING
         while not _lock(descriptor, "LOCK_EX") and time.monotonic() < deadline:
-            time.sleep(0.005)
+            sleep(0.005)
         try:
             yield
         finally:
             # Not left to `close`: a child that was forked meanwhile would hold the lock.
             _lock(descriptor, "LOCK_UN")
     finally:
-        os.close(descriptor)
+        close(descriptor)
 
 
 def _lock(descriptor: int, what: str) -> bool:

@@ -11,10 +11,10 @@ import os
 from typing import Tuple
 
 from ..model.interrupts import raise_interrupt
-from ..unpatched import read, write
+from ..unpatched import close, read, write
 
 # By their own names: `os:write` may be a target.
-_read, _write, _close, _stat = read, write, os.close, os.fstat
+_read, _write, _close, _stat = read, write, close, os.fstat
 
 
 class WakePipe:

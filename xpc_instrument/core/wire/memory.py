@@ -16,6 +16,7 @@ from typing import Any, Dict, Tuple
 
 from ..model.errors import ChannelError
 from ..protocol.codec import HEADER
+from ..unpatched import close
 
 try:
     import fcntl
@@ -78,7 +79,7 @@ def make_memory() -> Tuple[int, mmap.mmap]:
         fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _seals)
         return descriptor, _mapped(descriptor)
     except BaseException:
-        os.close(descriptor)
+        close(descriptor)
         raise
 
 
@@ -93,4 +94,4 @@ def take_memory(descriptor: int) -> mmap.mmap:
     except OSError as error:
         raise ChannelError(f"the other side passed no memory that can be mapped: {error}") from error
     finally:
-        os.close(descriptor)
+        close(descriptor)

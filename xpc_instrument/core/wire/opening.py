@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import array
-import os
 import socket
 from typing import List, Optional, Sequence
 
@@ -11,6 +10,7 @@ from ..model.errors import ChannelError
 from ..model.limits import Limits
 from ..protocol.codec import Bytes, Frame
 from ..protocol.connection import Connection
+from ..unpatched import close
 from .hot import HotWire
 from .memory import SPIN, make_memory, take_memory, why_plain
 from .wire import Wire
@@ -66,7 +66,7 @@ class OpeningWire(Wire):
 
 def _close(descriptors: List[int], but: int = 0) -> None:
     while len(descriptors) > but:
-        os.close(descriptors.pop())
+        close(descriptors.pop())
 
 
 def welcome_with_memory(wire: Wire, pieces: Sequence[Bytes], limits: Limits) -> Wire:
@@ -91,7 +91,7 @@ def welcome_with_memory(wire: Wire, pieces: Sequence[Bytes], limits: Limits) -> 
                     raise ChannelError("WELCOME did not fit into the empty buffer of a socket")
                 return HotWire(wire, memory, True, limits)
             finally:
-                os.close(descriptor)
+                close(descriptor)
     if wire.transmit_some(pieces):
         raise ChannelError("WELCOME did not fit into the empty buffer of a socket")
     return wire
