@@ -335,24 +335,28 @@ def test_a_greenlet_that_is_killed_while_it_waits_leaves_at_once(start: Callable
         assert server.get("price/1") == "hooked 1"
 
 
-def test_a_child_that_a_greenlet_forks_while_another_waits_for_a_hook_is_hooked_and_ends(start: Callable[..., Server]) -> None:
+def test_a_child_that_a_greenlet_forks_while_others_wait_for_a_hook_is_hooked_and_ends(start: Callable[..., Server]) -> None:
     server = start()
-    reached, go_on = threading.Event(), threading.Event()
+    reached, go_on = threading.Semaphore(0), threading.Event()
 
     def stuck(call: Any) -> None:
-        reached.set()
+        reached.release()
         go_on.wait(PATIENCE)
 
     with xpc_instrument.connect("shop") as session:
         session.before("shop:price", stuck)
         session.around("shop:tax", lambda call: f"hooked {call.proceed()}")
-        with ThreadPoolExecutor(1) as pool:
-            waits = pool.submit(server.get, "price/1")
-            wait_for(reached)
-            assert server.get("fork/3") == "7"
-            server.program.read_until("child hooked tax 3")
-            go_on.set()
-            assert waits.result(PATIENCE) == "price 1"
+        with ThreadPoolExecutor(3) as pool:
+            waiting = [pool.submit(server.get, f"price/{n}") for n in range(3)]
+            try:
+                for _ in waiting:
+                    assert reached.acquire(timeout=PATIENCE)
+                # The hub of the child watches descriptors that are its parent's, and closed.
+                assert server.get("fork/3") == "7"
+                server.program.read_until("child hooked tax 3")
+            finally:
+                go_on.set()
+            assert [future.result(PATIENCE) for future in waiting] == [f"price {n}" for n in range(3)]
         assert failures("shop:price") == {}
 
 

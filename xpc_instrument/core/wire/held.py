@@ -20,6 +20,7 @@ from typing import Any, Deque, Dict
 from weakref import ref
 
 from ..model.interrupts import raise_interrupt
+from ..unpatched import close as close_descriptor
 
 
 class Held(ref):  # type: ignore[type-arg] # no parameters before Python 3.9 at run time, and none are of use here
@@ -73,6 +74,16 @@ def close(held: Held) -> None:
         sock.close()
     else:
         sock.detach()
+
+
+def end(held: Held) -> None:
+    """In a forked child: have the descriptor be at its end, and open; whoever waits for it sees that, and closes it."""
+    if identity_of(held.sock) == held.identity:
+        here, there = os.pipe()
+        close_descriptor(there)
+        os.dup2(here, held.sock.fileno(), inheritable=False)
+        close_descriptor(here)
+        held.identity = identity_of(held.sock)
 
 
 def identity_of(sock: socket.socket) -> Any:

@@ -23,7 +23,7 @@ from ..model.interrupts import raise_interrupt
 from ..protocol.codec import Bytes, Frame
 from ..protocol.connection import Connection
 from ..unpatched import POLLIN, POLLOUT, poll
-from .held import Held, close, hold, identity_of, release
+from .held import Held, close, end, hold, identity_of, release
 from .hubs import GREENLET, hub, trio, wait_in_trio
 from .turns import turns_here
 
@@ -63,6 +63,7 @@ class Stream:
     __slots__ = (
         "__weakref__",
         "_held",
+        "_in_hub",
         "_pollers",
         "_waiting",
         "closed",
@@ -93,6 +94,8 @@ class Stream:
         # By direction, since one thread may send while another receives.
         self._pollers: List[Any] = [None, None]
         self._waiting = [False, False]
+        # Whether it is a greenlet that waits.
+        self._in_hub = False
         # The `Arrivals` in whose epoll it is, of a loop whose task has waited here last.
         self.watched: Any = None
 
@@ -133,6 +136,7 @@ class Stream:
             if self.closed:
                 raise ChannelError(_CLOSED)
             if green is not None:
+                self._in_hub = True
                 if (remaining is not None and remaining <= 0) or not green.wait(self.sock.fileno(), writing, remaining):
                     raise DeadlineError(TOO_LATE)
                 return
@@ -146,6 +150,7 @@ class Stream:
 
     def _waited(self, writing: bool) -> None:
         self._waiting[writing] = False
+        self._in_hub = False
         if self.closed and not any(self._waiting):
             self._let_go()
 
@@ -421,7 +426,11 @@ class Stream:
     def abandon(self) -> None:
         """Close this process's descriptor only: after a fork the connection belongs to the parent."""
         self.closed = True
-        self._let_go()
+        if self._held is not None and self._in_hub:
+            # A greenlet waits here too, and its hub watches the number: libev ends a process in which that is no file's.
+            end(self._held)
+        else:
+            self._let_go()
 
     def _let_go(self) -> None:
         held = self._held
