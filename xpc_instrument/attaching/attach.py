@@ -160,10 +160,7 @@ def attach_process(
         if isinstance(error, XpcError) or not (isinstance(error, ProcessLookupError) or process_stat(pid) is None):
             raise
         raise AttachError(f"process {pid} has ended while it was attached to") from error
-    if report.get("refusal"):
-        raise AttachError(f"process {pid} cannot be attached to: {report['refusal']}")
-    if report.get("error"):
-        raise AttachError(f"process {pid}: the agent cannot start in it: {report['error']}\n{report.get('traceback', '')}".rstrip())
+    _refuse(pid, report)
     attached = Attached(
         pid,
         str(report["app"]),
@@ -180,6 +177,31 @@ def attach_process(
             f"process {pid} has version {report['version']} of xpc-instrument installed, and this is {__version__}: use that one"
         )
     return _make_known(attached, examination)
+
+
+def detach_process(pid: int) -> str:
+    """Take the agent out of another user's process without talking to it, as only root can; the name that the application had.
+
+    What crosses from an application can run code in whoever talks to it. Here it is told by the way in of `attach`, and says no more than
+    that name. Raises the same errors.
+    """
+    deadline = time.monotonic() + TIMEOUT
+    try:
+        with Lock(pid, deadline):
+            report = _bring(_examined(pid), None, deadline)
+    except OSError as error:
+        if isinstance(error, XpcError) or process_stat(pid) is not None:
+            raise
+        raise AttachError(f"process {pid} has ended") from error
+    _refuse(pid, report)
+    return str(report["app"])
+
+
+def _refuse(pid: int, report: Mapping[str, Any]) -> None:
+    if report.get("refusal"):
+        raise AttachError(f"process {pid} cannot be attached to: {report['refusal']}")
+    if report.get("error"):
+        raise AttachError(f"process {pid}: the agent cannot start in it: {report['error']}\n{report.get('traceback', '')}".rstrip())
 
 
 def _examined(pid: int) -> Examination:
@@ -228,16 +250,18 @@ def default_app(examination: Examination) -> str:
     return examination.program[: 64 - len(tail)] + tail
 
 
-def _bring(examination: Examination, config: Config, deadline: float) -> Mapping[str, Any]:
-    """Have the process start the agent; what it reports."""
+def _bring(examination: Examination, config: Optional[Config], deadline: float) -> Mapping[str, Any]:
+    """Have the process start the agent, or stop it where there is no `config`; what it reports."""
     pid = examination.pid
     uid, gid = _file_owner(pid)
-    with Job(pid, uid, gid) as job:
+    with Job(pid, uid, gid, leaves=config is None) as job:
         shared = job.is_shared and uid == os.geteuid()
-        if not shared:
+        if not shared and config is not None:
             job.write("sources.json", json.dumps(sources()))
         task = {
-            "config": pack(config),
+            "leave": config is None,
+            "version": __version__,
+            "config": "" if config is None else pack(config),
             "folders": folders() if shared else {},
             "sources": not shared,
             "runtime_dir": str(runtime_dir()) if shared else "",

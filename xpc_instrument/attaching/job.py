@@ -35,6 +35,8 @@ _PACKAGES = ("xpc_agent", "xpc_instrument", "wrapt", "cloudpickle")
 _ASIDE = ("xpc_instrument.cli", "xpc_instrument.script", "xpc_instrument.attaching", "xpc_agent.bootstrap")
 # What a report has, unless it says why there is none; it has at most 4 KB (`bootstrap/attached.py`).
 _REPORT = {"thread": int, "app": str, "address": str, "folder": str, "python": str, "modules": int, "already": bool, "version": str}
+# The same of one that was to take the agent out.
+_FAREWELL = {"thread": int, "app": str}
 _LONGEST_REPORT = 16 << 10
 _FILES = ("start.py", "remote.py", "needed.py", "job.json", "sources.json", "report")
 
@@ -51,8 +53,9 @@ def sees_the_same(pid: int) -> bool:
 class Job:
     """One such folder. A context manager: at its end it is removed. `AttachError` if none can be made."""
 
-    def __init__(self, pid: int, uid: int, gid: int) -> None:
+    def __init__(self, pid: int, uid: int, gid: int, leaves: bool = False) -> None:
         self.pid = pid
+        self._leaves = leaves
         self.is_shared = sees_the_same(pid)
         """Whether the target sees our files."""
         self._others = (uid, gid) if uid != os.geteuid() else None
@@ -147,7 +150,7 @@ class Job:
         finally:
             os.close(process)
         # Where it was begun twice (`Injection.run_again`), there are two.
-        return _checked(self.pid, data.partition(b"\n")[0])
+        return _checked(self.pid, data.partition(b"\n")[0], _FAREWELL if self._leaves else _REPORT)
 
     @property
     def has_begun(self) -> bool:
@@ -179,11 +182,11 @@ class Job:
         self.close()
 
 
-def _checked(pid: int, text: bytes) -> Mapping[str, Any]:
+def _checked(pid: int, text: bytes, expected: Mapping[str, type]) -> Mapping[str, Any]:
     """A report, which the target may have written as it liked. Raises `AttachError` for what is none."""
     try:
         report = json.loads(text)
-        wanted = {"thread": int} if report.get("refusal") or report.get("error") else _REPORT
+        wanted = {"thread": int} if report.get("refusal") or report.get("error") else expected
         if all(type(report.get(name)) is kind for name, kind in wanted.items()):
             return dict(report)
     except (ValueError, AttributeError, RecursionError):

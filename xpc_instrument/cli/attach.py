@@ -62,7 +62,27 @@ def run(options: argparse.Namespace) -> int:
     found = attach_tree(options.pid, say=_warn, **wanted) if options.tree else [attach_process(options.pid, **wanted)]
     for one in found:
         print(_told(one, options))
+        user = _other_user(one.pid)
+        if user:
+            verb = f"sudo -u {user} XPC_INSTRUMENT_RUNTIME_DIR={one.folder} xpc-instrument watch {one.pid} ..."
+            print(f"hooks are registered as {user}: {verb}; this user can only: xpc-instrument detach {one.pid}")
     return 0
+
+
+def _other_user(pid: int) -> str:
+    """The user of a process that is not this one's, as sudo takes it; else ""."""
+    try:
+        uid = os.stat(f"/proc/{pid}").st_uid
+    except OSError:
+        return ""  # it has just ended
+    if uid == os.geteuid():
+        return ""
+    try:
+        import pwd
+
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"'#{uid}'"
 
 
 def _told(one: Attached, options: argparse.Namespace) -> str:

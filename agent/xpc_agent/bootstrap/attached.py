@@ -219,6 +219,36 @@ def _refusal() -> str:
     return ""
 
 
+def _other_version(wanted: str) -> str:
+    """The version of xpc-instrument that would be imported here, if it is another one. Nothing of it is imported.
+
+    Where that cannot be told it is imported, and says so itself.
+    """
+    imported: Any = sys.modules.get("xpc_instrument.core.version")
+    if imported is not None:
+        return "" if imported.__version__ == wanted else str(imported.__version__)
+    try:
+        # As an import would find it, in whatever way it was installed.
+        spec: Any = __import__("importlib.util").util.find_spec("xpc_instrument")
+        if spec is None:
+            return ""
+        text = spec.loader.get_data(spec.origin[: -len("__init__.py")] + "core/version.py").decode()
+        found = text.split("__version__ = ")[1].split()[0].strip("\"'")
+    except Exception:
+        return ""
+    return "" if found == wanted else found
+
+
+def _leave(report: Any) -> None:
+    """Take the agent out again, for one who may not talk to it: root, of another user's process."""
+    control: Any = sys.modules.get("xpc_agent.life.control")
+    if control is None or control.current() is None:
+        report["refusal"] = "it has no agent"
+        return
+    report["app"] = control.current().config.app
+    control.stop()
+
+
 def _block_signals() -> None:
     signals: Any = __import__("_signal")
     faults = {getattr(signals, name, 0) for name in ("SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGTRAP", "SIGSYS")}
@@ -248,7 +278,13 @@ def _in_the_way(folder: str) -> str:
 
 
 def _enter(gate: Any, job: Any, folder: str, report: Any, pipe: int) -> None:
+    if job.get("leave"):
+        _leave(report)
+        return
     why = _refusal()
+    version = "" if why else _other_version(job["version"])
+    if version:
+        why = f"it has another version of xpc-instrument installed, {version}, and this is {job['version']}: use that one"
     if why:
         report["refusal"] = why
         return
@@ -332,7 +368,9 @@ def _run(path: str) -> None:
             _enter(gate, job, folder, report, pipe)
         except BaseException as error:
             report["error"] = f"{type(error).__name__}: {error}"
-            report["traceback"] = "".join(__import__("traceback").format_exception(type(error), error, error.__traceback__))[-2000:]
+            # Of what is foreseen, such as a folder that may not be used, the words say it all.
+            if not type(error).__module__.startswith("xpc_instrument."):
+                report["traceback"] = "".join(__import__("traceback").format_exception(type(error), error, error.__traceback__))[-2000:]
         try:
             _posix.write(pipe, json.dumps(report).encode()[:4000] + b"\n")
         except OSError:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any, Dict, Mapping
 
 from xpc_instrument.core.config.packed import unpack
-from xpc_instrument.core.discovery.folder import runtime_dir, stay_in
+from xpc_instrument.core.discovery.folder import RuntimeDirError, runtime_dir, stay_in
 from xpc_instrument.core.version import __version__
 
 from ..guard import guarded
@@ -25,7 +26,7 @@ def enter(job: Mapping[str, Any], finder: Any, report: Dict[str, Any]) -> bool:
     """
     began = current() is None and not _stands_by()
     if began:
-        stay_in(Path(job["runtime_dir"]) if job["runtime_dir"] else None)
+        _announce_in(job["runtime_dir"])
         begin(unpack(job["config"]), at_once=True, waits=False)
         at_stop(lambda: _leave_imports(finder))
     agent = current()
@@ -38,6 +39,16 @@ def enter(job: Mapping[str, Any], finder: Any, report: Dict[str, Any]) -> bool:
     report["version"] = __version__
     report["modules"] = len(sys.modules)
     return began
+
+
+def _announce_in(folder: str) -> None:
+    """Choose the folder in which the process is announced; "" for its own one."""
+    stay_in(Path(folder) if folder else None)
+    try:
+        runtime_dir()
+    except RuntimeDirError:
+        # Its environment names another user's, as after `sudo -E`.
+        stay_in(Path(f"/tmp/xpc-instrument-{os.geteuid()}"))  # noqa: S108 - made private by `runtime_dir`
 
 
 def _stands_by() -> bool:

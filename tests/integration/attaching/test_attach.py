@@ -268,7 +268,7 @@ def test_python_s_own_way_is_given_up_without_a_word_of_python(
 
 @pytest.mark.version
 @pytest.mark.skipif(os.geteuid() != 0 or not os.path.exists("/usr/bin/python3"), reason="takes root, and a Python that anybody may run")
-def test_root_attaches_to_another_user_s_program_and_lists_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_root_attaches_to_another_user_s_program_lists_it_and_detaches(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     nobody = 65534
     folder = tempfile.mkdtemp(prefix="xpc-test-")
     os.chown(folder, nobody, nobody)
@@ -283,9 +283,16 @@ def test_root_attaches_to_another_user_s_program_and_lists_it(tmp_path: Path, mo
     )
     try:
         assert program.stdout is not None and program.stdout.readline() == b"ready\n"
-        attached = attach_process(program.pid, app="theirs")
-        assert attached.folder == f"{folder}/runtime"
-        assert [(entry.app, entry.pid) for entry in discovery.processes()] == [("theirs", program.pid)]
+        for name in (str(program.pid), "theirs"):
+            status, said = _said(capsys, str(program.pid), "--app", "theirs")
+            assert status == 0 and f"sudo -u nobody XPC_INSTRUMENT_RUNTIME_DIR={folder}/runtime xpc-instrument watch {program.pid}" in said
+            assert [(entry.app, entry.pid) for entry in discovery.processes()] == [("theirs", program.pid)]
+            # Root lets nothing of theirs run in itself, and so cannot talk to it.
+            assert main(["ls", str(program.pid)]) == 5 and f"sudo -u '#{nobody}'" in capsys.readouterr().out
+            assert main(["detach", name]) == 0
+            assert capsys.readouterr().out == f"detached from theirs: 1 process ({program.pid})\n"
+            assert discovery.processes() == [] and os.listdir(f"{folder}/runtime") == []
+        assert main(["detach", str(program.pid)]) == 4
         # All that it imports was handed over in memory.
         assert not [line for line in Path(f"/proc/{program.pid}/maps").read_text().splitlines() if "wrapt" in line]
     finally:
@@ -456,6 +463,21 @@ def test_a_file_of_the_application_is_not_run_in_place_of_the_standard_library_s
     assert _said(capsys, str(program.pid))[0] == 0
     program.kill()
     assert "was run" not in program.text
+
+
+def test_one_that_has_another_version_installed_is_refused_and_nothing_of_it_imported(
+    run_program: Callable[..., Program], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    package = tmp_path / "xpc_instrument"
+    (package / "core").mkdir(parents=True)
+    for name, text in (("__init__", "print('imported', flush=True)\n"), ("core/__init__", ""), ("core/version", "__version__ = '0.0.1'\n")):
+        (package / f"{name}.py").write_text(text)
+    program = _sleeper(run_program)
+    status, said = _said(capsys, str(program.pid))
+    assert status == 6 and "it has another version of xpc-instrument installed, 0.0.1, and this is" in said
+    assert len(os.listdir(f"/proc/{program.pid}/task")) == 1 and discovery.processes() == []
+    program.kill()
+    assert "imported" not in program.text
 
 
 def test_the_stand_in_stays_out_where_a_file_of_the_application_is_in_the_way(run_program: Callable[..., Program], tmp_path: Path) -> None:

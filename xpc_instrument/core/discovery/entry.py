@@ -245,6 +245,17 @@ def _is_of_here(entry: Entry) -> bool:
     return not entry.namespace or not own or entry.namespace == own
 
 
+def _has_left(entry: Entry) -> bool:
+    """Whether the agent has left a process that somebody else has announced here: root, or who is outside of its container."""
+    socket = entry.address[len("unix:") :] if entry.address.startswith("unix:") else ""
+    try:
+        return bool(
+            socket and (socket.startswith("/proc/") or os.stat(f"/proc/{entry.pid}").st_uid != os.geteuid()) and not os.path.exists(socket)
+        )
+    except OSError:
+        return False  # it has just ended
+
+
 def _read(path: Path, app: str, pid: int, elsewhere: bool) -> Optional[Entry]:
     """The entry in a file, or None if there is none of a process that is alive, and here unless it may be `elsewhere`.
 
@@ -277,6 +288,9 @@ def _read(path: Path, app: str, pid: int, elsewhere: bool) -> Optional[Entry]:
     stats = process_stat(pid)
     if stats is None or _differ(entry.started, stats.started) or _differ(entry.stack, stats.stack):
         # Only the entry goes: the socket may be one that the pid's new process, or program, has just bound.
+        remove_leftover(path, status)
+        return None
+    if _has_left(entry):
         remove_leftover(path, status)
         return None
     return entry if entry.argv else replace(entry, argv=_argv_of(pid))

@@ -131,7 +131,9 @@ def check_peer(sock: socket.socket) -> None:
         return
     uid = _credentials(sock)[1]
     if uid not in (os.getuid(), 0):
-        raise AuthenticationError(f"the peer belongs to the user {uid}, this process to {os.getuid()}")
+        seen = f"the peer belongs to the user {uid}, this process to {os.getuid()}"
+        # Not root either: what comes from there can run code here.
+        raise AuthenticationError(f"{seen}: do this as that user: sudo -u '#{uid}' ..." if os.getuid() == 0 else seen)
 
 
 def named(sock: socket.socket, pid: int) -> str:
