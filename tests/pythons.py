@@ -126,6 +126,22 @@ def _unpack(apt: Sequence[str], state: Path, folder: Path, version: str) -> None
         raise
 
 
+def add_tests(unpacked: Path, version: str) -> None:
+    """Unpack CPython's own tests into what `unpack` has made of a version, if they are not there; Debian has them apart.
+
+    Raises `CannotBeHad`.
+    """
+    folder = unpacked / version
+    if (folder / f"usr/lib/python{version}/test/test_json").exists():
+        return
+    with tempfile.TemporaryDirectory(prefix=".apt", dir=unpacked) as state:
+        apt = _apt(Path(state), _mirror())
+        _run(*apt, "update")
+        _run(*apt, "download", f"libpython{version}-testsuite", cwd=state)
+        for package in Path(state).glob("*.deb"):
+            _run("dpkg-deb", "--extract", str(package), str(folder))
+
+
 def _settle(made: Path, folder: Path, version: str) -> None:
     """Write into what has been unpacked in `made` that it will be in `folder`."""
     libraries = next(made.glob("usr/lib/*/libc.so.6"), None)
@@ -182,9 +198,9 @@ def _apt(state: Path, mirror: str) -> List[str]:
     return ["apt-get", "--quiet", *(word for name, value in options.items() for word in ("-o", f"{name}={value}"))]
 
 
-def _run(*words: str) -> str:
+def _run(*words: str, cwd: Optional[str] = None) -> str:
     """What a command prints. Raises `CannotBeHad` with its last words if it fails."""
-    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", check=False)
+    done = subprocess.run(words, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", check=False)
     if done.returncode:
         last = (done.stdout.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
         raise CannotBeHad(f"{words[0]} {words[-1]} failed: {last}")

@@ -151,7 +151,8 @@ class Exploration:
     """The probe points of one run, and the outcomes of its tests."""
 
     def __init__(self, packages: List[str], mode: str) -> None:
-        patterns = [pattern for name in packages for pattern in (f"{name}:*", f"{name}:*__*__", f"{name}.*:*", f"{name}.*:*__*__")]
+        names = ("*", "__*__", "*.__*__")
+        patterns = [f"{module}:{one}" for package in packages for module in (package, f"{package}.*") for one in names]
         self.table = ProbeTable(from_probes("exploration", patterns))
         self.watcher = ImportWatcher(self.table.wants_module, self.imported)
         self.hooks: List[Any] = [Forward(one) for one in MODES[mode]]

@@ -4,6 +4,7 @@
     python3 dev.py explore --small      those that every change is tried on
     python3 dev.py explore attrs click  these
     python3 dev.py explore --standard [test_json ...]   CPython's own tests, with the standard library armed, on each Python found
+    python3 dev.py explore --standard --on 3.12   on this one
     python3 dev.py explore --trampoline glom   without hooks inside of functions
     python3 dev.py explore --lines [--small, --standard, NAMES]   with a probe on every line
 
@@ -24,11 +25,12 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
 from tests.exploration.suites import STANDARD, STANDARD_LIMITS, SUITES, differences
-from tests.pythons import interpreters
+from tests.pythons import FROM_DEBIAN, CannotBeHad, add_tests, interpreters
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 PLACE = ROOT / ".venv" / "explore"
+PYTHONS = ROOT / ".venv" / "pythons"
 OWN = "{}.{}".format(*sys.version_info)
 # "both" takes half the time, and all the hooks of a function go one way: what differs in either of the others differs in it.
 MODES = ("around", "observe")
@@ -136,7 +138,9 @@ def explore(name: str, modes: Sequence[str]) -> bool:
 
     def play(mode: str, tests: Sequence[str]) -> Report:
         source = source_of(name)
-        command = [str(python_for(name)), "-m", "pytest", "-q", "-p", "forwarding", "-p", "no:cacheprovider"]
+        # A suite without settings would find those of this project, which make errors of warnings.
+        (PLACE / "pytest.ini").write_text("[pytest]\n")
+        command = [str(python_for(name)), "-m", "pytest", "-q", "-p", "forwarding", "-p", "no:cacheprovider", "--rootdir", str(source)]
         # Their whole files: what a test comes to may depend on those before it.
         files = sorted({test.partition("::")[0] for test in tests})
         if files and all((source / file).is_file() for file in files):
@@ -157,9 +161,15 @@ def explore_standard(version: str, python: str, names: Sequence[str], modes: Seq
         _must([python, "-m", "venv", str(folder / "env")])
         _must([*_pip(own), "install", "-e", str(ROOT), "pytest>=7.4"])
         (folder / "done").touch()
+    problem = "it has no tests of its own"
+    if version in FROM_DEBIAN and python.startswith(str(PYTHONS)):
+        try:
+            add_tests(PYTHONS, version)
+        except CannotBeHad as error:
+            problem = str(error)
     have = _output([own, "-c", _HAVE, *names]).split()
     if not have:
-        print(f"| {version} | skipped: it has no tests of its own |", flush=True)
+        print(f"| {version} | skipped: {problem} |", flush=True)
     good = True
     for name in have:
 
@@ -216,6 +226,7 @@ def main() -> int:
     parser.add_argument("names", metavar="NAME", nargs="*", help=f"one of {', '.join(SUITES)}")
     parser.add_argument("--small", action="store_true", help="the suites that every change is tried on")
     parser.add_argument("--standard", action="store_true", help="CPython's own tests, on each Python; NAME is a module of `test` then")
+    parser.add_argument("--on", metavar="VERSION", action="append", help="with --standard: on this Python alone; may be repeated")
     parser.add_argument("--trampoline", action="store_true", help="no hooks inside the code of functions")
     parser.add_argument("--lines", action="store_true", help="a probe on every line, and no hooks")
     options = parser.parse_args()
@@ -224,8 +235,12 @@ def main() -> int:
     modes = ("lines",) if options.lines else AT_ONCE if options.small or options.standard else MODES
     if options.standard:
         print_heads(modes)
-        found, _ = interpreters(ROOT / ".venv" / "pythons")
-        done = [explore_standard(version, python, options.names or STANDARD, modes) for version, python in found.items()]
+        found, _ = interpreters(PYTHONS)
+        chosen = options.on or list(found)
+        missing = sorted(set(chosen) - set(found))
+        if missing:
+            parser.error(f"there is no Python {missing[0]} here; there are {', '.join(found)}")
+        done = [explore_standard(version, found[version], options.names or STANDARD, modes) for version in chosen]
         return 0 if done and all(done) else 1
     unknown = sorted(set(options.names) - set(SUITES))
     if unknown:

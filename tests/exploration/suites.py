@@ -133,6 +133,48 @@ SUITES: Dict[str, Suite] = {
         },
     ),
     "glom": Suite("25.12.0", ("glom",), ("pyyaml",), ("glom/test",)),
+    # What wants a network is left out, and what starts servers in other processes. The functions of its tests are armed too.
+    "tornado": Suite(
+        "6.6.1",
+        ("tornado",),
+        (),
+        (
+            # As its own runner has it.
+            "--log-disable=tornado.access",
+            *(
+                f"tornado/test/{name}_test.py"
+                for name in ("asyncio", "auth", "concurrent", "escape", "gen", "http1connection", "httpserver")
+            ),
+            *(f"tornado/test/{name}_test.py" for name in ("httputil", "import", "ioloop", "locale", "locks", "log", "options", "queues")),
+            *(
+                f"tornado/test/{name}_test.py"
+                for name in ("routing", "tcpserver", "template", "testing", "util", "web", "websocket", "wsgi")
+            ),
+        ),
+    ),
+    "trio": Suite(
+        "0.35.0",
+        ("trio",),
+        ("astor", "trustme", "pyopenssl"),
+        (
+            *(f"src/trio/_core/_tests/test_{name}.py" for name in ("asyncgen", "guest_mode", "instrumentation", "io", "ki", "local")),
+            *(f"src/trio/_core/_tests/test_{name}.py" for name in ("mock_clock", "parking_lot", "run", "thread_cache", "unbounded_queue")),
+            *(f"src/trio/_tests/test_{name}.py" for name in ("abc", "channel", "contextvars", "deprecate", "file_io", "path", "signals")),
+            *(f"src/trio/_tests/test_{name}.py" for name in ("sync", "testing", "threads", "timeouts", "util", "wait_for_object")),
+        ),
+        # Who is safe from KeyboardInterrupt is a table of code objects.
+        limits={
+            "src/trio/_tests/test_threads.py::test_do_in_trio_thread": CODE,
+            "src/trio/_tests/test_threads.py::test_run_in_trio_thread_ki": CODE,
+        },
+    ),
+    # The functions of its tests are armed too.
+    "networkx": Suite(
+        "3.6.1",
+        ("networkx",),
+        ("numpy", "scipy"),
+        ("networkx/classes", "networkx/utils", "networkx/generators", "networkx/algorithms/traversal", "networkx/algorithms/flow"),
+    ),
 }
 
 
