@@ -23,7 +23,7 @@ from xpc_instrument.core.model.terms import Terms
 from xpc_instrument.core.values.traits import PeerProfile
 
 from ..measure.timing import Comparison, Group, Line, Plot, TimeFunction
-from .disarmed import closure_around, load_kinds, patched, timers
+from .disarmed import INSIDE, closure_around, load_kinds, patched, timers
 
 # What the terms are, by the name of the row. A bucket is full at first, and a limit has calls left: those are taken when it is made.
 _TERMS: Dict[str, Terms] = {
@@ -121,7 +121,8 @@ def _rows() -> Iterator[Comparison]:
         if "limit" in name:
             yield Comparison(f"{row}, over the bare call", _way(mode, name), _BARE, below=2)
         else:
-            yield Comparison(f"{row} that lets nothing through", _way(mode, name), _CLOSURE, beyond=_BARE)
+            below = 2 if "when" in name and mode in (Mode.BEFORE, Mode.AROUND) and not INSIDE else None
+            yield Comparison(f"{row} that lets nothing through", _way(mode, name), _CLOSURE, below=below, beyond=_BARE)
 
 
 GATES = Group(
@@ -136,8 +137,9 @@ invocations pay that a hook is not told of. What each adds to the bare call is h
 is used up disarms the function at once, so it is held against the bare call.""",
     why="""\
 An invocation asks the gate, which counts down or looks at a clock, and counts that the call was skipped; with an `instead` it goes
-through the trampoline first. A condition is given the values of the parameters. An `after` asks for it, and for `rate`, when the call has
-ended, for which a note is made at its beginning; whether it is suspended, or left out by chance, is asked before.""",
+through the trampoline first. A condition stands in the function that the code of the armed one calls first, where the hook is inside
+and alone; elsewhere it is a call of its own. An `after` asks for it, and for `rate`, when the call has ended, for which a note is made
+at its beginning; whether it is suspended, or left out by chance, is asked before.""",
     plots=(
         Plot(
             "gates",

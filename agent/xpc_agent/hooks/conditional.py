@@ -9,6 +9,9 @@ Rules:
 - No error of a condition leaves here: it counts as not met, and by its cause (`would-run-code`, `too-much`, `condition`), and the first of
   each is logged. After so many in a row the hook rests for a while.
 - The parameters are known by the names of the function; what is no Python function has `args` and `kwargs`.
+- Alone inside of a function's code, a condition that needs nothing but the parameters is asked in the `enter` that the code calls
+  (`gate.Entrance`), while all is well: where the hook is suspended, or the condition has failed or rests, it is asked as elsewhere. It runs
+  no code of the application, and so is asked before the guard; what a thread comes to during work of ours may count as skipped too.
 """
 
 from __future__ import annotations
@@ -32,8 +35,9 @@ from ..targets.flags import CO_VARKEYWORDS
 from ..targets.parameters import binder, count_of, splitter
 from ..targets.resolve import Binding, Kind, Resolved
 from .alone import after
-from .gate import ALWAYS, PASS, Args, Entered, Gate, Kwargs, Way
+from .gate import ALWAYS, PASS, Args, Entered, Entrance, Gate, Kwargs, Way
 from .invocation import Invocation, split
+from .sampling import Passed
 
 # By its own name: `time:monotonic` may be a target.
 _now = time.monotonic
@@ -44,6 +48,20 @@ REST = 60.0
 # Verdicts on types are forgotten about so often, in seconds; the clock is read after a number of conditions that suits how fast they come.
 _FORGET = 1.0
 _MOST_STEPS = 4096
+
+# Of all that is not to be told of. The rest of it is as elsewhere.
+_QUICK = """
+try:
+    if not {test}:
+        for _ in passed:
+            return None
+        return one_more()
+except any_error as error:
+    return failed(error)
+if guard.on:
+    return None
+return met(gate, ({values}))
+"""
 
 # A hook as it is seen here: `remote.RemoteHook`, or what derives from it.
 Hook = Any
@@ -81,6 +99,8 @@ class Conditional:
         self.sole: Optional[Callable[..., Any]] = None if self.mode is not Mode.BEFORE else self._alone
         self.goes_without: Callable[[], bool] = hook.goes_without
         self.alone = Way(ALWAYS, after(self) if self.mode is Mode.AFTER else self._begin)
+        self._passed: Optional[Passed] = None
+        hook.on_admission = self._settle
 
     # where it is -------------------------------------------------------------------------------------------------------
 
@@ -93,6 +113,7 @@ class Conditional:
         names: Tuple[str, ...] = ()
         self._values_of = self._split = None
         self._direct = False
+        self.alone.entrance = self.alone.quick = None
         if self.mode is not Mode.AFTER:
             self.alone.begin = self._begin
         if code is not None and type(function) is FunctionType:
@@ -116,6 +137,28 @@ class Conditional:
         self._ask = guarded(ask) if self._expression.level == TRUSTED else ask
         if self.mode is not Mode.AFTER and not self._words and self._values_of is not None:
             self.alone.begin = self._begin_by_values(self._ask)
+            if self._expression.level != TRUSTED:
+                self.alone.entrance = self._entrance(names)
+                self._settle()
+
+    def _entrance(self, names: Tuple[str, ...]) -> Entrance:
+        test, namespace = self._expression.test(names)
+        values = "".join(f"v{place}, " for place in range(len(names)))
+        namespace.update(any_error=Exception, failed=self._failed_first, met=self._met, one_more=self._one_more)
+        return Entrance(f"{self._expression.text!r} {values}", _QUICK.format(test=test, values=values), namespace)
+
+    def _settle(self) -> None:
+        """Whether it is asked at the entrance depends on its state, and on the hook's."""
+        way = self.alone
+        if way.entrance is not None:
+            rejected = self.hook.counters.skipped["when"]
+            if self._passed is None or rejected.besides is None:
+                # New counters, as in a forked child.
+                self._passed = Passed(self._steps_until_clock)
+                rejected.besides = self._passed.count
+            self._passed.lay_for(way.entrance.names)
+        well = not self._errors and not self._resting_until and not self.hook.admission.suspended
+        way.quick = way.entrance if well else None
 
     # asking ------------------------------------------------------------------------------------------------------------
 
@@ -159,8 +202,12 @@ class Conditional:
         except Exception as error:
             return self._failed(error)
         if self._errors:
-            self._errors = 0
+            self._recovered()
         return True if met else self._rejected()
+
+    def _recovered(self) -> None:
+        self._errors = 0
+        self._settle()
 
     def _rejected(self) -> bool:
         self.hook.counters.skipped["when"].up()
@@ -174,6 +221,7 @@ class Conditional:
         if self._errors >= MOST_ERRORS and not self._resting_until:
             self._resting_until = _now() + REST
             self.hook.note_condition_rest(MOST_ERRORS, REST)
+        self._settle()
         return self._rejected()
 
     def _look_at_clock(self) -> None:
@@ -188,6 +236,11 @@ class Conditional:
         self._left = self._steps
         if self._resting_until and now >= self._resting_until:
             self._resting_until, self._errors = 0.0, 0
+            self._settle()
+
+    def _steps_until_clock(self) -> int:
+        self._look_at_clock()
+        return self._steps
 
     # what the chain calls ------------------------------------------------------------------------------------------------
 
@@ -270,7 +323,7 @@ class Conditional:
                     self._failed(error)
                     return None
                 if self._errors:
-                    self._errors = 0
+                    self._recovered()
                 if not met:
                     hook.counters.skipped["when"].up()
                     return None
@@ -278,6 +331,21 @@ class Conditional:
             return way.begin(gate, values) if way.take() else None
 
         return begin
+
+    def _met(self, gate: Gate, values: Args) -> Entered:
+        """What meets the condition at the entrance."""
+        self._left -= 1
+        if self._left < 0:
+            self._look_at_clock()
+        way = self.hook.alone
+        return way.begin(gate, values) if way.take() else None
+
+    def _failed_first(self, error: Exception) -> None:
+        self._failed(error)
+
+    def _one_more(self) -> None:
+        assert self._passed is not None
+        self._passed.one_more()
 
 
 async def _nothing_async() -> None:

@@ -78,6 +78,8 @@ class FailingOpen:
         self._logged: Dict[str, bool] = {}
         # Its `take` says whether an invocation calls the hook, counted if it does: admission's own function, without one of ours around it.
         self.way = Way()
+        # What is to know that admission has changed.
+        self.on_admission: Optional[Callable[[], None]] = None
         self.admission: Admission
         if admission is None:
             self.admission = Admission(terms, self.counters, suspension, install=self._install, ended=lambda: self._ended(self))
@@ -105,6 +107,8 @@ class FailingOpen:
     def _install(self, take: Callable[[], Any]) -> None:
         self.way.back = self.counters.calls.back
         self.way.take = take
+        if self.on_admission is not None:
+            self.on_admission()
 
     def goes_without(self) -> bool:
         """Whether an invocation that begins is not to be told of when it ends, since the hook is suspended; it is counted as skipped."""

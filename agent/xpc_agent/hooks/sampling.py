@@ -1,4 +1,4 @@
-"""Chance: which invocations a hook with `sample` gets.
+"""Chance: which invocations a hook with `sample` gets. And what is passed over by the row, by whatever condition.
 
 Rules:
 - Not each invocation throws a die: it is drawn how many pass before the next that is taken, which is the same to whoever looks, and to pass
@@ -12,7 +12,7 @@ import sys
 from itertools import repeat
 from math import log, log1p
 from operator import length_hint
-from typing import Any, Callable
+from typing import Any, Callable, Dict
 
 from xpc_instrument.core.unpatched import RLock
 
@@ -55,5 +55,44 @@ class Sampler:
     @property
     def passed(self) -> int:
         """How many invocations were not taken."""
+        with self._lock():
+            return self._past + self._length - length_hint(self._row)
+
+
+class Passed:
+    """How many invocations were passed over by code that takes one step of the global `passed` for each, as `for _ in passed: return`.
+
+    That is counted by C code, without a call. Who finds the row used up calls `one_more`. `length()` says how many there are in the next.
+    """
+
+    __slots__ = ("_length", "_lock", "_names", "_next_length", "_past", "_row")
+
+    def __init__(self, length: Callable[[], int]) -> None:
+        self._next_length = length
+        self._past = 0
+        self._length = 1
+        self._row = repeat(None, 1)
+        self._names: Dict[str, Any] = {}
+        self._lock = RLock()
+
+    def lay_for(self, names: Dict[str, Any]) -> None:
+        """From now on the row is in these globals."""
+        with self._lock():
+            self._names = names
+            names["passed"] = self._row
+
+    def one_more(self) -> None:
+        """One is passed over that found the row used up."""
+        with self._lock():
+            if _next(self._row, 1) is None:
+                # Another thread has laid a row.
+                return
+            length = max(1, self._next_length())
+            self._past, self._length, self._row = self._past + self._length, length, repeat(None, length)
+            _next(self._row)
+            self._names["passed"] = self._row
+
+    def count(self) -> int:
+        """How many there were."""
         with self._lock():
             return self._past + self._length - length_hint(self._row)

@@ -17,7 +17,7 @@ from typing import Any, Callable, List, Optional, Tuple
 
 from ..guard import guarded
 from ..hooks.dispatch import Dispatcher
-from ..hooks.gate import CLOSED, Gate, enter_of, failed, leave, set_traceback
+from ..hooks.gate import CLOSED, Gate, Way, enter_of, failed, leave, set_traceback
 from ..targets.parameters import binder, count_of, splitter
 from ..targets.resolve import Binding, Kind, Resolved
 from .code_swap import ArmedFunction, CodePatch, copied, layer_in, layers, plain_code
@@ -70,10 +70,10 @@ class InsidePatch(CodePatch):
             gate = self._gate_for(below)
         if chain is not None and gate is not None:
             gate.way = chain.way
-            if self._is_inside:
+            code = self._with_enter_of(chain.way, gate)
+            if self._is_inside and holder.__code__ is code:
                 return
-            assert self._inside is not None
-            holder.__code__ = self._inside
+            holder.__code__ = code
             self._is_inside = True
             function, self._function = self._function, None
             if function is not None:
@@ -86,6 +86,19 @@ class InsidePatch(CodePatch):
         armed = ArmedFunction(function, self.handler, self.resolved.binding is not Binding.NONE, below)
         self._lay(armed, function, holder)
         self._is_inside = False
+
+    def _with_enter_of(self, way: Way, gate: Gate) -> CodeType:
+        """The code with the hooks inside, which calls the `enter` of that way: which one that is changes what it costs, no more."""
+        code, below = self._inside, self._below
+        assert code is not None and below is not None
+        enter = enter_of(count_of(below), way)
+        place = next(place for place, const in enumerate(code.co_consts) if type(const) is MethodType and const.__self__ is gate)
+        if code.co_consts[place].__func__ is not enter:
+            consts = (*code.co_consts[:place], MethodType(enter, gate), *code.co_consts[place + 1 :])
+            code = self._inside = code.replace(co_consts=consts)
+            for follow in followers:
+                follow(below, code)
+        return code
 
     def disarm(self) -> None:
         if self._is_inside:
@@ -142,7 +155,7 @@ class InsidePatch(CodePatch):
             return
         # The same gate, so that who is just coming in finds it open.
         function = self.resolved.function
-        made = inserted(new, MethodType(enter_of(count_of(new)), self._gate), leave, failed, raised)
+        made = inserted(new, MethodType(enter_of(count_of(new), self._gate.way), self._gate), leave, failed, raised)
         before, self._inside, self._below = self._inside, made, new
         self._gate.shadow.__code__ = new
         if self._is_inside and function.__code__ is before:

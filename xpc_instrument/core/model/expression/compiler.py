@@ -50,11 +50,12 @@ _SHOWN = {
 
 
 class Code(NamedTuple):
-    """Source text that gives a value, and what is known of it."""
+    """Source text that gives a value, and what is known of it; `truth` says only whether it is true, where that is shorter."""
 
     source: str
     kind: str = _ANY
     value: Any = None
+    truth: str = ""
 
 
 class Compiled(NamedTuple):
@@ -116,7 +117,7 @@ class _Compiler:
         """Source of whether it is true, in a place where only that is asked."""
         if code.kind in (_BOOL, _CONST, _NUMBER):
             return code.source
-        return self._is_true(*self.once(code))
+        return code.truth or self._is_true(*self.once(code))
 
     def _is_true(self, first: str, again: str) -> str:
         truth = self.const(guards.truth)
@@ -261,9 +262,10 @@ class _Compiler:
 
     def visit_boolop(self, node: ast.BoolOp) -> Code:
         values = [self.go(one) for one in node.values]
+        word = " and " if isinstance(node.op, ast.And) else " or "
         if all(value.kind == _BOOL for value in values):
-            word = " and " if isinstance(node.op, ast.And) else " or "
             return Code(f"({word.join(value.source for value in values)})", _BOOL)
+        truth = f"({word.join(self.test(value) for value in values)})"
         # The value of the operand that decides, as in Python.
         source = values[-1].source
         for value in reversed(values[:-1]):
@@ -271,7 +273,7 @@ class _Compiler:
             test = first if value.kind in (_CONST, _BOOL, _NUMBER) else self._is_true(first, again)
             rest, own = (source, again) if isinstance(node.op, ast.And) else (again, source)
             source = f"({rest} if {test} else {own})"
-        return Code(source)
+        return Code(source, truth=truth)
 
     def visit_unaryop(self, node: ast.UnaryOp) -> Code:
         value = self.go(node.operand)

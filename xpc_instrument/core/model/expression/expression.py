@@ -65,6 +65,14 @@ class Expression:
         """The same, of which only the truth of what it gives says something."""
         return self._made(parameters, True)
 
+    def test(self, parameters: Sequence[str]) -> Tuple[str, Dict[str, Any]]:
+        """The source of the same, to stand in a function of which `v0`, `v1` and so on are the values, and that function's globals."""
+        from .compiler import compiled
+
+        made = compiled(self.text, self._tree, {name: place for place, name in enumerate(parameters)})
+        self._attributes += made.attributes
+        return made.truth, made.namespace
+
     def forget_verdicts(self) -> None:
         """Judge the types anew whose attributes its functions read by themselves: a class may have got a property since."""
         for attribute in self._attributes:

@@ -1,0 +1,223 @@
+"""A condition that is asked where the armed code enters: what it lets through, what is counted, and what is left of it elsewhere."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import types
+from typing import Any, Iterator, List, Optional
+
+import cloudpickle
+import pytest
+
+from xpc_agent.guard import guard
+from xpc_agent.hooks import gate as gates
+from xpc_agent.hooks.admission import SuspensionPolicy
+from xpc_agent.hooks.conditional import MOST_ERRORS, Conditional
+from xpc_agent.hooks.dispatch import Dispatcher, HookChain
+from xpc_agent.hooks.remote import RemoteHook
+from xpc_agent.patching import make_patch
+from xpc_agent.targets.resolve import resolve
+from xpc_instrument.core.model.expression import OBSERVE
+from xpc_instrument.core.model.limits import Limits
+from xpc_instrument.core.model.target import Mode
+from xpc_instrument.core.model.terms import Terms
+from xpc_instrument.core.values.traits import PeerProfile
+
+pytestmark = pytest.mark.skipif(sys.version_info < (3, 11), reason="CPython 3.11 is the oldest whose code is gone into")
+
+SOURCE = """
+def charge(amount, customer=None, *more, note=None, **rest):
+    return amount, customer, more, note, rest
+
+def count(n):
+    for i in range(n):
+        yield i
+"""
+
+
+class Customer:
+    def __init__(self, vip: bool) -> None:
+        self.vip = vip
+
+    def __gt__(self, other: object) -> bool:
+        raise AssertionError("code of the application")
+
+
+class Shop:
+    """A function with one hook that has a condition; there is nobody whom the hook could be told to, so what it lets through fails."""
+
+    def __init__(self, when: str, mode: Mode = Mode.BEFORE, name: str = "charge", after: int = 0) -> None:
+        self.module = types.ModuleType("entered_shop")
+        exec(SOURCE, self.module.__dict__)
+        sys.modules[self.module.__name__] = self.module
+        self.function: Any = getattr(self.module, name)
+        self.code = self.function.__code__
+        target = f"{self.module.__name__}:{name}"
+        nobody: Any = types.SimpleNamespace(session="none", who="nobody", pid=0, python="", lanes=None, notify=lambda *_, **__: None)
+        self.hook = RemoteHook(
+            mode,
+            target,
+            nobody,
+            1,
+            "call",
+            PeerProfile("", "", Limits().max_payload),
+            timeout=1.0,
+            on_failure="original",
+            terms=Terms(when=when),
+            suspension=SuspensionPolicy(after=after, first=1e9, most=1e9),
+            pid=0,
+            may_refer=False,
+            signature=lambda: None,
+            ended=lambda _: None,
+        )
+        self.condition = Conditional(self.hook, when, OBSERVE)
+        self.dispatcher = Dispatcher()
+        resolved = resolve(target)
+        self.patch = make_patch(resolved, self.dispatcher, "auto")
+        self.condition.placed(resolved, self.code)
+        self.set([self.condition])
+
+    def set(self, hooks: List[Any]) -> None:
+        self.dispatcher.chain = HookChain(hooks) if hooks else None
+        (self.patch.arm if hooks else self.patch.disarm)()
+
+    @property
+    def entrance(self) -> Optional[gates.Entrance]:
+        """Where the condition is asked now, if that is where the code enters."""
+        return self.condition.alone.quick
+
+    @property
+    def rejected(self) -> int:
+        return self.hook.counters.skipped["when"].value
+
+    @property
+    def told(self) -> int:
+        return self.hook.counters.calls.value
+
+
+@pytest.fixture
+def shops() -> Iterator[Any]:
+    made: List[Shop] = []
+
+    def make(*args: Any, **kwargs: Any) -> Shop:
+        made.append(Shop(*args, **kwargs))
+        return made[-1]
+
+    yield make
+    for shop in made:
+        shop.set([])
+        assert shop.function.__code__ is shop.code
+        sys.modules.pop(shop.module.__name__, None)
+
+
+@pytest.mark.version
+def test_what_does_not_meet_the_condition_is_counted_and_passed_over(shops: Any) -> None:
+    for mode in (Mode.BEFORE, Mode.AROUND):
+        shop = shops("amount > 100 and customer.vip", mode)
+        assert shop.entrance is not None
+        for amount, customer in ((1, None), (200, Customer(False)), (5, Customer(True))):
+            assert shop.function(amount, customer, 3, note=4, x=5) == (amount, customer, (3,), 4, {"x": 5})
+        assert (shop.rejected, shop.told) == (3, 0)
+        assert shop.function(200, Customer(True))[0] == 200
+        assert (shop.rejected, shop.told, shop.hook.counters.failures) == (3, 1, {"internal": 1})
+        guard.on = True
+        try:
+            shop.function(200, Customer(True))
+        finally:
+            guard.on = False
+        assert shop.told == 1
+    generator = shops("n > 3", Mode.BEFORE, "count")
+    assert list(generator.function(2)) == [0, 1]
+    assert (generator.rejected, generator.told) == (1, 0)
+    assert list(generator.function(4)) == [0, 1, 2, 3]
+    assert (generator.rejected, generator.told) == (1, 1)
+
+
+def test_no_rejection_is_lost_where_threads_use_up_a_row_together(shops: Any) -> None:
+    shop = shops("amount > 100")
+
+    def call() -> None:
+        for _ in range(10_000):
+            shop.function(1)
+
+    threads = [threading.Thread(target=call) for _ in range(4)]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert (shop.rejected, shop.told) == (40_000, 0)
+
+
+def test_a_condition_that_fails_is_asked_elsewhere_until_it_can_be_evaluated(shops: Any) -> None:
+    shop = shops("amount > 100")
+    assert shop.function(Customer(True))[1] is None
+    assert shop.hook.counters.failures == {"would-run-code": 1}
+    assert (shop.rejected, shop.entrance) == (1, None)
+    shop.function(1)
+    assert (shop.rejected, shop.entrance is None) == (2, False)
+    for _ in range(MOST_ERRORS):
+        shop.function(Customer(True))
+    # It rests.
+    shop.function(200)
+    assert (shop.entrance, shop.told) == (None, 0)
+
+
+def test_a_hook_that_is_suspended_skips_before_its_condition_is_asked(shops: Any) -> None:
+    shop = shops("amount > 100", after=1)
+    shop.function(200)
+    assert (shop.told, shop.entrance) == (1, None)
+    shop.function(1)
+    assert (shop.rejected, shop.hook.counters.skipped["suspended"].value) == (0, 1)
+    shop.hook.admission.succeeded()
+    shop.function(1)
+    assert (shop.rejected, shop.entrance is None) == (1, False)
+
+
+def test_counters_that_begin_anew_count_from_nothing(shops: Any) -> None:
+    shop = shops("amount > 100")
+    for _ in range(5):
+        shop.function(1)
+    shop.hook.reset_after_fork(1)
+    shop.function(1)
+    assert shop.rejected == 1
+
+
+def test_from_one_condition_to_another_and_to_none(shops: Any) -> None:
+    shop = shops("amount > 100")
+    armed = shop.function.__code__
+    other = Conditional(shop.hook, "amount > 1000", OBSERVE)
+    other.placed(shop.patch.resolved, shop.code)
+    shop.set([other])
+    assert shop.function.__code__ is not armed
+    # What runs the code that was there has the hooks that are there now.
+    copy: Any = types.FunctionType(armed, {}, "copy", (None,))
+    copy.__kwdefaults__ = {"note": None}
+    assert copy(500)[0] == 500
+    assert (shop.rejected, shop.told) == (1, 0)
+    shop.set([shop.hook])
+    copy(1)
+    shop.function(1)
+    assert (shop.rejected, shop.told) == (1, 2)
+    shop.set([])
+    copy(5000)
+    assert (shop.rejected, shop.told) == (1, 2)
+
+
+def test_pickled_by_value_it_is_the_original(shops: Any) -> None:
+    shop = shops("amount > 100")
+    pickled = cloudpickle.dumps(types.FunctionType(shop.function.__code__, {}, "charge", (None,)))
+    again = cloudpickle.loads(pickled)
+    again.__kwdefaults__ = {"note": None}
+    assert again(500)[0] == 500
+    assert again(1)[0] == 1
+    assert (shop.rejected, shop.told) == (0, 0)
+    elsewhere = "import cloudpickle, sys; f = cloudpickle.loads(sys.stdin.buffer.read()); f.__kwdefaults__ = {'note': 0}; print(f(500)[0])"
+    ran = subprocess.run([sys.executable, "-c", elsewhere], input=pickled, capture_output=True, check=False)
+    assert (ran.returncode, ran.stdout) == (0, b"500\n"), ran.stderr
