@@ -148,7 +148,7 @@ def _cannot_be_kept(run: results.Run, folder: Path, copy: Optional[str]) -> str:
 
 def _write(run: results.Run, folder: Path, copy: Optional[str]) -> None:
     results.write(run, folder)
-    (folder / "table.md").write_text(markdown_of(run), encoding="utf-8")
+    results.write_text(folder / "table.md", markdown_of(run))
     if copy and (folder / results.VALUES).exists():
         shutil.copyfile(folder / results.VALUES, copy)
 

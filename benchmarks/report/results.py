@@ -100,9 +100,14 @@ def write(run: Run, folder: Path) -> None:
         unfinished = folder / f".{VALUES}"
         make_suite(measured, {part.name: part.units() for part in run.parts}).dump(str(unfinished), replace=True)
         os.replace(unfinished, folder / VALUES)
-    unfinished = folder / f".{RUN}"
-    unfinished.write_text(json.dumps(to_json(run), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(unfinished, folder / RUN)
+    write_text(folder / RUN, json.dumps(to_json(run), indent=1, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file in one step: who looks, or ends the run meanwhile, finds all of it or what was there before. Raises `OSError`."""
+    unfinished = path.with_name(f".{path.name}")
+    unfinished.write_text(text, encoding="utf-8")
+    os.replace(unfinished, path)
 
 
 def to_json(run: Run) -> Dict[str, Any]:
