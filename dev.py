@@ -83,9 +83,7 @@ def environment(folder: Path, interpreter: str, extras: str) -> Path:
         version = (version_of(interpreter) or ("3", ""))[0]
         sys.exit(f"dev.py: {interpreter} cannot make a virtual environment; on Debian: apt-get install python{version}-venv")
     # An older release as a wheel rather than a newer one to compile, which for gevent on the oldest Python takes minutes.
-    # Not compiled: that is a quarter of the work, for each of eight environments, and what is imported is compiled then.
-    options = ["--quiet", "--prefer-binary", "--no-compile"]
-    if subprocess.run([*_pip(python), "install", *options, "-e", f"{ROOT}[{extras}]"], check=False).returncode:
+    if subprocess.run([*_pip(python), "install", "--quiet", "--prefer-binary", "-e", f"{ROOT}[{extras}]"], check=False).returncode:
         sys.exit(f"dev.py: installing the project with its extra {extras!r} into {folder} failed; what pip says is above")
     _stamp(folder, extras)
     return python
