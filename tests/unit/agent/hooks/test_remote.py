@@ -13,6 +13,7 @@ import pickle
 import socket
 import sys
 import threading
+import types
 from types import SimpleNamespace
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple, Type, Union
 
@@ -146,7 +147,16 @@ class Scene:
     """A hook of a script that takes these steps."""
 
     def __init__(
-        self, mode: Mode, steps: List[Step], on_failure: str, *, removed: bool = False, alone: bool = True, lanes: int = 1
+        self,
+        mode: Mode,
+        steps: List[Step],
+        on_failure: str,
+        *,
+        removed: bool = False,
+        alone: bool = True,
+        lanes: int = 1,
+        terms: Optional[Terms] = None,
+        suspension: Optional[SuspensionPolicy] = None,
     ) -> None:
         self.called: List[Frame] = []
         self.told: List[str] = []
@@ -163,8 +173,8 @@ class Scene:
             PROFILE,
             timeout=timeout if lanes else SHORT,
             on_failure=on_failure,
-            terms=Terms(),
-            suspension=SuspensionPolicy(),
+            terms=terms or Terms(),
+            suspension=suspension or SuspensionPolicy(),
             pid=1,
             may_refer=True,
             signature=lambda: None,
@@ -231,6 +241,10 @@ def call_inside(scene: Scene, args: Tuple[Any, ...], outcome: Any) -> Any:
     def original(*_: Any) -> Any:
         return end(outcome)
 
+    return run_inside(scene, original, args)
+
+
+def run_inside(scene: Scene, original: types.FunctionType, args: Tuple[Any, ...]) -> Any:
     resolved = Resolved("m:f", SimpleNamespace(), "f", original, original, Kind.SYNC, Binding.NONE, False)
     patch = make_patch(resolved, scene.dispatcher)
     patch.arm()
@@ -308,5 +322,49 @@ def test_a_hook_that_fails_in_a_row_is_suspended_and_back_when_it_answers(way: s
         scene.hook.admission.failed("unpicklable")
         WAYS[way](scene, (1,), "done")
         assert scene.hook.admission.failures == 0
+    finally:
+        scene.close()
+
+
+# In effect each invocation, and asked by chance alone all the same: so the gate asks, when the invocation begins.
+BY_CHANCE = Terms(sample=1 - 1e-12)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="hooks go inside from Python 3.11 on")
+def test_an_after_hook_that_is_suspended_while_the_original_runs_is_not_called() -> None:
+    scene = Scene(Mode.AFTER, SCRIPTS["returns"], "original", terms=BY_CHANCE)
+
+    class Fails:
+        def __index__(self) -> int:
+            for _ in range(3):
+                scene.hook.admission.failed("timeout")
+            return 1
+
+    try:
+        assert call_inside(scene, (1,), "done") == "done"
+        assert scene.hook.counters.figures().calls == 1
+
+        def original(index: Any) -> Any:
+            return "abc"[index]
+
+        run_inside(scene, original, (Fails(),))
+        figures = scene.hook.counters.figures()
+        assert (figures.calls, figures.skipped.get("suspended"), len(scene.called)) == (1, 1, 1)
+    finally:
+        scene.close()
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="hooks go inside from Python 3.11 on")
+def test_an_interrupted_invocation_that_was_to_try_a_suspended_hook_leaves_that_to_another() -> None:
+    scene = Scene(Mode.AFTER, SCRIPTS["returns"], "original", terms=BY_CHANCE, suspension=SuspensionPolicy(1, first=0.0))
+    scene.hook.admission.failed("timeout")
+    assert scene.hook.admission.suspended
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            call_inside(scene, (1,), KeyboardInterrupt())
+        assert scene.called == []
+        assert call_inside(scene, (1,), "done") == "done"
+        assert len(scene.called) == 1
+        assert not scene.hook.admission.suspended
     finally:
         scene.close()
