@@ -44,8 +44,8 @@ OLDEST = (3, 9)
 # The version of this interpreter, which runs what is run once.
 OWN = "{}.{}".format(*sys.version_info)
 
-# How many runs of pytest go on at a time: tests wait for processes about as long as they compute, and those with deadlines need room.
-AT_A_TIME = max(2, os.cpu_count() or 1)
+# How many runs of pytest go on at a time: tests wait for processes and deadlines for a third of their time, in which another one computes.
+AT_A_TIME = max(2, (os.cpu_count() or 1) + 1)
 
 # What `all` does beside the tests, one after the other and with a low priority: this computes, and they must not be late for it.
 BESIDE = {"lint": ["lint"], "types": ["types"], "docs": ["docs"], "explore": ["explore", "--small"]}
