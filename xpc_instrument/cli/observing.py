@@ -118,10 +118,15 @@ def add_verb(commands: Any, name: str, what: str, *, limit: int, rate: float = 0
     )
     parser.add_argument("--json", action="store_true", help="print events as JSON lines")
     parser.add_argument("-o", dest="output", metavar="FILE", help="write events there as JSON lines, too")
+    add_connection(parser)
+    return parser
+
+
+def add_connection(parser: Any) -> None:
+    """How an application is reached that is not on this machine."""
     parser.add_argument("--authkey-file", metavar="FILE", help="the key of an application on TCP")
     parser.add_argument("--tls-dir", metavar="DIR", help="the certificates for an application beyond loopback")
     parser.add_argument("--plaintext-beyond-loopback", action="store_true", help=argparse.SUPPRESS)
-    return parser
 
 
 def _json_text(event: Mapping[str, Any]) -> str:
@@ -344,7 +349,7 @@ def running(options: argparse.Namespace, least: int = 1) -> Iterator[Run]:
         if app is None:
             child, session = _start(options, targets)
         else:
-            session = _connect(_attached(app, output) if options.attach else app, options)
+            session = connected(_attached(app, output) if options.attach else app, options)
         with session:
             run = Run(session, output, targets, options)
             run.child = child
@@ -369,7 +374,8 @@ def _attached(app: str, output: Output) -> Union[int, str]:
     return reached_at(one)
 
 
-def _connect(app: Union[int, str], options: argparse.Namespace) -> Session:
+def connected(app: Union[int, str], options: argparse.Namespace) -> Session:
+    """The session with an application. Raises what `connect` raises."""
     from pathlib import Path
 
     from ..core.config.schema import ManagerConfig

@@ -1,4 +1,4 @@
-"""`xpc replay`: recorded calls run again in this process, and what differs.
+"""`xpc replay`: recorded calls run again in this process, or in the application, and what differs.
 
 Rules:
 - This is a fresh process: nothing of the application is imported in it but what the recording names, from the working directory as with
@@ -15,13 +15,14 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, List
+from typing import Any, Iterator, List
 
+from ..core.model.errors import ChannelError
 from ..core.model.words import counted
 from ..core.replay.running import Replayed
 from ..script.recording import Recording, load
 from ..verbs.recordings import WRITTEN, replayed_json, replayed_text, test_text
-from .observing import Output
+from .observing import Output, add_connection, connected
 from .output import printable
 
 
@@ -30,9 +31,10 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "replay",
         help="run recorded calls again, and show what differs",
-        description="Run the calls of a recording again in a fresh process, and show what differs. It imports the modules of the targets "
-        "that the file names, and calls these with what the file holds: run none from a stranger.",
+        description="Run the calls of a recording again in a fresh process, or with --in in the application, and show what differs. It "
+        "imports the modules of the targets that the file names, and calls these with what the file holds: run none from a stranger.",
         epilog="examples:\n  xpc replay charge.jsonl --ignore result.id\n"
+        "  xpc replay charge.jsonl --in shop\n"
         "  xpc replay charge.jsonl --pytest tests/test_charge_recorded.py\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -46,9 +48,11 @@ def add_parser(commands: Any) -> None:
         "--allow", metavar="PACKAGE", action="append", default=[], help="values may be of types of this package, too; may be repeated"
     )
     parser.add_argument("--pytest", metavar="FILE", help="write a test of the calls that are the same, with its data beside it")
+    parser.add_argument("--in", dest="app", metavar="APP", help="in the application, by its name, pid or address: CHANGES BEHAVIOUR")
     parser.add_argument("--python", metavar="PATH", help="the interpreter to run them in; it has to have this package")
     parser.add_argument("--json", action="store_true", help="print JSON lines")
     parser.add_argument("-o", dest="output", metavar="FILE", help="write JSON lines there, too")
+    add_connection(parser)
     parser.set_defaults(run=run)
 
 
@@ -60,39 +64,65 @@ def _times(text: str) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Run them; 1 if something differs."""
-    file = Path(options.file)
-    problem = "" if options.pytest is None else _in_the_way(Path(options.pytest), file)
-    if options.output is not None and file.exists() and os.path.exists(options.output) and file.samefile(options.output):
-        problem = f"-o {options.output} would replace the recording; expected another name"
+    problem = _mistake(options)
     if problem:
         _say(f"xpc: {problem}")
         return 2
     if options.python is not None:
         return _run_elsewhere(options)
-    recording = load(file)
-    chosen = recording.chosen(options.ids)
-    modules = sorted({call.target.partition(":")[0] for call in chosen})
-    _say(f"replaying {counted(len(chosen), 'call')} of {recording.app}; imports {', '.join(modules) or 'nothing'}")
-    for place in recording.without_match(options.ignore):
-        _say(f"--ignore {place}: no value of the recording has that place")
+    recording = load(options.file)
+    calls = recording.chosen(options.ids)
+    what = f"{counted(len(calls), 'call')} of {recording.app}"
+    chosen = {"ids": options.ids, "ignore": options.ignore, "times": options.times, "allow": options.allow}
+    if options.app is not None:
+        with connected(options.app, options) as session:
+            _say(f"CHANGES BEHAVIOUR: makes {what} again in {session.app}, one after the other; Ctrl-C ends it after the call under way")
+            return _ended(options, recording, session.replay(recording, **chosen))
+    modules = sorted({call.target.partition(":")[0] for call in calls})
+    _say(f"replaying {what}; imports {', '.join(modules) or 'nothing'}")
     # As `python -m` has it; the console script has its own folder there.
     sys.path.insert(0, os.getcwd())
+    return _ended(options, recording, recording.replayed(**chosen))
+
+
+def _ended(options: argparse.Namespace, recording: Recording, replayed: Iterator[Replayed]) -> int:
+    """Show what comes of each call, and in the end of all; the exit code."""
+    for place in recording.without_match(options.ignore):
+        _say(f"--ignore {place}: no value of the recording has that place")
     output = Output(options)
     done: List[Replayed] = []
+    end = ""
     try:
-        for one in recording.replayed(ids=options.ids, ignore=options.ignore, times=options.times, allow=options.allow):
-            done.append(one)
-            output.event(replayed_json(one), replayed_text(one), "31" if one.differences else "")
+        try:
+            for one in replayed:
+                done.append(one)
+                output.event(replayed_json(one), replayed_text(one), "31" if one.differences else "")
+        except KeyboardInterrupt:
+            end = "interrupted"
+            if options.app is not None:
+                end += ": the call under way goes on to its end in the application, with what stands in for it"
+        except ChannelError as error:
+            end = f"ended: {error}"
         same = [one.call for one in done if not one.skipped and not one.differences]
         differ = sum(bool(one.differences) for one in done)
         skipped = sum(bool(one.skipped) for one in done)
         output.event({"type": "summary", "same": len(same), "differ": differ, "skipped": skipped})
     finally:
         output.close()
-    _say(f"{len(same)} same, {differ} differ{f', {skipped} skipped' if skipped else ''}")
-    if options.pytest is not None:
+    _say(f"{len(same)} same, {differ} differ{f', {skipped} skipped' if skipped else ''}{end and f'; {end}'}")
+    if options.pytest is not None and not end:
         _write_test(options, recording.only(same))
-    return 1 if differ or not same else 0
+    return 1 if differ or not same or end.startswith("ended") else 0
+
+
+def _mistake(options: argparse.Namespace) -> str:
+    """What is wrong with the flags, or ""."""
+    file = Path(options.file)
+    if options.app is not None and (options.pytest is not None or options.python is not None):
+        return "--in APP makes the calls there: expected neither --pytest nor --python beside it"
+    if options.output is not None and file.exists() and os.path.exists(options.output) and file.samefile(options.output):
+        return f"-o {options.output} would replace the recording; expected another name"
+    return "" if options.pytest is None else _in_the_way(Path(options.pytest), file)
 
 
 def _in_the_way(test: Path, recording: Path) -> str:

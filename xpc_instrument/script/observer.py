@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import uuid
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
 from ..core.discovery.doorbell import bell_name
 from ..core.model.errors import ExpressionError, TargetError
@@ -16,11 +16,13 @@ from ..core.model.fault import parse_terms
 from ..core.model.local import DURATION, INJECT, LINE, RECORD, STACK, STAT, TREE, WATCH
 from ..core.model.target import Mode, is_line, line_mistake
 from ..core.model.terms import Terms
+from ..core.replay.running import Replayed
 from ..core.values.redaction import Redaction
 from .counted import Injected, Monitor, Stacks, Stat
 from .handle import Handle
-from .recording import Recorder
+from .recording import Recorder, Recording, check_times, texts_of
 from .registrar import Registrar, Targets, joined
+from .replays import replayed_in
 from .stacks import Stack, read_stacks
 from .targets import Described, described
 from .trees import Trace
@@ -38,7 +40,11 @@ class Observer(Registrar):
     _id: str
     app: str
 
-    def _ask(self, question: str) -> List[Mapping[str, Any]]:
+    @property
+    def pids(self) -> List[int]:
+        raise NotImplementedError
+
+    def _ask(self, question: str, pid: Optional[int] = None) -> List[Mapping[str, Any]]:
         raise NotImplementedError
 
     def _reports(self, what: str = "probes") -> List[Mapping[str, Any]]:
@@ -245,6 +251,28 @@ class Observer(Registrar):
         recorder.handles.append(recorder.handle)
         recorder.targets = _known(recorder.handle)
         return recorder
+
+    def replay(
+        self,
+        recording: Recording,
+        *,
+        ids: Union[str, Iterable[str]] = (),
+        ignore: Union[str, Iterable[str]] = (),
+        times: int = 1,
+        allow: Union[str, Iterable[str]] = (),
+    ) -> Iterator[Replayed]:
+        """Have the application make recorded calls again, one after the other: CHANGES WHAT THE APPLICATION DOES.
+
+        Each is made in a thread of the agent, in the first process that has the target, and what was recorded inside of it stands in for
+        that call alone: others that call the same functions have the originals. Nothing is imported for it. The next call is made when the
+        next item is asked for, and one that has begun goes to its end, whatever becomes of the script.
+
+        Options are as with ``Recording.replayed``. A call that is refused is skipped by name, as where the config does not allow the mode
+        ``instead`` on the target, or on what stands in. Raises ``ChannelError`` where the process ends, ``RecordingError`` and
+        ``ValueError``.
+        """
+        check_times(times)
+        return replayed_in(self, recording.chosen(ids), recording.stood_in_for(), texts_of(ignore), times, texts_of(allow))
 
     def stat(
         self,

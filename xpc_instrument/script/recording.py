@@ -112,9 +112,8 @@ class Recording:
     def _replayed(
         self, place: Place, ids: Union[str, Iterable[str]], ignore: Union[str, Iterable[str]], times: int, allow: Union[str, Iterable[str]]
     ) -> Iterator[Replayed]:
-        if type(times) is not int or times < 1:
-            raise ValueError(f"times={times!r:.80}: expected a number from 1 on")
-        inside, ignored, allowed = self.stood_in_for(), _texts(ignore), _texts(allow)
+        check_times(times)
+        inside, ignored, allowed = self.stood_in_for(), texts_of(ignore), texts_of(allow)
         for call in self.chosen(ids):
             with ONE_AT_A_TIME:
                 done = replay_call(call, inside, place, ignore=ignored, times=times, allow=allowed, redaction=self._redaction)
@@ -122,7 +121,7 @@ class Recording:
 
     def chosen(self, ids: Union[str, Iterable[str]] = ()) -> List[RecordedCall]:
         """The calls of these ids; without any, all. Raises ``RecordingError``."""
-        wanted = set(_texts(ids))
+        wanted = set(texts_of(ids))
         missing = wanted - {call.id for call in self.calls}
         if missing:
             raise RecordingError(
@@ -136,7 +135,7 @@ class Recording:
 
     def without_match(self, ignore: Union[str, Iterable[str]]) -> List[str]:
         """Which of the places to be ignored no recorded value has: they may be misspelt."""
-        return [one for one in _texts(ignore) if not any(map(ignoring([one]), self._places()))]
+        return [one for one in texts_of(ignore) if not any(map(ignoring([one]), self._places()))]
 
     def _places(self) -> Iterator[str]:
         for call in self.calls:
@@ -159,7 +158,13 @@ class Recording:
         return [one for done in self.replayed(ids=ids, ignore=ignore, times=times, allow=allow) for one in done.differences]
 
 
-def _texts(value: Union[str, Iterable[str]]) -> Tuple[str, ...]:
+def check_times(times: int) -> None:
+    """Raise `ValueError` for what is no number of times."""
+    if type(times) is not int or times < 1:
+        raise ValueError(f"times={times!r:.80}: expected a number from 1 on")
+
+
+def texts_of(value: Union[str, Iterable[str]]) -> Tuple[str, ...]:
     """One text, or several. Raises `TypeError`."""
     found = (value,) if isinstance(value, str) else tuple(value)
     if not all(isinstance(one, str) for one in found):

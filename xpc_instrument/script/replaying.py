@@ -25,6 +25,8 @@ ONE_AT_A_TIME = threading.RLock()
 class Here:
     """This process, as `core.replay.running.Place`; modules are imported."""
 
+    has_main = False
+
     def module(self, name: str) -> Any:
         return importlib.import_module(name)
 

@@ -353,11 +353,11 @@ class Session(Observer):
         """
         return [one for data in self._reports() for one in read_lanes(data["pid"], data["process"])]
 
-    def _ask(self, question: str) -> List[Mapping[str, Any]]:
-        """What each process answers; one that has gone is left out. Raises as `stats`, and what a process refuses the question with."""
+    def _ask(self, question: str, pid: Optional[int] = None) -> List[Mapping[str, Any]]:
+        """What each process answers, or that one; one that has gone is left out. Raises as `stats`, and what one refuses it with."""
         self._check_process()
         with self._lock:
-            joiners = [process.joiner for process in self._processes.values()]
+            joiners = [one.joiner for one in self._processes.values() if pid in (None, one.joiner.welcome.pid)]
         deadline = time.monotonic() + self._limits.connect_timeout
         asked = [(joiner, joiner.begin_query(question, deadline)) for joiner in joiners if joiner.alive]
         found: List[Mapping[str, Any]] = []

@@ -6,6 +6,7 @@ import functools
 from types import CodeType, FunctionType
 from typing import Any, Callable, Dict, List, Mapping, Tuple
 
+from xpc_instrument.core.config.schema import Config
 from xpc_instrument.core.model.local import INJECT, LINE, RECORD, TREE, WATCH
 from xpc_instrument.core.values.redaction import Redaction
 
@@ -68,6 +69,13 @@ def _armed_codes(table: ProbeTable) -> List[Tuple[CodeType, str, bool]]:
         if type(function) is FunctionType:
             found += [(holder.__code__, target, isinstance(layer, ArmedFunction)) for holder, layer in layers(function)]
     return found
+
+
+def replays_of(config: Config, table: ProbeTable, redaction: Redaction) -> Any:
+    """As `replays.Replays`."""
+    from .replays import Replays
+
+    return Replays(config, table, redaction)
 
 
 def search(text: str, table: ProbeTable) -> Dict[str, Any]:

@@ -44,7 +44,7 @@ from ..points.point import ProbePoint
 from ..points.table import ProbeTable
 from ..relay import RelayedPeer
 from .counting import all_totals, counting, totals
-from .on_use import capturer_of, condition_of, maker_of, search
+from .on_use import capturer_of, condition_of, maker_of, replays_of, search
 from .selections import Added, Selection, Selections
 from .sharing import PendingAnswer, Sharing
 from .stacks import told
@@ -96,6 +96,7 @@ class Registrations(Policy):
 
     def _begin(self) -> None:
         self._leaving = False
+        self._replays: Any = None
         self._peers: Dict[str, Peer] = {}
         self._registry = Registry(self._config.limits, self._find_relayed)
         self._sharing = Sharing(self._config.app, self._peers, self._config.manager.address != "unix")
@@ -116,6 +117,8 @@ class Registrations(Policy):
         self._peers.pop(peer.session, None)
         self.drop_session(peer.session)
         self._sharing.left(peer)
+        if self._replays is not None:
+            self._replays.left(peer.session)
 
     def synced(self, peer: Peer) -> None:
         # What it had inherited over a fork and has not registered again, it has removed meanwhile.
@@ -187,14 +190,23 @@ class Registrations(Policy):
         if kind == "stacks":
             return Answer(message.request, True, data={**told(), "members": [one.pid for one in self._sharing.members()]})
         if kind == "targets":
-            return self._search(message, rest)
+            return self._found(message, lambda: search(rest, self._table))
+        if kind in ("replay", "replayed"):
+            return self._found(message, lambda: self._replay(peer, kind, rest))
         if kind != "member":
             return self._registry.query(peer, message)
         return Answer(message.request, True, data={"asked": self._sharing.ask(rest, peer, message.request)})
 
-    def _search(self, message: Query, pattern: str) -> Answer:
+    def _replay(self, peer: Peer, kind: str, rest: str) -> Dict[str, Any]:
+        if self._replays is None:
+            self._replays = replays_of(self._config, self._table, self._redaction)
+        found: Dict[str, Any] = self._replays.begin(peer, rest) if kind == "replay" else self._replays.result(peer, rest)
+        return found
+
+    @staticmethod
+    def _found(message: Query, find: Callable[[], Dict[str, Any]]) -> Answer:
         try:
-            found = search(pattern, self._table)
+            found = find()
         except TargetError as error:
             return Answer(message.request, False, type(error).__name__, str(error))
         return Answer(message.request, True, data={**found, "pid": os.getpid()})

@@ -49,6 +49,9 @@ class Replayed(Record):
 class Place(Protocol):
     """Where calls are run again."""
 
+    has_main: bool
+    """Whether its main module is the application's."""
+
     def module(self, name: str) -> Any:
         """The module of that name. Raises what keeps it from being there."""
 
@@ -68,7 +71,7 @@ def replay_call(
 ) -> Replayed:
     """Run one call again. A target that is not there any more is a difference; one that is not to be called is skipped."""
     # Before anything is looked for: `__main__` is another module here.
-    why = why_not(call)
+    why = why_not(call, place.has_main)
     if why:
         return Replayed(call, (), why)
     targets = [one for one in dict.fromkeys([*(one.target for one in call.inner), *inside]) if "*" not in one]
@@ -98,10 +101,10 @@ def replay_call(
 # what cannot be run -----------------------------------------------------------------------------------------------------
 
 
-def why_not(call: RecordedCall) -> str:
+def why_not(call: RecordedCall, has_main: bool = False) -> str:
     """Why a call cannot be run again for what it holds alone, or "": a value that is not there. Nothing is imported."""
     for target in (call.target, *(one.target for one in call.inner)):
-        if split_target(target)[0] == "__main__":
+        if not has_main and split_target(target)[0] == "__main__":
             return f"{target} is of the application's main module, which is another one elsewhere"
     if call.left_out:
         return "not all that was called inside of it was recorded"
