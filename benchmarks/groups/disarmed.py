@@ -15,6 +15,7 @@ import wrapt
 
 from xpc_agent.hooks.alone import around
 from xpc_agent.hooks.dispatch import Dispatcher, HookChain, Invocation
+from xpc_agent.hooks.entrance import Entrance
 from xpc_agent.hooks.gate import ALWAYS, Proceeding, Way
 from xpc_agent.patching import Patch, make_patch
 from xpc_agent.patching.inside.versions import interpreter_unknown
@@ -68,6 +69,15 @@ class Forward:
         return await proceed(*args, **kwargs)
 
 
+class Idle(Forward):
+    """A hook that the function's code calls when it begins and when it ends, and that has nothing to do."""
+
+    def __init__(self) -> None:
+        self.way = Way(ALWAYS)
+        self.way.entrance = Entrance("an idle hook", {"begun": (None, (None,))}, "return begun", "_, ", "pass", "pass")
+        self.alone = self.way
+
+
 # kind -> its target and the statement that calls it; `order` is an instance, `Order` its class.
 KINDS: Dict[str, Tuple[str, str]] = {
     "function": ("function", 'function(12, "USD")'),
@@ -83,10 +93,13 @@ KINDS: Dict[str, Tuple[str, str]] = {
 # What cannot be patched by code swap: its disarmed cost is wrapt's.
 _IN_C = ("C function",)
 _FORWARDED = ("function", "method")
+_RAISING = "function that raises"
+_RAISED = {_RAISING: ("raising", 'caught(12, "USD")')}
 # With so many hooks in the same process.
 _HOOKS = (1, 2, 5)
 # Hooks go inside of functions from there on.
 INSIDE = "Python 3.11" if interpreter_unknown() else ""
+_IDLE = "inside, idle"
 _MONITORING = "" if hasattr(sys, "monitoring") else "Python 3.12"
 
 
@@ -120,7 +133,7 @@ def patched(stack: ExitStack, target: str, patcher: str, dispatcher: Dispatcher)
 def timers(way: str, module: Any, kinds: Iterable[str]) -> Dict[str, TimeFunction]:
     """A way for each kind that the module has."""
     names = {**vars(module), "order": module.Order(), "drive": drive}
-    return {f"{kind}, {way}": timer(KINDS[kind][1], **names) for kind in kinds}
+    return {f"{kind}, {way}": timer({**KINDS, **_RAISED}[kind][1], **names) for kind in kinds}
 
 
 @contextmanager
@@ -197,18 +210,19 @@ def _forwarding() -> Iterator[Mapping[str, TimeFunction]]:
             ("closure", "", 0),
             *((_way_of("code", hooks), "code", hooks) for hooks in _HOOKS),
             *((_way_of("inside", hooks), "inside", hooks) for hooks in _HOOKS if not INSIDE),
+            *((_IDLE, "inside", 1) for _ in [1] if not INSIDE),
             ("wrapt", "wrapt", 1),
         ]:
-            dispatcher = Dispatcher()
-            dispatcher.chain = HookChain([Forward() for _ in range(hooks)]) if hooks else None
             module = load_kinds(f"benchmarks_{way.replace(' ', '_')}")
             stack.callback(sys.modules.pop, module.__name__)
-            for kind in _FORWARDED:
+            for target, _ in ({**KINDS, **_RAISED}[kind] for kind in (*_FORWARDED, _RAISING)):
                 if way == "closure":
-                    replace(module, KINDS[kind][0], closure_around)
+                    replace(module, target, closure_around)
                 elif patcher:
-                    patched(stack, f"{module.__name__}:{KINDS[kind][0]}", patcher, dispatcher).arm()
-            ways.update(timers(way, module, _FORWARDED))
+                    dispatcher = Dispatcher()
+                    dispatcher.chain = HookChain([Idle() if way == _IDLE else Forward() for _ in range(hooks)])
+                    patched(stack, f"{module.__name__}:{target}", patcher, dispatcher).arm()
+            ways.update(timers(way, module, (*_FORWARDED, _RAISING)))
         yield ways
 
 
@@ -232,10 +246,13 @@ def _forwarding_rows(kind: str) -> Iterator[Comparison]:
     bare, closure = f"{kind}, bare", f"{kind}, closure"
     yield Comparison(f"{kind}: closure `*args, **kwargs`", closure, bare)
     # What each adds to the bare call is compared, not the calls.
+    yield Comparison(f"{kind}: armed, only forwarding, inside", f"{kind}, {_IDLE}", closure, below=1.2, beyond=bare, needs=INSIDE)
+    if kind == _RAISING:
+        return
     for hooks in _HOOKS:
         more = f", {hooks} hooks" if hooks > 1 else ""
         way = f"{kind}, {_way_of('inside', hooks)}"
-        yield Comparison(f"{kind}: armed, only forwarding, inside{more}", way, closure, beyond=bare, needs=INSIDE)
+        yield Comparison(f"{kind}: `around` that proceeds, inside{more}", way, closure, beyond=bare, needs=INSIDE)
         way = f"{kind}, {_way_of('code', hooks)}"
         yield Comparison(f"{kind}: armed, only forwarding, code swap{more}", way, closure, below=2.5 if hooks == 1 else None, beyond=bare)
     yield Comparison(f"{kind}: armed, only forwarding, wrapt", f"{kind}, wrapt", closure, beyond=bare)
@@ -291,16 +308,18 @@ wrapt on Python functions are what `patcher = "wrapt"` costs; `auto` does not ch
 FORWARDING = Group(
     "forwarding",
     _forwarding,
-    tuple(row for kind in _FORWARDED for row in _forwarding_rows(kind)),
+    tuple(row for kind in (*_FORWARDED, _RAISING) for row in _forwarding_rows(kind)),
     share=0.5,
     title="Armed, without leaving the process",
     about="""\
 Hooks in the same process that only proceed: what the armed path costs before anything crosses. What each adds to the bare call is held
-against what a plain closure `def w(*a, **k): return f(*a, **k)` adds to it.""",
+against what a plain closure `def w(*a, **k): return f(*a, **k)` adds to it. Inside of a function's code that is the call when it begins and
+the one when it ends, of a hook that is alone and has nothing to do; an `around` that proceeds is one that may proceed again, or with
+other arguments, as one of another process may.""",
     why="""\
 The trampoline packs the arguments and looks which hook is alone, and the hook's own frame packs and unpacks them once more. With several
-hooks a closure is made for each of them in each call. Inside a function's own code a hook that waits for the outcome leaves a note of where
-it stands, which is found again when the body has ended: that takes longer than a frame around the original, and is what leaves none.""",
+hooks a closure is made for each of them in each call. Inside a function's own code an `around` leaves a note of where it stands, which is
+found again when the body has ended: that takes longer than a frame around the original, and is what leaves none.""",
     plots=(
         Plot(
             "forwarding",

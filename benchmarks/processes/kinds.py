@@ -12,6 +12,17 @@ def function(amount: int, currency: str) -> int:
     return amount
 
 
+def raising(amount: int, currency: str) -> int:
+    raise ValueError
+
+
+def caught(amount: int, currency: str) -> None:
+    try:
+        raising(amount, currency)
+    except ValueError:
+        pass
+
+
 async def coroutine(amount: int, currency: str) -> int:
     return amount
 

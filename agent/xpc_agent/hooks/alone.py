@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from builtins import isinstance as _isinstance  # the builtin may be the very target, and no guard is up here
 from time import perf_counter
-from typing import Any, Callable, Optional, Protocol
+from typing import Any, Callable, Optional, Protocol, Tuple
 
 from xpc_instrument.core.calls.outcome import Outcome
 from xpc_instrument.core.model.interrupts import raise_interrupt
@@ -159,7 +159,7 @@ class Ended:
         duration = perf_counter() - self._started
         # An iteration may end in the middle of our work.
         if not guard.on and (self._hook.still_takes() if self._asked else self._hook.way.take()):
-            self._tell(duration, value, None)
+            tell(self._hook.observe, self._gate, (self._args, self._kwargs, self._values), duration, value, None)
         return value
 
     def failed(self, error: BaseException) -> Optional[Outcome]:
@@ -167,19 +167,30 @@ class Ended:
         if not _isinstance(error, self._gate.ends):
             self.abandon()
         elif not guard.on and (self._hook.still_takes() if self._asked else self._hook.way.take()):
-            # An iteration that is closed has ended without an outcome.
-            self._tell(duration, None, error if _isinstance(error, Exception) else None)
+            tell(self._hook.observe, self._gate, (self._args, self._kwargs, self._values), duration, None, error)
         return None
-
-    def _tell(self, duration: float, result: Any, error: Optional[BaseException]) -> None:
-        invocation = Invocation(self._args, self._kwargs, self._gate.bound, canonical=True)
-        invocation.values = self._values
-        invocation.duration, invocation.result, invocation.exception = duration, result, error
-        try:
-            self._hook.observe(invocation)
-        finally:
-            invocation.exception = None  # its traceback may hold the frame that holds this
 
     def abandon(self) -> None:
         if self._asked:
             self._hook.let_go()
+
+
+def tell(
+    observe: Callable[[Invocation], None],
+    gate: Gate,
+    called: Tuple[Args, Kwargs, Args],
+    duration: float,
+    result: Any,
+    error: Optional[BaseException],
+) -> None:
+    """Tell an `after` hook how the body has ended. `called` has the two, with the instance, and the values of all parameters."""
+    args, kwargs, values = called
+    invocation = Invocation(args, kwargs, gate.bound, canonical=True)
+    invocation.values = values
+    # An iteration that is closed has ended without an outcome.
+    invocation.exception = error if _isinstance(error, Exception) else None
+    invocation.duration, invocation.result = duration, result
+    try:
+        observe(invocation)
+    finally:
+        invocation.exception = None  # its traceback may hold the frame that holds this

@@ -10,7 +10,7 @@ Rules:
   each is logged. After so many in a row the hook rests for a while.
 - The parameters are known by the names of the function; what is no Python function has `args` and `kwargs`.
 - Alone inside of a function's code, a condition that needs nothing but the parameters is asked in the `enter` that the code calls
-  (`gate.Entrance`), while all is well: where the hook is suspended, or the condition has failed or rests, it is asked as elsewhere. It runs
+  (`entrance.py`), while all is well: where the hook is suspended, or the condition has failed or rests, it is asked as elsewhere. It runs
   no code of the application, and so is asked before the guard; what a thread comes to during work of ours may count as skipped too.
 """
 
@@ -19,8 +19,10 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from builtins import isinstance as _isinstance  # the builtin may be the very target, and no guard is up here
+from time import perf_counter as _clock
 from types import CodeType, FunctionType
-from typing import Any, Callable, Coroutine, Optional, Tuple
+from typing import Any, Callable, Coroutine, Optional, Sequence, Tuple
 
 from xpc_instrument.core.model.errors import ExpressionError
 from xpc_instrument.core.model.expression import AT_END, TRUSTED, WORDS, TooMuch, WouldRunCode, parse
@@ -30,12 +32,13 @@ from xpc_instrument.core.model.target import Mode
 from xpc_instrument.core.model.words import one_line
 from xpc_instrument.core.unpatched import get_ident
 
-from ..guard import guarded
+from ..guard import guard, guarded
 from ..targets.flags import CO_VARKEYWORDS
 from ..targets.parameters import binder, count_of, splitter
 from ..targets.resolve import Binding, Kind, Resolved
-from .alone import after
-from .gate import ALWAYS, PASS, Args, Entered, Entrance, Gate, Kwargs, Way
+from .alone import after, tell
+from .entrance import Entrance
+from .gate import ALWAYS, PASS, Args, Entered, Gate, Kwargs, Way
 from .invocation import Invocation, split
 from .sampling import Passed
 
@@ -49,19 +52,34 @@ REST = 60.0
 _FORGET = 1.0
 _MOST_STEPS = 4096
 
-# Of all that is not to be told of. The rest of it is as elsewhere.
-_QUICK = """
+# The condition in the functions that the code calls. What it is asked of, and what is done with what meets it, differs with the mode.
+_ASKED = """\
 try:
     if not {test}:
         for _ in passed:
-            return None
-        return one_more()
-except any_error as error:
-    return failed(error)
+            return {value}
+        one_more()
+        return {value}
+except any_error as fault:
+    unmet(fault)
+    return {value}
+"""
+_MET = """\
 if guard.on:
     return None
 return met(gate, ({values}))
 """
+_BEGUN = "return None, (gate, {values}now())"
+_KEPT = "gate, {values}began, "
+_RETURNED = "ended(gate, ({values}), now() - began, value, None)"
+_RAISED = """\
+if not is_a(error, gate.ends):
+    return None
+"""
+_HAS_RAISED = "ended(gate, ({values}), now() - began, None, error)"
+# The words of `AT_END`, as they are assigned to.
+_AT_LEAVING = {"result": "value", "exception": "None", "duration": "now() - began"}
+_AT_FAILING = {"result": "None", "exception": "error if is_a(error, any_error) else None", "duration": "now() - began"}
 
 # A hook as it is seen here: `remote.RemoteHook`, or what derives from it.
 Hook = Any
@@ -113,7 +131,7 @@ class Conditional:
         names: Tuple[str, ...] = ()
         self._values_of = self._split = None
         self._direct = False
-        self.alone.entrance = self.alone.quick = None
+        self.alone.entrance = None
         if self.mode is not Mode.AFTER:
             self.alone.begin = self._begin
         if code is not None and type(function) is FunctionType:
@@ -135,30 +153,45 @@ class Conditional:
         self._words = tuple(_READERS[word] for word in words)
         ask = self._expression.condition([*names, *words])
         self._ask = guarded(ask) if self._expression.level == TRUSTED else ask
-        if self.mode is not Mode.AFTER and not self._words and self._values_of is not None:
+        if self._values_of is None or not AT_END.issuperset(words):
+            return
+        if self.mode is not Mode.AFTER:
             self.alone.begin = self._begin_by_values(self._ask)
-            if self._expression.level != TRUSTED:
-                self.alone.entrance = self._entrance(names)
-                self._settle()
+        elif not self._direct:
+            return
+        if self._expression.level != TRUSTED:
+            self.alone.entrance = self._entrance(names, words)
+            self._settle()
 
-    def _entrance(self, names: Tuple[str, ...]) -> Entrance:
-        test, namespace = self._expression.test(names)
+    def _entrance(self, names: Tuple[str, ...], words: Sequence[str]) -> Entrance:
+        test, namespace = self._expression.test([*names, *words])
         values = "".join(f"v{place}, " for place in range(len(names)))
-        namespace.update(any_error=Exception, failed=self._failed_first, met=self._met, one_more=self._one_more)
-        return Entrance(f"{self._expression.text!r} {values}", _QUICK.format(test=test, values=values), namespace)
+        about = f"{self.mode.value} {self._expression.text!r} {values}"
+        namespace.update(any_error=Exception, met=self._met, unmet=self._failed, one_more=self._one_more)
+        if self.mode is not Mode.AFTER:
+            return Entrance(about, namespace, _ASKED.format(test=test, value="None") + _MET.format(values=values))
+        namespace.update(ended=self._ended, is_a=_isinstance, now=_clock)
+        last, wrong = (
+            early
+            + "".join(f"v{len(names) + place} = {given[word]}\n" for place, word in enumerate(words))
+            + _ASKED.format(test=test, value=value)
+            + tell.format(values=values)
+            for early, given, value, tell in (("", _AT_LEAVING, "value", _RETURNED), (_RAISED, _AT_FAILING, "None", _HAS_RAISED))
+        )
+        return Entrance(about, namespace, _BEGUN.format(values=values), _KEPT.format(values=values), last, wrong)
 
     def _settle(self) -> None:
         """Whether it is asked at the entrance depends on its state, and on the hook's."""
-        way = self.alone
-        if way.entrance is not None:
-            rejected = self.hook.counters.skipped["when"]
-            if self._passed is None or rejected.besides is None:
-                # New counters, as in a forked child.
-                self._passed = Passed(self._steps_until_clock)
-                rejected.besides = self._passed.count
-            self._passed.lay_for(way.entrance.names)
-        well = not self._errors and not self._resting_until and not self.hook.admission.suspended
-        way.quick = way.entrance if well else None
+        entrance: Optional[Entrance] = self.alone.entrance
+        if entrance is None:
+            return
+        rejected = self.hook.counters.skipped["when"]
+        if self._passed is None or rejected.besides is None:
+            # New counters, as in a forked child.
+            self._passed = Passed(self._steps_until_clock)
+            rejected.besides = self._passed.count
+        self._passed.lay_for(entrance.names)
+        entrance.is_open = not self._errors and not self._resting_until and not self.hook.admission.suspended
 
     # asking ------------------------------------------------------------------------------------------------------------
 
@@ -340,8 +373,15 @@ class Conditional:
         way = self.hook.alone
         return way.begin(gate, values) if way.take() else None
 
-    def _failed_first(self, error: Exception) -> None:
-        self._failed(error)
+    def _ended(self, gate: Gate, values: Args, duration: float, result: Any, error: Optional[BaseException]) -> None:
+        """The same of what has ended."""
+        self._left -= 1
+        if self._left < 0:
+            self._look_at_clock()
+        # An iteration may end in the middle of our work.
+        if not guard.on:
+            args, kwargs = gate.split(values)
+            tell(self.hook.call_observer, gate, (args, kwargs, values), duration, result, error)
 
     def _one_more(self) -> None:
         assert self._passed is not None

@@ -13,9 +13,7 @@ Rules:
 
 from __future__ import annotations
 
-import itertools
 import sys
-from _weakref import ref
 from types import FunctionType
 from typing import Any, Callable, Dict, Optional, Tuple, Union
 
@@ -23,7 +21,7 @@ from xpc_instrument.core.calls.outcome import Arguments, Outcome
 from xpc_instrument.core.values.fields import get_context, set_context
 
 from ..generated import compiled
-from ..guard import guard
+from ..guard import guard  # noqa: F401 - used in `_ENTER`
 
 # An exception may be a frozen dataclass, or have attributes of its own by these names.
 _own_traceback = vars(BaseException)["__traceback__"]
@@ -67,17 +65,16 @@ class Way:
     """Where a gate leads: `begin(gate, values)`, which answers as `enter`, if `take()` is true. Both are exchanged, each for itself.
 
     `back()` undoes a `take` that was true, where the thread does work of ours and goes no further. `entrance` makes an `enter` of its own
-    for code that leads here; that does as any other unless `quick` is this entrance.
+    for code that leads here (`entrance.py`).
     """
 
-    __slots__ = ("back", "begin", "entrance", "quick", "take")
+    __slots__ = ("back", "begin", "entrance", "take")
 
     def __init__(self, take: Callable[[], Any] = NEVER, begin: Optional[Callable[[Gate, Args], Entered]] = None) -> None:
         self.take = take
         self.back: Callable[[], Any] = ALWAYS
         self.begin = begin
-        self.entrance: Optional[Entrance] = None
-        self.quick: Optional[Entrance] = None
+        self.entrance: Any = None
 
 
 CLOSED = Way()
@@ -139,8 +136,8 @@ def _closed() -> Gate:
 
 # A function for each number of parameters: with `*values` a call takes half as long again.
 _ENTER = """
-def enter_{count}(gate{parameters}):
-    way = gate.way{first}
+def enter_{count}(gate{parameters}):{first}
+    way = gate.way
     if not way.take():
         return None
     if guard.on:
@@ -152,18 +149,14 @@ def enter_{count}(gate{parameters}):
 
 def __getattr__(name: str) -> Any:
     """`enter_5`, and so on: made when it is asked for, by name too, since the code of armed functions is pickled with it."""
-    prefix, _, rest = name.partition("_")
-    count, _, number = rest.partition("_")
-    if prefix != "enter" or not count.isdigit() or int(count) > 255:
+    count = name[len("enter_") :]
+    if not name.startswith("enter_") or not count.isdigit() or int(count) > 255:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if number:
-        # That of an entrance, which another process does not have; nor is it open there.
-        reference = _entrances.get(name)
-        return (None if reference is None else reference()) or enter_of(int(count))
-    return globals().setdefault(name, compiled(f"{__name__} {name}", globals(), _text(int(count)))[name])
+    return globals().setdefault(name, compiled(f"{__name__} {name}", globals(), enter_text(int(count)))[name])
 
 
-def _text(count: int, first: str = "") -> str:
+def enter_text(count: int, first: str = "") -> str:
+    """The text of `enter` for so many parameters; `first` stands before all else."""
     names = [f"v{index}" for index in range(count)]
     return _ENTER.format(
         count=count,
@@ -173,44 +166,10 @@ def _text(count: int, first: str = "") -> str:
     )
 
 
-def enter_of(count: int, way: Optional[Way] = None) -> Callable[..., Entered]:
-    """`enter` for a function with so many parameters, `*args` and `**kwargs` being one each; that of the way, if it has one."""
-    if way is not None and way.entrance is not None:
-        return way.entrance.enter(count)
+def enter_of(count: int) -> Callable[..., Entered]:
+    """`enter` for a function with so many parameters, `*args` and `**kwargs` being one each."""
     enter: Callable[..., Entered] = getattr(sys.modules[__name__], f"enter_{count}")
     return enter
-
-
-# By their names, for who pickles the code of an armed function: it is a reference to what is there, or to a plain `enter`.
-_entrances: Dict[str, ref[Any]] = {}
-_numbers = itertools.count(1)
-
-
-class Entrance:
-    """What makes an `enter` that answers most invocations by itself: a call less than to ask whom the gate leads to.
-
-    `first` is the text of that, which returns, raises or goes on as others do. It has the values as `v0`, `v1` and so on, `gate`, `way`,
-    and what `names` has, its globals; `about` says for whom it is.
-    """
-
-    __slots__ = ("_about", "_enter", "_first", "names")
-
-    def __init__(self, about: str, first: str, names: Dict[str, Any]) -> None:
-        self._about = about
-        self._first = "\n    if way.quick is entrance:" + "".join(f"\n        {line}" for line in first.strip().splitlines())
-        self.names = names
-        names.update(entrance=self, guard=guard)
-        self._enter: Optional[Callable[..., Entered]] = None
-
-    def enter(self, count: int) -> Callable[..., Entered]:
-        """For a function with so many parameters, always the same number."""
-        if self._enter is None:
-            made = compiled(f"{__name__} {self._about}", self.names, _text(count, self._first))[f"enter_{count}"]
-            made.__module__, name = __name__, f"enter_{count}_{next(_numbers)}"
-            made.__name__ = made.__qualname__ = name
-            _entrances[name] = ref(made, lambda _: _entrances.pop(name, None) and None)
-            self._enter = made
-        return self._enter
 
 
 def leave(token: Any, value: Any) -> Any:

@@ -17,7 +17,8 @@ from typing import Any, Callable, List, Optional, Tuple
 
 from ..guard import guarded
 from ..hooks.dispatch import Dispatcher
-from ..hooks.gate import CLOSED, Gate, Way, enter_of, failed, leave, set_traceback
+from ..hooks.entrance import Entrance, any_calls
+from ..hooks.gate import CLOSED, Gate, Way, set_traceback
 from ..targets.parameters import binder, count_of, splitter
 from ..targets.resolve import Binding, Kind, Resolved
 from .code_swap import ArmedFunction, CodePatch, copied, layer_in, layers, plain_code
@@ -27,7 +28,7 @@ from .interface import PatchError
 
 def raised(token: Any, error: BaseException) -> None:
     """What `enter`, `leave` or `failed` was made to raise goes on from the function, with no frame of ours; no hook waits any longer."""
-    if token is not None:
+    if token is not None and type(token) is not tuple:
         token.abandon()
     set_traceback(error, _original_part(error))
 
@@ -52,6 +53,9 @@ class InsidePatch(CodePatch):
         self._inside: Optional[CodeType] = None
         self._below: Optional[CodeType] = None
         self._gate: Optional[Gate] = None
+        # What it calls: `enter`, `leave` and `failed`.
+        self._calls = any_calls(0)
+        self._entrance: Optional[Entrance] = None
         self._is_inside = False
 
     @property
@@ -70,7 +74,7 @@ class InsidePatch(CodePatch):
             gate = self._gate_for(below)
         if chain is not None and gate is not None:
             gate.way = chain.way
-            code = self._with_enter_of(chain.way, gate)
+            code = self._leading(chain.way, gate)
             if self._is_inside and holder.__code__ is code:
                 return
             holder.__code__ = code
@@ -87,15 +91,26 @@ class InsidePatch(CodePatch):
         self._lay(armed, function, holder)
         self._is_inside = False
 
-    def _with_enter_of(self, way: Way, gate: Gate) -> CodeType:
-        """The code with the hooks inside, which calls the `enter` of that way: which one that is changes what it costs, no more."""
+    def _leading(self, way: Way, gate: Gate) -> CodeType:
+        """The code with the hooks inside that calls what the way has for it: which functions these are changes what it costs, no more."""
         code, below = self._inside, self._below
         assert code is not None and below is not None
-        enter = enter_of(count_of(below), way)
-        place = next(place for place, const in enumerate(code.co_consts) if type(const) is MethodType and const.__self__ is gate)
-        if code.co_consts[place].__func__ is not enter:
-            consts = (*code.co_consts[:place], MethodType(enter, gate), *code.co_consts[place + 1 :])
-            code = self._inside = code.replace(co_consts=consts)
+        before, now, old = self._calls, None, self._entrance
+        self._entrance = way.entrance
+        if old is not None and old is not way.entrance:
+            old.dismiss()
+        if way.entrance is not None:
+            now = way.entrance.calls(gate, count_of(below))
+        now = now or any_calls(count_of(below))
+        if now != before:
+            consts = list(code.co_consts)
+            for place, const in enumerate(consts):
+                if type(const) is MethodType and const.__self__ is gate:
+                    consts[place] = MethodType(now[0], gate)
+                elif const is before[1] or const is before[2]:
+                    consts[place] = now[1] if const is before[1] else now[2]
+            code, self._calls = code.replace(co_consts=tuple(consts)), now
+            self._inside = code
             for follow in followers:
                 follow(below, code)
         return code
@@ -112,6 +127,9 @@ class InsidePatch(CodePatch):
     def _close(self) -> None:
         if self._gate is not None:
             self._gate.way = CLOSED
+        if self._entrance is not None:
+            self._entrance.dismiss()
+            self._entrance = None
 
     def _place(self) -> Tuple[Optional[FunctionType], Optional[CodeType]]:
         """The function or shadow whose code is ours, or is to be, and the code below ours; None if it is there no more."""
@@ -130,15 +148,15 @@ class InsidePatch(CodePatch):
             resolved, function = self.resolved, self.resolved.function
             values_of = binder(function, below)
             bound = resolved.binding is not Binding.NONE
-            if self._gate is not None:
-                self._gate.way = CLOSED
+            self._close()
             self._gate, self._below, self._inside = None, below, None
             if values_of is None:
                 self.why_not_inside = "it has parameters whose names nobody can type"
                 return None
             gate = Gate(function, copied(function, below), splitter(below), values_of, bound, resolved.kind in _ITERATIONS)
             try:
-                self._inside = inserted(below, MethodType(enter_of(count_of(below)), gate), leave, failed, raised)
+                enter, leave, failed = self._calls = any_calls(count_of(below))
+                self._inside = inserted(below, MethodType(enter, gate), leave, failed, raised)
             except RefusedError as error:
                 self.why_not_inside = str(error)
                 return None
@@ -155,7 +173,8 @@ class InsidePatch(CodePatch):
             return
         # The same gate, so that who is just coming in finds it open.
         function = self.resolved.function
-        made = inserted(new, MethodType(enter_of(count_of(new), self._gate.way), self._gate), leave, failed, raised)
+        enter, leave, failed = self._calls
+        made = inserted(new, MethodType(enter, self._gate), leave, failed, raised)
         before, self._inside, self._below = self._inside, made, new
         self._gate.shadow.__code__ = new
         if self._is_inside and function.__code__ is before:

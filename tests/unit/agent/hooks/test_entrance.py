@@ -12,10 +12,10 @@ import cloudpickle
 import pytest
 
 from xpc_agent.guard import guard
-from xpc_agent.hooks import gate as gates
 from xpc_agent.hooks.admission import SuspensionPolicy
 from xpc_agent.hooks.conditional import MOST_ERRORS, Conditional
 from xpc_agent.hooks.dispatch import Dispatcher, HookChain
+from xpc_agent.hooks.entrance import Entrance
 from xpc_agent.hooks.remote import RemoteHook
 from xpc_agent.patching import make_patch
 from xpc_agent.targets.resolve import resolve
@@ -30,6 +30,15 @@ pytestmark = pytest.mark.skipif(sys.version_info < (3, 11), reason="CPython 3.11
 SOURCE = """
 def charge(amount, customer=None, *more, note=None, **rest):
     return amount, customer, more, note, rest
+
+def pay(amount):
+    return amount or None
+
+def refuse(amount):
+    raise ValueError(amount)
+
+def leave(amount):
+    raise SystemExit(amount)
 
 def count(n):
     for i in range(n):
@@ -84,9 +93,10 @@ class Shop:
         (self.patch.arm if hooks else self.patch.disarm)()
 
     @property
-    def entrance(self) -> Optional[gates.Entrance]:
+    def entrance(self) -> Optional[Entrance]:
         """Where the condition is asked now, if that is where the code enters."""
-        return self.condition.alone.quick
+        entrance: Optional[Entrance] = self.condition.alone.entrance
+        return entrance if entrance is not None and entrance.is_open else None
 
     @property
     def rejected(self) -> int:
@@ -133,6 +143,42 @@ def test_what_does_not_meet_the_condition_is_counted_and_passed_over(shops: Any)
     assert (generator.rejected, generator.told) == (1, 0)
     assert list(generator.function(4)) == [0, 1, 2, 3]
     assert (generator.rejected, generator.told) == (1, 1)
+
+
+@pytest.mark.version
+def test_an_after_hook_is_asked_when_the_call_has_ended(shops: Any) -> None:
+    shop = shops("amount > 100 or result is None", Mode.AFTER, "pay")
+    assert shop.entrance is not None
+    assert (shop.function(5), shop.rejected, shop.told) == (5, 1, 0)
+    assert (shop.function(0), shop.rejected, shop.told) == (None, 1, 1)
+    assert (shop.function(101), shop.rejected, shop.told) == (101, 1, 2)
+    refuse = shops("exception is not None and duration >= 0 and amount > 1", Mode.AFTER, "refuse")
+    for amount in (1, 2):
+        with pytest.raises(ValueError, match=str(amount)) as caught:
+            refuse.function(amount)
+        assert caught.value.__context__ is None
+        assert [entry.name for entry in caught.traceback[1:]] == ["refuse"]
+    assert (refuse.rejected, refuse.told) == (1, 1)
+    guard.on = True
+    try:
+        shop.function(101)
+    finally:
+        guard.on = False
+    assert shop.told == 2
+    # What interrupts is no outcome.
+    exit = shops("amount", Mode.AFTER, "leave")
+    with pytest.raises(SystemExit):
+        exit.function(1)
+    assert (exit.rejected, exit.told) == (0, 0)
+    count = shops("n > 1", Mode.AFTER, "count")
+    assert (list(count.function(1)), count.rejected, count.told) == ([0], 1, 0)
+    iterator = count.function(2)
+    next(iterator)
+    assert (count.rejected, count.told) == (1, 0)
+    iterator.close()
+    assert (count.rejected, count.told) == (1, 1)
+    # The `**` dict may be another one when the body has ended.
+    assert shops("amount > 100", Mode.AFTER).entrance is None
 
 
 def test_no_rejection_is_lost_where_threads_use_up_a_row_together(shops: Any) -> None:
