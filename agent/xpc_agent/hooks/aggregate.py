@@ -5,18 +5,21 @@ Rules:
   apart, and are exact when it has counted.
 - A thread that ends leaves its table behind, which is added to the past by whoever looks next.
 - The first keys that come are counted apart, up to `MOST_KEYS` in all threads; the others together, as `OTHER`.
-- `update(key, value, failed)` is a closure: every name in it is a local one or its own, and nothing that it calls can be a target.
+- Counting is text (`counting`), which whoever counts puts into a function of its own, with `names()` for its globals: to call a function
+  takes a sixth of all that it does. Nothing that it calls can be a target.
+- A key of one part is that part, and of numbers that are all the same only how many there were is counted: who reads makes the rest of it.
 """
 
 from __future__ import annotations
 
 import weakref
 from math import frexp
-from typing import Any, Callable, Dict, List, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
-from xpc_instrument.core.model.aggregate import MOST_KEYS, OTHER, Cell, Key, Table, merge, new_cell
+from xpc_instrument.core.model.aggregate import BUCKETS, COUNT, ERRORS, MOST_KEYS, OTHER, Cell, Key, Table, bucket_of, merge, new_cell
 from xpc_instrument.core.unpatched import Local, RLock
 
+from ..generated import compiled
 from ..guard import guarded
 from .counters import Count
 
@@ -35,82 +38,116 @@ class _Here(Local):
     mine: _Mine
 
 
+# `min` and `max` take twice as long as all that. They come first of all, since a cell that has counted anything has both: who reads it
+# meanwhile sends it as JSON, which has no infinity.
+_NUMBER = """if value < cell[2]:
+        cell[2] = value
+    if value > cell[3]:
+        cell[3] = value
+    buckets = cell[4]
+    try:
+        buckets[bucket] += 1
+    except KeyError:
+        buckets[bucket] = 1
+    cell[1] += value
+    """
+_COUNTING = """
+    {bucket}
+    try:
+        table = here.table
+    except AttributeError:
+        table = begin_thread()
+    try:
+        cell = table[key]
+    except KeyError:
+        cell = cell_of(table, key)
+    {number}cell[0] += 1
+    if error is not None:
+        cell[5] += 1
+"""
+# As `bucket_of`.
+_BUCKET = """
+        fraction, exponent = frexp(value)
+        if fraction >= 0.5:
+            bucket = (exponent + 1100) * 32 + whole(fraction * 64)
+        elif fraction <= -0.5:
+            bucket = -((exponent + 1100) * 32 + whole(fraction * -64))
+        elif fraction == 0.0:
+            bucket = 0
+        else:
+            unusable()
+            return
+"""
+_ANY = f"""kind = kind_of(value)
+    if kind is not real and kind is not whole:
+        unusable()
+        return
+    try:{_BUCKET}
+    except OverflowError:
+        unusable()
+        return
+"""
+# Of what is no less than zero.
+_DURATION = """fraction, exponent = frexp(value)
+    bucket = (exponent + 1100) * 32 + whole(fraction * 64) if fraction else 0
+"""
+_UPDATE = f"""
+def update(key, value, error):
+    {_COUNTING.format(bucket=_ANY, number=_NUMBER)}
+"""
+
+
+def counting(is_duration: bool, constant: bool) -> str:
+    """The text that counts `value` under `key`, and under it too whether there was an `error`; `cell` is what it has changed then."""
+    if constant:
+        return _COUNTING.format(bucket="", number="")
+    return _COUNTING.format(bucket=_DURATION if is_duration else _ANY, number=_NUMBER)
+
+
 class Aggregate:
     """The tables of all threads. `unusable` counts what was no number, or none that can be added, and `rejected` what a
-    condition has kept from being counted."""
+    condition has kept from being counted. `single` says that keys are one part, and `constant` what all numbers are."""
 
-    __slots__ = ("_known", "_lock", "_past", "_tables", "rejected", "unusable", "update")
+    __slots__ = ("_here", "_known", "_lock", "_past", "_tables", "constant", "rejected", "single", "unusable", "update")
 
-    def __init__(self) -> None:
+    update: Callable[[Key, Any, Any], None]
+    """`update(key, value, error)` counts one, as `counting` does in a function of its own."""
+
+    def __init__(self, single: bool = False) -> None:
+        self.single = single
+        self.constant: Optional[Union[int, float]] = None
         self._lock = RLock()
         self.unusable, self.rejected = Count(), Count()
         self.reset()
 
     def reset(self) -> None:
-        """Begin at zero, in a forked child too, where another thread of the parent may have held the lock."""
+        """Begin at zero, in a forked child too, where another thread of the parent may have held the lock; `names` are others then."""
         self._lock = RLock()
         self._known: Dict[Key, None] = {}
         self._past: Table = {}
         self._tables: List[Tuple[Callable[[], Any], Table]] = []
+        self._here = _Here()
         self.unusable.reset()
         self.rejected.reset()
-        self.update = self._updating()
+        self.update = compiled(__name__, self.names(), _UPDATE)["update"]
 
-    def _updating(self) -> Callable[[Key, Any, Any], None]:
-        here = _Here()
-        # What these call may be the very target.
-        begin, cell_of = guarded(self._begin_thread), guarded(self._new_cell)
-        unusable, split = self.unusable.up, frexp
-        whole, real = int, float
+    def names(self) -> Dict[str, Any]:
+        """What the text of `counting` names."""
+        return {
+            # What these call may be the very target.
+            "begin_thread": guarded(self._begin_thread),
+            "cell_of": guarded(self._new_cell),
+            "here": self._here,
+            "kind_of": type,
+            "real": float,
+            "frexp": frexp,
+            "unusable": self.unusable.up,
+            "whole": int,
+        }
 
-        def update(key: Key, value: Any, failed: Any) -> None:
-            kind = type(value)
-            if kind is not real and kind is not whole:
-                unusable()
-                return
-            try:
-                table = here.table
-            except AttributeError:
-                table = begin(here)
-            try:
-                cell = table[key]
-            except KeyError:
-                cell = cell_of(table, key)
-            try:
-                fraction, exponent = split(value)
-                # As `bucket_of`.
-                if fraction >= 0.5:
-                    bucket = (exponent + 1100) * 32 + whole(fraction * 64)
-                elif fraction <= -0.5:
-                    bucket = -((exponent + 1100) * 32 + whole(fraction * -64))
-                elif fraction == 0.0:
-                    bucket = 0
-                else:
-                    unusable()
-                    return
-            except OverflowError:
-                unusable()
-                return
-            # `min` and `max` take twice as long as all that. First of all, since a cell that has counted anything has both: who reads it
-            # meanwhile sends it as JSON, which has no infinity.
-            if value < cell[2]:  # noqa: PLR1730
-                cell[2] = value
-            if value > cell[3]:  # noqa: PLR1730
-                cell[3] = value
-            buckets = cell[4]
-            try:
-                buckets[bucket] += 1
-            except KeyError:
-                buckets[bucket] = 1
-            cell[1] += value
-            cell[0] += 1
-            if failed is not None:
-                cell[5] += 1
-
-        return update
-
-    def _begin_thread(self, here: _Here) -> Table:
+    def _begin_thread(self) -> Table:
         table: Table = {}
+        here = self._here
         here.mine = _Mine()
         with self._lock():
             self._tables.append((weakref.ref(here.mine), table))
@@ -145,4 +182,15 @@ class Aggregate:
             self._bury()
             for table in (self._past, *(table for _, table in self._tables)):
                 merge(whole, table.copy())
-        return whole
+        return {self._key_of(key): self._cell_of(cell) for key, cell in whole.items()}
+
+    def _key_of(self, key: Any) -> Key:
+        return (key,) if self.single and key != OTHER else key
+
+    def _cell_of(self, cell: Cell) -> Cell:
+        number, value = cell[COUNT], self.constant
+        if value is None:
+            return cell
+        made = [number, number * value, value, value, {}, cell[ERRORS]]
+        made[BUCKETS][bucket_of(value)] = number
+        return made

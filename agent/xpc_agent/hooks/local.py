@@ -3,9 +3,9 @@
 Rules:
 - They observe: nothing of theirs reaches the application, no lane is taken, nothing is pickled, and no code of the application runs.
 - All else of them is as with any hook: their place on the probe point, terms, targets, the end of their session, forks.
-- An invocation is recorded when it ends, by one call of `_record(values, result, error, duration)`, which is made of what the hook counts.
-  `values` are those of all parameters in their order; where the function has no code of Python's they are its arguments, and a hook that
-  needs them by name cannot be put there.
+- An invocation is recorded when it ends, by one call of `_record`, which is made of what the hook counts (`timed.Record`). The values are
+  those of all parameters in their order; where the function has no code of Python's they are its arguments, and a hook that needs them by
+  name cannot be put there.
 - What that costs is measured, and bounded: see `budget.py`.
 """
 
@@ -17,9 +17,9 @@ from time import perf_counter
 from types import CodeType
 from typing import Any, Callable, Coroutine, Dict, List, Mapping, Optional
 
-from xpc_instrument.core.model.aggregate import LONGEST_KEY, Key, Table, key_part, to_json
+from xpc_instrument.core.model.aggregate import LONGEST_KEY, Key, Table, bucket_of, key_part, to_json
 from xpc_instrument.core.model.errors import ExpressionError
-from xpc_instrument.core.model.expression import OBSERVE, parse
+from xpc_instrument.core.model.expression import OBSERVE, Expression, parse
 from xpc_instrument.core.model.expression.expression import Hides
 from xpc_instrument.core.model.interrupts import raise_interrupt
 from xpc_instrument.core.model.local import DURATION, INJECT, LINE, RECORD, STACK, TREE, WATCH
@@ -28,7 +28,7 @@ from xpc_instrument.core.values.names import type_name
 from ..generated import compiled
 from ..guard import guarded
 from ..targets.resolve import Kind, Resolved
-from .aggregate import Aggregate
+from .aggregate import Aggregate, counting
 from .budget import SAMPLED, Budget
 from .gate import NEVER, Args, Kwargs, Way
 from .invocation import Invocation
@@ -39,17 +39,30 @@ from .timed import Record, beginning
 # `values` are None for a call that the function does not take. That no code of the application runs is the expressions' to see to; what is
 # not to be seen by hooks, since it may call what they are on, has its guard.
 _RECORD = """
-def record(values, result, error, duration):
-    began = clock() if not tick() % sampled else None
+def record(values, result, error, duration, ended):
     try:
         {lines}
     except any_error as fault:
         failed(fault)
         return
-    update(key, {value}, error)
-    {timed}
+    {counting}
+    if not cell[0] % sampled:
+        spent(clock() - ended)
 """
-_TIMED = "began is not None and spent(clock() - began)"
+# An int that is no key by itself is one beyond 64 bits.
+_PART = """part{0} = {1}
+        kind = kind_of(part{0})
+        if kind is text and length(part{0}) <= longest or kind is whole and -big < part{0} < big:
+            pass
+        else:
+            part{0} = part_of(part{0})"""
+_REJECTED = """if not {}:
+            if not rejected() % sampled:
+                spent(clock() - ended)
+            return"""
+_UNUSABLE = """if values is None:
+            unusable()
+            return"""
 
 
 @guarded
@@ -60,8 +73,8 @@ def _part_of(value: Any) -> Any:
 
 _NAMES = {
     "any_error": Exception,
+    "big": 1 << 63,
     "clock": perf_counter,
-    "kind": type,
     "length": len,
     "longest": LONGEST_KEY,
     "part_of": _part_of,
@@ -82,7 +95,7 @@ class LocalHook(RemoteHook):
         self._hides = hides
         assert self.terms.local is not None
         self.local: Mapping[str, Any] = self.terms.local
-        self.aggregate = Aggregate()
+        self.aggregate = Aggregate(single=len(self.local.get("by", ())) == 1)
         # Why it cannot be on its target, once that is known.
         self.mistake = ""
         # It is at rest, since it costs too much.
@@ -146,11 +159,11 @@ class LocalHook(RemoteHook):
         try:
             result = proceed(*args, **kwargs)
         except Exception as error:
-            duration = perf_counter() - started
-            self._record_apart(self._by_name(args, kwargs), None, error, duration)
+            ended = perf_counter()
+            self._record_apart(self._by_name(args, kwargs), None, error, ended - started, ended)
             raise
-        duration = perf_counter() - started
-        self._record_apart(self._by_name(args, kwargs), result, None, duration)
+        ended = perf_counter()
+        self._record_apart(self._by_name(args, kwargs), result, None, ended - started, ended)
         return result
 
     def call_observer(self, invocation: Invocation) -> None:
@@ -158,7 +171,7 @@ class LocalHook(RemoteHook):
         if self.way.take():
             one = invocation
             args = one.args if one.instance is None else (one.instance, *one.args)
-            self._record_apart(self._by_name(args, one.kwargs), one.result, one.exception, one.duration)
+            self._record_apart(self._by_name(args, one.kwargs), one.result, one.exception, one.duration, perf_counter())
 
     async def _call_observer_async(self, invocation: Invocation) -> None:
         self.call_observer(invocation)
@@ -175,13 +188,11 @@ class LocalHook(RemoteHook):
 
     def _recording(self) -> Record:
         """What an invocation does when it has ended, as one function: each call within it would take as long as counting does."""
-        local, lines, names = self.local, [], []
+        local, lines = self.local, []
         namespace: Dict[str, Any] = {
             **_NAMES,
-            "tick": self._budget.tick,
+            **self.aggregate.names(),
             "spent": self._spent,
-            "update": self.aggregate.update,
-            "unusable": self.aggregate.unusable.up,
             "rejected": self.aggregate.rejected.up,
             "failed": self._uncounted,
         }
@@ -200,21 +211,24 @@ class LocalHook(RemoteHook):
         elif self._expressions:
             lines += ["unusable()", "return"]
         if texts:
-            lines += ["if values is None:", "    unusable()", "    return"]
+            lines.append(_UNUSABLE)
         if texts and local["when"]:
-            lines += [f"if not {texts.pop(0)}:", "    rejected()", f"    {_TIMED}", "    return"]
+            lines.append(_REJECTED.format(texts.pop(0)))
+        of = "duration"
         if local["kind"] == STACK:
             namespace["key_of"] = guarded(functools.partial(callers, local["depth"], self.target.rpartition(".")[2].rpartition(":")[2]))
             lines.append("key = key_of()")
         else:
-            of = "duration" if local["of"] == DURATION or not texts else texts.pop()
-            for place, text in enumerate(texts):
-                names.append(f"part{place}")
-                lines += [f"part{place} = {text}", f"if kind(part{place}) is not text or length(part{place}) > longest:"]
-                lines.append(f"    part{place} = part_of(part{place})")
-            lines += [f"key = ({''.join(f'{name}, ' for name in names)})", f"value = {of}"]
-        value = "duration" if local["kind"] == STACK else "value"
-        text = _RECORD.format(lines="\n        ".join(lines), value=value, timed=_TIMED)
+            if local["of"] != DURATION and texts:
+                of = texts.pop()
+                self.aggregate.constant = _constant(self._expressions[-1])
+            lines += [_PART.format(place, text) for place, text in enumerate(texts)]
+            parts = [f"part{place}" for place in range(len(texts))]
+            lines.append(f"key = {parts[0]}" if self.aggregate.single and parts else f"key = ({''.join(f'{one}, ' for one in parts)})")
+        lines.append(f"value = {of}")
+        text = _RECORD.format(
+            lines="\n        ".join(lines), counting=counting(of == "duration", self.aggregate.constant is not None).strip()
+        )
         record: Record = compiled(f"{__name__} {dict(local)!r}", namespace, text)["record"]
         return record
 
@@ -237,6 +251,18 @@ class LocalHook(RemoteHook):
     def rest(self) -> None:
         """Nothing more is counted; what was counted stays."""
         self.way.take = NEVER
+
+
+def _constant(expression: Expression) -> Optional[float]:
+    """The number that it always is, or None."""
+    if expression.names or expression.level != OBSERVE:
+        return None
+    try:
+        value = expression.function(())()
+        bucket_of(value)
+    except (ArithmeticError, TypeError, ValueError, ExpressionError):
+        return None
+    return value if type(value) in (int, float) else None
 
 
 def expressions_of(local: Mapping[str, Any]) -> List[str]:

@@ -44,7 +44,7 @@ class Watching(Protocol):
     queue: EventQueue
     way: Way
 
-    def tell(self, values: Optional[Args], result: Any, error: Optional[BaseException], duration: float) -> None:
+    def tell(self, values: Optional[Args], result: Any, error: Optional[BaseException], duration: float, ended: float) -> None:
         """All of it: the condition, the terms, the capture."""
 
     def tell_met(self, values: Optional[Args], result: Any, duration: float) -> None:
@@ -82,12 +82,11 @@ class Shown(NamedTuple):
 
 
 _RECORD = """
-def record(values, result, error, duration):
+def record(values, result, error, duration, ended):
     {raising}
     if error is not None or values is None:
-        tell(values, result, error, duration)
+        tell(values, result, error, duration, ended)
         return
-    began = 0.0 if tick() % sampled else clock()
     {condition}
     try:
         if not way.take():
@@ -110,8 +109,8 @@ def record(values, result, error, duration):
         raise
     if queue.sleeping:
         queue.wake()
-    if began:
-        spent(clock() - began)
+    if not tick() % sampled:
+        spent(clock() - ended)
 """
 _CONDITION = """try:
         if not {when}:
@@ -121,8 +120,8 @@ _CONDITION = """try:
         not_met(fault)
         return"""
 _NOT_MET = """not_met(None)
-            if began:
-                spent(clock() - began)"""
+            if not tick() % sampled:
+                spent(clock() - ended)"""
 _PLAIN = (
     "(kind := kind_of({0})) is text and length({0}) < short or kind is whole and -big < {0} < big"
     " or kind is real or {0} is none or kind is truth"

@@ -9,8 +9,9 @@ from typing import Any, Callable, Optional, Tuple
 from ..guard import guard
 from .gate import Args, Gate
 
-Record = Callable[[Optional[Args], Any, Optional[BaseException], float], None]
-"""Called as `record(values, result, error, duration)`: the values of all parameters in their order, and the duration in seconds."""
+Record = Callable[[Optional[Args], Any, Optional[BaseException], float, float], None]
+"""Called as `record(values, result, error, duration, ended)`: the values of all parameters in their order, the duration in seconds, and
+when `perf_counter` says that it was over."""
 
 
 class Timed:
@@ -24,18 +25,18 @@ class Timed:
     values: Args
 
     def leave(self, value: Any) -> Any:
-        duration = perf_counter() - self.started
+        ended = perf_counter()
         if not guard.on:  # an iteration may end in the middle of our work
-            self.record(self.values, value, None, duration)
+            self.record(self.values, value, None, ended - self.started, ended)
         return value
 
     def abandon(self) -> None:
         """Nobody waits."""
 
     def failed(self, error: BaseException) -> None:
-        duration = perf_counter() - self.started
+        ended = perf_counter()
         if _isinstance(error, self.ends) and not guard.on:
-            self.record(self.values, None, error if _isinstance(error, Exception) else None, duration)
+            self.record(self.values, None, error if _isinstance(error, Exception) else None, ended - self.started, ended)
 
 
 def beginning(record: Record) -> Callable[[Gate, Args], Tuple[None, Timed]]:

@@ -68,7 +68,7 @@ class WatchHook(ShownHook):
             record = self._recording(False)
 
             def begin(gate: Gate, values: Args) -> Entered:
-                record(values, None, None, 0.0)
+                record(values, None, None, 0.0, perf_counter())
                 return None
 
             self._inside.begin = begin
@@ -116,7 +116,7 @@ class WatchHook(ShownHook):
     ) -> None:
         self._tell_call(number, args if instance is None else (instance, *args), kwargs, duration, result, error)
 
-    def tell(self, values: Optional[Args], result: Any, error: Optional[BaseException], duration: float) -> None:
+    def tell(self, values: Optional[Args], result: Any, error: Optional[BaseException], duration: float, ended: float) -> None:
         """Queue an invocation, if it is one that is shown; `values` are those of all parameters."""
         self._tell_call(next_number(), values or (), None, duration, result, error)
 

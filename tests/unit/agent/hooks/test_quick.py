@@ -10,18 +10,15 @@ from typing import Any, List, Tuple
 
 import pytest
 
+from tests.unit.agent.hooks.made import call, made
 from xpc_agent.events.queue import EventQueue, _crossing
 from xpc_agent.guard import guard
-from xpc_agent.hooks.admission import SuspensionPolicy
 from xpc_agent.hooks.watch import WatchHook
-from xpc_agent.targets.resolve import resolve
-from xpc_instrument.core.model.limits import Limits
 from xpc_instrument.core.model.local import WATCH
 from xpc_instrument.core.model.target import Mode
 from xpc_instrument.core.model.terms import Terms
 from xpc_instrument.core.values.captures import REDACTED
 from xpc_instrument.core.values.redaction import Redaction
-from xpc_instrument.core.values.traits import PeerProfile
 
 LOCAL = {"kind": WATCH, "when": "", "show": [], "depth": 2, "stack": 0, "errors": False, "rejected": False, "locals": False}
 
@@ -44,41 +41,12 @@ class Watched:
         sender.next_batch = itertools.count(1).__next__
         self.queue = EventQueue("session", sender)
         sender.add = lambda hook: self.queue
-        nobody: Any = SimpleNamespace(session="session", who="", pid=0, python="", lanes=None, notify=lambda *_, **__: None)
-        target = f"{__name__}:charge"
-        self.hook = WatchHook(
-            mode,
-            target,
-            nobody,
-            1,
-            "call",
-            PeerProfile("", "", Limits().max_payload),
-            timeout=1.0,
-            on_failure="original",
-            terms=Terms(wait=False, rate=rate, local={**LOCAL, **local}),
-            suspension=SuspensionPolicy(),
-            pid=7,
-            may_refer=False,
-            signature=lambda: None,
-            ended=lambda hook: None,
-            sender=sender,
-            redaction=Redaction(),
-        )
-        self.hook.placed(resolve(target), charge.__code__)
-        self.gate: Any = SimpleNamespace(ends=(Exception,))
+        terms = Terms(wait=False, rate=rate, local={**LOCAL, **local})
+        self.hook: WatchHook = made(WatchHook, mode, f"{__name__}:charge", terms, sender=sender, redaction=Redaction())
 
     def call(self, *values: Any, result: Any = None, error: Any = None) -> None:
-        """An invocation, as the function's own code tells of it."""
-        assert self.hook.alone is not None
-        assert self.hook.alone.begin is not None
-        entered = self.hook.alone.begin(self.gate, values)
-        if entered is None:
-            return
-        token = entered[1]
-        if error is not None:
-            token.failed(error)
-        else:
-            token.leave(result)
+        """An invocation."""
+        call(self.hook, *values, result=result, error=error)
 
     def told(self) -> List[Tuple[Any, ...]]:
         """What crosses of the events, without the time and the duration."""
@@ -93,7 +61,7 @@ class Watched:
 def whole(watched: Watched, *values: Any, result: Any = None) -> Tuple[Any, ...]:
     """What the whole way tells of the same invocation."""
     watched.queue.items.clear()
-    watched.hook.tell(values, result, None, 0.5)
+    watched.hook.tell(values, result, None, 0.5, 0.0)
     return watched.told()[0]
 
 

@@ -1,0 +1,102 @@
+"""Hooks that count: what their one function makes of an invocation."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, List
+
+import pytest
+
+from tests.unit.agent.hooks.made import call, made
+from xpc_agent.hooks.local import LocalHook
+from xpc_instrument.core.model import aggregate
+from xpc_instrument.core.model.local import DURATION, STAT
+from xpc_instrument.core.model.target import Mode
+from xpc_instrument.core.model.terms import Terms
+from xpc_instrument.core.values.redaction import Redaction
+
+
+def charge(amount: Any, currency: Any = "EUR", password: Any = "hunter2") -> Any:
+    return amount
+
+
+def counting(of: str = DURATION, by: Any = (), when: str = "") -> LocalHook:
+    local = {"kind": STAT, "by": list(by), "of": of, "when": when}
+    hook: LocalHook = made(LocalHook, Mode.AFTER, f"{__name__}:charge", Terms(local=local), hides=Redaction().hides)
+    return hook
+
+
+def counted(hook: LocalHook) -> Dict[Any, aggregate.Cell]:
+    """What the script reads."""
+    return aggregate.from_json(hook.totals()["table"])
+
+
+KEYS: List[Any] = ["EUR", "x" * 300, 7, -(1 << 63), 1 << 70, True, None, 2.5, float("nan"), [], b"raw"]
+
+
+@pytest.mark.parametrize("by", [["currency"], ["currency", "currency"]])
+@pytest.mark.parametrize("value", KEYS, ids=repr)
+def test_a_key_is_told_as_what_it_is(by: List[str], value: Any) -> None:
+    hook = counting(by=by)
+    call(hook, 1, value, "")
+    part = aggregate.key_part(value)
+    expected = ("text", f"<builtins.{type(value).__name__}>") if part is None else part
+    assert list(counted(hook)) == [(expected,) * len(by)]
+
+
+def test_numbers_are_counted_with_their_extremes_and_errors() -> None:
+    hook = counting(of="amount", by=["currency"])
+    for amount in (3, 1.5, 200):
+        call(hook, amount, "EUR", "")
+    call(hook, -1, "EUR", "", error=ValueError())
+    assert {key: cell[:4] + cell[5:] for key, cell in counted(hook).items()} == {("EUR",): [4, 203.5, -1, 200, 1]}
+
+
+def test_a_number_that_is_always_the_same_is_only_counted_and_told_as_all_of_them() -> None:
+    hook, other = counting(of="2", by=["currency"]), counting(of="amount", by=["currency"])
+    for one in (hook, other):
+        for currency in ("EUR", "EUR", "CHF"):
+            call(one, 2, currency, "")
+        call(one, 2, "EUR", "", error=ValueError())
+    assert counted(hook) == counted(other)
+
+
+def test_what_is_no_number_and_what_fails_is_not_counted() -> None:
+    hook = counting(of="amount")
+    for amount in ("1", None, float("inf"), 10**400):
+        call(hook, amount, "EUR", "")
+    assert (counted(hook), hook.totals()["unusable"]) == ({}, 4)
+    hook = counting(of="amount.missing")
+    call(hook, 1, "EUR", "")
+    assert (counted(hook), hook.totals()["unusable"]) == ({}, 1)
+
+
+@pytest.mark.parametrize("by", [["currency"], ["currency", "amount"]])
+def test_more_keys_than_there_may_be_are_counted_together(by: List[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xpc_agent.hooks.aggregate.MOST_KEYS", 2)
+    hook = counting(by=by)
+    for currency in "ABCDA":
+        call(hook, 1, currency, "")
+    found = {key: cell[0] for key, cell in counted(hook).items()}
+    assert (sorted(found.values()), found[aggregate.OTHER]) == ([1, 2, 2], 2)
+
+
+def test_a_condition_keeps_from_being_counted_and_is_counted_itself() -> None:
+    hook = counting(when="amount > 2")
+    for amount in (1, 2, 3):
+        call(hook, amount, "", "")
+    assert ([cell[0] for cell in counted(hook).values()], hook.totals()["rejected"]) == ([1], 2)
+
+
+def test_what_is_redacted_is_no_key() -> None:
+    hook = counting(by=["password"])
+    call(hook, 1, "", "secret")
+    assert list(counted(hook)) == [("<redacted>",)]
+
+
+def test_a_forked_child_counts_from_nothing() -> None:
+    hook = counting(by=["currency"])
+    call(hook, 1, "EUR", "")
+    hook.reset_after_fork(8)
+    assert counted(hook) == {}
+    call(hook, 1, "EUR", "")
+    assert counted(hook)[("EUR",)][0] == 1
