@@ -21,14 +21,16 @@ from weakref import ref
 
 from ..model.interrupts import raise_interrupt
 from ..unpatched import close as close_descriptor
+from .memory import let_go
 
 
 class Held(ref):  # type: ignore[type-arg] # no parameters before Python 3.9 at run time, and none are of use here
-    """The socket of one stream, what tells it from a later file of that number, and the `Arrivals` in whose epoll it is."""
+    """The socket of one stream, what tells it from a later file of that number, its memory, and the `Arrivals` in whose epoll it is."""
 
-    __slots__ = ("identity", "sock", "watched")
+    __slots__ = ("identity", "memory", "sock", "watched")
 
     identity: Any
+    memory: Any
     sock: socket.socket
     watched: Any
 
@@ -40,7 +42,7 @@ _lost: Deque[Held] = deque()
 def hold(stream: object, sock: socket.socket) -> Held:
     """Look after the socket of a stream from now on."""
     held = Held(stream, _lost.append)
-    held.sock, held.identity, held.watched = sock, identity_of(sock), None
+    held.sock, held.identity, held.memory, held.watched = sock, identity_of(sock), None, None
     _held[id(held)] = held
     return held
 
@@ -74,6 +76,8 @@ def close(held: Held) -> None:
         sock.close()
     else:
         sock.detach()
+    if held.memory is not None:
+        let_go(held.memory)
 
 
 def end(held: Held) -> None:

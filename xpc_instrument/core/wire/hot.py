@@ -50,7 +50,7 @@ from ..protocol.connection import State
 from ..protocol.messages import Opcode
 from ..unpatched import allocate_lock
 from .hubs import GREENLET, hub
-from .memory import LONGEST_BODY, LONGEST_FRAME, NUMBERS, POLLS, SLOTS, SPIN, TAKEN, THREAD
+from .memory import LONGEST_BODY, LONGEST_FRAME, NUMBERS, POLLS, SLOTS, SPIN, TAKEN, THREAD, let_go
 from .polling import IN_VAIN, LATE, LOST_PROCESSOR, Bounds, Neighbour, Pauses
 from .stream import broken
 from .wire import Wire
@@ -101,6 +101,8 @@ class HotWire(Wire):
         super().__init__(wire.sock, wire.connection)
         wire.give_away()
         self._memory = memory
+        if self._held is not None:
+            self._held.memory = memory
         mine, other = (0, 1) if listening else (1, 0)
         # Of the direction in which this side writes, and of the other: (byte of the number, byte of its reader, slot).
         self._out = (NUMBERS[mine], POLLS[mine], SLOTS[mine])
@@ -138,12 +140,12 @@ class HotWire(Wire):
     def close(self) -> None:
         super().close()
         # A thread that is about to use it finds that out, as it would of the socket.
-        self._memory.close()
+        let_go(self._memory)
 
     def abandon(self) -> None:
         super().abandon()
         # The thread that forked may be in the middle of using it, interrupted by a signal: what it did there, it would do to its parent.
-        self._memory.close()
+        let_go(self._memory)
 
     # sending -----------------------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ import sys
 from typing import Any, Dict, Tuple
 
 from ..model.errors import ChannelError
+from ..model.interrupts import raise_interrupt
 from ..protocol.codec import HEADER
 from ..unpatched import close
 
@@ -60,8 +61,48 @@ _seals = 0 if fcntl is None else getattr(fcntl, "F_SEAL_SHRINK", 0) | getattr(fc
 _NO_DESCRIPTOR: Dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
 
 
+# Of each mapping that keeps one: (the descriptor, what tells its file from any other), by the mapping's `id`.
+_kept: Dict[int, Tuple[int, Tuple[int, int]]] = {}
+# Mappings whose descriptor the application has closed, and has perhaps a file of its own at.
+_left: Dict[int, mmap.mmap] = {}
+
+
 def _mapped(descriptor: int) -> mmap.mmap:
-    return mmap.mmap(descriptor, SIZE, **_NO_DESCRIPTOR)
+    if _NO_DESCRIPTOR:
+        return mmap.mmap(descriptor, SIZE, **_NO_DESCRIPTOR)
+    # It takes the first number that is free.
+    number = os.dup(descriptor)
+    close(number)
+    memory = mmap.mmap(descriptor, SIZE)
+    identity = _identity_of(descriptor)
+    if _identity_of(number) != identity:
+        # Another thread was faster.
+        numbers = [int(name) for name in os.listdir("/proc/self/fd")]
+        number = next((other for other in numbers if other != descriptor and _identity_of(other) == identity), -1)
+    _kept[id(memory)] = number, identity
+    return memory
+
+
+def _identity_of(descriptor: int) -> Tuple[int, int]:
+    try:
+        facts = os.fstat(descriptor)
+    except OSError as error:
+        raise_interrupt(error, of_values=True)
+        return -1, -1
+    return facts.st_dev, facts.st_ino
+
+
+def let_go(memory: mmap.mmap) -> None:
+    """Close a mapping: whoever uses it gets a `ValueError`. Its descriptor is closed with it unless that is another file's by now.
+
+    An application may close all descriptors, as daemons do, and what it opens next has their numbers. Such a mapping stays.
+    """
+    number, identity = _kept.get(id(memory), (-1, (-1, -1)))
+    if number >= 0 and _identity_of(number) != identity:
+        _left[id(memory)] = memory
+    else:
+        memory.close()
+        _kept.pop(id(memory), None)
 
 
 def make_memory() -> Tuple[int, mmap.mmap]:
