@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import marshal
 import os
 import subprocess
 import sys
 import time
+from importlib.util import MAGIC_NUMBER
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Set, Tuple, Union
 
@@ -27,6 +29,8 @@ from .job import Job, folders, sources
 
 # How long a process may take to answer, in seconds.
 TIMEOUT = 10.0
+# How long besides, as long as it is importing the agent: its own busy threads hold that up.
+_IMPORTING = 50.0
 # How long, when it has, until the last thread is out of what lies in its memory.
 _UNDOING = 0.5
 # A process younger than that may still be loaded, in seconds; and how long it may take to answer before it is tried again.
@@ -34,10 +38,7 @@ _STARTING = 1.0
 _TRY_AGAIN = 0.5
 # What is put into the process: it reads the rest. Its length is fixed (`injection.TEXT_SIZE`), and nothing in it depends on the moment but
 # the path. It runs in a namespace of its own, so that no name of the application is looked up or bound.
-_LOADER = (
-    "try:\n f=__import__('_io').open('{path}','rb')\n s=f.read()\n f.close()\n"
-    " exec(s,{{'__name__':'xpc_agent.bootstrap.attached','path':f.name}})\nexcept BaseException:pass\n"
-)
+_LOADER = "try:\n f=__import__('_io').open('{path}','rb')\n s=f.read()\n f.close()\n exec(s,{{'path':f.name}})\nexcept BaseException:pass\n"
 # The same by `sys.remote_exec`, which has the main thread run it: no more than a thread is started there, a real one under gevent and
 # eventlet.
 _STARTER = """exec('''
@@ -52,7 +53,7 @@ try:
             start = eventlet.original("_thread").start_new_thread
         with open({path!r}, "rb") as file:
             text = file.read()
-        start(exec, (text, {{"__name__": "xpc_agent.bootstrap.attached", "path": {path!r}}}))
+        start(exec, (text, {{"path": {path!r}}}))
     go()
 except BaseException:
     pass
@@ -269,7 +270,8 @@ def _bring(examination: Examination, config: Optional[Config], deadline: float) 
         }
         job.write("job.json", json.dumps(task))
         job.write("needed.py", _text_of("needed.py"))
-        path = job.write("start.py", _text_of("attached.py"))
+        job.write("attached.py", _compiled(_text_of("attached.py"), examination))
+        path = job.write("start.py", _compiled(_text_of("gate.py"), examination))
         if examination.way == "stub":
             injection = Injection(pid, _LOADER.format(path=path))
             threads = set(_tasks(pid))
@@ -281,8 +283,10 @@ def _bring(examination: Examination, config: Optional[Config], deadline: float) 
                 if report is None:
                     injection.run_again(deadline)
             report = report or job.await_report(deadline)
+            if report is None and job.has_begun:
+                report = job.await_report(deadline + _IMPORTING)
             if report is None:
-                raise AttachError(f"process {pid} did not answer within {TIMEOUT:g} s: {_why_silent(pid, threads, job.has_begun)}")
+                raise AttachError(f"process {pid} did not answer in time: {_why_silent(pid, threads, job.has_begun)}")
             thread = _task_of(pid, int(report["thread"]))
             if thread:
                 injection.undo(thread, time.monotonic() + _UNDOING)
@@ -324,6 +328,19 @@ def _why_silent(pid: int, before: Set[str], has_begun: bool) -> str:
 def _text_of(name: str) -> str:
     """Of what runs in the process before it can import anything of ours (`xpc_agent/bootstrap/`)."""
     return Path(folders()["xpc_agent"], "xpc_agent", "bootstrap", name).read_text(encoding="utf-8")
+
+
+def _compiled(text: str, examination: Examination) -> str:
+    """The same text, compiled beforehand where the process has this version of Python: forks in it wait that much shorter."""
+    if examination.python[:2] != sys.version_info[:2]:
+        return text
+    code = marshal.dumps(compile(text, "<xpc-instrument attach>", "exec", dont_inherit=True))
+    # Of two builds of one version, one may be a pre-release.
+    return (
+        "import sys\n"
+        f"if sys.modules['_frozen_importlib_external'].MAGIC_NUMBER == {MAGIC_NUMBER!r}:\n exec(__import__('marshal').loads({code!r}))\n"
+        f"else:\n exec({text!r})\n"
+    )
 
 
 def _remote_exec(pid: int, examination: Examination, script: str) -> None:

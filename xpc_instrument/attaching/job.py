@@ -38,7 +38,7 @@ _REPORT = {"thread": int, "app": str, "address": str, "folder": str, "python": s
 # The same of one that was to take the agent out.
 _FAREWELL = {"thread": int, "app": str}
 _LONGEST_REPORT = 16 << 10
-_FILES = ("start.py", "remote.py", "needed.py", "job.json", "sources.json", "report")
+_FILES = ("start.py", "attached.py", "remote.py", "needed.py", "job.json", "sources.json", "report")
 
 
 def sees_the_same(pid: int) -> bool:

@@ -19,7 +19,7 @@ from typing import Any, Callable, Iterable, List, Optional, Sequence, Tuple, Uni
 from xpc_instrument.core.config.schema import Config
 from xpc_instrument.core.model.errors import ConfigError, XpcError
 from xpc_instrument.core.model.stats import LaneStats, ProbeStats, read_lanes, read_probe
-from xpc_instrument.core.node.threads import start_unseen
+from xpc_instrument.core.node.threads import Run, start_unseen
 from xpc_instrument.core.unpatched import Local, allocate_lock, sleep
 
 from ..guard import guard, guard_thread, guarded
@@ -46,8 +46,10 @@ _agent: Optional[Agent] = None
 _hooked_forks = False
 # What else is undone when the agent stops, such as what `attach` has brought.
 _at_stop: List[Callable[[], None]] = []
-# Held while the agent leaves: scripts may ask twice, and a child that is forked in between would be half as it was.
+# Held while the agent leaves: scripts may ask twice, and a child that is forked in between would be half as it was. The thread that does
+# it is waited for by forks until it is gone: from Python 3.12 on a fork warns of a second one.
 _leaving = allocate_lock()
+_leaver: Optional[Run] = None
 # How long a fork waits for that, in seconds. It takes milliseconds, unless lines of the log cannot be written.
 _LEAVING_PATIENCE = 5.0
 
@@ -119,16 +121,27 @@ def at_stop(undo: Callable[[], None]) -> None:
 
 def leave() -> None:
     """Stop, in a thread of its own: it is called by one that ends with the agent, and returns before it is done."""
-    start_unseen(_leave)
-
-
-def _leave() -> None:
-    guard_thread()
-    with _leaving:
+    global _leaver
+    if _leaving.acquire(False):
+        _leaver = run = Run()
         try:
-            stop()
-        except Exception:
-            log.exception("leaving this process failed; what is left does nothing")
+            start_unseen(_leave, run)
+        except BaseException:
+            _leaver = None
+            _leaving.release()
+            raise
+
+
+def _leave(run: Run) -> None:
+    run.begin()
+    guard_thread()
+    try:
+        stop()
+    except Exception:
+        log.exception("leaving this process failed; what is left does nothing")
+    finally:
+        _leaving.release()
+        run.end()
 
 
 @guarded
@@ -225,8 +238,10 @@ def _hook_forks() -> None:
 
 
 def _before() -> None:
-    if _leaving.acquire(True, _LEAVING_PATIENCE):
-        _leaving.release()
+    global _leaver
+    leaver = _leaver
+    if leaver is not None and leaver.join(_LEAVING_PATIENCE) and _leaver is leaver:
+        _leaver = None
     # To the end of `_in_parent` and `_in_child`: what others do at a fork, in the child above all, must not use the parent's lanes.
     _forking.was_on, guard.on = guard.on, True
     _forking.agent = _agent
@@ -253,8 +268,8 @@ def _in_parent() -> None:
 
 
 def _in_child() -> None:
-    global _leaving
-    _leaving = allocate_lock()
+    global _leaving, _leaver
+    _leaving, _leaver = allocate_lock(), None
     try:
         if _agent is not None:
             _agent.after_fork_in_child()
