@@ -17,6 +17,7 @@ import builtins
 import sys
 import time
 from _random import Random  # the class in C that `random` is made of, which takes longer to import than all else here
+from builtins import isinstance as _isinstance  # the builtin may be the very target, and no guard is up here
 from math import cos, pi, sqrt
 from math import log as logarithm
 from types import CodeType
@@ -30,12 +31,13 @@ from xpc_instrument.core.model.interrupts import raise_interrupt
 from xpc_instrument.core.unpatched import RLock
 
 from ..guard import guard
+from ..relay import RelayedPeer
 from ..targets.module import find_module
 from ..targets.raw import is_a, of_class, raw_attribute
 from ..targets.resolve import Kind, Resolved
 from .counters import Count
 from .failures import log
-from .gate import PASS, Args, Entered, Gate, Kwargs
+from .gate import PASS, Args, Entered, Entrance, Gate, Kwargs
 from .local import LocalHook
 
 # How long one sleep of what hangs is, in seconds.
@@ -85,6 +87,15 @@ def _try_to_make(kind: Type[Exception], term: Term) -> None:
         raise TargetError(f"{term.text}: {kind.__name__} cannot be made of {len(term.values)} values: {error}") from None
 
 
+# At the entrance.
+_ALWAYS = """
+if guard.on:
+    return None
+up()
+return answer
+"""
+
+
 class _Made:
     """A term, ready to be done."""
 
@@ -104,11 +115,18 @@ class _Made:
 class FaultHook(LocalHook):
     """One registration of faults on one probe point, in the mode `instead`."""
 
+    # Set before there are others: the terms are installed when the hook is made.
+    _rests = False
+
     def __init__(self, *args: Any, **options: Any) -> None:
+        # A process behind another's address has no timer: there each invocation looks at the clock.
+        self._is_ended_by_timer = not _isinstance(args[2], RelayedPeer)
         self._random = Random()
         self._choosing = RLock()
         self._made: Tuple[_Made, ...] = ()
         self._none = Count()
+        # What the entrance has done.
+        self._quick = Count()
         self._resolved: Optional[Resolved] = None
         self._gone = False
         super().__init__(*args, **options)
@@ -131,18 +149,33 @@ class FaultHook(LocalHook):
             self.rest()
 
     def _short_cut(self) -> None:
-        """Where one value is always returned, inside of the function's code: two calls less."""
+        """Where one value is always returned, alone inside of the function's code: at the entrance (see `gate.Entrance`)."""
         first = self._made[0]
         term = first.term
         if term.action != "return" or term.probability < 1.0 or term.times is not None or type(term.values[0]) not in _ATOMS:
             return
-        up, answer = first.done.up, (term.values, None)
+        terms = self.terms
+        if (terms.limit, terms.sample, terms.rate) != (None, None, None) or (terms.expires is not None and not self._is_ended_by_timer):
+            return
+        # Counted once, for the hook and for the term.
+        quick = self._quick
+        first.done.besides = self.counters.calls.besides = lambda: quick.value
+        self.way.entrance = Entrance(term.text, _ALWAYS, {"up": quick.up, "answer": (term.values, None)})
+        self._settle()
 
-        def begin(gate: Gate, values: Args) -> Entered:
-            up()
-            return answer
+    def _install(self, take: Callable[[], Any]) -> None:
+        super()._install(take)
+        self._settle()
 
-        self.way.begin = begin
+    def _settle(self) -> None:
+        """The entrance answers as long as admission has nothing to say but that the time is not over, of which a timer tells."""
+        entrance = self.way.entrance
+        self.way.quick = None if entrance is None or self._rests or self.admission.suspended else entrance
+
+    def rest(self) -> None:
+        self._rests = True
+        super().rest()
+        self._settle()
 
     def _table(self) -> Table:
         table = super()._table()
@@ -163,9 +196,13 @@ class FaultHook(LocalHook):
         # Another thread of the parent may have held it; and each process rolls dice of its own.
         self._choosing = RLock()
         self._random = Random()
+        # It has no timer before its session has come; and its counters are others.
+        self.way.entrance = None
         self._none.reset()
         for made in self._made:
+            made.done.besides = None
             made.done.reset()
+        self._quick.reset()
         super().reset_after_fork(pid)
 
     # what an invocation gets -------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ import importlib.machinery
 import itertools
 import os
 import sys
+import time
 from typing import Any, Callable, Dict, List, Optional, Protocol, Tuple, Union
 
 from xpc_instrument.core.calls.registry import Registration, Registry, read_terms
@@ -97,6 +98,8 @@ class Registrations(Policy):
     def _begin(self) -> None:
         self._leaving = False
         self._replays: Any = None
+        # When the time of faults is over, by session and number: they need not look at the clock themselves.
+        self._ends: Dict[Tuple[str, int], float] = {}
         self._peers: Dict[str, Peer] = {}
         self._registry = Registry(self._config.limits, self._find_relayed)
         self._sharing = Sharing(self._config.app, self._peers, self._config.manager.address != "unix")
@@ -117,8 +120,6 @@ class Registrations(Policy):
         self._peers.pop(peer.session, None)
         self.drop_session(peer.session)
         self._sharing.left(peer)
-        if self._replays is not None:
-            self._replays.left(peer.session)
 
     def synced(self, peer: Peer) -> None:
         # What it had inherited over a fork and has not registered again, it has removed meanwhile.
@@ -127,6 +128,14 @@ class Registrations(Policy):
 
     def noticed(self, peer: Peer, notice: Notice) -> None:
         self._sharing.noticed(peer, notice)
+
+    def due(self) -> Optional[float]:
+        return min(self._ends.values(), default=None)
+
+    def look_after(self, now: float) -> None:
+        for session, number in [key for key, end in self._ends.items() if end <= now]:
+            del self._ends[session, number]
+            self._end(session, number)
 
     def register(self, peer: Peer, message: Register) -> Optional[Answer]:
         longest = max(map(len, parts_of(message.name)))
@@ -185,8 +194,7 @@ class Registrations(Policy):
             data = {"totals": totals(counting(self._table, peer.session, int(rest))), "pid": os.getpid()}
             return Answer(message.request, True, data={**data, "members": [one.pid for one in self._sharing.members()]})
         if message.what == "redaction":
-            hidden = self._config.redact
-            return Answer(message.request, True, data={"names": [*hidden.names], "types": [*hidden.types]})
+            return Answer(message.request, True, data=dict(zip(("names", "types"), self._redaction.more)))
         if kind == "stacks":
             return Answer(message.request, True, data={**told(), "members": [one.pid for one in self._sharing.members()]})
         if kind == "targets":
@@ -197,11 +205,9 @@ class Registrations(Policy):
             return self._registry.query(peer, message)
         return Answer(message.request, True, data={"asked": self._sharing.ask(rest, peer, message.request)})
 
-    def _replay(self, peer: Peer, kind: str, rest: str) -> Dict[str, Any]:
-        if self._replays is None:
-            self._replays = replays_of(self._config, self._table, self._redaction)
-        found: Dict[str, Any] = self._replays.begin(peer, rest) if kind == "replay" else self._replays.result(peer, rest)
-        return found
+    def _replay(self, peer: Peer, kind: str, rest: str) -> Any:
+        self._replays = self._replays or replays_of(self._config, self._table, self._redaction)
+        return self._replays.begin(peer, rest) if kind == "replay" else self._replays.result(peer, rest)
 
     @staticmethod
     def _found(message: Query, find: Callable[[], Dict[str, Any]]) -> Answer:
@@ -222,6 +228,9 @@ class Registrations(Policy):
     def add_hook(self, peer: Union[Peer, RelayedPeer], message: Register) -> Added:
         """Put a hook of a session on its target, or on several. Raises `TargetError`."""
         mode, target = split_name(message.name)
+        terms = read_terms(message)
+        if terms.expires is not None and terms.local is not None and terms.local["kind"] == INJECT:
+            self._ends[peer.session, message.hook] = time.monotonic() + terms.expires
         if is_selection(target):
             return self._add_selection(peer, message, mode, target)
         point = self._table.find_point(target)

@@ -4,7 +4,7 @@ Rules:
 - What the config allows goes by the mode `instead`: of the target, which is called, and of all that is stood in for.
 - Nothing is imported, and values are made as elsewhere (`core/replay/rebuilding.py`): of the packages of the targets.
 - A call that has begun goes to its end, whatever becomes of the script; nothing is begun that nobody has asked for.
-- `begin`, `result` and `left` run in the service thread; the calls do not.
+- `begin` and `result` run in the service thread; the calls do not.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ class _Owner:
 class _Call:
     """One call, and the hooks that stand in meanwhile."""
 
-    def __init__(self) -> None:
+    def __init__(self, peer: Peer) -> None:
+        self.peer = peer
         self.hooks: List[Tuple[ProbePoint, ReplayHook]] = []
         self.done: Optional[Mapping[str, Any]] = None
 
@@ -90,8 +91,11 @@ class Replays:
             inside, ignore, allow = ([str(one) for one in asked[name]] for name in ("inside", "ignore", "allow"))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise TargetError(f"no recorded call: {type(error).__name__}: {error}") from None
+        for key in [key for key, one in self._calls.items() if one.peer.gone]:
+            # Nobody asks for what has become of it.
+            del self._calls[key]
         self._number += 1
-        made = _Call()
+        made = _Call(peer)
         try:
             self._point(call.target)
             for target in dict.fromkeys([*(one.target for one in call.inner), *(one for one in inside if "*" not in one)]):
@@ -119,11 +123,6 @@ class Replays:
         del self._calls[peer.session, number]
         self._table.forget_unused()
         return {"done": True, **made.done}
-
-    def left(self, session: str) -> None:
-        """A session is gone: nobody asks for what becomes of its calls."""
-        for key in [one for one in self._calls if one[0] == session]:
-            del self._calls[key]
 
     def _point(self, target: str) -> ProbePoint:
         point = self._table.find_point(target)

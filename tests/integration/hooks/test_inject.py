@@ -93,6 +93,19 @@ def test_what_hangs_goes_on_when_its_time_is_over(app: App) -> None:
         assert app.evaluate("shop.charge(1)") == "'1 EUR'"
 
 
+def test_a_value_that_is_always_returned_is_counted_exactly_and_ends_with_its_time(app: App) -> None:
+    returned = "next(n for n in __import__('itertools').count() if shop.charge(1) != 7)"
+    with xpc_instrument.connect("shop") as session:
+        with session.inject("shop:charge", "return(7)", expires=None) as faults:
+            app.evaluate(EIGHT_THREADS.format(500))
+        assert faults.applied == faults.calls == 4000
+        # Nothing is told of each call, and so it is a timer that ends it.
+        for target in ("shop:charge", "shop:charg*"):
+            with session.inject(target, "return(7)", expires=0.1) as faults:
+                assert int(app.evaluate(returned)) == faults.applied > 0
+                assert app.evaluate("shop.charge(1)") == "'1 EUR'"
+
+
 def test_terms_are_done_with_their_probability_and_counted_exactly(app: App) -> None:
     with xpc_instrument.connect("shop") as session:
         faults = session.inject("shop:charge", "25%return(None) -> 100*off -> 50*return(0)")

@@ -290,6 +290,9 @@ class Host:
         due = [peer.last_heard + self.limits.silence for peer in self.peers.values()]
         if self._acceptor is not None:
             due += self._acceptor.due()
+        first = self._policy.due()
+        if first is not None:
+            due.append(first)
         return max(0.0, min(due) - time.monotonic()) if due else None
 
     def _look_after(self, now: float) -> None:
@@ -297,6 +300,7 @@ class Host:
         selector, acceptor = self._selector, self._acceptor
         assert selector is not None and acceptor is not None
         close_lost()
+        self._policy.look_after(now)
         while self._expelled:
             peer, why = self._expelled.popleft()
             self._lose(peer, why)

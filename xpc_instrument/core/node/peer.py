@@ -66,6 +66,13 @@ class Policy:
         """Answer a question about this process."""
         raise NotImplementedError
 
+    def due(self) -> Optional[float]:
+        """When `look_after` has something to do, in the seconds of `time.monotonic`; None for as long as that is not known."""
+        return None
+
+    def look_after(self, now: float) -> None:
+        """Do what is due."""
+
     def serve(self, wire: Wire, hello: Hello) -> None:
         """Answer the calls of one lane until it ends; runs in a thread of its own."""
         raise NotImplementedError
