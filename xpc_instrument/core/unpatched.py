@@ -16,7 +16,7 @@ import os
 import selectors
 import sys
 import weakref
-from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional, Set, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Set, Tuple
 
 
 def _original(module: str, name: str, kind: str) -> Any:
@@ -140,13 +140,16 @@ class Semaphore:
         return True
 
 
-class Key(NamedTuple):
+class Key:
     """What a selector knows of a file."""
 
-    fileobj: Any
-    fd: int
-    events: int
-    data: Any
+    __slots__ = ("data", "events", "fd", "fileobj")
+
+    def __init__(self, fileobj: Any, fd: int, events: int, data: Any) -> None:
+        self.fileobj = fileobj
+        self.fd = fd
+        self.events = events
+        self.data = data
 
 
 class Selector:

@@ -18,10 +18,11 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any, Callable, Dict, Literal, Optional, Tuple, Union
 
+from ..core.calls.answering import answer
 from ..core.calls.callee import Incoming
 from ..core.calls.caller import Outgoing
 from ..core.calls.outcome import NotFound
-from ..core.calls.registry import Registration, Registry, answer, check_callback
+from ..core.calls.registry import Registration, Registry, check_callback
 from ..core.discovery.folder import runtime_dir
 from ..core.model.errors import AddressInUseError, ChannelError, DeadlineError, NobodyListensError, RemoteProtocolError
 from ..core.model.limits import Limits

@@ -27,6 +27,7 @@ from xpc_instrument.core.values.records import exactly
 from xpc_instrument.core.wire.wire import Wire
 
 from ..relay import RelayLanes, relay_name
+from .patience import bounded
 
 log = logging.getLogger("xpc_agent")
 
@@ -48,15 +49,6 @@ _DOUBT = 1.0
 _TRIES = 5
 # How long dialling the host of a fixed address may take.
 _DIAL_TIMEOUT = 0.2
-# For how long a script may have what is queued delivered after it has removed its hook, in seconds; ours asks for 8 at most.
-_LONGEST_WITHIN = 60.0
-
-
-def bounded(within: float) -> float:
-    """The time that a script gives to what is queued; from outside comes any number, and no clock can wait for some of them."""
-    return min(max(within, 0.0), _LONGEST_WITHIN)
-
-
 # An event with fewer fields crosses as it was queued; with so many, it has keyword arguments beside.
 _PLAIN = 5
 # One that was queued as it was found (`hooks/quick.py`) has so many.

@@ -12,7 +12,7 @@ import itertools
 import logging
 import os
 import time
-from typing import Dict, List, Tuple
+from typing import TYPE_CHECKING, Dict, List, Tuple
 
 from xpc_instrument.core.model.interrupts import raise_interrupt
 from xpc_instrument.core.node.threads import PAUSE_TIMEOUT, Run, ServiceThread
@@ -20,7 +20,9 @@ from xpc_instrument.core.node.wake import WakePipe
 from xpc_instrument.core.unpatched import POLLIN, POLLOUT, allocate_lock, poll
 
 from ..guard import guard_thread, guarded
-from .queue import EventQueue, QueuedHook
+
+if TYPE_CHECKING:
+    from .queue import EventQueue, QueuedHook
 
 log = logging.getLogger("xpc_agent")
 
@@ -51,6 +53,9 @@ class Sender:
 
     def add(self, hook: QueuedHook) -> EventQueue:
         """The queue for a new hook's session."""
+        # Late: what packs values is loaded with the first hook.
+        from .queue import EventQueue
+
         with self._lock:
             queue = next((one for one in self._queues if one.session == hook.session and not one.gone), None)
             if queue is None:

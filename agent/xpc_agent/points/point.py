@@ -92,6 +92,10 @@ class ProbePoint:
         else:
             self.patch.disarm()
 
+    def reset_after_fork(self) -> None:
+        """In a forked child: it counts from zero on."""
+        self.counters = Counters()
+
     def restore(self) -> None:
         """Undo the patch."""
         self.hooks = []

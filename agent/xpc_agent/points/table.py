@@ -17,8 +17,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-import types
-from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Protocol, Set, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, List, Mapping, Optional, Protocol, Set, Tuple
 
 from xpc_instrument.core.config.schema import Config, ProbeConfig
 from xpc_instrument.core.model.errors import TargetError
@@ -26,18 +25,18 @@ from xpc_instrument.core.model.pattern import Pattern
 from xpc_instrument.core.model.target import is_glob, is_line, matches, module_matches, split_target
 from xpc_instrument.core.unpatched import Local, RLock
 
-from ..hooks.counters import Counters
-from ..hooks.remote import RemoteHook
-from ..patching import Patch, load_wrapt
-from ..patching.inside import prepare
 from ..targets.glob import expand, functions_of, matching
 from ..targets.module import find_module, is_initializing, main_names
-from ..targets.raw import namespace_of
 from ..targets.resolve import resolve
 from ..targets.running import is_main, is_to_come, names_to_come
+from .of_probe import is_there, load, needs_wrapt, of_wrapt
 from .on_demand import OnDemand, is_own
-from .point import ProbePoint
 from .watch import Watch
+
+if TYPE_CHECKING:
+    from ..hooks.remote import RemoteHook
+    from ..patching import Patch
+    from .point import ProbePoint
 
 log = logging.getLogger("xpc_agent")
 
@@ -158,12 +157,12 @@ class ProbeTable:
     def _look_at(self, module: Any, name: str) -> None:
         """Patch what has to be patched now: the points that there are, and targets of wrapt's, of which others take copies from now on."""
         probes = self._probes_in(name)
-        wrapped = [(target, probe) for probe in probes for target in _of_wrapt(probe, module, name)]
-        if wrapped or any(_needs_wrapt(point.target, point.config.patcher) for point in list(self._of_module.get(name, ()))):
+        wrapped = [(target, probe) for probe in probes for target in of_wrapt(probe, module, name)]
+        if wrapped or any(needs_wrapt(point.target, point.config.patcher) for point in list(self._of_module.get(name, ()))):
             # Before the lock is held: a thread that imports what wrapt needs holds the lock of that import and waits for ours.
-            load_wrapt()
+            load(wrapt=True)
         self._seen.add(name)
-        self._any = self._any or any(_is_there(probe, module, name) for probe in probes)
+        self._any = self._any or any(is_there(probe, module, name) for probe in probes)
         with self.changing():
             for target, probe in wrapped:
                 self._have(target, probe)
@@ -174,6 +173,8 @@ class ProbeTable:
 
     def _have(self, target: str, probe: ProbeConfig) -> ProbePoint:
         """The point of a target, made if there is none; pending. `changing` is held."""
+        from .point import ProbePoint
+
         point = self.points.get(target)
         if point is None:
             point = self.points[target] = ProbePoint(target, probe)
@@ -308,8 +309,10 @@ class ProbeTable:
         if point is not None:
             return point
         is_there = self._that_has_run(split_target(target)[0]) is not None
-        if is_there and _needs_wrapt(target, probe.patcher):
-            load_wrapt()
+        if is_there and needs_wrapt(target, probe.patcher):
+            load(wrapt=True)
+        else:
+            load()
         with self.changing():
             point = self._have(target, probe)
             if is_there and point.state == "pending":
@@ -380,6 +383,8 @@ class ProbeTable:
             self._scan_at = now + _BEGINNING
         if self._look_again():
             # What arming needs, now: while somebody waits for it to look, nothing can be imported.
+            from ..patching.inside import prepare
+
             prepare()
             self._watch.begin()
 
@@ -457,43 +462,13 @@ class ProbeTable:
         self._here = _Here()
         self._watch = self._watch.anew()
         for point in list(self.points.values()):
-            point.counters = Counters()
-
-
-def _needs_wrapt(target: str, patcher: str) -> bool:
-    """Whether a target is patched with wrapt."""
-    if patcher == "wrapt":
-        return True
-    try:
-        return not isinstance(resolve(target, hint=False).function, types.FunctionType)
-    except TargetError:
-        return False
-
-
-def _of_wrapt(probe: ProbeConfig, module: Any, name: str) -> List[str]:
-    """The targets of a probe in a module that are patched with wrapt; a glob stands for Python functions, unless it names wrapt."""
-    if probe.patcher == "wrapt":
-        return expand(probe.target, probe.exclude, module, name)
-    path = split_target(probe.target)[1]
-    if probe.patcher == "code" or is_glob(path) or type(namespace_of(module).get(path)) is types.FunctionType:
-        return []
-    target = f"{name}:{path}"
-    return expand(probe.target, probe.exclude, module, name) if _needs_wrapt(target, probe.patcher) else []
-
-
-def _is_there(probe: ProbeConfig, module: Any, name: str) -> bool:
-    """Whether something that a probe stands for is in a module."""
-    for target in matching(probe.target, probe.exclude, module, name):
-        try:
-            resolve(target)
-        except TargetError:
-            continue
-        return True
-    return False
+            point.reset_after_fork()
 
 
 def _without_match(probe: ProbeConfig) -> ProbePoint:
     """For a glob that stands for nothing yet."""
+    from .point import ProbePoint
+
     point = ProbePoint(probe.target, probe)
     point.reason = "no function matches yet"
     return point

@@ -17,6 +17,7 @@ from typing import Any, Callable, Dict, Protocol
 
 from xpc_instrument.core.model.errors import AuthenticationError, XpcError
 from xpc_instrument.core.model.limits import Limits
+from xpc_instrument.core.model.record import as_dict
 from xpc_instrument.core.node.address import NO_PROTECTION, Address, Protection
 from xpc_instrument.core.node.joiner import Joiner
 from xpc_instrument.core.protocol.codec import MAX_CONTROL
@@ -147,7 +148,7 @@ class Membership:
         peer = RelayedPeer(self._joiner, data["session"], data["who"], data["pid"], data["python"])
         message = Register(0, data["name"], data["hook"], data["style"], data["terms"], "")
         try:
-            return {"error": "", **self._hooks.add_hook(peer, message)._asdict()}
+            return {"error": "", **as_dict(self._hooks.add_hook(peer, message))}
         except XpcError as error:
             return {"error": type(error).__name__, "message": str(error)}
 

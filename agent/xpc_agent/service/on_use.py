@@ -1,18 +1,42 @@
-"""What is loaded when a script first asks for it, a hook of that kind or a report: it would cost a start-up milliseconds."""
+"""What is loaded when a script first asks for it, a hook of that kind or a report: it would cost a start-up milliseconds.
+
+Rules:
+- It is loaded in the service thread, for which a fork waits: a child never has half a module. What a thread of the application may need
+  first, as it imports a module with a target, is loaded with the agent.
+"""
 
 from __future__ import annotations
 
 import functools
+import sys
 from types import CodeType, FunctionType
-from typing import Any, Callable, Dict, List, Mapping, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Tuple
 
-from xpc_instrument.core.config.schema import Config
+from xpc_instrument.core.config.schema import Config, ProbeConfig
 from xpc_instrument.core.model.local import INJECT, LINE, RECORD, TREE, WATCH
-from xpc_instrument.core.values.redaction import Redaction
+from xpc_instrument.core.model.terms import Terms
 
 from ..events.sender import Sender
-from ..patching.code_swap import ArmedFunction, layers
 from ..points.table import ProbeTable
+
+if TYPE_CHECKING:
+    from xpc_instrument.core.values.redaction import Redaction
+
+    from ..hooks.admission import SharedAdmission, SuspensionPolicy
+
+
+def suspension(config: ProbeConfig, timeout: float) -> SuspensionPolicy:
+    """When a hook on the probe point is suspended. An invocation that tries it is given up when it should have timed out long ago."""
+    from ..hooks.admission import SuspensionPolicy
+
+    return SuspensionPolicy(config.suspend_after, config.suspend_for, config.suspend_at_most, timeout + config.suspend_at_most)
+
+
+def shared_admission(terms: Terms, config: ProbeConfig, timeout: float, ended: Callable[[], None]) -> SharedAdmission:
+    """Of a registration that has several targets."""
+    from ..hooks.admission import SharedAdmission
+
+    return SharedAdmission(terms, suspension(config, timeout), ended=ended)
 
 
 def condition_of(hook: Any, when: str, level: str) -> Any:
@@ -29,10 +53,17 @@ def capturer_of(redaction: Redaction) -> Any:
     return Capturer(redaction=redaction)
 
 
-def maker_of(
-    target: str, local: Mapping[str, Any], level: str, sender: Sender, redaction: Redaction, table: ProbeTable
-) -> Callable[..., Any]:
-    """What makes a hook that lives here as data. Raises `TargetError` for expressions that are not allowed, and where there can be none."""
+def maker_of(target: str, terms: Terms, level: str, sender: Sender, redaction: Redaction, table: ProbeTable) -> Callable[..., Any]:
+    """What makes the hook that the terms mean. Raises `TargetError` for expressions that are not allowed, and where there can be none."""
+    local = terms.local
+    if local is None and terms.wait:
+        from ..hooks.remote import RemoteHook
+
+        return RemoteHook
+    if local is None:
+        from ..hooks.unwaited import UnwaitedHook
+
+        return functools.partial(UnwaitedHook, sender=sender, capturer=capturer_of(redaction))
     if local["kind"] == INJECT:
         from ..hooks.fault import FaultHook
 
@@ -63,6 +94,8 @@ def maker_of(
 
 def _armed_codes(table: ProbeTable) -> List[Tuple[CodeType, str, bool]]:
     """The code of functions that have hooks, of each layer: with the target, and whether it is a trampoline."""
+    from ..patching.code_swap import ArmedFunction, layers
+
     found: List[Tuple[CodeType, str, bool]] = []
     for target, point in list(table.points.items()):
         function = None if point.resolved is None or not point.hooks else point.resolved.function
@@ -85,8 +118,21 @@ def search(text: str, table: ProbeTable) -> Dict[str, Any]:
     return search(text, table)
 
 
-def stacks() -> List[Dict[str, Any]]:
-    """As `stacks.stacks`."""
-    from .stacks import stacks
+def stacks() -> Dict[str, Any]:
+    """As `stacks.told`."""
+    from .stacks import told
 
-    return stacks()
+    return told()
+
+
+def reset_loaded() -> None:
+    """In a forked child: chance is to differ from the parent's, and the tool id of `sys.monitoring` is the child's own."""
+    loaded = sys.modules
+    if "xpc_agent.hooks.admission" in loaded:
+        from ..hooks.admission import reseed
+
+        reseed()
+    if "xpc_agent.monitoring" in loaded:
+        from ..monitoring import monitoring
+
+        monitoring.reset_after_fork()

@@ -18,13 +18,13 @@ import itertools
 import os
 import sys
 import time
-from typing import Any, Callable, Dict, List, Optional, Protocol, Tuple, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Protocol, Tuple, Union
 
 from xpc_instrument.core.calls.registry import Registration, Registry, read_terms
 from xpc_instrument.core.config.schema import Config, ProbeConfig
 from xpc_instrument.core.model.errors import TargetError
 from xpc_instrument.core.model.local import INJECT, LINE
-from xpc_instrument.core.model.record import replace
+from xpc_instrument.core.model.record import as_dict, replace
 from xpc_instrument.core.model.target import Mode, is_selection, is_target, parts_of, split_name, split_target
 from xpc_instrument.core.model.terms import Terms
 from xpc_instrument.core.node.lanes import LanePool
@@ -34,21 +34,20 @@ from xpc_instrument.core.values.redaction import Redaction
 from xpc_instrument.core.values.traits import PeerProfile, python_version
 from xpc_instrument.core.wire.wire import Wire
 
-from ..events.queue import QueuedHook, bounded
+from ..events.patience import bounded
 from ..events.sender import Sender
 from ..guard import guard_thread, guarded
-from ..hooks.admission import SharedAdmission, SuspensionPolicy, reseed
-from ..hooks.remote import RemoteHook
-from ..hooks.unwaited import UnwaitedHook
-from ..monitoring import monitoring
-from ..points.point import ProbePoint
 from ..points.table import ProbeTable
 from ..relay import RelayedPeer
 from .counting import all_totals, counting, totals
-from .on_use import capturer_of, condition_of, maker_of, replays_of, search
+from .on_use import condition_of, maker_of, replays_of, reset_loaded, search, shared_admission, stacks, suspension
 from .selections import Added, Selection, Selections
 from .sharing import PendingAnswer, Sharing
-from .stacks import told
+
+if TYPE_CHECKING:
+    from ..events.queue import QueuedHook
+    from ..hooks.remote import RemoteHook
+    from ..points.point import ProbePoint
 
 # What a script may register where the config allows no more than to observe; then nothing that it sends is unpickled.
 _OBSERVERS = frozenset({Mode.BEFORE, Mode.AFTER})
@@ -148,7 +147,7 @@ class Registrations(Policy):
             return self._registry.register(peer, message)
         data = {"registered": True, "importable": _importable(message.module)}
         try:
-            answer = Answer(message.request, True, data={**data, **self.add_hook(peer, message)._asdict()})
+            answer = Answer(message.request, True, data={**data, **as_dict(self.add_hook(peer, message))})
         except TargetError as error:
             if not self._sharing.members():
                 raise
@@ -196,7 +195,7 @@ class Registrations(Policy):
         if message.what == "redaction":
             return Answer(message.request, True, data=dict(zip(("names", "types"), self._redaction.more)))
         if kind == "stacks":
-            return Answer(message.request, True, data={**told(), "members": [one.pid for one in self._sharing.members()]})
+            return Answer(message.request, True, data={**stacks(), "members": [one.pid for one in self._sharing.members()]})
         if kind == "targets":
             return self._found(message, lambda: search(rest, self._table))
         if kind in ("replay", "replayed"):
@@ -248,7 +247,7 @@ class Registrations(Policy):
         _check_mode(text, mode, read_terms(message))
         try:
             added = self._selections.add(peer, message, mode, text)
-            return added if added.timeout else added._replace(timeout=self._config.defaults.timeout)
+            return added if added.timeout else replace(added, timeout=self._config.defaults.timeout)
         except TargetError:
             self._disarm(peer.session, message.hook)
             _retire(self.sender.find(peer.session, message.hook), 0.0, _nothing)
@@ -276,9 +275,7 @@ class Registrations(Policy):
                     hook.rejoin(peer)
                     return timeout
             if selection is not None and selection.admission is None:
-                selection.admission = SharedAdmission(
-                    terms, _suspension(point.config, timeout), ended=lambda: self._end(peer.session, message.hook)
-                )
+                selection.admission = shared_admission(terms, point.config, timeout, lambda: self._end(peer.session, message.hook))
             self._check_count(peer.session, point)
             self._table.remove_expired(point)
             if len(point.hooks) >= self._config.limits.max_hooks:
@@ -293,7 +290,7 @@ class Registrations(Policy):
                 timeout=timeout,
                 on_failure=point.config.on_failure,
                 terms=terms,
-                suspension=_suspension(point.config, timeout),
+                suspension=suspension(point.config, timeout),
                 pid=os.getpid(),
                 may_refer=not point.config.allow <= _OBSERVERS,
                 signature=point.signature,
@@ -325,15 +322,12 @@ class Registrations(Policy):
             raise TargetError(
                 f"{target}: expected a function" if not point.is_line else f"{target} is a line, which only `log` and `watch` look at"
             )
-        if terms.local is None:
-            return RemoteHook if terms.wait else functools.partial(UnwaitedHook, sender=self.sender, capturer=capturer_of(self._redaction))
-        injects = terms.local["kind"] == INJECT
         # What the config allows goes by the mode.
-        if injects != (mode is Mode.INSTEAD):
+        if terms.local is not None and (terms.local["kind"] == INJECT) != (mode is Mode.INSTEAD):
             raise TargetError(
                 f"{target}: a hook of the kind {terms.local['kind']!r} in the mode {mode.value!r}: it has none of its own there"
             )
-        return maker_of(target, terms.local, level, self.sender, self._redaction, self._table)
+        return maker_of(target, terms, level, self.sender, self._redaction, self._table)
 
     def _check_count(self, session: str, point: ProbePoint) -> None:
         """A session has hooks on so many targets on demand and no more."""
@@ -358,8 +352,9 @@ class Registrations(Policy):
     @staticmethod
     def _forget(hook: RemoteHook) -> None:
         """A hook is disarmed, and nobody waits for its events."""
-        if isinstance(hook, UnwaitedHook):
-            hook.queue.retire(hook, 0.0, _nothing)
+        queue = getattr(hook, "queue", None)
+        if queue is not None:
+            queue.retire(hook, 0.0, _nothing)
 
     def _disarm(self, session: str, number: int) -> bool:
         """Remove one hook of a session from its point, or its points; False if there is none of that number."""
@@ -437,8 +432,7 @@ class Registrations(Policy):
     def reset_after_fork(self) -> None:
         """In a forked child: the sessions are the parent's, the hooks stay for those that come here too. Once the table is reset."""
         self._begin()
-        reseed()
-        monitoring.reset_after_fork()
+        reset_loaded()
         self._selections.reset_after_fork()
         pid = os.getpid()
         for point in list(self._table.points.values()):
@@ -482,11 +476,6 @@ def _timeout(target: str, terms: Terms, config: ProbeConfig) -> float:
             "ask for less, or raise max-timeout in the config"
         )
     return float(terms.timeout)
-
-
-def _suspension(config: ProbeConfig, timeout: float) -> SuspensionPolicy:
-    """When a hook on the probe point is suspended. An invocation that tries it is given up when it should have timed out long ago."""
-    return SuspensionPolicy(config.suspend_after, config.suspend_for, config.suspend_at_most, timeout + config.suspend_at_most)
 
 
 def _importable(module: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 from xpc_instrument.core.discovery.doorbell import bell_name
 from xpc_instrument.core.model.stats import Figures
@@ -14,10 +14,12 @@ from xpc_instrument.core.wire.hot import HotWire
 from xpc_instrument.core.wire.wire import Wire
 
 from ..hooks.counters import HookCounters, on_lanes
-from ..hooks.remote import RemoteHook
 from ..points.on_demand import why_never
-from ..points.point import ProbePoint
 from ..points.table import ProbeTable
+
+if TYPE_CHECKING:
+    from ..hooks.remote import RemoteHook
+    from ..points.point import ProbePoint
 
 Held = Mapping[HookCounters, Figures]
 

@@ -15,26 +15,29 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Tuple, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Tuple, Union
 
 from xpc_instrument.core.config.schema import ProbeConfig
 from xpc_instrument.core.discovery.doorbell import bell_name
 from xpc_instrument.core.model.errors import TargetError
 from xpc_instrument.core.model.pattern import Pattern, pattern_mistake
+from xpc_instrument.core.model.record import Record
 from xpc_instrument.core.model.target import Mode, parts_of, split_name
 from xpc_instrument.core.model.words import counted
 from xpc_instrument.core.node.lanes import LanePool
 from xpc_instrument.core.node.peer import Peer
 from xpc_instrument.core.protocol.messages import Register
 
-from ..hooks.admission import SharedAdmission
 from ..points.on_demand import is_own, why_never
-from ..points.point import ProbePoint
 from ..points.table import ProbeTable
 from ..relay import RelayedPeer
 from ..targets.glob import functions_of
 from ..targets.module import find_module, is_initializing, main_names
 from ..targets.running import names_to_come
+
+if TYPE_CHECKING:
+    from ..hooks.admission import SharedAdmission
+    from ..points.point import ProbePoint
 
 log = logging.getLogger("xpc_agent")
 
@@ -74,18 +77,18 @@ class Selection:
         return any(pattern.matches_module(name) for pattern in self.patterns)
 
 
-class Added(NamedTuple):
+class Added(Record):
     """What a script is told of a hook that it has registered: its deadline in seconds, and whether it waits for all of its targets."""
 
     timeout: float
     waits: bool
 
 
-Put = Callable[[Who, Register, Mode, ProbePoint, Selection], float]
+Put = Callable[[Who, Register, Mode, "ProbePoint", Selection], float]
 Found = Dict[str, Optional[ProbeConfig]]
 
 
-class _Matched(NamedTuple):
+class _Matched(Record):
     """What the patterns of a selection stand for: what may be hooked, and how many functions may not."""
 
     found: Found

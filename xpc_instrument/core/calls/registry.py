@@ -10,18 +10,16 @@ from __future__ import annotations
 import time
 from typing import Any, Callable, Dict, Optional
 
-from ..model.errors import ChannelError, PayloadError, RemoteProtocolError, TargetError
+from ..model.errors import ChannelError, RemoteProtocolError, TargetError
 from ..model.limits import Limits
 from ..model.target import is_target
 from ..model.terms import Terms
 from ..node.peer import Peer, Policy
 from ..protocol.codec import Frame
-from ..protocol.connection import State
 from ..protocol.messages import Answer, Hello, Opcode, Query, Register, Unregister
 from ..unpatched import allocate_lock
 from ..values.traits import PeerProfile, python_version
 from ..wire.wire import Wire
-from .callee import Incoming
 
 _FINAL = frozenset({Opcode.RETURN, Opcode.RETURN_SAME, Opcode.RAISE, Opcode.RAISE_SAME, Opcode.FAILED, Opcode.NOT_FOUND})
 
@@ -131,6 +129,9 @@ class Registry(Policy):
         return Answer(message.request, True, data={"names": sorted(self._names)})
 
     def serve(self, wire: Wire, hello: Hello) -> None:
+        # Late: few applications have callbacks of their own, and values need much.
+        from .answering import answer
+
         profile = PeerProfile(hello.python, python_version(), self._limits.max_payload)
         while True:
             frame = wire.recv_frame(None)
@@ -179,26 +180,6 @@ class Registry(Policy):
             # The caller is gone in the middle of its call: what the callee still says would answer nobody.
             peer.lanes.drop(lane)
             raise
-
-
-def answer(wire: Wire, frame: Frame, profile: PeerProfile, callback: Callable[..., Any]) -> None:
-    """Run a plain callback for a call that arrived, and answer it."""
-    incoming = Incoming(wire, frame, profile)
-    try:
-        args, kwargs = incoming.plain_arguments(callback, incoming.record())
-        value = callback(*args, **kwargs)
-    except Exception as error:
-        if wire.connection.state is not State.CALLEE_RUNNING:
-            raise  # the lane broke while the callback asked back: nobody waits for an answer
-        incoming.throw(error)
-        return
-    except BaseException as error:
-        incoming.throw(RuntimeError(f"the callback ended with {type(error).__name__}"))
-        raise
-    try:
-        incoming.give(value)
-    except PayloadError as error:
-        incoming.throw(error)
 
 
 def read_terms(message: Register) -> Terms:

@@ -15,8 +15,7 @@ from ..model.limits import DEFAULT_LIMITS, Limits
 from ..model.loopback import is_beyond_loopback
 from ..model.record import defaults
 from ..model.words import quoted
-from .lines import KeyPath
-from .rules import TABLES, Reader
+from .rules import TABLES, KeyPath, Reader
 from .schema import Config, DefaultsConfig, ManagerConfig, RedactConfig
 
 FILE_LIMIT = 16 << 20  # bytes; no config is larger, and `--config /dev/zero` has to end

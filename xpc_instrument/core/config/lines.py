@@ -8,11 +8,10 @@ from __future__ import annotations
 import bisect
 import re
 import sys
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from ..model.errors import ConfigError
-
-KeyPath = Tuple[Union[str, int], ...]
+from .rules import KeyPath
 
 
 def parser(source: str) -> Any:

@@ -13,14 +13,16 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Any, Callable, Dict, FrozenSet, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, FrozenSet, List, Mapping, Optional, Tuple, Union
 
 from ..discovery.name import app_mistake, app_name
 from ..model.limits import LARGEST_SIZE, LONGEST_WAIT, SOCKET_PATH_LIMIT, Bound, bounds
 from ..model.pattern import PATTERN_FORM, pattern_mistake
 from ..model.target import MODES, TARGET_FORM, Mode, target_mistake
 from ..model.words import did_you_mean, nearest, quoted
-from .lines import KeyPath
+
+# Of keys and, for items of arrays and arrays of tables, indexes: `("probe", 1, "allow", 0)`.
+KeyPath = Tuple[Union[str, int], ...]
 
 
 class Reader:

@@ -15,10 +15,11 @@ import os
 import socket
 import stat
 from pathlib import Path
-from typing import List, NamedTuple, Optional, Tuple, Union
+from typing import List, Optional, Tuple, Union
 
 from ..model.errors import ConfigError, XpcError
 from ..model.limits import SOCKET_PATH_LIMIT
+from ..model.record import Record
 from ..unpatched import Socket
 from .name import app_mistake
 
@@ -135,7 +136,7 @@ def is_pid(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) <= 9 and text[0] != "0"
 
 
-class ProcessStat(NamedTuple):
+class ProcessStat(Record):
     """What the kernel tells of a live process (proc(5), stat); None where it does not."""
 
     started: Optional[int] = None

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from typing import Dict, FrozenSet, Tuple
+from typing import TYPE_CHECKING, Dict, FrozenSet, Tuple
 
-from .ancestry import Ancestry
+if TYPE_CHECKING:
+    from .ancestry import Ancestry
 
 
 def python_version() -> str:

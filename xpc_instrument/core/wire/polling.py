@@ -12,13 +12,14 @@ Rules:
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
+
+from ..model.record import Record
 
 # Short waits in a row, before the side that answers polls.
 _STREAK = 3
 
 
-class Bounds(NamedTuple):
+class Bounds(Record):
     """The waits of a pause, at least and at most, and how many times longer it is than the one before."""
 
     least: int

@@ -1,0 +1,56 @@
+"""What a probe of the config stands for in a module that has run, and how that is patched."""
+
+from __future__ import annotations
+
+import types
+from typing import Any, List
+
+from xpc_instrument.core.config.schema import ProbeConfig
+from xpc_instrument.core.model.errors import TargetError
+from xpc_instrument.core.model.target import is_glob, split_target
+
+from ..targets.glob import expand, matching
+from ..targets.raw import namespace_of
+from ..targets.resolve import resolve
+
+
+def load(wrapt: bool = False) -> None:
+    """Late, since nothing of it is needed until there is a point; and while no lock is held, which what is imported might wait for."""
+    from . import point  # noqa: F401
+
+    if wrapt:
+        from ..patching import load_wrapt
+
+        load_wrapt()
+
+
+def needs_wrapt(target: str, patcher: str) -> bool:
+    """Whether a target is patched with wrapt."""
+    if patcher == "wrapt":
+        return True
+    try:
+        return not isinstance(resolve(target, hint=False).function, types.FunctionType)
+    except TargetError:
+        return False
+
+
+def of_wrapt(probe: ProbeConfig, module: Any, name: str) -> List[str]:
+    """The targets of a probe in a module that are patched with wrapt; a glob stands for Python functions, unless it names wrapt."""
+    if probe.patcher == "wrapt":
+        return expand(probe.target, probe.exclude, module, name)
+    path = split_target(probe.target)[1]
+    if probe.patcher == "code" or is_glob(path) or type(namespace_of(module).get(path)) is types.FunctionType:
+        return []
+    target = f"{name}:{path}"
+    return expand(probe.target, probe.exclude, module, name) if needs_wrapt(target, probe.patcher) else []
+
+
+def is_there(probe: ProbeConfig, module: Any, name: str) -> bool:
+    """Whether something that a probe stands for is in a module."""
+    for target in matching(probe.target, probe.exclude, module, name):
+        try:
+            resolve(target)
+        except TargetError:
+            continue
+        return True
+    return False
