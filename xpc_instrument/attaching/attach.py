@@ -91,6 +91,9 @@ class Attached(Record):
     already: bool = False
     """Whether it had the agent before."""
 
+    root: str = ""
+    """What it has in common with the processes that it belongs to (`Entry.root`)."""
+
 
 def attach(
     pid: int,
@@ -115,7 +118,7 @@ def attach(
     found = attach_tree(pid, app=app, config=config, probes=probes, on_demand=on_demand) if tree else None
     one = found[0] if found else attach_process(pid, app=app, config=config, probes=probes, on_demand=on_demand)
     if tree:
-        return connect(one.app, timeout=1.0, limits=limits)
+        return connect(one.app, timeout=1.0, limits=limits, root=int(one.root) if one.root else None)
     return connect(reached_at(one), timeout=1.0, limits=limits)
 
 
@@ -130,7 +133,7 @@ def attach_tree(pid: int, *, app: Optional[str] = None, say: Callable[[str], Non
     found = [first]
     for child in children(pid):
         try:
-            found.append(attach_process(child, app=first.app, **options))
+            found.append(attach_process(child, app=first.app, root=first.root, **options))
         except (XpcError, OSError) as error:
             say(str(error))
     return found
@@ -143,8 +146,9 @@ def attach_process(
     config: Union[Config, str, os.PathLike[str], None] = None,
     probes: Iterable[str] = (),
     on_demand: Iterable[str] = (),
+    root: str = "",
 ) -> Attached:
-    """Bring the agent into one process, as `attach` does. Raises the same errors."""
+    """Bring the agent into one process, as `attach` does. Raises the same errors. `root` is that of its tree, or ""."""
     began = time.perf_counter()
     deadline = time.monotonic() + TIMEOUT
     if not os.path.exists(f"/proc/{pid}"):
@@ -156,7 +160,7 @@ def attach_process(
                 return known
             examination = _examined(pid)
             settings = _config(examination, app, config, tuple(probes), tuple(on_demand))
-            report = _bring(examination, settings, deadline)
+            report = _bring(examination, settings, deadline, root or str(pid))
     except OSError as error:
         if isinstance(error, XpcError) or not (isinstance(error, ProcessLookupError) or process_stat(pid) is None):
             raise
@@ -172,6 +176,7 @@ def attach_process(
         int(report["modules"]),
         time.perf_counter() - began,
         bool(report["already"]),
+        str(report["root"]),
     )
     if report["version"] != __version__:
         raise AttachError(
@@ -225,7 +230,7 @@ def _known(pid: int) -> Optional[Attached]:
     """A process that has the agent in it."""
     for entry in discovery.processes():
         if entry.pid == pid and (not entry.namespace or entry.namespace == pid_namespace()):
-            return Attached(pid, entry.app, entry.address, str(runtime_dir(create=False)), entry.python, "", 0, 0.0, already=True)
+            return Attached(pid, entry.app, entry.address, str(runtime_dir(create=False)), entry.python, "", 0, 0.0, True, entry.root)
     return None
 
 
@@ -251,7 +256,7 @@ def default_app(examination: Examination) -> str:
     return examination.program[: 64 - len(tail)] + tail
 
 
-def _bring(examination: Examination, config: Optional[Config], deadline: float) -> Mapping[str, Any]:
+def _bring(examination: Examination, config: Optional[Config], deadline: float, root: str = "") -> Mapping[str, Any]:
     """Have the process start the agent, or stop it where there is no `config`; what it reports."""
     pid = examination.pid
     uid, gid = _file_owner(pid)
@@ -263,6 +268,7 @@ def _bring(examination: Examination, config: Optional[Config], deadline: float) 
             "leave": config is None,
             "version": __version__,
             "config": "" if config is None else pack(config),
+            "root": root,
             "folders": folders() if shared else {},
             "sources": not shared,
             "runtime_dir": str(runtime_dir()) if shared else "",
@@ -402,6 +408,7 @@ def _make_known(attached: Attached, examination: Examination) -> Attached:
             discovery.Entry(
                 *(attached.app, attached.pid, 0, address, stats.started, time.time(), examination.command, attached.python, __version__),
                 namespace=pid_namespace(),
+                root=attached.root,
                 stack=stats.stack,
             )
         )

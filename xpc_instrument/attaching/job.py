@@ -34,7 +34,17 @@ _PACKAGES = ("xpc_agent", "xpc_instrument", "wrapt", "cloudpickle")
 # What the agent does not import.
 _ASIDE = ("xpc_instrument.cli", "xpc_instrument.script", "xpc_instrument.attaching", "xpc_agent.bootstrap")
 # What a report has, unless it says why there is none; it has at most 4 KB (`bootstrap/attached.py`).
-_REPORT = {"thread": int, "app": str, "address": str, "folder": str, "python": str, "modules": int, "already": bool, "version": str}
+_REPORT = {
+    "thread": int,
+    "app": str,
+    "address": str,
+    "folder": str,
+    "python": str,
+    "modules": int,
+    "already": bool,
+    "version": str,
+    "root": str,
+}
 # The same of one that was to take the agent out.
 _FAREWELL = {"thread": int, "app": str}
 _LONGEST_REPORT = 16 << 10

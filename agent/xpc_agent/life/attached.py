@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Dict, Mapping
 
 from xpc_instrument.core.config.packed import unpack
+from xpc_instrument.core.discovery.entry import belong_to, own_root
 from xpc_instrument.core.discovery.folder import RuntimeDirError, runtime_dir, stay_in
 from xpc_instrument.core.version import __version__
 
@@ -27,13 +28,19 @@ def enter(job: Mapping[str, Any], finder: Any, report: Dict[str, Any]) -> bool:
     began = current() is None and not _stands_by()
     if began:
         _announce_in(job["runtime_dir"])
-        begin(unpack(job["config"]), at_once=True, waits=False)
-        at_stop(lambda: _leave_imports(finder))
+        belong_to(job["root"])
+        try:
+            begin(unpack(job["config"]), at_once=True, waits=False)
+        except BaseException:
+            belong_to("")
+            raise
+        at_stop(lambda: _leave(finder))
     agent = current()
     if agent is not None:
         report["app"] = agent.config.app
         report["address"] = agent.address
     report["already"] = not began
+    report["root"] = own_root()
     report["folder"] = str(runtime_dir(create=False))
     report["python"] = "{}.{}.{}".format(*sys.version_info)
     report["version"] = __version__
@@ -56,5 +63,6 @@ def _stands_by() -> bool:
     return bool(getattr(sys.modules.get("_xpc_instrument_stub"), "is_waiting", False))
 
 
-def _leave_imports(finder: Any) -> None:
+def _leave(finder: Any) -> None:
+    belong_to("")
     sys.meta_path[:] = [one for one in sys.meta_path if one is not finder]

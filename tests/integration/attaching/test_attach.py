@@ -204,8 +204,17 @@ while True:
 def test_a_tree_is_one_application(run_program: Callable[..., Program]) -> None:
     program = run_program(FORKING)
     program.read_until("child")
+    pids = sorted([program.pid, *children(program.pid)])
+    for pid in pids:
+        # Each by itself is an application of its own, though they have one name.
+        xpc_instrument.attach(pid, app="tree").close()
+    with pytest.raises(xpc_instrument.AmbiguousApplicationError, match=rf"pid {pids[0]} .*, and pid {pids[1]} "):
+        xpc_instrument.connect("tree")
+    with xpc_instrument.connect("tree", root=pids[1]) as app:
+        assert app.pids == pids[1:]
+    with xpc_instrument.connect("tree", all=True) as app:
+        assert app.detach() == pids
     with xpc_instrument.attach(program.pid, app="tree", tree=True) as app:
-        pids = sorted([program.pid, *children(program.pid)])
         assert app.pids == pids and len(pids) == 2
         seen: set[int] = set()
         app.before("__main__:work", lambda call: seen.add(call.pid))

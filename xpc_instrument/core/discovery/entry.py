@@ -98,7 +98,8 @@ class Entry(Record):
     """The pid namespace in which `pid` and `started` are; "" where that cannot be told."""
 
     root: str = ""
-    """The pid that `xpc-instrument run` had, which this process or one above it was started by; "" of one that was started otherwise."""
+    """What all processes have that belong together: the pid that `xpc-instrument run` had, which started this process or one above it, or
+    of the process at the top of those that were attached to at once; "" of one that has started the agent itself."""
 
     stack: Optional[int] = None
     """Where its stack begins, which tells this program from another that it becomes; None where that cannot be told."""
@@ -110,13 +111,23 @@ class Entry(Record):
 
     @property
     def tree(self) -> Tuple[str, str]:
-        """What is the same of all processes that one `xpc-instrument run` started."""
+        """What is the same of all processes that one `xpc-instrument run` started, or that were attached to at once."""
         return self.namespace, self.root
 
 
+# Of a process that was attached to; its children inherit it, and its environment is the application's.
+_attached_root = ""
+
+
 def own_root() -> str:
-    """The pid of the `xpc-instrument run` by which this process, or one above it, was started; "" if it was started otherwise."""
-    return os.environ.get(MAIN_VARIABLE, "")
+    """The `root` of the process that calls this."""
+    return os.environ.get(MAIN_VARIABLE, "") or _attached_root
+
+
+def belong_to(root: str) -> None:
+    """This process is attached to, with those that have the same `root`; "" once it is so no more."""
+    global _attached_root
+    _attached_root = root
 
 
 def own_entry(app: str, address: str, member: str = "") -> Entry:
