@@ -288,6 +288,7 @@ TOO_DEAR = (
     "importlib.metadata",
     "inspect",
     "multiprocessing",
+    "pickle",
     "rich",
     "shutil",
     "ssl",
@@ -297,7 +298,12 @@ TOO_DEAR = (
     "tomllib",
     "unittest",
     "wrapt",
+    # What is there for hooks comes with the first of them.
+    "xpc_agent.hooks.remote",
+    "xpc_agent.patching",
     "xpc_instrument.cli",
+    "xpc_instrument.core.calls.caller",
+    "xpc_instrument.core.values.pickling",
     "xpc_instrument.script.call",
     "xpc_instrument.script.session",
 )
