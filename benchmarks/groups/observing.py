@@ -49,6 +49,7 @@ _LOCAL: Dict[str, Mapping[str, Any]] = {
     "`stat --by currency --of 1`": {**_STAT, "by": ["currency"], "of": "1"},
     "`watch --show order.id --show customer.id`": {**_WATCH, "show": ["order.id", "customer.id"]},
     "`watch`": _WATCH,
+    "`watch --rate 50`, over it": _WATCH,
 }
 _BY_KEY = ("`stat --by currency --of amount`", "`stat --by currency`", "`stat --by currency --of 1`")
 _REJECTED = "`before(when=)`, rejected"
@@ -101,7 +102,8 @@ def _made(name: str, target: str) -> Any:
     if local["kind"] == STAT:
         made = _hook(LocalHook, Mode.AFTER, target, Terms(local=local))
     else:
-        made = _hook(WatchHook, Mode.AFTER, target, Terms(wait=False, local=local), sender=_Queues(), redaction=Redaction())
+        rate = 50.0 if "--rate" in name else None
+        made = _hook(WatchHook, Mode.AFTER, target, Terms(wait=False, rate=rate, local=local), sender=_Queues(), redaction=Redaction())
     made.rest = lambda: None
     return made
 
@@ -216,6 +218,8 @@ def _rows() -> Iterator[Comparison]:
     two = "`watch --show order.id --show customer.id`"
     yield Comparison(two, two, "bare", more=1.5e-6)
     yield Comparison("`watch`", "`watch`", "bare")
+    over = "`watch --rate 50`, over it"
+    yield Comparison(over, over, "closure", beyond="bare")
     yield Comparison("of it, a capture of the order, two levels", "capture", "recording", more=8e-6)
     yield Comparison("`sys.setprofile` with a function that does nothing", "sys.setprofile", "closure", beyond="bare")
     for name in _PEERS:

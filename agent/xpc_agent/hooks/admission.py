@@ -194,6 +194,46 @@ class Admission:
 
         return obey
 
+    def halves(self, counters: HookCounters) -> Tuple[Callable[[], Any], Callable[[], Any]]:
+        """`take` in two, for a hook that is told at the end of an invocation and is never suspended: what is asked when the invocation
+        begins, and what when it has ended. Left out for `rate`, it goes without all that lies between."""
+        if self._plain:
+            return _always, self._taking(counters)
+        if self.by_chance:
+            return self._taking(counters), _always
+        until, sample, bucket, limit = self._expires, self._sample, self._rate, self._limit
+        clock, chance, ended, number_of_use, count = self._clock, self._chance, self._ended, self._next_use, counters.calls.up
+        skip_sample, skip_rate = counters.skipped["sample"].up, counters.skipped["rate"].up
+
+        def early() -> bool:
+            if sample is not None and chance() >= sample:
+                skip_sample()
+                return False
+            now = clock()
+            if bucket is not None and now < bucket.empty_until:
+                skip_rate()
+                return False
+            if guard.on:
+                return False
+            if until is not None and now >= until:
+                ended()
+                return False
+            if bucket is not None and not bucket.take():
+                skip_rate()
+                return False
+            return True
+
+        def late() -> Any:
+            if limit is not None:
+                number = number_of_use()
+                if number >= limit:
+                    return False
+                if number == limit - 1:
+                    ended()
+            return count()
+
+        return early, late
+
     def _retrying(self, counters: HookCounters, admit: Callable[[], Any]) -> Callable[[], Any]:
         """`take` of a hook that is suspended: True for the one invocation that tries it after the pause."""
         clock, skip = self._clock, counters.skipped["suspended"].up
@@ -289,6 +329,10 @@ class Admission:
                 "retry-in": 0.0 if self._trial else max(0.0, self.retry_at - self._clock()),
                 "trying": bool(self._trial),
             }
+
+
+def _always() -> bool:
+    return True
 
 
 class SharedAdmission(Admission):

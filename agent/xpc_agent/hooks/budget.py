@@ -27,6 +27,8 @@ _used, _now = time.process_time, time.monotonic
 
 # What an invocation costs beside what is timed, in seconds: the way in and out.
 _BESIDE = 0.3e-6
+# And one that was left out when it began.
+_LEFT_OUT = 0.2e-6
 # Judged after so many seconds of the processor's, so that a burst is not.
 _JUDGED = 0.5
 # So much of one processor's time is never too much.
@@ -61,6 +63,10 @@ class Budget:
         self._cost = 0.0
         self._look_at = BUDGET * _JUDGED
         self._since, self._began = _used(), _now()
+
+    def left_out(self, calls: int) -> None:
+        """So many invocations were left out when they began, as over the rate; judged with what is spent next."""
+        self._cost += _LEFT_OUT * calls
 
     def spent(self, seconds: float, calls: int = SAMPLED) -> None:
         """So many invocations have cost so much each."""

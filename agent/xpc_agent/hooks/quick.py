@@ -23,7 +23,7 @@ from ..events.queue import EventQueue
 from ..generated import compiled
 from ..guard import guarded
 from .budget import SAMPLED, Budget
-from .gate import Args, Way
+from .gate import Args
 from .invocation import next_number
 from .timed import Record
 
@@ -42,7 +42,8 @@ class Watching(Protocol):
 
     key: int
     queue: EventQueue
-    way: Way
+    take_late: Callable[[], Any]
+    """What of the terms is asked when an invocation has ended."""
 
     def tell(self, values: Optional[Args], result: Any, error: Optional[BaseException], duration: float, ended: float) -> None:
         """All of it: the condition, the terms, the capture."""
@@ -89,7 +90,7 @@ def record(values, result, error, duration, ended):
         return
     {condition}
     try:
-        if not way.take():
+        if not take():
             return
         try:
             {evaluations}
@@ -164,9 +165,9 @@ def recording(hook: Watching, shown: Shown, names: Dict[str, Any], budget: Budge
         "tell": tell,
         "tell_met": hook.tell_met,
         "text": str,
+        "take": hook.take_late,
         "tick": budget.tick,
         "truth": bool,
-        "way": hook.way,
         "whole": int,
     }
     text = _RECORD.format(

@@ -53,7 +53,7 @@ class WatchHook(ShownHook):
         self._rejected = Bucket(options["terms"].rate or MOST_REJECTED) if local.get("rejected") else None
         self._show: List[Tuple[str, Callable[..., Any]]] = []
         super().__init__(*args, capturer=Capturer(CaptureLimits(depth=local["depth"]), redaction), hides=redaction.hides, **options)
-        # Admission is asked where an invocation is recorded.
+        self._passed_over = 0
         self.alone = self._inside = Way(ALWAYS)
         self._begin_recording()
         self._own = self.target.rpartition(".")[2].rpartition(":")[2]
@@ -64,6 +64,12 @@ class WatchHook(ShownHook):
 
     def _begin_recording(self) -> None:
         """What is done in the function's own code, which has the values of all parameters in their order."""
+        # The terms count what is shown: that is known when an invocation begins, where it depends on nothing but them.
+        early, self.take_late = ALWAYS, self._take
+        if not (self.local["when"] or self._raising):
+            early, self.take_late = self.admission.halves(self.counters)
+            self._inside.back = self.way.back if self.admission.by_chance else ALWAYS
+        self._inside.take = NEVER if self._rests else early
         if self.mode is Mode.BEFORE:
             record = self._recording(False)
 
@@ -100,6 +106,9 @@ class WatchHook(ShownHook):
             self, Shown(when, tuple(values), ends and not shown, self._raising, self._rejected is not None), names, self._budget
         )
 
+    def _take(self) -> Any:
+        return self.way.take()
+
     def rest(self) -> None:
         super().rest()
         self._inside.take = NEVER
@@ -108,8 +117,10 @@ class WatchHook(ShownHook):
         super().reset_after_fork(pid)
         self.over_budget = False
         self._budget.reset()
+        self._passed_over = 0
         if self._rejected is not None:
             self._rejected.reset()
+        self._begin_recording()
 
     def _record(
         self, number: int, args: Args, kwargs: Kwargs, instance: Any, duration: float, result: Any, error: Optional[BaseException]
@@ -141,9 +152,12 @@ class WatchHook(ShownHook):
         """Count an event that is dropped."""
         self._drop()
 
-    def spent(self, seconds: float) -> None:
-        """One invocation in `SAMPLED` has cost so much."""
-        self._budget.spent(seconds)
+    def spent(self, seconds: float, calls: int = SAMPLED) -> None:
+        """So many invocations have cost so much each; with it goes what the others have cost that were left out meanwhile."""
+        left_out = self.counters.skipped["rate"].value
+        self._budget.left_out(left_out - self._passed_over)
+        self._passed_over = left_out
+        self._budget.spent(seconds, calls)
 
     def _tell_call(
         self, number: int, args: Args, kwargs: Optional[Kwargs], duration: float, result: Any, error: Optional[BaseException]
@@ -174,11 +188,12 @@ class WatchHook(ShownHook):
                 guard.on = False
                 raise
         # Admission lets nothing through where the thread does our work.
-        wanted = self.way.take() if met else self._rejected is not None and self._rejected.take()
+        take = self.take_late if kwargs is None else self.way.take
+        wanted = take() if met else self._rejected is not None and self._rejected.take()
         try:
             guard.on = True
             if began:
-                self._budget.spent(perf_counter() - began)
+                self.spent(perf_counter() - began)
         finally:
             try:
                 guard.on = False
@@ -196,7 +211,7 @@ class WatchHook(ShownHook):
             guard.on = True
             began = perf_counter()
             blob = self._captured(values, result, error, duration)
-            self._budget.spent(perf_counter() - began, 1)
+            self.spent(perf_counter() - began, 1)
             self._put(number, blob, met)
         finally:
             try:

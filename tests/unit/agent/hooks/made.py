@@ -30,8 +30,7 @@ def made(cls: Callable[..., Any], mode: Mode, target: str, terms: Terms, **more:
         pid=7,
         may_refer=False,
         signature=lambda: None,
-        ended=lambda hook: None,
-        **more,
+        **{"ended": lambda hook: None, **more},
     )
     resolved: Any = resolve(target)
     hook.placed(resolved, resolved.function.__code__)

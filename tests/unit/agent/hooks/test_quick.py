@@ -20,6 +20,7 @@ from xpc_instrument.core.model.terms import Terms
 from xpc_instrument.core.values.captures import REDACTED
 from xpc_instrument.core.values.redaction import Redaction
 
+GATE: Any = SimpleNamespace(ends=(Exception,))
 LOCAL = {"kind": WATCH, "when": "", "show": [], "depth": 2, "stack": 0, "errors": False, "rejected": False, "locals": False}
 
 
@@ -36,13 +37,17 @@ def charge(amount: Any, customer: Any = None, password: Any = "hunter2") -> Any:
 class Watched:
     """A watch of `charge`, whose queue is looked into."""
 
-    def __init__(self, limit: int = 100, mode: Mode = Mode.AFTER, rate: Any = None, **local: Any) -> None:
+    def __init__(self, limit: int = 100, mode: Mode = Mode.AFTER, rate: Any = None, limit_of_calls: Any = None, **local: Any) -> None:
         sender: Any = SimpleNamespace(max_queue=limit, max_bytes=limit * 8192, source="here", wake=lambda: None)
         sender.next_batch = itertools.count(1).__next__
         self.queue = EventQueue("session", sender)
         sender.add = lambda hook: self.queue
-        terms = Terms(wait=False, rate=rate, local={**LOCAL, **local})
-        self.hook: WatchHook = made(WatchHook, mode, f"{__name__}:charge", terms, sender=sender, redaction=Redaction())
+        self.ended = 0
+        terms = Terms(wait=False, rate=rate, limit=limit_of_calls, local={**LOCAL, **local})
+        self.hook: WatchHook = made(WatchHook, mode, f"{__name__}:charge", terms, sender=sender, redaction=Redaction(), ended=self._end)
+
+    def _end(self, hook: Any) -> None:
+        self.ended += 1
 
     def call(self, *values: Any, result: Any = None, error: Any = None) -> None:
         """An invocation."""
@@ -154,6 +159,27 @@ def test_over_its_rate_and_at_rest_nothing_is_queued() -> None:
     watched.hook.rest()
     watched.call(1, 2, 3)
     assert (watched.told(), watched.hook.alone.take()) == ([], 0)  # type: ignore[union-attr]
+
+
+def test_a_limit_counts_what_has_ended_and_a_rate_what_begins() -> None:
+    watched = Watched(rate=1.0, limit_of_calls=1)
+    way = watched.hook.alone
+    assert way is not None
+    assert way.begin is not None
+    assert way.take()
+    token = way.begin(GATE, (1, 2, 3))[1]  # type: ignore[index]
+    assert not way.take()
+    assert (watched.ended, watched.hook.counters.skipped["rate"].value) == (0, 1)
+    token.leave(None)
+    assert (watched.ended, len(watched.told())) == (1, 1)
+
+
+@pytest.mark.parametrize("error", [None, ValueError("no")])
+def test_what_is_captured_takes_one_token_too(error: Any) -> None:
+    watched = Watched(rate=20.0)
+    for _ in range(2):
+        watched.call(1, [2], 3, error=error)
+    assert len(watched.told()) == 2
 
 
 def test_a_full_queue_drops_and_counts() -> None:
