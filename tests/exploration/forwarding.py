@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import types
 from typing import Any, Callable, Dict, List, Optional
@@ -196,6 +197,10 @@ class Exploration:
             "calls": Forward.calls,
         }
 
+
+# Who is started in the background by a shell has it ignored, and a suite that interrupts itself then waits for ever.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _exploration = Exploration(os.environ.get("XPC_EXPLORE_PACKAGES", "").split(), os.environ.get("XPC_EXPLORE_MODE", "plain"))
 _exploration.start()
