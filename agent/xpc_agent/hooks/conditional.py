@@ -22,7 +22,7 @@ import time
 from builtins import isinstance as _isinstance  # the builtin may be the very target, and no guard is up here
 from time import perf_counter as _clock
 from types import CodeType, FunctionType
-from typing import Any, Callable, Coroutine, Optional, Sequence, Tuple
+from typing import Any, Callable, Coroutine, Dict, Optional, Sequence, Tuple
 
 from xpc_instrument.core.model.errors import ExpressionError
 from xpc_instrument.core.model.expression import AT_END, TRUSTED, WORDS, TooMuch, WouldRunCode, parse
@@ -32,6 +32,7 @@ from xpc_instrument.core.model.target import Mode
 from xpc_instrument.core.model.words import one_line
 from xpc_instrument.core.unpatched import get_ident
 
+from ..generated import compiled
 from ..guard import guard, guarded
 from ..targets.flags import CO_VARKEYWORDS
 from ..targets.parameters import binder, count_of, splitter
@@ -81,6 +82,35 @@ _HAS_RAISED = "ended(gate, ({values}), now() - began, None, error)"
 _AT_LEAVING = {"result": "value", "exception": "None", "duration": "now() - began"}
 _AT_FAILING = {"result": "None", "exception": "error if is_a(error, any_error) else None", "duration": "now() - began"}
 
+# The same around the original. What that raises is no consequence of an error here.
+_AROUND = """
+def around(proceed, args, kwargs, bound, number=0):
+    if not is_well:
+        return slowly(proceed, args, kwargs, bound, number)
+    try:
+        if kwargs or length(args) != {count}:
+            {values}= values_of(args, kwargs)
+        else:
+            {values}= args
+    except no_such_call as fault:
+        mistaken(fault)
+        met = False
+    else:
+        try:
+            met = True if {test} else False
+        except any_error as fault:
+            unmet(fault)
+            met = None
+    if met:
+        return call(proceed, args, kwargs, bound, number)
+    if met is not None:
+        for _ in passed:
+            break
+        else:
+            one_more()
+    return proceed(*args, **kwargs)
+"""
+
 # A hook as it is seen here: `remote.RemoteHook`, or what derives from it.
 Hook = Any
 Ask = Callable[..., Any]
@@ -114,6 +144,7 @@ class Conditional:
         self._looked_at = _now()
         # As the chain has it.
         self.way = Way(ALWAYS)
+        self.call_replacing: Callable[..., Any] = self._replacing
         self.sole: Optional[Callable[..., Any]] = None if self.mode is not Mode.BEFORE else self._alone
         self.goes_without: Callable[[], bool] = hook.goes_without
         self.alone = Way(ALWAYS, after(self) if self.mode is Mode.AFTER else self._begin)
@@ -132,6 +163,7 @@ class Conditional:
         self._values_of = self._split = None
         self._direct = False
         self.alone.entrance = None
+        self.call_replacing, self.sole = self._replacing, self._alone if self.mode is Mode.BEFORE else None
         if self.mode is not Mode.AFTER:
             self.alone.begin = self._begin
         if code is not None and type(function) is FunctionType:
@@ -160,11 +192,13 @@ class Conditional:
         elif not self._direct:
             return
         if self._expression.level != TRUSTED:
-            self.alone.entrance = self._entrance(names, words)
+            test, namespace = self._expression.test([*names, *words])
+            self.alone.entrance = self._entrance(names, words, test, namespace)
+            if names and self.mode is not Mode.AFTER and (sys.version_info < (3, 11) or not self.hook.goes_inside(resolved.kind)):
+                self._go_around(names, test, namespace, code)
             self._settle()
 
-    def _entrance(self, names: Tuple[str, ...], words: Sequence[str]) -> Entrance:
-        test, namespace = self._expression.test([*names, *words])
+    def _entrance(self, names: Tuple[str, ...], words: Sequence[str], test: str, namespace: Dict[str, Any]) -> Entrance:
         values = "".join(f"v{place}, " for place in range(len(names)))
         about = f"{self.mode.value} {self._expression.text!r} {values}"
         namespace.update(any_error=Exception, met=self._met, unmet=self._failed, one_more=self._one_more)
@@ -180,6 +214,31 @@ class Conditional:
         )
         return Entrance(about, namespace, _BEGUN.format(values=values), _KEPT.format(values=values), last, wrong)
 
+    def _go_around(self, names: Tuple[str, ...], test: str, namespace: Dict[str, Any], code: Optional[CodeType]) -> None:
+        """Ask in what stands around the original."""
+        assert code is not None
+        is_before = self.mode is Mode.BEFORE
+        values = "".join(f"v{place}, " for place in range(len(names)))
+        namespace.update(
+            slowly=self._alone if is_before else self._replacing,
+            call=self._tell_before if is_before else self.hook.call_replacing,
+            values_of=self._values_of,
+            mistaken=_mistaken,
+            no_such_call=TypeError,
+            length=len,
+        )
+        # Where the arguments may be given as the parameters stand.
+        count = code.co_argcount if code.co_argcount == len(names) else -1
+        text = _AROUND.format(count=count, values=values, test=test)
+        around = compiled(f"{__name__} around {self._expression.text!r} {values}{count}", namespace, text)["around"]
+        if is_before:
+            self.sole = around
+        else:
+            self.call_replacing = around
+
+    def _tell_before(self, original: Callable[..., Any], args: Args, kwargs: Kwargs, bound: bool, number: int) -> Any:
+        return self.hook.sole(original, args, kwargs, bound)
+
     def _settle(self) -> None:
         """Whether it is asked at the entrance depends on its state, and on the hook's."""
         entrance: Optional[Entrance] = self.alone.entrance
@@ -191,7 +250,8 @@ class Conditional:
             self._passed = Passed(self._steps_until_clock)
             rejected.besides = self._passed.count
         self._passed.lay_for(entrance.names)
-        entrance.is_open = not self._errors and not self._resting_until and not self.hook.admission.suspended
+        well = not self._errors and not self._resting_until and not self.hook.admission.suspended
+        entrance.is_open = entrance.names["is_well"] = well
 
     # asking ------------------------------------------------------------------------------------------------------------
 
@@ -300,12 +360,12 @@ class Conditional:
             return awaited
         return _nothing_async()
 
-    def _alone(self, original: Callable[..., Any], args: Args, kwargs: Kwargs, bound: bool) -> Any:
+    def _alone(self, original: Callable[..., Any], args: Args, kwargs: Kwargs, bound: bool, number: int = 0) -> Any:
         if not self._meets(args, kwargs):
             return original(*args, **kwargs)
         return self.hook.sole(original, args, kwargs, bound)
 
-    def call_replacing(self, proceed: Callable[..., Any], args: Args, kwargs: Kwargs, bound: bool, number: int = 0) -> Any:
+    def _replacing(self, proceed: Callable[..., Any], args: Args, kwargs: Kwargs, bound: bool, number: int = 0) -> Any:
         """As `RemoteHook.call_replacing`."""
         if not self._meets(args, kwargs):
             return proceed(*args, **kwargs)
@@ -390,6 +450,11 @@ class Conditional:
 
 async def _nothing_async() -> None:
     """What does not meet the condition."""
+
+
+def _mistaken(error: TypeError) -> None:
+    """A call that the function does not take: it says so itself."""
+    raise_interrupt(error, of_values=True)
 
 
 def _thread_name(*_: Any) -> Any:

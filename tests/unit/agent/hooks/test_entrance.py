@@ -25,7 +25,7 @@ from xpc_instrument.core.model.target import Mode
 from xpc_instrument.core.model.terms import Terms
 from xpc_instrument.core.values.traits import PeerProfile
 
-pytestmark = pytest.mark.skipif(sys.version_info < (3, 11), reason="CPython 3.11 is the oldest whose code is gone into")
+inside = pytest.mark.skipif(sys.version_info < (3, 11), reason="CPython 3.11 is the oldest whose code is gone into")
 
 SOURCE = """
 def charge(amount, customer=None, *more, note=None, **rest):
@@ -123,6 +123,7 @@ def shops() -> Iterator[Any]:
 
 
 @pytest.mark.version
+@inside
 def test_what_does_not_meet_the_condition_is_counted_and_passed_over(shops: Any) -> None:
     for mode in (Mode.BEFORE, Mode.AROUND):
         shop = shops("amount > 100 and customer.vip", mode)
@@ -146,6 +147,7 @@ def test_what_does_not_meet_the_condition_is_counted_and_passed_over(shops: Any)
 
 
 @pytest.mark.version
+@inside
 def test_an_after_hook_is_asked_when_the_call_has_ended(shops: Any) -> None:
     shop = shops("amount > 100 or result is None", Mode.AFTER, "pay")
     assert shop.entrance is not None
@@ -181,6 +183,37 @@ def test_an_after_hook_is_asked_when_the_call_has_ended(shops: Any) -> None:
     assert shops("amount > 100", Mode.AFTER).entrance is None
 
 
+@pytest.mark.version
+def test_what_stands_around_the_original_asks_in_the_same_way(shops: Any) -> None:
+    for mode, name in ((Mode.INSTEAD, "pay"), (Mode.INSTEAD, "charge"), (Mode.BEFORE, "pay"), (Mode.AROUND, "charge")):
+        shop = shops("amount > 100", mode, name)
+        for call, rejected, told in (
+            (lambda f: f(1), 1, 0),
+            (lambda f: f(amount=2), 2, 0),
+            (lambda f: f(101), 2, 1),
+            (lambda f: f(amount=101), 2, 2),
+        ):
+            result = call(shop.function)
+            assert (result if name == "pay" else result[0]) in (1, 2, 101)
+            assert (shop.rejected, shop.told) == (rejected, told)
+    shop = shops("amount > 100", Mode.INSTEAD, "pay")
+    with pytest.raises(TypeError, match="pay") as caught:
+        shop.function(1, 2)
+    assert (caught.value.__context__, shop.rejected, shop.told) == (None, 1, 0)
+    shop.function(Customer(True))
+    assert (shop.hook.counters.failures, shop.rejected) == ({"would-run-code": 1}, 2)
+    shop.function(1)
+    shop.function(1)
+    assert (shop.rejected, shop.told) == (4, 0)
+    refuse = shops("amount > 100", Mode.INSTEAD, "refuse")
+    for amount in (1, Customer(True)):
+        with pytest.raises(ValueError) as refused:
+            refuse.function(amount)
+        assert refused.value.__context__ is None
+    assert (refuse.rejected, refuse.told) == (2, 0)
+
+
+@inside
 def test_no_rejection_is_lost_where_threads_use_up_a_row_together(shops: Any) -> None:
     shop = shops("amount > 100")
 
@@ -201,6 +234,7 @@ def test_no_rejection_is_lost_where_threads_use_up_a_row_together(shops: Any) ->
     assert (shop.rejected, shop.told) == (40_000, 0)
 
 
+@inside
 def test_a_condition_that_fails_is_asked_elsewhere_until_it_can_be_evaluated(shops: Any) -> None:
     shop = shops("amount > 100")
     assert shop.function(Customer(True))[1] is None
@@ -215,6 +249,7 @@ def test_a_condition_that_fails_is_asked_elsewhere_until_it_can_be_evaluated(sho
     assert (shop.entrance, shop.told) == (None, 0)
 
 
+@inside
 def test_a_hook_that_is_suspended_skips_before_its_condition_is_asked(shops: Any) -> None:
     shop = shops("amount > 100", after=1)
     shop.function(200)
@@ -226,6 +261,7 @@ def test_a_hook_that_is_suspended_skips_before_its_condition_is_asked(shops: Any
     assert (shop.rejected, shop.entrance is None) == (1, False)
 
 
+@inside
 def test_counters_that_begin_anew_count_from_nothing(shops: Any) -> None:
     shop = shops("amount > 100")
     for _ in range(5):
@@ -235,6 +271,7 @@ def test_counters_that_begin_anew_count_from_nothing(shops: Any) -> None:
     assert shop.rejected == 1
 
 
+@inside
 def test_from_one_condition_to_another_and_to_none(shops: Any) -> None:
     shop = shops("amount > 100")
     armed = shop.function.__code__
@@ -256,6 +293,7 @@ def test_from_one_condition_to_another_and_to_none(shops: Any) -> None:
     assert (shop.rejected, shop.told) == (1, 2)
 
 
+@inside
 def test_pickled_by_value_it_is_the_original(shops: Any) -> None:
     shop = shops("amount > 100")
     pickled = cloudpickle.dumps(types.FunctionType(shop.function.__code__, {}, "charge", (None,)))
