@@ -25,6 +25,7 @@ from ..guard import guard  # noqa: F401 - used in `TELL_AFTER`
 from ..targets.resolve import Kind
 from .gate import ALWAYS, PASS, Args, Entered, Gate, Kwargs, Proceeding, Way, without_frame
 from .invocation import Invocation, next_number
+from .timed import entrance_of_all
 
 
 class DispatchedHook(Protocol):
@@ -83,6 +84,10 @@ class HookChain:
         self.way = Way(ALWAYS, self._begin)
         if len(self.hooks) == 1:
             self.way = getattr(self.hooks[0], "alone", None) or self.way
+        elif len(self.after) == len(self.hooks):
+            ways: List[Any] = [getattr(hook, "alone", None) for hook in self.after]
+            if all(way is not None and way.record is not None for way in ways):
+                self.way.entrance = entrance_of_all(ways)
 
     def inside(self, kind: Kind) -> bool:
         """Whether all hooks can be called from inside the code of a function of that kind."""

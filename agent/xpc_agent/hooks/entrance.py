@@ -62,10 +62,12 @@ def __getattr__(name: str) -> Any:
 
 
 class Entrance:
-    """`first` is the text of what its `enter` does, which returns or goes on as any: it has the values as `v0`, `v1` and so on, and `gate`.
+    """`first` is the text of what its `enter` does, which returns or goes on as any: it has the values as `v0`, `v1` and so on, a tuple of
+    all instead of `<values>`, and `gate`.
 
     `token` are the names of what is in the tuple, each with a comma, for `last`, which is what `leave` does before it returns the `value`,
-    and `wrong`, what `failed` does with an `error`, which goes on. `names` are the globals of all, and `about` says for whom it is.
+    and `wrong`, what `failed` does with an `error`, which goes on; in these two `<at work>` says whether the thread does work of ours, in
+    the middle of which only an iteration may end. `names` are the globals of all, and `about` says for whom it is.
     """
 
     __slots__ = ("_about", "_calls", "_gate", "_is_open", "_texts", "names")
@@ -96,7 +98,7 @@ class Entrance:
         self._gate = served
         self.is_open = self._is_open
         if self._calls is None:
-            self._calls = self._made(count)
+            self._calls = self._made(count, GeneratorExit in served.ends)
         return self._calls
 
     def dismiss(self) -> None:
@@ -104,12 +106,14 @@ class Entrance:
         self._gate = None
         self.is_open = self._is_open
 
-    def _made(self, count: int) -> Calls:
-        first, token, last, wrong = self._texts
+    def _made(self, count: int, iterates: bool) -> Calls:
+        at_work = "guard.on" if iterates else "False"
+        first, token, last, wrong = (text.replace("<at work>", at_work) for text in self._texts)
+        first = first.replace("<values>", f"({''.join(f'v{place}, ' for place in range(count))})")
         text = gate.enter_text(count, _FIRST.format(first=_indented(first, 8)))
         if token:
             text += _LEAVE.format(token=token, last=_indented(last, 8)) + _FAILED.format(token=token, wrong=_indented(wrong, 8))
-        made = compiled(f"{__name__} {self._about}", self.names, text)
+        made = compiled(f"{__name__} {self._about}, {count}{', iterates' * iterates}", self.names, text)
         number = next(_numbers)
         for name, function in made.items():
             _name(function, f"{name}_{number}")

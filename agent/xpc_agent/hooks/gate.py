@@ -65,16 +65,17 @@ class Way:
     """Where a gate leads: `begin(gate, values)`, which answers as `enter`, if `take()` is true. Both are exchanged, each for itself.
 
     `back()` undoes a `take` that was true, where the thread does work of ours and goes no further. `entrance` makes an `enter` of its own
-    for code that leads here (`entrance.py`).
+    for code that leads here (`entrance.py`); `record` is what a hook does that records what has ended (`timed.py`).
     """
 
-    __slots__ = ("back", "begin", "entrance", "take")
+    __slots__ = ("back", "begin", "entrance", "record", "take")
 
     def __init__(self, take: Callable[[], Any] = NEVER, begin: Optional[Callable[[Gate, Args], Entered]] = None) -> None:
         self.take = take
         self.back: Callable[[], Any] = ALWAYS
         self.begin = begin
         self.entrance: Any = None
+        self.record: Any = None
 
 
 CLOSED = Way()

@@ -34,7 +34,7 @@ from .gate import NEVER, Args, Kwargs, Way
 from .invocation import Invocation
 from .remote import RemoteHook
 from .scope import Scope
-from .timed import Record, beginning
+from .timed import Record, lead
 
 # `values` are None for a call that the function does not take. That no code of the application runs is the expressions' to see to; what is
 # not to be seen by hooks, since it may call what they are on, has its guard.
@@ -122,7 +122,7 @@ class LocalHook(RemoteHook):
     def _begin_counting(self) -> None:
         self._budget = Budget(self)
         self._record: Record = self._recording()
-        self.way.begin = beginning(self._record)
+        lead(self.way, self._record)
         # By a trampoline: the target may be a function that recording needs, whose wrapper this module was loaded with.
         self._record_apart: Record = guarded(self._record)
 

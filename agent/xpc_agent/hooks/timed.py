@@ -1,17 +1,53 @@
-"""The token of a hook that records an invocation when it has ended, alone inside of the function's own code."""
+"""Hooks that record an invocation when it has ended, alone inside of the function's code: at an entrance, or by a token."""
 
 from __future__ import annotations
 
 from builtins import isinstance as _isinstance  # for where no guard is up: the builtin may be the very target
 from time import perf_counter
-from typing import Any, Callable, Optional, Tuple
+from typing import Any, Callable, Dict, Optional, Sequence, Tuple
 
 from ..guard import guard
-from .gate import Args, Gate
+from .entrance import Entrance
+from .gate import ALWAYS, Args, Gate, Way
 
 Record = Callable[[Optional[Args], Any, Optional[BaseException], float, float], None]
 """Called as `record(values, result, error, duration, ended)`: the values of all parameters in their order, the duration in seconds, and
 when `perf_counter` says that it was over."""
+
+
+# Of a way only `take`, `back` and `record` are looked at, which may be exchanged.
+_FIRST = """
+take = lead0.take
+if take is not always and not take():
+    return None
+if guard.on:
+    lead0.back()
+    return None
+return None, (gate, <values>, now())
+"""
+_KEPT = "gate, values, began, "
+_TELL = "lead{number}.record(values, {outcome}, ended - began, ended)"
+_LAST = """
+ended = now()
+if not <at work>:
+    {tell}
+"""
+_WRONG = """
+ended = now()
+if is_a(error, gate.ends) and not <at work>:
+    shown = error if is_a(error, any_error) else None
+    {tell}
+"""
+# Of several, each has its own say whether it is told.
+_FIRST_OF_ALL = """
+if guard.on:
+    return None
+{take}
+if not ({any}):
+    return None
+return None, (gate, <values>, ({taken}), now())
+"""
+_KEPT_OF_ALL = "gate, values, ({taken}), began, "
 
 
 class Timed:
@@ -52,3 +88,33 @@ def beginning(record: Record) -> Callable[[Gate, Args], Tuple[None, Timed]]:
         return None, token
 
     return begin
+
+
+def lead(way: Way, record: Record) -> None:
+    """Have the way lead to a hook that records so, from now on."""
+    way.begin, way.record = beginning(record), record
+    if way.entrance is None:
+        way.entrance = Entrance("a recording hook", _names([way]), _FIRST, _KEPT, *_ends([_TELL.format(number=0, outcome="{outcome}")]))
+
+
+def entrance_of_all(ways: Sequence[Way]) -> Entrance:
+    """Of ways that all lead to hooks that record so, in the order in which they are told."""
+    taken = "".join(f"t{number}, " for number in range(len(ways)))
+    first = _FIRST_OF_ALL.format(
+        take="\n".join(f"t{number} = lead{number}.take()" for number in range(len(ways))),
+        any=" or ".join(f"t{number}" for number in range(len(ways))),
+        taken=taken,
+    )
+    tell = [f"if t{number}: {_TELL.format(number=number, outcome='{outcome}')}" for number in range(len(ways))]
+    return Entrance(f"{len(ways)} recording hooks", _names(ways), first, _KEPT_OF_ALL.format(taken=taken), *_ends(tell))
+
+
+def _names(ways: Sequence[Way]) -> Dict[str, Any]:
+    names: Dict[str, Any] = {"always": ALWAYS, "any_error": Exception, "is_a": _isinstance, "now": perf_counter}
+    names.update((f"lead{number}", way) for number, way in enumerate(ways))
+    return names
+
+
+def _ends(tell: Sequence[str]) -> Tuple[str, str]:
+    text = "\n    ".join(tell)
+    return _LAST.format(tell=text.format(outcome="value, None")), _WRONG.format(tell=text.format(outcome="None, shown"))

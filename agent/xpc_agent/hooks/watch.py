@@ -30,7 +30,7 @@ from .local import callers
 from .locals import Locals
 from .quick import MARSHAL, Shown, Value, recording
 from .shown import ShownHook
-from .timed import Record, beginning
+from .timed import Record, lead
 
 MOST_BYTES = 16 * 1024
 """Of one event; what is larger is captured again with no depth, and then without its values."""
@@ -79,7 +79,7 @@ class WatchHook(ShownHook):
 
             self._inside.begin = begin
         else:
-            self._inside.begin = beginning(self._recording(True))
+            lead(self._inside, self._recording(True))
 
     def _recording(self, ends: bool) -> Record:
         local, scope = self.local, self._scope

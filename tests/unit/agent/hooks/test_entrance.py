@@ -16,9 +16,11 @@ from xpc_agent.hooks.admission import SuspensionPolicy
 from xpc_agent.hooks.conditional import MOST_ERRORS, Conditional
 from xpc_agent.hooks.dispatch import Dispatcher, HookChain
 from xpc_agent.hooks.entrance import Entrance
+from xpc_agent.hooks.local import LocalHook
 from xpc_agent.hooks.remote import RemoteHook
 from xpc_agent.patching import make_patch
 from xpc_agent.targets.resolve import resolve
+from xpc_instrument.core.model.aggregate import COUNT
 from xpc_instrument.core.model.expression import OBSERVE
 from xpc_instrument.core.model.limits import Limits
 from xpc_instrument.core.model.target import Mode
@@ -63,30 +65,34 @@ class Shop:
         sys.modules[self.module.__name__] = self.module
         self.function: Any = getattr(self.module, name)
         self.code = self.function.__code__
-        target = f"{self.module.__name__}:{name}"
+        self.target = f"{self.module.__name__}:{name}"
+        self.suspension = SuspensionPolicy(after=after, first=1e9, most=1e9)
+        self.hook = self.made(RemoteHook, mode, Terms(when=when))
+        self.condition = Conditional(self.hook, when, OBSERVE)
+        self.dispatcher = Dispatcher()
+        resolved = resolve(self.target)
+        self.patch = make_patch(resolved, self.dispatcher, "auto")
+        self.condition.placed(resolved, self.code)
+        self.set([self.condition])
+
+    def made(self, kind: Any, mode: Mode, terms: Terms) -> Any:
         nobody: Any = types.SimpleNamespace(session="none", who="nobody", pid=0, python="", lanes=None, notify=lambda *_, **__: None)
-        self.hook = RemoteHook(
+        return kind(
             mode,
-            target,
+            self.target,
             nobody,
             1,
             "call",
             PeerProfile("", "", Limits().max_payload),
             timeout=1.0,
             on_failure="original",
-            terms=Terms(when=when),
-            suspension=SuspensionPolicy(after=after, first=1e9, most=1e9),
+            terms=terms,
+            suspension=self.suspension,
             pid=0,
             may_refer=False,
             signature=lambda: None,
             ended=lambda _: None,
         )
-        self.condition = Conditional(self.hook, when, OBSERVE)
-        self.dispatcher = Dispatcher()
-        resolved = resolve(target)
-        self.patch = make_patch(resolved, self.dispatcher, "auto")
-        self.condition.placed(resolved, self.code)
-        self.set([self.condition])
 
     def set(self, hooks: List[Any]) -> None:
         self.dispatcher.chain = HookChain(hooks) if hooks else None
@@ -269,6 +275,41 @@ def test_counters_that_begin_anew_count_from_nothing(shops: Any) -> None:
     shop.hook.reset_after_fork(1)
     shop.function(1)
     assert shop.rejected == 1
+
+
+@inside
+def test_several_that_record_are_told_one_by_one(shops: Any) -> None:
+    shop = shops("amount > 100", Mode.AFTER, "pay")
+    plain = {"kind": "stat", "by": [], "of": "duration", "when": ""}
+
+    def counting(**local: Any) -> LocalHook:
+        hook = shop.made(LocalHook, Mode.AFTER, Terms(local={**plain, **local}))
+        hook.placed(shop.patch.resolved, shop.code)
+        return hook
+
+    def counted() -> List[Any]:
+        return [{key: cell[COUNT] for key, cell in hook.aggregate.total().items()} for hook in hooks]
+
+    hooks = [counting(), counting(by=["amount"]), counting(when="amount > 1")]
+    shop.set(hooks)
+    assert [shop.function(1), shop.function(2), shop.function(0)] == [1, 2, None]
+    assert counted() == [{(): 3}, {(0,): 1, (1,): 1, (2,): 1}, {(): 1}]
+    hooks[1].rest()
+    shop.function(3)
+    assert counted() == [{(): 4}, {(0,): 1, (1,): 1, (2,): 1}, {(): 2}]
+    guard.on = True
+    try:
+        shop.function(3)
+    finally:
+        guard.on = False
+    for hook in hooks:
+        hook.reset_after_fork(1)
+    shop.function(5)
+    assert counted() == [{(): 1}, {(5,): 1}, {(): 1}]
+    shop.set(hooks[:1])
+    shop.function(6)
+    assert counted()[0] == {(): 2}
+    assert counted()[2] == {(): 1}
 
 
 @inside
