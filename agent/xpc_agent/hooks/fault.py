@@ -36,8 +36,9 @@ from ..targets.module import find_module
 from ..targets.raw import is_a, of_class, raw_attribute
 from ..targets.resolve import Kind, Resolved
 from .counters import Count
+from .entrance import Entrance
 from .failures import log
-from .gate import PASS, Args, Entered, Entrance, Gate, Kwargs
+from .gate import PASS, Args, Entered, Gate, Kwargs
 from .local import LocalHook
 
 # How long one sleep of what hangs is, in seconds.
@@ -149,7 +150,7 @@ class FaultHook(LocalHook):
             self.rest()
 
     def _short_cut(self) -> None:
-        """Where one value is always returned, alone inside of the function's code: at the entrance (see `gate.Entrance`)."""
+        """Where one value is always returned, alone inside of the function's code: at the entrance (see `entrance.py`)."""
         first = self._made[0]
         term = first.term
         if term.action != "return" or term.probability < 1.0 or term.times is not None or type(term.values[0]) not in _ATOMS:
@@ -160,7 +161,7 @@ class FaultHook(LocalHook):
         # Counted once, for the hook and for the term.
         quick = self._quick
         first.done.besides = self.counters.calls.besides = lambda: quick.value
-        self.way.entrance = Entrance(term.text, _ALWAYS, {"up": quick.up, "answer": (term.values, None)})
+        self.way.entrance = Entrance(term.text, {"up": quick.up, "answer": (term.values, None)}, _ALWAYS)
         self._settle()
 
     def _install(self, take: Callable[[], Any]) -> None:
@@ -169,8 +170,9 @@ class FaultHook(LocalHook):
 
     def _settle(self) -> None:
         """The entrance answers as long as admission has nothing to say but that the time is not over, of which a timer tells."""
-        entrance = self.way.entrance
-        self.way.quick = None if entrance is None or self._rests or self.admission.suspended else entrance
+        entrance: Optional[Entrance] = self.way.entrance
+        if entrance is not None:
+            entrance.is_open = not self._rests and not self.admission.suspended
 
     def rest(self) -> None:
         self._rests = True
@@ -197,7 +199,9 @@ class FaultHook(LocalHook):
         self._choosing = RLock()
         self._random = Random()
         # It has no timer before its session has come; and its counters are others.
-        self.way.entrance = None
+        if self.way.entrance is not None:
+            self.way.entrance.is_open = False
+            self.way.entrance = None
         self._none.reset()
         for made in self._made:
             made.done.besides = None
