@@ -201,8 +201,6 @@ class FaultHook(LocalHook):
         # It has no timer before its session has come; and its counters are others.
         if self.way.entrance is not None:
             self.way.entrance.is_open = False
-            if self.way.entrance is not None:
-            self.way.entrance.is_open = False
             self.way.entrance = None
         self._none.reset()
         for made in self._made:
