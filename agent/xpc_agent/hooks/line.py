@@ -141,7 +141,7 @@ class LineHook(WatchHook):
         # As it is until it rests, and in a forked child again.
         namespace["begun"] = {"ask": ask, "cost": namespace["cost"]}
         self._asking.append(namespace)
-        hit: Callable[..., None] = compiled(f"{__name__} {self.target}", namespace, text)["hit"]
+        hit: Callable[..., None] = compiled(f"{__name__} {self.target}", namespace, text, kept=False)["hit"]
         return hit
 
     @guarded

@@ -229,7 +229,7 @@ class LocalHook(RemoteHook):
         text = _RECORD.format(
             lines="\n        ".join(lines), counting=counting(of == "duration", self.aggregate.constant is not None).strip()
         )
-        record: Record = compiled(f"{__name__} {dict(local)!r}", namespace, text)["record"]
+        record: Record = compiled(f"{__name__} {dict(local)!r}", namespace, text, kept=False)["record"]
         return record
 
     @guarded

@@ -177,7 +177,7 @@ def recording(hook: Watching, shown: Shown, names: Dict[str, Any], budget: Budge
         plain=" and ".join(f"({_PLAIN.format(name)})" for name, _ in named) or "True",
         values="".join(f"{name}, " for name, _ in named),
     )
-    record: Record = compiled(f"{__name__} {shown!r}", namespace, text)["record"]
+    record: Record = compiled(f"{__name__} {shown!r}", namespace, text, kept=False)["record"]
     return record
 
 

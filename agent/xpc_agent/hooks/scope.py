@@ -71,7 +71,7 @@ class Scope:
             return _nothing_yet
         text, namespace = self.inlined(expression, "evaluate", hides)
         text = f"def value(values, result, error, duration):\n    return {text}\n"
-        value: Callable[..., Any] = compiled(f"{__name__} {expression.text!r}", namespace, text)["value"]
+        value: Callable[..., Any] = compiled(f"{__name__} {expression.text!r}", namespace, text, kept=False)["value"]
         return value
 
     def hidden(self, expression: Expression, hides: Hides) -> bool:

@@ -199,6 +199,22 @@ def test_what_is_watched_ends_where_it_costs_too_much(app: App) -> None:
         assert "observing shop:unique took" in app.log()
 
 
+def test_what_is_made_for_a_hook_goes_with_it(app: App) -> None:
+    made = "__import__('gc').collect() and 0 or sum('xpc_agent' in name for name in __import__('linecache').cache)"
+
+    def some(session: xpc_instrument.Session, least: int) -> None:
+        with session.watch("shop:charge", when=f"amount > {least}", show=["amount"]) as calls, session.stat("shop:charge", by=["amount"]):
+            app.evaluate("shop.charge(5)")
+            assert next(calls).shown == {"amount": 5}
+
+    with xpc_instrument.connect("shop") as session:
+        some(session, 0)
+        before = app.evaluate(made)
+        for least in (1, 2, 3):
+            some(session, least)
+        assert app.evaluate(made) == before
+
+
 def test_a_forked_child_counts_from_nothing_and_both_are_in_the_table(run_program: Callable[..., Program], tmp_path: Path) -> None:
     app = start_app(run_program, tmp_path)
     with xpc_instrument.connect("shop") as session, session.stat("shop:charge") as table:
