@@ -47,6 +47,12 @@ def pytest_sessionstart() -> None:
         compileall.compile_dir(root / folder, quiet=2)
 
 
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from what was imported and collected: each `gc.collect()` of a test went through all of that, too."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def runtime_dir(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A runtime directory of the test's own (mode 0700), with a path short enough for unix sockets, which have 107 bytes."""
