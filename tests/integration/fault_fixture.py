@@ -228,7 +228,8 @@ class Faulty(App):
         """
         if why_plain():
             return False
-        deadline = time.monotonic() + PATIENCE / 15
+        # Tens of milliseconds where there is a processor for each side; where there is none, to go on takes it from others.
+        deadline = time.monotonic() + PATIENCE / 30
         before = self.frames()
         while self.frames() - before < wanted:
             if time.monotonic() >= deadline:

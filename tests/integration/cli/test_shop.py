@@ -223,17 +223,13 @@ def typed(line: str, folder: Path, run_program: Callable[..., Program]) -> Progr
     return run_program(command=["sh", "-c", f"exec {line}"], cwd=folder, env={"PATH": path, "HOME": str(folder)})
 
 
-@pytest.mark.parametrize("where", ["in the repository", "copied"])
-def test_the_tests_of_the_example_pass_where_its_readme_says_to_run_them(
-    where: str, copied: Path, run_program: Callable[..., Program]
-) -> None:
+def test_the_tests_of_the_example_pass_as_its_readme_says_to_run_them(copied: Path, run_program: Callable[..., Program]) -> None:
     make, activate, install, run = instructions("python -m venv")
     assert (make, activate) == ("python -m venv .venv", ". .venv/bin/activate")
     # The environment of this test stands for theirs; what they install has to be all that the example needs.
     wanted = install.partition("python -m pip install ")[2].split()
     assert wanted == ["flask", "gunicorn", "pytest", "PATH_OR_URL"]
-    line = f"{run} -p no:cacheprovider" if where != "copied" else run
-    program = typed(line, copied if where == "copied" else SHOP, run_program)
+    program = typed(run, copied, run_program)
     # Ten tests and a gunicorn: longer than one step takes.
     assert program.wait(1.7 * PATIENCE) == 0, program.text
     assert "10 passed" in program.text

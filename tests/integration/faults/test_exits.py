@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Callable
+from typing import Callable
 
 import pytest
 
@@ -62,19 +62,11 @@ def app(run_program: Callable[..., Program], tmp_path: Path) -> Faulty:
     return start_faulty(run_program, tmp_path, timeout=TIMEOUT, more=f"[limits]\n{PATIENT}")
 
 
-@pytest.fixture(params=["plain", "hot"])
-def heat(request: pytest.FixtureRequest, app: Faulty) -> Callable[[str], Any]:
-    """Has frames go through memory by calls of the application, where the lanes of the test are to be hot."""
-    return app.heat if request.param == "hot" else lambda expression: app.value(expression)
-
-
-@pytest.mark.parametrize("hook", ["awaited", "pooled"])
-def test_hooks_are_gone_before_the_executors_that_they_use(
-    app: Faulty, heat: Callable[[str], Any], run_program: Callable[..., Program], hook: str
-) -> None:
+@pytest.mark.parametrize(("hook", "lanes"), [("awaited", "hot"), ("pooled", "plain")])
+def test_hooks_are_gone_before_the_executors_that_they_use(app: Faulty, run_program: Callable[..., Program], hook: str, lanes: str) -> None:
     script = run_program(BEGIN + "atexit.register(at_exit)\n", hook)
     script.read_until("hooked")
-    heat("till.pay(0)")
+    (app.heat if lanes == "hot" else app.value)("till.pay(0)")
     script.send_line()
     script.read_until("=at exit")
     assert app.value("[till.pay(1) for _ in range(3)]") == ["paid"] * 3
@@ -85,8 +77,10 @@ def test_hooks_are_gone_before_the_executors_that_they_use(
     assert "xpc_agent" not in app.program.text
 
 
-@pytest.mark.parametrize("end", ENDS)
-@pytest.mark.parametrize("hook", ["awaited", "pooled", "under_way"])
+@pytest.mark.parametrize(
+    ("hook", "end"),
+    [("awaited", "its last line"), ("pooled", "an exception"), *(("under_way", end) for end in ENDS)],
+)
 def test_calls_that_go_on_while_a_script_ends_fail_neither_in_the_application_nor_in_its_log(
     app: Faulty, run_program: Callable[..., Program], hook: str, end: str
 ) -> None:

@@ -20,8 +20,6 @@ from tests.programs import PATIENCE, Program
 from xpc_instrument import Manager, Session, TargetError
 from xpc_instrument.core.discovery import entry as discovery
 
-pytestmark = pytest.mark.version
-
 
 @pytest.fixture
 def app(begin_app: Callable[..., App]) -> App:
@@ -34,6 +32,7 @@ def session(app: App) -> Iterator[Session]:
         yield session
 
 
+@pytest.mark.version
 def test_before_sees_the_call_and_the_original_runs(app: App, session: Session) -> None:
     seen: List[Any] = []
     session.before("shop:charge", lambda call: seen.append((call.args, call.kwargs, call.arguments, call.pid, call.target)))
@@ -67,6 +66,7 @@ def test_a_hook_sees_the_canonical_form_unless_it_asks_for_the_callers_own_or_is
     assert seen == [canonical, passed, canonical, passed]
 
 
+@pytest.mark.version
 def test_after_sees_result_and_duration(app: App, session: Session) -> None:
     seen: List[Any] = []
     session.after("shop:charge", lambda call: seen.append((call.result, call.exception, 0 < call.duration < 30)))
@@ -74,6 +74,7 @@ def test_after_sees_result_and_duration(app: App, session: Session) -> None:
     assert seen == [("3 EUR", None, True)]
 
 
+@pytest.mark.version
 def test_after_sees_the_exception_and_the_application_gets_it_too(app: App, session: Session) -> None:
     seen: List[Any] = []
     session.after("shop:fail", seen.append)
@@ -82,6 +83,7 @@ def test_after_sees_the_exception_and_the_application_gets_it_too(app: App, sess
     assert str(seen[0].exception) == "no"
 
 
+@pytest.mark.version
 def test_around_proceeds_with_other_arguments_and_changes_the_result(app: App, session: Session) -> None:
     @session.around("shop:charge")
     def double(call: Any) -> Any:
@@ -92,6 +94,7 @@ def test_around_proceeds_with_other_arguments_and_changes_the_result(app: App, s
     assert app.calls == "[6]"
 
 
+@pytest.mark.version
 def test_around_that_returns_what_it_got_gives_the_applications_own_object(app: App, session: Session) -> None:
     session.around("shop:unique", lambda call: call.proceed())
     assert app.evaluate("shop.unique() is shop.calls") == "True"
@@ -130,12 +133,14 @@ def test_what_around_changes_in_place_in_a_large_buffer_counts(app: App, session
     assert app.evaluate("(lambda got: (len(got), got[0], got[1]))(shop.unique()[-1])") == f"({size}, 8, 0)"
 
 
+@pytest.mark.version
 def test_an_exception_of_the_original_passes_through_around_unchanged(app: App, session: Session) -> None:
     session.around("shop:fail", lambda call: call.proceed())
     assert app.evaluate("shop.fail('x')") == "raised ValueError: x"
     assert app.calls == "['x']"
 
 
+@pytest.mark.version
 def test_instead_is_called_exactly_like_the_original(app: App, session: Session) -> None:
     mock = Mock(return_value={"ok": True})
     session.instead("shop:charge", mock)
@@ -154,6 +159,7 @@ def test_a_mock_in_a_methods_place_does_not_get_the_instance_and_a_function_does
     assert app.evaluate("shop.Order(7).total()") == "701"
 
 
+@pytest.mark.version
 def test_exceptions_of_instead_are_raised_in_the_application(app: App, session: Session) -> None:
     session.instead("shop:charge", Mock(side_effect=TimeoutError("slow bank")))
     assert app.evaluate("shop.charge(1)") == "raised TimeoutError: slow bank"
@@ -171,6 +177,7 @@ def test_an_exception_class_of_the_test_module_arrives_with_its_own_name(app: Ap
     assert app.evaluate("shop.charge(1)") == "raised _Own: mine"
 
 
+@pytest.mark.version
 @pytest.mark.parametrize(
     ("target", "expression", "result"),
     [
@@ -193,6 +200,7 @@ def test_every_kind_of_target_can_be_forwarded(begin_app: Callable[..., App], ta
         assert seen == ["before", "after"]
 
 
+@pytest.mark.version
 def test_async_hooks_are_awaited(app: App, session: Session) -> None:
     async def hook(number: int) -> int:
         return number + 10
@@ -201,6 +209,7 @@ def test_async_hooks_are_awaited(app: App, session: Session) -> None:
     assert app.evaluate("asyncio.run(shop.wait_a_little(4))") == "14"
 
 
+@pytest.mark.version
 def test_several_hooks_nest_newest_outermost(app: App, session: Session) -> None:
     order: List[str] = []
 
@@ -223,6 +232,7 @@ def test_several_hooks_nest_newest_outermost(app: App, session: Session) -> None
     assert order == ["before 1", "before 2", "new in", "old in", "old out", "new out", "after 2", "after 1"]
 
 
+@pytest.mark.version
 def test_what_cannot_be_pickled_arrives_as_a_reference_and_goes_back_as_itself(app: App, session: Session) -> None:
     seen: List[Any] = []
 
@@ -244,6 +254,7 @@ def test_a_reference_is_dead_after_its_call(app: App, session: Session) -> None:
         kept[0].number  # noqa: B018
 
 
+@pytest.mark.version
 def test_a_stand_in_for_a_method_may_return_its_instance_and_loses_it_with_the_call(app: App, session: Session) -> None:
     kept: List[Any] = []
 
@@ -265,6 +276,7 @@ def test_a_stand_in_for_a_method_may_return_its_instance_and_loses_it_with_the_c
         kept[0].number  # noqa: B018
 
 
+@pytest.mark.version
 def test_the_session_that_closes_leaves_the_application_as_it_was(app: App) -> None:
     before = app.evaluate("[id(shop.charge), id(shop.charge.__code__), sorted(shop.charge.__dict__), id(shop.Order.__dict__['total'])]")
     with xpc_instrument.connect("shop") as session:
@@ -411,6 +423,7 @@ def test_rubbish_on_the_socket_leaves_the_application_unharmed(app: App) -> None
         assert app.evaluate("shop.charge(1)") == "2"
 
 
+@pytest.mark.version
 def test_the_main_module_started_with_m_can_be_hooked_under_its_own_name(run_program: Callable[..., Program], tmp_path: Path) -> None:
     (tmp_path / "tool.py").write_text(
         "import sys\ndef double(n):\n    return n * 2\nprint('ready', flush=True)\n"

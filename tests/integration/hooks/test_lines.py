@@ -262,11 +262,11 @@ def test_all_ends_with_the_session_and_with_the_agent(app: App) -> None:
         {"when": "mine == 3", "template": "{flag}"},
     ],
 )
-@pytest.mark.parametrize("flag", [True, False])
-def test_an_object_that_the_function_deletes_is_gone(app: App, options: Dict[str, Any], flag: bool) -> None:
+def test_an_object_that_the_function_deletes_is_gone(app: App, options: Dict[str, Any]) -> None:
     made = "[type('Big', (), {})()]"
     with xpc_instrument.connect("shop") as session, session.log(at("holds"), rate=None, **options):
-        assert app.evaluate(f"lined.forgets({flag}, {made})") == "True"
+        for flag in (True, False):
+            assert app.evaluate(f"lined.forgets({flag}, {made})") == "True"
 
 
 def test_a_line_that_is_too_hot_is_looked_at_no_more_also_where_nothing_of_it_is_told(app: App) -> None:
@@ -292,7 +292,7 @@ def test_a_forked_child_tells_of_its_lines_and_is_left_as_it_was(run_program: Ca
         assert events[1][1] == app.program.pid != events[0][1]
 
 
-@pytest.mark.parametrize("path", ["lined.py", "./lined.py", "{folder}/lined.py", "{folder}/../{name}/lined.py"])
+@pytest.mark.parametrize("path", ["lined.py", "{folder}/../{name}/lined.py"])
 def test_a_line_of_a_module_that_comes_later_is_waited_for(app: App, path: str) -> None:
     folder = Path(app.evaluate("__import__('os').getcwd()").strip().strip("'"))
     target = f"{path.format(folder=folder, name=folder.name)}:{line('take')}"

@@ -13,8 +13,6 @@ from tests.integration.app_fixture import App, as_json, instrumented, listing, s
 from tests.programs import Program
 from xpc_instrument import TargetError
 
-pytestmark = pytest.mark.version
-
 CONFIG = '[defaults]\ntimeout = 20\n[[probe]]\ntarget = "shop:*"\n[[probe]]\ntarget = "shop:Point.__new__"\n'
 MODES = ["before", "after", "around", "instead"]
 
@@ -50,6 +48,7 @@ shop.Row = Row
 """
 
 
+@pytest.mark.version
 @pytest.mark.parametrize("mode", ["before", "after", "around"])
 def test_a_function_without_builtins_works_as_ever(begin_app: Callable[..., App], mode: str) -> None:
     app = begin_app(CONFIG)
@@ -83,6 +82,7 @@ shop.audit, shop.seen = audit, seen
 """
 
 
+@pytest.mark.version
 def test_an_audit_hook_of_the_application_can_be_hooked(run_program: Callable[..., Program], tmp_path: Path) -> None:
     app = start_app(run_program, tmp_path, CONFIG)
     app.evaluate(f"exec({AUDIT!r}, dict(shop=shop, __name__='shop'))")
@@ -106,6 +106,7 @@ def test_an_audit_hook_of_the_application_can_be_hooked(run_program: Callable[..
         assert seen == ["shop.asked", "shop.refused", "shop.direct", "shop.default"], mode
 
 
+@pytest.mark.version
 def test_an_audit_hook_is_not_hooked_where_the_agent_reads_a_traceback(run_program: Callable[..., Program], tmp_path: Path) -> None:
     app = start_app(run_program, tmp_path, CONFIG)
     app.evaluate(f"exec({AUDIT!r}, dict(shop=shop, __name__='shop'))")
@@ -166,8 +167,8 @@ for one in (gen, helper, Finalized, Closing, work):
 """
 
 
-@pytest.mark.parametrize("wait", [True, False])
-@pytest.mark.parametrize("how", ["close", "collect", "exhaust", "throw"])
+@pytest.mark.version
+@pytest.mark.parametrize(("how", "wait"), [("close", True), ("collect", False), ("exhaust", True), ("throw", True), ("throw", False)])
 def test_nothing_that_the_agents_own_work_leads_to_calls_a_hook(begin_app: Callable[..., App], how: str, wait: bool) -> None:
     app = begin_app(CONFIG)
     app.evaluate(f"exec({CLOSING!r}, dict(shop=shop, __name__='shop'))")
@@ -239,6 +240,7 @@ def test_what_a_running_main_program_has_not_defined_yet_is_pending(
 # what a hook itself uses ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.version
 def test_a_hook_may_be_on_what_looking_on_uses_itself(run_program: Callable[..., Program], tmp_path: Path) -> None:
     app = start_app(run_program, tmp_path, 'on-demand = ["builtins:*"]')
     targets = [f"builtins:{name}" for name in ("len", "min", "max", "isinstance", "id", "all", "sum", "repr")]

@@ -13,8 +13,6 @@ import xpc_instrument
 from tests.integration.app_fixture import App
 from xpc_instrument import Session, TargetError, Tree, TreeNode
 
-pytestmark = pytest.mark.version
-
 GROVE = '''
 import asyncio, contextlib, json, os, sys, threading
 
@@ -226,6 +224,7 @@ CHARGE = [
 ]
 
 
+@pytest.mark.version
 def test_all_that_is_called_is_in_the_tree_whoever_calls_it(app: App, session: Session) -> None:
     tree = traced(app, session, "pay", "pay()")
     assert tree.target == "grove:pay"
@@ -242,6 +241,7 @@ def test_all_that_is_called_is_in_the_tree_whoever_calls_it(app: App, session: S
         assert node.own + sum(child.duration for child in node.children) == pytest.approx(node.duration, abs=2e-6)
 
 
+@pytest.mark.version
 def test_it_is_the_same_among_hooks_that_are_waited_for(app: App, session: Session) -> None:
     called = []
     session.around("grove:pay", lambda call: called.append(call.proceed()))
@@ -250,6 +250,7 @@ def test_it_is_the_same_among_hooks_that_are_waited_for(app: App, session: Sessi
     assert called == [None]
 
 
+@pytest.mark.version
 def test_a_coroutine_has_the_tree_of_its_task(app: App, session: Session) -> None:
     expected = [("wait", 1, [("leaf", 1, [])]), ("step", 1, [("leaf", 1, [])])]
     assert shape(traced(app, session, "handle", "asyncio.run(__import__('grove').serve())")) == expected
@@ -260,6 +261,7 @@ def test_a_coroutine_has_the_tree_of_its_task(app: App, session: Session) -> Non
     assert (find(late, "wait").count, find(late, "wait").errors) == (1, 1)
 
 
+@pytest.mark.version
 def test_generators_have_what_they_did(app: App, session: Session) -> None:
     assert shape(traced(app, session, "numbers", "Gateway and list(__import__('grove').numbers(3))")) == [("leaf", 3, [])]
     tree = traced(app, session, "collect", "asyncio.run(__import__('grove').collect(3))")
@@ -270,6 +272,7 @@ def test_generators_have_what_they_did(app: App, session: Session) -> None:
     assert (shape(tree), tree.errors) == ([("leaf", 1, [])], 0)
 
 
+@pytest.mark.version
 def test_an_asynchronous_generator_takes_what_it_waits(app: App, session: Session) -> None:
     for name, naps in (("consume", 2), ("consume_one", 1)):
         tree = traced(app, session, name, f"asyncio.run(__import__('grove').{name}())", min=0.001)
@@ -286,6 +289,7 @@ def test_an_asynchronous_generator_takes_what_it_waits(app: App, session: Sessio
         assert tree.children[0].duration <= tree.duration < 2 * tree.children[0].duration
 
 
+@pytest.mark.version
 def test_other_threads_are_not_in_it(app: App, session: Session) -> None:
     assert shape(traced(app, session, "meet", "meet()")) == [("leaf", 1, [])]
 
@@ -318,6 +322,7 @@ def test_a_condition_is_asked_before_or_after(app: App, session: Session) -> Non
     assert trace.take(0) is None
 
 
+@pytest.mark.version
 def test_a_tree_ends_with_its_hook(app: App, session: Session) -> None:
     states = []
     with session.trace("grove:outer") as trace:
@@ -333,12 +338,14 @@ def test_a_tree_ends_with_its_hook(app: App, session: Session) -> None:
     assert trace.take(0) is None
 
 
+@pytest.mark.version
 def test_a_tree_ends_in_a_child_that_is_forked_within(app: App, session: Session) -> None:
     tree = traced(app, session, "forked", "forked()")
     assert tree.errors == 0
     assert app.evaluate("__import__('grove').forked()") == "0"
 
 
+@pytest.mark.version
 def test_somebody_elses_profiler_stays(app: App, session: Session) -> None:
     keep = "(lambda sys, mine: (sys.setprofile(mine), __import__('grove').pay(), sys.getprofile() is mine, sys.setprofile(None))[2])"
     with session.trace("grove:pay") as trace:

@@ -13,8 +13,6 @@ from xpc_instrument import Session
 from xpc_instrument.core.discovery import entry as discovery
 from xpc_instrument.core.values.references import Reference
 
-pytestmark = pytest.mark.version
-
 # Runs none of its code without an error, and tells whether the objects that were passed are those that arrived.
 UNTOUCHABLE = """
 def refuse(*args):
@@ -59,6 +57,7 @@ def session(app: App) -> Iterator[Session]:
         yield session
 
 
+@pytest.mark.version
 @pytest.mark.parametrize("made", ["Untouchable()", "[Untouchable()]", "{'a': Untouchable()}", "shop.threading.Lock()", "(i for i in [1])"])
 def test_hooks_that_look_get_a_reference_and_run_nothing(app: App, session: Session, made: str) -> None:
     run(app, UNTOUCHABLE)
@@ -119,6 +118,7 @@ def test_a_result_that_is_handed_back_equal_is_the_very_object(app: App, session
     assert app.evaluate("shop.unique()") == "[1, 2, True]"
 
 
+@pytest.mark.version
 def test_a_reference_gives_its_items_each_on_its_own_and_a_copy_of_itself(app: App, session: Session) -> None:
     seen: List[Any] = []
 
@@ -150,6 +150,7 @@ def test_references_of_a_target_that_may_only_be_observed_are_read_and_not_calle
     assert seen == [5]
 
 
+@pytest.mark.version
 def test_a_generator_gives_a_hook_no_more_items_than_it_takes(app: App, session: Session) -> None:
     taken: List[Any] = []
     handle = session.before("shop:charge", lambda call: taken.extend([next(call.args[0]), next(iter(call.args[0]))]))
@@ -200,6 +201,7 @@ def test_an_async_hook_uses_references_as_any_other(app: App, session: Session) 
     assert app.evaluate("kept.number, shop.calls[-1] is kept, list(rest)") == "(7, True, [1, 2])"
 
 
+@pytest.mark.version
 def test_an_exception_that_refers_to_an_object_is_told_of_without_its_code(app: App, session: Session, caplog: Any) -> None:
     run(app, UNTOUCHABLE + "ran = []\nUntouchable.__str__ = lambda self: ran.append('str') or 'a text'\n")
     told: List[Any] = []
@@ -217,7 +219,7 @@ def test_an_exception_that_refers_to_an_object_is_told_of_without_its_code(app: 
     assert "Untouchable at 0x" in caplog.text
 
 
-@pytest.mark.parametrize("mode", ["instead", "around", "manager"])
+@pytest.mark.parametrize("mode", ["instead", pytest.param("around", marks=pytest.mark.version), "manager"])
 def test_a_class_of_the_applications_own_program_is_never_replaced(app: App, session: Session, mode: str) -> None:
     run(app, ENTRY)
     if mode == "instead":

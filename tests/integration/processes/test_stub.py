@@ -18,8 +18,6 @@ from tests.programs import Program
 from xpc_instrument.core.discovery import entry as discovery
 from xpc_instrument.core.discovery.doorbell import Doorbell
 
-pytestmark = pytest.mark.version
-
 HAS_AGENT = "any(name.partition('.')[0] == 'xpc_agent' for name in sys.modules)"
 # Evaluates what it is told.
 ASKED = """
@@ -56,7 +54,15 @@ def start(run_program: Callable[..., Program], tmp_path: Path) -> Callable[..., 
 ON_DEMAND = 'on-demand = ["**"]\n'
 
 
-@pytest.mark.parametrize("config", ["", '[[probe]]\ntarget = "shop:charge"\n', '[[probe]]\ntarget = "shop.*:charge"\n', ON_DEMAND])
+@pytest.mark.parametrize(
+    "config",
+    [
+        "",
+        pytest.param('[[probe]]\ntarget = "shop:charge"\n', marks=pytest.mark.version),
+        '[[probe]]\ntarget = "shop.*:charge"\n',
+        ON_DEMAND,
+    ],
+)
 def test_the_agent_is_loaded_when_somebody_connects_and_not_before(start: Callable[..., Program], config: str) -> None:
     program = start(config)
     program.read_until("ready")
@@ -72,7 +78,7 @@ def test_the_agent_is_loaded_when_somebody_connects_and_not_before(start: Callab
     assert not any("rror" in line for line in program.output)
 
 
-@pytest.mark.parametrize("target", ["shop:charge", "sh*.x:f", "xml.dom.minidom:parseString", "calendar:isleap"])
+@pytest.mark.parametrize("target", ["sh*.x:f", "xml.dom.minidom:parseString", pytest.param("calendar:isleap", marks=pytest.mark.version)])
 def test_the_agent_is_loaded_before_a_module_with_a_target_is_imported(start: Callable[..., Program], target: str) -> None:
     target = target.replace("sh*.x:f", "shop:*")
     program = start(f'[[probe]]\ntarget = "{target}"\n')
@@ -87,6 +93,7 @@ def test_the_agent_is_loaded_before_a_module_with_a_target_is_imported(start: Ca
         assert ask(program, f"module.{name}(2000)") == "'hooked'"
 
 
+@pytest.mark.version
 def test_the_agent_is_loaded_at_the_start_where_a_script_waits(start: Callable[..., Program]) -> None:
     bell = Doorbell("shop", "0" * 32)
     try:
@@ -99,6 +106,7 @@ def test_the_agent_is_loaded_at_the_start_where_a_script_waits(start: Callable[.
     assert program.wait() == 0
 
 
+@pytest.mark.version
 def test_a_fork_before_the_agent_is_there_is_a_fork_of_one_thread(start: Callable[..., Program]) -> None:
     program = start(ON_DEMAND, ASKED, "-W", "error")
     program.read_until("ready")
@@ -109,6 +117,7 @@ def test_a_fork_before_the_agent_is_there_is_a_fork_of_one_thread(start: Callabl
         assert session.pids == [program.pid]
 
 
+@pytest.mark.version
 def test_children_that_are_started_have_a_stand_in_of_their_own(start: Callable[..., Program]) -> None:
     program = start()
     program.read_until("ready")
@@ -120,6 +129,7 @@ def test_children_that_are_started_have_a_stand_in_of_their_own(start: Callable[
     assert ask(program, f"__import__('subprocess').run([sys.executable, '-c', {child!r}], capture_output=True).stdout") == r"b'True\n'"
 
 
+@pytest.mark.version
 def test_start_stop_and_stats_in_code_find_the_stand_in(start: Callable[..., Program]) -> None:
     program = start()
     program.read_until("ready")
@@ -157,7 +167,7 @@ print(shop.charge(1), flush=True)
 """
 
 
-@pytest.mark.parametrize("config", ['[[probe]]\ntarget = "shop:charge"\n', ON_DEMAND])
+@pytest.mark.parametrize("config", [pytest.param('[[probe]]\ntarget = "shop:charge"\n', marks=pytest.mark.version), ON_DEMAND])
 def test_a_script_that_connects_at_any_moment_of_the_start_harms_nothing(start: Callable[..., Program], config: str) -> None:
     generator = random.Random(5)
     # `STARTS=1000` for a thousand.
