@@ -6,24 +6,22 @@ would fail, be counted, and fail this group. `limit` is measured before the poin
 
 from __future__ import annotations
 
+import functools
 import itertools
 import sys
 from contextlib import ExitStack, contextmanager
-from types import SimpleNamespace
 from typing import Any, Dict, Iterator, List, Mapping, Tuple
 
-from xpc_agent.hooks.admission import SuspensionPolicy
 from xpc_agent.hooks.conditional import Conditional
 from xpc_agent.hooks.dispatch import Dispatcher, HookChain
 from xpc_agent.hooks.remote import RemoteHook
 from xpc_instrument.core.model.expression import OBSERVE
-from xpc_instrument.core.model.limits import Limits
 from xpc_instrument.core.model.target import Mode
 from xpc_instrument.core.model.terms import Terms
-from xpc_instrument.core.values.traits import PeerProfile
 
 from ..measure.timing import Comparison, Group, Line, Plot, TimeFunction
 from .disarmed import INSIDE, closure_around, load_kinds, patched, timers
+from .nobody import AT_ONCE, hook_of_nobody
 
 # What the terms are, by the name of the row. A bucket is full at first, and a limit has calls left: those are taken when it is made.
 _TERMS: Dict[str, Terms] = {
@@ -36,7 +34,6 @@ _TERMS: Dict[str, Terms] = {
 # Of the amount that the measured call has, it is not true.
 _CONDITION = "amount > 100"
 _MODES = (Mode.INSTEAD, Mode.BEFORE, Mode.AROUND, Mode.AFTER)
-_AGES = 1e9
 _BARE, _CLOSURE = "function, bare", "function, closure"
 
 
@@ -46,28 +43,6 @@ def _way(mode: Mode, name: str) -> str:
 
 class GateError(Exception):
     """A gate has let something through that it should not."""
-
-
-def _hook(mode: Mode, target: str, terms: Terms, ended: Any) -> RemoteHook:
-    # What a gate lets through would be sent through this, which has nothing to send it with.
-    nobody: Any = SimpleNamespace(session="none", who="nobody", pid=0, python="", lanes=None, notify=lambda *_, **__: None)
-    return RemoteHook(
-        mode,
-        target,
-        nobody,
-        1,
-        "call",
-        PeerProfile("", "", Limits().max_payload),
-        timeout=1.0,
-        on_failure="original",
-        terms=terms,
-        # By the first failure, and never tried again.
-        suspension=SuspensionPolicy(after=1, first=_AGES, most=_AGES),
-        pid=0,
-        may_refer=False,
-        signature=lambda: None,
-        ended=ended,
-    )
 
 
 @contextmanager
@@ -87,7 +62,8 @@ def _gates() -> Iterator[Mapping[str, TimeFunction]]:
             target, dispatcher = f"{module.__name__}:function", Dispatcher()
             patch = patched(stack, target, "auto", dispatcher)
             # As the agent does when a registration ends.
-            hook = _hook(mode, target, terms, lambda hook, patch=patch, dispatcher=dispatcher: _disarm(patch, dispatcher))
+            ended = functools.partial(_disarm, patch, dispatcher)
+            hook = hook_of_nobody(RemoteHook, mode, target, terms, suspension=AT_ONCE, ended=ended)
             dispatcher.chain = HookChain([_conditional(hook, patch) if name == "`when`" else hook])
             patch.arm()
             if name == "`suspension`":
@@ -109,7 +85,7 @@ def _conditional(hook: RemoteHook, patch: Any) -> Any:
     return condition
 
 
-def _disarm(patch: Any, dispatcher: Dispatcher) -> None:
+def _disarm(patch: Any, dispatcher: Dispatcher, hook: RemoteHook) -> None:
     dispatcher.chain = None
     patch.disarm()
 

@@ -5,29 +5,25 @@ from __future__ import annotations
 import importlib.util
 import sys
 from contextlib import ExitStack, contextmanager
-from types import SimpleNamespace
 from typing import Any, Dict, Iterator, Mapping, Tuple
 
 from xpc_agent.events.sender import Sender
-from xpc_agent.hooks.admission import SuspensionPolicy
 from xpc_agent.hooks.line import LineHook
 from xpc_agent.points.line import BY_EVENTS, line_point
 from xpc_instrument.core.config.schema import Config
-from xpc_instrument.core.model.limits import Limits
 from xpc_instrument.core.model.local import LINE
 from xpc_instrument.core.model.target import Mode
 from xpc_instrument.core.model.terms import Terms
 from xpc_instrument.core.values.redaction import Redaction
-from xpc_instrument.core.values.traits import PeerProfile
 
 from ..measure.timing import Comparison, Group, TimeFunction, timer
 from ..processes.peers import ROOT
+from .nobody import AT_ONCE, hook_of_nobody
 
 _FILE = ROOT / "benchmarks/processes/lined.py"
 _NEVER, _LOOKED_AT = 8, 9
 # In seconds, more than the call without a probe.
 _MOST = 1e-6 if BY_EVENTS else 0.2e-6
-_AGES = 1e9
 
 
 class ProbeError(Exception):
@@ -52,25 +48,9 @@ def _probed(stack: ExitStack, module: Any, line: int) -> Tuple[Any, LineHook]:
         point = line_point(target, lambda module, name: config.defaults.probe(target), tuple, config)
     finally:
         del sys.modules[module.__name__]
-    nobody: Any = SimpleNamespace(session="none", who="nobody", pid=0, python="", lanes=None, notify=lambda *_, **__: None)
-    hook = LineHook(
-        Mode.BEFORE,
-        target,
-        nobody,
-        1,
-        "call",
-        PeerProfile("", "", Limits().max_payload),
-        timeout=1.0,
-        on_failure="original",
-        terms=Terms(wait=False, local=local),
-        suspension=SuspensionPolicy(after=1, first=_AGES, most=_AGES),
-        pid=0,
-        may_refer=False,
-        signature=lambda: None,
-        ended=lambda hook: None,
-        sender=Sender(1000, 1 << 20),
-        redaction=Redaction((), ()),
-    )
+    terms = Terms(wait=False, local=local)
+    sending: Dict[str, Any] = {"sender": Sender(1000, 1 << 20), "redaction": Redaction((), ())}
+    hook: LineHook = hook_of_nobody(LineHook, Mode.BEFORE, target, terms, suspension=AT_ONCE, **sending)
     # What it costs is what is measured here, all the time.
     hook.rest = lambda: None  # type: ignore[method-assign]
     point.hooks = [hook]

@@ -12,27 +12,24 @@ import itertools
 import math
 import sys
 from contextlib import ExitStack, contextmanager
-from types import SimpleNamespace
 from typing import Any, Callable, Dict, Iterator, Mapping
 
 from xpc_agent.events.queue import EventQueue
-from xpc_agent.hooks.admission import SuspensionPolicy
 from xpc_agent.hooks.conditional import Conditional
 from xpc_agent.hooks.dispatch import Dispatcher, HookChain
 from xpc_agent.hooks.local import LocalHook
 from xpc_agent.hooks.remote import RemoteHook
 from xpc_agent.hooks.watch import WatchHook
 from xpc_agent.targets.resolve import resolve
-from xpc_instrument.core.model.limits import Limits
 from xpc_instrument.core.model.local import DURATION, STAT, WATCH
 from xpc_instrument.core.model.target import Mode
 from xpc_instrument.core.model.terms import Terms
 from xpc_instrument.core.values.captures import Capturer
 from xpc_instrument.core.values.redaction import Redaction
-from xpc_instrument.core.values.traits import PeerProfile
 
 from ..measure.timing import Comparison, Group, Line, Plot, TimeFunction, timer
 from .disarmed import INSIDE, closure_around, load_kinds, patched
+from .nobody import hook_of_nobody
 
 _CONDITION = "amount > 100 and customer.vip"
 _CALL = "charge(2100, customer, order)"
@@ -73,37 +70,17 @@ class _Queues:
         return queue
 
 
-def _hook(cls: Callable[..., Any], mode: Mode, target: str, terms: Terms, **more: Any) -> Any:
-    nobody: Any = SimpleNamespace(session="none", who="nobody", pid=0, python="", lanes=None, notify=lambda *_, **__: None)
-    return cls(
-        mode,
-        target,
-        nobody,
-        1,
-        "call",
-        PeerProfile("", "", Limits().max_payload),
-        timeout=1.0,
-        on_failure="original",
-        terms=terms,
-        suspension=SuspensionPolicy(),
-        pid=0,
-        may_refer=False,
-        signature=lambda: None,
-        ended=lambda hook: None,
-        **more,
-    )
-
-
 def _made(name: str, target: str) -> Any:
     if name == _REJECTED:
-        hook = _hook(RemoteHook, Mode.BEFORE, target, Terms(when=_CONDITION))
+        hook = hook_of_nobody(RemoteHook, Mode.BEFORE, target, Terms(when=_CONDITION))
         return Conditional(hook, _CONDITION, "observe")
     local = _LOCAL[name]
     if local["kind"] == STAT:
-        made = _hook(LocalHook, Mode.AFTER, target, Terms(local=local))
+        made = hook_of_nobody(LocalHook, Mode.AFTER, target, Terms(local=local))
     else:
         rate = 50.0 if "--rate" in name else None
-        made = _hook(WatchHook, Mode.AFTER, target, Terms(wait=False, rate=rate, local=local), sender=_Queues(), redaction=Redaction())
+        terms = Terms(wait=False, rate=rate, local=local)
+        made = hook_of_nobody(WatchHook, Mode.AFTER, target, terms, sender=_Queues(), redaction=Redaction())
     made.rest = lambda: None
     return made
 
