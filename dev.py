@@ -55,8 +55,16 @@ MOST_UNSTABLE = 6
 
 UNIT, INTEGRATION, HEAVY = "tests/unit", "tests/integration", "tests/heavy"
 
-# What the versions between the oldest and the newest run of `UNIT`: what reads code objects, frames, classes and pickles.
-DEPENDING = ("tests/unit/agent", "tests/unit/core/values")
+# What the versions between the oldest and the newest run of `UNIT`: what reads code objects, frames, classes and pickles, and all that is
+# marked `version`. By path: to collect the rest for its marks takes longer than these do.
+DEPENDING = (
+    "tests/unit/agent",
+    "tests/unit/cli/test_stub.py",
+    "tests/unit/core/node/test_threads.py",
+    "tests/unit/core/values",
+    "tests/unit/core/wire/test_memory.py",
+    "tests/unit/script/test_exits.py",
+)
 
 # What the versions between the oldest and the newest run of `INTEGRATION`.
 MARKED = ("-m", "version")

@@ -87,9 +87,16 @@ def test_the_oldest_and_the_newest_version_run_every_test_and_the_others_what_de
         assert all(len(job.arguments) == 2 for job in found if job.of == version)
     assert sorted(job.arguments for job in found if job.of == "3.11") == [
         ("tests/integration", "-m", "version", "-x"),
-        ("tests/unit/agent", "tests/unit/core/values", "-x"),
+        (*dev.DEPENDING, "-x"),
     ]
     assert [job.of for job in found].count(dev.HEAVY) == 1
+
+
+def test_a_unit_test_that_is_marked_runs_on_every_version() -> None:
+    marked = [file for file in (dev.ROOT / "tests/unit").rglob("test_*.py") if "pytest.mark.version" in file.read_text(encoding="utf-8")]
+    assert len(marked) > 10
+    named = [dev.ROOT / path for path in dev.DEPENDING]
+    assert [file for file in marked if not any(path in (file, *file.parents) for path in named)] == []
 
 
 def test_one_version_alone_runs_every_test() -> None:
