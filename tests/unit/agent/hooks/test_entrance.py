@@ -312,6 +312,47 @@ def test_several_that_record_are_told_one_by_one(shops: Any) -> None:
     assert counted()[2] == {(): 1}
 
 
+@pytest.mark.version
+@inside
+def test_a_hook_that_stays_is_told_of_each_call_while_others_come_and_go(shops: Any) -> None:
+    shop = shops("amount > 100", Mode.BEFORE, "pay")
+    local = Terms(local={"kind": "stat", "by": [], "of": "duration", "when": ""})
+    stays, other = (shop.made(LocalHook, Mode.AFTER, local) for _ in range(2))
+    for hook in (stays, other):
+        hook.placed(shop.patch.resolved, shop.code)
+        # Whatever it costs.
+        hook.rest = lambda: None
+    shop.set([stays])
+    called = [0] * 3
+    is_over = threading.Event()
+
+    def call(number: int) -> None:
+        while not is_over.is_set():
+            assert shop.function(7) == 7
+            called[number] += 1
+
+    threads = [threading.Thread(target=call, args=(number,)) for number in range(len(called))]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for thread in threads:
+            thread.start()
+        for _ in range(8):
+            for hooks in ([stays, other], [shop.condition, stays], [stays], [other, stays]):
+                shop.set(hooks)
+                enough = sum(called) + 8
+                while sum(called) < enough:
+                    pass
+    finally:
+        is_over.set()
+        for thread in threads:
+            thread.join()
+        sys.setswitchinterval(before)
+    assert stays.aggregate.total()[()][COUNT] == sum(called)
+    assert 0 < other.aggregate.total()[()][COUNT] < sum(called)
+    assert (shop.rejected > 0, shop.told) == (True, 0)
+
+
 @inside
 def test_from_one_condition_to_another_and_to_none(shops: Any) -> None:
     shop = shops("amount > 100")
