@@ -78,7 +78,6 @@ def _tell(one: Run, faults: Injected, applied: int, gone: bool) -> None:
     told += [f"{count} left out by --{why}" for why, count in sorted(skipped.items()) if count]
     where = "the application has ended" if gone else f"disarmed in {counted(len(one.session.pids), 'process', 'processes')}"
     one.output.say(f"faults happened to {applied} of {counted(faults.seen, 'call')}: {'; '.join(told)}; {where}")
-    now = time.time()
-    one.output.event({"type": "fault", "time": now, "rows": [{"term": row.term, "count": row.count, "mean": row.mean} for row in rows]})
+    one.output.event({"type": "fault", "rows": [{"term": row.term, "count": row.count, "mean": row.mean} for row in rows]})
     counts = {"calls": faults.seen, "rejected": rejected, "rate": skipped.get("rate", 0), "dropped": 0, "errors": faults.unusable}
     one.output.event({"type": "summary", "events": applied, **counts})

@@ -6,7 +6,7 @@ import argparse
 import time
 from typing import Any
 
-from ..verbs.events import MONITOR_COLUMNS, aligned, monitor_cells, monitor_json, utc
+from ..verbs.events import MONITOR_COLUMNS, aligned, monitor_cells, monitor_json
 from .observing import add_verb, running, seconds
 from .tables import follow
 
@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
             lines = aligned([MONITOR_COLUMNS[place] for place in kept], cells, 1, max(0, one.output.width - 10))
             now = time.strftime("%H:%M:%S")
             text = [f"{now if not number else ' ' * 8}  {line}" for number, line in enumerate(lines)]
-            one.output.event({"type": "table", "time": utc(time.time()), "rows": [monitor_json(row) for row in rows]}, text)
+            one.output.event({"type": "table", "rows": [monitor_json(row) for row in rows]}, text)
 
         one.armed(table.handle, "call")
         return follow(one, table, options.every, show, last=False)

@@ -20,18 +20,22 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from socket import gethostname
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, TextIO, Tuple, Union
 
 from ..core.discovery import entry as discovery
 from ..core.discovery.doorbell import bell_name
 from ..core.model.errors import ApplicationNotFoundError
 from ..core.model.local import DEEPEST, MOST_FRAMES
+from ..core.model.loopback import is_loopback
 from ..core.model.target import is_line, line_mistake
 from ..core.model.times import TIME_FORM, parse_seconds, shown_seconds
 from ..core.model.words import counted
+from ..core.node.address import parse_address
 from ..script.connect import connect
 from ..script.handle import Handle
 from ..script.session import Session
+from ..verbs.events import utc
 from .output import printable
 
 # How long no process of the application may be there until it counts as ended, in seconds: one that restarts has others at once.
@@ -156,6 +160,8 @@ class Output:
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
         self.json: bool = options.json
+        # Of the application, once there is one.
+        self.app = self.host = ""
         # None where it is closed, as a daemon's may be.
         terminal = sys.stdout is not None and sys.stdout.isatty()
         self.colour = terminal and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
@@ -173,9 +179,10 @@ class Output:
             self._file = open(descriptor, "w", encoding="utf-8")  # noqa: SIM115 - closed by `close`
 
     def event(self, event: Mapping[str, Any], lines: Sequence[str] = (), style: str = "") -> None:
-        """Print an event: its lines for people, or as JSON."""
+        """Print an event: its lines for people, or as JSON; there it says when, of which application and where, if it does not yet."""
         if self.json or self._file is not None:
-            text = _json_text(event)
+            whole = {"type": event["type"], "time": utc(time.time()), "app": self.app, "host": self.host, **event}
+            text = _json_text(whole if self.app else event)
             if self._file is not None:
                 if self._replaces:
                     self._file.truncate(0)
@@ -351,6 +358,7 @@ def running(options: argparse.Namespace, least: int = 1) -> Iterator[Run]:
         else:
             session = connected(_attached(app, output) if options.attach else app, options)
         with session:
+            output.app, output.host = session.app, _host_of(session)
             run = Run(session, output, targets, options)
             run.child = child
             yield run
@@ -358,6 +366,15 @@ def running(options: argparse.Namespace, least: int = 1) -> Iterator[Run]:
         output.close()
         if child is not None:
             _end(child)
+
+
+def _host_of(session: Session) -> str:
+    """The name of the machine on which the application runs; as it was typed, if that is another one."""
+    for address in session._processes:
+        where = parse_address(address)
+        if where.host not in ("", "localhost") and not is_loopback(where.host):
+            return where.host
+    return gethostname()
 
 
 def _attached(app: str, output: Output) -> Union[int, str]:

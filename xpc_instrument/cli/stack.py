@@ -55,9 +55,8 @@ def run(options: argparse.Namespace) -> int:
 
         one.armed(table.handle, "call")
         status = follow(one, table, _EVERY, show, last=True)
-        if not one.output.json:
-            for row in table.rows():
-                one.output.event(stack_json(row, table.handle.target), [f"{row.count:>8}  stack {known[row.frames]}"])
+        for row in table.rows():
+            one.output.event(stack_json(row, table.handle.target), [f"{row.count:>8}  stack {known[row.frames]}"])
         return status
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import time
 from typing import Any, List
 
 from ..core.model.local import DURATION
-from ..verbs.events import STAT_NUMBERS, aligned, histogram_text, stat_cells, stat_json, utc
+from ..verbs.events import STAT_NUMBERS, aligned, histogram_text, stat_cells, stat_json
 from .observing import add_verb, running, seconds
 from .tables import follow
 
@@ -60,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
             if options.hist:
                 for row in top:
                     text += ["", *([" ".join(stat_cells(row, is_time)[:keys])] if keys else []), *histogram_text(row, is_time)]
-            one.output.event({"type": "table", "time": utc(time.time()), "rows": [stat_json(row, options.by) for row in rows]}, text)
+            one.output.event({"type": "table", "rows": [stat_json(row, options.by) for row in rows]}, text)
 
         one.armed(table.handle, "call")
         return follow(one, table, options.every or options.expires + 1, show, last=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import uuid
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Union
 
 from ..core.discovery.doorbell import bell_name
 from ..core.model.errors import ExpressionError, TargetError
@@ -157,8 +157,7 @@ class Observer(Registrar):
             )
         if not lines and locals:
             raise ValueError(f"{target!r:.200}: locals are shown at a line, such as shop/checkout.py:24, and the target is none")
-        places: Dict[str, Tuple[str, int]] = {}
-        log = Log((lambda call: line_event(call, parsed)) if lines else (lambda call: logged_call(call, parsed, places)))
+        log = Log((lambda call: line_event(call, parsed)) if lines else (lambda call: logged_call(call, parsed)))
         local: Dict[str, Any] = {
             "kind": LINE if lines else WATCH,
             "when": when,
@@ -170,11 +169,7 @@ class Observer(Registrar):
         local.update({} if lines else {"errors": False, "rejected": False})
         terms = Terms(wait=False, limit=limit, expires=expires, sample=sample, rate=rate, local=local)
         mode = Mode.BEFORE if lines else Mode.AFTER
-        name = joined(mode, target)
-        if not lines:
-            found = [one for part in name.split(",") for one in self._search(part)]
-            places.update({one["target"]: (one["file"], one["line"]) for one in found})
-        log.handle = self._add(mode, name, log.put, terms, ())
+        log.handle = self._add(mode, joined(mode, target), log.put, terms, ())
         return log
 
     def trace(

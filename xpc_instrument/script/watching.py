@@ -40,6 +40,10 @@ class CallEvent(Record):
     """A text that no other call of the application has."""
 
     target: str
+    file: str
+    """Where the function begins, as tracebacks have it; empty of one that is not of Python, whose ``line`` is 0."""
+
+    line: int
     arguments: Mapping[str, Any]
     """By the names of the parameters; ``args[0]`` and so on where the target does not tell them. Empty with ``show``."""
 
@@ -108,10 +112,9 @@ def line_event(call: Call, template: Template) -> LineEvent:
     )
 
 
-def logged_call(call: Call, template: Template, places: Mapping[str, Tuple[str, int]]) -> LineEvent:
-    """The same of a call that has ended; `places` has where functions begin, by target."""
+def logged_call(call: Call, template: Template) -> LineEvent:
+    """The same of a call that has ended."""
     event = call_event(call)
-    file, line = places.get(event.target, ("", 0))
     shown = [event.shown[one.text] for one in template.expressions]
     return LineEvent(
         time=event.time,
@@ -119,8 +122,8 @@ def logged_call(call: Call, template: Template, places: Mapping[str, Tuple[str, 
         thread=event.thread,
         id=event.id,
         target=event.target,
-        file=file,
-        line=line,
+        file=event.file,
+        line=event.line,
         text=template.format(shown),
         locals={},
         stack=event.stack,
@@ -129,13 +132,15 @@ def logged_call(call: Call, template: Template, places: Mapping[str, Tuple[str, 
 
 def call_event(call: Call) -> CallEvent:
     """What the hook in the application has told. Raises `ValueError`, `TypeError` or `EOFError` for what it cannot have told."""
-    now, duration, arguments, result, error, stack, shown, frames = marshal.loads(call.args[0])  # noqa: S302 - it comes from whom we take pickles
+    now, duration, arguments, result, error, stack, shown, frames, place = marshal.loads(call.args[0])  # noqa: S302 - it comes from whom we take pickles
     return CallEvent(
         time=now,
         pid=call.pid,
         thread=call.thread,
         id=call.id,
         target=call.target,
+        file=place[0],
+        line=place[1],
         arguments={name: revive(tree) for name, tree in arguments},
         result=revive(result),
         exception=revive(error),

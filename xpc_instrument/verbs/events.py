@@ -110,6 +110,8 @@ def call_json(event: CallEvent, app: str, began: bool) -> Dict[str, Any]:
         "pid": event.pid,
         "id": event.id,
         "target": event.target,
+        "file": event.file,
+        "line": event.line,
         "arguments": {name: value_json(value) for name, value in event.arguments.items()},
     }
     if not began:

@@ -81,6 +81,9 @@ class Shown(NamedTuple):
     rejected: bool
     """What does not meet the condition is shown, too."""
 
+    place: Tuple[str, int]
+    """File and line of the function."""
+
 
 _RECORD = """
 def record(values, result, error, duration, ended):
@@ -189,6 +192,6 @@ def _maker_of_events(shown: Shown) -> Callable[[Tuple[Any, ...]], bytes]:
         trees = [(one.name, next(values) if one.text else REDACTED) for one in shown.values]
         arguments = [tree for tree, one in zip(trees, shown.values) if one.is_argument]
         others = [tree for tree, one in zip(trees, shown.values) if not one.is_argument]
-        return marshal.dumps((queued[0], queued[1], arguments, next(values, None), None, (), others, ()), MARSHAL)
+        return marshal.dumps((queued[0], queued[1], arguments, next(values, None), None, (), others, (), shown.place), MARSHAL)
 
     return event_of

@@ -48,6 +48,11 @@ class Scope:
         return True
 
     @property
+    def place_of_code(self) -> Tuple[str, int]:
+        """File and line where the function begins; ("", 0) of one that has no code of Python's."""
+        return ("", 0) if self._code is None else (self._code.co_filename, self._code.co_firstlineno)
+
+    @property
     def is_placed(self) -> bool:
         """Whether its target is there."""
         return self._resolved is not None

@@ -102,9 +102,9 @@ class WatchHook(ShownHook):
                 return self.tell
             arguments = enumerate(scope.names[first:], first)
             values += [Value(name, "" if hides(name) else f"values[{place}]", True) for place, name in arguments]
-        return recording(
-            self, Shown(when, tuple(values), ends and not shown, self._raising, self._rejected is not None), names, self._budget
-        )
+        rejected = self._rejected is not None
+        what = Shown(when, tuple(values), ends and not shown, self._raising, rejected, scope.place_of_code)
+        return recording(self, what, names, self._budget)
 
     def _take(self) -> Any:
         return self.way.take()
@@ -221,7 +221,7 @@ class WatchHook(ShownHook):
                 raise
 
     def _captured(self, values: Optional[Args], result: Any, error: Optional[BaseException], duration: float) -> bytes:
-        capturer, now = self._capturer, time()
+        capturer, now, place = self._capturer, time(), self._scope.place_of_code
         stack = callers(self.local["stack"], self._own) if self.local["stack"] else ()
         caught = None if error is None else capturer.capture(error)
         locals_of = Locals(error, capturer, self._redaction) if error is not None and self.local.get("locals") else None
@@ -230,12 +230,12 @@ class WatchHook(ShownHook):
             frames = () if locals_of is None else locals_of.frames(depth)
             arguments = [] if self._show else self._arguments(values, depth)
             given = None if error is not None or self._show else capturer.capture(result, depth)
-            blob = marshal.dumps((now, duration, arguments, given, caught, stack, shown, frames), MARSHAL)
+            blob = marshal.dumps((now, duration, arguments, given, caught, stack, shown, frames, place), MARSHAL)
             if len(blob) <= MOST_BYTES:
                 return blob
         left_out = ("!", "items", "", None)
         cut = [(name, left_out) for name, _ in arguments]
-        return marshal.dumps((now, duration, cut, left_out, caught, (), shown[:0], ()), MARSHAL)
+        return marshal.dumps((now, duration, cut, left_out, caught, (), shown[:0], (), place), MARSHAL)
 
     def _arguments(self, values: Optional[Args], depth: Optional[int]) -> List[Any]:
         if values is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -42,7 +43,12 @@ def during(app: App, expression: str, *words: str) -> subprocess.CompletedProces
 
 
 def events(text: str) -> List[Any]:
-    return [json.loads(line) for line in text.splitlines()]
+    """The events, each of which says what it is, when it was told, and of which application and machine."""
+    found = [json.loads(line) for line in text.splitlines()]
+    for one in found:
+        assert list(one)[:4] == ["type", "time", "app", "host"]
+        assert (len(one["time"]), one["time"][-1], one["app"], one["host"]) == (24, "Z", "shop", socket.gethostname())
+    return found
 
 
 def test_watch_shows_each_call_in_a_line(app: App) -> None:
@@ -92,7 +98,10 @@ def test_watch_writes_json_lines_to_a_file_that_is_the_users(app: App, tmp_path:
     assert (armed["type"], armed["targets"]) == ("armed", ["shop:charge"])
     assert call_event["arguments"] == {"amount": 5, "currency": [1, [2, {"a": None}]]}
     assert (call_event["type"], call_event["result"], call_event["exception"]) == ("call", "5 [1, (2, {'a': None})]", None)
-    assert summary == {"type": "summary", "events": 1, "calls": 1, "rejected": 0, "rate": 0, "dropped": 0, "errors": 0}
+    counts = {"events": 1, "calls": 1, "rejected": 0, "rate": 0, "dropped": 0, "errors": 0}
+    assert {name: summary[name] for name in list(summary)[4:]} == counts
+    assert call_event["file"].endswith("shop.py")
+    assert TARGETS.splitlines()[call_event["line"] - 1].startswith("def charge")
 
 
 def test_what_is_in_the_file_stays_until_there_is_something_to_write(app: App, tmp_path: Path) -> None:

@@ -104,7 +104,9 @@ def test_a_before_hook_tells_of_the_arguments() -> None:
     watched = Watched(mode=Mode.BEFORE)
     watched.call(1, 2, 3)
     assert watched.quick()
-    assert watched.told() == [([("amount", 1), ("customer", 2), ("password", REDACTED)], None, None, (), [], ())]
+    assert watched.told() == [
+        ([("amount", 1), ("customer", 2), ("password", REDACTED)], None, None, (), [], (), (__file__, charge.__code__.co_firstlineno))
+    ]
 
 
 def test_a_call_that_raises_is_told_with_its_exception() -> None:
