@@ -9,6 +9,8 @@ Rules:
   `asyncio.to_thread` that it starts. An inner call belongs to all invocations that it is inside of, and what is inside of an inner call to
   none: where the inner call is stood in for, it does not happen.
 - A target that is among those inside as well, as by a pattern, is not inside of itself.
+- Where one hook of a recording ends since it costs too much, all of them do in this process: an outer call without its inner calls would be
+  a false one. Such as are under way are not told.
 - The condition is asked before the terms, and before anything is captured; one that names how the call ends, when it has ended.
 """
 
@@ -20,6 +22,7 @@ from contextvars import ContextVar
 from time import perf_counter, time
 from types import CodeType
 from typing import Any, Callable, Coroutine, Dict, List, Optional, Tuple
+from weakref import WeakSet, WeakValueDictionary
 
 from xpc_instrument.core.calls.outcome import Outcome
 from xpc_instrument.core.model.expression import AT_END, OBSERVE
@@ -48,7 +51,7 @@ Inner = List[Any]
 class _Node:
     """One step of what the context is inside of: an invocation that is recorded, or, without a `room`, an inner call of one."""
 
-    __slots__ = ("above", "inner", "left_out", "over", "recording", "room", "target")
+    __slots__ = ("above", "full", "inner", "left_out", "over", "recording", "room", "target")
 
     def __init__(self, recording: str, target: str, above: Optional[_Node], room: Optional[Room]) -> None:
         self.recording = recording
@@ -57,10 +60,23 @@ class _Node:
         self.room = room
         self.inner: List[Inner] = []
         self.left_out = 0
+        # No invocation that it is inside of takes one more.
+        self.full = False
         # It has ended: what runs on in a task of its own is no part of it.
         self.over = False
 
 
+class _Recording:
+    """The hooks of one recording in this process."""
+
+    __slots__ = ("__weakref__", "hooks", "over")
+
+    def __init__(self) -> None:
+        self.hooks: WeakSet[RecordHook] = WeakSet()
+        self.over = False
+
+
+_recordings: WeakValueDictionary[str, _Recording] = WeakValueDictionary()
 _inside: ContextVar[Optional[_Node]] = ContextVar("xpc_recorded", default=None)
 
 
@@ -133,6 +149,9 @@ class RecordHook(ShownHook):
         self._positional = 0
         super().__init__(*args, capturer=self._encoder, level=level, **options)
         self._is_inner: bool = self.local["inside"]
+        self._recording = _recordings.setdefault(self.local["recording"], _Recording())
+        self._recording.hooks.add(self)
+        self._name: str = self.local["recording"]
         # Whether the condition asks for how the call ends.
         self._is_late = any(one.names & AT_END for one in self._expressions)
         # See the first rule.
@@ -143,7 +162,8 @@ class RecordHook(ShownHook):
     def _install(self, take: Callable[[], Any]) -> None:
         super()._install(take)
         self._admit = take
-        self.way.take = NEVER if self._rests else ALWAYS
+        # Outside of all that is recorded there is nothing to do for an inner call.
+        self.way.take = NEVER if self._rests else _inside.get if self.local["inside"] else ALWAYS
         self.way.back = ALWAYS
 
     def placed(self, resolved: Resolved, code: Optional[CodeType]) -> None:
@@ -169,8 +189,18 @@ class RecordHook(ShownHook):
 
     def reset_after_fork(self, pid: int) -> None:
         super().reset_after_fork(pid)
-        self.over_budget = False
+        self.over_budget = self._recording.over = False
         self._budget.reset()
+
+    def _notify(self, kind: str, **data: object) -> None:
+        super()._notify(kind, **data)
+        if kind == "over-budget" and not self._recording.over:
+            self._recording.over = True
+            for hook in list(self._recording.hooks):
+                if hook is not self:
+                    hook.over_budget = True
+                    hook.rest()
+                    hook._notify(kind, **data)
 
     # what an invocation does --------------------------------------------------------------------------------------------
 
@@ -220,6 +250,10 @@ class RecordHook(ShownHook):
 
     def _begin_alone(self, gate: Gate, values: Args) -> Entered:
         """The one hook, inside of the function's code."""
+        inside = _inside.get()
+        if inside is not None and inside.full and self._is_inner and inside.recording == self._name:
+            inside.left_out += 1
+            return None
         taken = self._begin((), {}, values)
         return None if taken is None else (None, taken)
 
@@ -229,9 +263,12 @@ class RecordHook(ShownHook):
         try:
             if not self._is_inner:
                 return self._begin_outer(args, kwargs, values, inside)
-            while inside is not None and inside.recording != self.local["recording"]:
+            while inside is not None and inside.recording != self._name:
                 inside = inside.above
             if inside is None or inside.room is None or inside.over or inside.target == self.target or not self._admit():
+                return None
+            if not self._has_room(inside):
+                inside.full = True
                 return None
             return self._begin_inner(args, kwargs, values, inside)
         except Exception as fault:
@@ -249,12 +286,24 @@ class RecordHook(ShownHook):
             return None
         room = self._encoder.room()
         arguments = self._arguments(values, kwargs, room)
-        node = _Node(self.local["recording"], self.target, inside, room)
+        node = _Node(self._name, self.target, inside, room)
         return _Taken(self, values, self._positional - int(self._scope.bound), arguments, node)
 
     @guarded
     def _is_met(self, values: Args, result: Any = None, error: Optional[BaseException] = None, duration: float = 0.0) -> bool:
         return self._when is None or self._meets(self._when, values, result, error, duration)
+
+    def _has_room(self, inside: _Node) -> bool:
+        """Whether one of the invocations that are recorded has room for an inner call; those that have none only count it."""
+        found = False
+        node: Optional[_Node] = inside
+        while node is not None and (node.recording != inside.recording or node.room is not None):
+            if node.recording == inside.recording and node.room is not None:
+                has_room = len(node.inner) < MOST_INNER and node.room.left > 0
+                node.left_out += not has_room
+                found = found or has_room
+            node = node.above
+        return found
 
     def _begin_inner(self, args: Args, kwargs: Kwargs, values: Optional[Args], inside: _Node) -> Optional[_Taken]:
         if values is None:
@@ -270,11 +319,9 @@ class RecordHook(ShownHook):
             if node.recording == inside.recording:
                 if node.room is None:
                     break
-                node.room.left -= had - room.left
-                if len(node.inner) < MOST_INNER:
+                if not node.left_out:
                     node.inner.append(inner)
-                else:
-                    node.left_out += 1
+                    node.room.left -= had - room.left
             node = node.above
         taken = _Taken(self, values, 0, arguments, _Node(inside.recording, self.target, _inside.get(), None))
         taken.inner = inner
@@ -323,7 +370,7 @@ class RecordHook(ShownHook):
             "raised": error is not None,
             "outcome": outcome,
             "inner": node.inner,
-            "left-out": node.left_out,
+            "left-out": node.left_out + self._recording.over,
         }
         blob = marshal.dumps(told, _MARSHAL)
         # A task that was started inside may keep the node for as long as it lives.
@@ -335,7 +382,7 @@ class RecordHook(ShownHook):
     def finish_inner(self, taken: _Taken, result: Any, error: Optional[BaseException]) -> None:
         """An inner call has ended."""
         inner, inside = taken.inner, taken.before
-        while inside is not None and (inside.recording != self.local["recording"] or inside.room is None):
+        while inside is not None and (inside.recording != self._name or inside.room is None):
             inside = inside.above
         if inner is None or inside is None or inside.room is None or inside.over:
             return

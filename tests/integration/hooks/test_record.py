@@ -77,6 +77,9 @@ def noted():
 def notes():
     return noted() + 1
 
+def many(count):
+    return sum(noted() for _ in range(count))
+
 def throws():
     return random.randint(1, 6) + random.randint(1, b=6)
 
@@ -189,6 +192,12 @@ def test_an_inner_call_without_parameters_is_as_it_was(app: App, session: Sessio
     (call,) = recorder.calls
     assert [(one.target, one.arguments) for one in call.inner] == [("rec:noted", {})]
     assert recorder.replay() == []
+
+
+def test_more_inner_calls_than_are_kept_are_counted_and_the_next_invocation_has_room(app: App, session: Session) -> None:
+    recorder = recorded(session.record("rec:many", inside="rec:noted"), app, "rec.many(1005)", "rec.many(3)")
+    assert [(len(call.inner), call.left_out) for call in recorder.calls] == [(1000, 5), (3, 0)]
+    assert [one.skipped for one in recorder.replayed()] == ["not all that was called inside of it was recorded", ""]
 
 
 def test_chance_is_still_where_it_was_recorded(app: App, session: Session) -> None:
