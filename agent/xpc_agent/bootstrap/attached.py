@@ -16,13 +16,20 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from xpc_agent.bootstrap.gate import _original, _posix, get_ident, get_native_id
+    from xpc_agent.bootstrap.gate import _original, _posix, get_ident, get_native_id, sleep
 else:
     Any = object
 
 # How long a thread of the application that computes may keep the others waiting meanwhile, in seconds. Imports here let go of the global
 # interpreter lock a thousand times, and would take as many times the usual 5 ms.
 _SWITCHING = 0.0002
+# What others look up in `sys.modules` without importing it, as `dataclasses` does with `typing` for each class, with what it imports: half
+# imported it must not be found. It is run within one switch interval, in seconds, of which it takes a tenth.
+_LOOKED_UP = (
+    ("functools", ("abc", "collections", "reprlib", "types")),
+    ("typing", ("collections.abc", "contextlib", "copyreg", "operator", "re", "types", "warnings", "_typing")),
+)
+_WHOLE = 0.05
 
 
 class _Sources:
@@ -64,6 +71,50 @@ class _Finder:
         if path is None and name in self._folders:
             return machinery.PathFinder.find_spec(name, [self._folders[name]])
         return None
+
+
+class _Ready:
+    """Imports one module whose code is at hand; then it is as any other."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._spec: Any = sys.modules["_frozen_importlib_external"].PathFinder.find_spec(name)
+        self._loader = self._spec.loader
+        self._code = self._loader.get_code(name)
+        self._spec.loader = self
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        return self._spec if name == self._name else None
+
+    def create_module(self, spec: Any) -> None:
+        return None
+
+    def exec_module(self, module: Any) -> None:
+        module.__spec__.loader = module.__loader__ = self._loader
+        exec(self._code, module.__dict__)  # noqa: S102 - of the standard library
+
+
+def _import_whole(name: str, needed: Any) -> None:
+    for one in needed:
+        try:
+            __import__(one)
+        except ImportError:
+            pass  # of other versions
+    if name in sys.modules:
+        return
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(max(usual, _WHOLE))
+    try:
+        ready = _Ready(name)
+        sys.meta_path.insert(0, ready)
+        # Who waits for the lock gets it now, and waits for as long as that the next time.
+        sleep(0.001)
+        try:
+            __import__(name)
+        finally:
+            sys.meta_path[:] = [one for one in sys.meta_path if one is not ready]
+    finally:
+        sys.setswitchinterval(usual)
 
 
 class _Watch:
@@ -192,13 +243,15 @@ def run(gate: Any, folder: str) -> None:
     pipe = _posix.open(folder + "/report", _posix.O_WRONLY | _posix.O_NONBLOCK | _posix.O_CLOEXEC)
     report: Any = {"thread": get_native_id(), "pid": _posix.getpid()}
     usual = sys.getswitchinterval()
-    if usual > _SWITCHING:
-        sys.setswitchinterval(_SWITCHING)
     try:
         refusal = _in_the_way(folder)
         if refusal:
             _posix.write(pipe, ('{"refusal": "%s", "thread": %d}\n' % (refusal, report["thread"])).encode())
             return
+        for name, needed in _LOOKED_UP:
+            _import_whole(name, needed)
+        if usual > _SWITCHING:
+            sys.setswitchinterval(_SWITCHING)
         json: Any = __import__("json")
         try:
             with open(folder + "/job.json", encoding="utf-8") as file:

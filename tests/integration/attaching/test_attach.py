@@ -459,6 +459,29 @@ def test_no_name_of_the_main_module_is_used_and_one_that_is_no_module_stays(run_
     program.kill()
 
 
+# As `dataclasses.dataclass` does.
+LOOKING = """
+import sys
+assert "typing" not in sys.modules
+print("ready", flush=True)
+while "xpc_agent.life.attached" not in sys.modules:
+    typing = sys.modules.get("typing")
+    assert typing is None or hasattr(typing, "get_type_hints")
+print(typing is not None, flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.version
+def test_typing_is_not_seen_half_imported(run_program: Callable[..., Program]) -> None:
+    program = run_program(LOOKING)
+    program.read_until("ready")
+    xpc_instrument.attach(program.pid).detach()
+    assert program.read_line() == "True"
+    program.send_line()
+    assert program.wait() == 0
+
+
 def test_a_file_of_the_application_is_not_run_in_place_of_the_standard_library_s(
     run_program: Callable[..., Program], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
