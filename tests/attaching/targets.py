@@ -421,10 +421,13 @@ def gevent():
     from gevent import monkey
 
     monkey.patch_all()
+    from gevent import get_hub
     from gevent.pywsgi import WSGIServer
 
     server = WSGIServer(("127.0.0.1", 0), _page, log=None)
     server.start()
+    # A thread of its own that would end by itself after some seconds.
+    get_hub().threadpool.kill()
     ready(server.server_port)
     server.serve_forever()
 
