@@ -36,8 +36,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Set
 
+import xpc_instrument
+from tests.attaching.proof import why_not
 from tests.soak.books import SEATS, Sums
 from tests.soak.programs import Application, Script, Violation
+from xpc_instrument.attaching.attach import attach_process
 from xpc_instrument.core.wire.memory import why_plain
 
 # The time-out of each hook, in seconds.
@@ -58,7 +61,7 @@ STORM = range(SCRIPTS, SEATS)
 UNDER_WAY = 11
 
 # What can be left off.
-FAULTS = ("limits", "async", "signals", "ends", "deaf", "stop", "fork", "descriptors", "storm", "sockets", "kill")
+FAULTS = ("limits", "async", "signals", "ends", "deaf", "stop", "fork", "descriptors", "storm", "sockets", "kill", "attach")
 
 CONFIG = """app = "soak"
 [defaults]
@@ -106,6 +109,8 @@ class Soak:
         self.first: Dict[str, Any] = {}
         self.looks: List[Dict[str, Any]] = []
         self._numbers = 0
+        self.unattachable = why_not()
+        self.attached = 0
 
     # processes -------------------------------------------------------------------------------------------------------
 
@@ -164,7 +169,7 @@ class Soak:
         if self.step % BETWEEN_LOOKS == 0:
             return self.look()
         steps: List[Callable[[], str]] = [self.visit] * 6 + [self.register] * 4 + [self.remove] * 3 + [self.depart] * 4 + [self.signals] * 2
-        steps += [self.kill, self.kill, self.stop, self.stop, self.fork, self.fork, self.descriptors, self.storm]
+        steps += [self.kill, self.kill, self.stop, self.stop, self.fork, self.fork, self.descriptors, self.storm, self.attach, self.attach]
         steps += [self.restart] * 8 * (self.step % 7 == 0) + [self.sockets] * 8 * (self.step % 11 == 0)
         fault = self.choose.choice(steps)
         what = f"no {fault.__name__}" if fault.__name__ in self.left_off else fault()
@@ -268,6 +273,24 @@ class Soak:
         for newcomer in newcomers:
             self._kill(newcomer)
         return f"{len(newcomers)} scripts are killed while they come"
+
+    def attach(self) -> str:
+        """The agent leaves an application in the middle of its calls, and is brought into it again."""
+        if self.unattachable:
+            return f"nothing is attached to: {self.unattachable}"
+        application = self.choose.choice(self.applications)
+        with xpc_instrument.connect(application.pid) as app:
+            if app.detach() != [application.pid]:
+                raise Violation(f"the agent does not leave {application}")
+        if self._files(application):
+            raise Violation(f"{application} has left {self._files(application)}")
+        pause = self.choose.uniform(0, 0.2)
+        time.sleep(pause)
+        attach_process(application.pid, config=self.folder / "xpc-instrument.toml")
+        # The agent counts from its beginning.
+        application.failed, application.frames = {}, 0
+        self.attached += 1
+        return f"the agent leaves {application}, which is attached to {pause:.2f} s later"
 
     def _replaceable(self) -> Application:
         """All but the one that stays."""
@@ -379,6 +402,7 @@ class Soak:
             ),
             ("hooks that failed open", sum(self.failures.values()), _counts(self.failures)),
             ("ends of scripts", sum(self.ends.values()), _counts(self.ends)),
+            ("detached from, and attached to again", self.attached, self.unattachable),
             ("frames through memory, at least", self.frames, why_plain() or ""),
             (
                 "worst wait past the deadlines, ms",
