@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from types import SimpleNamespace
-from typing import Any, Set
+from typing import Any
 
 import pytest
 
-from xpc_instrument.core.wire.memory import let_go, make_memory, why_plain
+from xpc_instrument.core.wire.memory import why_plain
 
 pytestmark = pytest.mark.skipif(bool(why_plain()), reason=f"no hot lanes here: {why_plain()}")
 
@@ -27,26 +28,37 @@ def test_where_there_can_be_no_hot_lanes_the_reason_is_said(monkeypatch: pytest.
     assert why_plain() == ""
 
 
+# In a process of its own, in which the mapping stays.
+DAEMON = """
+import os
+from xpc_instrument.core.wire.memory import let_go, make_memory
+
+def numbers():
+    # Without that of the folder itself.
+    return {name for name in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{name}")}
+
+before = numbers()
+descriptor, memory = make_memory()
+kept = [int(name) for name in numbers() - before if int(name) != descriptor]
+os.close(descriptor)
+for number in kept:
+    # As a daemon does, and opens its own.
+    os.close(number)
+    os.dup2(1, number)
+let_go(memory)
+let_go(memory)
+for number in kept:
+    assert os.path.sameopenfile(number, 1)
+    os.close(number)
+descriptor, memory = make_memory()
+os.close(descriptor)
+let_go(memory)
+assert numbers() == before and memory.closed
+print("its own")
+"""
+
+
 @pytest.mark.version
 def test_letting_go_closes_no_file_of_an_application_that_has_closed_all_descriptors() -> None:
-    def numbers() -> Set[str]:
-        # Without that of the folder itself.
-        return {name for name in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{name}")}
-
-    before = numbers()
-    descriptor, memory = make_memory()
-    kept = [int(name) for name in numbers() - before if int(name) != descriptor]
-    os.close(descriptor)
-    for number in kept:
-        # As a daemon does, and opens its own.
-        os.close(number)
-        os.dup2(1, number)
-    let_go(memory)
-    let_go(memory)
-    for number in kept:
-        assert os.path.sameopenfile(number, 1)
-        os.close(number)
-    descriptor, memory = make_memory()
-    os.close(descriptor)
-    let_go(memory)
-    assert numbers() == before and memory.closed
+    done = subprocess.run([sys.executable, "-W", "error", "-c", DAEMON], stdout=subprocess.PIPE, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stdout) == (0, "its own\n")
