@@ -148,7 +148,8 @@ class Passage:
 
     def begin(self, args: Args, kwargs: Kwargs) -> Entered:
         """After the `before` hooks: go in, hook by hook."""
-        self.started = perf_counter()
+        if self.chain.after:
+            self.started = perf_counter()
         try:
             step = self._go_in(args, kwargs)
             if type(step) is Outcome:
