@@ -70,12 +70,13 @@ class Entrance:
     the middle of which only an iteration may end. `names` are the globals of all, and `about` says for whom it is.
     """
 
-    __slots__ = ("_about", "_calls", "_gate", "_is_open", "_texts", "names")
+    __slots__ = ("_about", "_calls", "_gate", "_is_open", "_made_for", "_texts", "names")
 
     def __init__(self, about: str, names: Dict[str, Any], first: str, token: str = "", last: str = "", wrong: str = "") -> None:
         self._about = about
         self._texts = first, token, last, wrong
         self._calls: Optional[Calls] = None
+        self._made_for = 0, False
         self._gate: Optional[gate.Gate] = None
         self._is_open = True
         self.names = names
@@ -97,8 +98,10 @@ class Entrance:
             return None
         self._gate = served
         self.is_open = self._is_open
-        if self._calls is None:
-            self._calls = self._made(count, GeneratorExit in served.ends)
+        made_for = count, GeneratorExit in served.ends
+        if self._calls is None or self._made_for != made_for:
+            # A module that is loaded anew may have another function there.
+            self._calls, self._made_for = self._made(*made_for), made_for
         return self._calls
 
     def dismiss(self) -> None:

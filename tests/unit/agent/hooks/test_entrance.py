@@ -310,6 +310,13 @@ def test_several_that_record_are_told_one_by_one(shops: Any) -> None:
     shop.function(6)
     assert counted()[0] == {(): 2}
     assert counted()[2] == {(): 1}
+    # The same hook on another function, as where a module is loaded anew.
+    shop.set([])
+    other = shops("amount", name="charge")
+    hooks[0].placed(other.patch.resolved, other.code)
+    other.set(hooks[:1])
+    assert other.function(1)[0] == 1
+    assert list(counted()[0].values()) == [3]
 
 
 @pytest.mark.version
