@@ -3,6 +3,9 @@
 Rules:
 - A patch is an `around` hook that does not proceed, a spy an `after` hook: both are told which process calls, and are shown the arguments
   as the caller wrote them, copied, so that they compare equal in assertions.
+- Whatever becomes of a patch, the original does not run in its place: where it fails, as where its answer cannot cross, the application
+  gets `HookFailedError`. It is waited for as long as the config lets anybody ask for, 30 seconds unless it says otherwise.
+- A mock cannot cross: one that nobody has configured is answered as None; one that somebody has is a mistake of the test.
 - The mock has the parameters that the target has over there, from the first moment where its module is imported by then, else from the
   first call on. A call that does not fit them raises `TypeError` in the application, as the original would.
 - What the stand-in raises is its answer, and reaches the application. An `assert` that fails in a `side_effect` function, or a list of
@@ -22,6 +25,8 @@ from unittest import mock as mocks
 import pytest
 
 from ..core.model.errors import XpcError
+from ..core.model.target import Mode
+from ..core.model.terms import AS_PASSED, COPY
 from ..core.model.words import counted
 from ..core.replay.running import Replayed
 from ..script.call import Call
@@ -85,6 +90,8 @@ class Mocker:
         ``when`` is an expression for the calls that it stands in for, such as ``"amount > 1000"``, evaluated in the application; the others
         run the original. ``timeout`` is for how many seconds at most the application waits for one call of it.
 
+        A mock that is given no value answers None. Where a call of it fails, the application gets ``HookFailedError``, never the original.
+
         Each call is noted with its process: ``xpc.calls(mock)``. Raises what ``Session.around`` raises, ``TargetError`` above all.
         """
         __tracebackhide__ = True
@@ -104,7 +111,8 @@ class Mocker:
         __tracebackhide__ = True
         hook: Callable[..., Any] = by.call_async if by.is_async else by.call
         try:
-            handle = self.session.around(target, hook, form="as passed", values="copy", raises=Exception, when=when, timeout=timeout)
+            options: Dict[str, Any] = {"form": AS_PASSED, "values": COPY, "when": when, "timeout": timeout, "stands_in": True}
+            handle = self.session._register(Mode.AROUND, target, hook, (Exception,), **options)
         except XpcError as error:
             # How it came about over there is of no interest here.
             raise error.with_traceback(None) from None
@@ -232,9 +240,8 @@ class Mocker:
             seen, handle = hook.seen, hook.handle
             what = f"{seen.kind} {seen.target}"
             if handle.failures and not seen.mistakes:
-                told.append(
-                    f"{what}: {handle.failures} of its calls failed, and the application went on without it; the last: {_told(handle)}"
-                )
+                went = "got HookFailedError" if seen.kind == "patch" else "went on without it"
+                told.append(f"{what}: {handle.failures} of its calls failed, and the application {went}; the last: {_told(handle)}")
             if handle.suspensions:
                 told.append(f"{what}: it was suspended, since it failed several times in a row; the last failure: {_told(handle)}")
             if seen.late:
@@ -338,7 +345,7 @@ class _Replacing:
         """The hook."""
         noted = _Noted(self.seen, call)
         try:
-            value = self._answer(call)
+            value = self._crossing(call, self._answer(call))
         except BaseException as error:
             self._raised(noted, error)
             raise
@@ -349,12 +356,22 @@ class _Replacing:
         """The hook where the answer is awaited."""
         noted = _Noted(self.seen, call)
         try:
-            value = await self._answer(call)
+            value = self._crossing(call, await self._answer(call))
         except BaseException as error:
             self._raised(noted, error)
             raise
         noted.ended(value)
         return value
+
+    def _crossing(self, call: Call, value: Any) -> Any:
+        """What the application gets for an answer. Raises `TypeError` for a mock that says what it is to do."""
+        if not isinstance(value, mocks.NonCallableMock):
+            return value
+        if not value._mock_children and value._mock_return_value is mocks.DEFAULT and getattr(value, "side_effect", None) is None:
+            return None
+        text = f"{short_name(call.target)}: its answer is a mock, which lives here and cannot be had in the application: expected a value"
+        self.seen.add_mistake(AssertionError(f"{text} (return_value=), or a function that gives one (side_effect=)"))
+        raise TypeError(text)
 
     def _raised(self, noted: _Noted, error: BaseException) -> None:
         call = noted.call

@@ -25,18 +25,22 @@ if TYPE_CHECKING:
     from ..hooks.admission import SharedAdmission, SuspensionPolicy
 
 
-def suspension(config: ProbeConfig, timeout: float) -> SuspensionPolicy:
-    """When a hook on the probe point is suspended. An invocation that tries it is given up when it should have timed out long ago."""
+def suspension(config: ProbeConfig, timeout: float, terms: Terms) -> SuspensionPolicy:
+    """When a hook on the probe point is suspended; one that stands in never is.
+
+    An invocation that tries it is given up when it should have timed out long ago.
+    """
     from ..hooks.admission import SuspensionPolicy
 
-    return SuspensionPolicy(config.suspend_after, config.suspend_for, config.suspend_at_most, timeout + config.suspend_at_most)
+    after = 0 if terms.stands_in else config.suspend_after
+    return SuspensionPolicy(after, config.suspend_for, config.suspend_at_most, timeout + config.suspend_at_most)
 
 
 def shared_admission(terms: Terms, config: ProbeConfig, timeout: float, ended: Callable[[], None]) -> SharedAdmission:
     """Of a registration that has several targets."""
     from ..hooks.admission import SharedAdmission
 
-    return SharedAdmission(terms, suspension(config, timeout), ended=ended)
+    return SharedAdmission(terms, suspension(config, timeout, terms), ended=ended)
 
 
 def condition_of(hook: Any, when: str, level: str) -> Any:

@@ -288,9 +288,9 @@ class Registrations(Policy):
                 message.style,
                 PeerProfile(peer.python, python_version(), self._config.limits.max_payload),
                 timeout=timeout,
-                on_failure=point.config.on_failure,
+                on_failure="raise" if terms.stands_in else point.config.on_failure,
                 terms=terms,
-                suspension=suspension(point.config, timeout),
+                suspension=suspension(point.config, timeout, terms),
                 pid=os.getpid(),
                 may_refer=not point.config.allow <= _OBSERVERS,
                 signature=point.signature,
@@ -469,7 +469,7 @@ def _timeout(target: str, terms: Terms, config: ProbeConfig) -> float:
     """The deadline of a hook in seconds. Raises `TargetError` if it asks for more than the config grants."""
     longest = max(config.max_timeout, config.timeout)
     if terms.timeout is None:
-        return config.timeout
+        return longest if terms.stands_in else config.timeout
     if terms.timeout > longest:
         raise TargetError(
             f"{target}: timeout={terms.timeout:g} is longer than the config allows a hook here, {longest:g} s (max-timeout): "

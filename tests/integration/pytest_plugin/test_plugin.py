@@ -155,6 +155,7 @@ def section(program: Program, title: str) -> List[str]:
 
 
 PASSING = """
+import threading
 import pytest
 
 def test_a_patch_raises_what_it_is_told_and_is_asked_what_it_saw(xpc, xpc_app, ask):
@@ -239,6 +240,19 @@ def test_a_fault_happens_in_the_application(xpc, ask):
     with pytest.raises(ValueError, match="expected raise, return"):
         xpc.inject("gateway:Gateway.post", "explode")
 
+def test_the_original_never_runs_where_a_patch_stands(xpc, ask):
+    post = xpc.patch("gateway:Gateway.post")
+    assert ask("checkout.charge(5)") == (200, "None")
+    assert post.mock_calls == [xpc.call("/charges", {"amount": 5})]
+    init = xpc.patch("gateway:Gateway.__init__")
+    assert ask("vars(gateway.Gateway())") == (200, "{}")
+    xpc.patch("gateway:Gateway.post_async")
+    assert ask("asyncio.run(gateway.Gateway().post_async('x'))") == (200, "None")
+    # Longer than the deadline of other hooks, and that three times in a row.
+    late = threading.Event()
+    fee = xpc.patch("gateway:Gateway.fee", side_effect=lambda amount: late.wait(0.1) or 5)
+    assert ask("[gateway.Gateway.fee(1) for _ in range(5)]") == (200, "[5, 5, 5, 5, 5]")
+
 def test_only_the_calls_that_are_meant(xpc, ask):
     total = xpc.patch("checkout:total", return_value="many", when="len(items) > 2")
     long = xpc.spy("checkout:charge", when="amount >= 10 and result['ok']")
@@ -299,6 +313,14 @@ def test_it_has_the_name_of_its_folder_and_of_the_worker(xpc_app, pytestconfig):
 """
 
 
+CONFIG = """
+[redact]
+names = ["amount"]
+[[probe]]
+target = "gateway:Gateway.fee"
+timeout = 0.02
+suspend-after = 2
+"""
 SEEN = [
     ("checkout:total", {"items": [1]}),
     ("checkout:charge", {"amount": {"type": "", "cut": "redacted"}}),
@@ -308,11 +330,11 @@ SEEN = [
 
 @pytest.mark.version
 def test_what_tests_type_does_what_it_says(run_tests: Callable[..., Program], tmp_path: Path) -> None:
-    (tmp_path / "xpc-instrument.toml").write_text('[redact]\nnames = ["amount"]\n')
+    (tmp_path / "xpc-instrument.toml").write_text(CONFIG)
     program = run_tests(PASSING, "--xpc-record", str(tmp_path / "seen"), env={"PYTEST_XDIST_WORKER": "gw3"})
     found = outcomes(program)
     assert set(found.values()) == {"passed"}, program.text
-    assert len(found) == 14
+    assert len(found) == 15
     spied = xpc_instrument.load(tmp_path / "seen" / "test_it.py_test_a_spy_lets_the_original_run_and_has_what_came_of_it.jsonl")
     assert [call.target for call in spied.calls] == spied.targets * len(spied.calls)
     # As they came, in the order in which they ended, those before a reset as well, and without what the config hides.
@@ -321,6 +343,8 @@ def test_what_tests_type_does_what_it_says(run_tests: Callable[..., Program], tm
 
 
 FAILING = """
+import threading
+
 def test_an_assert_in_a_hook(xpc, ask):
     def effect(items):
         assert items == [2], "other items"
@@ -337,6 +361,14 @@ def test_an_assert_in_a_hook_of_the_session(xpc_app, ask):
     assert raise_later is not None
     xpc_app.session.after("checkout:total", looks)
     ask("checkout.total([1])")
+
+def test_an_answer_that_cannot_cross(xpc, ask):
+    post = xpc.patch("gateway:Gateway.post")
+    post.return_value.json.return_value = {}
+    assert ask("checkout.charge(1)")[0] == 502
+    total = xpc.patch("checkout:total", return_value=threading.Lock())
+    code, said = ask("checkout.total([1])")
+    assert code == 502 and said.startswith("HookFailedError: the around hook of pid")
 
 def test_outcomes_that_are_used_up(xpc, ask):
     xpc.patch("checkout:total", side_effect=[1])
@@ -371,6 +403,7 @@ def test_each_kind_of_failure_is_told_with_its_target(run_tests: Callable[..., P
         == {
             "test_an_assert_in_a_hook": "failed",
             "test_an_assert_in_a_hook_of_the_session": "failed, error",
+            "test_an_answer_that_cannot_cross": "failed, error",
             "test_outcomes_that_are_used_up": "failed",
             "test_other_arguments": "failed, error",
             "test_a_target_that_is_not_there": "failed",
@@ -387,6 +420,8 @@ def test_each_kind_of_failure_is_told_with_its_target(run_tests: Callable[..., P
     assert section(program, "test_an_assert_in_a_hook_of_the_session")[0] == "a hook of this test failed: after checkout:total"
     left = section(program, "ERROR at teardown of test_an_assert_in_a_hook_of_the_session")
     assert left[0].startswith("the test has left hooks armed, which are removed now: after checkout:total")
+    cannot = "post: its answer is a mock, which lives here and cannot be had in the application: expected a value (return_value=)"
+    assert cannot in program.text and "patch checkout:total: 1 of its calls failed" in program.text
     assert "side_effect are used up: total([2])" in "\n".join(section(program, "test_outcomes_that_are_used_up"))
     other = "\n".join(section(program, "test_other_arguments"))
     assert "E   args:\nE   assert ([1],) == ([1, 2],)" in other

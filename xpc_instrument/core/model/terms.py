@@ -51,6 +51,10 @@ class Terms(Record):
     """How the hook is shown the arguments: "canonical" (positional parameters in `args`, keyword-only ones in `kwargs`, defaults filled in)
     or "as passed" (as the caller wrote them, which only a trampoline around the function can see)."""
 
+    stands_in: bool = False
+    """Whether the original is never to run in its place, as with a mock: where the hook fails, the application gets ``HookFailedError``; it
+    is not suspended; and without `timeout` it is waited for as long as the config lets anybody ask for."""
+
     local: Optional[Mapping[str, Any]] = None
     """What the hook does that lives in the application, as plain data; None if a script is called. See `local.py`."""
 
@@ -67,6 +71,8 @@ class Terms(Record):
             _check_when(self.when)
         if not isinstance(self.wait, bool):
             raise ValueError(f"wait={self.wait!r}: expected True or False")
+        if not isinstance(self.stands_in, bool):
+            raise ValueError(f"stands_in={self.stands_in!r:.80}: expected True or False")
         if self.values not in (None, COPY, REFERENCE):
             raise ValueError(f"values={self.values!r:.80}: expected {COPY!r} or {REFERENCE!r}")
         if self.form not in (CANONICAL, AS_PASSED):
