@@ -10,7 +10,6 @@ from xpc_instrument.core.discovery.doorbell import bell_name
 from xpc_instrument.core.model.stats import Figures
 from xpc_instrument.core.model.target import is_glob, split_target
 from xpc_instrument.core.node.host import Host
-from xpc_instrument.core.wire.hot import HotWire
 from xpc_instrument.core.wire.wire import Wire
 
 from ..hooks.counters import HookCounters, on_lanes
@@ -151,6 +150,10 @@ def _why_suspended(hook: RemoteHook) -> Optional[str]:
 
 def _report_lanes(script: int, wires: List[Wire]) -> Dict[str, Any]:
     """Of the lanes that a session has now: how many can be hot, the frames that went through their memory, and why the others are plain."""
+    if not wires:
+        return {"script": script, "lanes": 0, "hot": 0, "frames": 0, "plain": {}}
+    from xpc_instrument.core.wire.hot import HotWire
+
     hot = [wire for wire in wires if isinstance(wire, HotWire)]
     declined = sum(wire.is_declined for wire in hot)
     why = Counter(wire.plain or "not a unix socket" for wire in wires if not isinstance(wire, HotWire))

@@ -26,7 +26,6 @@ from ..protocol.codec import Bytes
 from ..protocol.messages import Hello, Role, Welcome
 from ..unpatched import Selector, close, sleep
 from ..wire.held import close_lost
-from ..wire.opening import welcome_with_memory
 from ..wire.wire import Wire
 from .acceptor import Acceptor
 from .address import NO_PROTECTION, Address, Protection, named
@@ -365,6 +364,9 @@ class Host:
     def _welcome_lane(self, wire: Wire, hello: Hello, welcome: List[Bytes]) -> Wire:
         """Transmit WELCOME on a lane; returns the lane, which is hot if both sides can have that."""
         if hello.hot and self.address.is_unix and self.limits.hot_lanes:
+            # Late: who only looks at an application has no lane.
+            from ..wire.opening import welcome_with_memory
+
             return welcome_with_memory(wire, welcome, self.limits)
         wire.plain = "hot-lanes = false" if not self.limits.hot_lanes else "the script cannot have hot lanes"
         wire.transmit(welcome, time.monotonic())
