@@ -226,7 +226,7 @@ class ProbeTable:
             self._make(target, probe)
         for name in {*list(sys.modules), *main_names()}:
             self.points_in(name)
-        matched = list(self.points)
+        matched = [target for target, point in list(self.points.items()) if point.state not in ("pending", "missing")]
         unmatched = [probe for probe in self._globs if not any(matches(probe.target, probe.exclude, target) for target in matched)]
         return [*list(self.points.values()), *map(_without_match, unmatched)]
 
@@ -301,6 +301,8 @@ class ProbeTable:
                 ):
                     probe = one
                     break
+            if probe is not None and module is None:
+                self.on_demand.check_pending(target)
         return None if probe is None else self._make(target, probe)
 
     def _make(self, target: str, probe: ProbeConfig) -> ProbePoint:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Tuple
@@ -63,12 +64,12 @@ def _report(point: ProbePoint, held: Held, absent: Dict[str, str]) -> Dict[str, 
     """`absent` says of modules why they will never be imported, as far as that has been asked: it takes a look at the file system."""
     hooks = list(point.hooks)
     state, reason = _state(point, hooks)
-    if point.state == "pending" and not is_glob(point.target):
-        # A misspelt module would be waited for for ever.
-        module = split_target(point.target)[0]
-        if module not in absent:
+    if point.state == "pending":
+        # A misspelt module would be waited for for ever. Of one that is a pattern this is looked for as far as it names packages.
+        module = ".".join(itertools.takewhile(lambda part: not is_glob(part), split_target(point.target)[0].split(".")))
+        if module and module not in absent:
             absent[module] = why_never(module)
-        reason = absent[module] or reason
+        reason = absent.get(module) or reason
     figures = point.counters.figures([hook.counters for hook in hooks], held)
     return {
         "target": point.target,

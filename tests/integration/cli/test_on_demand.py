@@ -80,7 +80,8 @@ def test_run_without_a_config_lets_a_script_hook_any_function_now_and_later(shop
 
 
 def test_a_pattern_limits_what_may_be_asked_for_and_max_targets_how_much(shop: Any, tmp_path: Path) -> None:
-    (tmp_path / "xpc-instrument.toml").write_text("[limits]\nmax-targets = 1\n[defaults]\nallow = ['before']\n")
+    probes = "[[probe]]\ntarget = 'sohp.gateway:Gateway.*'\n[[probe]]\ntarget = 'shop_of_nobody:*'\n"
+    (tmp_path / "xpc-instrument.toml").write_text(f"{probes}[limits]\nmax-targets = 1\n[defaults]\nallow = ['before']\n")
     shop("--on-demand", "shop:**")
     with xpc_instrument.connect("shop") as session:
         with pytest.raises(TargetError, match="json:dumps is no probe point of shop"):
@@ -92,6 +93,11 @@ def test_a_pattern_limits_what_may_be_asked_for_and_max_targets_how_much(shop: A
             session.before("shop:Bank.pay", print)
         handle.remove()
         session.before("shop:Bank.pay", print)
+        with pytest.raises(TargetError, match="there is no module shop_of_nobody"):
+            session.before("shop_of_nobody:charge", print)
+        reasons = {row["target"]: row["reason"] for row in json.loads(command("ls", "shop", "--json").stdout)[0]["probes"]}
+        assert reasons["sohp.gateway:Gateway.*"].startswith("there is no module sohp:")
+        assert {"sohp.gateway:Gateway.*", "shop_of_nobody:*", "shop:Bank.pay"} <= set(reasons)
 
 
 def test_ls_with_a_pattern_searches_the_imported_modules(shop: Any, tmp_path: Path) -> None:
