@@ -14,7 +14,9 @@ _LOOK_AGAIN = 0.001
 
 
 def have_left(processes: Sequence[Process], deadline: float) -> List[int]:
-    """The pids of the processes, once the agent has left them, as the end of a connection says. DeadlineError if it does not in time."""
+    """The pids of the processes, once the agent has left them, as the end of a connection says; with those that share their addresses, as
+    the runtime directory says. DeadlineError if it does not in time."""
+    pids = sorted(pid for process in processes for pid in process.pids())
     asked = [(process, process.joiner.begin_query("detach", deadline)) for process in processes]
     late = []
     for process, request in asked:
@@ -22,12 +24,13 @@ def have_left(processes: Sequence[Process], deadline: float) -> List[int]:
             request.answer(deadline)
         except ChannelError:
             pass  # it may have left before its answer was sent, or ended
-        while process.joiner.alive and time.monotonic() < deadline:
+        while (process.joiner.alive or len(process.pids()) > 1) and time.monotonic() < deadline:
             time.sleep(_LOOK_AGAIN)
         if process.joiner.alive:
             late.append(process.name)
+        late += [f"process {pid}" for pid in process.pids()[1:]]
     if late:
         raise DeadlineError(f"the agent did not leave {', '.join(late)} in time: try again, or end the process")
     for process in processes:
         discovery.forget(str(process.joiner.address))
-    return sorted(process.joiner.welcome.pid for process in processes)
+    return pids

@@ -10,6 +10,7 @@ import threading
 import time
 from typing import Callable, Dict, List, Optional, Sequence
 
+from ..core.discovery import entry as discovery
 from ..core.model.errors import ChannelError, ConnectTimeoutError, DeadlineError, PayloadError, TargetError, XpcError
 from ..core.model.target import Mode, join_name
 from ..core.node.joiner import Joiner
@@ -118,6 +119,16 @@ class Process:
         self.known_profile: Optional[PeerProfile] = None
         self._lock = threading.Lock()
         self.joiner = dial(self)
+
+    def pids(self) -> List[int]:
+        """Its own, and those of the processes that share its address: it passes on to them what it is told."""
+        address, own = str(self.joiner.address), self.joiner.welcome.pid
+        if address.endswith(f".{own}.sock"):
+            return [own]
+        try:
+            return [own, *(entry.pid for entry in discovery.processes(elsewhere=False) if entry.member and entry.address == address)]
+        except XpcError:
+            return [own]  # they may be on another machine
 
     def begin_register(self, hook: Hook, deadline: float) -> PendingRegistration:
         """Have the process register a hook. Waits for no answer."""

@@ -109,11 +109,12 @@ class Session(Observer):
 
     @property
     def pids(self) -> List[int]:
-        """The pids of the processes that are joined now, in order."""
+        """The pids of the processes that are joined now, in order, with those that share the address of one."""
         self._check_process()
         with self._lock:
             # The thread that noticed the end of one may not have come to tell us yet.
-            return sorted(process.joiner.welcome.pid for process in self._processes.values() if process.joiner.alive)
+            joined = [process for process in self._processes.values() if process.joiner.alive]
+        return sorted(pid for process in joined for pid in process.pids())
 
     @property
     def handles(self) -> List[Handle]:

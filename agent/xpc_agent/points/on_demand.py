@@ -17,7 +17,7 @@ from xpc_instrument.core.model.errors import TargetError
 from xpc_instrument.core.model.pattern import Pattern, compiled
 from xpc_instrument.core.model.target import split_target, target_mistake
 
-from ..targets.module import find_module
+from ..targets.module import find_module, is_initializing
 from ..targets.raw import namespace_of
 
 _OWN = ("xpc_agent", "xpc_instrument")
@@ -71,7 +71,8 @@ class OnDemand:
 def why_never(name: str) -> str:
     """Why a module will never be imported, with the nearest that could be; "" if it may be, or nobody can know."""
     missing, path = _first_missing(name)
-    if not missing or any(map(_may_find_more, list(sys.meta_path))):
+    # While `site` runs, as what stands in for the agent does, Python has not put the program's own folder on its path yet.
+    if not missing or is_initializing(sys.modules.get("site")) or any(map(_may_find_more, list(sys.meta_path))):
         return ""
     import difflib
     import pkgutil

@@ -62,10 +62,12 @@ def ask(program: Program, line: str) -> str:
 
 def test_run_without_a_config_lets_a_script_hook_any_function_now_and_later(shop: Any) -> None:
     program = shop()
-    with xpc_instrument.connect("shop") as session:
+    with xpc_instrument.connect("shop", all=True) as session:
         session.instead("shop:charge", lambda amount: "hooked")
         session.around("shop:Bank.pay", lambda call: call.proceed() * 2)
         session.instead("later:refund", lambda n: "refunded")
+        # One that starts now is told before Python looks in the program's folder.
+        assert ask(shop(), "__import__('later').refund(3)") == "'refunded'"
         assert ask(program, "charge(1), Bank().pay(4)") == "('hooked', 8)"
         assert ask(program, "import later") == "done"
         assert ask(program, "later.refund(3)") == "'refunded'"
@@ -73,7 +75,8 @@ def test_run_without_a_config_lets_a_script_hook_any_function_now_and_later(shop
             session.before("shop:chrge", print)
         with pytest.raises(TargetError, match=r"there is no module latter.*the nearest modules are later"):
             session.before("latter:refund", print)
-        states = {row["target"]: row["state"] for row in json.loads(command("ls", "shop", "--json").stdout)[0]["probes"]}
+        rows = next(one["probes"] for one in json.loads(command("ls", "shop", "--json").stdout) if one["pid"] == program.pid)
+        states = {row["target"]: row["state"] for row in rows}
         assert states == {"shop:charge": "armed", "shop:Bank.pay": "armed", "later:refund": "armed"}
     assert ask(program, "charge(1), Bank().pay(4), later.refund(3)") == "(2, 4, -3)"
     assert json.loads(command("ls", "shop", "--json").stdout)[0]["probes"] == []

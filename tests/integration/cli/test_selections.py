@@ -276,6 +276,6 @@ def test_a_process_that_has_not_imported_the_module_accepts_no_mistake_of_those_
             session.inject("shop.checkout:charge", "raise(os:system)")
         # Nobody has it yet, and nobody says that there is none.
         with session.before("shop.later:pay", print) as handle:
-            assert len(handle.waiting) == len(session.pids)
+            assert len(handle.waiting) == (1 if address else 2) and set(handle.waiting) <= set(session.pids)
     program.process.stdin.close()
     assert program.wait() == 0

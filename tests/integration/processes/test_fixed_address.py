@@ -19,6 +19,7 @@ from tests.integration.fault_fixture import stop
 from tests.programs import PATIENCE, Program, wait_for
 from xpc_agent.relay import PREFIX
 from xpc_instrument import find_free_port
+from xpc_instrument.core.discovery import entry as discovery
 from xpc_instrument.core.model.limits import Limits
 from xpc_instrument.core.node.address import parse_address
 from xpc_instrument.core.node.joiner import Joiner
@@ -56,6 +57,9 @@ def test_a_hook_at_a_fixed_address_is_armed_in_all_processes(apps: Tuple[str, Ap
         assert member.evaluate("shop.Order(3).total(2)") == "6"
         session.instead("shop:wait_a_little", lambda number: number * 100)
         assert member.evaluate("asyncio.run(shop.wait_a_little(4))") == "400"
+        assert session.pids == sorted([host.program.pid, member.program.pid])
+        assert session.detach() == sorted([host.program.pid, member.program.pid])
+    assert discovery.processes() == []
     assert host.evaluate("asyncio.run(shop.wait_a_little(4))") == "5"
     assert member.evaluate("asyncio.run(shop.wait_a_little(4))") == "5"
 
