@@ -28,8 +28,9 @@ _COUNTS = (1, 100, 10_000)
 # The ones that are started by the command line too, which takes as long with any number.
 _RUN_COUNT = 100
 _PIP_TARGET = "pip._internal.cli.main:main"
+_PASS = "`python -c pass`"
 _PROGRAMS: Dict[str, Sequence[str]] = {
-    "`python -c pass`": ("-c", "pass"),
+    _PASS: ("-c", "pass"),
     "Flask": ("-m", "benchmarks.processes.small_flask"),
     "`pip --version`": ("-m", "pip", "--version"),
 }
@@ -56,6 +57,13 @@ def _config(folder: Path, count: int, pip: bool) -> Path:
     others = catalogue.all_probes() if count == _COUNTS[-1] else catalogue.probes(1 if pip else 0, count)
     path = folder / f"{'pip' if pip else 'shop'}-{count}.toml"
     path.write_text(f'app = "startup"\n{own}{others}')
+    return path
+
+
+def _elsewhere(folder: Path) -> Path:
+    """Write a config file with the largest number of probe points, listed, in a module that nobody imports."""
+    path = folder / "elsewhere.toml"
+    path.write_text('app = "startup"\n' + catalogue.probes(0, _COUNTS[-1]).replace(f'"{catalogue.NAME}:', '"elsewhere:'))
     return path
 
 
@@ -95,6 +103,8 @@ def _starts(folder: Path, program: str, words: Sequence[str]) -> Iterator[Tuple[
     yield f"{program}, plain", (command, _plain(folder))
     for count in _COUNTS:
         file = _config(folder, count, pip)
+        if count == _COUNTS[-1] and program != _PASS:
+            yield f"{program}, elsewhere", (command, _under_agent(folder, _elsewhere(folder)))
         if not pip:
             _check(folder, file, count)
         yield f"{program}, {count}", (command, _under_agent(folder, file))
@@ -197,6 +207,9 @@ def _rows() -> Iterator[Comparison]:
         for count in _COUNTS:
             name = f"{program}, {_points(count)}: processor time"
             yield Comparison(name, f"{program}, {count}, processor", f"{plain}, processor", needs=needs)
+        if program != _PASS:
+            name = f"{program}, {_points(_COUNTS[-1])} in a module that it does not import: processor time"
+            yield Comparison(name, f"{program}, elsewhere, processor", f"{plain}, processor", needs=needs, more=0.005)
         name = f"{program}, {_points(_RUN_COUNT)}, with `xpc-instrument run`: processor time"
         yield Comparison(name, f"{program}, run, processor", f"{plain}, processor", needs=needs)
         for count in _COUNTS:
@@ -237,7 +250,7 @@ becomes the other one.
 The Flask application has a module of 10,000 functions, with the agent and without: 1 or 100 of them are named in the config one by one,
 and 10,000 by one glob, `catalogue:*`, since so many names do not fit into the environment. It imports the module, so the agent is loaded
 there. In `python -c pass` the same probe points wait for a module that is never imported, and in `pip --version` all but one, the function
-`main` of pip itself.
+`main` of pip itself. In the rows that say so, all 10,000 are listed one by one and lie in a module that no program imports.
 
 The last rows are of a program that nobody has connected to yet, bare or with Flask imported: the first connection, which loads the
 agent, beside a second one; the processor time of the program meanwhile; and the longest time between two looks at the clock of a main

@@ -181,4 +181,5 @@ def test_a_script_that_connects_at_any_moment_of_the_start_harms_nothing(start: 
             program.send_line()
             assert program.read_line() == "hooked", program.text
         assert program.wait() == 0
-        assert len(program.output) == 2, program.text
+        # On a crowded machine the script may take more than the second that a start waits for it, which is said.
+        assert len([line for line in program.output if "told of this process" not in line]) == 2, program.text
