@@ -36,7 +36,7 @@ LEVELS: Levels = (
     {"xpc_instrument.core.values", "xpc_instrument.core.wire", "xpc_instrument.core.config"},
     {"xpc_instrument.core.node"},
     {"xpc_instrument.core.calls", "xpc_instrument.core.replay"},
-    {"xpc_agent.generated", "xpc_agent.guard", "xpc_agent.monitoring", "xpc_agent.relay"},
+    {"xpc_agent.bootstrap.needed", "xpc_agent.generated", "xpc_agent.guard", "xpc_agent.monitoring", "xpc_agent.relay"},
     {"xpc_agent.events", "xpc_agent.targets"},
     {"xpc_agent.trees"},
     {"xpc_agent.hooks"},
@@ -312,10 +312,10 @@ WAYS = {
     "import xpc_instrument": "import xpc_instrument",
     "import xpc_agent": "import xpc_agent",
     "an agent with a Python function hookable": """
-import json  # a module with Python functions
+import colorsys  # a module with Python functions that the agent does not need
 from xpc_agent.life.control import start, stop
 from xpc_instrument.core.config.file import from_probes
-start(from_probes("cost", ["json:dumps"]))
+start(from_probes("cost", ["colorsys:hls_to_rgb"]))
 """,
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 
-from xpc_agent.bootstrap.needed import NEEDED
+from xpc_agent.bootstrap.needed import is_needed
 
 from ..core.config.schema import Config
 from ..core.discovery.folder import runtime_dir
@@ -19,10 +19,6 @@ VARIABLE = "XPC_INSTRUMENT_STUB"
 _FOLDERS = ("XPC_INSTRUMENT_RUNTIME_DIR", "XDG_RUNTIME_DIR", "TMPDIR", "TEMP", "TMP")
 # Bytes; the names of more modules than that are shortened to those of their packages.
 _LONGEST = 32 << 10
-
-# Where there is a target in one of these, the agent is loaded before the application imports anything: in the middle of such an import it
-# would find the half of a module.
-OF_AGENT = NEEDED | {"cloudpickle", "wrapt"}
 
 
 def stub_text(config: Config) -> str:
@@ -39,7 +35,8 @@ def stub_text(config: Config) -> str:
     if "\n" in folder:
         return ""
     modules = {split_target(probe.target)[0] for probe in config.probes}
-    if any(is_needed_by_agent(module) for module in modules):
+    # Then the agent is loaded before the application imports anything: in the middle of such an import it would find the half of a module.
+    if any(is_needed(module) for module in modules):
         return ""
     names = {_letters(module) for module in modules}
     if sum(map(len, names)) > _LONGEST:
@@ -56,12 +53,6 @@ def stub_text(config: Config) -> str:
     }
     text = "\n".join(f"{name} {value}" for name, value in facts.items())
     return text if len(text) <= 2 * _LONGEST else ""
-
-
-def is_needed_by_agent(module: str) -> bool:
-    """Whether the agent imports the module's package."""
-    top = module.partition(".")[0]
-    return top in OF_AGENT or (top.startswith("_") and top != "__main__")
 
 
 def _letters(module: str) -> str:

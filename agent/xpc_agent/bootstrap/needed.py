@@ -23,6 +23,14 @@ NEEDED = frozenset((
     "types", "typing", "urllib", "uu", "uuid", "warnings", "weakref", "zipfile", "zipimport", "zlib",
 ))
 # fmt: on
+# And of others.
+_OF_OTHERS = ("cloudpickle", "wrapt")
+
+
+def is_needed(module: str) -> bool:
+    """Whether the agent imports the module's package, now or later."""
+    top = module.partition(".")[0]
+    return top in NEEDED or top in _OF_OTHERS or (top.startswith("_") and top != "__main__")
 
 
 def in_the_way():  # type: ignore[no-untyped-def]

@@ -25,6 +25,7 @@ from xpc_instrument.core.model.pattern import Pattern
 from xpc_instrument.core.model.target import is_glob, is_line, matches, module_matches, split_target
 from xpc_instrument.core.unpatched import Local, RLock
 
+from ..bootstrap.needed import is_needed
 from ..targets.glob import expand, functions_of, matching
 from ..targets.module import find_module, is_initializing, main_names
 from ..targets.resolve import resolve
@@ -117,6 +118,9 @@ class ProbeTable:
                 self._globs.append(probe)
             else:
                 self._listed.setdefault(probe.target, probe)
+        if any(map(is_needed, [*self._by_module])):
+            # Now: a thread that imports such a module holds the lock of that import, for which the service thread may wait as it loads.
+            load()
 
     # modules -----------------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from xpc_instrument.cli.stub import OF_AGENT, is_needed_by_agent, stub_text
+from xpc_agent.bootstrap.needed import NEEDED, is_needed
+from xpc_instrument.cli.stub import stub_text
 from xpc_instrument.core.config.file import from_probes, parse, with_on_demand
 
 # Everything that the agent can import, with what that imports in turn.
@@ -28,9 +29,9 @@ OTHERS = {"xpc_agent", "xpc_instrument", "__main__", "site", "sitecustomize", "u
 @pytest.mark.version
 def test_every_package_that_the_agent_imports_is_known_to_be_one() -> None:
     done = subprocess.run([sys.executable, "-c", CLOSURE], capture_output=True, text=True, timeout=60, check=True)
-    missing = {name for name in set(done.stdout.split()) - OTHERS if not is_needed_by_agent(name)}
+    missing = {name for name in set(done.stdout.split()) - OTHERS if not is_needed(name)}
     assert not {name for name in missing if not name.startswith("__editable__")}
-    assert "json" in OF_AGENT
+    assert "json" in NEEDED
 
 
 def test_modules_are_handed_over_by_name_or_by_the_letters_in_front_of_a_glob(runtime_dir: Path) -> None:
