@@ -14,7 +14,7 @@ from ..targets.raw import namespace_of
 from ..targets.resolve import resolve
 
 
-def load(wrapt: bool = False) -> None:
+def load(module: str, wrapt: bool = False) -> None:
     """Late, since nothing of it is needed until there is a point; and while no lock is held, which what is imported might wait for."""
     from . import point  # noqa: F401
 
@@ -22,6 +22,9 @@ def load(wrapt: bool = False) -> None:
         from ..patching import load_wrapt
 
         load_wrapt()
+        if module == "builtins":
+            # They bind what they use of it where no guard is up: the originals, as long as nothing stands in the place of one.
+            from ..hooks import conditional, fault, local, record, trace, unwaited, watch  # noqa: F401
 
 
 def needs_wrapt(target: str, patcher: str) -> bool:

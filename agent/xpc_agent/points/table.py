@@ -164,7 +164,7 @@ class ProbeTable:
         wrapped = [(target, probe) for probe in probes for target in of_wrapt(probe, module, name)]
         if wrapped or any(needs_wrapt(point.target, point.config.patcher) for point in list(self._of_module.get(name, ()))):
             # Before the lock is held: a thread that imports what wrapt needs holds the lock of that import and waits for ours.
-            load(wrapt=True)
+            load(name, wrapt=True)
         self._seen.add(name)
         self._any = self._any or any(is_there(probe, module, name) for probe in probes)
         with self.changing():
@@ -314,11 +314,9 @@ class ProbeTable:
         point = self.points.get(target)
         if point is not None:
             return point
-        is_there = self._that_has_run(split_target(target)[0]) is not None
-        if is_there and needs_wrapt(target, probe.patcher):
-            load(wrapt=True)
-        else:
-            load()
+        name = split_target(target)[0]
+        is_there = self._that_has_run(name) is not None
+        load(name, wrapt=is_there and needs_wrapt(target, probe.patcher))
         with self.changing():
             point = self._have(target, probe)
             if is_there and point.state == "pending":
