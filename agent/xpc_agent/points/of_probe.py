@@ -14,7 +14,7 @@ from ..targets.raw import namespace_of
 from ..targets.resolve import resolve
 
 
-def load(module: str, wrapt: bool = False) -> None:
+def load(module: str = "", wrapt: bool = False) -> None:
     """Late, since nothing of it is needed until there is a point; and while no lock is held, which what is imported might wait for."""
     from . import point  # noqa: F401
 
