@@ -24,7 +24,10 @@ def load(module: str = "", wrapt: bool = False) -> None:
         load_wrapt()
         if module == "builtins":
             # They bind what they use of it where no guard is up: the originals, as long as nothing stands in the place of one.
-            from ..hooks import conditional, fault, local, record, trace, unwaited, watch  # noqa: F401
+            from xpc_instrument.core.model.expression import compiler  # noqa: F401
+            from xpc_instrument.core.values import captures  # noqa: F401
+
+            from ..hooks import conditional, fault, line, local, record, trace, unwaited, watch  # noqa: F401
 
 
 def needs_wrapt(target: str, patcher: str) -> bool:

@@ -250,6 +250,7 @@ def test_a_hook_may_be_on_what_looking_on_uses_itself(run_program: Callable[...,
             lambda: session.stat(targets, by="target"),
             lambda: session.callers(targets),
             lambda: session.after(targets, lambda call: None, wait=False),
+            lambda: session.before(targets, lambda call: None, when="len(args) > 5"),
         ):
             with begin():
                 assert app.evaluate("[len([1]), min(2, 1), max([3]), isinstance(1, int), all([]), sum([1])]") == "[1, 1, 3, True, True, 1]"
