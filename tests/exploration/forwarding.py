@@ -7,6 +7,7 @@ changes for the code that it is on: nothing, if the outcome of each test is that
     XPC_EXPLORE_MODE       "plain" arms nothing, "around" arms one hook that proceeds, "observe" one before and one after hook, "both" all three;
                            "lines" puts a probe on every line of them, which looks at the variables
     XPC_EXPLORE_PATCHER    "code" keeps to trampolines, which anything else does only where a function cannot be gone into
+    XPC_EXPLORE_NAMES      "own" arms each function under the first of its names alone
     XPC_EXPLORE_REPORT     the file that gets the JSON: the outcome of each test, and what was armed and called
 
 The hooks live in this process: what is looked at is the patching and the dispatch, not the channel.
@@ -19,7 +20,7 @@ import os
 import signal
 import sys
 import types
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import pytest
 
@@ -44,6 +45,7 @@ _ORDER = ("passed", "skipped", "xfailed", "xpassed", "failed", "error")
 
 # Read once: what is armed may be on the way to it.
 _INSIDE = os.environ.get("XPC_EXPLORE_PATCHER") != "code"
+_OWN_NAMES = os.environ.get("XPC_EXPLORE_NAMES") == "own"
 
 
 class Waits(Proceeding):
@@ -158,6 +160,7 @@ class Exploration:
         self.watcher = ImportWatcher(self.table.wants_module, self.imported)
         self.hooks: List[Any] = [Forward(one) for one in MODES[mode]]
         self.outcomes: Dict[str, str] = {}
+        self.first_names: Dict[int, Tuple[Any, str]] = {}
         self.lines = Lines(packages) if mode == "lines" else None
 
     def start(self) -> None:
@@ -176,9 +179,15 @@ class Exploration:
 
     def arm(self, points: List[ProbePoint]) -> None:
         for point in points:
-            if point.patch is not None and not point.hooks:
+            if point.patch is not None and not point.hooks and not (_OWN_NAMES and self.is_second_name(point)):
                 point.hooks = list(self.hooks)
                 point.refresh()
+
+    def is_second_name(self, point: ProbePoint) -> bool:
+        """Whether the function is armed under another name."""
+        assert point.patch is not None
+        function = point.patch.resolved.function
+        return self.first_names.setdefault(id(function), (function, point.target))[1] != point.target
 
     def disarm(self) -> None:
         """Have no hook called any more."""
@@ -191,9 +200,9 @@ class Exploration:
         points = list(self.table.points.values())
         return {
             "outcomes": self.outcomes,
-            "armed": self.lines.count if self.lines is not None else sum(point.patch is not None for point in points),
+            "armed": self.lines.count if self.lines is not None else sum(point.patch is not None and bool(point.hooks) for point in points),
             "refused": sorted(f"{point.target}: {point.reason}" for point in points if point.patch is None),
-            "inside": sum(point.patch is not None and point.patch.patcher == "inside" for point in points),
+            "inside": sum(point.patch is not None and bool(point.hooks) and point.patch.patcher == "inside" for point in points),
             "calls": Forward.calls,
         }
 

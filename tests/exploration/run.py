@@ -6,6 +6,7 @@
     python3 dev.py explore --standard [test_json ...]   CPython's own tests, with the standard library armed, on each Python found
     python3 dev.py explore --standard --on 3.12   on this one
     python3 dev.py explore --trampoline glom   without hooks inside of functions
+    python3 dev.py explore --own glom          each function under one name alone
     python3 dev.py explore --lines [--small, --standard, NAMES]   with a probe on every line
 
 Prints a table, and each difference; exits with 1 if there is one that shows again when the files of those tests are run once more, plainly
@@ -228,10 +229,13 @@ def main() -> int:
     parser.add_argument("--standard", action="store_true", help="CPython's own tests, on each Python; NAME is a module of `test` then")
     parser.add_argument("--on", metavar="VERSION", action="append", help="with --standard: on this Python alone; may be repeated")
     parser.add_argument("--trampoline", action="store_true", help="no hooks inside the code of functions")
+    parser.add_argument("--own", action="store_true", help="no function under a second name")
     parser.add_argument("--lines", action="store_true", help="a probe on every line, and no hooks")
     options = parser.parse_args()
     if options.trampoline:
         os.environ["XPC_EXPLORE_PATCHER"] = "code"
+    if options.own:
+        os.environ["XPC_EXPLORE_NAMES"] = "own"
     modes = ("lines",) if options.lines else AT_ONCE if options.small or options.standard else MODES
     if options.standard:
         print_heads(modes)
