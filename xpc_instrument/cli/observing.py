@@ -229,15 +229,17 @@ class Run:
         """`--rate`, if there is one."""
         return self.options.rate or None
 
-    def armed(self, handle: Handle, noun: str, warning: str = "") -> None:
-        """The first line; a `warning` stands in front of it."""
+    def armed(self, handle: Handle, noun: str, warning: str = "", apart: bool = False) -> None:
+        """The first line; a `warning` stands in front. `apart`: each process counts for itself until it is known that there were `-n`."""
         pids = self.session.pids
         waiting = len(set(handle.waiting) & set(pids))
         targets, processes = handle.targets, len(pids) - waiting
         took = shown_seconds(time.monotonic() - self.began)
         where = f"in {counted(processes or waiting, 'process', 'processes')} of {self.session.app}"
         what = targets[0] if len(targets) == 1 else f"{len(targets)} targets of {handle.target}"
-        ends = ([f"after {counted(self.limit, noun)} (-n)"] if self.limit else []) + [f"after {shown_span(self.options.expires)} (--for)"]
+        flag = "-n, up to as many in each process" if apart and len(pids) > 1 else "-n"
+        ends = [f"after {counted(self.limit, noun)} ({flag})"] if self.limit else []
+        ends.append(f"after {shown_span(self.options.expires)} (--for)")
         how = f"ends {' or '.join(ends)}, or Ctrl-C"
         if targets and processes:
             waits = f" ({waiting} more {'has' if waiting == 1 else 'have'} not imported it)" if waiting else ""
