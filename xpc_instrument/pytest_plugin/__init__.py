@@ -137,9 +137,11 @@ session_xpc = pytest.fixture(_mocker, scope="session", name="session_xpc")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Note where the output of this test begins."""
+    """Note where the output of this test begins. A test of an application that has ended fails."""
     run = item.config.stash[_RUN]
     run.printed = 0 if run.service is None else run.service.bytes_printed
+    if run.service is not None and _is_of_the_application(item):
+        run.service.check_alive()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -162,12 +164,20 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         return
     if report.when == "call":
         _report_hooks(run, report, item.config.getoption("--xpc-show"))
+        ended = run.service.ended() if _is_of_the_application(item) else ""
+        if ended and report.passed:
+            report.outcome = "failed"
+            report.longrepr = ended
     elif report.when == "teardown":
         _report_left(_remove_left(run), report)
     if report.failed:
-        printed = run.service.printed(run.printed)
+        printed = run.service.last_printed(run.printed)
         if printed:
             report.sections.append((f"output of the application (pid {run.service.pid})", printed))
+
+
+def _is_of_the_application(item: pytest.Item) -> bool:
+    return "xpc_app" in getattr(item, "fixturenames", ())
 
 
 def _report_hooks(run: _Run, report: pytest.TestReport, show: bool) -> None:

@@ -45,6 +45,9 @@ _COROUTINE = "coroutine function"
 # What pytest shows its own difference of arguments for.
 _ASSERTIONS = ("assert_called_with", "assert_called_once_with", "assert_any_call", "assert_awaited_with", "assert_awaited_once_with")
 
+# How often it is asked whether a fault has happened, in seconds: nothing crosses when one does.
+_LOOK_AGAIN = 0.02
+
 _MISTAKES = (AssertionError, pytest.fail.Exception, pytest.skip.Exception)
 
 
@@ -95,7 +98,7 @@ class Mocker:
         Each call is noted with its process: ``xpc.calls(mock)``. Raises what ``Session.around`` raises, ``TargetError`` above all.
         """
         __tracebackhide__ = True
-        seen = Seen("patch", target, self._changed, self._recorded)
+        seen = Seen("patch", _one_target(target), self._changed, self._recorded)
         if new is not mocks.DEFAULT:
             if return_value is not mocks.DEFAULT or side_effect is not None or configuration:
                 raise TypeError(f"{target}: new= is used as it is: expected no return_value, side_effect or other configuration beside it")
@@ -127,7 +130,7 @@ class Mocker:
         iteration has ended. ``when`` is as with ``patch``, and may name ``result``, ``exception`` and ``duration`` too.
         """
         __tracebackhide__ = True
-        seen = Seen("spy", target, self._changed, self._recorded)
+        seen = Seen("spy", _one_target(target), self._changed, self._recorded)
         spy = _Spy(self.session, target, seen, autospec)
         try:
             handle = self.session.after(target, spy.saw, form="as passed", values="copy", when=when, timeout=timeout)
@@ -177,8 +180,18 @@ class Mocker:
         return mocks.MagicMock(name=name)
 
     def wait(self, mock: Any, calls: int = 1, timeout: float = 5.0) -> None:
-        """Wait until a patch or a spy has seen so many calls, as of work in the background; fails the test if it has not in time."""
+        """Wait until a patch, a spy or a watch has seen so many calls, or a fault happened to so many, as in background work; fails the
+        test if that has not come in ``timeout`` seconds."""
         __tracebackhide__ = True
+        if isinstance(mock, Injected):
+            deadline = time.monotonic() + timeout
+            applied = mock.applied
+            while applied < calls:
+                if time.monotonic() >= deadline:
+                    pytest.fail(f"{mock.handle.target}: expected {counted(calls, 'fault')} within {timeout:g} s, there were {applied}")
+                time.sleep(_LOOK_AGAIN)
+                applied = mock.applied
+            return
         if isinstance(mock, Events):
             if not mock.wait(calls, timeout, time.monotonic):
                 seen_so_far = "".join(f"\n  {event}" for event in mock)
@@ -199,7 +212,10 @@ class Mocker:
         return [call for hook in self._of(mock) for call in hook.seen.calls]
 
     def stop(self, mock: Any) -> None:
-        """Undo one patch or spy: when it returns, the function is the original in every process."""
+        """Undo one patch, spy, fault or watch: when it returns, the function is the original in every process."""
+        if isinstance(mock, Injected):
+            mock.remove()
+            return
         if isinstance(mock, Events):
             mock.stop()
             return
@@ -207,7 +223,7 @@ class Mocker:
             hook.end()
 
     def stopall(self) -> None:
-        """Undo all patches and spies."""
+        """Undo all patches, spies, faults and watches."""
         for hook in reversed(self._hooks):
             hook.end()
         for faults in reversed(self._faults):
@@ -246,7 +262,7 @@ class Mocker:
                 told.append(f"{what}: it was suspended, since it failed several times in a row; the last failure: {_told(handle)}")
             if seen.late:
                 told.append(f"{what}: {seen.late} of its calls came after it was undone")
-            if strict and seen.kind == "patch" and not seen.calls:
+            if strict and seen.kind == "patch" and not seen.was_called:
                 told.append(f"{what}: it was never called (--xpc-strict)")
         if strict:
             told += [
@@ -444,6 +460,13 @@ class _Spy(_Specced):
                 self.mock.spy_return = call.result
                 self.mock.spy_return_list.append(call.result)
         noted.ended(call.result, call.exception)
+
+
+def _one_target(target: Any) -> str:
+    """Raises ``TypeError`` for what names no function, or several: each has parameters of its own."""
+    if isinstance(target, str):
+        return target
+    raise TypeError(f"{target!r:.200}: expected one target as text, such as 'shop.gateway:Gateway.post'; several are patched one by one")
 
 
 def _finish(coroutine: Any) -> None:

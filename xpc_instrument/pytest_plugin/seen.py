@@ -62,6 +62,9 @@ class Seen:
         self.signature: Optional[Signature] = None
         """The parameters of the target, once they are known."""
 
+        self.was_called = False
+        """Whether it was called at all, also if that has been forgotten since."""
+
         self.over = False
         self.late = 0
         """How many calls came after the end of the test."""
@@ -77,6 +80,7 @@ class Seen:
         """Note a call."""
         with self.changed:
             self.calls.append(call)
+            self.was_called = True
             self.late += self.over
             self.changed.notify_all()
 

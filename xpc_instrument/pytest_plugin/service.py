@@ -35,7 +35,7 @@ from . import keeper
 
 # How often readiness is looked at again, in seconds.
 _LOOK_AGAIN = 0.02
-# How much of what the application has printed a failure shows, in characters, from the end.
+# How much of what the application has printed a failure shows, in bytes, from the end.
 SHOWN = 8_000
 
 
@@ -126,10 +126,24 @@ class Service:
         """How many bytes it has printed."""
         return 0 if self._printed is None else Path(self._printed.name).stat().st_size
 
+    def last_printed(self, since: int) -> str:
+        """The end of what it has printed behind so many bytes, as a report shows it: at most ``SHOWN`` bytes, and how many are left out."""
+        behind = self.bytes_printed - since
+        cut = max(0, behind - SHOWN)
+        text = self.printed(since + cut)
+        return f"... {cut} bytes before this ...\n{text}" if cut else text
+
+    def ended(self) -> str:
+        """How the application has ended, with what it printed last; "" while it runs."""
+        if self._process is None or self._process.poll() is None:
+            return ""
+        return f"the application has ended ({self._how_ended()}); {self._last_words()}"
+
     def check_alive(self) -> None:
         """Fail the test if the application has ended."""
-        if self._process is not None and self._process.poll() is not None:
-            pytest.fail(f"the application has ended ({self._how_ended()}); {self._last_words()}", pytrace=False)
+        ended = self.ended()
+        if ended:
+            pytest.fail(ended, pytrace=False)
 
     def stop(self) -> None:
         """Close the session, and end the application with all that it started."""
@@ -154,7 +168,7 @@ class Service:
         words = [sys.executable, "-m", "xpc_instrument.cli", "run", "--app", self._name()]
         for pattern in settings.on_demand:
             words += ["--on-demand", pattern]
-        command = [self._filled(word) for word in shlex.split(settings.command)]
+        command = [self._filled(word) for word in _words(settings.command)]
         self._printed = tempfile.NamedTemporaryFile(prefix="xpc-output-", suffix=".txt")  # noqa: SIM115 - closed in stop()
         self._process = subprocess.Popen(  # noqa: S603
             [*words, "--", *command],
@@ -182,28 +196,28 @@ class Service:
     def _filled(self, text: str) -> str:
         return text.replace("{port}", str(self.port)).replace("{worker}", self._settings.worker or "main")
 
-    def _readiness(self) -> tuple[str, Callable[[], bool]]:
-        """What is waited for, in words, and whether it is there."""
+    def _readiness(self) -> tuple[str, Callable[[float], bool]]:
+        """What is waited for, in words, and what tells whether it is there, within as many seconds as it is given."""
         ready = self._filled(self._settings.ready)
         if not ready:
-            return "it can be joined", self._is_announced
+            return "it can be joined", lambda left: self._is_announced()
         if ready.startswith(("http://", "https://")):
-            return f"{ready} answers with less than 500", lambda: _answers(ready)
+            return f"{ready} answers with less than 500", lambda left: _answers(ready, left)
         if ready.startswith("tcp:"):
             host, _, port = ready[len("tcp:") :].rpartition(":")
             if port.isdigit():
-                return f"port {port} is open", lambda: _is_open(host or "127.0.0.1", int(port))
+                return f"port {port} is open", lambda left: _is_open(host or "127.0.0.1", int(port), left)
         if len(ready) > 2 and ready.startswith("/") and ready.endswith("/"):
             try:
                 pattern = re.compile(ready[1:-1], re.MULTILINE)
             except re.error as error:
                 pytest.fail(f"xpc_ready = {ready!r}: no regular expression: {error}", pytrace=False)
-            return f"its output has {ready}", lambda: pattern.search(self.output) is not None
+            return f"its output has {ready}", lambda left: pattern.search(self.output) is not None
         pytest.fail(f"xpc_ready = {self._settings.ready!r}: expected a URL, tcp:PORT, or /regex/ of its output", pytrace=False)
 
-    def _wait(self, deadline: float, what: str, ready: Callable[[], bool]) -> None:
+    def _wait(self, deadline: float, what: str, ready: Callable[[float], bool]) -> None:
         assert self._process is not None
-        while not ready():
+        while not ready(max(_LOOK_AGAIN, deadline - time.monotonic())):
             if self._process.poll() is not None:
                 pytest.fail(
                     f"the application ended before it was ready ({self._how_ended()}): {self._settings.command!r}; {self._last_words()}",
@@ -226,7 +240,7 @@ class Service:
 
     def _join(self, deadline: float) -> None:
         assert self._process is not None
-        self._wait(deadline, "it can be joined", self._is_announced)
+        self._wait(deadline, "it can be joined", lambda left: self._is_announced())
         left = max(0.0, deadline - time.monotonic())
         try:
             self.session = connect(self._entries()[0].app, timeout=left, root=self._process.pid)
@@ -239,15 +253,27 @@ class Service:
         return f"exit status {status}" if status >= 0 else f"signal {-status}"
 
     def _last_words(self) -> str:
-        text = self.output[-SHOWN:].strip()
+        text = self.last_printed(0).strip()
         return f"what it printed:\n{text}" if text else "it printed nothing"
 
 
-def _answers(url: str) -> bool:
+def _words(command: str) -> List[str]:
+    """The words of `xpc_command`."""
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        pytest.fail(f"xpc_command = {command!r}: it cannot be read as a shell would: {error}", pytrace=False)
+    if not words or re.match(r"[A-Za-z_]\w*=", words[0]):
+        pytest.fail(f"xpc_command = {command!r}: expected a command first; variables are set with: env NAME=VALUE COMMAND", pytrace=False)
+    return words
+
+
+def _answers(url: str, seconds: float) -> bool:
+    """Whether it answers in time. The first request of an application may take long: it is given all the time that is left."""
     try:
         # Not through a proxy of the environment: the application is on this machine.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(url, timeout=1.0):  # as the user has set it
+        with opener.open(url, timeout=seconds):  # as the user has set it
             return True
     except urllib.error.HTTPError as error:
         with error:
@@ -256,9 +282,9 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _is_open(host: str, port: int) -> bool:
+def _is_open(host: str, port: int, seconds: float) -> bool:
     try:
-        with socket.create_connection((host, port), timeout=1.0):
+        with socket.create_connection((host, port), timeout=seconds):
             return True
     except OSError:
         return False

@@ -229,6 +229,8 @@ def test_a_function_of_the_test_stands_in_and_is_bound_to_the_instance(xpc, ask)
     assert ask("checkout.total([1]), gateway.Gateway.fee(2)") == (200, "(3, 4)")
     with pytest.raises(TypeError, match="return_value="):
         xpc.patch("checkout:total", new=3)
+    with pytest.raises(TypeError, match="expected one target as text"):
+        xpc.patch(["checkout:total", "gateway:Gateway.fee"])
     with pytest.raises(TypeError, match="beside it"):
         xpc.patch("checkout:total", new=print, return_value=3)
 
@@ -239,6 +241,11 @@ def test_a_fault_happens_in_the_application(xpc, ask):
     assert [row.count for row in faults.rows()] == [1, 1]
     with pytest.raises(ValueError, match="expected raise, return"):
         xpc.inject("gateway:Gateway.post", "explode")
+    xpc.wait(faults, calls=2)
+    with pytest.raises(pytest.fail.Exception, match="expected 3 faults within 0.01 s, there were 2"):
+        xpc.wait(faults, calls=3, timeout=0.01)
+    xpc.stop(faults)
+    assert ask("checkout.charge(5)") == (200, "{'ok': True, 'path': '/charges'}")
 
 def test_the_original_never_runs_where_a_patch_stands(xpc, ask):
     post = xpc.patch("gateway:Gateway.post")
@@ -391,6 +398,11 @@ def test_a_call_that_does_not_come(xpc):
 def test_a_patch_that_is_never_called(xpc):
     xpc.patch("checkout:total")
 
+def test_a_patch_whose_calls_are_forgotten(xpc, ask):
+    xpc.patch("checkout:total", return_value=1)
+    ask("checkout.total([1])")
+    xpc.resetall()
+
 def test_hooks_are_gone(xpc_app):
     assert xpc_app.session.handles == []
 """
@@ -409,6 +421,7 @@ def test_each_kind_of_failure_is_told_with_its_target(run_tests: Callable[..., P
             "test_a_target_that_is_not_there": "failed",
             "test_a_call_that_does_not_come": "failed, error",
             "test_a_patch_that_is_never_called": "passed, error",
+            "test_a_patch_whose_calls_are_forgotten": "passed",
             "test_hooks_are_gone": "passed",
         }
         or program.text
@@ -438,19 +451,31 @@ def test_each_kind_of_failure_is_told_with_its_target(run_tests: Callable[..., P
 
 def test_an_application_that_ends_is_shown_with_what_it_said(run_tests: Callable[..., Program]) -> None:
     source = """
-def test_it_dies(xpc, xpc_app, ask):
+def test_of_something_else():
+    pass
+
+def test_it_dies(xpc_app, ask):
     with pytest.raises(OSError):
-        ask("print('last words', flush=True) or __import__('os')._exit(3)")
+        ask("print('x' * 100_000 + 'last words', flush=True) or __import__('os')._exit(3)")
     # Its connections end some moments before it does.
     xpc_app._process.wait(20)
 
-def test_next(xpc):
+def test_next(xpc_app):
     pass
+
+test_of_something_else_again = test_of_something_else
 """
     program = run_tests("import pytest\n" + source)
-    assert outcomes(program) == {"test_it_dies": "passed", "test_next": "error"}
+    assert outcomes(program) == {
+        "test_of_something_else": "passed",
+        "test_it_dies": "failed",
+        "test_next": "error",
+        "test_of_something_else_again": "passed",
+    }
     assert "the application has ended (exit status 3); what it printed:" in program.text
-    assert "last words" in program.text
+    # The end of it, and how much more there was.
+    assert "last words" in program.text and re.search(r"\.\.\. 92\d\d\d bytes before this \.\.\.", program.text)
+    assert len(program.text) < 50_000
 
 
 @pytest.mark.parametrize(
@@ -459,6 +484,8 @@ def test_next(xpc):
         ({"xpc_command": f"{sys.executable} -c print(1+1)"}, "the application ended before it was ready \\(exit status 0\\).*\n2"),
         ({"xpc_ready": "tcp:1", "xpc_timeout": "0.5"}, "was not ready within 0.5 s \\(xpc_timeout\\): expected that port 1 is open"),
         ({"xpc_on_demand": "shop..*"}, "xpc_on_demand|--on-demand"),
+        ({"xpc_command": "python 'service.py"}, "xpc_command = .*: it cannot be read as a shell would: No closing quotation"),
+        ({"xpc_command": "NAME=1 python service.py"}, "expected a command first; variables are set with: env NAME=VALUE COMMAND"),
     ],
 )
 def test_what_keeps_it_from_starting_is_told(run_tests: Callable[..., Program], ini: Dict[str, str], message: str) -> None:
