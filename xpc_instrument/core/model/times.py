@@ -20,9 +20,11 @@ def parse_seconds(text: str) -> Optional[float]:
 
 
 def shown_seconds(seconds: float) -> str:
-    """A span in the unit in which it is best read, with three digits: `4us`, `38.2ms`, `1.5s`, `12m 5s`, `3h 0m`."""
+    """A span in the unit in which it is best read, with three digits: `0.5us`, `4us`, `38.2ms`, `1.5s`, `12m 5s`, `3h 0m`."""
     if seconds < 0:
         return f"-{shown_seconds(-seconds)}"
+    if 0.05e-6 <= seconds < 0.95e-6:
+        return f"{seconds * 1e6:.1f}us"
     if seconds < 0.9995e-3:
         return f"{seconds * 1e6:.0f}us"
     if seconds < 0.9995:

@@ -26,6 +26,9 @@ def test_what_is_no_span_is_none(text: str) -> None:
     ("seconds", "text"),
     [
         (0, "0us"),
+        (2e-8, "0us"),
+        (0.43e-6, "0.4us"),
+        (0.96e-6, "1us"),
         (4.2e-6, "4us"),
         (0.000999, "999us"),
         (0.0009996, "1ms"),
