@@ -32,7 +32,7 @@ _ABANDONED = 10.0
 _LEFT = 86400.0
 _PACKAGES = ("xpc_agent", "xpc_instrument", "wrapt", "cloudpickle")
 # What the agent does not import.
-_ASIDE = ("xpc_instrument.cli", "xpc_instrument.script", "xpc_instrument.attaching", "xpc_agent.bootstrap")
+_ASIDE = ("xpc_instrument.cli", "xpc_instrument.script", "xpc_instrument.attaching")
 # What a report has, unless it says why there is none; it has at most 4 KB (`bootstrap/attached.py`).
 _REPORT = {
     "thread": int,
@@ -275,4 +275,8 @@ def sources() -> Dict[str, Tuple[bool, str, str]]:
             module = ".".join(parts[:-1] if package else parts)
             if not module.startswith(_ASIDE):
                 found[module] = package, path.read_text(encoding="utf-8"), str(path)
+                parent = module.rpartition(".")[0]
+                if parent and not (path.parent / "__init__.py").exists():
+                    # One without a file, which the system of imports makes of its folder.
+                    found[parent] = True, "", str(path.parent / "__init__.py")
     return found

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, Callable, Dict, Iterator, List
 
 import pytest
@@ -51,6 +52,14 @@ def start_target() -> Iterator[Callable[[str], Target]]:
         assert target.end() == -signal.SIGKILL
 
 
+def await_pids(calls: SimpleQueue[int], number: int) -> set[int]:
+    """Those of so many processes, as their calls come."""
+    seen: set[int] = set()
+    while len(seen) < number:
+        seen.add(calls.get(timeout=30))
+    return seen
+
+
 SHOP = """
 import os, sys, time
 def charge(amount): return amount
@@ -80,12 +89,11 @@ def test_a_running_program_is_hooked_and_left_as_it_was(run_program: Callable[..
     program.read_until("ready")
     for _ in range(3):
         app = xpc_instrument.attach(program.pid)
-        seen: List[Any] = []
-        app.after("__main__:charge", lambda call, seen=seen: seen.append(call.result))
+        seen: SimpleQueue[Any] = SimpleQueue()
+        app.after("__main__:charge", lambda call, seen=seen: seen.put(call.result))
         program.send_line("charge")
         assert program.read_line() == "charged 5"
-        while not seen:
-            time.sleep(0.001)
+        assert seen.get(timeout=30) == 5
         assert app.detach() == [program.pid]
         program.send_line("audit")
         assert program.read_line() == "same"
@@ -165,10 +173,9 @@ def test_children_that_are_forked_while_it_attaches_can_be_hooked(run_program: C
     attach_tree(program.pid, app="forks", say=refused.append)
     assert not refused
     with xpc_instrument.connect("forks") as app:
-        seen: set[int] = set()
-        app.before("__main__:work", lambda call: seen.add(call.pid))
-        while len(seen) < 11:
-            time.sleep(0.001)
+        seen: SimpleQueue[int] = SimpleQueue()
+        app.before("__main__:work", lambda call: seen.put(call.pid))
+        await_pids(seen, 11)
         assert len(app.detach()) == 11
     # From Python 3.12 on it may say that there was a second thread.
     assert "Exception" not in program.text
@@ -216,10 +223,9 @@ def test_a_tree_is_one_application(run_program: Callable[..., Program]) -> None:
         assert app.detach() == pids
     with xpc_instrument.attach(program.pid, app="tree", tree=True) as app:
         assert app.pids == pids and len(pids) == 2
-        seen: set[int] = set()
-        app.before("__main__:work", lambda call: seen.add(call.pid))
-        while seen != set(pids):
-            time.sleep(0.001)
+        seen: SimpleQueue[int] = SimpleQueue()
+        app.before("__main__:work", lambda call: seen.put(call.pid))
+        assert await_pids(seen, 2) == set(pids)
         assert app.detach() == pids
     assert discovery.processes() == []
 
@@ -233,11 +239,10 @@ def test_a_child_that_is_forked_later_is_instrumented(run_program: Callable[...,
     program.read_until("ready")
     xpc_instrument.attach(program.pid, app="later").close()
     with xpc_instrument.connect("later") as app:
-        seen: set[int] = set()
-        app.before("__main__:work", lambda call: seen.add(call.pid))
+        seen: SimpleQueue[int] = SimpleQueue()
+        app.before("__main__:work", lambda call: seen.put(call.pid))
         program.send_line()
-        while len(seen) < 2:
-            time.sleep(0.001)
+        await_pids(seen, 2)
         app.detach()
 
 
@@ -251,10 +256,9 @@ def test_python_s_own_way_in_where_the_machine_code_cannot_go(run_program: Calla
     report = _bring(examination, with_on_demand(from_probes("remote", ()), ("**",)), time.monotonic() + 10)
     assert report["app"] == "remote"
     with xpc_instrument.connect(program.pid) as app:
-        seen: List[int] = []
-        app.before("__main__:work", lambda call: seen.append(call.pid))
-        while not seen:
-            time.sleep(0.001)
+        seen: SimpleQueue[int] = SimpleQueue()
+        app.before("__main__:work", lambda call: seen.put(call.pid))
+        assert seen.get(timeout=30) == program.pid
         app.detach()
 
 
