@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import os
 import traceback
-from typing import TYPE_CHECKING, Any, Iterator, List, Set
+from typing import TYPE_CHECKING, Any, Iterator, List, Set, Tuple
 
 import pytest
 
 if TYPE_CHECKING:
+    from ..script.handle import Handle
     from .mocker import Mocker
     from .service import Service
 
@@ -31,6 +32,12 @@ class _Run:
         self.printed = 0
         self.hooks: Set[int] = set()
         self.shown: List[str] = []
+        # What hooks of the session have failed with since the test began, those that are removed by now too; and the hooks of mockers,
+        # which tell of that themselves.
+        self.failed: List[Tuple[Handle, BaseException]] = []
+        self.own: Set[int] = set()
+        # Of a test that has failed by itself.
+        self.told: List[str] = []
         # The hooks that were left armed when the application was ended, which is before the last test of the run is reported.
         self.left: List[str] = []
 
@@ -89,6 +96,7 @@ def xpc_app(request: pytest.FixtureRequest) -> Iterator[Service]:
     )
     run = config.stash[_RUN]
     run.service = service
+    service.session._server.noted = lambda handle, error: run.failed.append((handle, error))
     try:
         yield service
     finally:
@@ -117,6 +125,7 @@ def _mocker(request: pytest.FixtureRequest, xpc_app: Service) -> Iterator[Mocker
             mocker.stopall()
         finally:
             run.mockers.remove(mocker)
+            run.own |= mocker.handles()
             if recorded is not None:
                 # A test runs in one worker of xdist; what is shared by several is begun in each.
                 worker = "" if request.scope == "function" else os.environ.get("PYTEST_XDIST_WORKER", "")
@@ -140,15 +149,23 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Note where the output of this test begins. A test of an application that has ended fails."""
     run = item.config.stash[_RUN]
     run.printed = 0 if run.service is None else run.service.bytes_printed
+    run.failed, run.told = [], []
     if run.service is not None and _is_of_the_application(item):
         run.service.check_alive()
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_call(item: pytest.Item) -> None:
-    """Note which hooks there are before the test itself: what fixtures have registered is for them to remove."""
+@pytest.hookimpl(hookwrapper=True, tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Note which hooks there are before the test itself: what fixtures have registered is for them to remove. Fail it for a mistake in a
+    hook, as it would for one of its own, so that what judges it (`xfail`) sees that."""
     run = item.config.stash[_RUN]
     run.hooks = set() if run.service is None else {handle.number for handle in run.service.session.handles}
+    outcome: Any = yield
+    told = _mistakes(run)
+    if told and outcome.excinfo is None:
+        outcome.force_exception(pytest.fail.Exception("\n\n".join(told), pytrace=False))
+    else:
+        run.told = told
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -161,6 +178,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         if report.when == "teardown":
             left, run.left = run.left, []
             _report_left(left, report)
+            _report_late(run, report)
         return
     if report.when == "call":
         _report_hooks(run, report, item.config.getoption("--xpc-show"))
@@ -170,6 +188,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
             report.longrepr = ended
     elif report.when == "teardown":
         _report_left(_remove_left(run), report)
+        _report_late(run, report)
     if report.failed:
         printed = run.service.last_printed(run.printed)
         if printed:
@@ -184,23 +203,32 @@ def _report_hooks(run: _Run, report: pytest.TestReport, show: bool) -> None:
     from .seen import report as shown
 
     seen = [one for mocker in run.mockers for one in mocker.all_seen()]
-    mistakes = [(one, error) for one in seen for error in one.mistakes]
-    for one in seen:
-        one.mistakes = []
-    own = {number for mocker in run.mockers for number in mocker.handles()}
-    assert run.service is not None
-    broken = [handle for handle in run.service.session.handles if handle.number not in own | run.hooks and handle.last_failure is not None]
-    told = [f"a hook of this test made a mistake: {one.kind} {one.target}\n{_traceback(error)}" for one, error in mistakes]
-    told += [f"a hook of this test failed: {one.mode} {one.target}\n{_traceback(one.last_failure)}" for one in broken if one.last_failure]
-    if told and report.passed:
-        report.outcome = "failed"
-        report.longrepr = "\n\n".join(told)
-    elif told:
-        report.sections.append(("mistakes in hooks", "\n\n".join(told)))
+    if run.told:
+        report.sections.append(("mistakes in hooks", "\n\n".join(run.told)))
     if seen and report.failed:
         report.sections.append(("what the hooks saw", shown(seen)))
     elif seen and show:
         run.shown.append(f"{report.nodeid}\n{shown(seen)}")
+
+
+def _report_late(run: _Run, report: pytest.TestReport) -> None:
+    """Mistakes that came while fixtures were torn down."""
+    told = _mistakes(run)
+    if told:
+        report.longrepr = "\n\n".join([*([str(report.longrepr)] if report.failed else []), *told])
+        report.outcome = "failed"
+
+
+def _mistakes(run: _Run) -> List[str]:
+    """The mistakes in hooks that were not told yet."""
+    seen = [one for mocker in run.mockers for one in mocker.all_seen()]
+    told = [f"a hook of this test made a mistake: {one.kind} {one.target}\n{_traceback(error)}" for one in seen for error in one.mistakes]
+    for one in seen:
+        one.mistakes = []
+    own = run.own | {number for mocker in run.mockers for number in mocker.handles()}
+    failed, run.failed = run.failed, []
+    broken = {handle.number: (handle, error) for handle, error in failed if handle.number not in own}
+    return told + [f"a hook of this test failed: {handle.mode} {handle.target}\n{_traceback(error)}" for handle, error in broken.values()]
 
 
 def _remove_left(run: _Run) -> List[str]:

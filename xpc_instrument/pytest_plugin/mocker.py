@@ -36,7 +36,7 @@ from ..script.session import Session
 from ..script.targets import Described, described
 from .compare import compare_calls
 from .recordings import Events, Recorded, Texts, replay
-from .seen import Seen, SeenCall, report, short_name, shown_call, shown_value
+from .seen import Noted, Seen, SeenCall, report, short_name, shown_call, shown_error, shown_value
 
 Mock = Union[mocks.MagicMock, mocks.AsyncMock]
 
@@ -206,6 +206,11 @@ class Mocker:
                 f"there were {sum(len(one.calls) for one in seen)}:\n{report(seen)}"
             )
 
+    async def wait_async(self, mock: Any, calls: int = 1, timeout: float = 5.0) -> None:
+        """The same as ``wait``, in an ``async def`` test: its loop goes on meanwhile."""
+        __tracebackhide__ = True
+        await asyncio.get_running_loop().run_in_executor(None, self.wait, mock, calls, timeout)
+
     def calls(self, mock: Any) -> List[SeenCall]:
         """The calls that a patch or a spy has seen, of all processes, in the order in which they ended; target by target, if one object
         stands in for several."""
@@ -255,6 +260,7 @@ class Mocker:
         for hook in self._hooks:
             seen, handle = hook.seen, hook.handle
             what = f"{seen.kind} {seen.target}"
+            told += [f"{what}: a mistake that came after the test: {shown_error(error)}" for error in seen.mistakes]
             if handle.failures and not seen.mistakes:
                 went = "got HookFailedError" if seen.kind == "patch" else "went on without it"
                 told.append(f"{what}: {handle.failures} of its calls failed, and the application {went}; the last: {_told(handle)}")
@@ -327,25 +333,6 @@ class _Specced:
         return None
 
 
-class _Noted:
-    """A call that a hook is shown, for what is seen of it. `took`: it has ended, and took so many seconds."""
-
-    def __init__(self, seen: Seen, call: Call, took: Optional[float] = None) -> None:
-        self.call = call
-        self._seen = seen
-        self._took = took
-        self._at = seen.now() - (took or 0.0)
-        self._record = None if seen.recorded is None else seen.recorded.begin(seen.target, seen.signature, call)
-
-    def ended(self, result: Any, error: Optional[BaseException] = None) -> None:
-        """Note what came of it."""
-        call, seen = self.call, self._seen
-        outcome = f"returned {shown_value(result)}" if error is None else f"raised {_shown_error(error)}"
-        if self._record is not None:
-            self._record(result, error, seen.now() - self._at if self._took is None else self._took)
-        seen.add(SeenCall(self._at, call.pid, call.thread, call.args, dict(call.kwargs), outcome, result, error))
-
-
 class _Replacing:
     """The hook of a patch: what notes each call and its outcome. `_answer` gives what the application gets, or raises it."""
 
@@ -359,7 +346,7 @@ class _Replacing:
 
     def call(self, call: Call) -> Any:
         """The hook."""
-        noted = _Noted(self.seen, call)
+        noted = Noted(self.seen, call)
         try:
             value = self._crossing(call, self._answer(call))
         except BaseException as error:
@@ -370,7 +357,7 @@ class _Replacing:
 
     async def call_async(self, call: Call) -> Any:
         """The hook where the answer is awaited."""
-        noted = _Noted(self.seen, call)
+        noted = Noted(self.seen, call)
         try:
             value = self._crossing(call, await self._answer(call))
         except BaseException as error:
@@ -389,7 +376,7 @@ class _Replacing:
         self.seen.add_mistake(AssertionError(f"{text} (return_value=), or a function that gives one (side_effect=)"))
         raise TypeError(text)
 
-    def _raised(self, noted: _Noted, error: BaseException) -> None:
+    def _raised(self, noted: Noted, error: BaseException) -> None:
         call = noted.call
         if isinstance(error, (StopIteration, StopAsyncIteration)):
             used_up = f"the outcomes of its side_effect are used up: {shown_call(short_name(call.target), call.args, call.kwargs)}"
@@ -449,7 +436,7 @@ class _Spy(_Specced):
         """The hook."""
         # For the parameters, which may not be known yet; the original has raised where they do not fit.
         self._fits(call)
-        noted = _Noted(self.seen, call, call.duration)
+        noted = Noted(self.seen, call, call.duration)
         with self._lock:
             called = self.mock(*call.args, **call.kwargs)
             if asyncio.iscoroutine(called):
@@ -496,12 +483,6 @@ def _runs_code(mock: Mock) -> bool:
     return callable(effect) and not (isinstance(effect, type) and issubclass(effect, BaseException))
 
 
-def _shown_error(error: BaseException) -> str:
-    """Its type and the first line of its text."""
-    text = str(error).partition("\n")[0]
-    return f"{type(error).__name__}: {text[:100]}" if text else type(error).__name__
-
-
 def _told(handle: Handle) -> str:
     error = handle.last_failure
-    return "none was told" if error is None else _shown_error(error)
+    return "none was told" if error is None else shown_error(error)

@@ -8,6 +8,8 @@ import time
 from inspect import Signature
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
+from ..script.call import Call
+
 # How many calls of one hook a report shows, the first and the last of them.
 SHOWN = 20
 
@@ -94,6 +96,31 @@ class Seen:
         """Forget the calls."""
         with self.changed:
             del self.calls[:]
+
+
+class Noted:
+    """A call that a hook is shown, for what is seen of it. `took`: it has ended, and took so many seconds."""
+
+    def __init__(self, seen: Seen, call: Call, took: Optional[float] = None) -> None:
+        self.call = call
+        self._seen = seen
+        self._took = took
+        self._at = seen.now() - (took or 0.0)
+        self._record = None if seen.recorded is None else seen.recorded.begin(seen.target, seen.signature, call)
+
+    def ended(self, result: Any, error: Optional[BaseException] = None) -> None:
+        """Note what came of it."""
+        call, seen = self.call, self._seen
+        outcome = f"returned {shown_value(result)}" if error is None else f"raised {shown_error(error)}"
+        if self._record is not None:
+            self._record(result, error, seen.now() - self._at if self._took is None else self._took)
+        seen.add(SeenCall(self._at, call.pid, call.thread, call.args, dict(call.kwargs), outcome, result, error))
+
+
+def shown_error(error: BaseException) -> str:
+    """Its type and the first line of its text."""
+    text = str(error).partition("\n")[0]
+    return f"{type(error).__name__}: {text[:100]}" if text else type(error).__name__
 
 
 def shown_call(name: str, args: Sequence[Any], kwargs: Dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ import inspect
 import logging
 import types
 from time import monotonic as _now
-from typing import Any, Mapping, Optional
+from typing import Any, Callable, Mapping, Optional
 
 from ..core.calls.callee import WITHOUT_REFERENCES, Incoming
 from ..core.calls.outcome import INSTANCE_TYPE, TARGET
@@ -31,6 +31,7 @@ from ..core.wire.wire import Wire
 from .awaiting import PLAIN, AsyncHooks
 from .call import Call, signature_from_spec
 from .events import EventReader
+from .handle import Handle
 from .hook import Hook
 from .process import Process
 
@@ -60,6 +61,8 @@ class HookServer:
         self._async = AsyncHooks()
         self.events = EventReader(hooks, self._async.finished, self._report)
         self._leaving = False
+        # What is to know at once of each failure, and of an `assert` that fails in what stands in.
+        self.noted: Optional[Callable[[Handle, BaseException], None]] = None
 
     def leave(self) -> None:
         """The session ends, and lanes with it: what hooks that still run make of that is of no interest."""
@@ -148,6 +151,9 @@ class HookServer:
         if not _is_answer(hook, incoming, error):
             self._fail(hook, incoming, error, "raised", describe(error))
             return
+        if self.noted is not None and isinstance(error, AssertionError) and _is_function(hook.callback):
+            # Nobody means that as an answer.
+            self.noted(hook.handle, error)
         incoming.throw(error)
         if hook.mode is _INSTEAD and _is_function(hook.callback) and hook.says_first(type(error)):
             incoming.stop_polling()
@@ -156,7 +162,7 @@ class HookServer:
 
     def _fail(self, hook: Hook, incoming: Incoming, error: BaseException, cause: str, message: str) -> None:
         """Answer that the hook failed, and report it."""
-        hook.handle._count_failure(error)
+        self._count(hook, error)
         incoming.no_more()
         try:
             incoming.fail(cause, message)
@@ -166,8 +172,13 @@ class HookServer:
             # Not before: the application waits for the answer.
             self._tell(hook, error)
 
-    def _report(self, hook: Hook, error: BaseException) -> None:
+    def _count(self, hook: Hook, error: BaseException) -> None:
         hook.handle._count_failure(error)
+        if self.noted is not None:
+            self.noted(hook.handle, error)
+
+    def _report(self, hook: Hook, error: BaseException) -> None:
+        self._count(hook, error)
         self._tell(hook, error)
 
     def _tell(self, hook: Hook, error: BaseException) -> None:
@@ -184,7 +195,7 @@ class HookServer:
         error = DeadlineError(
             f"the hook took {_shown(seconds)} s; its deadline is {_shown(hook.deadline)} s: pass timeout=, or raise it in the config"
         )
-        hook.handle._count_failure(error)
+        self._count(hook, error)
         log.error("the %s hook on %s: %s", hook.mode, hook.handle.target, error)
         hook.handle._tell_failure(error)
 

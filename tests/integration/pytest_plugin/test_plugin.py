@@ -351,6 +351,7 @@ def test_what_tests_type_does_what_it_says(run_tests: Callable[..., Program], tm
 
 FAILING = """
 import threading
+import pytest
 
 def test_an_assert_in_a_hook(xpc, ask):
     def effect(items):
@@ -368,6 +369,23 @@ def test_an_assert_in_a_hook_of_the_session(xpc_app, ask):
     assert raise_later is not None
     xpc_app.session.after("checkout:total", looks)
     ask("checkout.total([1])")
+
+@pytest.mark.xfail(strict=True)
+def test_a_mistake_that_is_expected(xpc_app, ask):
+    def stands_in(items):
+        assert not items
+    with xpc_app.session.instead("checkout:total", stands_in):
+        ask("checkout.total([1])")
+
+@pytest.fixture
+def asks_at_the_end(xpc, ask):
+    yield
+    ask("checkout.total([3])")
+
+def test_a_mistake_after_the_test(xpc, asks_at_the_end):
+    def effect(items):
+        assert items == [2]
+    xpc.patch("checkout:total", side_effect=effect)
 
 def test_an_answer_that_cannot_cross(xpc, ask):
     post = xpc.patch("gateway:Gateway.post")
@@ -415,6 +433,7 @@ def test_each_kind_of_failure_is_told_with_its_target(run_tests: Callable[..., P
         == {
             "test_an_assert_in_a_hook": "failed",
             "test_an_assert_in_a_hook_of_the_session": "failed, error",
+            "test_a_mistake_after_the_test": "passed, error",
             "test_an_answer_that_cannot_cross": "failed, error",
             "test_outcomes_that_are_used_up": "failed",
             "test_other_arguments": "failed, error",
@@ -430,7 +449,11 @@ def test_each_kind_of_failure_is_told_with_its_target(run_tests: Callable[..., P
     assert in_hook[0] == "a hook of this test made a mistake: patch checkout:total"
     # Its traceback begins in the test, not in the mock.
     assert "test_it.py" in in_hook[2] and "AssertionError: other items" in in_hook
-    assert section(program, "test_an_assert_in_a_hook_of_the_session")[0] == "a hook of this test failed: after checkout:total"
+    # The one that was removed in the test, too.
+    of_session = section(program, "test_an_assert_in_a_hook_of_the_session")
+    told = [line for line in of_session if line.startswith("a hook of this test failed: ")]
+    assert told == [f"a hook of this test failed: {mode} checkout:total" for mode in ("before", "after")]
+    assert "XFAIL test_it.py::test_a_mistake_that_is_expected" in program.text
     left = section(program, "ERROR at teardown of test_an_assert_in_a_hook_of_the_session")
     assert left[0].startswith("the test has left hooks armed, which are removed now: after checkout:total")
     cannot = "post: its answer is a mock, which lives here and cannot be had in the application: expected a value (return_value=)"
