@@ -38,7 +38,7 @@ class _Forking(Local):
     """Of the fork that the thread makes: what was paused for it, and whether the thread was guarded."""
 
     agent: Optional[Agent] = None
-    was_on = False
+    was_on = has_begun = False
 
 
 _forking = _Forking()
@@ -242,19 +242,25 @@ def _before() -> None:
     leaver = _leaver
     if leaver is not None and leaver.join(_LEAVING_PATIENCE) and _leaver is leaver:
         _leaver = None
+    _begin_fork()
+
+
+def _begin_fork() -> None:
+    """Once or twice for each fork: what was registered last is called first, which may be that it is late."""
+    if not _forking.has_begun:
+        _forking.was_on = guard.on
+        _forking.has_begun = True
     # To the end of `_in_parent` and `_in_child`: what others do at a fork, in the child above all, must not use the parent's lanes.
-    _forking.was_on, guard.on = guard.on, True
-    _forking.agent = _agent
-    if _agent is not None:
+    guard.on = True
+    if _forking.agent is None and _agent is not None:
+        _forking.agent = _agent
         _agent.before_fork()
 
 
 def before_late_fork() -> None:
     """For a fork that has waited for the agent to be loaded: `_before` was not there when it began, or the agent was not."""
-    if _forking.agent is None and _agent is not None:
-        guard.on = True
-        _forking.agent = _agent
-        _agent.before_fork()
+    if _agent is not None:
+        _begin_fork()
 
 
 def _in_parent() -> None:
@@ -264,6 +270,7 @@ def _in_parent() -> None:
         if agent is not None:
             agent.after_fork_in_parent()
     finally:
+        _forking.has_begun = False
         guard.on = _forking.was_on
 
 
@@ -276,5 +283,6 @@ def _in_child() -> None:
     except Exception as error:
         log.error("this forked process cannot be hooked: %s", error, exc_info=not isinstance(error, (XpcError, OSError)))
     finally:
+        _forking.agent, _forking.has_begun = None, False
         # Whatever the thread did when it forked, in the child it does the application's work.
         guard.on = False

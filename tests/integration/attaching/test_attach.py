@@ -246,6 +246,26 @@ def test_a_child_that_is_forked_later_is_instrumented(run_program: Callable[...,
         app.detach()
 
 
+def test_a_program_that_started_its_agent_itself_goes_on_after_a_fork_when_it_was_left_and_attached_to(
+    run_program: Callable[..., Program],
+) -> None:
+    program = run_program(
+        "import os, sys, xpc_agent\nfrom xpc_agent.guard import guard\ndef work(): return 1\nxpc_agent.start(app='again', on_demand=['**'])\n"
+        "print('ready', flush=True)\nfor line in sys.stdin:\n    child = os.fork()\n    if not child: os._exit(0)\n    os.waitpid(child, 0)\n"
+        "    print(guard.on, work(), flush=True)\n"
+    )
+    program.read_until("ready")
+    with xpc_instrument.connect(program.pid) as app:
+        app.detach()
+    with xpc_instrument.attach(program.pid) as app:
+        app.instead("__main__:work", lambda: 2)
+        for _ in range(2):
+            program.send_line()
+            assert program.read_line() == "False 2"
+        app.detach()
+    program.kill()
+
+
 @pytest.mark.version
 @pytest.mark.skipif(sys.version_info < (3, 14), reason="sys.remote_exec came with 3.14")
 def test_python_s_own_way_in_where_the_machine_code_cannot_go(run_program: Callable[..., Program]) -> None:
