@@ -167,6 +167,8 @@ def _peers(calls: Callable[[Any], TimeFunction], module: Callable[[str], Any]) -
         yield "hunter", _with(query, hunter.stop, calls(made))
     if not _missing("viztracer"):
         tracer = importlib.import_module("viztracer").VizTracer(verbose=0, tracer_entries=1_000_000)
+        # It listens from the moment that it is made, and all that runs is slower for that.
+        sys.setprofile(None)
 
         def end() -> None:
             tracer.stop()

@@ -141,7 +141,7 @@ class Conditional:
         self._errors = 0
         self._resting_until = 0.0
         self._steps = self._left = 1
-        self._looked_at = _now()
+        self._looked_at = self._forgot_at = _now()
         # As the chain has it.
         self.way = Way(ALWAYS)
         self.call_replacing: Callable[..., Any] = self._replacing
@@ -320,9 +320,9 @@ class Conditional:
     def _look_at_clock(self) -> None:
         """About once a second: judge types anew, and end a rest."""
         now = _now()
-        passed = now - self._looked_at
-        if passed >= _FORGET:
-            self._looked_at = now
+        passed, self._looked_at = now - self._looked_at, now
+        if now - self._forgot_at >= _FORGET:
+            self._forgot_at = now
             self._expression.forget_verdicts()
         # So that it is looked at several times a second, and seldom by those that come fast.
         self._steps = min(self._steps * 2, _MOST_STEPS) if passed < _FORGET / 4 else max(1, self._steps // 4)

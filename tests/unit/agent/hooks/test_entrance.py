@@ -12,6 +12,7 @@ import cloudpickle
 import pytest
 
 from xpc_agent.guard import guard
+from xpc_agent.hooks import conditional
 from xpc_agent.hooks.admission import SuspensionPolicy
 from xpc_agent.hooks.conditional import MOST_ERRORS, Conditional
 from xpc_agent.hooks.dispatch import Dispatcher, HookChain
@@ -241,6 +242,24 @@ def test_no_rejection_is_lost_where_threads_use_up_a_row_together(shops: Any) ->
 
 
 @inside
+def test_the_clock_is_read_several_times_a_second_however_often_it_is_asked(shops: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, reads = 0.0, []
+
+    def clock() -> float:
+        reads.append(now)
+        return now
+
+    monkeypatch.setattr(conditional, "_now", clock)
+    for mode in (Mode.BEFORE, Mode.INSTEAD):
+        for each in (1e-4, 1e-2):
+            shop = shops("amount > 100", mode)
+            for _ in range(int(3 / each)):
+                now += each
+                shop.function(1)
+            # Of the third second, when it has found how many calls that takes.
+            assert 2 <= sum(now - 1 < read for read in reads) <= 30, (mode, each)
+
+
 def test_a_condition_that_fails_is_asked_elsewhere_until_it_can_be_evaluated(shops: Any) -> None:
     shop = shops("amount > 100")
     assert shop.function(Customer(True))[1] is None
