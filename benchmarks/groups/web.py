@@ -18,7 +18,7 @@ from ..measure.timing import Comparison, Group, Line, Measured, Plot, TimeFuncti
 from ..processes import catalogue, wrk
 from ..processes.pair import runtime_dir
 from ..processes.peers import Peer, PeerError
-from ..processes.reached import FOLDER_VARIABLE, total
+from ..processes.reached import FOLDER_VARIABLE, UNBOUNDED_VARIABLE, total
 
 _APP = "shop"
 _POINTS = 100
@@ -70,7 +70,12 @@ VARIANTS: Dict[str, Optional[str]] = {
     "`around`": "around",
     "`instead`": "instead",
     "`before` that nobody waits for": "unwaited",
+    "`monitor`": "monitor",
+    "`stat`": "stat",
+    "`watch -n 0 --rate 0`": "watch",
 }
+# The share of the requests that is expected to be left with a verb on the handler and, but for `watch`, on all below it.
+_SHARES = {"`monitor`": 0.97, "`stat`": 0.97, "`watch -n 0 --rate 0`": 0.93}
 
 
 def missing(server: Server) -> str:
@@ -110,7 +115,9 @@ class Running:
         if self.hook is not None:
             config = self.folder / "shop.toml"
             others = catalogue.probes(0, _POINTS - 1)
-            config.write_text(f'app = "{_APP}"\n[defaults]\ntimeout = 10\n[[probe]]\ntarget = "{self.server.target}"\n{others}')
+            on_demand = f'on-demand = ["{self.server.module}:*", "{self.server.target.partition(":")[0]}:*"]'
+            probe = f'[[probe]]\ntarget = "{self.server.target}"\n'
+            config.write_text(f'app = "{_APP}"\n{on_demand}\n[defaults]\ntimeout = 10\n{probe}{others}')
             words = [sys.executable, "-m", "xpc_instrument.cli", "run", "--config", str(config), "--", *words]
         kept = {name: value for name, value in os.environ.items() if not name.startswith("XPC_INSTRUMENT_")}
         environment = {
@@ -118,6 +125,7 @@ class Running:
             "PYTHONPATH": str(self.folder.parent),
             "XPC_INSTRUMENT_RUNTIME_DIR": str(self.folder),
             FOLDER_VARIABLE: str(self.folder),
+            **({UNBOUNDED_VARIABLE: "1"} if self.hook in ("monitor", "stat", "watch") else {}),
         }
         keeper.ask(repr((words, environment, str(self.folder / "log"))))
 
@@ -155,7 +163,8 @@ class Running:
         if self.hook is None:
             return
         with ExitStack() as own:
-            script = Peer("benchmarks.processes.web_script", _APP, self.server.target, self.hook, runtime_dir=self.folder)
+            handler = f"{self.server.module}:show"
+            script = Peer("benchmarks.processes.web_script", _APP, self.server.target, handler, self.hook, runtime_dir=self.folder)
             own.enter_context(script)
             self._await_points(script)
             if self.hook != "none":
@@ -172,7 +181,7 @@ class Running:
     def _await_points(self, script: Peer) -> None:
         expected = _POINTS * self.server.workers
         deadline = time.monotonic() + _PATIENCE
-        while (found := int(script.ask("ready"))) != expected:
+        while (found := int(script.ask("ready"))) < expected:
             if time.monotonic() > deadline:
                 raise PeerError(f"{self.server.module} has {found} hookable probe points; expected {expected}. Its log: {self._log()}")
             time.sleep(_LOOK_AGAIN)
@@ -228,7 +237,12 @@ def _rows() -> Iterator[Comparison]:
         ):
             for variant in list(VARIANTS)[1:]:
                 yield Comparison(
-                    f"{name}: {text}, {variant}", f"{name}, {variant}, {figure}", f"{name}, plain, {figure}", rate=rate, needs=needs
+                    f"{name}: {text}, {variant}",
+                    f"{name}, {variant}, {figure}",
+                    f"{name}, plain, {figure}",
+                    above=_SHARES.get(variant) if rate else None,
+                    rate=rate,
+                    needs=needs,
                 )
 
 
@@ -264,8 +278,10 @@ other, so the ratios are within a round.
 
 "plain" is without the agent, and "plain again" another server like it, whose ratio is the noise; "0 hooks" is under `xpc-instrument
 run` with {_POINTS} probe points and no script; in the others one hook is armed, in a script that counts, in the mode that the row
-names. Every answer must be 200, and the script must have heard of every request that came to the function, or nothing is measured. The
-percentiles are what `wrk --latency` says. Server, script and wrk share the processors of the machine.""",
+names, or a verb counts or shows the calls: `monitor` and `stat` those of the handler and of the function, `watch` those of the handler,
+each of them. The bound of what looking on may cost, 2 % of the processor's time, is taken off for these. Every answer must be 200, and the
+script must have heard of every request that came to the function, or nothing is measured. The percentiles are what `wrk --latency` says.
+Server, script and wrk share the processors of the machine.""",
     why="""\
 With no hook armed the application runs its own code, so that row should be noise. With a hook that is waited for, each request makes a
 crossing, which the worker waits for, and an `around` two; these applications do nothing else, so it is the largest part of a request

@@ -1,11 +1,12 @@
-"""The probe script of a web application: `python -m benchmarks.processes.web_script APPLICATION TARGET HOOK`, where HOOK is a mode,
-`unwaited` or `none`. `ready` is answered with how many probe points are hookable, in all processes together, and `heard` with how often
-the hook was called."""
+"""The probe script of a web application: `python -m benchmarks.processes.web_script APPLICATION TARGET HANDLER HOOK`, where HOOK is a mode,
+`unwaited`, `none`, or the verb `monitor`, `stat` or `watch`. `ready` is answered with how many probe points are hookable, in all processes
+together, and `heard` with how often the hook was called, or how many requests the verb has seen."""
 
 from __future__ import annotations
 
 import sys
-from typing import Any
+import threading
+from typing import Any, Callable
 
 import xpc_instrument
 
@@ -35,19 +36,38 @@ def _register(app: Any, target: str, hook: str, counted: Counted) -> Any:
     return getattr(app, hook)(target, hooks[hook])
 
 
+def _heard(app: Any, target: str, handler: str, hook: str) -> Callable[[], int]:
+    """Register the hook; returns how often it was called."""
+    if hook == "none":
+        return lambda: 0
+    if hook in ("monitor", "stat"):
+        counts = getattr(app, hook)([handler, target])
+
+        def requests() -> int:
+            counts.pull()
+            # Each comes to the handler and to the function.
+            return int(counts.calls) // 2
+
+        return requests
+    if hook == "watch":
+        stream = app.watch(handler, rate=None)
+        threading.Thread(target=lambda: [None for _ in stream], daemon=True).start()
+        return lambda: int(stream.handle.delivered + stream.handle.dropped)
+    counted = Counted()
+    handle = _register(app, target, hook, counted)
+    return counted.total if hook != "unwaited" else lambda: int(handle.delivered)
+
+
 def main() -> None:
-    name, target, hook = sys.argv[1:]
+    name, target, handler, hook = sys.argv[1:]
     with xpc_instrument.connect(name) as app:
-        counted = Counted()
-        handle: Any = None if hook == "none" else _register(app, target, hook, counted)
+        heard = _heard(app, target, handler, hook)
         print("ready", flush=True)
         for line in sys.stdin:
             if line.strip() == "ready":
                 print(sum(point.state in ("ready", "armed") for point in app.stats()), flush=True)
-            elif hook == "unwaited":
-                print(handle.delivered, flush=True)
             else:
-                print(counted.total(), flush=True)
+                print(heard(), flush=True)
 
 
 if __name__ == "__main__":
