@@ -48,6 +48,10 @@ _MADE_ELSEWHERE |= {
     "Described",
     "Injected",
     "FaultRow",
+    "Recorder",
+    "Recording",
+    "Service",
+    "Mocker",
 }
 
 

@@ -115,7 +115,7 @@ def _mocker(request: pytest.FixtureRequest, xpc_app: Service) -> Iterator[Mocker
     if folder:
         from .recordings import Recorded, file_name
 
-        recorded = Recorded(xpc_app.session.app, xpc_app.session.redaction())
+        recorded = Recorded(xpc_app.session.app, xpc_app.session._redaction())
     mocker = Mocker(xpc_app.session, recorded)
     run.mockers.append(mocker)
     try:

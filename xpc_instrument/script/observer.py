@@ -54,7 +54,7 @@ class Observer(Registrar):
         """What each process knows of the functions that a pattern stands for; a process that has gone is left out. Raises `TargetError`."""
         return [one for data in self._ask(f"targets {pattern}") for one in data["targets"]]
 
-    def redaction(self) -> Redaction:
+    def _redaction(self) -> Redaction:
         """What the application never shows, by its config and by default."""
         told = self._ask("redaction")
         return Redaction(*(sorted({name for one in told for name in one[kind]}) for kind in ("names", "types")))
@@ -233,7 +233,7 @@ class Observer(Registrar):
         around = Terms(wait=False, expires=expires, local={**local, "when": "", "inside": True})
         if limit is not None and (type(limit) is not int or limit < 1):
             raise ValueError(f"limit={limit!r:.80}: expected a number of calls from 1 on, or None for all")
-        recorder = Recorder(self.app, limit, self.redaction())
+        recorder = Recorder(self.app, limit, self._redaction())
         try:
             # Those inside first, so that nothing of the first call is missed.
             if inside:
