@@ -105,7 +105,7 @@ class Observer(Registrar):
         texts = [show] if isinstance(show, str) else list(show)
         for text in [*texts, *([when] if when else [])]:
             parse(text, TRUSTED)
-        local: Dict[str, Any] = {"kind": WATCH, "when": when, "show": texts, "depth": depth, "stack": stack, "locals": locals}
+        local: Dict[str, Any] = {"kind": WATCH, "when": when or "", "show": texts, "depth": depth, "stack": stack, "locals": locals}
         local.update(errors=errors, rejected=rejected)
         stream = Watch()
         terms = Terms(wait=False, limit=limit, expires=expires, sample=sample, rate=rate, local=local)
@@ -160,7 +160,7 @@ class Observer(Registrar):
         log = Log((lambda call: line_event(call, parsed)) if lines else (lambda call: logged_call(call, parsed)))
         local: Dict[str, Any] = {
             "kind": LINE if lines else WATCH,
-            "when": when,
+            "when": when or "",
             "show": shown,
             "depth": depth,
             "stack": stack,
@@ -199,7 +199,7 @@ class Observer(Registrar):
         if when:
             parse(when, TRUSTED)
         patterns = [include] if isinstance(include, str) else list(include)
-        local = {"kind": TREE, "when": when, "depth": depth, "least": float(min), "include": patterns}
+        local = {"kind": TREE, "when": when or "", "depth": depth, "least": float(min), "include": patterns}
         stream = Trace()
         terms = Terms(wait=False, limit=limit, expires=expires, sample=sample, rate=rate, local=local)
         stream.handle = self._add(Mode.AFTER, joined(Mode.AFTER, target), stream.put, terms, ())
@@ -228,7 +228,7 @@ class Observer(Registrar):
         """
         if when:
             parse(when, TRUSTED)
-        local = {"kind": RECORD, "when": when, "recording": uuid.uuid4().hex, "inside": False}
+        local = {"kind": RECORD, "when": when or "", "recording": uuid.uuid4().hex, "inside": False}
         terms = Terms(wait=False, expires=expires, sample=sample, rate=rate, local=local)
         around = Terms(wait=False, expires=expires, local={**local, "when": "", "inside": True})
         if limit is not None and (type(limit) is not int or limit < 1):
@@ -295,7 +295,7 @@ class Observer(Registrar):
         keys = [by] if isinstance(by, str) else list(by)
         for text in [*keys, of, *([when] if when else [])]:
             parse(text, TRUSTED)
-        local = {"kind": STAT, "by": keys, "of": of, "when": when}
+        local = {"kind": STAT, "by": keys, "of": of, "when": when or ""}
         handle = self._add_local(target, local, Terms(limit=limit, expires=expires, sample=sample, rate=rate, local=local))
         return Stat(self, handle, every, limit)
 
@@ -308,7 +308,7 @@ class Observer(Registrar):
         """
         if when:
             parse(when, TRUSTED)
-        local = {"kind": STAT, "by": [], "of": DURATION, "when": when}
+        local = {"kind": STAT, "by": [], "of": DURATION, "when": when or ""}
         return Monitor(self, self._add_local(target, local, Terms(expires=expires, sample=sample, local=local)), every)
 
     def callers(
@@ -329,7 +329,7 @@ class Observer(Registrar):
         """
         if when:
             parse(when, TRUSTED)
-        local = {"kind": STACK, "depth": depth, "when": when}
+        local = {"kind": STACK, "depth": depth, "when": when or ""}
         handle = self._add_local(target, local, Terms(limit=limit, expires=expires, sample=sample, rate=rate, local=local))
         return Stacks(self, handle, every, limit)
 

@@ -49,9 +49,10 @@ _now = time.monotonic
 # So many errors in a row, and the condition is not asked for so many seconds.
 MOST_ERRORS = 100
 REST = 60.0
-# Verdicts on types are forgotten about so often, in seconds; the clock is read after a number of conditions that suits how fast they come.
+# Verdicts on types are forgotten about so often, in seconds. The clock is read after a number of conditions that suits how fast they come,
+# but not after more than so many: after a burst they may come seldom, and a property that a class gets then is read for so many calls.
 _FORGET = 1.0
-_MOST_STEPS = 4096
+_MOST_STEPS = 256
 
 # The condition in the functions that the code calls. What it is asked of, and what is done with what meets it, differs with the mode.
 _ASKED = """\
@@ -285,7 +286,7 @@ class Conditional:
 
     def _asked(self, values: Args) -> bool:
         self._left -= 1
-        if self._left < 0:
+        if self._left < 0 or self._resting_until:
             self._look_at_clock()
         ask = self._ask
         if ask is None or self._resting_until:
@@ -408,7 +409,7 @@ class Conditional:
         def begin(gate: Gate, values: Args) -> Entered:
             if not admission.suspended or not admission.resting():
                 self._left -= 1
-                if self._left < 0:
+                if self._left < 0 or self._resting_until:
                     self._look_at_clock()
                 try:
                     met = not self._resting_until and ask(*values)

@@ -63,7 +63,7 @@ def __getattr__(name: str) -> Any:
 
 class Entrance:
     """`first` is the text of what its `enter` does, which returns or goes on as any: it has the values as `v0`, `v1` and so on, a tuple of
-    all instead of `<values>`, and `gate`.
+    all instead of `<values>`, to keep, and `gate`.
 
     `token` are the names of what is in the tuple, each with a comma, for `last`, which is what `leave` does before it returns the `value`,
     and `wrong`, what `failed` does with an `error`, which goes on; in these two `<at work>` says whether the thread does work of ours, in
@@ -76,11 +76,11 @@ class Entrance:
         self._about = about
         self._texts = first, token, last, wrong
         self._calls: Optional[Calls] = None
-        self._made_for = 0, False
+        self._made_for = 0, False, False
         self._gate: Optional[gate.Gate] = None
         self._is_open = True
         self.names = names
-        names.update(served=None, guard=guard, gate_failed=gate.failed, no_tuple=TypeError)
+        names.update(served=None, guard=guard, gate_failed=gate.failed, no_tuple=TypeError, dict_of=dict)
 
     @property
     def is_open(self) -> bool:
@@ -98,7 +98,7 @@ class Entrance:
             return None
         self._gate = served
         self.is_open = self._is_open
-        made_for = count, GeneratorExit in served.ends
+        made_for = count, GeneratorExit in served.ends, served.has_dict
         if self._calls is None or self._made_for != made_for:
             # A module that is loaded anew may have another function there.
             self._calls, self._made_for = self._made(*made_for), made_for
@@ -109,14 +109,18 @@ class Entrance:
         self._gate = None
         self.is_open = self._is_open
 
-    def _made(self, count: int, iterates: bool) -> Calls:
+    def _made(self, count: int, iterates: bool, has_dict: bool) -> Calls:
         at_work = "guard.on" if iterates else "False"
         first, token, last, wrong = (text.replace("<at work>", at_work) for text in self._texts)
-        first = first.replace("<values>", f"({''.join(f'v{place}, ' for place in range(count))})")
+        values = [f"v{place}, " for place in range(count)]
+        if has_dict:
+            values[-1] = f"dict_of(v{count - 1}), "
+        first = first.replace("<values>", f"({''.join(values)})")
         text = gate.enter_text(count, _FIRST.format(first=_indented(first, 8)))
         if token:
             text += _LEAVE.format(token=token, last=_indented(last, 8)) + _FAILED.format(token=token, wrong=_indented(wrong, 8))
-        made = compiled(f"{__name__} {self._about}, {count}{', iterates' * iterates}", self.names, text)
+        about = f"{self._about}, {count}{', iterates' * iterates}{', has a dict' * has_dict}"
+        made = compiled(f"{__name__} {about}", self.names, text)
         number = next(_numbers)
         for name, function in made.items():
             _name(function, f"{name}_{number}")

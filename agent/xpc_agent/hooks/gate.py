@@ -22,6 +22,7 @@ from xpc_instrument.core.values.fields import get_context, set_context
 
 from ..generated import compiled
 from ..guard import guard  # noqa: F401 - used in `_ENTER`
+from ..targets.flags import CO_VARKEYWORDS
 
 # An exception may be a frozen dataclass, or have attributes of its own by these names.
 _own_traceback = vars(BaseException)["__traceback__"]
@@ -86,9 +87,10 @@ class Gate:
 
     `shadow` is a second function with the original code: what runs when a hook proceeds more than once. `split` gives the canonical form
     of the values of all parameters, `values_of` the values of any form. `ends` are the exceptions that end the body with an outcome.
+    `has_dict`: the last parameter is a `**` dict, which is the body's own: who keeps the values copies it.
     """
 
-    __slots__ = ("bound", "ends", "function", "shadow", "split", "values_of", "way")
+    __slots__ = ("bound", "ends", "function", "has_dict", "shadow", "split", "values_of", "way")
 
     def __init__(
         self,
@@ -100,6 +102,7 @@ class Gate:
         is_generator: bool,
     ) -> None:
         self.function = function
+        self.has_dict = bool(shadow.__code__.co_flags & CO_VARKEYWORDS)
         self.shadow = shadow
         self.split = split
         self.values_of = values_of

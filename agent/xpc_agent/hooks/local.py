@@ -205,7 +205,7 @@ class LocalHook(RemoteHook):
                         raise ExpressionError(f"{expression.text}: what it reads is redacted, and not counted")
                     texts.append("'<redacted>'")
                     continue
-                text, more = self._scope.inlined(expression, f"evaluate{place}", self._hides if is_shown else None)
+                text, more = self._scope.inlined(expression, f"evaluate{place}", self._hides if is_shown else None, not is_shown)
                 texts.append(text)
                 namespace.update(more)
         elif self._expressions:

@@ -67,14 +67,14 @@ class Scope:
             raise_interrupt(error, of_values=True)
             return None
 
-    def evaluation(self, expression: Expression, hides: Optional[Hides] = None) -> Callable[..., Any]:
-        """`f(values, result, error, duration)`, which gives the value. Raises `ExpressionError` for a name that is not known here.
+    def evaluation(self, expression: Expression, hides: Optional[Hides] = None, truth: bool = False) -> Callable[..., Any]:
+        """`f(values, result, error, duration)`, which gives the value, or its truth. Raises `ExpressionError` for a name that is not known.
 
-        `hides` is for what is shown, as in `Expression.function`.
+        `hides` is for what is shown, as in `Expression.function`; to ask for the truth of a value may run code of the application.
         """
         if not self.is_placed:
             return _nothing_yet
-        text, namespace = self.inlined(expression, "evaluate", hides)
+        text, namespace = self.inlined(expression, "evaluate", hides, truth)
         text = f"def value(values, result, error, duration):\n    return {text}\n"
         value: Callable[..., Any] = compiled(f"{__name__} {expression.text!r}", namespace, text, kept=False)["value"]
         return value
@@ -83,9 +83,10 @@ class Scope:
         """Whether its value is made of what is hidden, as far as that can be told before there is one."""
         return any(map(hides, expression.reads)) or ("args" in expression.reads and any(map(hides, self.names)))
 
-    def inlined(self, expression: Expression, name: str, hides: Optional[Hides] = None) -> Tuple[str, Dict[str, Any]]:
-        """The text of the value, where `values`, `result`, `error` and `duration` are to be had, and what else it names: the expression's
-        function as `name`, and others by the same names for all. Raises `ExpressionError` as `evaluation`. Its target is there."""
+    def inlined(self, expression: Expression, name: str, hides: Optional[Hides] = None, truth: bool = False) -> Tuple[str, Dict[str, Any]]:
+        """The text of the value, or of its truth, where `values`, `result`, `error` and `duration` are to be had, and what else it names:
+        the expression's function as `name`, and others by the same names for all. Raises `ExpressionError` as `evaluation`. Its target
+        is there."""
         places = {name: f"values[{index}]" for index, name in enumerate(self.names)}
         words: Dict[str, str] = {"result": "result", "exception": "error", "duration": "duration"}
         words.update(thread="ident()", pid="pid", target="target")
@@ -96,10 +97,10 @@ class Scope:
         known = {**words, **places}
         expression.check_names(known)
         used = sorted(expression.names)
-        evaluate = expression.function(used, hides)
+        evaluate = expression.condition(used) if truth else expression.function(used, hides)
         if hides is not None and self.hidden(expression, hides):
             evaluate = _hiding
-        elif used == [expression.text]:
+        elif used == [expression.text] and not truth:
             # Nothing to evaluate, nor to guard.
             name = ""
         namespace = {

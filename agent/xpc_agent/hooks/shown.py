@@ -45,7 +45,7 @@ class ShownHook(UnwaitedHook):
             return
         shown = list(self._expressions)
         try:
-            self._when = self._scope.evaluation(shown.pop(0)) if self.local["when"] else None
+            self._when = self._scope.evaluation(shown.pop(0), truth=True) if self.local["when"] else None
             made = [self._scope.evaluation(one, self._hides) for one in shown]
         except ExpressionError as error:
             self.mistake = str(error)

@@ -77,13 +77,13 @@ class Timed:
 
 def beginning(record: Record) -> Callable[[Gate, Args], Tuple[None, Timed]]:
     """The `begin` of a way to a hook that records so."""
-    made, clock = Timed, perf_counter
+    made, clock, copied = Timed, perf_counter, dict
 
     def begin(gate: Gate, values: Args) -> Tuple[None, Timed]:
         token = made()
         token.ends = gate.ends
         token.record = record
-        token.values = values
+        token.values = (*values[:-1], copied(values[-1])) if gate.has_dict else values
         token.started = clock()
         return None, token
 

@@ -89,7 +89,7 @@ class WatchHook(ShownHook):
         shown = list(self._expressions)
         when, values = "", []
         if local["when"]:
-            when, names = scope.inlined(shown.pop(0), "when")
+            when, names = scope.inlined(shown.pop(0), "when", truth=True)
         for place, one in enumerate(shown):
             text = ""
             if not scope.hidden(one, self._redaction.hides):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any, Callable, Iterator, List
 from unittest.mock import Mock
 
@@ -9,6 +10,7 @@ import pytest
 
 import xpc_instrument
 from tests.integration.app_fixture import App
+from tests.programs import PATIENCE
 from xpc_instrument import Session
 from xpc_instrument.core.discovery import entry as discovery
 from xpc_instrument.core.values.references import Reference
@@ -211,9 +213,12 @@ def test_an_exception_that_refers_to_an_object_is_told_of_without_its_code(app: 
         raise call.exception
 
     handle = session.after("shop:fail", raise_it_again)
-    handle.on_failure(told.append)
+    is_told = threading.Event()
+    handle.on_failure(lambda error: (told.append(error), is_told.set()))
     run(app, "kept = Untouchable()\ntry:\n    shop.fail(kept)\nexcept ValueError as error:\n    same = error.args[0] is kept")
     assert app.evaluate("same") == "True"
+    # After the answer.
+    assert is_told.wait(PATIENCE)
     assert [type(one) for one in told] == [ValueError]
     assert app.evaluate("ran") == "[]"
     assert "Untouchable at 0x" in caplog.text

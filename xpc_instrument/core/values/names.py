@@ -36,8 +36,11 @@ def type_name(value: Any) -> str:
 
 
 def class_name(cls: type) -> str:
-    """The same of a class."""
-    module = module_of(cls)
+    """The same of a class; one that was made in a namespace without a name has none of a module."""
+    try:
+        module = module_of(cls)
+    except AttributeError:
+        module = None
     return f"{module if type(module) is str else '?'}.{qualname_of(cls)}"
 
 

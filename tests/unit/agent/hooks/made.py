@@ -39,7 +39,7 @@ def made(cls: Callable[..., Any], mode: Mode, target: str, terms: Terms, **more:
 
 def call(hook: Any, *values: Any, result: Any = None, error: Any = None) -> None:
     """An invocation, as the function's own code tells of it."""
-    gate: Any = SimpleNamespace(ends=(Exception,))
+    gate: Any = SimpleNamespace(ends=(Exception,), has_dict=False)
     way = hook.alone
     entered = way.begin(gate, values) if way.take() else None
     if entered is None:

@@ -20,7 +20,7 @@ from xpc_instrument.core.model.terms import Terms
 from xpc_instrument.core.values.captures import REDACTED
 from xpc_instrument.core.values.redaction import Redaction
 
-GATE: Any = SimpleNamespace(ends=(Exception,))
+GATE: Any = SimpleNamespace(ends=(Exception,), has_dict=False)
 LOCAL = {"kind": WATCH, "when": "", "show": [], "depth": 2, "stack": 0, "errors": False, "rejected": False, "locals": False}
 
 
@@ -125,6 +125,21 @@ def test_what_does_not_meet_the_condition_is_counted_and_not_queued() -> None:
     watched.call(3, None, None, result="ok")
     assert (len(watched.told()), watched.quick()) == (1, True)
     assert watched.hook.counters.skipped["when"].value == 2
+
+
+@pytest.mark.parametrize("rejected", [False, True])
+def test_the_truth_of_a_value_is_asked_without_its_code(rejected: bool) -> None:
+    class Lazy:
+        def __bool__(self) -> bool:
+            raise SystemExit("code of the application")
+
+    for when in ("amount", "customer.name", "result", "1 == 1 and amount"):
+        watched = Watched(when=when, rejected=rejected)
+        watched.call(Lazy(), Customer(Lazy()), None, result=Lazy())
+        assert watched.hook.counters.skipped["when"].value == 1
+        watched.call(1, Customer("Ann"), None, result="ok")
+        assert watched.hook.counters.skipped["when"].value == 1
+        assert len(watched.told()) == 1 + rejected
 
 
 def test_a_condition_that_fails_is_not_met_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
