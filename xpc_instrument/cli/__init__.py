@@ -121,7 +121,6 @@ def _code(error: XpcError) -> int:
         (InjectionError, 6),
         (AttachError, 6),
         (CertificatesError, 7),
-        (ExpressionError, 2),
         (TargetError, 1),
     ):
         if isinstance(error, kind):

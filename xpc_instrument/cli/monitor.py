@@ -32,7 +32,15 @@ def add_parser(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print a table for each interval until the end; 1 if there was no call until `--for`."""
     with running(options) as one:
-        table = one.session.monitor(one.targets, when=options.when, expires=options.expires, sample=options.sample, every=options.every)
+        table = one.session.monitor(
+            one.targets,
+            when=options.when,
+            limit=one.limit,
+            expires=options.expires,
+            sample=options.sample,
+            rate=one.rate,
+            every=options.every,
+        )
 
         def show() -> None:
             rows = table.rows()
@@ -44,5 +52,5 @@ def run(options: argparse.Namespace) -> int:
             text = [f"{now if not number else ' ' * 8}  {line}" for number, line in enumerate(lines)]
             one.output.event({"type": "table", "rows": [monitor_json(row) for row in rows]}, text)
 
-        one.armed(table.handle, "call")
+        one.armed(table.handle, "call", apart=True)
         return follow(one, table, options.every, show, last=False)

@@ -300,7 +300,15 @@ class Observer(Registrar):
         return Stat(self, handle, every, limit)
 
     def monitor(
-        self, target: Targets, *, when: str = "", expires: Optional[float] = None, sample: Optional[float] = None, every: float = 5.0
+        self,
+        target: Targets,
+        *,
+        when: str = "",
+        limit: Optional[int] = None,
+        expires: Optional[float] = None,
+        sample: Optional[float] = None,
+        rate: Optional[float] = None,
+        every: float = 5.0,
     ) -> Monitor:
         """The calls, errors and times of targets, each a ``MonitorRow``, in every interval of so many seconds.
 
@@ -309,7 +317,8 @@ class Observer(Registrar):
         if when:
             parse(when, TRUSTED)
         local = {"kind": STAT, "by": [], "of": DURATION, "when": when or ""}
-        return Monitor(self, self._add_local(target, local, Terms(expires=expires, sample=sample, local=local)), every)
+        handle = self._add_local(target, local, Terms(limit=limit, expires=expires, sample=sample, rate=rate, local=local))
+        return Monitor(self, handle, every, limit)
 
     def callers(
         self,

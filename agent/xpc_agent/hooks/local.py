@@ -30,7 +30,7 @@ from ..guard import guarded
 from ..targets.resolve import Kind, Resolved
 from .aggregate import Aggregate, counting
 from .budget import SAMPLED, Budget
-from .gate import NEVER, Args, Kwargs, Way
+from .gate import ALWAYS, NEVER, Args, Kwargs, Way
 from .invocation import Invocation
 from .remote import RemoteHook
 from .scope import Scope
@@ -59,6 +59,8 @@ _PART = """part{0} = {1}
 _REJECTED = """if not {}:
             if not rejected() % sampled:
                 spent(clock() - ended)
+            return"""
+_LEFT_OUT = """if not admitted():
             return"""
 _UNUSABLE = """if values is None:
             unusable()
@@ -91,6 +93,9 @@ class LocalHook(RemoteHook):
     """One registration on one probe point that counts."""
 
     def __init__(self, *args: Any, level: str = OBSERVE, hides: Hides = _hides_nothing, **options: Any) -> None:
+        terms = options["terms"]
+        # `sample`, `rate` and `limit` are of the calls that meet the condition, which is known when they have ended.
+        self._admits_late = bool(terms.local.get("when")) and (terms.sample, terms.rate, terms.limit) != (None, None, None)
         super().__init__(*args, **options)
         self._hides = hides
         assert self.terms.local is not None
@@ -125,6 +130,15 @@ class LocalHook(RemoteHook):
         lead(self.way, self._record)
         # By a trampoline: the target may be a function that recording needs, whose wrapper this module was loaded with.
         self._record_apart: Record = guarded(self._record)
+
+    def _install(self, take: Callable[[], Any]) -> None:
+        super()._install(take)
+        if self._admits_late:
+            self._admission_of_one = take
+            self.way.back = self.way.take = ALWAYS
+
+    def _admit(self) -> Any:
+        return self._admission_of_one()
 
     def goes_inside(self, kind: Kind) -> bool:
         return True
@@ -214,6 +228,9 @@ class LocalHook(RemoteHook):
             lines.append(_UNUSABLE)
         if texts and local["when"]:
             lines.append(_REJECTED.format(texts.pop(0)))
+            if self._admits_late:
+                namespace["admitted"] = self._admit
+                lines.append(_LEFT_OUT)
         of = "duration"
         if local["kind"] == STACK:
             namespace["key_of"] = guarded(functools.partial(callers, local["depth"], self.target.rpartition(".")[2].rpartition(":")[2]))

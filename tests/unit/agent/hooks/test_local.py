@@ -19,9 +19,10 @@ def charge(amount: Any, currency: Any = "EUR", password: Any = "hunter2") -> Any
     return amount
 
 
-def counting(of: str = DURATION, by: Any = (), when: str = "") -> LocalHook:
+def counting(of: str = DURATION, by: Any = (), when: str = "", ended: Any = None, **terms: Any) -> LocalHook:
     local = {"kind": STAT, "by": list(by), "of": of, "when": when}
-    hook: LocalHook = made(LocalHook, Mode.AFTER, f"{__name__}:charge", Terms(local=local), hides=Redaction().hides)
+    more = {} if ended is None else {"ended": ended}
+    hook: LocalHook = made(LocalHook, Mode.AFTER, f"{__name__}:charge", Terms(local=local, **terms), hides=Redaction().hides, **more)
     return hook
 
 
@@ -85,6 +86,19 @@ def test_a_condition_keeps_from_being_counted_and_is_counted_itself() -> None:
     for amount in (1, 2, 3):
         call(hook, amount, "", "")
     assert ([cell[0] for cell in counted(hook).values()], hook.totals()["rejected"]) == ([1], 2)
+
+
+def test_the_limit_is_of_the_calls_that_meet_the_condition() -> None:
+    ended: List[Any] = []
+    hook = counting(limit=2, ended=ended.append, when="amount > 2")
+    for amount in (1, 2, 3, 1, 4, 5):
+        call(hook, amount, "", "")
+    assert ([cell[0] for cell in counted(hook).values()], hook.totals()["rejected"]) == ([2], 3)
+    assert ended == [hook]
+    hook = counting(rate=1, when="amount > 2")
+    for amount in [1] * 5 + [3]:
+        call(hook, amount, "", "")
+    assert ([cell[0] for cell in counted(hook).values()], hook.totals()["skipped"]) == ([1], {})
 
 
 def test_what_is_redacted_is_no_key() -> None:
