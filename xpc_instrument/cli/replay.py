@@ -128,6 +128,8 @@ def _mistake(options: argparse.Namespace) -> str:
 def _in_the_way(test: Path, recording: Path) -> str:
     """Why a test is not to be written there: nothing that somebody else has written is replaced, nor what was recorded; or ""."""
     data = test.with_suffix(".jsonl")
+    if not test.absolute().parent.is_dir():
+        return f"--pytest {test}: there is no folder {test.parent}"
     for path in (test, data):
         if path.exists() and recording.exists() and path.samefile(recording):
             return f"--pytest {test} would replace the recording {recording}; expected another name, such as test_{recording.stem}.py"

@@ -2,7 +2,7 @@
 
 Rules:
 - They do so by context (`contextvars`): in the thread of the call, in the tasks and the `asyncio.to_thread` that it starts. Whoever else
-  calls the function has the original, and pays for a look at a variable.
+  calls the function has the original, and pays for a look at a variable. So has what the call leaves running, once it has ended.
 - They belong to the call and not to the session of the script that has asked for it: should that die, they stay until the call has ended,
   which would else go on to the real functions.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Callable, Coroutine, Dict, Iterator, Optional, Tuple
+from typing import Any, Callable, Coroutine, Dict, Iterator, Optional
 
 from xpc_instrument.core.calls.outcome import Outcome
 from xpc_instrument.core.replay.finding import Found
@@ -22,19 +22,33 @@ from ..targets.resolve import Kind
 from .gate import ALWAYS, PASS, Args, Entered, Gate, Kwargs
 from .remote import RemoteHook
 
-# What stands in for each target in the running context, the parameters of its function, and whether the first of these is an instance.
-_Here = Dict[str, Tuple[Standing, Any, bool]]
-_here: ContextVar[Optional[_Here]] = ContextVar("xpc_replayed", default=None)
+
+class _One:
+    """What stands in for one target, the parameters of its function and whether the first is an instance, and whether the call is over."""
+
+    __slots__ = ("is_bound", "is_over", "names", "standing")
+
+    def __init__(self, standing: Standing, names: Any, is_bound: bool) -> None:
+        self.standing = standing
+        self.names = names
+        self.is_bound = is_bound
+        self.is_over = False
+
+
+# For each target in the running context. What the call leaves running, such as a task for later calls, keeps its context.
+_here: ContextVar[Optional[Dict[str, _One]]] = ContextVar("xpc_replayed", default=None)
 
 
 @contextmanager
 def standing_in(target: str, found: Found, standing: Standing) -> Iterator[None]:
     """Have the hooks on a target answer by `standing` in the running context."""
     before = _here.get()
-    _here.set({**(before or {}), target: (standing, signature_of(found.function), found.is_bound)})
+    one = _One(standing, signature_of(found.function), found.is_bound)
+    _here.set({**(before or {}), target: one})
     try:
         yield
     finally:
+        one.is_over = True
         _here.set(before)
 
 
@@ -56,7 +70,7 @@ class ReplayHook(RemoteHook):
     def cross(self, args: Args, kwargs: Kwargs, bound: bool, number: int = 0, invocation: Any = None) -> Any:
         """Among others, inside of the function's code: the outcome, or `PASS`."""
         one = (_here.get() or {}).get(self.target)
-        return PASS if one is None else self._outcome(*one, args, kwargs, bound)
+        return PASS if one is None or one.is_over else self._outcome(one, args, kwargs, bound)
 
     def _begin(self, gate: Gate, values: Args) -> Entered:
         """The same alone."""
@@ -79,11 +93,10 @@ class ReplayHook(RemoteHook):
         return await proceed(*args, **kwargs) if step is PASS else step.get()
 
     @guarded
-    def _outcome(self, standing: Standing, names: Any, is_bound: bool, args: Args, kwargs: Kwargs, bound: bool) -> Outcome:
-        if is_bound != bound:
-            # A bound method in a module: it is called without its instance, and was recorded as it is called.
-            names = None
+    def _outcome(self, one: _One, args: Args, kwargs: Kwargs, bound: bool) -> Outcome:
+        # A bound method in a module is called without its instance, and was recorded as it is called.
+        names = one.names if one.is_bound == bound else None
         try:
-            return Outcome(standing.answer(self.target, names, args, kwargs, bound))
+            return Outcome(one.standing.answer(self.target, names, args, kwargs, bound))
         except Exception as error:
             return Outcome(error=error.with_traceback(None))

@@ -16,9 +16,10 @@ from tests.programs import Program
 from xpc_instrument import Recording, Session
 
 MODULE = """
-import asyncio, random, threading
+import asyncio, contextvars, random, threading
 
 posted = []
+left = []
 held = threading.Event()
 going = threading.Event()
 
@@ -40,6 +41,20 @@ def charge(amount, rate=None):
 
 async def charge_later(amount):
     return await asyncio.gather(later(amount), asyncio.to_thread(gateway.post, "/thread", amount))
+
+def leaves(amount):
+    context = contextvars.copy_context()
+    left.append(lambda: context.run(gateway.post, "/left", amount))
+    return gateway.post("/leaves", amount)
+
+class Halt(BaseException):
+    pass
+
+def halts(amount):
+    if halting:
+        raise Halt(amount)
+
+halting = False
 
 def slow(amount):
     going.set()
@@ -95,7 +110,8 @@ def test_calls_are_made_again_over_there_with_what_was_recorded_in_the_place_of_
     app: App, session: Session, tmp_path: Path
 ) -> None:
     made = ("again.charge(5)", "again.charge_later(6)", "again.locked(again.threading.Lock())", "again.refused(7)")
-    recording = recorded(session, app, *made)
+    recording = recorded(session, app, *made, "again.halts(8)")
+    app.evaluate("setattr(again, 'halting', True)")
     before = app.evaluate("again.Gateway.post.__code__.co_code")
     done = list(session.replay(recording, times=2))
     assert [(one.call.target, one.skipped, one.differences) for one in done[:2]] == [
@@ -106,6 +122,7 @@ def test_calls_are_made_again_over_there_with_what_was_recorded_in_the_place_of_
     assert done[3].skipped.startswith(
         "again:refused: calls are made again where the config allows the mode 'instead'; here it allows after, before"
     )
+    assert [one.path for one in done[4].differences] == ["outcome"] and "Halt" in str(done[4].differences[0])
     assert app.evaluate("again.posted") == "[]"
     assert app.evaluate("again.Gateway.post.__code__.co_code") == before
     assert not [hook for probe in session.stats() for hook in probe.hooks]
@@ -114,8 +131,8 @@ def test_calls_are_made_again_over_there_with_what_was_recorded_in_the_place_of_
     recording.save(tmp_path / "charge.jsonl")
     done = command("replay", str(tmp_path / "charge.jsonl"), "--in", "shop")
     assert done.returncode == 1
-    assert done.stderr.splitlines()[0].startswith("CHANGES BEHAVIOUR: makes 4 calls of shop again in shop, one after the other")
-    assert done.stderr.splitlines()[-1] == "1 same, 1 differ, 2 skipped"
+    assert done.stderr.splitlines()[0].startswith("CHANGES BEHAVIOUR: makes 5 calls of shop again in shop, one after the other")
+    assert done.stderr.splitlines()[-1] == "1 same, 2 differ, 2 skipped"
     first, second, third = [line.partition("   ")[2] for line in done.stdout.splitlines()[:3]]
     assert first == "inner[0].path: '/charges' is now '/v2'"
     assert second.startswith("inner[1]: randint(*args=(1, 1000000000)) is now nothing")
@@ -124,7 +141,7 @@ def test_calls_are_made_again_over_there_with_what_was_recorded_in_the_place_of_
 
 def test_others_have_the_originals_and_a_script_that_is_killed_leaves_nothing_half_done(app: App, session: Session, tmp_path: Path) -> None:
     app.evaluate("again.held.set()")
-    recording = recorded(session, app, "again.slow(1)", "again.slow(2)")
+    recording = recorded(session, app, "again.leaves(0)", "again.slow(1)", "again.slow(2)")
     app.evaluate("again.held.clear(), again.going.clear()")
     recording.save(tmp_path / "slow.jsonl")
     words = [sys.executable, "-m", "xpc_instrument.cli", "replay", str(tmp_path / "slow.jsonl"), "--in", "shop"]
@@ -133,12 +150,14 @@ def test_others_have_the_originals_and_a_script_that_is_killed_leaves_nothing_ha
             app.evaluate("again.going.wait(20)")
             # By context: this thread is not the call's.
             assert app.evaluate("again.gateway.post('/own', 3)") == "{'ok': True}"
+            # What a call that has ended has left is nobody's of those.
+            assert app.evaluate("again.left[-1]()") == "{'ok': True}"
             process.send_signal(way)
             _, said = process.communicate(timeout=20)
         assert way is signal.SIGKILL or "interrupted: the call under way goes on to its end in the application" in said
         ended = "[one for one in again.threading.enumerate() if one.name == 'xpc-instrument replay']"
         app.evaluate(f"again.held.set(), [one.join(20) for one in {ended}]")
-        assert app.evaluate("again.posted") == "[('/own', 3)]"
+        assert app.evaluate("again.posted") == "[('/own', 3), ('/left', 0)]"
         app.evaluate("again.posted.clear(), again.held.clear(), again.going.clear()")
     assert not [hook for probe in session.stats() for hook in probe.hooks]
 

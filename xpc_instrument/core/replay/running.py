@@ -157,8 +157,10 @@ def _run(
             stack.enter_context(place.in_place_of(target, inner, standing))
         try:
             result = _called(found.function, args, kwargs)
-        except (Exception, SystemExit, asyncio.CancelledError) as raised:
-            # The last two would end who replays, and not as a difference.
+        except KeyboardInterrupt:
+            raise
+        except BaseException as raised:
+            # What would end who replays is a difference too.
             error = raised
     told = standing.told()
     if isinstance(error, NotRecordedError) and told:
