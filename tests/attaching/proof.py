@@ -35,6 +35,8 @@ _SIGNALLED = ("pause", "signal_wait")
 _SILENT = ("long_sleep", "lock", "full_pipe", "without_threading")
 # Have processes of their own, which are attached to with them.
 _TREES = ("process_pool", "gunicorn_sync", "gunicorn_gthread")
+# How many processes they have forked once they are there.
+_WORKERS = {"gunicorn_sync": 2, "gunicorn_gthread": 2}
 # Which tools trace a process, by the command that has them do it; they let go of it when their standard input ends or SIGINT comes.
 TRACERS = {"strace": ("strace", "-q", "-o", "/dev/null", "-p"), "gdb": ("gdb", "-q", "-nx", "-p")}
 
@@ -80,11 +82,14 @@ class Target:
             if self.process.poll() == targets.MISSING:
                 raise MissingError(self.kind) from None
             raise
+        if self.kind in _WORKERS:
+            self._wait(lambda: len(children(self.pid)) == _WORKERS[self.kind], "start its workers")
         self.work()
-        before = None
-        # A connection that has just been closed may not be gone.
-        while self.before != before:
+        # A connection that has just been closed may not be gone, and a worker that has just been forked starts threads.
+        same, looks = 0, 10 if self.kind in _WORKERS else 1
+        while same < looks:
             before, self.before = self.before, (self.state(), self.tasks())
+            same = same + 1 if before == self.before else 0
             time.sleep(0.05)
         return self
 

@@ -26,7 +26,7 @@ from xpc_instrument.core.model.local import DURATION, INJECT, LINE, RECORD, STAC
 from xpc_instrument.core.values.names import type_name
 
 from ..generated import compiled
-from ..guard import guarded
+from ..guard import guard, guarded
 from ..targets.resolve import Kind, Resolved
 from .aggregate import Aggregate, counting
 from .budget import SAMPLED, Budget
@@ -138,7 +138,12 @@ class LocalHook(RemoteHook):
             self.way.back = self.way.take = ALWAYS
 
     def _admit(self) -> Any:
-        return self._admission_of_one()
+        # By a trampoline it is asked in the middle of our work, to which hooks are closed.
+        at_work, guard.on = guard.on, False
+        try:
+            return self._admission_of_one()
+        finally:
+            guard.on = at_work
 
     def goes_inside(self, kind: Kind) -> bool:
         return True

@@ -95,6 +95,11 @@ def test_the_limit_is_of_the_calls_that_meet_the_condition() -> None:
         call(hook, amount, "", "")
     assert ([cell[0] for cell in counted(hook).values()], hook.totals()["rejected"]) == ([2], 3)
     assert ended == [hook]
+    # The same around the original.
+    hook = counting(limit=2, when="amount > 2")
+    for amount in (1, 3, 4, 5):
+        assert hook.sole(charge, (amount, "", ""), {}, False) == amount
+    assert ([cell[0] for cell in counted(hook).values()], hook.totals()["rejected"]) == ([2], 1)
     hook = counting(rate=1, when="amount > 2")
     for amount in [1] * 5 + [3]:
         call(hook, amount, "", "")

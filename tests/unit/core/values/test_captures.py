@@ -186,9 +186,10 @@ def test_no_value_takes_long_or_much() -> None:
         deep = {"a": deep}
     many = types.SimpleNamespace(**{f"a{n}": Customer("x" * 1000) for n in range(10_000)})
     for value in (wide, huge, deep, many, "x" * 100_000_000, b"x" * 100_000_000, range(1 << 62), set(range(1_000_000))):
-        start = time.perf_counter()
+        # Of what this thread does, however crowded the machine is.
+        start = time.thread_time()
         tree = ALL.capture(value)
-        assert time.perf_counter() - start < 0.1
+        assert time.thread_time() - start < 0.1
         assert len(marshal.dumps(tree)) < 100_000
     while deep:
         deep = deep["a"]
