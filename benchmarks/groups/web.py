@@ -239,7 +239,7 @@ def _rows() -> Iterator[Comparison]:
                 yield Comparison(
                     f"{name}: {text}, {variant}",
                     f"{name}, {variant}, {figure}",
-                    f"{name}, plain, {figure}",
+                    f"{name}, {'0 hooks' if variant in _SHARES else 'plain'}, {figure}",
                     above=_SHARES.get(variant) if rate else None,
                     rate=rate,
                     needs=needs,
@@ -279,9 +279,9 @@ other, so the ratios are within a round.
 "plain" is without the agent, and "plain again" another server like it, whose ratio is the noise; "0 hooks" is under `xpc-instrument
 run` with {_POINTS} probe points and no script; in the others one hook is armed, in a script that counts, in the mode that the row
 names, or a verb counts or shows the calls: `monitor` and `stat` those of the handler and of the function, `watch` those of the handler,
-each of them. The bound of what looking on may cost, 2 % of the processor's time, is taken off for these. Every answer must be 200, and the
-script must have heard of every request that came to the function, or nothing is measured. The percentiles are what `wrk --latency` says.
-Server, script and wrk share the processors of the machine.""",
+each of them; these are held against "0 hooks", and the bound of what looking on may cost, 2 % of the processor's time, is taken off for
+them. Every answer must be 200, and the script must have heard of every request that came to the function, or nothing is measured. The
+percentiles are what `wrk --latency` says. Server, script and wrk share the processors of the machine.""",
     why="""\
 With no hook armed the application runs its own code, so that row should be noise. With a hook that is waited for, each request makes a
 crossing, which the worker waits for, and an `around` two; these applications do nothing else, so it is the largest part of a request
