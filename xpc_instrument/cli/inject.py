@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
         faults = one.session.inject(
             one.targets, terms, when=options.when, limit=one.limit, expires=options.expires, sample=options.sample, rate=one.rate
         )
-        one.armed(faults.handle, "call", "CHANGES BEHAVIOUR: ", apart=True)
+        one.armed(faults.handle, "fault", "CHANGES BEHAVIOUR: ")
         gone, over = False, ""
         try:
             while not (gone or over):

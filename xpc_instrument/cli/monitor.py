@@ -52,5 +52,5 @@ def run(options: argparse.Namespace) -> int:
             text = [f"{now if not number else ' ' * 8}  {line}" for number, line in enumerate(lines)]
             one.output.event({"type": "table", "rows": [monitor_json(row) for row in rows]}, text)
 
-        one.armed(table.handle, "call", apart=True)
+        one.armed(table.handle, "call")
         return follow(one, table, options.every, show, last=False)

@@ -229,15 +229,15 @@ class Run:
         """`--rate`, if there is one."""
         return self.options.rate or None
 
-    def armed(self, handle: Handle, noun: str, warning: str = "", apart: bool = False) -> None:
-        """The first line; a `warning` stands in front. `apart`: each process counts for itself until it is known that there were `-n`."""
+    def armed(self, handle: Handle, noun: str, warning: str = "") -> None:
+        """The first line; a `warning` stands in front."""
         pids = self.session.pids
         waiting = len(set(handle.waiting) & set(pids))
         targets, processes = handle.targets, len(pids) - waiting
         took = shown_seconds(time.monotonic() - self.began)
         where = f"in {counted(processes or waiting, 'process', 'processes')} of {self.session.app}"
         what = targets[0] if len(targets) == 1 else f"{len(targets)} targets of {handle.target}"
-        flag = "-n, up to as many in each process" if apart and len(pids) > 1 else "-n"
+        flag = "-n, in each process" if handle._apart and len(pids) > 1 else "-n"
         ends = [f"after {counted(self.limit, noun)} ({flag})"] if self.limit else []
         ends.append(f"after {shown_span(self.options.expires)} (--for)")
         how = f"ends {' or '.join(ends)}, or Ctrl-C"

@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
                     text = [f"{clock(time.time())} stack {known[row.frames]} of {table.handle.target}", *frames_text(row.frames)]
                     one.output.event(stack_json(row, table.handle.target), text)
 
-        one.armed(table.handle, "call", apart=True)
+        one.armed(table.handle, "call")
         status = follow(one, table, _EVERY, show, last=True)
         for row in table.rows():
             one.output.event(stack_json(row, table.handle.target), [f"{row.count:>8}  stack {known[row.frames]}"])

@@ -61,5 +61,5 @@ def run(options: argparse.Namespace) -> int:
                     text += ["", *([" ".join(stat_cells(row, is_time)[:keys])] if keys else []), *histogram_text(row, is_time)]
             one.output.event({"type": "table", "rows": [stat_json(row, options.by) for row in rows]}, text)
 
-        one.armed(table.handle, "call", apart=True)
+        one.armed(table.handle, "call")
         return follow(one, table, options.every or options.expires + 1, show, last=True)

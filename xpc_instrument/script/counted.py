@@ -19,6 +19,9 @@ from ..core.model.fault import Term
 from ..core.model.record import Record
 from .handle import Handle
 
+# Within so many seconds what has taken one of a limit is counted, if its process lives.
+_COUNTED_WITHIN = 1.0
+
 Octaves = Tuple[Tuple[float, float, int], ...]
 
 
@@ -26,6 +29,9 @@ class Counting(Protocol):
     """A session, as far as it asks what was counted."""
 
     def _counts(self, handle: Handle) -> Dict[int, List[Mapping[str, Any]]]: ...
+
+    @property
+    def pids(self) -> List[int]: ...
 
 
 class StatRow(Record):
@@ -99,6 +105,8 @@ class Counted(Generic[Row]):
         self._every = every
         self._limit = limit
         self._told: Dict[int, List[Mapping[str, Any]]] = {}
+        # Since when nothing is left of the limit.
+        self._used_up_at = 0.0
         self._lock = threading.Lock()
         self._closed = threading.Event()
 
@@ -158,7 +166,28 @@ class Counted(Generic[Row]):
         """Why nothing is counted any more: ``"removed"``, ``"limit"``, ``"expires"``, or ``""``."""
         if self.handle.over:
             return self.handle.over
-        return "limit" if self._limit is not None and self.calls >= self._limit else ""
+        if self._limit is None:
+            return ""
+        return "limit" if self._used() >= self._limit or self._is_used_up() else ""
+
+    def _used(self) -> int:
+        """How much of the limit is in the table."""
+        return self.calls
+
+    def _is_used_up(self) -> bool:
+        """Whether all of the limit is taken, and what is not in the table was taken by processes that have died with it."""
+        tokens = self.handle._tokens
+        if tokens is None or tokens.left or self._under_way():
+            self._used_up_at = 0.0
+            return False
+        now = time.monotonic()
+        self._used_up_at = self._used_up_at or now
+        return now - self._used_up_at >= _COUNTED_WITHIN
+
+    def _under_way(self) -> bool:
+        with self._lock:
+            told = [one for pid in self._session.pids for one in self._told.get(pid, ())]
+        return any(one.get("under-way") for one in told)
 
     def rows(self) -> List[Row]:
         """The table as it is now, from all processes."""
@@ -294,7 +323,11 @@ class Injected(Counted[FaultRow]):
     @property
     def applied(self) -> int:
         """How many calls a fault has happened to, as of now; ``off`` is none."""
-        return sum(row.count for row, term in zip(self.rows(), self._terms) if term.action != "off")
+        self.pull()
+        return self._used()
+
+    def _used(self) -> int:
+        return sum(row.count for row, term in zip(self._rows(), self._terms) if term.action != "off")
 
     @property
     def seen(self) -> int:

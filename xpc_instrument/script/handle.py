@@ -8,6 +8,7 @@ from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Set, 
 
 from ..core.model.target import Mode
 from ..core.model.words import one_line
+from ..core.wire.tokens import Tokens
 
 log = logging.getLogger("xpc_instrument")
 
@@ -77,6 +78,9 @@ class Handle:
         self._last_totals: Dict[int, Any] = {}
         # Of one that was at rest since it cost too much: how much, by process.
         self._over_budget: Dict[int, str] = {}
+        # Where the processes take what the limit counts together, and those that cannot, and so count for themselves.
+        self._tokens: Optional[Tokens] = None
+        self._apart: Set[int] = set()
         # The first error of an expression that a process has told of.
         self._mistake = ""
         self._remove = remove
@@ -189,8 +193,10 @@ class Handle:
             self._dropped[source, key] = max(count, self._dropped.get((source, key), 0))
 
     def _note_counting(self, kind: str, data: Mapping[str, Any]) -> None:
-        """A process has ended that has counted so much, or counts no more since that cost too much."""
-        if kind == "totals":
+        """A process has ended that has counted so much, or counts no more since that cost too much, or has a limit of its own."""
+        if kind == "apart":
+            self._apart.add(int(data["pid"]))
+        elif kind == "totals":
             self._last_totals[int(data["pid"])] = data["totals"]
         elif kind == "expression":
             self._mistake = self._mistake or one_line(str(data["message"]))
@@ -230,6 +236,8 @@ class Handle:
 
     def _end(self) -> None:
         """The hook is removed: what has come and not been run is dropped."""
+        if self._tokens is not None:
+            self._tokens.close()
         with self._counting:
             self._over = True
             self._dropped[_HERE] = self._dropped.get(_HERE, 0) + self._waiting

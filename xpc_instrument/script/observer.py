@@ -6,18 +6,21 @@ The hooks of these never have the application wait: they are queued there (`watc
 from __future__ import annotations
 
 import inspect
+import logging
 import uuid
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Union
 
 from ..core.discovery.doorbell import bell_name
-from ..core.model.errors import ExpressionError, TargetError
+from ..core.model.errors import ChannelError, ExpressionError, TargetError
 from ..core.model.expression import TRUSTED, parse, parse_template
 from ..core.model.fault import parse_terms
 from ..core.model.local import DURATION, INJECT, LINE, RECORD, STACK, STAT, TREE, WATCH
+from ..core.model.record import replace
 from ..core.model.target import Mode, is_line, line_mistake
 from ..core.model.terms import Terms
 from ..core.replay.running import Replayed
 from ..core.values.redaction import Redaction
+from ..core.wire.tokens import Tokens
 from .counted import Injected, Monitor, Stacks, Stat
 from .handle import Handle
 from .recording import Recorder, Recording, check_times, texts_of
@@ -27,6 +30,8 @@ from .stacks import Stack, read_stacks
 from .targets import Described, described
 from .trees import Trace
 from .watching import Log, Watch, line_event, logged_call
+
+log = logging.getLogger("xpc_instrument")
 
 OBSERVED_RATE = 50.0
 """Calls a second that ``watch`` shows of each process, unless it is told otherwise."""
@@ -287,8 +292,8 @@ class Observer(Registrar):
         ``of`` is an expression for the number, ``"duration"`` in seconds unless it is given; ``by`` one or several, by whose values the
         calls are counted apart, 1,000 of them in each process; ``when`` one for the calls that are counted.
         ``Stat.rows`` gives the table; iterated, ``Stat`` gives it every so many seconds. The hook ends with the context manager, or with
-        ``Stat.remove``. ``limit`` and the others are as with ``before``, but that ``Stat.over`` looks at the
-        ``limit`` of all processes together when they are asked, and each ends at it by itself: more than that may be counted.
+        ``Stat.remove``. ``limit`` and the others are as with ``before``; processes that are not on this machine, or in other containers,
+        have a ``limit`` of their own each.
 
         Raises ``ExpressionError``, and as ``before``.
         """
@@ -360,8 +365,8 @@ class Observer(Registrar):
         application, without asking anybody. ``[P%] [N*] ACTION`` is an action with a probability and at most so many times in each
         process; actions are ``raise(TYPE, ...)``, ``return(LITERAL)``, ``sleep(TIME)``, ``sleep(TIME..TIME)``, ``sleep(normal, MEAN,
         DEVIATION)``, ``hang`` and ``off``. After a sleep the original runs. It ends after ``expires`` seconds, 300 unless it is given,
-        with the context manager, or with the session. ``when`` is an expression for the calls that are meant, and the other options are as
-        with ``before``.
+        with the context manager, or with the session. ``when`` is an expression for the calls that are meant; ``limit`` is of the faults
+        that happen, in all processes together, and the other options are as with ``stat``.
 
         Raises ``FaultError`` for terms that cannot be read, and as ``instead``; a class that is no exception, or whose module the
         application has not imported, is a ``TargetError``.
@@ -372,7 +377,23 @@ class Observer(Registrar):
         return Injected(self, self._add_local(target, local, made, Mode.INSTEAD), every, limit, parsed)
 
     def _add_local(self, target: Targets, local: Mapping[str, Any], terms: Terms, mode: Mode = Mode.AFTER) -> Handle:
-        return self._add(mode, joined(mode, target), _stays_there, terms, ())
+        tokens: Optional[Tokens] = None
+        if terms.limit is not None:
+            try:
+                tokens = Tokens(terms.limit)
+                terms = replace(terms, tokens=tokens.name)
+            except ChannelError as error:
+                log.debug("%s: each process counts the limit for itself: %s", target, error)
+        try:
+            handle = self._add(mode, joined(mode, target), _stays_there, terms, ())
+        except BaseException:
+            if tokens is not None:
+                tokens.close()
+            raise
+        if tokens is None:
+            handle._apart.add(0)
+        handle._tokens = tokens
+        return handle
 
     def stacks(self) -> List[Stack]:
         """What all threads and waiting tasks of asyncio of each process do now, those behind one fixed address included.

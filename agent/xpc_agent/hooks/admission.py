@@ -14,6 +14,7 @@ Rules:
   channel, what cannot be pickled or loaded, an `around` hook that raises what it was not to raise. What is raised as the answer of an
   `around` or `instead` hook does not; an observer that raises has answered too, in time, and has cost no more than one that returns.
 - A success of any invocation, one included that began before the suspension, is the end of the row: the hook does answer.
+- What `limit` counts is taken last, one by one: in this process, or where they can be had, from the tokens of all processes together.
 - A registration that has hooks on several targets has one admission for all of them (`SharedAdmission`): its limit and its rate are not
   those of each target, and a script that does not answer is not waited for once more at each.
 """
@@ -25,8 +26,10 @@ import time
 from _random import Random
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
+from xpc_instrument.core.model.local import INJECT
 from xpc_instrument.core.model.terms import Terms
 from xpc_instrument.core.unpatched import RLock, allocate_lock, get_ident
+from xpc_instrument.core.wire.tokens import Purse
 
 from ..guard import guard
 from .counters import HookCounters
@@ -74,13 +77,15 @@ class Admission:
         "_expires",
         "_install",
         "_limit",
+        "_limits_calls",
         "_lock",
-        "_next_use",
+        "_number_of_use",
         "_pause",
         "_plain",
         "_rate",
         "_sample",
         "_suspension",
+        "_tokens",
         "_trial",
         "by_chance",
         "cause",
@@ -107,12 +112,15 @@ class Admission:
         self._ended = ended
         self._clock = clock
         self._chance = chance
+        # Of faults it is those that happen of which there are so many: who has them happen takes one (`use`).
         self._limit = terms.limit
-        self._next_use = itertools.count().__next__
+        self._limits_calls = terms.limit is not None and not (terms.local is not None and terms.local["kind"] == INJECT)
+        self._number_of_use = itertools.count().__next__
+        self._tokens: Optional[Purse] = None
         self._expires = None if terms.expires is None else clock() + terms.expires
         self._sample = terms.sample
         self._rate = None if terms.rate is None else Bucket(terms.rate, clock)
-        rest = (terms.limit, terms.expires, terms.rate) == (None,) * 3
+        rest = not self._limits_calls and (terms.expires, terms.rate) == (None, None)
         self._plain = rest and terms.sample is None
         # Whether nothing but chance keeps an invocation from it: never mind then when it is asked.
         self.by_chance = rest and terms.sample is not None and terms.sample < 1
@@ -163,8 +171,8 @@ class Admission:
 
     def _obeying(self, counters: HookCounters) -> Callable[[], Any]:
         """The same for any terms."""
-        until, sample, bucket, limit = self._expires, self._sample, self._rate, self._limit
-        clock, chance, ended, number_of_use, count = self._clock, self._chance, self._ended, self._next_use, counters.calls.up
+        until, sample, bucket = self._expires, self._sample, self._rate
+        clock, chance, ended, finish = self._clock, self._chance, self._ended, self._finishing(counters)
         skip_sample, skip_rate = counters.skipped["sample"].up, counters.skipped["rate"].up
 
         def obey() -> Any:
@@ -183,16 +191,34 @@ class Admission:
             if bucket is not None and not bucket.take():
                 skip_rate()
                 return False
-            if limit is not None:
-                # One atomic step, so that threads that come at once get different numbers.
-                number = number_of_use()
-                if number >= limit:
-                    return False
-                if number == limit - 1:
-                    ended()
-            return count()
+            return finish()
 
         return obey
+
+    def _finishing(self, counters: HookCounters) -> Callable[[], Any]:
+        """What all the terms but `limit` have let through comes to: it is counted, if there is one left."""
+        use, count = self.use, counters.calls.up
+        return (lambda: use() and count()) if self._limits_calls else count
+
+    def use(self) -> bool:
+        """Take one of `limit`; False if there is none left. Where there is no limit there always is one."""
+        tokens, limit = self._tokens, self._limit
+        if limit is None:
+            return True
+        if tokens is not None:
+            if tokens.take():
+                return True
+            self._ended()
+            return False
+        # One atomic step, so that threads that come at once get different numbers.
+        number = self._number_of_use()
+        if number == limit - 1:
+            self._ended()
+        return number < limit
+
+    def share(self, tokens: Purse) -> None:
+        """Take what `limit` counts from there: all processes together have so many. Before there is an invocation."""
+        self._tokens = tokens
 
     def halves(self, counters: HookCounters) -> Tuple[Callable[[], Any], Callable[[], Any]]:
         """`take` in two, for a hook that is told at the end of an invocation and is never suspended: what is asked when the invocation
@@ -201,8 +227,8 @@ class Admission:
             return _always, self._taking(counters)
         if self.by_chance:
             return self._taking(counters), _always
-        until, sample, bucket, limit = self._expires, self._sample, self._rate, self._limit
-        clock, chance, ended, number_of_use, count = self._clock, self._chance, self._ended, self._next_use, counters.calls.up
+        until, sample, bucket = self._expires, self._sample, self._rate
+        clock, chance, ended = self._clock, self._chance, self._ended
         skip_sample, skip_rate = counters.skipped["sample"].up, counters.skipped["rate"].up
 
         def early() -> bool:
@@ -223,16 +249,7 @@ class Admission:
                 return False
             return True
 
-        def late() -> Any:
-            if limit is not None:
-                number = number_of_use()
-                if number >= limit:
-                    return False
-                if number == limit - 1:
-                    ended()
-            return count()
-
-        return early, late
+        return early, self._finishing(counters)
 
     def _retrying(self, counters: HookCounters, admit: Callable[[], Any]) -> Callable[[], Any]:
         """`take` of a hook that is suspended: True for the one invocation that tries it after the pause."""

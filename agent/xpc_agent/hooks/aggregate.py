@@ -52,7 +52,7 @@ _NUMBER = """if value < cell[2]:
     cell[1] += value
     """
 _COUNTING = """
-    {bucket}
+    {bucket}{admission}
     try:
         table = here.table
     except AttributeError:
@@ -65,6 +65,9 @@ _COUNTING = """
     if error is not None:
         cell[5] += 1
 """
+_ADMISSION = """
+    if not admitted():
+        return"""
 # As `bucket_of`.
 _BUCKET = """
         fraction, exponent = frexp(value)
@@ -93,15 +96,15 @@ _DURATION = """fraction, exponent = frexp(value)
 """
 _UPDATE = f"""
 def update(key, value, error):
-    {_COUNTING.format(bucket=_ANY, number=_NUMBER)}
+    {_COUNTING.format(bucket=_ANY, admission="", number=_NUMBER)}
 """
 
 
-def counting(is_duration: bool, constant: bool) -> str:
-    """The text that counts `value` under `key`, and under it too whether there was an `error`; `cell` is what it has changed then."""
-    if constant:
-        return _COUNTING.format(bucket="", number="")
-    return _COUNTING.format(bucket=_DURATION if is_duration else _ANY, number=_NUMBER)
+def counting(is_duration: bool, constant: bool, asks: bool = False) -> str:
+    """The text that counts `value` under `key`, and under it too whether there was an `error`; `cell` is what it has changed then. With
+    `asks` it asks `admitted` of what can be counted."""
+    bucket, number = ("", "") if constant else (_DURATION if is_duration else _ANY, _NUMBER)
+    return _COUNTING.format(bucket=bucket, admission=_ADMISSION if asks else "", number=number)
 
 
 class Aggregate:

@@ -7,6 +7,7 @@ Rules:
 - A sleep, and what hangs, goes on to the original. In functions both sleep by `time.sleep` as the application has it, so that a greenlet
   lets others run; in `async def` functions they are awaited. What hangs ends when the hook is removed or its time is over, at most
   `_SLICE` seconds later.
+- `limit` is of what was done: a call that no term applies to takes none of it, nor does `off`.
 - A class that cannot be made with the values of the term is a failure: the original runs, it is counted and logged once. Of a class whose
   making runs no code of the application that is tried, and refused, when the hook is put on its target.
 """
@@ -21,7 +22,7 @@ from builtins import isinstance as _isinstance  # the builtin may be the very ta
 from math import cos, pi, sqrt
 from math import log as logarithm
 from types import CodeType
-from typing import Any, Callable, Coroutine, Optional, Tuple, Type
+from typing import Any, Callable, Coroutine, Dict, Optional, Tuple, Type
 
 from xpc_instrument.core.calls.outcome import Outcome
 from xpc_instrument.core.model.aggregate import BUCKETS, COUNT, LEAST, MOST, Table, new_cell
@@ -126,6 +127,8 @@ class FaultHook(LocalHook):
         self._choosing = RLock()
         self._made: Tuple[_Made, ...] = ()
         self._none = Count()
+        # Those that sleep now.
+        self._under_way = Count()
         # What the entrance has done.
         self._quick = Count()
         self._resolved: Optional[Resolved] = None
@@ -207,6 +210,7 @@ class FaultHook(LocalHook):
             made.done.besides = None
             made.done.reset()
         self._quick.reset()
+        self._under_way.reset()
         super().reset_after_fork(pid)
 
     # what an invocation gets -------------------------------------------------------------------------------------------
@@ -242,12 +246,12 @@ class FaultHook(LocalHook):
         action = made.term.action
         if action in ("return", "raise"):
             return self._outcome(made)
-        began = time.perf_counter()
+        began = self._begin_sleep()
         try:
             for seconds in self._naps(made):
                 time.sleep(seconds)
         finally:
-            self._count(made, time.perf_counter() - began)
+            self._end_sleep(made, began)
         return PASS
 
     async def _do_async(self, proceed: Callable[..., Any], args: Args, kwargs: Kwargs) -> Any:
@@ -258,12 +262,12 @@ class FaultHook(LocalHook):
                 if step is not PASS:
                     return step.get()
             else:
-                began = time.perf_counter()
+                began = self._begin_sleep()
                 try:
                     for seconds in self._naps(made):
                         await _sleep_async(seconds)
                 finally:
-                    self._count(made, time.perf_counter() - began)
+                    self._end_sleep(made, began)
         return await proceed(*args, **kwargs)
 
     def _outcome(self, made: _Made) -> Any:
@@ -336,13 +340,24 @@ class FaultHook(LocalHook):
             if term.action == "off":
                 made.done.up()
                 return None
+            if not self.admission.use():
+                break
             return made
         self._none.up()
         return None
 
-    def _count(self, made: _Made, seconds: float) -> None:
+    def _begin_sleep(self) -> float:
+        self._under_way.up()
+        return time.perf_counter()
+
+    def _end_sleep(self, made: _Made, began: float) -> None:
         if made.term.action == "sleep":
-            self.aggregate.update((made.index,), seconds, None)
+            self.aggregate.update((made.index,), time.perf_counter() - began, None)
+        self._under_way.back()
+
+    def totals(self) -> Dict[str, Any]:
+        """As of any, and how many sleep now, which are not in the table yet."""
+        return {**super().totals(), "under-way": self._under_way.value}
 
 
 def _fresh(value: Any) -> Any:

@@ -94,8 +94,10 @@ class LocalHook(RemoteHook):
 
     def __init__(self, *args: Any, level: str = OBSERVE, hides: Hides = _hides_nothing, **options: Any) -> None:
         terms = options["terms"]
-        # `sample`, `rate` and `limit` are of the calls that meet the condition, which is known when they have ended.
-        self._admits_late = bool(terms.local.get("when")) and (terms.sample, terms.rate, terms.limit) != (None, None, None)
+        # `sample`, `rate` and `limit` are of the calls that meet the condition, which is known when they have ended; and of those that
+        # `limit` lets through each is counted.
+        self._is_limited = terms.limit is not None and terms.local["kind"] != INJECT
+        self._admits_late = self._is_limited or (bool(terms.local.get("when")) and (terms.sample, terms.rate) != (None, None))
         super().__init__(*args, **options)
         self._hides = hides
         assert self.terms.local is not None
@@ -233,8 +235,9 @@ class LocalHook(RemoteHook):
             lines.append(_UNUSABLE)
         if texts and local["when"]:
             lines.append(_REJECTED.format(texts.pop(0)))
-            if self._admits_late:
-                namespace["admitted"] = self._admit
+        if self._admits_late:
+            namespace["admitted"] = self._admit
+            if not self._is_limited:
                 lines.append(_LEFT_OUT)
         of = "duration"
         if local["kind"] == STACK:
@@ -248,9 +251,8 @@ class LocalHook(RemoteHook):
             parts = [f"part{place}" for place in range(len(texts))]
             lines.append(f"key = {parts[0]}" if self.aggregate.single and parts else f"key = ({''.join(f'{one}, ' for one in parts)})")
         lines.append(f"value = {of}")
-        text = _RECORD.format(
-            lines="\n        ".join(lines), counting=counting(of == "duration", self.aggregate.constant is not None).strip()
-        )
+        counted = counting(of == "duration", self.aggregate.constant is not None, self._is_limited)
+        text = _RECORD.format(lines="\n        ".join(lines), counting=counted.strip())
         record: Record = compiled(f"{__name__} {dict(local)!r}", namespace, text, kept=False)["record"]
         return record
 

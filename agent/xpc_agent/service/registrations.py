@@ -40,6 +40,7 @@ from ..guard import guard_thread, guarded
 from ..points.table import ProbeTable
 from ..relay import RelayedPeer
 from .counting import all_totals, counting, totals
+from .limits import SharedLimits
 from .on_use import condition_of, maker_of, replays_of, reset_loaded, search, shared_admission, stacks, suspension
 from .selections import Added, Selection, Selections
 from .sharing import PendingAnswer, Sharing
@@ -92,6 +93,7 @@ class Registrations(Policy):
         self._next_key = itertools.count(_KEYS).__next__
         self._redaction = Redaction(config.redact.names, config.redact.types)
         self._detach = detach
+        self._shared_limits = SharedLimits()
         self._begin()
 
     def _begin(self) -> None:
@@ -298,6 +300,7 @@ class Registrations(Policy):
                 key=0 if selection is None else self._next_key(),
                 admission=None if selection is None else selection.admission,
             )
+            self._shared_limits.share(hook)
             if terms.when is not None:
                 hook.condition = condition_of(hook, terms.when, point.config.expressions)
             if selection is not None and selection.pool is not None:
@@ -365,7 +368,13 @@ class Registrations(Policy):
                     hook.removed = True
                     self._table.remove(point, hook)
                     removed = True
+        self._keep_limits()
         return removed
+
+    def _keep_limits(self) -> None:
+        with self._table.changing():
+            hooks = [hook for point in list(self._table.points.values()) for hook in point.hooks]
+            self._shared_limits.keep({(hook.session, hook.number) for hook in hooks})
 
     def _end(self, session: str, number: int) -> None:
         """The terms of a hook that has several targets are over, as an invocation of one of them has found."""
@@ -403,6 +412,7 @@ class Registrations(Policy):
                     for hook in gone:
                         hook.taken_off()
             self._table.forget_unused()
+        self._keep_limits()
         self.sender.discard(session)
 
     def drop_orphans(self, session: str) -> None:
@@ -414,6 +424,7 @@ class Registrations(Policy):
                     if hook.session == session and hook.orphan_since:
                         self._table.remove(point, hook)
                         self._forget(hook)
+        self._keep_limits()
 
     def inherited(self) -> List[Tuple[str, Adoptable]]:
         """In a forked child: all that waits for its session to come, with the session's name."""

@@ -258,13 +258,13 @@ def test_ctrl_c_is_the_normal_end_and_ends_the_command_too(tmp_path: Path, runti
 
 def test_inject_says_what_it_changes_and_what_it_has_done(app: App) -> None:
     calls = "[shop.charge(n) for n in range(4)]"
-    done = during(app, calls, "inject", "shop", "shop:charge", "1*return('free') -> 2*sleep(1ms) -> off", "-n", "4")
+    done = during(app, calls, "inject", "shop", "shop:charge", "1*off -> 1*return('free') -> sleep(1ms)", "-n", "3")
     assert done.returncode == 0, done.stderr
     first, last = done.stderr.splitlines()
     assert first.startswith("CHANGES BEHAVIOUR: armed shop:charge in 1 process of shop in ")
-    assert first.endswith("; ends after 4 calls (-n) or after 5m (--for), or Ctrl-C")
-    assert last.startswith("faults happened to 3 of 4 calls: 1 1*return('free'); 2 2*sleep(1ms) (mean ")
-    assert last.endswith("); 1 off; disarmed in 1 process")
+    assert first.endswith("; ends after 3 faults (-n) or after 5m (--for), or Ctrl-C")
+    assert last.startswith("faults happened to 3 of 4 calls: 1 1*off; 1 1*return('free'); 2 sleep(1ms) (mean ")
+    assert last.endswith("); disarmed in 1 process")
     assert app.evaluate("shop.charge(1)") == "'1 EUR'"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any, Callable
 
 import pytest
@@ -184,6 +185,49 @@ def test_forked_children_have_the_fault_and_count_it(run_program: Callable[..., 
         assert app.evaluate("shop.charge(1)") == "'faulty'"
         faults.remove()
     assert app.evaluate("shop.charge(1)") == "'1 EUR'"
+
+
+# Children that call all the time, and write a byte for each fault that has happened to them.
+CROWD = """
+import os, time
+book = os.open("book", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+crowd = []
+for _ in range(3):
+    pid = os.fork()
+    while not pid:
+        if shop.charge(1) == "faulty":
+            os.write(book, b"x")
+        time.sleep(0.0002)
+    crowd.append(pid)
+"""
+
+
+def test_a_limit_is_of_all_processes_together_also_of_those_that_are_killed(run_program: Callable[..., Program], tmp_path: Path) -> None:
+    app = start_app(run_program, tmp_path, 'on-demand = ["shop:*"]\n')
+
+    with xpc_instrument.connect("shop", all=True) as session:
+        assert app.evaluate(f"exec({CROWD!r}, globals())") == "None"
+        while len(session.pids) < 4:
+            pass
+        for target in ("shop:charge", ["shop:charge", "shop:fail"]):
+            with session.stat(target, limit=50) as table:
+                while table.over != "limit":
+                    table.pull()
+            assert (table.calls, table.handle._apart) == (50, set())
+        with session.inject("shop:charge", "50%return('faulty')", limit=50) as faults:
+            while faults.over != "limit":
+                faults.pull()
+        assert (faults.applied, (tmp_path / "book").stat().st_size) == (50, 50)
+        assert faults.seen > 50
+        with session.inject("shop:charge", "return('faulty')", limit=50, rate=100) as faults:
+            while faults.applied < 10:
+                pass
+            app.evaluate("os.kill(crowd[0], 9)")
+            while faults.over != "limit":
+                faults.pull()
+        # One that is killed takes no more with it than what it was about to have.
+        assert 49 <= (tmp_path / "book").stat().st_size - 50 <= 50
+        app.evaluate("[os.kill(pid, 9) for pid in crowd[1:]] and [os.waitpid(pid, 0) for pid in crowd]")
 
 
 @pytest.mark.parametrize("terms", ["raise(UnicodeDecodeError)", "10%raise(shop:Strict, 1)"])

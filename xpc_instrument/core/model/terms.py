@@ -58,6 +58,9 @@ class Terms(Record):
     local: Optional[Mapping[str, Any]] = None
     """What the hook does that lives in the application, as plain data; None if a script is called. See `local.py`."""
 
+    tokens: Optional[str] = None
+    """Where processes take what `limit` counts, so that all together have so many (`core/wire/tokens.py`); None: each counts for itself."""
+
     def __post_init__(self) -> None:
         if self.local is not None:
             check_local(self.local)
@@ -77,6 +80,8 @@ class Terms(Record):
             raise ValueError(f"values={self.values!r:.80}: expected {COPY!r} or {REFERENCE!r}")
         if self.form not in (CANONICAL, AS_PASSED):
             raise ValueError(f"form={self.form!r:.80}: expected {CANONICAL!r} or {AS_PASSED!r}")
+        if not isinstance(self.tokens, (str, type(None))):
+            raise ValueError(f"tokens={self.tokens!r:.80}: expected a text")
         if self.timeout is not None and not self.wait:
             raise ValueError(f"timeout={self.timeout:g} and wait=False: nobody waits for the hook, so it has no deadline; leave one out")
 
