@@ -85,12 +85,13 @@ class Target:
         if self.kind in _WORKERS:
             self._wait(lambda: len(children(self.pid)) == _WORKERS[self.kind], "start its workers")
         self.work()
-        # A connection that has just been closed may not be gone, and a worker that has just been forked starts threads.
+        # A connection that a framework has just closed may not be gone, and a worker that has just been forked starts threads.
         same, looks = 0, 10 if self.kind in _WORKERS else 1
+        pause = 0.05 if self.kind in (*_OF_HTTP, *_TREES, "asynchronous") else 0.001
         while same < looks:
             before, self.before = self.before, (self.state(), self.tasks())
             same = same + 1 if before == self.before else 0
-            time.sleep(0.05)
+            time.sleep(pause)
         return self
 
     def _number(self, at: int) -> int:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import ctypes
+import errno
 import gc
 import json
 import os
@@ -558,6 +559,17 @@ def open_files() -> List[str]:
 
 
 def resources() -> Dict[str, Any]:
+    """What it has; while it has no descriptors, of those that were taken as many are given back as it takes to look."""
+    while True:
+        try:
+            return look_around()
+        except OSError as error:
+            if error.errno != errno.EMFILE or not taken:
+                raise
+            os.close(taken.pop())
+
+
+def look_around() -> Dict[str, Any]:
     gc.collect()
     with open("/proc/self/status") as file:
         # What is its own: memories of lanes are counted, and the book grows.

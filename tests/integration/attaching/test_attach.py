@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Callable, Dict, Iterator, List
+from typing import Any, Callable, Dict, Iterable, Iterator, List
 
 import pytest
 
@@ -52,8 +52,10 @@ def start_target() -> Iterator[Callable[[str], Target]]:
         assert target.end() == -signal.SIGKILL
 
 
-def await_pids(calls: SimpleQueue[int], number: int) -> set[int]:
-    """Those of so many processes, as their calls come."""
+def await_pids(calls: SimpleQueue[int], number: int, working: Iterable[int] = ()) -> set[int]:
+    """Those of so many processes, as their calls come; `working` are those of `WORKS`, which are told to."""
+    for pid in working:
+        os.kill(pid, signal.SIGUSR1)
     seen: set[int] = set()
     while len(seen) < number:
         seen.add(calls.get(timeout=30))
@@ -146,21 +148,34 @@ def test_children_that_are_forked_while_it_attaches_have_whole_modules(start_tar
     proof.go_through(start_target("forking"), hooked=False)
 
 
-FORKS_AT_ONCE = """
-import os, sys, time
-def work(): pass
+# Works once for each SIGUSR1, which only its main thread waits for.
+WORKS = """
+import os, signal, sys
+def work(): return 1
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
 def serve():
-    while True:
+    while signal.sigwait({signal.SIGUSR1}):
         work()
-        time.sleep(0.01)
+"""
+
+
+FORKS_AT_ONCE = (
+    WORKS
+    + """
+for _ in range(2):
+    if os.fork() == 0:
+        serve()
 print("ready", flush=True)
-for _ in range(10):
-    time.sleep(0.01)
+before = len(sys.modules)
+while len(sys.modules) == before:
+    pass
+for _ in range(4):
     if os.fork() == 0:
         serve()
 print("forked", flush=True)
 serve()
 """
+)
 
 
 @pytest.mark.version
@@ -175,8 +190,8 @@ def test_children_that_are_forked_while_it_attaches_can_be_hooked(run_program: C
     with xpc_instrument.connect("forks") as app:
         seen: SimpleQueue[int] = SimpleQueue()
         app.before("__main__:work", lambda call: seen.put(call.pid))
-        await_pids(seen, 11)
-        assert len(app.detach()) == 11
+        assert len(app.pids) == 7 and await_pids(seen, 7, app.pids) == set(app.pids)
+        assert len(app.detach()) == 7
     # From Python 3.12 on it may say that there was a second thread.
     assert "Exception" not in program.text
 
@@ -194,17 +209,7 @@ def test_two_that_attach_at_once_find_one_agent(start_target: Callable[[str], Ta
         app.detach()
 
 
-FORKING = """
-import os, sys, time
-def work(): return 1
-if os.fork() == 0:
-    print("child", os.getpid(), flush=True)
-else:
-    print("parent", flush=True)
-while True:
-    work()
-    time.sleep(0.005)
-"""
+FORKING = WORKS + "if os.fork() == 0: print('child', flush=True)\nserve()\n"
 
 
 @pytest.mark.version
@@ -225,7 +230,7 @@ def test_a_tree_is_one_application(run_program: Callable[..., Program]) -> None:
         assert app.pids == pids and len(pids) == 2
         seen: SimpleQueue[int] = SimpleQueue()
         app.before("__main__:work", lambda call: seen.put(call.pid))
-        assert await_pids(seen, 2) == set(pids)
+        assert await_pids(seen, 2, pids) == set(pids)
         assert app.detach() == pids
     assert discovery.processes() == []
 
@@ -233,8 +238,7 @@ def test_a_tree_is_one_application(run_program: Callable[..., Program]) -> None:
 @pytest.mark.version
 def test_a_child_that_is_forked_later_is_instrumented(run_program: Callable[..., Program]) -> None:
     program = run_program(
-        "import os, sys, time\ndef work(): return 1\nprint('ready', flush=True)\nsys.stdin.readline()\n"
-        "if os.fork() == 0: print('child', flush=True)\nwhile True: work(); time.sleep(0.005)\n"
+        WORKS + "print('ready', flush=True)\nsys.stdin.readline()\nprint('child', os.fork() or os.getpid(), flush=True)\nserve()\n"
     )
     program.read_until("ready")
     xpc_instrument.attach(program.pid, app="later").close()
@@ -242,7 +246,10 @@ def test_a_child_that_is_forked_later_is_instrumented(run_program: Callable[...,
         seen: SimpleQueue[int] = SimpleQueue()
         app.before("__main__:work", lambda call: seen.put(call.pid))
         program.send_line()
-        await_pids(seen, 2)
+        for _ in range(2):
+            program.read_until("child")
+        pids = [program.pid, *children(program.pid)]
+        assert await_pids(seen, 2, pids) == set(pids)
         app.detach()
 
 
@@ -396,11 +403,11 @@ def test_a_program_that_is_traced_is_refused(run_program: Callable[..., Program]
     assert tracer.wait() == 0
 
 
-def test_another_program_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_program_is_refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    # Else what has just begun may still become a Python.
+    monkeypatch.setattr("xpc_instrument.attaching.attach._STARTING", 0.0)
     other = subprocess.Popen(["sleep", "1000"])
     try:
-        while Path(f"/proc/{other.pid}/comm").read_text() != "sleep\n":
-            time.sleep(0.001)
         status, said = _said(capsys, str(other.pid))
         assert status == 6 and "no Python that exports its functions runs in it" in said
     finally:
@@ -419,12 +426,15 @@ def test_a_pid_of_nobody_is_no_application(capsys: pytest.CaptureFixture[str]) -
 def test_one_that_keeps_the_lock_is_given_up_and_left_as_it_was(
     run_program: Callable[..., Program], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("xpc_instrument.attaching.attach.TIMEOUT", 0.5)
-    source = "import ctypes, sys\nprint('ready', flush=True)\nctypes.PyDLL(None).usleep(1_000_000)\nprint('over', flush=True)\nsys.stdin.readline()\n"
+    monkeypatch.setattr("xpc_instrument.attaching.attach.TIMEOUT", 0.3)
+    source = (
+        "import ctypes, sys\nprint('ready', flush=True)\nctypes.PyDLL(None).getchar()\nprint('over', flush=True)\nsys.stdin.readline()\n"
+    )
     program = run_program(source)
     program.read_until("ready")
     with pytest.raises(AttachError, match="keeps the global interpreter lock"):
         xpc_instrument.attach(program.pid)
+    program.send_line()
     program.read_until("over")
     while len(os.listdir(f"/proc/{program.pid}/task")) > 1:
         time.sleep(0.001)
