@@ -37,9 +37,9 @@ class AsyncHooks:
         if type(value) in PLAIN:
             return value
         if isinstance(value, types.GeneratorType):
-            return list(itertools.islice(value, MAX_ITEMS))
+            return collect(value)
         if inspect.isasyncgen(value):
-            value = _collect(value)
+            value = collect_async(value)
         if inspect.isawaitable(value):
             loop = self._running_loop()
             errand = _Errand(value, loop)
@@ -116,7 +116,13 @@ class _Errand:
         return self._value
 
 
-async def _collect(generator: Any) -> List[Any]:
+def collect(generator: Any) -> List[Any]:
+    """The items of a generator, `MAX_ITEMS` at most."""
+    return list(itertools.islice(generator, MAX_ITEMS))
+
+
+async def collect_async(generator: Any) -> List[Any]:
+    """The same of an async generator."""
     items: List[Any] = []
     async for item in generator:
         items.append(item)

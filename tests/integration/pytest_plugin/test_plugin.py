@@ -359,6 +359,14 @@ def test_an_assert_in_a_hook(xpc, ask):
     xpc.patch("checkout:total", side_effect=effect)
     assert ask("checkout.total([1])")[0] == 502
 
+@pytest.mark.parametrize("kind", ["def", "async def"])
+@pytest.mark.parametrize("first", ["yield 1", "return 1"])
+def test_an_assert_in_what_runs_later(xpc, ask, kind, first):
+    made = {}
+    exec(f"{kind} effect(items):\\n  assert items == [2], 'other items'\\n  {first}", made)
+    xpc.patch("checkout:total", side_effect=made["effect"])
+    assert ask("checkout.total([1])")[0] == 502
+
 def test_an_assert_in_a_hook_of_the_session(xpc_app, ask):
     def looks(call):
         assert call.args == 1
@@ -428,23 +436,21 @@ def test_hooks_are_gone(xpc_app):
 
 def test_each_kind_of_failure_is_told_with_its_target(run_tests: Callable[..., Program]) -> None:
     program = run_tests(FAILING, "--xpc-strict", "--xpc-show")
-    assert (
-        outcomes(program)
-        == {
-            "test_an_assert_in_a_hook": "failed",
-            "test_an_assert_in_a_hook_of_the_session": "failed, error",
-            "test_a_mistake_after_the_test": "passed, error",
-            "test_an_answer_that_cannot_cross": "failed, error",
-            "test_outcomes_that_are_used_up": "failed",
-            "test_other_arguments": "failed, error",
-            "test_a_target_that_is_not_there": "failed",
-            "test_a_call_that_does_not_come": "failed, error",
-            "test_a_patch_that_is_never_called": "passed, error",
-            "test_a_patch_whose_calls_are_forgotten": "passed",
-            "test_hooks_are_gone": "passed",
-        }
-        or program.text
-    )
+    found = outcomes(program)
+    assert found == {
+        "test_an_assert_in_a_hook": "failed",
+        "test_an_assert_in_what_runs_later": "failed, failed, failed, failed",
+        "test_an_assert_in_a_hook_of_the_session": "error, failed",
+        "test_a_mistake_after_the_test": "passed, error",
+        "test_an_answer_that_cannot_cross": "error, failed",
+        "test_outcomes_that_are_used_up": "failed",
+        "test_other_arguments": "failed",
+        "test_a_target_that_is_not_there": "failed",
+        "test_a_call_that_does_not_come": "error, failed",
+        "test_a_patch_that_is_never_called": "passed, error",
+        "test_a_patch_whose_calls_are_forgotten": "passed",
+        "test_hooks_are_gone": "passed",
+    }, program.text
     in_hook = section(program, "test_an_assert_in_a_hook")
     assert in_hook[0] == "a hook of this test made a mistake: patch checkout:total"
     # Its traceback begins in the test, not in the mock.
