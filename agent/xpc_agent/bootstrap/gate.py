@@ -56,6 +56,8 @@ _GATE = "_xpc_instrument_attaching"
 # How long a fork waits for the imports here, in seconds: they take a tenth of a second of processor time. In a process with many busy
 # threads they may take longer; then the child forgets what is half imported.
 _PATIENCE = 1.0
+# Beside `logging` the one module of the standard library that takes a lock for the time of a fork.
+_POOLS = "concurrent.futures.thread"
 
 
 class _Gate:
@@ -69,14 +71,15 @@ class _Gate:
         # The threads whose forks have waited for as long as they do, and go on.
         self.tired: Any = set()
         self.watch: Any = None
-        # Whether it is asked before `logging`.
+        # Whether it is asked before `logging`, and whether that may have told Python of itself before this.
         self.is_first = _lock_of_logging() is not None
+        self.had_logging = "logging" in sys.modules
         _posix.register_at_fork(before=self.before, after_in_parent=self.in_parent, after_in_child=self.in_child)
 
     def wait(self) -> None:
         if not self.native or get_ident() in self.tired or _has_lock_of_logging():
             return
-        is_late = not self.is_first
+        had_pools = _POOLS in sys.modules
         if self.lock.acquire(True, _PATIENCE):
             self.lock.release()
             self.await_gone()
@@ -86,9 +89,9 @@ class _Gate:
         control: Any = sys.modules.get("xpc_agent.life.control")
         if hasattr(control, "before_late_fork"):
             control.before_late_fork()
-        lock = _lock_of_logging() if is_late else None
-        if lock is not None and not _has_lock_of_logging():
-            lock.acquire()
+        pools = None if had_pools else _lock_of(_POOLS, "_global_shutdown_lock", "_WorkItem")
+        if pools is not None:
+            pools.acquire()
 
     def await_gone(self) -> None:
         """From Python 3.12 on a fork warns of a second thread, and this one is about to end."""
@@ -101,6 +104,10 @@ class _Gate:
 
     def before(self) -> None:
         self.wait()
+        # What is registered after this function is asked before it. So where this thread does not have it, the fork began without it.
+        lock = None if self.had_logging else _lock_of_logging()
+        if lock is not None and not _has_lock_of_logging():
+            lock.acquire()
         self.forks += 1
 
     def in_parent(self) -> None:
@@ -142,11 +149,14 @@ class _Gate:
         self.lock.release()
 
 
+def _lock_of(module: str, name: str, later: str) -> Any:
+    """What a module of the standard library takes before a fork and lets go of after it; None until it has told Python so (`later`)."""
+    found: Any = sys.modules.get(module)
+    return getattr(found, name, None) if hasattr(found, later) else None
+
+
 def _lock_of_logging() -> Any:
-    """What `logging` takes and lets go of at a fork; None if it does not yet."""
-    logging: Any = sys.modules.get("logging")
-    # Defined after it has said so.
-    return getattr(logging, "_lock", None) if hasattr(logging, "LogRecord") else None
+    return _lock_of("logging", "_lock", "LogRecord")
 
 
 def _has_lock_of_logging() -> bool:

@@ -40,6 +40,8 @@ _FOLDERS = ("XPC_INSTRUMENT_RUNTIME_DIR", "XDG_RUNTIME_DIR", "TMPDIR", "TEMP", "
 _PATIENCE = 1.0
 _LOADING_PATIENCE = 5.0
 _WAITING, _LOADING, _OVER = range(3)
+# Beside `logging` the one module of the standard library that takes a lock for the time of a fork.
+_POOLS = "concurrent.futures.thread"
 
 
 class _Loader:
@@ -109,7 +111,7 @@ class Stub:
         self._wake = self._pipe = -1
         self._native = 0
         # The forks that are under way, and whether they have to wait for a loading.
-        self._follows_forks = self._is_first = False
+        self._follows_forks = self._is_first = self._had_logging = False
         self._gate = allocate_lock()
         self._forks = 0
         self._committed = False
@@ -139,6 +141,7 @@ class Stub:
             return
         sys.meta_path.insert(0, self)
         self._follows_forks = True
+        self._had_logging = "logging" in sys.modules
         os.register_at_fork(before=self._before_fork, after_in_parent=self._after_fork, after_in_child=self._in_child)
         import atexit
 
@@ -411,8 +414,11 @@ class Stub:
 
     def _await_loading(self, patience: float = _LOADING_PATIENCE) -> None:
         """A child would have modules that are never finished."""
-        if self.state == _LOADING and self.loader != get_ident() and self._done.acquire(True, patience):
-            self._done.release()
+        if self.state == _LOADING and self.loader != get_ident():
+            had_pools = _POOLS in sys.modules
+            if self._done.acquire(True, patience):
+                self._done.release()
+            _take_late(had_pools)
         if self.state != _OVER:
             return
         # The one that has loaded the agent says so a moment before it is gone.
@@ -427,10 +433,16 @@ class Stub:
             self._forks += 1
             committed = self._committed
         if not committed:
+            had_pools = _POOLS in sys.modules
             self._end_thread(_PATIENCE)
+            _take_late(had_pools)
         else:
             # Where that was in the middle of this very fork, the loading may wait for a lock that the fork holds.
             self._await_loading(_PATIENCE)
+        # What is registered after this function is asked before it. So where this thread does not have it, the fork began without it.
+        lock = None if self._had_logging else _lock_of("logging", "_lock", "LogRecord")
+        if lock is not None and not lock._is_owned():
+            lock.acquire()
 
     def _after_fork(self) -> None:
         with self._gate:
@@ -445,6 +457,8 @@ class Stub:
         if self.state == _OVER:
             return
         self.main = get_ident()
+        if self.state == _LOADING and self.loader != self.main:
+            _forget_imports(self.loader)
         if self.state == _LOADING and self._committed:
             # By a thread that is not here: what it was importing will never be finished.
             self.state = _OVER
@@ -471,6 +485,29 @@ class Stub:
 
     def _finalize_later(self) -> None:
         sys.modules["multiprocessing.util"].Finalize(self, self._at_exit, exitpriority=0)
+
+
+def _lock_of(module: str, name: str, later: str) -> Any:
+    """What a module of the standard library takes before a fork and lets go of after it; None until it has told Python so (`later`)."""
+    found = sys.modules.get(module)
+    return getattr(found, name, None) if hasattr(found, later) else None
+
+
+def _take_late(had_pools: bool) -> None:
+    """For a fork that has waited: a module that was imported meanwhile lets go after it of what it was not asked to take before it."""
+    lock = None if had_pools else _lock_of(_POOLS, "_global_shutdown_lock", "_WorkItem")
+    if lock is not None:
+        lock.acquire()
+
+
+def _forget_imports(thread: int) -> None:
+    """In a forked child: what a thread was importing that is not here is imported anew by whoever wants it."""
+    frozen: Any = sys.modules["_frozen_importlib"]
+    for name, reference in list(getattr(frozen, "_module_locks", {}).items()):
+        if getattr(reference(), "owner", None) == thread:
+            frozen._module_locks.pop(name, None)
+            if getattr(getattr(sys.modules.get(name), "__spec__", None), "_initializing", False):
+                del sys.modules[name]
 
 
 def _stay_out() -> None:

@@ -23,15 +23,16 @@ listener.listen()
 
 def begin():
     stub = module.Stub("app pay\\nfolder /\\nversion 1\\nquoted /\\nmodules \\non-demand ")
+    stub.begin(False)
     stub.listener, stub._inode = listener.fileno(), os.fstat(listener.fileno()).st_ino
     stub._start_thread()
     return stub
 """
 
 
-def run(source: str) -> str:
-    done = subprocess.run([sys.executable, "-c", PRELUDE + source], capture_output=True, text=True, timeout=50)
-    assert done.stderr == ""
+def run(source: str, said: str = "") -> str:
+    done = subprocess.run([sys.executable, "-c", PRELUDE + source], capture_output=True, text=True, timeout=20)
+    assert done.stderr == said
     return done.stdout.strip()
 
 
@@ -71,3 +72,57 @@ print("kept", flush=True)
 os._exit(0)
 """
     assert run(source) == "kept"
+
+
+# Somebody connects, and the thread goes on with its import of `logging` when `forks` has HELD items: the fork begins, and it has ended.
+FORKING = """
+import signal, time, warnings
+from importlib.machinery import PathFinder, SourceFileLoader
+
+class Held(SourceFileLoader):
+    def exec_module(self, module):
+        forks.append("waits")
+        while len(forks) <= HELD:
+            time.sleep(0.001)
+        super().exec_module(module)
+
+class Holds:
+    def find_spec(self, name, path=None, target=None):
+        if name == "logging" and os.getpid() == main:
+            spec = PathFinder.find_spec(name)
+            spec.loader = Held(name, spec.origin)
+            return spec
+
+main, forks = os.getpid(), []
+sys.meta_path.insert(0, Holds())
+stub = begin()
+with socket.create_connection(listener.getsockname()):
+    while not forks:
+        time.sleep(0.001)
+    # So that the thread has nothing more to do afterwards.
+    listener.accept()[0].close()
+os.register_at_fork(before=lambda: forks.append("begins"))
+warnings.simplefilter("error" if HELD == 1 else "ignore")
+module._PATIENCE = 30.0 if HELD == 1 else 0.05
+child = os.fork()
+if not child:
+    signal.alarm(5)
+    import logging
+    logging.getLogger("child").error("its own")
+    os._exit(7)
+status = os.waitpid(child, 0)[1] >> 8
+forks.append("has ended")
+import logging
+print(status, logging._lock._is_owned(), flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.version
+def test_a_fork_waits_for_the_import_of_logging_and_has_its_lock_in_the_end() -> None:
+    assert run("HELD = 1\n" + FORKING, said="its own\n") == "7 False"
+
+
+@pytest.mark.version
+def test_a_child_imports_anew_what_the_thread_was_importing_when_its_fork_had_waited_long_enough() -> None:
+    assert run("HELD = 2\n" + FORKING, said="its own\n") == "7 False"
