@@ -47,6 +47,8 @@ _RETRY_MOST = 0.05
 _DOUBT = 1.0
 # How often a batch is sent whose answer makes no sense before it is given up; one whose lane breaks is sent as long as there is a session.
 _TRIES = 5
+# A deadline that has passed, whatever `now` says.
+_AT_ONCE = 0.0
 # How long dialling the host of a fixed address may take.
 _DIAL_TIMEOUT = 0.2
 # An event with fewer fields crosses as it was queued; with so many, it has keyword arguments beside.
@@ -230,7 +232,7 @@ class EventQueue:
             if self.wire is not None:
                 self._exchange()
             for barrier in [one for one in self.barriers if one.deadline <= now]:
-                self._overdue(barrier)
+                self._overdue(barrier, now)
             if self.wire is not None:
                 return min((one.deadline - now for one in self.barriers), default=None)
             if self._body is None:
@@ -332,7 +334,7 @@ class EventQueue:
         relayed = isinstance(lanes, RelayLanes)
         try:
             # One that does not wait; asking again is cheap. To the host of a fixed address a lane may have to be dialled.
-            wire = lanes.take(now + _DIAL_TIMEOUT if relayed else now)
+            wire = lanes.take(now + _DIAL_TIMEOUT if relayed else _AT_ONCE)
         except DeadlineError:
             return False
         except (ChannelError, OSError) as error:
@@ -409,13 +411,13 @@ class EventQueue:
             self._told.pop(hook.key, None)
             self._signed.discard(hook.key)
 
-    def _overdue(self, barrier: Barrier) -> None:
+    def _overdue(self, barrier: Barrier, now: float) -> None:
         """Drop what is still queued of its hook. What is under way already is counted by the script, which has it."""
         if self._body is not None and self.wire is None:
             if self._was_sent and not barrier.extended:
                 # Whether the script has run it, before its lane broke, shows when it is sent again, since a batch is run once.
                 barrier.extended = True
-                barrier.deadline = time.monotonic() + _DOUBT
+                barrier.deadline = now + _DOUBT
                 return
             # Packed, but not on its way: it is queued still.
             self._unpack()
