@@ -212,10 +212,9 @@ class Faulty(App):
         """It has as many descriptors, threads and memories as before, at the latest when those that left have been noticed."""
         patience = threading.Event()
         deadline = time.monotonic() + PATIENCE
-        while self.resources() != before and time.monotonic() < deadline:
+        while (now := self.resources()) != before:
+            assert time.monotonic() < deadline, (now, before)
             patience.wait(0.02)
-        now = self.resources()
-        assert now == before, (now, before)
 
     def frames(self) -> int:
         """How many frames have gone through memory on the lanes that there are."""

@@ -157,6 +157,7 @@ def test_a_thread_waits_for_a_lane_no_longer_than_its_deadline(begin_app: Callab
             assert 0.3 <= seconds < 0.3 + MARGIN
         assert "no lane became free in time" in app.log()
         release.set()
+        app.evaluate("[thread.join() for thread in shop.threading.enumerate()[1:]]")
         assert app.evaluate("shop.Order.twice(4)") == "'hooked'"
 
 

@@ -22,6 +22,7 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 import types
 import weakref
 from multiprocessing import shared_memory
@@ -313,6 +314,18 @@ SAMPLES = samples()
 COUNTS: Dict[str, int] = {}
 
 
+def patience() -> Callable[[], bool]:
+    """Waits for a moment each time, and says whether it may go on: a thread that has just told of an object may still have it in a frame."""
+    wait, deadline = threading.Event().wait, time.monotonic() + 5
+
+    def goes_on() -> bool:
+        wait(0.002)
+        gc.collect()
+        return time.monotonic() < deadline
+
+    return goes_on
+
+
 def turn(rounds: int, queued: bool = False) -> List[str]:
     """Call the targets with each object, so many times; what was not as before. A text may be in a queue for longer than the call."""
     problems: List[str] = []
@@ -325,11 +338,10 @@ def turn(rounds: int, queued: bool = False) -> List[str]:
             for number in range(rounds):
                 same = call(value)
                 seen.clear()
-                left = sys.getrefcount(value) - references
-                if left and not queued:
-                    gc.collect()
+                left, goes_on = sys.getrefcount(value) - references, patience()
+                while left > 0 and not queued and goes_on():
                     left = sys.getrefcount(value) - references
-                if not same or (left and not queued) or touched:
+                if not same or (left > 0 and not queued) or touched:
                     problems.append(f"{way} of {name}, call {number}: {'same' if same else 'another'}, {left:+} references, {touched}")
                     touched.clear()
                     break
@@ -342,9 +354,12 @@ def settle() -> List[str]:
     """What was done to the objects since, and of which there are more references than before the last turn."""
     noted, touched[:] = touched[:], []
     gc.collect()
+    goes_on = patience()
     for name, (value, _) in SAMPLES.items():
         left = sys.getrefcount(value) - COUNTS[name]
-        if left:
+        while left > 0 and goes_on():
+            left = sys.getrefcount(value) - COUNTS[name]
+        if left > 0:
             noted.append(f"{left:+} references to {name}")
     return noted
 
