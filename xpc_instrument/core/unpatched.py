@@ -10,13 +10,15 @@ Rules:
 
 from __future__ import annotations
 
+import functools
 import importlib
 import math
 import os
 import selectors
 import sys
+import time
 import weakref
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Set, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Set, Tuple
 
 
 def _original(module: str, name: str, kind: str) -> Any:
@@ -37,6 +39,11 @@ get_ident: Any = _original("_thread", "get_ident", "thread")
 _rlock: Any = _original("_thread", "RLock", "thread")
 get_native_id: Any = _original("_thread", "get_native_id", "thread")
 sleep: Any = _original("time", "sleep", "time")
+# The clock of all deadlines. Tests set that of `time`, by `monkeypatch` or freezegun, which also looks for the function in all modules; and
+# it may be a target. On Linux this is what `time.monotonic` reads.
+monotonic: Callable[[], float] = (
+    functools.partial(time.clock_gettime, time.CLOCK_MONOTONIC) if sys.platform == "linux" else functools.partial(time.monotonic)
+)
 # Below `signal`, which makes enums of all signals that it takes and returns. Absent where there are no masks: Windows.
 _signal: Any = importlib.import_module("_signal")
 pthread_sigmask: Any = getattr(_signal, "pthread_sigmask", None)

@@ -29,6 +29,7 @@ from ..core.model.target import Mode
 from ..core.model.terms import AS_PASSED, COPY
 from ..core.model.words import counted
 from ..core.replay.running import Replayed
+from ..core.unpatched import monotonic
 from ..script.awaiting import collect, collect_async
 from ..script.call import Call
 from ..script.counted import Injected
@@ -185,16 +186,16 @@ class Mocker:
         test if that has not come in ``timeout`` seconds."""
         __tracebackhide__ = True
         if isinstance(mock, Injected):
-            deadline = time.monotonic() + timeout
+            deadline = monotonic() + timeout
             applied = mock.applied
             while applied < calls:
-                if time.monotonic() >= deadline:
+                if monotonic() >= deadline:
                     pytest.fail(f"{mock.handle.target}: expected {counted(calls, 'fault')} within {timeout:g} s, there were {applied}")
                 time.sleep(_LOOK_AGAIN)
                 applied = mock.applied
             return
         if isinstance(mock, Events):
-            if not mock.wait(calls, timeout, time.monotonic):
+            if not mock.wait(calls, timeout, monotonic):
                 seen_so_far = "".join(f"\n  {event}" for event in mock)
                 pytest.fail(f"{mock.target}: expected {counted(calls, 'call')} within {timeout:g} s, there were {len(mock)}{seen_so_far}")
             return

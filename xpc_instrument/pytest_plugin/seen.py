@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import reprlib
 import threading
-import time
 from inspect import Signature
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
+from ..core.unpatched import monotonic
 from ..script.call import Call
 
 # How many calls of one hook a report shows, the first and the last of them.
@@ -71,12 +71,12 @@ class Seen:
         self.late = 0
         """How many calls came after the end of the test."""
 
-        self._began = time.monotonic()
+        self._began = monotonic()
         self.changed = changed
 
     def now(self) -> float:
         """The time of a call that comes now."""
-        return time.monotonic() - self._began
+        return monotonic() - self._began
 
     def add(self, call: SeenCall) -> None:
         """Note a call."""

@@ -28,6 +28,7 @@ from ..core.config import file as config_file
 from ..core.discovery import entry as discovery
 from ..core.discovery.name import app_name
 from ..core.model.errors import ApplicationNotFoundError, ChannelError, XpcError
+from ..core.unpatched import monotonic
 from ..script.connect import connect
 from ..script.manager import find_free_port
 from ..script.session import Session
@@ -183,7 +184,7 @@ class Service:
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
         )
-        deadline = time.monotonic() + settings.timeout
+        deadline = monotonic() + settings.timeout
         self._wait(deadline, what, ready)
         self._join(deadline)
 
@@ -217,13 +218,13 @@ class Service:
 
     def _wait(self, deadline: float, what: str, ready: Callable[[float], bool]) -> None:
         assert self._process is not None
-        while not ready(max(_LOOK_AGAIN, deadline - time.monotonic())):
+        while not ready(max(_LOOK_AGAIN, deadline - monotonic())):
             if self._process.poll() is not None:
                 pytest.fail(
                     f"the application ended before it was ready ({self._how_ended()}): {self._settings.command!r}; {self._last_words()}",
                     pytrace=False,
                 )
-            if time.monotonic() >= deadline:
+            if monotonic() >= deadline:
                 pytest.fail(
                     f"the application was not ready within {self._settings.timeout:g} s (xpc_timeout): expected that {what}; "
                     f"{self._last_words()}",
@@ -241,7 +242,7 @@ class Service:
     def _join(self, deadline: float) -> None:
         assert self._process is not None
         self._wait(deadline, "it can be joined", lambda left: self._is_announced())
-        left = max(0.0, deadline - time.monotonic())
+        left = max(0.0, deadline - monotonic())
         try:
             self.session = connect(self._entries()[0].app, timeout=left, root=self._process.pid)
         except (ApplicationNotFoundError, ChannelError, IndexError) as error:

@@ -11,6 +11,7 @@ from ..core.discovery.name import app_mistake
 from ..core.model.errors import ApplicationNotFoundError, NobodyListensError
 from ..core.model.limits import Limits
 from ..core.node.address import AddressLike, Protection, parse_address
+from ..core.unpatched import monotonic
 from .session import Session
 
 if TYPE_CHECKING:
@@ -79,13 +80,13 @@ def _join_pid(session: Session, pid: int) -> None:
 
 def _when_there(join: Callable[[], None], timeout: Optional[float]) -> None:
     """Join one process, waiting up to `timeout` seconds for it to be there."""
-    deadline = time.monotonic() + (timeout or 0.0)
+    deadline = monotonic() + (timeout or 0.0)
     while True:
         try:
             join()
             return
         except (ApplicationNotFoundError, NobodyListensError):
-            remaining = deadline - time.monotonic()
+            remaining = deadline - monotonic()
             if remaining <= 0:
                 raise
         time.sleep(min(_TRY_AGAIN, remaining))

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from typing import Any, Dict, Generic, Iterator, List, Mapping, Optional, Protocol, Sequence, Tuple, TypeVar
 
 from ..core.model import aggregate
 from ..core.model.aggregate import Cell, Table
 from ..core.model.fault import Term
 from ..core.model.record import Record
+from ..core.unpatched import monotonic
 from .handle import Handle
 
 # Within so many seconds what has taken one of a limit is counted, if its process lives.
@@ -180,7 +180,7 @@ class Counted(Generic[Row]):
         if tokens is None or tokens.left or self._under_way():
             self._used_up_at = 0.0
             return False
-        now = time.monotonic()
+        now = monotonic()
         self._used_up_at = self._used_up_at or now
         return now - self._used_up_at >= _COUNTED_WITHIN
 
@@ -218,9 +218,9 @@ class Counted(Generic[Row]):
         self.remove()
 
     def __iter__(self) -> Iterator[List[Row]]:
-        due = time.monotonic() + self._every
+        due = monotonic() + self._every
         while not self._closed.is_set():
-            if self._closed.wait(max(0.0, due - time.monotonic())):
+            if self._closed.wait(max(0.0, due - monotonic())):
                 return
             due += self._every
             rows = self.rows()
@@ -272,10 +272,10 @@ class Monitor(Counted[MonitorRow]):
     def __init__(self, session: Counting, handle: Handle, every: float, limit: Optional[int] = None) -> None:
         super().__init__(session, handle, every, limit)
         self._before: Dict[str, Cell] = {}
-        self._looked = time.monotonic()
+        self._looked = monotonic()
 
     def _rows(self) -> List[MonitorRow]:
-        now = time.monotonic()
+        now = monotonic()
         seconds, self._looked = max(now - self._looked, 1e-9), now
         tables = self.tables()
         rows = []

@@ -7,6 +7,7 @@ from typing import List, Sequence
 
 from ..core.discovery import entry as discovery
 from ..core.model.errors import ChannelError, DeadlineError
+from ..core.unpatched import monotonic
 from .process import Process
 
 # How often it is looked whether a process has been left, in seconds.
@@ -24,7 +25,7 @@ def have_left(processes: Sequence[Process], deadline: float) -> List[int]:
             request.answer(deadline)
         except ChannelError:
             pass  # it may have left before its answer was sent, or ended
-        while (process.joiner.alive or len(process.pids()) > 1) and time.monotonic() < deadline:
+        while (process.joiner.alive or len(process.pids()) > 1) and monotonic() < deadline:
             time.sleep(_LOOK_AGAIN)
         if process.joiner.alive:
             late.append(process.name)

@@ -16,7 +16,6 @@ import logging
 import os
 import selectors
 import threading
-import time
 from typing import Callable, Dict, List, Optional, Sequence, Set, Tuple
 
 from ..core.discovery import entry as discovery
@@ -24,6 +23,7 @@ from ..core.discovery.doorbell import Doorbell
 from ..core.model.errors import AmbiguousApplicationError, AuthenticationError, ChannelError, ConnectTimeoutError, DeadlineError
 from ..core.node.address import Address, parse_address
 from ..core.node.threads import start_seen
+from ..core.unpatched import monotonic
 
 log = logging.getLogger("xpc_instrument")
 
@@ -76,10 +76,10 @@ class Follower:
 
     def wait_for_first(self, joined: Callable[[], bool], timeout: Optional[float]) -> None:
         """Look until a process is joined, at most so many seconds. Raises `ApplicationNotFoundError` or `ChannelError`."""
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = None if timeout is None else monotonic() + timeout
         self.look()
         while not joined():
-            remaining = 0.0 if deadline is None else deadline - time.monotonic()
+            remaining = 0.0 if deadline is None else deadline - monotonic()
             if remaining <= 0:
                 found = discovery.find(self.app)  # raises, with the names that there are, if the application is not running
                 raise ChannelError(f"none of the {len(found)} processes of {self.app} could be joined; the last: {self._last_problem}")

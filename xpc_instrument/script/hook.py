@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-import time
 from typing import Any, Callable, Optional, Sequence, Set, Tuple, Type
 
 from ..core.calls.batch import ARGS
 from ..core.model.errors import XpcError
 from ..core.model.target import Mode, is_selection
 from ..core.model.terms import Terms
+from ..core.unpatched import monotonic
 from .handle import Handle
 
 
@@ -60,7 +60,7 @@ class Hook:
         # Each process counts its own calls; what counts for all of them is this.
         self.left = terms.limit
         self._lock = threading.Lock()
-        self.expires = None if terms.expires is None else time.monotonic() + terms.expires
+        self.expires = None if terms.expires is None else monotonic() + terms.expires
         module = getattr(callback, "__module__", None)
         self.module = module if isinstance(module, str) else ""
         # Whether a process has it, whether one waits for the module of its target, and why the first that refused it did.
@@ -72,7 +72,7 @@ class Hook:
         """Which of its terms is over, if one is."""
         if self.left == 0:
             return "limit"
-        return "expires" if self.expires is not None and time.monotonic() >= self.expires else ""
+        return "expires" if self.expires is not None and monotonic() >= self.expires else ""
 
     def says_first(self, what: object) -> bool:
         """Whether this is the first time that it is said."""

@@ -33,6 +33,7 @@ from ..core.node.host import Host
 from ..core.node.joiner import Joiner
 from ..core.protocol.codec import Frame
 from ..core.protocol.messages import Opcode
+from ..core.unpatched import monotonic
 from ..core.values.traits import PeerProfile, python_version
 from ..core.wire.wire import Wire
 from .exits import end_with_script
@@ -138,7 +139,7 @@ class Manager:
         ``PlaintextError`` or ``ConfigError`` where TLS is wanting or wrong; ``RuntimeError`` if the manager is in use already.
         """
         self._refuse_proxy("start")
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = None if timeout is None else monotonic() + timeout
         with self._lock:
             self._refuse_second_life()
             self._go_to_default()
@@ -150,7 +151,7 @@ class Manager:
                     if self._meets_at_default:
                         self._address = _fresh_address()
                         continue
-                    if deadline is None or time.monotonic() >= deadline:
+                    if deadline is None or monotonic() >= deadline:
                         raise
                     time.sleep(0.02)
 
@@ -192,13 +193,13 @@ class Manager:
                 protection=self._protection,
             )
             patience = self._limits.connect_timeout if timeout is None else timeout
-            deadline = time.monotonic() + patience
+            deadline = monotonic() + patience
             while True:
                 try:
                     joiner.connect(deadline)
                     break
                 except NobodyListensError:
-                    if timeout is None or time.monotonic() >= deadline:
+                    if timeout is None or monotonic() >= deadline:
                         raise
                     time.sleep(0.02)
             self._joiner = joiner
@@ -209,7 +210,7 @@ class Manager:
         For ``timeout`` seconds it copes with hosts that come and go meanwhile. Raises what ``connect`` raises.
         """
         self._refuse_proxy("start")
-        deadline = time.monotonic() + (self._limits.connect_timeout if timeout is None else timeout)
+        deadline = monotonic() + (self._limits.connect_timeout if timeout is None else timeout)
         while True:
             with self._lock:
                 self._refuse_second_life()
@@ -224,7 +225,7 @@ class Manager:
                 return
             except NobodyListensError:
                 # The host went away between the two attempts.
-                if time.monotonic() >= deadline:
+                if monotonic() >= deadline:
                     raise
                 time.sleep(0.01)
 
@@ -337,7 +338,7 @@ class Manager:
             if self._proxy:
                 joiner = self._proxy_joiner()
             assert joiner is not None
-            wire = joiner.calling.take(time.monotonic() + self._limits.connect_timeout)
+            wire = joiner.calling.take(monotonic() + self._limits.connect_timeout)
         except NobodyListensError:
             if not self._proxy:
                 raise
@@ -366,7 +367,7 @@ class Manager:
                 self._joiner = None
             if self._joiner is None:
                 joiner = Joiner(self._address, self._key, limits=self._limits, on_lost=self._lost, protection=self._protection)
-                joiner.connect(time.monotonic() + self._limits.connect_timeout)
+                joiner.connect(monotonic() + self._limits.connect_timeout)
                 self._joiner = joiner
             return self._joiner
 
@@ -381,7 +382,7 @@ class Manager:
         outgoing = Outgoing(PeerProfile(peer.python, python_version(), self._limits.max_payload), args, kwargs)
         body, buffers = outgoing.payload()
         try:
-            lane = peer.lanes.take(time.monotonic() + self._limits.connect_timeout)
+            lane = peer.lanes.take(monotonic() + self._limits.connect_timeout)
         except DeadlineError:
             raise
         except ChannelError:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import inspect
 import threading
-import time
 from typing import Callable, Dict, List, Optional, Sequence
 
 from ..core.discovery import entry as discovery
@@ -15,6 +14,7 @@ from ..core.model.errors import ChannelError, ConnectTimeoutError, DeadlineError
 from ..core.model.target import Mode, join_name
 from ..core.node.joiner import Joiner
 from ..core.node.request import PendingRequest
+from ..core.unpatched import monotonic
 from ..core.values.traits import PeerProfile, python_version
 from .hook import Hook
 from .reports import Reporter
@@ -67,7 +67,7 @@ class PendingRegistration:
 
 def confirm_all(hook: Hook, pending: Sequence[PendingRegistration], timeout: float) -> None:
     """Wait until all processes have answered that were asked to register a hook. Raises `DeadlineError`, naming those that have not."""
-    deadline = time.monotonic() + timeout
+    deadline = monotonic() + timeout
     late: List[str] = []
     for one in pending:
         try:
@@ -137,7 +137,7 @@ class Process:
         handle = hook.handle
         terms = hook.terms.to_json()
         if hook.expires is not None:
-            terms["expires"] = max(0.001, hook.expires - time.monotonic())
+            terms["expires"] = max(0.001, hook.expires - monotonic())
         request = self.joiner.begin_register(
             join_name(handle.mode, handle.target),
             handle.number,

@@ -13,7 +13,6 @@ import json
 import marshal
 import os
 import platform
-import time
 from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
 
 from ..core.model.errors import XpcError
@@ -21,6 +20,7 @@ from ..core.node.threads import start_seen
 from ..core.replay.calls import InnerCall, RecordedCall, call_of, call_to_json, text_of
 from ..core.replay.differing import Difference, ignoring, places
 from ..core.replay.running import Place, Replayed, replay_call
+from ..core.unpatched import monotonic
 from ..core.values.redaction import Redaction
 from .call import Call
 from .handle import Handle
@@ -211,10 +211,10 @@ class Recorder(Recording, Stream[RecordedCall]):
 
     def wait(self, calls: int = 1, timeout: float = 5.0) -> bool:
         """Whether there are so many calls within so many seconds."""
-        until = time.monotonic() + timeout
+        until = monotonic() + timeout
         with self._changed:
             while len(self.calls) < calls:
-                left = until - time.monotonic()
+                left = until - monotonic()
                 if left <= 0 or self._closed:
                     return False
                 self._changed.wait(min(left, _LOOK_AGAIN))

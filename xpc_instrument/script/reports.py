@@ -10,12 +10,12 @@ Rules:
 from __future__ import annotations
 
 import threading
-import time
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from ..core.node.joiner import Joiner
 from ..core.node.request import PendingRequest
 from ..core.protocol.messages import Notice
+from ..core.unpatched import monotonic
 
 Report = Mapping[str, Any]
 
@@ -54,7 +54,7 @@ class Reporter:
         own = request.answer(deadline).data
         found, late = [own], []
         for pid in own.get("members", ()):
-            now = time.monotonic()
+            now = monotonic()
             has_told, report = self._ask_member(joiner, f"{pid} {what}", now + max(0.0, deadline - now) / 2)
             if not has_told:
                 late.append(pid)
@@ -71,7 +71,7 @@ class Reporter:
             if not request.answer(deadline).data.get("asked"):
                 return True, None
             with self._changed:
-                self._changed.wait_for(lambda: request.number in self._reports or not joiner.alive, max(0.0, deadline - time.monotonic()))
+                self._changed.wait_for(lambda: request.number in self._reports or not joiner.alive, max(0.0, deadline - monotonic()))
                 return request.number in self._reports or not joiner.alive, self._reports.get(request.number)
         finally:
             with self._changed:

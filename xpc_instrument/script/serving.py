@@ -14,7 +14,6 @@ import functools
 import inspect
 import logging
 import types
-from time import monotonic as _now
 from typing import Any, Callable, Mapping, Optional
 
 from ..core.calls.callee import WITHOUT_REFERENCES, Incoming
@@ -23,6 +22,7 @@ from ..core.model.errors import DeadlineError, PayloadError, XpcError
 from ..core.model.target import Mode
 from ..core.protocol.codec import Frame
 from ..core.protocol.messages import Opcode
+from ..core.unpatched import monotonic
 from ..core.values.names import describe
 from ..core.values.pickling import load_plain
 from ..core.values.plain import dump_if_small
@@ -74,7 +74,7 @@ class HookServer:
 
     def serve(self, process: Process, wire: Wire, frame: Frame) -> None:
         """Answer a call or a batch of events of a process. Raises `ChannelError` if the lane broke meanwhile."""
-        wire.arrived = _now()
+        wire.arrived = monotonic()
         if frame.opcode is _EVENTS:
             wire.serving = None
             self.events.serve(process.signatures, wire, frame)

@@ -19,7 +19,6 @@ import logging
 import os
 import secrets
 import threading
-import time
 import weakref
 from functools import partial
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple, Type
@@ -35,6 +34,7 @@ from ..core.model.words import counted, one_line
 from ..core.node.address import NO_PROTECTION, Address, Protection, parse_address
 from ..core.node.joiner import Joiner
 from ..core.protocol.messages import Notice
+from ..core.unpatched import monotonic
 from .departure import have_left
 from .exits import come_first, end_with_script
 from .follower import Follower
@@ -159,7 +159,7 @@ class Session(Observer):
 
     def _begin_register(self, hook: Hook) -> List[PendingRegistration]:
         """Have all processes register a hook, and wait for none. The lock is held."""
-        deadline = time.monotonic() + self._limits.connect_timeout
+        deadline = monotonic() + self._limits.connect_timeout
         # Last those that may not even read: one that is stopped delays nobody but itself.
         return [process.begin_register(hook, deadline) for process in sorted(self._processes.values(), key=lambda one: one.joiner.behind)]
 
@@ -181,7 +181,7 @@ class Session(Observer):
 
     def _unregister(self, processes: List[Process], numbers: List[int], timeout: float, silent: Iterable[Process] = ()) -> None:
         """Have processes remove hooks, all at once, and deliver the events that they have of them; those that cannot are logged."""
-        deadline = time.monotonic() + timeout
+        deadline = monotonic() + timeout
         pending: List[PendingRemoval] = []
         for process in sorted(processes, key=lambda one: one.joiner.behind or one in silent):
             for number in numbers:
@@ -220,7 +220,7 @@ class Session(Observer):
         text = str(address)
         process = Process(name, partial(self._joiner, address))
         joiner = process.joiner
-        deadline = time.monotonic() + self._limits.connect_timeout
+        deadline = monotonic() + self._limits.connect_timeout
         welcome = joiner.connect(deadline)
         try:
             if self._hooks:
@@ -284,8 +284,8 @@ class Session(Observer):
         """At a fixed address another process may take over: dial again for a while. Runs in the thread that noticed the loss."""
         if not self._fixed:
             return False
-        deadline = time.monotonic() + _RETURN_TIMEOUT
-        while not self._closed and time.monotonic() < deadline:
+        deadline = monotonic() + _RETURN_TIMEOUT
+        while not self._closed and monotonic() < deadline:
             if self._is_joined(address):
                 return True  # one that was joined here was lost again at once, and the thread that noticed was faster
             try:
@@ -359,7 +359,7 @@ class Session(Observer):
         self._check_process()
         with self._lock:
             joiners = [one.joiner for one in self._processes.values() if pid in (None, one.joiner.welcome.pid)]
-        deadline = time.monotonic() + self._limits.connect_timeout
+        deadline = monotonic() + self._limits.connect_timeout
         asked = [(joiner, joiner.begin_query(question, deadline)) for joiner in joiners if joiner.alive]
         found: List[Mapping[str, Any]] = []
         for joiner, request in asked:
@@ -374,7 +374,7 @@ class Session(Observer):
         self._check_process()
         with self._lock:
             processes = list(self._processes.values())
-        deadline = time.monotonic() + self._limits.connect_timeout
+        deadline = monotonic() + self._limits.connect_timeout
         asked = [(process, process.reporter.begin(process.joiner, deadline, what)) for process in processes]
         found: List[Mapping[str, Any]] = []
         for process, one in asked:
@@ -486,7 +486,7 @@ class Session(Observer):
                     return sorted(left)
                 # So that no invocation is under way in a hook of this session when the connection ends.
                 self._unregister(processes, list(self._hooks), _LEAVE_TIMEOUT)
-                left += have_left(processes, time.monotonic() + self._limits.connect_timeout)
+                left += have_left(processes, monotonic() + self._limits.connect_timeout)
         finally:
             self.close()
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections import deque
 from typing import Any, Callable, Deque, Dict, List, Optional, Protocol, Set
 
@@ -22,6 +21,7 @@ from xpc_instrument.core.calls.batch import Batch, Event
 from xpc_instrument.core.model.errors import ChannelError, DeadlineError, RemoteProtocolError, XpcError
 from xpc_instrument.core.protocol.codec import Bytes
 from xpc_instrument.core.protocol.messages import Opcode
+from xpc_instrument.core.unpatched import monotonic
 from xpc_instrument.core.values.names import class_name
 from xpc_instrument.core.values.records import exactly
 from xpc_instrument.core.wire.wire import Wire
@@ -200,7 +200,7 @@ class EventQueue:
 
     def retire(self, hook: QueuedHook, within: float, passed: Callable[[], None]) -> None:
         """Deliver what is queued for a hook that is disarmed, for at most `within` seconds, then forget it and call `passed`."""
-        barrier = Barrier(hook, time.monotonic() + bounded(within), passed)
+        barrier = Barrier(hook, monotonic() + bounded(within), passed)
         self.barriers.append(barrier)
         self.items.append(barrier)
         self._hurry = True
@@ -296,7 +296,7 @@ class EventQueue:
         self._count(counts)
         for hook in list(hooks.values()):
             hook.settle()
-        now = time.monotonic()
+        now = monotonic()
         if now >= self._forgets_at:
             self._forgets_at = now + _FORGET
             self._forget_types()

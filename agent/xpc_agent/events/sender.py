@@ -11,13 +11,12 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-import time
 from typing import TYPE_CHECKING, Dict, List, Tuple
 
 from xpc_instrument.core.model.interrupts import raise_interrupt
 from xpc_instrument.core.node.threads import PAUSE_TIMEOUT, Run, ServiceThread
 from xpc_instrument.core.node.wake import WakePipe
-from xpc_instrument.core.unpatched import POLLIN, POLLOUT, allocate_lock, poll
+from xpc_instrument.core.unpatched import POLLIN, POLLOUT, allocate_lock, monotonic, poll
 
 from ..guard import guard_thread, guarded
 
@@ -136,7 +135,7 @@ class Sender:
         self._napping = True
         poller = poll()
         poller.register(self._pipe.read_end, POLLIN)
-        now = time.monotonic()
+        now = monotonic()
         waits: List[float] = []
         under_way = False
         for queue in list(self._queues):

@@ -22,20 +22,16 @@ Rules:
 from __future__ import annotations
 
 import itertools
-import time
 from _random import Random
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from xpc_instrument.core.model.local import INJECT
 from xpc_instrument.core.model.terms import Terms
-from xpc_instrument.core.unpatched import RLock, allocate_lock, get_ident
+from xpc_instrument.core.unpatched import RLock, allocate_lock, get_ident, monotonic
 from xpc_instrument.core.wire.tokens import Purse
 
 from ..guard import guard
 from .counters import HookCounters
-
-# By its own name: `time:monotonic` may be a target, and this is asked before the thread's work counts as ours.
-_now = time.monotonic
 
 # Of this process and not the application's, which may have seeded its own.
 # The C class: the module `random` takes a millisecond or two to import, with what it needs for all else that it can do.
@@ -103,7 +99,7 @@ class Admission:
         *,
         install: Callable[[Callable[[], Any]], None],
         ended: Callable[[], None],
-        clock: Callable[[], float] = _now,
+        clock: Callable[[], float] = monotonic,
         chance: Callable[[], float] = _chance.random,
     ) -> None:
         self._counters = counters
@@ -393,7 +389,7 @@ class Bucket:
 
     __slots__ = ("_clock", "_lock", "_rate", "_room", "_since", "_tokens", "empty_until")
 
-    def __init__(self, rate: float, clock: Callable[[], float] = _now) -> None:
+    def __init__(self, rate: float, clock: Callable[[], float] = monotonic) -> None:
         self._rate = rate
         self._room = max(1.0, rate * _BURST)
         self._clock = clock

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import sys
 import threading
-import time
 from builtins import isinstance as _isinstance  # the builtin may be the very target, and no guard is up here
 from time import perf_counter as _clock
 from types import CodeType, FunctionType
@@ -30,7 +29,7 @@ from xpc_instrument.core.model.expression.grammar import refuse
 from xpc_instrument.core.model.interrupts import raise_interrupt
 from xpc_instrument.core.model.target import Mode
 from xpc_instrument.core.model.words import one_line
-from xpc_instrument.core.unpatched import get_ident
+from xpc_instrument.core.unpatched import get_ident, monotonic
 
 from ..generated import compiled
 from ..guard import guard, guarded
@@ -42,9 +41,6 @@ from .entrance import Entrance
 from .gate import ALWAYS, PASS, Args, Entered, Gate, Kwargs, Way
 from .invocation import Invocation, split
 from .sampling import Passed
-
-# By its own name: `time:monotonic` may be a target.
-_now = time.monotonic
 
 # So many errors in a row, and the condition is not asked for so many seconds.
 MOST_ERRORS = 100
@@ -142,7 +138,7 @@ class Conditional:
         self._errors = 0
         self._resting_until = 0.0
         self._steps = self._left = 1
-        self._looked_at = self._forgot_at = _now()
+        self._looked_at = self._forgot_at = monotonic()
         # As the chain has it.
         self.way = Way(ALWAYS)
         self.call_replacing: Callable[..., Any] = self._replacing
@@ -313,14 +309,14 @@ class Conditional:
         self.hook.note_condition_error(cause, f"{type(error).__name__}: {one_line(str(error))}")
         self._errors += 1
         if self._errors >= MOST_ERRORS and not self._resting_until:
-            self._resting_until = _now() + REST
+            self._resting_until = monotonic() + REST
             self.hook.note_condition_rest(MOST_ERRORS, REST)
         self._settle()
         return self._rejected()
 
     def _look_at_clock(self) -> None:
         """About once a second: judge types anew, and end a rest."""
-        now = _now()
+        now = monotonic()
         passed, self._looked_at = now - self._looked_at, now
         if now - self._forgot_at >= _FORGET:
             self._forgot_at = now

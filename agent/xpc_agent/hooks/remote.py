@@ -15,7 +15,6 @@ Rules:
 from __future__ import annotations
 
 import sys
-import time
 import types
 from builtins import isinstance as _isinstance  # for where no guard is up: the builtin may be the very target
 from threading import get_ident
@@ -29,6 +28,7 @@ from xpc_instrument.core.model.terms import AS_PASSED, Terms
 from xpc_instrument.core.node.peer import Peer
 from xpc_instrument.core.protocol.codec import Bytes, Frame
 from xpc_instrument.core.protocol.messages import Opcode
+from xpc_instrument.core.unpatched import monotonic
 from xpc_instrument.core.values.exceptions import dump_looked_at, load_for_application
 from xpc_instrument.core.values.fields import come_of, get_context, set_context
 from xpc_instrument.core.values.names import describe
@@ -48,9 +48,6 @@ from .failures import FailingOpen
 from .gate import ALWAYS, PASS, Args, Form, Gate, Kwargs, Proceeding, Way
 from .invocation import Invocation, next_number, split
 from .stop import Stop
-
-# By its own name: `time:monotonic` may be a target.
-_now = time.monotonic
 
 # Up to Python 3.11 looking a member of an enum up takes as long as four calls of a function.
 _CALL, _CALL_NAMED, _RETURN = Opcode.CALL, Opcode.CALL_NAMED, Opcode.RETURN
@@ -346,7 +343,7 @@ class RemoteHook(FailingOpen):
         try:
             # In here, and not just before: up to Python 3.10 a handler may raise between the two.
             guard.on = True
-            deadline = _now() + self._timeout
+            deadline = monotonic() + self._timeout
             if invocation is None:
                 instance, own = split(args, bound) if bound else (None, args)
                 meta = self._at_start(number or next_number(), self.pid, get_ident(), instance)
@@ -413,7 +410,7 @@ class RemoteHook(FailingOpen):
             return proceed(*args, **kwargs) if changed is None else _bound(proceed, instance)(*changed[0], **changed[1])
 
         try:
-            deadline = _now() + self._timeout
+            deadline = monotonic() + self._timeout
             # The lane first: what many tasks that wait for one pickle meanwhile would all be done in one turn of the loop.
             lane = self.lanes.take_in_turn() or await self.lanes.take_later(deadline)
             before = guard.on

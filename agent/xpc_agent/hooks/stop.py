@@ -9,19 +9,16 @@ Rules:
 from __future__ import annotations
 
 import sys
-import time
 from typing import Any, Optional, Union
 
 from xpc_instrument.core.calls.caller import Outgoing
 from xpc_instrument.core.calls.outcome import Arguments, Outcome
+from xpc_instrument.core.unpatched import monotonic
 from xpc_instrument.core.wire.wire import Wire
 
 from ..guard import guard, guarded
 from .failures import FailingOpen
 from .gate import Proceeding
-
-# By its own name: `time:monotonic` may be a target.
-_now = time.monotonic
 
 
 class Stop(Proceeding):
@@ -46,7 +43,7 @@ class Stop(Proceeding):
         else:
             # The hook knows the arguments without it.
             self.changed = (self._instance, *arguments[0]), arguments[1]
-        self._since = _now()
+        self._since = monotonic()
 
     def tell(self, outcome: Outcome) -> Union[Outcome, Stop]:
         """Say what came of the original; returns what the hook makes of it, or where it proceeds once more."""
@@ -54,7 +51,7 @@ class Stop(Proceeding):
         try:
             guard.on = True
             assert lane is not None
-            deadline = self._deadline + (_now() - self._since)
+            deadline = self._deadline + (monotonic() - self._since)
             step = outgoing.until_it_proceeds(lane, outgoing.tell(lane, outcome, deadline), deadline, True)
             if isinstance(step, tuple):
                 self._halt(deadline, step)

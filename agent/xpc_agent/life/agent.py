@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from typing import TYPE_CHECKING, Callable, Optional, Set
 
 from xpc_instrument.core.config.schema import Config, ManagerConfig
@@ -23,7 +22,7 @@ from xpc_instrument.core.model.errors import AddressInUseError, AuthenticationEr
 from xpc_instrument.core.node.address import Address, Protection, parse_address
 from xpc_instrument.core.node.host import Host
 from xpc_instrument.core.node.peer import Peer
-from xpc_instrument.core.unpatched import Semaphore, sleep
+from xpc_instrument.core.unpatched import Semaphore, monotonic, sleep
 from xpc_instrument.core.values.traits import python_version
 
 from ..guard import guarded
@@ -102,9 +101,9 @@ class Agent:
             self._orphans.drop(set())
 
     def _wait_for(self, sessions: int) -> None:
-        deadline = time.monotonic() + _SYNC_TIMEOUT
+        deadline = monotonic() + _SYNC_TIMEOUT
         for _joined in range(sessions):
-            if not self._synced.acquire(max(0.0, deadline - time.monotonic())):
+            if not self._synced.acquire(max(0.0, deadline - monotonic())):
                 log.warning("%d sessions were told of this process, but not all joined within %s s", sessions, _SYNC_TIMEOUT)
                 return
 
@@ -162,7 +161,7 @@ class Agent:
 
     def _host_is_gone(self) -> None:
         """Take the address over, or join whoever was faster. Runs in the thread that noticed."""
-        deadline = time.monotonic() + _TAKEOVER_TIMEOUT
+        deadline = monotonic() + _TAKEOVER_TIMEOUT
         member, self._member = self._member, None
         while member is not None and not self._closed:
             try:
@@ -174,7 +173,7 @@ class Agent:
                 return
             except (XpcError, OSError) as error:
                 # Between two hosts there is a moment with none that answers.
-                if time.monotonic() > deadline:
+                if monotonic() > deadline:
                     log.error("this process cannot be hooked any more: %s", error)
                     return
                 sleep(0.02)

@@ -13,14 +13,13 @@ import atexit
 import logging
 import os
 import sys
-import time
 from typing import Any, Callable, Iterable, List, Optional, Sequence, Tuple, Union
 
 from xpc_instrument.core.config.schema import Config
 from xpc_instrument.core.model.errors import ConfigError, XpcError
 from xpc_instrument.core.model.stats import LaneStats, ProbeStats, read_lanes, read_probe
 from xpc_instrument.core.node.threads import Run, start_unseen
-from xpc_instrument.core.unpatched import Local, allocate_lock, sleep
+from xpc_instrument.core.unpatched import Local, allocate_lock, monotonic, sleep
 
 from ..guard import guard, guard_thread, guarded
 from ..targets.module import find_module, is_initializing
@@ -186,8 +185,8 @@ def settle(modules: Sequence[str]) -> None:
 
 @guarded
 def _settle(modules: Sequence[str]) -> None:
-    deadline = time.monotonic() + _SETTLING
-    while time.monotonic() < deadline and not all(map(_has_run, modules)):
+    deadline = monotonic() + _SETTLING
+    while monotonic() < deadline and not all(map(_has_run, modules)):
         sleep(_LOOK_AGAIN)
     if _agent is not None:
         _agent.table.look_at_imported()

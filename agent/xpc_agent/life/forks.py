@@ -14,7 +14,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import time
 from typing import Callable, Dict, Optional, Protocol, Set, Tuple
 
 from xpc_instrument.core.discovery.doorbell import bell_name, ring
@@ -22,7 +21,7 @@ from xpc_instrument.core.discovery.entry import own_root
 from xpc_instrument.core.node.host import Host
 from xpc_instrument.core.node.lanes import LanePool
 from xpc_instrument.core.node.peer import Peer
-from xpc_instrument.core.unpatched import allocate_lock, get_ident
+from xpc_instrument.core.unpatched import allocate_lock, get_ident, monotonic
 
 from ..events.sender import Sender
 from ..guard import guarded
@@ -112,7 +111,7 @@ class Orphans:
     def adopt(self) -> None:
         """Give the inherited hooks lanes to wait on until their sessions dial in."""
         self._pools = {}
-        now = time.monotonic()
+        now = monotonic()
         for session, one in self._registrations.inherited():
             pool = self._pools.get(session)
             if pool is None:

@@ -30,7 +30,7 @@ from typing import Any, Callable, Deque, Dict, List, Optional, Tuple
 from xpc_instrument.core.model.words import one_line
 from xpc_instrument.core.node.threads import Run, ServiceThread
 from xpc_instrument.core.node.throttle import Rates
-from xpc_instrument.core.unpatched import POLLOUT, allocate_lock, poll
+from xpc_instrument.core.unpatched import POLLOUT, allocate_lock, monotonic, poll
 from xpc_instrument.core.values.names import FAULTS
 
 from ..guard import guard_thread
@@ -63,7 +63,7 @@ class _Line:
 
     def __init__(self, name: str, level: int, place: Tuple[str, int, Optional[str]], kind: str, text: str) -> None:
         self.created = time.time()
-        self.at = time.monotonic()
+        self.at = monotonic()
         self.name = name
         self.level = level
         self.place = place
@@ -249,14 +249,14 @@ class LineQueue:
         if missing:
             self._told += missing
             self._say([f"{missing} lines of the agent's are missing here: there was no room for them, or they could not be written"])
-        self._say(self._rates.counts(time.monotonic(), self._finishing))
+        self._say(self._rates.counts(monotonic(), self._finishing))
         due = self._rates.due
         if due is None or self._lines:
             return bool(self._lines)
         self._napping = True
         # Else whoever appended has not seen that.
         if not self._lines and not self._held and not self._finishing:
-            self._nap.acquire(True, max(0.0, due - time.monotonic()))
+            self._nap.acquire(True, max(0.0, due - monotonic()))
         self._napping = False
         return True
 

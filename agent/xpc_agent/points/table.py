@@ -16,14 +16,13 @@ from __future__ import annotations
 
 import logging
 import sys
-import time
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, List, Mapping, Optional, Protocol, Set, Tuple
 
 from xpc_instrument.core.config.schema import Config, ProbeConfig
 from xpc_instrument.core.model.errors import TargetError
 from xpc_instrument.core.model.pattern import Pattern
 from xpc_instrument.core.model.target import is_glob, is_line, matches, module_matches, split_target
-from xpc_instrument.core.unpatched import Local, RLock
+from xpc_instrument.core.unpatched import Local, RLock, monotonic
 
 from ..bootstrap.needed import is_needed
 from ..targets.glob import expand, functions_of, matching
@@ -380,7 +379,7 @@ class ProbeTable:
     def await_modules(self, names: Iterable[str], more: bool = False) -> None:
         """Look for modules, which may be being imported since before somebody asked for them, for `more` that have no name yet, and for
         what the main program has not defined yet."""
-        now = time.monotonic()
+        now = monotonic()
         for name in names:
             self._beginning[name] = now + _BEGINNING
         if more:
@@ -393,7 +392,7 @@ class ProbeTable:
             self._watch.begin()
 
     def _look_again(self) -> bool:
-        now = time.monotonic()
+        now = monotonic()
         for name, until in list(self._beginning.items()):
             module = find_module(name)
             if module is not None and not is_initializing(module):

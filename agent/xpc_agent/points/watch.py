@@ -9,12 +9,11 @@ not wait for long either, for the same reason.
 from __future__ import annotations
 
 import logging
-import time
 from threading import get_ident
 from typing import Any, Callable, List
 
 from xpc_instrument.core.node.threads import PAUSE_TIMEOUT, Run, ServiceThread
-from xpc_instrument.core.unpatched import allocate_lock
+from xpc_instrument.core.unpatched import allocate_lock, monotonic
 
 from ..guard import guard_thread
 
@@ -80,14 +79,14 @@ class Watch:
 
     def look_now(self) -> None:
         """Have it look, and wait until it has, for a moment."""
-        if not self._ident or self._ident == get_ident() or self._held or time.monotonic() < self._given_up:
+        if not self._ident or self._ident == get_ident() or self._held or monotonic() < self._given_up:
             return
         looked = allocate_lock()
         looked.acquire()
         self._waiting.append(looked)
         self.rouse()
         if not looked.acquire(True, _WAITED_FOR):
-            self._given_up = time.monotonic() + _GIVEN_UP
+            self._given_up = monotonic() + _GIVEN_UP
 
     def rouse(self) -> None:
         """Look at once; waits for nothing."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from typing import Any, Callable, Dict, Protocol
 
 from xpc_instrument.core.model.errors import AuthenticationError, XpcError
@@ -22,6 +21,7 @@ from xpc_instrument.core.node.address import NO_PROTECTION, Address, Protection
 from xpc_instrument.core.node.joiner import Joiner
 from xpc_instrument.core.protocol.codec import MAX_CONTROL
 from xpc_instrument.core.protocol.messages import Notice, Register
+from xpc_instrument.core.unpatched import monotonic
 
 from ..relay import PREFIX, RelayedPeer
 from . import stacks
@@ -89,9 +89,9 @@ class Membership:
 
         To be called when this process has announced its `session`; `AuthenticationError` if the host has not seen that.
         """
-        deadline = time.monotonic() + timeout
+        deadline = monotonic() + timeout
         self._joiner.connect(deadline)
-        if not self._told.wait(max(0.0, deadline - time.monotonic())):
+        if not self._told.wait(max(0.0, deadline - monotonic())):
             log.warning("the process that hosts %s was slow to tell of its hooks", self._joiner.address)
         if self._refused:
             raise AuthenticationError(f"{self._joiner.address}: {self._refused}")

@@ -17,7 +17,6 @@ import importlib.machinery
 import itertools
 import os
 import sys
-import time
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Protocol, Tuple, Union
 
 from xpc_instrument.core.calls.registry import Registration, Registry, read_terms
@@ -30,6 +29,7 @@ from xpc_instrument.core.model.terms import Terms
 from xpc_instrument.core.node.lanes import LanePool
 from xpc_instrument.core.node.peer import Peer, Policy
 from xpc_instrument.core.protocol.messages import Answer, Hello, Notice, Query, Register, Unregister
+from xpc_instrument.core.unpatched import monotonic
 from xpc_instrument.core.values.redaction import Redaction
 from xpc_instrument.core.values.traits import PeerProfile, python_version
 from xpc_instrument.core.wire.wire import Wire
@@ -231,7 +231,7 @@ class Registrations(Policy):
         mode, target = split_name(message.name)
         terms = read_terms(message)
         if terms.expires is not None and terms.local is not None and terms.local["kind"] == INJECT:
-            self._ends[peer.session, message.hook] = time.monotonic() + terms.expires
+            self._ends[peer.session, message.hook] = monotonic() + terms.expires
         if is_selection(target):
             return self._add_selection(peer, message, mode, target)
         point = self._table.find_point(target)

@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from pathlib import Path
-from typing import Any, Callable, Iterator, List, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Tuple
 
 import pytest
 
@@ -90,6 +90,39 @@ def test_a_registration_may_have_a_deadline_of_its_own_in_each_mode(begin_app: C
         (stats,) = (one for one in session.stats() if one.target == "shop:charge")
         assert stats.failures == {"timeout": 1}
         free.set()
+
+
+# As tests set the clock, also where a module of ours has the function itself.
+CLOCK = """
+import sys, time
+def set_clock(old, new):
+    for module in [time, *(module for name, module in sys.modules.items() if name.startswith("xpc_"))]:
+        for name in [name for name, value in vars(module).items() if value is old]:
+            setattr(module, name, new)
+real, still, ahead = time.monotonic, lambda: 5.0, lambda: real() + 86400
+"""
+
+
+def test_a_clock_that_is_set_changes_nothing(begin_app: Callable[..., App]) -> None:
+    app = begin_app(CONFIG)
+    clock: Dict[str, Any] = {}
+    exec(CLOCK, clock)
+    app.evaluate(f"exec({CLOCK!r}, globals())")
+    free = threading.Event()
+    with xpc_instrument.connect("shop") as session:
+        try:
+            clock["set_clock"](clock["real"], clock["ahead"])
+            session.before("shop:charge", print).remove()
+            clock["set_clock"](clock["ahead"], clock["still"])
+            with session.before("shop:charge", lambda *args: free.wait(60), timeout=0.1):
+                app.evaluate("set_clock(real, still)")
+                assert app.evaluate("shop.charge(1), time.monotonic()") == "('1 EUR', 5.0)"
+            session.instead("shop:charge", lambda number: f"{number} and {time.monotonic()}")
+            free.set()
+            assert app.evaluate("shop.charge(1)") == "'1 and 5.0'"
+        finally:
+            clock["set_clock"](clock["still"], clock["real"])
+            app.evaluate("set_clock(still, real)")
 
 
 def test_it_may_be_longer_than_the_configs(begin_app: Callable[..., App]) -> None:

@@ -12,12 +12,12 @@ import json
 import pickle
 import threading
 import types
-from time import monotonic
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from ..model.errors import ChannelError, LocalProtocolError, PayloadError, ReferenceExpiredError, RemoteProtocolError
 from ..protocol.codec import Bytes, Frame
 from ..protocol.messages import Opcode
+from ..unpatched import monotonic
 from ..values.ancestry import Ancestry
 from ..values.exceptions import dump_exception, load_exception
 from ..values.pickling import load_plain

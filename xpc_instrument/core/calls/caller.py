@@ -11,13 +11,13 @@ Rules:
 from __future__ import annotations
 
 import json
-import time
 from typing import Any, Awaitable, Callable, Dict, List, Optional, Tuple, Union
 
 from ..model.errors import PayloadError, RemoteProtocolError
 from ..model.interrupts import raise_interrupt
 from ..protocol.codec import Bytes, Frame
 from ..protocol.messages import Opcode
+from ..unpatched import monotonic
 from ..values.exceptions import dump_looked_at, load_exception
 from ..values.operations import perform, refusal
 from ..values.pickling import RECORD_SLACK, Payload, beside, dump
@@ -297,13 +297,13 @@ class Outgoing:
                 return step
             if isinstance(step, tuple):
                 assert original is not None
-                started = time.monotonic()
+                started = monotonic()
                 try:
                     self.proceeded = Outcome(await original(None if self.is_own(step) else step))
                 except Exception as error:
                     self.proceeded = Outcome(error=error)
                 if deadline is not None:
-                    deadline += time.monotonic() - started
+                    deadline += monotonic() - started
                 step = self._proceeded(wire, self.proceeded)
             await wire.transmit_async(step, deadline)
             frame = await wire.recv_frame_async(deadline)

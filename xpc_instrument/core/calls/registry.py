@@ -7,7 +7,6 @@ Rules:
 
 from __future__ import annotations
 
-import time
 from typing import Any, Callable, Dict, Optional
 
 from ..model.errors import ChannelError, RemoteProtocolError, TargetError
@@ -17,7 +16,7 @@ from ..model.terms import Terms
 from ..node.peer import Peer, Policy
 from ..protocol.codec import Frame
 from ..protocol.messages import Answer, Hello, Opcode, Query, Register, Unregister
-from ..unpatched import allocate_lock
+from ..unpatched import allocate_lock, monotonic
 from ..values.traits import PeerProfile, python_version
 from ..wire.wire import Wire
 
@@ -40,7 +39,7 @@ class Registration:
         self.peer = peer
         self.hook = hook
         self.left = terms.limit
-        self.expires = None if terms.expires is None else time.monotonic() + terms.expires
+        self.expires = None if terms.expires is None else monotonic() + terms.expires
         self.lock = allocate_lock()
 
     def lost(self, caller: Wire) -> None:
@@ -49,7 +48,7 @@ class Registration:
 
     def take(self) -> bool:
         """Count one call; False if the registration has ended."""
-        if self.expires is not None and time.monotonic() >= self.expires:
+        if self.expires is not None and monotonic() >= self.expires:
             return False
         if self.left is None:
             return True
@@ -104,7 +103,7 @@ class Registry(Policy):
 
     @staticmethod
     def _ended(registration: Registration) -> bool:
-        return registration.left == 0 or (registration.expires is not None and time.monotonic() >= registration.expires)
+        return registration.left == 0 or (registration.expires is not None and monotonic() >= registration.expires)
 
     # policy of the host ------------------------------------------------------------------------------------------------
 
@@ -153,7 +152,7 @@ class Registry(Policy):
         peer = registration.peer
         assert peer is not None
         try:
-            lane = peer.lanes.take(time.monotonic() + self._limits.connect_timeout)
+            lane = peer.lanes.take(monotonic() + self._limits.connect_timeout)
         except ChannelError:
             registration.lost(caller)
             return

@@ -11,7 +11,6 @@ import errno
 import logging
 import selectors
 import socket
-import time
 from typing import Any, Callable, List, Optional
 
 from ..model.errors import AuthenticationError, LocalProtocolError, RemoteProtocolError, XpcError
@@ -19,7 +18,7 @@ from ..model.limits import Limits
 from ..protocol.codec import Bytes
 from ..protocol.connection import Connection
 from ..protocol.messages import Hello, Role, Welcome
-from ..unpatched import Selector, accept
+from ..unpatched import Selector, accept, monotonic
 from ..wire.held import identity_of
 from ..wire.wire import Wire
 from .address import Address, Protection, check_peer
@@ -95,7 +94,7 @@ class Acceptor:
             client.wire.abandon() if abandon else client.wire.close()
         self._clients.clear()
         if not abandon:
-            self._log.log_counts(time.monotonic(), at_once=True)
+            self._log.log_counts(monotonic(), at_once=True)
 
     # the service thread's turns ----------------------------------------------------------------------------------------
 
@@ -105,12 +104,12 @@ class Acceptor:
 
     def handle(self, client: Optional[UnauthenticatedClient]) -> None:
         """There are connections to accept, or this client has sent something."""
-        started = time.monotonic()
+        started = monotonic()
         if client is None:
             self._accept()
         else:
             self._read(client)
-        self._busy += time.monotonic() - started
+        self._busy += monotonic() - started
 
     def look_after(self, now: float) -> None:
         """Time-outs, counts that are to be told, rests."""
@@ -129,7 +128,7 @@ class Acceptor:
         """Accept nothing for a while."""
         assert self._selector is not None and self._listener is not None
         self._selector.unregister(self._listener)
-        self._rest_until = time.monotonic() + seconds
+        self._rest_until = monotonic() + seconds
 
     def _accept(self) -> None:
         listener = self._listener
@@ -156,7 +155,7 @@ class Acceptor:
             sock.close()
             self._log.log("accept", logging.WARNING, "a connection at %s was gone at once: %s", self._address, error)
             return
-        now = time.monotonic()
+        now = monotonic()
         client = UnauthenticatedClient(wire, now + limits.handshake_timeout, origin)
         self._clients.add(client)
         assert self._selector is not None

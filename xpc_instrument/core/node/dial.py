@@ -28,7 +28,7 @@ from ..model.loopback import is_loopback
 from ..protocol.codec import Bytes
 from ..protocol.connection import Connection
 from ..protocol.messages import Hello, Welcome
-from ..unpatched import Socket
+from ..unpatched import Socket, monotonic
 from ..wire.opening import OpeningWire
 from ..wire.wire import Wire
 from .address import NO_PROTECTION, Address, Protection, check_peer, refuse_plaintext, require_key, require_unix
@@ -53,7 +53,7 @@ def dial(
         try:
             return _dial_once(address, key, hello, deadline, limits, protection)
         except CrowdedError:
-            if time.monotonic() + pause >= deadline:
+            if monotonic() + pause >= deadline:
                 raise
         # Those that were turned away together should not all come back together.
         time.sleep(pause * (0.5 + os.urandom(1)[0] / 256))
@@ -142,7 +142,7 @@ def _connect(address: Address, deadline: float, protection: Protection) -> socke
     for family, where in candidates:
         sock = Socket(family, socket.SOCK_STREAM)
         try:
-            sock.settimeout(max(0.001, deadline - time.monotonic()))
+            sock.settimeout(max(0.001, deadline - monotonic()))
             sock.connect(where)
         except OSError as error:
             sock.close()

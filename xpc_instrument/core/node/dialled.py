@@ -10,7 +10,6 @@ Rules:
 from __future__ import annotations
 
 import threading
-import time
 from typing import Callable, Dict, List, Optional
 
 from ..model.errors import AuthenticationError, ChannelError, DeadlineError, NoLaneError, RemoteProtocolError
@@ -18,6 +17,7 @@ from ..model.limits import Limits
 from ..protocol.codec import Frame
 from ..protocol.connection import State
 from ..protocol.messages import Role
+from ..unpatched import monotonic
 from ..wire.wire import Wire
 from .address import Address
 from .threads import start_seen
@@ -74,7 +74,7 @@ class AnsweringLanes:
         """Open a lane if there is none. Raises what `dial` raises."""
         if self._threads:
             return
-        if not self._opening.acquire(timeout=max(0.0, deadline - time.monotonic())):
+        if not self._opening.acquire(timeout=max(0.0, deadline - monotonic())):
             raise DeadlineError(f"no lane to {self._address} could be opened in time")
         try:
             if not self._threads:
@@ -131,7 +131,7 @@ class AnsweringLanes:
         why = ""
         try:
             while opened < wanted and not self._closed:
-                self.open(time.monotonic() + self._limits.connect_timeout)
+                self.open(monotonic() + self._limits.connect_timeout)
                 opened += 1
         except (OSError, AuthenticationError, RemoteProtocolError) as error:
             why = str(error)
@@ -177,7 +177,7 @@ class AnsweringLanes:
         except ChannelError:
             # The host took the lane away: past its deadline, or gone altogether, which the control thread reports.
             if self._cut_off is not None and not self._closed:
-                self._cut_off(wire, (wire.since if frame is None else time.monotonic()) - wire.arrived)
+                self._cut_off(wire, (wire.since if frame is None else monotonic()) - wire.arrived)
         finally:
             with self._lock:
                 self._threads.pop(wire, None)
@@ -213,7 +213,7 @@ class CallingLanes:
                 except NoLaneError:
                     # The host grants fewer, or has not noticed yet that one was closed.
                     with self._lock:
-                        if not self._idle and not self._changed.wait(_LOOK_AGAIN) and time.monotonic() >= deadline:
+                        if not self._idle and not self._changed.wait(_LOOK_AGAIN) and monotonic() >= deadline:
                             raise
             elif _is_fresh(wire):
                 return wire
@@ -233,7 +233,7 @@ class CallingLanes:
                 if len(self._in_use) + self._dialling < self.limit:
                     self._dialling += 1
                     return None
-                if not self._changed.wait(max(0.0, deadline - time.monotonic())):
+                if not self._changed.wait(max(0.0, deadline - monotonic())):
                     raise DeadlineError(f"all {self.limit} lanes to call on to {self._address} are in use (max-lanes)")
 
     def _dialled(self, deadline: float) -> Wire:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import logging
 import os
 import selectors
-import time
 from collections import deque
 from typing import Any, Deque, Dict, List, Optional
 
@@ -24,7 +23,7 @@ from ..model.errors import ChannelError, LocalProtocolError, RemoteProtocolError
 from ..model.limits import Limits
 from ..protocol.codec import Bytes
 from ..protocol.messages import Hello, Role, Welcome
-from ..unpatched import Selector, close, sleep
+from ..unpatched import Selector, close, monotonic, sleep
 from ..wire.held import close_lost
 from ..wire.wire import Wire
 from .acceptor import Acceptor
@@ -251,13 +250,13 @@ class Host:
                 self._logger.exception("the hooks of %s could not be removed", peer.who)
 
     def _await_births(self, run: Run) -> None:
-        deadline = time.monotonic() + _BIRTH_TIMEOUT
+        deadline = monotonic() + _BIRTH_TIMEOUT
         waited = bool(self._births)
         while self._births and run.due:
             with Selector() as selector:
                 selector.register(self._pipe.read_end, selectors.EVENT_READ)
                 selector.register(self._births[-1], selectors.EVENT_READ)
-                ready = [key.fd for key, _ in selector.select(max(0.0, deadline - time.monotonic()))]
+                ready = [key.fd for key, _ in selector.select(max(0.0, deadline - monotonic()))]
             if self._pipe.read_end in ready:
                 self._pipe.drain()
             if not ready or self._births[-1] in ready:
@@ -282,7 +281,7 @@ class Host:
             else:
                 acceptor.handle(owner if isinstance(owner, UnauthenticatedClient) else None)
         if run.due:
-            self._look_after(time.monotonic())
+            self._look_after(monotonic())
 
     def _patience(self) -> Optional[float]:
         """Seconds until something is due even if nothing arrives; None if nothing is."""
@@ -292,7 +291,7 @@ class Host:
         first = self._policy.due()
         if first is not None:
             due.append(first)
-        return max(0.0, min(due) - time.monotonic()) if due else None
+        return max(0.0, min(due) - monotonic()) if due else None
 
     def _look_after(self, now: float) -> None:
         """Time-outs, peers that block, the acceptor."""
@@ -369,7 +368,7 @@ class Host:
 
             return welcome_with_memory(wire, welcome, self.limits)
         wire.plain = "hot-lanes = false" if not self.limits.hot_lanes else "the script cannot have hot lanes"
-        wire.transmit(welcome, time.monotonic())
+        wire.transmit(welcome, monotonic())
         return wire
 
     def _serve(self, wire: Wire, hello: Hello) -> None:
@@ -386,7 +385,7 @@ class Host:
         except (OSError, XpcError) as error:
             self._lose(peer, str(error))
             return
-        peer.last_heard = time.monotonic()
+        peer.last_heard = monotonic()
         try:
             for frame in frames:
                 peer.obey(frame, self._policy, self._log)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 import sys
 import threading
-import time
 from typing import Any, Callable, Dict, Mapping, Optional, Set
 
 from ..model.errors import ChannelError, DeadlineError, XpcError
@@ -34,6 +33,7 @@ from ..protocol.messages import (
     Unregister,
     Welcome,
 )
+from ..unpatched import monotonic
 from ..values.traits import python_version
 from ..wire.memory import why_plain
 from ..wire.wire import Wire
@@ -96,7 +96,7 @@ class Joiner:
         wire = self._dial(Role.CONTROL, deadline)
         assert wire.connection.welcome is not None
         self._control = wire
-        self._last_heard = time.monotonic()
+        self._last_heard = monotonic()
         self._thread = start_seen(self._listen, name="control")
         return wire.connection.welcome
 
@@ -114,10 +114,10 @@ class Joiner:
     def close(self) -> None:
         """Leave: the host forgets all registrations of this node. Waits, at most a second, for threads that run no callback."""
         self._end("closed by this process")
-        deadline = time.monotonic() + 1.0
+        deadline = monotonic() + 1.0
         for thread in (self._thread, *self.answering.close()):
             if thread is not None and thread is not threading.current_thread():
-                thread.join(max(0.0, deadline - time.monotonic()))
+                thread.join(max(0.0, deadline - monotonic()))
 
     def abandon(self) -> None:
         """In a forked child: close this process's descriptors and leave the connections to the parent."""
@@ -167,14 +167,14 @@ class Joiner:
         try:
             while not self._closed:
                 try:
-                    frame = wire.recv_frame(time.monotonic() + self.limits.heartbeat)
+                    frame = wire.recv_frame(monotonic() + self.limits.heartbeat)
                 except DeadlineError:
-                    if time.monotonic() - self._last_heard > self.limits.silence:
+                    if monotonic() - self._last_heard > self.limits.silence:
                         reason = f"nothing was heard of {self.address} for {self.limits.silence} s"
                         break
                     self._say(Ping())
                     continue
-                self._last_heard = time.monotonic()
+                self._last_heard = monotonic()
                 self._obey(wire.connection.read(frame))
         except (OSError, XpcError) as error:
             reason = str(error)
@@ -206,7 +206,7 @@ class Joiner:
             raise ChannelError(f"not connected to {self.address}: {self.lost or 'call connect first'}")
         with self._sending:
             try:
-                wire.send_message(message, time.monotonic() + self.limits.connect_timeout if deadline is None else deadline)
+                wire.send_message(message, monotonic() + self.limits.connect_timeout if deadline is None else deadline)
             except ChannelError as error:
                 # Noticed here before the control thread, which now finds the connection closed: nobody may take it for alive meanwhile.
                 self.lost = self.lost or str(error)
@@ -287,18 +287,18 @@ class Joiner:
         timeout: float,
     ) -> Answer:
         """Register callback number `hook` under `name`; returns the host's answer, or raises what `PendingRequest.answer` raises."""
-        deadline = time.monotonic() + timeout
+        deadline = monotonic() + timeout
         self.answering.ensure(deadline)
         return self.begin_register(name, hook, style, terms=terms, module=module, deadline=deadline).answer(deadline)
 
     def unregister(self, hook: int, timeout: float, within: float = 0.0) -> Answer:
         """`begin_unregister`, and its answer."""
-        deadline = time.monotonic() + timeout
+        deadline = monotonic() + timeout
         return self.begin_unregister(hook, deadline, within).answer(deadline)
 
     def query(self, what: str, timeout: float) -> Answer:
         """`begin_query`, and its answer."""
-        deadline = time.monotonic() + timeout
+        deadline = monotonic() + timeout
         return self.begin_query(what, deadline).answer(deadline)
 
     def _missed(self, count: int, why: str) -> None:

@@ -15,7 +15,6 @@ Rules:
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from sys import modules
 from typing import Any, Callable, Deque, Dict, List, Optional
@@ -23,7 +22,7 @@ from weakref import ref
 
 from ..model.errors import ChannelError, DeadlineError
 from ..model.interrupts import raise_interrupt
-from ..unpatched import allocate_lock
+from ..unpatched import allocate_lock, monotonic
 from ..wire.held import close_lost
 from ..wire.hubs import GREENLET, TrioBell, hub, trio
 from ..wire.turns import Turns, turns_here
@@ -120,7 +119,7 @@ class LanePool:
         return self._pop() or self._wait(deadline)
 
     def _wait(self, deadline: Optional[float]) -> Wire:
-        started = time.monotonic()
+        started = monotonic()
         green = hub() if GREENLET in modules else None
         wake: Any = _Release() if green is None else green.bell()
         try:
@@ -130,7 +129,7 @@ class LanePool:
                 wire = self._pop()
                 if wire is not None:
                     return _after_waiting(wire, started)
-                remaining = -1.0 if deadline is None else deadline - time.monotonic()
+                remaining = -1.0 if deadline is None else deadline - monotonic()
                 if (deadline is not None and remaining <= 0) or not wake.wait(remaining):
                     raise DeadlineError("no lane became free in time")
         finally:
@@ -153,7 +152,7 @@ class LanePool:
         library = trio()
         if library is not None:
             return await self._take_in_trio(library, deadline)
-        started = time.monotonic()
+        started = monotonic()
         turns = turns_here()
         loop: Any = turns.loop()
         wire: Optional[Wire] = None
@@ -189,7 +188,7 @@ class LanePool:
             del wake
 
     async def _take_in_trio(self, library: Any, deadline: Optional[float]) -> Wire:
-        started = time.monotonic()
+        started = monotonic()
         while True:
             bell = TrioBell(library)
             self._waiters.append(bell)
@@ -288,7 +287,7 @@ class LanePool:
 def _after_waiting(wire: Wire, started: float) -> Wire:
     """A lane on whose next account is the time since `started`."""
     wire.charge(None)
-    wire.open_account(time.monotonic() - started)
+    wire.open_account(monotonic() - started)
     return wire
 
 

@@ -13,13 +13,12 @@ import errno
 import os
 import socket
 import stat
-import time
 from typing import Any, Iterator, Tuple
 
 from ..discovery.folder import answers
 from ..model.errors import AddressInUseError, ChannelError
 from ..model.limits import SOCKET_PATH_LIMIT
-from ..unpatched import Socket, close, open_file, sleep
+from ..unpatched import Socket, close, monotonic, open_file, sleep
 from .address import NO_PROTECTION, Address, Protection, refuse_plaintext, require_key, require_unix
 
 _BACKLOG = 128
@@ -108,8 +107,8 @@ def _replacing(folder: str) -> Iterator[None]:
         yield  # a folder that can be written to but not read
         return
     try:
-        deadline = time.monotonic() + _LONGEST_REPLACING
-        while not _lock(descriptor, "LOCK_EX") and time.monotonic() < deadline:
+        deadline = monotonic() + _LONGEST_REPLACING
+        while not _lock(descriptor, "LOCK_EX") and monotonic() < deadline:
             sleep(0.005)
         try:
             yield

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections import deque
 from typing import Any, Callable, Deque, Dict, Optional, Protocol, Sequence, Union
 
@@ -11,7 +10,7 @@ from ..model.errors import RemoteProtocolError, XpcError
 from ..model.limits import Limits
 from ..protocol.codec import MAX_CONTROL, Bytes, Frame
 from ..protocol.messages import Answer, Hello, LanesWanted, Message, Notice, Ping, Pong, Query, Register, Synced, Unregister
-from ..unpatched import allocate_lock
+from ..unpatched import allocate_lock, monotonic
 from ..wire.wire import Wire
 from .address import named
 from .lanes import LanePool
@@ -90,7 +89,7 @@ class Peer:
         self.python = hello.python
         self.program = hello.program
         self.gone = False
-        self.last_heard = time.monotonic()
+        self.last_heard = monotonic()
         self.wire = wire
         self.lanes = LanePool(self._want, service.limits.max_lanes)
         # On so many lanes at once it may call.

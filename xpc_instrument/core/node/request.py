@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-import time
 from typing import Callable, Union
 
 from ..model import errors
 from ..model.errors import DeadlineError, XpcError
 from ..protocol.messages import Answer
+from ..unpatched import monotonic
 from .address import Address
 
 
@@ -21,7 +21,7 @@ class PendingRequest:
         self.number = number
         self._address = address
         self._forget = forget
-        self._began = time.monotonic()
+        self._began = monotonic()
         self._done = threading.Event()
         self._outcome: Union[Answer, BaseException, None] = None
 
@@ -49,7 +49,7 @@ class PendingRequest:
     def answer(self, deadline: float) -> Answer:
         """Wait for the answer. Raises the error that the host names, `DeadlineError`, `ChannelError`, or what dialling a lane raises."""
         try:
-            if not self._done.wait(max(0.0, deadline - time.monotonic())):
+            if not self._done.wait(max(0.0, deadline - monotonic())):
                 raise DeadlineError(f"{self._address} did not answer within {deadline - self._began:.3g} s")
         finally:
             self._forget(self)

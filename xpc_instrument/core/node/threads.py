@@ -15,7 +15,6 @@ Rules:
 from __future__ import annotations
 
 import os
-import time
 from typing import TYPE_CHECKING, Any, Callable, Optional, Set
 
 from ..unpatched import (
@@ -27,6 +26,7 @@ from ..unpatched import (
     allocate_lock,
     get_ident,
     get_native_id,
+    monotonic,
     pthread_sigmask,
     sleep,
     start_new_thread,
@@ -141,10 +141,10 @@ class Run:
         if not self._over.acquire(True, timeout):
             return False
         self._over.release()
-        patience = time.monotonic() + _LEAVING
+        patience = monotonic() + _LEAVING
         # On other systems than Linux there is no such file, and the lock is all that can be had.
         while self._native != get_native_id() and access(f"/proc/self/task/{self._native}", os.F_OK):
-            if time.monotonic() > patience:
+            if monotonic() > patience:
                 return False
             sleep(_LOOK_AGAIN)
         return True

@@ -7,11 +7,10 @@ while that goes on. A line is one line, whatever a peer has sent that is quoted 
 from __future__ import annotations
 
 import logging
-import time
 from typing import Any, Dict, List, Optional, Tuple
 
 from ..model.words import one_line
-from ..unpatched import allocate_lock
+from ..unpatched import allocate_lock, monotonic
 
 # Lines of one kind within one period.
 _LINES = 3
@@ -94,7 +93,7 @@ class LogThrottle:
         if not self._logger.isEnabledFor(level):
             return
         with self._lock:
-            admitted, counts = self._rates.admit(kind, time.monotonic())
+            admitted, counts = self._rates.admit(kind, monotonic())
         self._say(counts)
         if admitted:
             shown = [one if isinstance(one, (int, float)) else one_line(str(one)) for one in args]

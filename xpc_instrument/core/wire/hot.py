@@ -40,7 +40,6 @@ import os
 import socket
 import threading
 from sys import modules
-from time import monotonic
 from typing import Callable, List, Optional, Sequence
 
 from ..model.errors import ChannelError, RemoteProtocolError
@@ -48,7 +47,7 @@ from ..model.limits import DEFAULT_LIMITS, Limits
 from ..protocol.codec import HEADER, OPCODES_BY_NUMBER, Bytes, Frame
 from ..protocol.connection import State
 from ..protocol.messages import Opcode
-from ..unpatched import allocate_lock
+from ..unpatched import allocate_lock, monotonic
 from .hubs import GREENLET, hub
 from .memory import LONGEST_BODY, LONGEST_FRAME, NUMBERS, POLLS, SLOTS, SPIN, TAKEN, THREAD, let_go
 from .polling import IN_VAIN, LATE, LOST_PROCESSOR, Bounds, Neighbour, Pauses

@@ -10,12 +10,11 @@ Rules:
 from __future__ import annotations
 
 import os
-import time
 from sys import modules
 from typing import Any, Callable, List, Optional
 
 from ..model.errors import DeadlineError
-from ..unpatched import allocate_lock, read, write
+from ..unpatched import allocate_lock, monotonic, read, write
 
 # The module that both libraries are made of.
 GREENLET = "greenlet"
@@ -264,4 +263,4 @@ class TrioBell:
 
 
 def _seconds_to(deadline: Optional[float]) -> float:
-    return float("inf") if deadline is None else max(0.0, deadline - time.monotonic())
+    return float("inf") if deadline is None else max(0.0, deadline - monotonic())

@@ -15,14 +15,13 @@ import signal
 import socket
 import struct
 from sys import modules
-from time import monotonic
 from typing import Any, List, Optional, Sequence
 
 from ..model.errors import ChannelError, DeadlineError
 from ..model.interrupts import raise_interrupt
 from ..protocol.codec import Bytes, Frame
 from ..protocol.connection import Connection
-from ..unpatched import POLLIN, POLLOUT, poll
+from ..unpatched import POLLIN, POLLOUT, monotonic, poll
 from .held import Held, close, end, hold, identity_of, release
 from .hubs import GREENLET, hub, trio, wait_in_trio
 from .turns import turns_here

@@ -9,12 +9,12 @@ Rules:
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Callable, Deque, Dict, Optional, Protocol, Set
 from weakref import ref
 
 from ..model.errors import ChannelError, DeadlineError
+from ..unpatched import monotonic
 from .hubs import NO_LOOP
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class Turns:
     def _set_timer(self, deadline: float) -> None:
         loop = self.loop()
         if loop is not None:
-            loop.call_later(max(0.0, deadline - time.monotonic()), self._look, deadline)
+            loop.call_later(max(0.0, deadline - monotonic()), self._look, deadline)
             self._next = deadline
 
     def _look(self, due: float) -> None:
@@ -145,7 +145,7 @@ class Turns:
             # There has been a shorter one since.
             return
         self._next = float("inf")
-        now = time.monotonic()
+        now = monotonic()
         for future, deadline in list(self._deadlines.items()):
             if deadline <= now:
                 del self._deadlines[future]

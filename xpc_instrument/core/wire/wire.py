@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import socket
 from sys import modules
-from time import monotonic
 from typing import Any, Optional, Sequence, Union
 
 from ..model.errors import ChannelError, DeadlineError
 from ..protocol.codec import HEADER, Bytes, Frame, encode
 from ..protocol.connection import Connection
 from ..protocol.messages import Message, Opcode
+from ..unpatched import monotonic
 from .arrivals import Wait, arrivals_here
 from .hubs import trio
 from .stream import PATIENCE, TOO_LATE, Stream, broken

@@ -252,7 +252,7 @@ def test_the_clock_is_read_several_times_a_second_however_often_it_is_asked(shop
         reads.append(now)
         return now
 
-    monkeypatch.setattr(conditional, "_now", clock)
+    monkeypatch.setattr(conditional, "monotonic", clock)
     for mode in (Mode.BEFORE, Mode.INSTEAD):
         for each, most in ((1e-4, 60), (1e-2, 30)):
             shop = shops("amount > 100", mode)
@@ -265,7 +265,7 @@ def test_the_clock_is_read_several_times_a_second_however_often_it_is_asked(shop
 
 def test_a_condition_that_fails_is_asked_elsewhere_until_it_can_be_evaluated(shops: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr(conditional, "_now", lambda: now)
+    monkeypatch.setattr(conditional, "monotonic", lambda: now)
     shop = shops("amount > 100")
     # As many as to find that they come fast.
     for _ in range(10_000):
