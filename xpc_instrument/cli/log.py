@@ -62,6 +62,6 @@ def follow_line(one: Run, target: Any, template: str, shows_locals: bool) -> int
     )
 
     def show(event: LineEvent) -> None:
-        output.event(line_json(event, app), line_text(event))
+        output.event(lambda: line_json(event, app), lambda: line_text(event))
 
     return follow_stream(one, stream, "event", show)

@@ -21,7 +21,7 @@ import sys
 import time
 from contextlib import contextmanager
 from socket import gethostname
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, TextIO, Tuple, Union
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, TextIO, Tuple, TypeVar, Union
 
 from ..core.discovery import entry as discovery
 from ..core.discovery.doorbell import bell_name
@@ -44,6 +44,8 @@ _GONE = 0.5
 _STARTING = 30.0
 LONGEST = 1800.0
 """Seconds after which a verb ends if nothing else is said."""
+# Lines that are held at most: what costs is a write for each.
+_MOST_HELD = 256
 GRACE = 5.0
 """For so many seconds more a hook stays that the application would end by itself, so that what it has left out can be asked for."""
 
@@ -133,8 +135,13 @@ def add_connection(parser: Any) -> None:
     parser.add_argument("--plaintext-beyond-loopback", action="store_true", help=argparse.SUPPRESS)
 
 
+_to_json = json.JSONEncoder(ensure_ascii=False, separators=(", ", ": ")).encode
+
+
 def _json_text(event: Mapping[str, Any]) -> str:
-    text = json.dumps(event, ensure_ascii=False, separators=(", ", ": "))
+    text = _to_json(event)
+    if text.isascii():
+        return text
     try:
         text.encode()
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
@@ -152,6 +159,11 @@ def add_captured(parser: Any) -> None:
     parser.add_argument("--stack", metavar="N", type=frames, nargs="?", const=8, default=0, help="the N innermost frames of the caller; 8")
 
 
+_T = TypeVar("_T")
+# Something, or what makes it.
+Made = Union[_T, Callable[[], _T]]
+
+
 class Output:
     """Where events go. Closing it closes the file of `-o`."""
 
@@ -166,6 +178,10 @@ class Output:
         terminal = sys.stdout is not None and sys.stdout.isatty()
         self.colour = terminal and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
         self.width = shutil.get_terminal_size().columns if terminal else 0
+        # Lines that wait for more to go with them, for standard output and for the file.
+        self._holds = False
+        self._printed: List[str] = []
+        self._filed: List[str] = []
         self._file: Optional[TextIO] = None
         # What was in the file stays until there is something to write: the application may not be there, or the target misspelt.
         self._replaces = False
@@ -178,23 +194,48 @@ class Output:
                 self._replaces = True
             self._file = open(descriptor, "w", encoding="utf-8")  # noqa: SIM115 - closed by `close`
 
-    def event(self, event: Mapping[str, Any], lines: Sequence[str] = (), style: str = "") -> None:
-        """Print an event: its lines for people, or as JSON; there it says when, of which application and where, if it does not yet."""
+    def event(self, event: Made[Mapping[str, Any]], lines: Made[Sequence[str]] = (), style: str = "") -> None:
+        """Print an event: its lines for people, or as JSON; there it says when, of which application and where, if it does not yet.
+
+        A function in the place of one is called if that is printed.
+        """
         if self.json or self._file is not None:
-            whole = {"type": event["type"], "time": utc(time.time()), "app": self.app, "host": self.host, **event}
-            text = _json_text(whole if self.app else event)
+            told = event() if callable(event) else event
+            whole = {"type": told["type"], "time": told.get("time") or utc(time.time()), "app": self.app, "host": self.host, **told}
+            text = f"{_json_text(whole if self.app else told)}\n"
             if self._file is not None:
-                if self._replaces:
-                    self._file.truncate(0)
-                    self._replaces = False
-                print(text, file=self._file, flush=True)
+                self._filed.append(text)
             if self.json:
-                print(text, flush=True)
-                return
-        for line in lines:
-            shown = printable(line)
-            print(f"\x1b[{style}m{shown}\x1b[0m" if style and self.colour else shown)
-        if sys.stdout is not None:
+                self._printed.append(text)
+        if not self.json:
+            for line in lines() if callable(lines) else lines:
+                shown = printable(line)
+                self._printed.append(f"\x1b[{style}m{shown}\x1b[0m\n" if style and self.colour else f"{shown}\n")
+        if not self._holds or len(self._printed) + len(self._filed) >= _MOST_HELD:
+            self.flush()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """In it events are written when there are many of them, with `flush`, or at the end."""
+        self._holds = True
+        try:
+            yield
+        finally:
+            self._holds = False
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is held, in whole lines: whoever reads them may do so at any time, and the verb may be killed at any time."""
+        filed, self._filed = self._filed, []
+        printed, self._printed = self._printed, []
+        if filed and self._file is not None:
+            if self._replaces:
+                self._file.truncate(0)
+                self._replaces = False
+            self._file.write("".join(filed))
+            self._file.flush()
+        if printed and sys.stdout is not None:
+            sys.stdout.write("".join(printed))
             sys.stdout.flush()
 
     def say(self, text: str) -> None:

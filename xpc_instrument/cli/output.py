@@ -57,6 +57,8 @@ def _least(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> List[int]:
 
 def printable(text: str) -> str:
     """Without line breaks and what a terminal would obey: arguments of programs and texts of errors may hold anything."""
+    if text.isprintable():
+        return text
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 

@@ -50,6 +50,6 @@ def run(options: argparse.Namespace) -> int:
         output.event(recorder.head())
 
         def show(call: RecordedCall) -> None:
-            output.event(call_to_json(call), [recorded_text(call)], "31" if call.raised else "")
+            output.event(lambda: call_to_json(call), lambda: [recorded_text(call)], "31" if call.raised else "")
 
         return follow_stream(one, recorder, "call", show)

@@ -25,24 +25,27 @@ def follow_stream(
     gone = False
     over = ""
     until = one.began + options.expires
-    try:
-        while True:
-            left = until - time.monotonic()
-            event = stream.take(max(0.0, min(_LOOK_AGAIN, left)))
-            if event is not None:
-                show(event)
-            over, gone = ("expires" if left <= 0 else stream.over), event is None and one.has_ended
-            if over or gone or (event is None and one.has_rest(stream.handle)):
-                break
-    except KeyboardInterrupt:
-        over = "interrupted"
-    counts = None if gone else one.skipped(stream.handle)
-    skipped = counts or {}
-    stream.remove()
-    event = stream.take(0)
-    while event is not None:
-        show(event)
+    with one.output.held():
+        try:
+            while True:
+                left = until - time.monotonic()
+                event = stream.take(max(0.0, min(_LOOK_AGAIN, left)))
+                if event is not None:
+                    show(event)
+                if not stream.waiting:
+                    one.output.flush()
+                over, gone = ("expires" if left <= 0 else stream.over), event is None and one.has_ended
+                if over or gone or (event is None and one.has_rest(stream.handle)):
+                    break
+        except KeyboardInterrupt:
+            over = "interrupted"
+        counts = None if gone else one.skipped(stream.handle)
+        skipped = counts or {}
+        stream.remove()
         event = stream.take(0)
+        while event is not None:
+            show(event)
+            event = stream.take(0)
     errors = skipped.get("expression", 0)
     left_out = {"did not meet --when": skipped.get("when", 0)} if options.when else {}
     left_out.update({"over --rate": skipped.get("rate", 0), "dropped": stream.dropped})

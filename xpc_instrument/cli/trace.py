@@ -74,7 +74,7 @@ def run(options: argparse.Namespace) -> int:
         def show(tree: Any) -> None:
             nonlocal cost, whole
             cost, whole = cost + tree.overhead, whole + tree.duration
-            output.event(tree_json(tree, app), tree_text(tree, output.width, output.width > 0))
+            output.event(lambda: tree_json(tree, app), lambda: tree_text(tree, output.width, output.width > 0))
 
         def note() -> str:
             return f"tracing took {shown_seconds(cost)} of {shown_seconds(whole)} ({cost / whole * 100:.1f} %)" if whole else ""

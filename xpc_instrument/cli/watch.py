@@ -63,6 +63,6 @@ def run(options: argparse.Namespace) -> int:
 
         def show(event: Any) -> None:
             style = "2" if event.rejected else "31" if event.exception is not None else ""
-            output.event(call_json(event, app, options.began), call_text(event, options.began, traceback), style)
+            output.event(lambda: call_json(event, app, options.began), lambda: call_text(event, options.began, traceback), style)
 
         return follow_stream(one, stream, "call", show)

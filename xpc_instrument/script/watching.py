@@ -13,6 +13,7 @@ import threading
 from collections import deque
 from typing import Any, Callable, Deque, Generic, Iterator, Mapping, Optional, Tuple, TypeVar
 
+from ..core.calls.outcome import Meta
 from ..core.model.expression.template import Template
 from ..core.model.record import Record
 from ..core.values.captured import revive
@@ -133,24 +134,28 @@ def logged_call(call: Call, template: Template) -> LineEvent:
 def call_event(call: Call) -> CallEvent:
     """What the hook in the application has told. Raises `ValueError`, `TypeError` or `EOFError` for what it cannot have told."""
     now, duration, arguments, result, error, stack, shown, frames, place = marshal.loads(call.args[0])  # noqa: S302 - it comes from whom we take pickles
+    told = Meta(*call._fields)
+    # By position, which takes a fifth of the time.
     return CallEvent(
-        time=now,
-        pid=call.pid,
-        thread=call.thread,
-        id=call.id,
-        target=call.target,
-        file=place[0],
-        line=place[1],
-        arguments={name: revive(tree) for name, tree in arguments},
-        result=revive(result),
-        exception=revive(error),
-        duration=duration,
-        stack=tuple(zip(stack[::3], stack[1::3], stack[2::3])),
-        shown={text: revive(tree) for text, tree in shown},
-        rejected=len(call.args) > 1,
-        frames=tuple(
+        now,
+        told.pid,
+        told.thread,
+        f"{told.pid}-{told.number}",
+        call.target,
+        place[0],
+        place[1],
+        {name: revive(tree) for name, tree in arguments},
+        None if result is None else revive(result),
+        None if error is None else revive(error),
+        duration,
+        tuple(zip(stack[::3], stack[1::3], stack[2::3])) if stack else (),
+        {text: revive(tree) for text, tree in shown},
+        len(call.args) > 1,
+        tuple(
             (file, line, name, None if found is None else {key: revive(tree) for key, tree in found}) for file, line, name, found in frames
-        ),
+        )
+        if frames
+        else (),
     )
 
 
@@ -182,7 +187,8 @@ class Stream(Generic[Event]):
                 self.overflowed += 1
                 return
             self._events.append(event)
-            self._changed.notify()
+            if len(self._events) == 1:
+                self._changed.notify_all()
 
     def _counts(self, event: Event) -> bool:
         """Whether it is one of those that were asked for."""
@@ -210,6 +216,11 @@ class Stream(Generic[Event]):
             event = self._events.popleft()
             self.taken += self._counts(event)
             return event
+
+    @property
+    def waiting(self) -> int:
+        """How many events can be taken at once."""
+        return len(self._events)
 
     def remove(self) -> None:
         """Remove the hook; what has come until then can still be taken."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from datetime import datetime, timezone
+from functools import lru_cache
 from typing import Any, Dict, List, Mapping, Sequence
 
 from ..core.model.target import is_line
@@ -23,12 +24,24 @@ _LONGEST_VALUE = 120
 
 def clock(seconds: float) -> str:
     """The time of day, with milliseconds: `12:04:05.112`."""
-    return f"{time.strftime('%H:%M:%S', time.localtime(seconds))}.{int(seconds * 1000) % 1000:03}"
+    return f"{_time_of_day(int(seconds // 1))}.{int(seconds * 1000) % 1000:03}"
+
+
+# Of the last seconds: many events are of the same one.
+@lru_cache(maxsize=8)
+def _time_of_day(second: int) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(second))
 
 
 def utc(seconds: float) -> str:
     """A time as JSON says it: `2026-11-28T12:04:05.112Z`."""
-    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    second = int(seconds // 1)
+    return f"{_date_and_time(second)}.{min(round((seconds - second) * 1e6), 999_999) // 1000:03}Z"
+
+
+@lru_cache(maxsize=8)
+def _date_and_time(second: int) -> str:
+    return datetime.fromtimestamp(second, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def value_text(value: Any) -> str:

@@ -31,8 +31,15 @@ from .patience import bounded
 
 log = logging.getLogger("xpc_agent")
 
-# How long an event waits for others to go with it, in seconds.
+# How long an event waits for others to go with it, in seconds: twice as long after each batch in which few have come that way, as a batch
+# costs the application's threads more than what is in it. One that comes alone waits for the first.
 _GATHER = 0.005
+_GATHER_MOST = 0.04
+# A batch of fewer events is one of a few that happen to come together; one of so many is worth its cost.
+_FEW = 4
+_ENOUGH = 64
+# And a queue has room for as many events as come in so many spans like the last one, should more come all at once.
+_SPANS = 16
 # For how long after the last event the sender looks again before it has to be woken, which costs the caller more than all else.
 _LINGER = 0.1
 # A batch is closed when it has so many events, or bytes.
@@ -163,6 +170,7 @@ class EventQueue:
         self._told: Dict[int, int] = {}
         self._signed: Set[int] = set()
         self._due = 0.0
+        self._gather = _GATHER
         self._awake_until = 0.0
         self._hurry = False
         # The batch that is to be sent, or under way: its body, its events, and the barrier behind it.
@@ -250,9 +258,11 @@ class EventQueue:
     def _gathering(self, now: float, finishing: bool) -> Optional[float]:
         """Seconds until a batch is to be packed; None, and asleep, if there is nothing to pack."""
         if not self.items and not self._untold():
-            self._due = 0.0
             if now < self._awake_until and not finishing:
-                return _GATHER
+                # What comes until then has waited as long as any.
+                self._due = now + self._gather
+                return self._gather
+            self._due, self._gather = 0.0, _GATHER
             # Looked at after `sleeping` is set, as the threads append before they look at it: one of the two sees the other.
             self.sleeping = True
             if not self.items and not self._untold():
@@ -261,7 +271,7 @@ class EventQueue:
             self.sleeping = False
         self._awake_until = now + _LINGER
         if not self._due:
-            self._due = now + _GATHER
+            self._due = now + self._gather
         if finishing or self._hurry or len(self.items) >= BATCH_EVENTS:
             return 0.0
         return max(0.0, self._due - now)
@@ -293,6 +303,7 @@ class EventQueue:
                 # One whose hook is forgotten was late: its invocation began before the hook was removed.
                 counts[event[0]] = counts.get(event[0], 0) + 1
                 events.append(event if len(event) < _PLAIN else _crossing(event))
+        self._span(len(events))
         self._count(counts)
         for hook in list(hooks.values()):
             hook.settle()
@@ -317,6 +328,14 @@ class EventQueue:
         except Exception:
             log.exception("%d events of session %.8s were dropped", len(events), self.session)
             self._end_batch(False)
+
+    def _span(self, came: int) -> None:
+        """How long is gathered from now on, of which so many events have come in the last span."""
+        enough = min(_ENOUGH, self.limit // _SPANS)
+        if came < _FEW or came > 2 * enough:
+            self._gather = _GATHER if came < _FEW else max(_GATHER, self._gather / 2)
+        elif came < enough:
+            self._gather = min(2 * self._gather, _GATHER_MOST)
 
     def _count(self, counts: Dict[int, int]) -> None:
         for number, count in counts.items():

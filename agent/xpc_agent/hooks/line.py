@@ -33,8 +33,9 @@ from .budget import SAMPLED
 from .gate import ALWAYS
 from .invocation import next_number
 from .local import callers
+from .shown import MOST_BYTES
 from .variables import OURS_ALONE, gives_locals, holders, is_emptied, read
-from .watch import MOST_BYTES, WatchHook
+from .watch import WatchHook
 
 _WORDS = ("thread", "pid", "target")
 _CO_OPTIMIZED = 0x1
@@ -176,7 +177,7 @@ class LineHook(WatchHook):
                 return
             blob = self._line_seen(frame, given, cells)
         except Exception as fault:
-            self._lost(fault)
+            self.drop_for(fault)
             return
         except BaseException:
             self._drop()

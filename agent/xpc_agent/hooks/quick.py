@@ -3,7 +3,10 @@
 Rules:
 - `recording` makes one function of what a hook shows. Every name in it is a local one or its own, and nothing that it calls runs code of
   the application or can be a target: no guard is up.
-- What is not plain, a call that raises, and one that a condition has let fall where those are shown too, go to the hook (`Watching`).
+- What is not plain is captured by a second function, with the guard up: between other work each function more that is called costs some
+  times what it costs in a loop.
+- A call that raises, one that a condition has let fall where those are shown too, and an expression that fails, go to the hook
+  (`Watching`).
 - The condition is asked before the terms; what costs time is timed for one call in `SAMPLED`.
 - A queued event has six fields: hook, number, thread, what makes it of the next, (time, duration, value, ...), and None. The sender makes
   of it the four that cross (`events/queue.py`).
@@ -17,14 +20,15 @@ from time import perf_counter, time
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Protocol, Tuple
 
 from xpc_instrument.core.model.interrupts import raise_interrupt
-from xpc_instrument.core.values.captures import BIG, DEFAULT_CAPTURE, REDACTED, SHORT
+from xpc_instrument.core.values.captures import BIG, DEFAULT_CAPTURE, REDACTED, SHORT, Tree
 
 from ..events.queue import EventQueue
 from ..generated import compiled
-from ..guard import guarded
+from ..guard import guard, guarded
 from .budget import SAMPLED, Budget
 from .gate import Args
 from .invocation import next_number
+from .shown import MOST_BYTES
 from .timed import Record
 
 MARSHAL = 4
@@ -45,6 +49,10 @@ class Watching(Protocol):
     take_late: Callable[[], Any]
     """What of the terms is asked when an invocation has ended."""
 
+    @property
+    def capture(self) -> Callable[[Any], Tree]:
+        """Gives the tree of a value."""
+
     def tell(self, values: Optional[Args], result: Any, error: Optional[BaseException], duration: float, ended: float) -> None:
         """All of it: the condition, the terms, the capture."""
 
@@ -54,11 +62,20 @@ class Watching(Protocol):
     def not_met(self, fault: Optional[Exception]) -> None:
         """Count what does not meet the condition."""
 
+    def cut(self, values: Optional[Args], result: Any, error: Optional[BaseException], duration: float) -> bytes:
+        """A record that is no larger than one may be."""
+
+    def put(self, number: int, blob: bytes, met: bool) -> None:
+        """Queue a record, or drop it."""
+
+    def drop_for(self, fault: Exception) -> None:
+        """An event could not be made."""
+
     def drop_one(self) -> None:
         """Count an event that was dropped."""
 
-    def spent(self, seconds: float) -> None:
-        """What one in `SAMPLED` has cost."""
+    def spent(self, seconds: float, calls: int = SAMPLED) -> None:
+        """So many calls have cost so much each."""
 
 
 class Value(NamedTuple):
@@ -102,7 +119,7 @@ def record(values, result, error, duration, ended):
             tell_met(values, result, duration)
             return
         if not ({plain}):
-            tell_met(values, result, duration)
+            captured(values, result, duration{found})
             return
         if length(items) >= limit:
             lose()
@@ -115,6 +132,26 @@ def record(values, result, error, duration, ended):
         queue.wake()
     if not tick() % sampled:
         spent(clock() - ended)
+"""
+_CAPTURED = """
+def captured(values, result, duration{found}):
+    try:
+        try:
+            guard.on = True
+            began = clock()
+            blob = dumps((now(), duration, [{arguments}], {outcome}, None, (), [{others}], (), place), version)
+            if length(blob) > most:
+                blob = cut(values, result, None, duration)
+            put(numbered(), blob, True)
+            spent(clock() - began, 1)
+        finally:
+            try:
+                guard.on = False
+            except any_exception:
+                guard.on = False
+                raise
+    except any_error as fault:
+        lost(fault)
 """
 _CONDITION = """try:
         if not {when}:
@@ -136,6 +173,7 @@ def recording(hook: Watching, shown: Shown, names: Dict[str, Any], budget: Budge
     """What is done with an invocation that has ended; `names` are those in the texts of what it shows."""
     tell = hook.tell
     named: List[Tuple[str, str]] = [(f"s{place}", value.text) for place, value in enumerate(shown.values) if value.text]
+    found = "".join(f", {name}" for name, _ in named)
     if shown.result:
         named.append(("result", ""))
     if len(named) > MOST_VALUES or (shown.rejected and shown.when):
@@ -146,6 +184,7 @@ def recording(hook: Watching, shown: Shown, names: Dict[str, Any], budget: Budge
         "any_exception": BaseException,
         "append": hook.queue.items.append,
         "big": BIG,
+        "captured": _capturing(hook, shown, found),
         "clock": perf_counter,
         "event_of": _maker_of_events(shown),
         "ident": get_ident,
@@ -179,9 +218,42 @@ def recording(hook: Watching, shown: Shown, names: Dict[str, Any], budget: Budge
         evaluations="\n            ".join(f"{name} = {text}" for name, text in named if text) or "pass",
         plain=" and ".join(f"({_PLAIN.format(name)})" for name, _ in named) or "True",
         values="".join(f"{name}, " for name, _ in named),
+        found=found,
     )
     record: Record = compiled(f"{__name__} {shown!r}", namespace, text, kept=False)["record"]
     return record
+
+
+def _capturing(hook: Watching, shown: Shown, found: str) -> Callable[..., None]:
+    """What captures the values that are `found`, and queues them."""
+    trees = [f"({one.name!r}, {f'capture(s{place})' if one.text else 'redacted'})" for place, one in enumerate(shown.values)]
+    namespace = {
+        "any_error": Exception,
+        "any_exception": BaseException,
+        "capture": hook.capture,
+        "clock": perf_counter,
+        "cut": hook.cut,
+        "dumps": marshal.dumps,
+        "guard": guard,
+        "length": len,
+        "lost": hook.drop_for,
+        "most": MOST_BYTES,
+        "now": time,
+        "numbered": next_number,
+        "place": shown.place,
+        "put": hook.put,
+        "redacted": REDACTED,
+        "spent": hook.spent,
+        "version": MARSHAL,
+    }
+    text = _CAPTURED.format(
+        found=found,
+        arguments=", ".join(tree for tree, one in zip(trees, shown.values) if one.is_argument),
+        others=", ".join(tree for tree, one in zip(trees, shown.values) if not one.is_argument),
+        outcome="capture(result)" if shown.result else "None",
+    )
+    captured: Callable[..., None] = compiled(f"{__name__} captured {shown!r}", namespace, text, kept=False)["captured"]
+    return captured
 
 
 def _maker_of_events(shown: Shown) -> Callable[[Tuple[Any, ...]], bytes]:

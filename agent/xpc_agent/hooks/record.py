@@ -272,7 +272,7 @@ class RecordHook(ShownHook):
                 return None
             return self._begin_inner(args, kwargs, values, inside)
         except Exception as fault:
-            self._lost(fault)
+            self.drop_for(fault)
             return None
 
     def _begin_outer(self, args: Args, kwargs: Kwargs, values: Optional[Args], inside: Optional[_Node]) -> Optional[_Taken]:
@@ -353,7 +353,7 @@ class RecordHook(ShownHook):
                 return
             blob = self._record_of(taken, result, error, duration)
         except Exception as fault:
-            self._lost(fault)
+            self.drop_for(fault)
             return
         self._queue(taken.number, blob)
 
@@ -392,6 +392,6 @@ class RecordHook(ShownHook):
             tree = room.value(result if error is None else error)
             inside.room.left -= had - room.left
         except Exception as fault:
-            self._lost(fault)
+            self.drop_for(fault)
             return
         inner[3], inner[4] = error is not None, tree

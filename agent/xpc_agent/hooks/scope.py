@@ -53,6 +53,11 @@ class Scope:
         return ("", 0) if self._code is None else (self._code.co_filename, self._code.co_firstlineno)
 
     @property
+    def has_names(self) -> bool:
+        """Whether the names of the parameters are known, be it that there are none."""
+        return self._values_of is not None
+
+    @property
     def is_placed(self) -> bool:
         """Whether its target is there."""
         return self._resolved is not None

@@ -25,6 +25,9 @@ from .local import expressions_of
 from .scope import Scope
 from .unwaited import UnwaitedHook
 
+MOST_BYTES = 16 * 1024
+"""Of one event; what is larger is captured again with no depth, and then without its values."""
+
 
 class ShownHook(UnwaitedHook):
     """One registration on one probe point that shows what it sees."""
@@ -87,7 +90,7 @@ class ShownHook(UnwaitedHook):
         self._tell_expression(fault, "that counts as not met")
 
     @guarded
-    def _lost(self, fault: Exception) -> None:
+    def drop_for(self, fault: Exception) -> None:
         """An event could not be made. Raises on what has interrupted the thread."""
         self._drop()
         raise_interrupt(fault)
@@ -99,9 +102,9 @@ class ShownHook(UnwaitedHook):
     @guarded
     def _queue(self, number: int, blob: bytes, met: bool = True) -> None:
         """Queue an event, or drop it."""
-        self._put(number, blob, met)
+        self.put(number, blob, met)
 
-    def _put(self, number: int, blob: bytes, met: bool) -> None:
+    def put(self, number: int, blob: bytes, met: bool) -> None:
         """The same, with the guard up: what it calls may be the very target."""
         queue = self.queue
         fillers = len(blob) // queue.share

@@ -227,7 +227,7 @@ class TraceHook(ShownHook):
             also = [one for one in self._note_armed(code) if one is not code]
             growing = forest.begin(code or _NO_CODE, self._codes, self.local["depth"], frame is None and code is not None, also)
         except Exception as fault:
-            self._lost(fault)
+            self.drop_for(fault)
             return None
         if _isinstance(growing, str):
             self.counters.skipped[growing].up()
@@ -269,7 +269,7 @@ class TraceHook(ShownHook):
             seen = error if _isinstance(error, Exception) else None
             return self._when is None or not self._asks_late or self._meets(self._when, values, result, seen, growth.root.total)
         except Exception as fault:
-            self._lost(fault)
+            self.drop_for(fault)
             return False
 
     @guarded
@@ -282,7 +282,7 @@ class TraceHook(ShownHook):
             self._spent += cost - growing.cost
             self._queue(next_number(), marshal.dumps((time(), _thread_name(), growth.cut, growth.calls, cost, names, rows), _MARSHAL))
         except Exception as fault:
-            self._lost(fault)
+            self.drop_for(fault)
 
 
 def _outer(frame: Optional[FrameType]) -> FrameType:

@@ -18,7 +18,7 @@ from xpc_instrument.core.model.expression import Hidden
 from xpc_instrument.core.model.interrupts import raise_interrupt
 from xpc_instrument.core.model.target import Mode
 from xpc_instrument.core.model.words import one_line
-from xpc_instrument.core.values.captures import REDACTED, CaptureLimits, Capturer
+from xpc_instrument.core.values.captures import REDACTED, CaptureLimits, Capturer, Tree
 from xpc_instrument.core.values.redaction import Redaction
 
 from ..guard import guard
@@ -29,11 +29,8 @@ from .invocation import next_number
 from .local import callers
 from .locals import Locals
 from .quick import MARSHAL, Shown, Value, recording
-from .shown import ShownHook
+from .shown import MOST_BYTES, ShownHook
 from .timed import Record, lead
-
-MOST_BYTES = 16 * 1024
-"""Of one event; what is larger is captured again with no depth, and then without its values."""
 
 MOST_REJECTED = 50.0
 """Calls a second that are shown though they do not meet the condition, if no other rate is given."""
@@ -50,6 +47,7 @@ class WatchHook(ShownHook):
         # It costs too much.
         self.over_budget = False
         self._budget = Budget(self)
+        self._rated = options["terms"].rate is not None
         self._rejected = Bucket(options["terms"].rate or MOST_REJECTED) if local.get("rejected") else None
         self._show: List[Tuple[str, Callable[..., Any]]] = []
         super().__init__(*args, capturer=Capturer(CaptureLimits(depth=local["depth"]), redaction), hides=redaction.hides, **options)
@@ -61,6 +59,12 @@ class WatchHook(ShownHook):
     def _evaluated(self, made: List[Callable[..., Any]]) -> None:
         self._show = [(one.text, value) for one, value in zip(self._expressions[len(self._expressions) - len(made) :], made)]
         self._begin_recording()
+
+    @property
+    def capture(self) -> Callable[[Any], Tree]:
+        """Gives the tree of a value."""
+        capture: Callable[[Any], Tree] = self._capturer.capture
+        return capture
 
     def _begin_recording(self) -> None:
         """What is done in the function's own code, which has the values of all parameters in their order."""
@@ -98,7 +102,7 @@ class WatchHook(ShownHook):
             values.append(Value(one.text, text, False))
         if not shown:
             hides, first = self._redaction.hides, int(scope.bound)
-            if not scope.names:
+            if not scope.has_names:
                 return self.tell
             arguments = enumerate(scope.names[first:], first)
             values += [Value(name, "" if hides(name) else f"values[{place}]", True) for place, name in arguments]
@@ -136,10 +140,7 @@ class WatchHook(ShownHook):
         try:
             self._capture(next_number(), values, result, None, duration, True)
         except Exception as fault:
-            self._lost(fault)
-        except BaseException:
-            self._drop()
-            raise
+            self.drop_for(fault)
 
     def not_met(self, fault: Optional[Exception]) -> None:
         """Count an invocation that does not meet the condition."""
@@ -154,9 +155,10 @@ class WatchHook(ShownHook):
 
     def spent(self, seconds: float, calls: int = SAMPLED) -> None:
         """So many invocations have cost so much each; with it goes what the others have cost that were left out meanwhile."""
-        left_out = self.counters.skipped["rate"].value
-        self._budget.left_out(left_out - self._passed_over)
-        self._passed_over = left_out
+        if self._rated:
+            left_out = self.counters.skipped["rate"].value
+            self._budget.left_out(left_out - self._passed_over)
+            self._passed_over = left_out
         self._budget.spent(seconds, calls)
 
     def _tell_call(
@@ -168,7 +170,7 @@ class WatchHook(ShownHook):
         try:
             self._see(number, args, kwargs, duration, result, error)
         except Exception as fault:
-            self._lost(fault)
+            self.drop_for(fault)
         except BaseException:
             self._drop()
             raise
@@ -210,9 +212,9 @@ class WatchHook(ShownHook):
         try:
             guard.on = True
             began = perf_counter()
-            blob = self._captured(values, result, error, duration)
+            blob = self.cut(values, result, error, duration)
             self.spent(perf_counter() - began, 1)
-            self._put(number, blob, met)
+            self.put(number, blob, met)
         finally:
             try:
                 guard.on = False
@@ -220,7 +222,8 @@ class WatchHook(ShownHook):
                 guard.on = False
                 raise
 
-    def _captured(self, values: Optional[Args], result: Any, error: Optional[BaseException], duration: float) -> bytes:
+    def cut(self, values: Optional[Args], result: Any, error: Optional[BaseException], duration: float) -> bytes:
+        """The record of an invocation, captured again with less where it is too large. The guard is up."""
         capturer, now, place = self._capturer, time(), self._scope.place_of_code
         stack = callers(self.local["stack"], self._own) if self.local["stack"] else ()
         caught = None if error is None else capturer.capture(error)
@@ -240,7 +243,7 @@ class WatchHook(ShownHook):
     def _arguments(self, values: Optional[Args], depth: Optional[int]) -> List[Any]:
         if values is None:
             return []
-        names = self._scope.names or tuple(f"args[{place}]" for place in range(len(values)))
+        names = self._scope.names if self._scope.has_names else tuple(f"args[{place}]" for place in range(len(values)))
         first = int(self._scope.bound)
         redacts, capture = self._capturer.named, self._capturer.capture
         found: List[Any] = []

@@ -57,3 +57,8 @@ def test_an_interval_without_calls_has_no_times() -> None:
     assert monitor_cells(MonitorRow("shop:a", 0, 0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)) == ["shop:a", "0", "0.0", "0", *["-"] * 5]
     assert monitor_cells(MonitorRow("shop:a", 4, 1, 2.0, 0.1, 0.1, 0.1, 0.1, 0.1))[3] == "1 25.0%"
     assert events.clock(0.5).endswith(".500")
+
+
+def test_times_of_json_have_milliseconds() -> None:
+    assert events.utc(1764331445.112) == "2025-11-28T12:04:05.112Z"
+    assert [events.utc(one)[-7:] for one in (0.0, 1.9999999, 1.0009996)] == ["00.000Z", "01.999Z", "01.001Z"]

@@ -19,6 +19,9 @@ from ..values.snapshots import AS_IS, CAPTURED, TOLD, Packed
 ARGS = 3
 """The place of the arguments in an event."""
 
+# As many fields has an event of which nothing but its arguments is told.
+_TOLD = 4
+
 Event = Tuple[Any, ...]
 """As it crosses: (hook, number, thread, args, kwargs, instance, duration, outcome), or the first four or five where the rest says nothing.
 
@@ -99,6 +102,8 @@ def unpack(packed: Packed, position: int, asker: OutOfReach = OUT_OF_REACH) -> A
 def unpack_event(event: Event, pid: int) -> Tuple[Any, ...]:
     """The record of a call, as `Call` takes it: (args, kwargs, meta, outcome)."""
     _, number, thread, args = event[:4]
+    if len(event) == _TOLD and type(args) is tuple:
+        return args, {}, (number, pid, thread, "", 0, False, 0.0), None
     kwargs = event[4] if len(event) > 4 else {}
     instance, duration, outcome = event[5:] or (None, 0.0, None)
     asker = OutOfReach()

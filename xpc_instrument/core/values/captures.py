@@ -39,7 +39,8 @@ from itertools import islice
 from time import perf_counter
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
-from ..model.raw import GETSET, MEMBER, derives, find, is_heap, label, mro_of, name_in, namespace_of
+from ..model.raw import GETSET, derives, find, label, name_in, namespace_of
+from .readers import readers_of
 from .redaction import Redaction
 from .texts import classes, exact, long_int, texts
 
@@ -94,7 +95,6 @@ _LONGEST_CHAIN = 5
 _error: Any = BaseException.__dict__
 _args_of, _trace_of, _cause_of = _error["args"].__get__, _error["__traceback__"].__get__, _error["__cause__"].__get__
 _context_of, _suppress_of = _error["__context__"].__get__, _error["__suppress_context__"].__get__
-_attributes_of = _error["__dict__"].__get__
 
 Show = Callable[["_Walk", Any, "Shape", int], Tree]
 
@@ -108,10 +108,6 @@ class Shape:
         self, cls: type, show: Show, label: str, extra: Any = None, is_leaf: bool = False, size: Optional[Callable[[Any], int]] = None
     ) -> None:
         self.cls, self.show, self.label, self.extra, self.is_leaf, self.size = cls, show, label, extra, is_leaf, size
-
-
-# What gives the `__dict__` of an instance, or None; and the names and readers of its slots.
-Fields = Tuple[Optional[Callable[[Any], Any]], Tuple[Tuple[str, Callable[[Any], Any]], ...]]
 
 
 class Capturer:
@@ -274,6 +270,8 @@ def _hidden(walk: _Walk, value: Any, shape: Shape, depth: int) -> Tree:
 def _sequence(walk: _Walk, value: Any, shape: Shape, depth: int) -> Tree:
     base = shape.extra
     size = base.__len__(value)
+    if not size:
+        return "q", shape.label, [], 0
     taken = walk.count(size, walk.limits.items)
     if base is list:
         items: Any = list.__getitem__(value, slice(0, taken))
@@ -295,10 +293,21 @@ def _mapping(walk: _Walk, value: Any, shape: Shape, depth: int) -> Tree:
     # A copy of a subclass would ask its `keys`.
     pairs = dict.items(value.copy()) if shape.cls is dict and taken == size else list(islice(dict.items(value), taken))
     out: Pairs = []
-    field = walk.field
+    known, field, big, short, longest, add = walk.known, walk.field, BIG, SHORT, _LONGEST_NAME, out.append
     for key, one in pairs:
         if type(key) is str:
-            out.append((key if len(key) <= _LONGEST_NAME else walk.text(key), field(key, one, depth)))
+            # As `field`, without a call for what is hidden by no name and an atom.
+            if known(key) is False and (
+                (kind := type(one)) is float
+                or one is None
+                or (kind is int and -big < one < big)
+                or (kind is str and len(one) < short)
+                or kind is bool
+            ):
+                tree = one
+            else:
+                tree = field(key, one, depth)
+            add((key if len(key) <= longest else walk.text(key), tree))
         else:
             name = name_in(key)
             hidden = name is not None and walk.redaction.hides(name)
@@ -307,12 +316,8 @@ def _mapping(walk: _Walk, value: Any, shape: Shape, depth: int) -> Tree:
 
 
 def _object(walk: _Walk, value: Any, shape: Shape, depth: int) -> Tree:
-    return ("o", shape.label, *_fields(walk, value, shape.extra, depth))
-
-
-def _fields(walk: _Walk, value: Any, how: Fields, depth: int) -> Tuple[Pairs, int]:
     out: Pairs = []
-    read_namespace, slots = how
+    read_namespace, slots = shape.extra
     most, size = walk.most_fields, 0
     for name, read in slots:
         try:
@@ -328,24 +333,15 @@ def _fields(walk: _Walk, value: Any, how: Fields, depth: int) -> Tuple[Pairs, in
         pairs: Any = namespace.copy().items()
         if size > most:
             pairs = list(islice(pairs, max(0, most - len(out))))
-        known, hides, value_of, big, short, longest, add = (
-            walk.known,
-            walk.redaction.hides,
-            walk.value,
-            BIG,
-            SHORT,
-            _LONGEST_NAME,
-            out.append,
-        )
+        known, value_of, big, short, longest, add = walk.known, walk.value, BIG, SHORT, _LONGEST_NAME, out.append
         for name, one in pairs:
             if type(name) is not str:
                 continue
+            # As `field`, one call less.
             hidden = known(name)
             if hidden is None:
-                hidden = hides(name)
-            # As `field`, one call less.
-            kind = type(one)
-            tree = one
+                hidden = walk.redaction.hides(name)
+            kind, tree = type(one), one
             if hidden:
                 tree = REDACTED
             elif kind is str:
@@ -358,7 +354,7 @@ def _fields(walk: _Walk, value: Any, how: Fields, depth: int) -> Tuple[Pairs, in
                 tree = value_of(one, depth)
             add((name if len(name) <= longest else name[:longest], tree))
     walk.left -= len(out)
-    return out, size
+    return "o", shape.label, out, size
 
 
 def _named_tuple(walk: _Walk, value: Any, shape: Shape, depth: int) -> Tree:
@@ -376,7 +372,7 @@ def _exception(walk: _Walk, value: Any, shape: Shape, depth: int) -> Tree:
     shown = None
     if cause is not None and len(walk.seen) < _LONGEST_CHAIN:
         shown = walk.value(cause, max(depth, 1))
-    return "e", shape.label, args, frames_of(_trace_of(value), walk.limits.frames), shown, _fields(walk, value, shape.extra, depth)[0]
+    return "e", shape.label, args, frames_of(_trace_of(value), walk.limits.frames), shown, _object(walk, value, shape, depth)[2]
 
 
 def frames_of(trace: Any, most: int) -> List[Tuple[str, int, str]]:
@@ -477,20 +473,3 @@ def _sequences() -> List[Tuple[Any, Callable[[Any], int]]]:
     """The types that are shown as sequences, and what gives their sizes."""
     found: Any = (tuple, list, set, frozenset, *classes("collections", "deque"))
     return [(one, one.__len__) for one in found]
-
-
-def readers_of(cls: type) -> Fields:
-    """How the fields of the instances of a class are had."""
-    namespace = find(cls, "__dict__")[0]
-    slots = [
-        (name, member.__get__)
-        for one in mro_of(cls)
-        if is_heap(one)
-        for name, member in namespace_of(one).items()
-        if type(name) is str and type(member) is MEMBER and not (name.startswith("__") and name.endswith("__"))
-    ]
-    if derives(cls, BaseException):
-        return _attributes_of, tuple(slots)
-    if derives(cls, slice):
-        slots = [(name, namespace_of(slice)[name].__get__) for name in ("start", "stop", "step")]
-    return (namespace.__get__ if type(namespace) is GETSET or type(namespace) is MEMBER else None), tuple(slots)

@@ -28,8 +28,8 @@ from builtins import all, any, id, len, type  # bound now: each may be the targe
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from ..model.raw import GETSET, MEMBER, derives, find, is_heap, label, mro_of, name_in, namespace_of
-from .captures import readers_of
 from .fields import get_args, get_attributes, get_fields
+from .readers import readers_of
 from .redaction import Redaction
 from .texts import classes, long_int, texts
 

@@ -314,6 +314,37 @@ def test_the_sender_is_woken_only_if_it_sleeps() -> None:
     net.close()
 
 
+def test_events_that_come_steadily_are_sent_in_fewer_batches() -> None:
+    net = Net(max_queue=10_000)
+    hook = net.register()
+    net.open_lane()
+    now = time.monotonic()
+
+    def span(events: int) -> float:
+        """How long an event may wait behind so many that came together."""
+        nonlocal now
+        for number in range(events):
+            hook.sole(value_of, (number,), {}, False)
+        wait = net.queue.step(now, False)
+        assert wait is not None
+        now += wait
+        net.queue.step(now, False)
+        net.serve()
+        net.queue.step(now, False)
+        return wait
+
+    first = span(10)
+    spans = [span(10) for _ in range(6)]
+    assert spans == sorted(spans)
+    assert first < spans[0] < spans[-1] == pytest.approx(8 * first)
+    # A flood does not fill the queue meanwhile, and what comes alone does not wait for others.
+    assert min(span(500) for _ in range(6)) == pytest.approx(first)
+    assert max(span(10) for _ in range(6)) == pytest.approx(8 * first)
+    assert (span(1), span(1)) == pytest.approx((8 * first, first))
+    assert len(net.seen) == 10 + 2 * 60 + 6 * 500 + 2
+    net.close()
+
+
 def test_a_batch_is_bounded_and_one_is_under_way_at_a_time() -> None:
     net = Net(max_queue=10_000, max_bytes=1 << 26)
     hook = net.register()
