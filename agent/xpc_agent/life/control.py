@@ -13,10 +13,12 @@ import atexit
 import logging
 import os
 import sys
+from functools import partial
 from typing import Any, Callable, Iterable, List, Optional, Sequence, Tuple, Union
 
 from xpc_instrument.core.config.schema import Config
 from xpc_instrument.core.model.errors import ConfigError, XpcError
+from xpc_instrument.core.model.interrupts import raise_interrupt
 from xpc_instrument.core.model.stats import LaneStats, ProbeStats, read_lanes, read_probe
 from xpc_instrument.core.node.threads import Run, start_unseen
 from xpc_instrument.core.unpatched import Local, allocate_lock, monotonic, sleep
@@ -24,6 +26,7 @@ from xpc_instrument.core.unpatched import Local, allocate_lock, monotonic, sleep
 from ..guard import guard, guard_thread, guarded
 from ..targets.module import find_module, is_initializing
 from .agent import Agent
+from .fork_return import catch_up, when_returned
 from .interpreter import is_main
 
 log = logging.getLogger("xpc_agent")
@@ -238,6 +241,7 @@ def _hook_forks() -> None:
 
 def _before() -> None:
     global _leaver
+    catch_up()
     leaver = _leaver
     if leaver is not None and leaver.join(_LEAVING_PATIENCE) and _leaver is leaver:
         _leaver = None
@@ -267,10 +271,19 @@ def _in_parent() -> None:
     agent, _forking.agent = _forking.agent, None
     try:
         if agent is not None:
-            agent.after_fork_in_parent()
+            when_returned(sys._getframe().f_back, partial(_go_on, agent))
     finally:
         _forking.has_begun = False
         guard.on = _forking.was_on
+
+
+@guarded
+def _go_on(agent: Agent) -> None:
+    try:
+        agent.after_fork_in_parent()
+    except Exception as error:
+        raise_interrupt(error)
+        log.exception("after a fork, this process cannot be hooked any more")
 
 
 def _in_child() -> None:

@@ -18,7 +18,7 @@ from tests.programs import Program
 from xpc_instrument.core.discovery import entry as discovery
 from xpc_instrument.core.discovery.doorbell import Doorbell
 
-HAS_AGENT = "any(name.partition('.')[0] == 'xpc_agent' for name in sys.modules)"
+HAS_AGENT = "'xpc_agent.life.agent' in sys.modules"
 # Evaluates what it is told.
 ASKED = """
 import os, sys
