@@ -23,7 +23,7 @@ from ..core.model.record import Record
 from ..core.version import __version__
 from ..script.connect import connect
 from ..script.session import Session
-from .examination import Examination, children, examine
+from .examination import RUN, Examination, children, examine
 from .injection import Injection, Lock, age, main_ident
 from .job import Job, folders, sources
 
@@ -162,9 +162,7 @@ def attach_process(
             settings = _config(examination, app, config, tuple(probes), tuple(on_demand))
             report = _bring(examination, settings, deadline, root or str(pid))
     except OSError as error:
-        if isinstance(error, XpcError) or not (isinstance(error, ProcessLookupError) or process_stat(pid) is None):
-            raise
-        raise AttachError(f"process {pid} has ended while it was attached to") from error
+        raise _lost(pid, error) from error
     _refuse(pid, report)
     attached = Attached(
         pid,
@@ -196,11 +194,18 @@ def detach_process(pid: int) -> str:
         with Lock(pid, deadline):
             report = _bring(_examined(pid), None, deadline)
     except OSError as error:
-        if isinstance(error, XpcError) or process_stat(pid) is not None:
-            raise
-        raise AttachError(f"process {pid} has ended") from error
+        raise _lost(pid, error) from error
     _refuse(pid, report)
     return str(report["app"])
+
+
+def _lost(pid: int, error: OSError) -> Exception:
+    """What is said of an error while a process is attached to: of most, that it ends."""
+    if isinstance(error, XpcError):
+        return error
+    if isinstance(error, ProcessLookupError) or process_stat(pid) is None:
+        return AttachError(f"process {pid} has ended while it was attached to")
+    return AttachError(f"process {pid} cannot be attached to: {error}: it may be ending, or has just become another program; try again")
 
 
 def _refuse(pid: int, report: Mapping[str, Any]) -> None:
@@ -323,11 +328,11 @@ def _why_silent(pid: int, before: Set[str], has_begun: bool) -> str:
     if set(_tasks(pid)) <= before:
         return (
             "no thread could be started in it, or what it started could not read its task: it may have come to one of its limits "
-            f"(/proc/{pid}/limits: processes, address space, open files)"
+            f"(/proc/{pid}/limits: processes, address space, open files), which prlimit --pid {pid} raises"
         )
     return (
         "one of its threads keeps the global interpreter lock that long (an operation in C, or uWSGI without --enable-threads); the thread "
-        "that waits for it there will do nothing"
+        f"that waits for it there will do nothing: try again when that is over, or {RUN}"
     )
 
 

@@ -18,6 +18,7 @@ from typing import Dict, List, Optional, Sequence, Tuple
 from ..core.discovery.name import app_name
 from ..core.model.errors import AttachError
 from .injection import find_place, is_unsafe
+from .job import MOUNT, NO_PLACE, has_place
 from .memory import EM_X86_64, Image, Memory, images, mappings
 from .thread import ptrace
 
@@ -28,6 +29,8 @@ REMOTE = (3, 14)
 _CAP_SYS_PTRACE = 19
 # The agent opens seven while it starts, and five for each session.
 _DESCRIPTORS = 12
+# Its threads' stacks and its modules, in bytes of address space.
+_SPACE = 64 << 20
 # More than /proc/sys/kernel/yama/ptrace_scope ever is: without Yama there is no such file.
 _SCOPES = {
     0: "any process of the same user may be traced",
@@ -36,7 +39,7 @@ _SCOPES = {
     3: "nobody may trace",
 }
 _CAPABILITY = "give this process CAP_SYS_PTRACE (docker run --cap-add SYS_PTRACE; capabilities.add: [SYS_PTRACE] in Kubernetes; sudo)"
-_RUN = "start it with: xpc-instrument run -- COMMAND"
+RUN = "start it with: xpc-instrument run -- COMMAND"
 _OF_PYTHON = re.compile(r"python(\d)\.(\d+)")
 
 
@@ -118,7 +121,7 @@ def examine(pid: int) -> Examination:
     """Look at a process. `AttachError` only where this system cannot attach at all."""
     found = Examination(pid)
     if not sys.platform.startswith("linux"):
-        raise AttachError(f"attaching takes Linux, and this is {sys.platform}: {_RUN}")
+        raise AttachError(f"attaching takes Linux, and this is {sys.platform}: {RUN}")
     checks = found.checks
     status = _status(pid)
     if not status:
@@ -135,22 +138,33 @@ def examine(pid: int) -> Examination:
     _look_at_state(found, status)
     _look_at_rights(found, status)
     if all(check.ok for check in checks):
-        _look_at_descriptors(found)
+        _look_at_limits(found)
         _look_inside(found)
+        if found.way and not has_place(pid, found.uid == os.geteuid()):
+            checks.append(Check(False, NO_PLACE, MOUNT))
     return found
 
 
-def _look_at_descriptors(found: Examination) -> None:
-    """Whether the process may open as many as the agent and its first sessions take."""
+def _look_at_limits(found: Examination) -> None:
+    """Whether the process may have as many descriptors, and as much memory, as the agent and its first sessions take."""
     try:
+        lines = Path(f"/proc/{found.pid}/limits").read_text().splitlines()
         used = len(os.listdir(f"/proc/{found.pid}/fd"))
-        limits = Path(f"/proc/{found.pid}/limits").read_text()
-        limit = int(next(line for line in limits.splitlines() if line.startswith("Max open files")).split()[3])
-    except (OSError, StopIteration, ValueError):
-        return  # hidden, or unlimited
-    if limit - used < _DESCRIPTORS:
-        raised = f"prlimit --pid {found.pid} --nofile={limit + 100}:"
-        found.checks.append(Check(False, f"it has {used} descriptors open, and may have {limit}", f"let it have more: {raised}"))
+        size = int(_status(found.pid).get("VmSize", "0").split()[0]) << 10
+    except OSError:
+        return  # hidden
+    files, space = _limit(lines, "Max open files"), _limit(lines, "Max address space")
+    if files - used < _DESCRIPTORS:
+        raised = f"prlimit --pid {found.pid} --nofile={files + 100}:"
+        found.checks.append(Check(False, f"it has {used} descriptors open, and may have {files}", f"let it have more: {raised}"))
+    if space - size < _SPACE:
+        text = f"it has {size >> 20} MiB of address space, and may have {space >> 20}; the agent takes {_SPACE >> 20}"
+        found.checks.append(Check(False, text, f"let it have more: prlimit --pid {found.pid} --as={size + 2 * _SPACE}:"))
+
+
+def _limit(lines: List[str], name: str) -> int:
+    words = next((line[len(name) :].split() for line in lines if line.startswith(name)), ["unlimited"])
+    return int(words[0]) if words[0].isdigit() else sys.maxsize
 
 
 def _look_at_state(found: Examination, status: Dict[str, str]) -> None:
@@ -158,6 +172,8 @@ def _look_at_state(found: Examination, status: Dict[str, str]) -> None:
     state = status.get("State", "?")[:1]
     if pid == os.getpid():
         checks.append(Check(False, "it is this very process", "call xpc_agent.start() in it"))
+    elif state in ("Z", "X") and _tasks(pid) > 1:
+        checks.append(Check(False, "its main thread has ended, while others go on", RUN))
     elif state in ("Z", "X"):
         checks.append(Check(False, "it has ended, and only waits for its parent"))
     elif "VmSize" not in status:
@@ -169,16 +185,17 @@ def _look_at_state(found: Examination, status: Dict[str, str]) -> None:
     elif state in ("T", "t"):
         checks.append(Check(False, "it is stopped", f"let it go on first: kill -CONT {pid}"))
     if "shstk" in status.get("x86_Thread_features", ""):
-        checks.append(Check(False, "it has a shadow stack, which this way in does not know of", _RUN))
+        checks.append(Check(False, "it has a shadow stack, which this way in does not know of", RUN))
 
 
 def _look_at_rights(found: Examination, status: Dict[str, str]) -> None:
     checks, pid = found.checks, found.pid
     own = os.geteuid()
-    may = bool(int(_status(os.getpid()).get("CapEff", "0"), 16) >> _CAP_SYS_PTRACE & 1)
+    may = bool(_capabilities(os.getpid(), "CapEff") >> _CAP_SYS_PTRACE & 1)
     uids = {int(word) for word in status.get("Uid", "").split()[:3]}
     try:
-        owner = os.stat(f"/proc/{pid}").st_uid
+        # That of the folder itself is its user, whether it may be traced or not.
+        owner = os.stat(f"/proc/{pid}/mem").st_uid
     except OSError:
         owner = found.uid
     found.owner_uid = owner
@@ -197,9 +214,7 @@ def _look_at_rights(found: Examination, status: Dict[str, str]) -> None:
         ok = may or scope == 0 or (scope == 1 and _is_descendant(pid))
         ok = ok and scope < 3
         remedy = (
-            "it can be changed by a reboot only: " + _RUN
-            if scope == 3
-            else f"sysctl kernel.yama.ptrace_scope=0, or {_CAPABILITY}, or {_RUN}"
+            "it can be changed by a reboot only: " + RUN if scope == 3 else f"sysctl kernel.yama.ptrace_scope=0, or {_CAPABILITY}, or {RUN}"
         )
         checks.append(Check(ok, f"ptrace_scope {scope} ({_SCOPES.get(scope, '?')})", "" if ok else remedy))
     environment = _environment(pid)
@@ -236,7 +251,9 @@ def _try_rights(found: Examination) -> None:
         found.checks.append(Check(False, "it has ended"))
     except OSError as error:
         what = f"the kernel refuses ({error.strerror}): a security module, another user namespace, or CAP_SYS_PTRACE is missing"
-        found.checks.append(Check(False, what, f"{_CAPABILITY}, or {_RUN}"))
+        if _same_users(found.pid) and _capabilities(found.pid, "CapPrm") & ~_capabilities(os.getpid(), "CapEff"):
+            what = f"the kernel refuses ({error.strerror}), since it has capabilities that this process has not"
+        found.checks.append(Check(False, what, f"{_CAPABILITY}, or {RUN}"))
 
 
 def _look_inside(found: Examination) -> None:
@@ -246,7 +263,7 @@ def _look_inside(found: Examination) -> None:
         with Memory(pid) as memory:
             header = _header(pid)
             if header[:4] == b"\x7fELF" and header[4] == 1:
-                checks.append(Check(False, "it is a 32-bit program", _RUN))
+                checks.append(Check(False, "it is a 32-bit program", RUN))
                 return
             everything = images(memory, maps)
             _look_for_python(found, memory, everything)
@@ -261,23 +278,37 @@ def _look_inside(found: Examination) -> None:
 def _look_for_python(found: Examination, memory: Memory, everything: List[Image]) -> None:
     names = " ".join(image.name for image in everything)
     if "pypy" in names:
-        found.checks.append(Check(False, "it is run by PyPy, and attaching takes CPython", _RUN))
+        found.checks.append(Check(False, "it is run by PyPy, and attaching takes CPython", RUN))
         return
     python = next((image for image in everything if image.symbol("PyRun_SimpleStringFlags") is not None), None)
     if python is None:
-        what = "no Python that exports its functions runs in it: it is another program, or was linked in an unusual way"
-        found.checks.append(Check(False, what, _RUN, passing=True))
+        _look_at_another_program(found)
         return
     found.libc = next(("musl" if "musl" in image.name else "glibc" for image in everything if is_unsafe(image.name)), "")
     found.python = _version(memory, python, everything)
     if not found.python:
-        found.checks.append(Check(False, "its version of Python cannot be told", _RUN, passing=True))
+        found.checks.append(Check(False, "its version of Python cannot be told", RUN, passing=True))
     elif not OLDEST <= found.python[:2] <= NEWEST:
         version = ".".join(map(str, found.python))
         known = f"{OLDEST[0]}.{OLDEST[1]} to {NEWEST[0]}.{NEWEST[1]}"
         found.checks.append(Check(False, f"it is run by Python {version}, and attaching knows {known}"))
     else:
         found.checks.append(Check(True, f"CPython {'.'.join(map(str, found.python))}"))
+
+
+def _look_at_another_program(found: Examination) -> None:
+    """What is said of one in which no Python is to be seen."""
+    try:
+        name = os.path.basename(os.readlink(f"/proc/{found.pid}/exe"))
+    except OSError:
+        name = ""
+    if name.startswith("qemu-"):
+        found.checks.append(Check(False, f"it is a program for another processor, which {name} runs", RUN))
+        return
+    what = f"no Python that exports its functions runs in it: it is another program ({name or '?'}), or was linked in an unusual way"
+    below = [pid for pid in children(found.pid) if program_name(_command(pid)[:1]).startswith("python")]
+    remedy = f"attach to what it has started: xpc-instrument attach {below[0]}" if below else RUN
+    found.checks.append(Check(False, what, remedy, passing=True))
 
 
 def _version(memory: Memory, python: Image, everything: List[Image]) -> Tuple[int, ...]:
@@ -316,7 +347,7 @@ def _choose(found: Examination, memory: Memory, everything: List[Image]) -> None
         found.way = "remote"
         found.checks.append(Check(True, f"sys.remote_exec, since {problem}; it runs when its main thread next runs Python code"))
     else:
-        found.checks.append(Check(False, problem, _RUN, passing=True))
+        found.checks.append(Check(False, problem, RUN, passing=True))
 
 
 # what the kernel tells ----------------------------------------------------------------------------------------------------
@@ -328,6 +359,25 @@ def _status(pid: int) -> Dict[str, str]:
     except OSError:
         return {}
     return {name: value.strip() for name, _, value in (line.partition(":") for line in text.splitlines())}
+
+
+def _capabilities(pid: int, name: str) -> int:
+    return int(_status(pid).get(name, "0"), 16)
+
+
+def _same_users(pid: int) -> bool:
+    """Whether a process is in the user namespace of this one, so that capabilities are the same."""
+    try:
+        return os.readlink(f"/proc/{pid}/ns/user") == os.readlink("/proc/self/ns/user")
+    except OSError:
+        return True  # hidden since it may not be traced, as most are that are
+
+
+def _tasks(pid: int) -> int:
+    try:
+        return len(os.listdir(f"/proc/{pid}/task"))
+    except OSError:
+        return 0
 
 
 def _command(pid: int) -> Tuple[str, ...]:

@@ -112,7 +112,7 @@ def _find(everything: List[Image], name: str, libc: bool = False) -> int:
             if address is not None:
                 return address
     what = "the C library" if libc else "Python"
-    raise AttachError(f"it exports no {name}: its {what} is linked statically and without symbols, or is none")
+    raise AttachError(f"it exports no {name}: {what} is linked into it statically and without symbols, or is not there")
 
 
 class Lock:
@@ -166,7 +166,10 @@ class Injection:
         self._block = 0
         with Memory(pid) as memory:
             everything = images(memory, mappings(pid))
-            self._place = find_place(everything, memory)
+            try:
+                self._place = find_place(everything, memory)
+            except AttachError as error:
+                raise AttachError(f"process {pid} cannot be attached to: {error}") from None
         self._known = [part for image in everything for part in image.parts if "x" in part.access]
         self._bad = [part for image in everything if is_unsafe(image.name) for part in image.parts if "x" in part.access]
         self._caught = _caught(pid)
@@ -177,8 +180,8 @@ class Injection:
         while not _in_thread(self._try_all):
             if time.monotonic() > deadline:
                 raise AttachError(
-                    f"none of its threads came to a place where it could be stopped safely, in {self.rounds} tries: it may be in a long "
-                    "operation of the C library or the kernel; try again"
+                    f"process {self.pid} cannot be attached to: none of its threads came to a place where it could be stopped safely, "
+                    f"in {self.rounds} tries: it may be in a long operation of the C library or the kernel; try again"
                 )
             time.sleep(pause)
             pause = min(2 * pause, _LAST_PAUSE)
@@ -208,7 +211,7 @@ class Injection:
         except PermissionError as error:
             if self.rounds > 1:
                 return False  # the last round's thread of ours may not have quite ended
-            raise AttachError(f"it may not be traced ({error.strerror})") from error
+            raise AttachError(f"process {self.pid} cannot be attached to: it may not be traced ({error.strerror})") from error
         began = time.perf_counter()
         try:
             going = thread.is_touchable and self._redirect(thread, memory, maps)

@@ -26,6 +26,8 @@ from ..core.model.errors import AttachError
 # Where a folder can be made in another mount namespace, in this order.
 _PLACES = ("tmp", "var/tmp", "dev/shm", "run")
 _PREFIX = "xpc-attach-"
+NO_PLACE = "no folder can be made that it sees"
+MOUNT = "mount a tmpfs at /tmp in its container, or make that folder in its root"
 # How old a folder is that nobody has locked and that is not just being made, in seconds.
 _ABANDONED = 10.0
 # The same of what waits for a main thread to run it.
@@ -60,6 +62,35 @@ def sees_the_same(pid: int) -> bool:
         return False
 
 
+def has_place(pid: int, is_own: bool) -> bool:
+    """Whether such a folder can be made for a process, which is this user's or not; none is."""
+    for place in _places(is_own and sees_the_same(pid)):
+        try:
+            folder = _open_place(pid, place)
+        except OSError:
+            continue
+        try:
+            if os.access(f"/proc/self/fd/{folder}", os.W_OK | os.X_OK):
+                return True
+        finally:
+            os.close(folder)
+    return False
+
+
+def _places(is_ours: bool) -> List[str]:
+    """Where a folder may be made: the one for such first, where the target sees what this process sees."""
+    own = [os.path.realpath(tempfile.gettempdir()).lstrip("/")] if is_ours else []
+    return [*own, *_PLACES]
+
+
+def _open_place(pid: int, place: str) -> int:
+    root = os.open(f"/proc/{pid}/root", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return _walk(root, place)
+    finally:
+        os.close(root)
+
+
 class Job:
     """One such folder. A context manager: at its end it is removed. `AttachError` if none can be made."""
 
@@ -90,28 +121,20 @@ class Job:
 
     def _make(self, name: str) -> Tuple[int, str]:
         """A folder of that name; the descriptor of the one that it is in, and its path as the target knows it."""
-        root = os.open(f"/proc/{self.pid}/root", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        places: List[str] = list(_PLACES)
-        if self.is_shared and not self._others:
-            own = os.path.realpath(tempfile.gettempdir())
-            places.insert(0, own.lstrip("/"))
         problem = ""
-        try:
-            for place in places:
-                try:
-                    parent = _walk(root, place)
-                except OSError as error:
-                    problem = problem or f"/{place}: {error.strerror}"
-                    continue
-                try:
-                    os.mkdir(name, 0o700, dir_fd=parent)
-                    return parent, f"/{place}/{name}"
-                except OSError as error:
-                    problem = problem or f"/{place}: {error.strerror}"
-                    os.close(parent)
-        finally:
-            os.close(root)
-        raise AttachError(f"no folder can be made that it sees ({problem}): mount a tmpfs at /tmp in its container")
+        for place in _places(self.is_shared and not self._others):
+            try:
+                parent = _open_place(self.pid, place)
+            except OSError as error:
+                problem = problem or f"/{place}: {error.strerror}"
+                continue
+            try:
+                os.mkdir(name, 0o700, dir_fd=parent)
+                return parent, f"/{place}/{name}"
+            except OSError as error:
+                problem = problem or f"/{place}: {error.strerror}"
+                os.close(parent)
+        raise AttachError(f"process {self.pid} cannot be attached to: {NO_PLACE} ({problem}); {MOUNT}")
 
     def _own(self, name: str) -> None:
         if self._others:

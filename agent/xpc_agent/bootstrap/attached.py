@@ -79,6 +79,8 @@ class _Ready:
     def __init__(self, name: str) -> None:
         self._name = name
         self._spec: Any = sys.modules["_frozen_importlib_external"].PathFinder.find_spec(name)
+        if self._spec is None:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
         self._loader = self._spec.loader
         self._code = self._loader.get_code(name)
         self._spec.loader = self
@@ -178,17 +180,46 @@ def _leave(report: Any) -> None:
 
 
 def _in_the_way(folder: str) -> str:
-    """Why nothing may be imported here, as it stands between the quotes of JSON; "" if it may."""
+    """Why nothing may be imported here; "" if it may."""
     try:
         with open(folder + "/needed.py", "rb") as file:
             text = file.read()
         needed: Any = {"__name__": "xpc_agent.bootstrap.needed"}
         exec(text, needed)  # noqa: S102 - the agent's own
         found = needed["in_the_way"]()
-        why = f"{found} would be imported in place of the standard library's module, which the agent needs" if found else ""
+        return f"{found} would be imported in place of the standard library's module, which the agent needs" if found else ""
     except Exception as error:
-        why = f"{type(error).__name__}: {error}"
-    return ascii(why)[1:-1].replace("\\", "\\\\").replace('"', '\\"')
+        return f"{type(error).__name__}: {error}"
+
+
+def _unseen(error: BaseException) -> str:
+    """Why the standard library cannot be imported from, if that is what an error says; else ""."""
+    name = (getattr(error, "name", None) or "").partition(".")[0] if isinstance(error, ImportError) else ""
+    if not name or name in ("xpc_agent", "xpc_instrument", "wrapt", "cloudpickle"):
+        return ""
+    return (
+        f"it cannot import what the agent needs of the standard library ({error}), as where Python's own files are out of its sight since "
+        "a chroot, or have been removed; let it see them under the paths in its sys.path, such as by mount --bind"
+    )
+
+
+def _prepare(folder: str) -> str:
+    """Import what is needed before anything else; why nothing may be imported here, or "" if it may."""
+    why = _in_the_way(folder)
+    if not why:
+        try:
+            for name, needed in _LOOKED_UP:
+                _import_whole(name, needed)
+            __import__("json")
+        except ImportError as error:
+            why = _unseen(error) or f"{type(error).__name__}: {error}"
+    return why
+
+
+def _refusing(why: str, thread: int) -> bytes:
+    """The report of a refusal, without `json`."""
+    quoted = ascii(why)[1:-1].replace("\\", "\\\\").replace('"', '\\"')
+    return ('{"refusal": "%s", "thread": %d}\n' % (quoted, thread)).encode()
 
 
 def _enter(gate: Any, job: Any, folder: str, report: Any, pipe: int) -> None:
@@ -244,12 +275,10 @@ def run(gate: Any, folder: str) -> None:
     report: Any = {"thread": get_native_id(), "pid": _posix.getpid()}
     usual = sys.getswitchinterval()
     try:
-        refusal = _in_the_way(folder)
+        refusal = _prepare(folder)
         if refusal:
-            _posix.write(pipe, ('{"refusal": "%s", "thread": %d}\n' % (refusal, report["thread"])).encode())
+            _posix.write(pipe, _refusing(refusal, report["thread"]))
             return
-        for name, needed in _LOOKED_UP:
-            _import_whole(name, needed)
         if usual > _SWITCHING:
             sys.setswitchinterval(_SWITCHING)
         json: Any = __import__("json")
@@ -258,6 +287,7 @@ def run(gate: Any, folder: str) -> None:
                 job = json.load(file)
             _enter(gate, job, folder, report, pipe)
         except BaseException as error:
+            report["refusal"] = _unseen(error)
             report["error"] = f"{type(error).__name__}: {error}"
             # Of what is foreseen, such as a folder that may not be used, the words say it all.
             if not type(error).__module__.startswith("xpc_instrument."):

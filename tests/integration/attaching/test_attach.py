@@ -574,14 +574,51 @@ def test_a_thread_is_named_as_one(run_program: Callable[..., Program], capsys: p
     program.kill()
 
 
-def test_one_without_free_descriptors_is_refused(run_program: Callable[..., Program], capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_without_free_descriptors_or_memory_is_refused(run_program: Callable[..., Program], capsys: pytest.CaptureFixture[str]) -> None:
     program = run_program(
-        "import os, resource, time\nresource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))\nkept = [os.pipe() for _ in range(29)]\n"
+        "import mmap, os, resource, time\nresource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))\nkept = [os.pipe() for _ in range(29)]\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))\nkept += [mmap.mmap(-1, 980 << 20)]\n"
         "print('ready', flush=True)\ntime.sleep(1000)\n"
     )
     program.read_until("ready")
-    status, said = _said(capsys, str(program.pid))
+    status, said = _said(capsys, str(program.pid), "--check")
     assert status == 6 and "descriptors open, and may have 64" in said
+    assert "MiB of address space, and may have 1024" in said and f"prlimit --pid {program.pid} --as=" in said
+    program.kill()
+
+
+def test_one_whose_main_thread_has_ended_is_refused(run_program: Callable[..., Program], capsys: pytest.CaptureFixture[str]) -> None:
+    program = run_program(
+        "import ctypes, sys, threading\nmain = threading.main_thread()\ndef wait():\n    with open('/proc/self/stat') as file:\n"
+        "        while file.read().rpartition(')')[2].split()[0] != 'Z': file.seek(0)\n    print('ready', flush=True)\n"
+        "    sys.stdin.readline()\nthreading.Thread(target=wait).start()\nctypes.CDLL(None).syscall(60, 0)\n"
+    )
+    program.read_until("ready")
+    status, said = _said(capsys, str(program.pid))
+    assert status == 6 and "its main thread has ended, while others go on; start it with: xpc-instrument run" in said
+    program.kill()
+
+
+@pytest.mark.version
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes root")
+def test_one_that_does_not_see_python_s_files_any_more_is_refused_and_goes_on(
+    run_program: Callable[..., Program], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    source = "import os, sys\nos.chroot(sys.argv[1])\nprint('ready', flush=True)\nfor line in sys.stdin: print(line, end='', flush=True)\n"
+    program = run_program(source, str(root))
+    program.read_until("ready")
+    status, said = _said(capsys, str(program.pid))
+    assert status == 6 and "no folder can be made that it sees; mount a tmpfs at /tmp in its container" in said
+    (root / "tmp").mkdir()
+    for _ in range(2):
+        status, said = _said(capsys, str(program.pid))
+        assert status == 6 and "it cannot import what the agent needs of the standard library (No module named " in said, said
+        assert "Traceback" not in said
+    assert os.listdir(root / "tmp") == []
+    program.send_line("goes on")
+    assert program.read_line() == "goes on"
     program.kill()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import List, Tuple
 
 import pytest
 
-from xpc_instrument.attaching.examination import examine, implementation_options, program_name
+from xpc_instrument.attaching.examination import children, examine, implementation_options, program_name
 from xpc_instrument.core.model.errors import AttachError
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="takes /proc")
@@ -64,6 +65,28 @@ def test_a_thread_of_the_kernel_is_refused() -> None:
     if not comm.exists() or comm.read_text() != "kthreadd\n":
         pytest.skip("no thread of the kernel is to be seen here, as in a container")
     assert "it is a thread of the kernel" in _refusal(2)
+
+
+def test_a_shell_is_refused_with_the_python_that_it_has_started() -> None:
+    python = f"'{sys.executable}' -c 'print(1, flush=True); input()'"
+    shell = subprocess.Popen(["sh", "-c", f"{python}; true"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert shell.stdout is not None and shell.stdout.readline() == b"1\n"
+        said = _refusal(shell.pid)
+        assert "no Python that exports its functions runs in it: it is another program (" in said
+        assert said.endswith(f"; attach to what it has started: xpc-instrument attach {children(shell.pid)[0]}")
+    finally:
+        shell.communicate(b"\n")
+
+
+def test_an_emulator_is_refused_as_one(tmp_path: Path) -> None:
+    emulator = tmp_path / "qemu-aarch64-static"
+    shutil.copy(shutil.which("cat") or "", emulator)
+    program = subprocess.Popen([emulator], stdin=subprocess.PIPE)
+    try:
+        assert "it is a program for another processor, which qemu-aarch64-static runs; start it with" in _refusal(program.pid)
+    finally:
+        program.communicate()
 
 
 @pytest.mark.parametrize(
