@@ -36,7 +36,7 @@ LEVELS: Levels = (
     {"xpc_instrument.core.values", "xpc_instrument.core.wire", "xpc_instrument.core.config"},
     {"xpc_instrument.core.node"},
     {"xpc_instrument.core.calls", "xpc_instrument.core.replay"},
-    {"xpc_agent.bootstrap.needed", "xpc_agent.generated", "xpc_agent.guard", "xpc_agent.monitoring", "xpc_agent.relay"},
+    {"xpc_agent.bootstrap.needed", "xpc_agent.generated", "xpc_agent.guard", "xpc_agent.late", "xpc_agent.monitoring", "xpc_agent.relay"},
     {"xpc_agent.events", "xpc_agent.targets"},
     {"xpc_agent.trees"},
     {"xpc_agent.hooks"},

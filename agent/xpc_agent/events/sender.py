@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-from typing import TYPE_CHECKING, Dict, List, Tuple
+from typing import TYPE_CHECKING, Dict, List, Tuple, Type
 
 from xpc_instrument.core.model.interrupts import raise_interrupt
 from xpc_instrument.core.node.threads import PAUSE_TIMEOUT, Run, ServiceThread
@@ -50,15 +50,12 @@ class Sender:
 
     # hooks ---------------------------------------------------------------------------------------------------------------
 
-    def add(self, hook: QueuedHook) -> EventQueue:
-        """The queue for a new hook's session."""
-        # Late: what packs values is loaded with the first hook.
-        from .queue import EventQueue
-
+    def add(self, hook: QueuedHook, queue_of: Type[EventQueue]) -> EventQueue:
+        """The queue for a new hook's session. What packs values, `queue_of`, is loaded with the first hook, and nothing here."""
         with self._lock:
             queue = next((one for one in self._queues if one.session == hook.session and not one.gone), None)
             if queue is None:
-                queue = EventQueue(hook.session, self)
+                queue = queue_of(hook.session, self)
                 self._queues.append(queue)
             queue.hooks[hook.key] = hook
         self._start()

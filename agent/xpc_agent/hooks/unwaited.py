@@ -23,6 +23,7 @@ from xpc_instrument.core.values.exceptions import dump_looked_at
 from xpc_instrument.core.values.plain import BIG, SHORT, is_atom  # noqa: F401 - two are used in `_PASSING`
 from xpc_instrument.core.values.snapshots import AS_IS, pack, pack_all
 
+from ..events.queue import EventQueue
 from ..events.sender import Sender
 from ..generated import compiled
 from ..guard import guard, guarded
@@ -174,7 +175,7 @@ class UnwaitedHook(RemoteHook):
         self.lost = 0
         self._settled = 0
         self._termed: bool = replace(options["terms"], values=None, when=None) != Terms(wait=False)
-        self.queue = sender.add(self)
+        self.queue = sender.add(self, EventQueue)
         self.sole = self._passing("before" if self.mode is Mode.BEFORE else "after")
         inside = self._passing("before_inside" if self.mode is Mode.BEFORE else "after_inside")
         # Admission is asked where an invocation is recorded.

@@ -24,6 +24,7 @@ from xpc_instrument.core.node.threads import Run, start_unseen
 from xpc_instrument.core.unpatched import Local, allocate_lock, monotonic, sleep
 
 from ..guard import guard, guard_thread, guarded
+from ..late import keep
 from ..targets.module import find_module, is_initializing
 from .agent import Agent
 from .fork_return import catch_up, when_returned
@@ -87,6 +88,7 @@ def start(
 def begin(config: Config, at_once: bool, listener: int = -1, *, waits: bool = True) -> None:
     """Start the agent of a process that has none; `listener` is what listens at its own address already, or -1; `waits` as `Agent.open`."""
     global _agent
+    keep()
     agent = Agent(config, listener, leave)
     _hook_forks()
     try:

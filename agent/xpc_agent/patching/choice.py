@@ -5,8 +5,10 @@ from __future__ import annotations
 import builtins
 import sys
 import types
+from typing import Any
 
 from ..hooks.dispatch import Dispatcher
+from ..late import NotLoadedError
 from ..targets.resolve import Binding, Resolved
 from .code_swap import CodePatch, plain_code
 from .inside import refusal
@@ -17,13 +19,24 @@ from .within import InsidePatch
 _BY_FRAME = (builtins.dir, builtins.eval, builtins.exec, builtins.globals, builtins.locals, builtins.vars, sys._getframe)
 
 
+# `wrapper.WraptPatch`, once that is loaded.
+_wrapt_patch: Any = None
+
+
 def load_wrapt() -> None:
-    """Import wrapt, which takes 40 to 90 ms; `make_patch` does it where it was not done before."""
-    from . import wrapper  # noqa: F401
+    """Import wrapt, which takes 40 to 90 ms and an application without such a target need not pay."""
+    global _wrapt_patch
+    if _wrapt_patch is None:
+        from .wrapper import WraptPatch
+
+        _wrapt_patch = WraptPatch
 
 
-def make_patch(resolved: Resolved, handler: Dispatcher, patcher: str = "auto") -> Patch:
-    """A patch, not yet installed. Raises `PatchError` for what cannot be patched, or not by that patcher."""
+def make_patch(resolved: Resolved, handler: Dispatcher, patcher: str = "auto", may_load: bool = True) -> Patch:
+    """A patch, not yet installed. Raises `PatchError` for what cannot be patched, or not by that patcher.
+
+    Without `may_load` nothing is imported, as a lock is held: `NotLoadedError` says that wrapt is needed.
+    """
     swappable = isinstance(resolved.function, types.FunctionType)
     if patcher in ("auto", "inside") and swappable:
         why = "it is inherited" if resolved.inherited else refusal(plain_code(resolved.function))
@@ -41,10 +54,12 @@ def make_patch(resolved: Resolved, handler: Dispatcher, patcher: str = "auto") -
     if resolved.binding is Binding.INSTANCE and not isinstance(resolved.raw, (types.FunctionType, property)):
         if not callable(getattr(type(resolved.raw), "__get__", None)):
             raise PatchError(f"{resolved.target} is a {type(resolved.raw).__name__}, which cannot be wrapped as a method")
-    # wrapt takes 40 to 90 ms to import, which an application without such a target need not pay.
-    from .wrapper import WraptPatch
-
-    return WraptPatch(resolved, handler)
+    if may_load:
+        load_wrapt()
+    elif _wrapt_patch is None:
+        raise NotLoadedError(resolved.target)
+    made: Patch = _wrapt_patch(resolved, handler)
+    return made
 
 
 def name_of_patcher(resolved: Resolved, patcher: str = "auto") -> str:

@@ -20,11 +20,13 @@ Rules:
 
 from __future__ import annotations
 
-import _ast  # the nodes alone: `ast` has a parser's worth of helpers, and takes a millisecond
+import ast
 import functools
+import importlib
+import inspect
 import sys
 import types
-from typing import TYPE_CHECKING, Any, Dict, Iterator, Optional, Tuple, Union
+from typing import Any, Dict, Iterator, Optional, Tuple, Union
 
 from ..guard import guard, guarded
 from ..hooks.dispatch import YIELD_FROM, Dispatcher, first_step
@@ -35,8 +37,7 @@ from ..targets.resolve import Binding, Kind, Resolved, next_after
 from .attributes import hide, reveal
 from .interface import InvocationHandler, Patch, PatchError
 
-if TYPE_CHECKING:
-    from inspect import Signature
+annotationlib: Any = importlib.import_module("annotationlib") if sys.version_info >= (3, 14) else None
 
 _PLACE = "<xpc-instrument: the armed function>"
 
@@ -120,7 +121,7 @@ def _template(kind: Kind, free: Tuple[str, ...], positional: bool, keyword_only:
         **mine,
     )
     lines = ["def outer():"] + [f"    {name} = None" for name in free] + [f"    {line}" for line in body.splitlines()]
-    tree: Any = compile("\n".join(lines), "<xpc-instrument>", "exec", flags=_ast.PyCF_ONLY_AST, dont_inherit=True)
+    tree: Any = compile("\n".join(lines), "<xpc-instrument>", "exec", flags=ast.PyCF_ONLY_AST, dont_inherit=True)
     for node in _nodes(tree):
         if "lineno" in node._attributes:
             # All of it is on the function's first line, for tracers and coverage, and has no columns, for tracebacks.
@@ -134,7 +135,7 @@ def _template(kind: Kind, free: Tuple[str, ...], positional: bool, keyword_only:
     return template
 
 
-def _nodes(tree: _ast.AST) -> Iterator[_ast.AST]:
+def _nodes(tree: ast.AST) -> Iterator[ast.AST]:
     """The nodes of a syntax tree."""
     todo = [tree]
     while todo:
@@ -142,7 +143,7 @@ def _nodes(tree: _ast.AST) -> Iterator[_ast.AST]:
         yield node
         for field in node._fields:
             value = getattr(node, field, None)
-            todo += [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, _ast.AST)]
+            todo += [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, ast.AST)]
 
 
 def _template_for(function: types.FunctionType, kind: Kind, inherited: bool) -> types.CodeType:
@@ -179,7 +180,7 @@ class ArmedFunction:
         self.function = function
         self.shadow = copied(function, below or function.__code__)
         # The `__signature__` that the function has for as long as it is armed.
-        self.signature: Optional[Signature] = None
+        self.signature: Optional[inspect.Signature] = None
         self.handler = handler
         self.bound = bound
         self.guard = guard
@@ -337,13 +338,10 @@ def _double(function: types.FunctionType) -> types.FunctionType:
     return double
 
 
-def _signature(function: types.FunctionType) -> Optional[Signature]:
+def _signature(function: types.FunctionType) -> Optional[inspect.Signature]:
     """What `inspect.signature` says now, or None where it says nothing or finds its answer elsewhere."""
     if "__signature__" in function.__dict__ or "__wrapped__" in function.__dict__:
         return None
-    # Here, since importing it costs an application's start-up some milliseconds.
-    import inspect
-
     try:
         return inspect.signature(function, follow_wrapped=False)
     except Exception:
@@ -351,8 +349,6 @@ def _signature(function: types.FunctionType) -> Optional[Signature]:
             return None
     try:
         # From 3.14 on annotations are evaluated when asked for, and may name what is not there yet.
-        import annotationlib
-
         return inspect.signature(function, follow_wrapped=False, annotation_format=annotationlib.Format.FORWARDREF)
     except Exception:
         return None

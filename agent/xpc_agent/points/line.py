@@ -14,6 +14,7 @@ from xpc_instrument.core.model.target import Mode
 
 from ..patching import Patch
 from ..patching.code_swap import plain_code
+from ..patching.lines.events import LineEvents
 from ..patching.lines.injection import Call, Injection
 from ..patching.lines.starts import Body, UndecodableError
 from ..targets.lines import FoundLine, Root, find_line, module_to_come
@@ -161,10 +162,8 @@ class LinePoint(ProbePoint):
 
 
 def line_events() -> Any:
-    """The `LineEvents` of this process, which are imported when the first line is looked at."""
+    """The `LineEvents` of this process, which are made when the first line is looked at."""
     global _events
     if _events is None:
-        from ..patching.lines.events import LineEvents
-
         _events = LineEvents()
     return _events

@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import types
-from typing import Any, List
+from typing import TYPE_CHECKING, Any, List, Type
 
 from xpc_instrument.core.config.schema import ProbeConfig
 from xpc_instrument.core.model.errors import TargetError
 from xpc_instrument.core.model.target import is_glob, split_target
+from xpc_instrument.core.model.words import load_matching
 
 from ..targets.glob import expand, matching
 from ..targets.raw import namespace_of
 from ..targets.resolve import resolve
 
+if TYPE_CHECKING:
+    from .point import ProbePoint
+
+
+class Loaded:
+    """What `load` has loaded: whoever holds a lock finds it here, and has no import statement."""
+
+    point: Type[ProbePoint]
+
 
 def load(module: str = "", wrapt: bool = False) -> None:
     """Late, since nothing of it is needed until there is a point; and while no lock is held, which what is imported might wait for."""
-    from . import point  # noqa: F401
+    from .point import ProbePoint
 
+    Loaded.point = ProbePoint
+    load_matching()
     if wrapt:
         from ..patching import load_wrapt
 

@@ -16,21 +16,17 @@ from typing import Any, List, Optional, Sequence, Tuple
 from xpc_instrument.core.model.errors import TargetError
 from xpc_instrument.core.model.pattern import Pattern, compiled
 from xpc_instrument.core.model.target import split_target, target_mistake
+from xpc_instrument.core.model.words import nearest_few
 
+from ..late import is_ours
 from ..targets.module import find_module, is_initializing
 from ..targets.raw import namespace_of
 
-_OWN = ("xpc_agent", "xpc_instrument")
 _PYTHONS = (importlib.machinery.BuiltinImporter, importlib.machinery.FrozenImporter, importlib.machinery.PathFinder)
 # Finders that setuptools and six bring to most environments: they find nothing that a target could be in and others do not find.
 _ASIDE = frozenset({"_distutils_hack", "six"})
 # Those of editable installations look a name up in a dict.
 _EDITABLE = "__editable__"
-
-
-def is_own(module: str) -> bool:
-    """Whether a module is the agent's or the library's."""
-    return module.partition(".")[0] in _OWN
 
 
 class OnDemand:
@@ -49,17 +45,17 @@ class OnDemand:
         mistake = target_mistake(target)
         if mistake:
             raise TargetError(f"{target}: {mistake}")
-        if is_own(module):
+        if is_ours(module):
             raise TargetError(f"{target} is code of the agent, which cannot be hooked: it would lead back into itself")
         return True
 
     def covers(self, module: str, name: str) -> bool:
         """Whether the function of that name may be asked for, be it one that has no name to be reached by."""
-        return not is_own(module) and any(pattern.matches(module, name) for pattern in self.patterns)
+        return not is_ours(module) and any(pattern.matches(module, name) for pattern in self.patterns)
 
     def covers_module(self, name: str) -> bool:
         """Whether functions of the module may be asked for."""
-        return not is_own(name) and any(pattern.matches_module(name) for pattern in self.patterns)
+        return not is_ours(name) and any(pattern.matches_module(name) for pattern in self.patterns)
 
     def check_pending(self, target: str) -> None:
         """A module that is not imported can come to be, as far as can be known. Raises `TargetError` that names the nearest."""
@@ -74,13 +70,12 @@ def why_never(name: str) -> str:
     # While `site` runs, as what stands in for the agent does, Python has not put the program's own folder on its path yet.
     if not missing or is_initializing(sys.modules.get("site")) or any(map(_may_find_more, list(sys.meta_path))):
         return ""
-    import difflib
     import pkgutil
 
     package, dot, last = missing.rpartition(".")
     known = {module for module in list(sys.modules) if module.rpartition(".")[0] == package}
     known |= {f"{package}{dot}{found.name}" for found in pkgutil.iter_modules(path)}
-    near = difflib.get_close_matches(missing, known, 3, 0.7)
+    near = nearest_few(missing, known, cutoff=0.7)
     hint = f"; the nearest modules are {', '.join(near)}" if near else ""
     return f"there is no module {missing}: Python cannot find {last} in {package or 'its path'}{hint}"
 
@@ -92,7 +87,7 @@ def _origin(finder: Any) -> str:
 
 def _may_find_more(finder: Any) -> bool:
     origin = _origin(finder)
-    return not (finder in _PYTHONS or is_own(origin) or origin.rpartition(".")[2] in _ASIDE or origin.startswith(_EDITABLE))
+    return not (finder in _PYTHONS or is_ours(origin) or origin.rpartition(".")[2] in _ASIDE or origin.startswith(_EDITABLE))
 
 
 def _find(name: str, path: Optional[List[str]]) -> Optional[importlib.machinery.ModuleSpec]:

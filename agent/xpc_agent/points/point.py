@@ -18,6 +18,7 @@ from xpc_instrument.core.model.target import split_target
 from ..hooks.counters import Counters
 from ..hooks.dispatch import Dispatcher, HookChain
 from ..hooks.remote import RemoteHook
+from ..late import NotLoadedError
 from ..patching import Patch, make_patch
 from ..patching.code_swap import plain_code
 from ..targets.resolve import Resolved, UnpatchableError, resolve
@@ -52,15 +53,17 @@ class ProbePoint:
         return split_target(self.target)[0]
 
     def make_hookable(self) -> None:
-        """Resolve and patch; what cannot be has a state and a reason afterwards."""
+        """Resolve and patch; what cannot be has a state and a reason afterwards. Raises `NotLoadedError`, and has done nothing."""
         try:
             self.resolved = resolve(self.target)
-            self.patch = make_patch(self.resolved, self.dispatcher, self.config.patcher)
+            self.patch = make_patch(self.resolved, self.dispatcher, self.config.patcher, may_load=False)
             self.patch.install()
             # Now, since the code of an armed function is the trampoline's.
             self._signature = signature_spec(self.resolved)
             self.state, self.reason = "ready", ""
             self.refresh()
+        except NotLoadedError:
+            raise
         except UnpatchableError as error:
             self.state, self.reason, self.patch = "unpatchable", str(error), None
         except TargetError as error:

@@ -9,7 +9,9 @@ Rules:
 - Hooks are swapped as a whole (`Dispatcher.chain`), so that an invocation sees one state; no lock is on its way.
 - `changing` is held to change a point: its state, its patch, its list of hooks. The service thread takes it, threads that import, and
   those whose invocation was a hook's last. Held together with others: the lock of an import before it, as a thread that imports patches
-  what it has imported (so nothing that is imported may be waited for inside, see `load_wrapt`); the lock of the sender of events after it.
+  what it has imported; the lock of the sender of events after it. So no import may be waited for inside, and none is begun: what is needed
+  there is loaded before (`of_probe.load`, `service/making.py`), as even a statement that finds its module loaded calls `__import__`, which
+  may be the application's.
 """
 
 from __future__ import annotations
@@ -22,15 +24,17 @@ from xpc_instrument.core.config.schema import Config, ProbeConfig
 from xpc_instrument.core.model.errors import TargetError
 from xpc_instrument.core.model.pattern import Pattern
 from xpc_instrument.core.model.target import is_glob, is_line, matches, module_matches, split_target
+from xpc_instrument.core.model.words import nearest_few
 from xpc_instrument.core.unpatched import Local, RLock, monotonic
 
 from ..bootstrap.needed import is_needed
+from ..late import NotLoadedError, is_ours
 from ..targets.glob import expand, functions_of, matching
 from ..targets.module import find_module, is_initializing, main_names
 from ..targets.resolve import resolve
 from ..targets.running import is_main, is_to_come, names_to_come
-from .of_probe import is_there, load, needs_wrapt, of_wrapt
-from .on_demand import OnDemand, is_own
+from .of_probe import Loaded, is_there, load, needs_wrapt, of_wrapt
+from .on_demand import OnDemand
 from .watch import Watch
 
 if TYPE_CHECKING:
@@ -169,18 +173,27 @@ class ProbeTable:
         with self.changing():
             for target, probe in wrapped:
                 self._have(target, probe)
-            for point in list(self._of_module.get(name, ())):
-                if point.state in ("pending", "missing") or self._stale(point):
-                    point.make_hookable()
+            points = list(self._of_module.get(name, ()))
+        self._make_hookable(points)
         self.awaiting.module_ran(name)
+
+    def _make_hookable(self, points: List[ProbePoint]) -> None:
+        """Make those hookable that are not."""
+        try:
+            with self.changing():
+                for point in points:
+                    if point.state in ("pending", "missing") or self._stale(point):
+                        point.make_hookable()
+        except NotLoadedError:
+            # The application has just put something there that takes wrapt.
+            load(wrapt=True)
+            self._make_hookable(points)
 
     def _have(self, target: str, probe: ProbeConfig) -> ProbePoint:
         """The point of a target, made if there is none; pending. `changing` is held."""
-        from .point import ProbePoint
-
         point = self.points.get(target)
         if point is None:
-            point = self.points[target] = ProbePoint(target, probe)
+            point = self.points[target] = Loaded.point(target, probe)
             self._of_module.setdefault(split_target(target)[0], []).append(point)
         return point
 
@@ -254,9 +267,7 @@ class ProbeTable:
         if point is None:
             point = self._ask_for(target)
         if point is None:
-            import difflib
-
-            near = difflib.get_close_matches(target, self._names_near(target), 3)
+            near = nearest_few(target, self._names_near(target))
             hint = f"the nearest are {', '.join(near)}" if near else f"`xpc-instrument ls {self._config.app}` lists them"
             remedy = "add it to the config, as a probe or on demand, and start the application again"
             raise TargetError(f"{target} is no probe point of {self._config.app}: {remedy}; {hint}")
@@ -318,8 +329,8 @@ class ProbeTable:
         load(name, wrapt=is_there and needs_wrapt(target, probe.patcher))
         with self.changing():
             point = self._have(target, probe)
-            if is_there and point.state == "pending":
-                point.make_hookable()
+        if is_there and point.state == "pending":
+            self._make_hookable([point])
         return point
 
     def _ask_for(self, target: str) -> Optional[ProbePoint]:
@@ -341,7 +352,7 @@ class ProbeTable:
     def targets_of(self, pattern: Pattern, name: str) -> Tuple[Dict[str, Optional[ProbeConfig]], int]:
         """The targets in a module that a pattern of a script stands for, each with its probe in the config, None of those on demand; and
         how many more it would stand for if the config allowed them. Nothing while the module is not imported."""
-        module = None if is_own(name) or not pattern.matches_module(name) else self._that_has_run(name)
+        module = None if is_ours(name) or not pattern.matches_module(name) else self._that_has_run(name)
         found: Dict[str, Optional[ProbeConfig]] = {}
         if module is None:
             return found, 0
@@ -385,10 +396,6 @@ class ProbeTable:
         if more:
             self._scan_at = now + _BEGINNING
         if self._look_again():
-            # What arming needs, now: while somebody waits for it to look, nothing can be imported.
-            from ..patching.inside import prepare
-
-            prepare()
             self._watch.begin()
 
     def _look_again(self) -> bool:
@@ -470,8 +477,7 @@ class ProbeTable:
 
 def _without_match(probe: ProbeConfig) -> ProbePoint:
     """For a glob that stands for nothing yet."""
-    from .point import ProbePoint
-
-    point = ProbePoint(probe.target, probe)
+    load()
+    point = Loaded.point(probe.target, probe)
     point.reason = "no function matches yet"
     return point

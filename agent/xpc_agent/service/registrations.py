@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Protocol,
 from xpc_instrument.core.calls.registry import Registration, Registry, read_terms
 from xpc_instrument.core.config.schema import Config, ProbeConfig
 from xpc_instrument.core.model.errors import TargetError
-from xpc_instrument.core.model.local import INJECT, LINE
+from xpc_instrument.core.model.local import INJECT
 from xpc_instrument.core.model.record import as_dict, replace
 from xpc_instrument.core.model.target import Mode, is_selection, is_target, parts_of, split_name, split_target
 from xpc_instrument.core.model.terms import Terms
@@ -41,7 +41,7 @@ from ..points.table import ProbeTable
 from ..relay import RelayedPeer
 from .counting import all_totals, counting, totals
 from .limits import SharedLimits
-from .on_use import condition_of, maker_of, replays_of, reset_loaded, search, shared_admission, stacks, suspension
+from .on_use import making_of, replays_of, reset_loaded, search, stacks
 from .selections import Added, Selection, Selections
 from .sharing import PendingAnswer, Sharing
 
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from ..events.queue import QueuedHook
     from ..hooks.remote import RemoteHook
     from ..points.point import ProbePoint
+    from .making import Making
 
 # What a script may register where the config allows no more than to observe; then nothing that it sends is unpickled.
 _OBSERVERS = frozenset({Mode.BEFORE, Mode.AFTER})
@@ -232,11 +233,12 @@ class Registrations(Policy):
         terms = read_terms(message)
         if terms.expires is not None and terms.local is not None and terms.local["kind"] == INJECT:
             self._ends[peer.session, message.hook] = monotonic() + terms.expires
+        making = making_of(terms, self.sender, self._redaction, self._table)
         if is_selection(target):
-            return self._add_selection(peer, message, mode, target)
+            return self._add_selection(peer, message, mode, target, making)
         point = self._table.find_point(target)
         try:
-            timeout = self._put(peer, message, mode, point)
+            timeout = self._put(peer, message, mode, point, making)
         except TargetError:
             self._table.forget_unused()
             raise
@@ -245,10 +247,10 @@ class Registrations(Policy):
             self._table.await_modules([split_target(target)[0]])
         return Added(timeout, waits)
 
-    def _add_selection(self, peer: Union[Peer, RelayedPeer], message: Register, mode: Mode, text: str) -> Added:
-        _check_mode(text, mode, read_terms(message))
+    def _add_selection(self, peer: Union[Peer, RelayedPeer], message: Register, mode: Mode, text: str, making: Making) -> Added:
+        _check_mode(text, mode, making.terms)
         try:
-            added = self._selections.add(peer, message, mode, text)
+            added = self._selections.add(peer, message, mode, text, making)
             return added if added.timeout else replace(added, timeout=self._config.defaults.timeout)
         except TargetError:
             self._disarm(peer.session, message.hook)
@@ -257,13 +259,19 @@ class Registrations(Policy):
             raise
 
     def _put(
-        self, peer: Union[Peer, RelayedPeer], message: Register, mode: Mode, point: ProbePoint, selection: Optional[Selection] = None
+        self,
+        peer: Union[Peer, RelayedPeer],
+        message: Register,
+        mode: Mode,
+        point: ProbePoint,
+        making: Making,
+        selection: Optional[Selection] = None,
     ) -> float:
         target = point.target
         if mode not in point.config.allow:
             allowed = ", ".join(sorted(one.value for one in point.config.allow))
             raise TargetError(f"{target}: the config does not allow the mode {mode.value!r} here, only {allowed}")
-        terms = read_terms(message)
+        terms = making.terms
         _check_mode(target, mode, terms)
         timeout = _timeout(target, terms, point.config)
         with self._table.changing():
@@ -277,12 +285,12 @@ class Registrations(Policy):
                     hook.rejoin(peer)
                     return timeout
             if selection is not None and selection.admission is None:
-                selection.admission = shared_admission(terms, point.config, timeout, lambda: self._end(peer.session, message.hook))
+                selection.admission = making.shared_admission(point.config, timeout, lambda: self._end(peer.session, message.hook))
             self._check_count(peer.session, point)
             self._table.remove_expired(point)
             if len(point.hooks) >= self._config.limits.max_hooks:
                 raise TargetError(f"{target} has {len(point.hooks)} hooks, the limit (max-hooks)")
-            hook = self._maker(point, mode, terms)(
+            hook = making.maker(point, mode)(
                 mode,
                 target,
                 peer,
@@ -292,7 +300,7 @@ class Registrations(Policy):
                 timeout=timeout,
                 on_failure="raise" if terms.stands_in else point.config.on_failure,
                 terms=terms,
-                suspension=suspension(point.config, timeout, terms),
+                suspension=making.suspension(point.config, timeout),
                 pid=os.getpid(),
                 may_refer=not point.config.allow <= _OBSERVERS,
                 signature=point.signature,
@@ -301,8 +309,7 @@ class Registrations(Policy):
                 admission=None if selection is None else selection.admission,
             )
             self._shared_limits.share(hook)
-            if terms.when is not None:
-                hook.condition = condition_of(hook, terms.when, point.config.expressions)
+            hook.condition = making.condition(hook, point.config.expressions)
             if selection is not None and selection.pool is not None:
                 hook.adopt(selection.pool, selection.since)
             point.hooks = [*point.hooks, hook]
@@ -317,20 +324,6 @@ class Registrations(Policy):
                 self._forget(hook)
                 raise
         return timeout
-
-    def _maker(self, point: ProbePoint, mode: Mode, terms: Terms) -> Callable[..., Any]:
-        """What makes the hook that the terms mean. Raises `TargetError` for expressions that are not allowed."""
-        target, level = point.target, point.config.expressions
-        if point.is_line != (terms.local is not None and terms.local["kind"] == LINE):
-            raise TargetError(
-                f"{target}: expected a function" if not point.is_line else f"{target} is a line, which only `log` and `watch` look at"
-            )
-        # What the config allows goes by the mode.
-        if terms.local is not None and (terms.local["kind"] == INJECT) != (mode is Mode.INSTEAD):
-            raise TargetError(
-                f"{target}: a hook of the kind {terms.local['kind']!r} in the mode {mode.value!r}: it has none of its own there"
-            )
-        return maker_of(target, terms, level, self.sender, self._redaction, self._table)
 
     def _check_count(self, session: str, point: ProbePoint) -> None:
         """A session has hooks on so many targets on demand and no more."""

@@ -9,7 +9,7 @@ from typing import Any, Dict, List
 from xpc_instrument.core.model.errors import TargetError
 from xpc_instrument.core.model.pattern import Pattern, pattern_mistake
 
-from ..points.on_demand import is_own
+from ..late import is_ours
 from ..points.table import ProbeTable
 from ..targets.glob import functions_of
 from ..targets.module import find_module, is_initializing, main_names
@@ -34,7 +34,7 @@ def search(text: str, table: ProbeTable) -> Dict[str, Any]:
     # The main module goes by the name by which others could import it, if it has one.
     for name in {*list(sys.modules), *main_names()} - ({"__main__"} if main_names() else set()):
         module = find_module(name)
-        if module is None or is_own(name) or not pattern.matches_module(name) or is_initializing(module):
+        if module is None or is_ours(name) or not pattern.matches_module(name) or is_initializing(module):
             continue
         found += [f"{name}:{one}" for one in functions_of(module) if pattern.matches(name, one)]
     found.sort()

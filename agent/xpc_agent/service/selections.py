@@ -23,12 +23,13 @@ from xpc_instrument.core.model.errors import TargetError
 from xpc_instrument.core.model.pattern import Pattern, pattern_mistake
 from xpc_instrument.core.model.record import Record
 from xpc_instrument.core.model.target import Mode, parts_of, split_name
-from xpc_instrument.core.model.words import counted
+from xpc_instrument.core.model.words import counted, nearest_few
 from xpc_instrument.core.node.lanes import LanePool
 from xpc_instrument.core.node.peer import Peer
 from xpc_instrument.core.protocol.messages import Register
 
-from ..points.on_demand import is_own, why_never
+from ..late import is_ours
+from ..points.on_demand import why_never
 from ..points.table import ProbeTable
 from ..relay import RelayedPeer
 from ..targets.glob import functions_of
@@ -38,6 +39,7 @@ from ..targets.running import names_to_come
 if TYPE_CHECKING:
     from ..hooks.admission import SharedAdmission
     from ..points.point import ProbePoint
+    from .making import Making
 
 log = logging.getLogger("xpc_agent")
 
@@ -50,15 +52,16 @@ Who = Union[Peer, RelayedPeer]
 class Selection:
     """One registration with several targets. If it has a `pool` it is inherited over a fork: its hooks wait there for their session."""
 
-    __slots__ = ("admission", "message", "mode", "over", "patterns", "peer", "pool", "since", "targets")
+    __slots__ = ("admission", "making", "message", "mode", "over", "patterns", "peer", "pool", "since", "targets")
 
-    def __init__(self, peer: Who, message: Register, mode: Mode, text: str) -> None:
+    def __init__(self, peer: Who, message: Register, mode: Mode, text: str, making: Making) -> None:
         parts = dict.fromkeys(parts_of(text))
         for part in parts:
             mistake = pattern_mistake(part) if "*" in part else None
             if mistake:
                 raise TargetError(f"{part}: {mistake}")
         self.message = message
+        self.making = making
         self.mode = mode
         self.targets = [part for part in parts if "*" not in part]
         self.patterns = [Pattern(part) for part in parts if "*" in part]
@@ -84,7 +87,7 @@ class Added(Record):
     waits: bool
 
 
-Put = Callable[[Who, Register, Mode, "ProbePoint", Selection], float]
+Put = Callable[[Who, Register, Mode, "ProbePoint", "Making", Selection], float]
 Found = Dict[str, Optional[ProbeConfig]]
 
 
@@ -106,18 +109,18 @@ class Selections:
         self._all: Dict[Tuple[str, int], Selection] = {}
         table.awaiting = self
 
-    def add(self, peer: Who, message: Register, mode: Mode, text: str) -> Added:
+    def add(self, peer: Who, message: Register, mode: Mode, text: str, making: Making) -> Added:
         """Hook what there is, and wait for the rest; returns the shortest deadline, 0 if there is nothing yet. Raises `TargetError`, and
         leaves it to the caller to take off what it has put on."""
         key = peer.session, message.hook
         # Inherited over a fork: the same, now with a connection of this process's own.
-        selection = self._all.get(key) or Selection(peer, message, mode, text)
+        selection = self._all.get(key) or Selection(peer, message, mode, text, making)
         selection.peer, selection.pool = peer, None
         # Before anything is looked at: a module that runs meanwhile is looked at by the thread that imports it.
         self._all[key] = selection
         try:
             points = [self._table.find_point(target) for target in selection.targets]
-            timeouts = [self._put(peer, message, mode, point, selection) for point in points]
+            timeouts = [self._put(peer, message, mode, point, making, selection) for point in points]
             targets = [point.target for point in points]
             for pattern in selection.patterns:
                 put = self._put_all(selection, pattern, self._names(pattern))
@@ -146,7 +149,7 @@ class Selections:
         for target, probe in matched.found.items():
             try:
                 point = self._table.point_of(target, probe)
-                put[target] = self._put(selection.peer, selection.message, selection.mode, point, selection)
+                put[target] = self._put_one(selection, point)
             except TargetError as error:
                 refusal = refusal or error
         if put:
@@ -160,6 +163,9 @@ class Selections:
                 "a probe or on demand, and start the application again"
             )
         return put
+
+    def _put_one(self, selection: Selection, point: ProbePoint) -> float:
+        return self._put(selection.peer, selection.message, selection.mode, point, selection.making, selection)
 
     def _matched(self, patterns: List[Pattern], names: List[str]) -> _Matched:
         found: Found = {}
@@ -183,10 +189,8 @@ class Selections:
 
     def _check_to_come(self, pattern: Pattern) -> None:
         """Nothing is there. Raises `TargetError` if nothing can come, naming the nearest."""
-        import difflib
-
         name, _, wanted = pattern.text.partition(":")
-        if is_own(name):
+        if is_ours(name):
             raise TargetError(f"{pattern.text} is code of the agent, which cannot be hooked: it would lead back into itself")
         if not self._table.may_come(pattern):
             raise TargetError(f"{pattern.text} is no probe point of {self._app}: add it to the config, as a probe or on demand")
@@ -197,7 +201,7 @@ class Selections:
             problem = why_never(name) if module is None else ""
             if module is not None and not is_initializing(module) and not names_to_come(name):
                 # A star stands for nothing here: what is like the rest of it.
-                near = difflib.get_close_matches(wanted.replace("*", ""), functions_of(module), 3, 0.5)
+                near = nearest_few(wanted.replace("*", ""), functions_of(module), cutoff=0.5)
                 problem = f"no function of {name} matches" + (f"; the nearest are {', '.join(near)}" if near else "")
         if problem:
             raise TargetError(f"{pattern.text}: {problem}")
@@ -226,7 +230,7 @@ class Selections:
 
     def covers_module(self, name: str) -> bool:
         """Part of `Awaiting`: whether a selection waits for what is in the module."""
-        if not self._all or is_own(name):
+        if not self._all or is_ours(name):
             return False
         return any(self._waits(one) and one.covers_module(name) for one in list(self._all.values()))
 
@@ -258,7 +262,7 @@ class Selections:
         for target in new:
             try:
                 point = self._table.point_of(target, matched.found[target])
-                self._put(selection.peer, selection.message, selection.mode, point, selection)
+                self._put_one(selection, point)
                 put.append(target)
             except TargetError as error:
                 log.debug("%s passes over %s", selection.message.name, error)

@@ -4,6 +4,7 @@ Rules:
 - One finder, first on `sys.meta_path`, that answers only for modules that somebody waits for, with the spec that the other finders give.
 - The loader it puts in between restores the module's own loader before it runs the module. A lazy module is waited for until it runs.
 - Nothing of ours raises into the import; what fails is logged (logger `xpc_agent`). What interrupts the thread meanwhile goes on.
+- Modules of ours are kept, and found again (`late.py`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, Callable, Optional, Set
 
 from xpc_instrument.core.model.interrupts import raise_interrupt
 
+from ..late import is_ours, keep_one, spec_of
 from .module import is_lazy
 
 log = logging.getLogger("xpc_agent")
@@ -92,7 +94,13 @@ class ImportWatcher:
         finding: Set[str] = self._here.__dict__.setdefault("finding", set())
         try:
             # A finder may ask all finders itself for the module that it is asked for, or import another one on the way.
-            if name in finding or not self._wanted(name):
+            if name in finding:
+                return None
+            if is_ours(name):
+                kept = spec_of(name)
+                if kept is not None:
+                    return kept
+            elif not self._wanted(name):
                 return None
         except Exception as error:
             raise_interrupt(error, of_values=True)
@@ -142,6 +150,10 @@ class ImportWatcher:
         if not self._watching:
             return
         try:
+            if is_ours(name):
+                keep_one(name, module)
+                if not self._wanted(name):
+                    return
             self._imported(module)
         except Exception as error:
             raise_interrupt(error, of_values=True)

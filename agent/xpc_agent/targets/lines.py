@@ -20,7 +20,7 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Set
 
 from xpc_instrument.core.model.errors import TargetError
 from xpc_instrument.core.model.target import split_line
-from xpc_instrument.core.model.words import counted
+from xpc_instrument.core.model.words import counted, nearest_few
 
 from .flags import CO_OPTIMIZED
 from .module import find_module, is_initializing
@@ -150,11 +150,9 @@ def ends_with(file: str, path: str) -> bool:
 
 
 def _nearest_file(path: str, files: Set[str]) -> str:
-    import difflib
-
     depth = path.count("/") + 1
     ends = sorted({"/".join(file.replace("\\", "/").split("/")[-depth:]) for file in files})
-    near = difflib.get_close_matches(path, ends, 3, 0.7)
+    near = nearest_few(path, ends, cutoff=0.7)
     return f"; the nearest are {', '.join(near)}" if near else ""
 
 

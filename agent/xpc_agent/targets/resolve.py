@@ -15,6 +15,7 @@ from typing import Any, Optional, Sequence
 from xpc_instrument.core.model.errors import TargetError
 from xpc_instrument.core.model.record import Record
 from xpc_instrument.core.model.target import split_target
+from xpc_instrument.core.model.words import nearest_few
 
 from .flags import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR
 from .module import find_module
@@ -176,9 +177,7 @@ def _missing(target: str, owner: Any, module: str, path: str, part: str, hint: b
         return f"{target}: {where} has no {part!r}"
     owners = of_class(owner, "__mro__") if is_a(owner, type) else (owner,)
     names = {name: None for one in owners for name in list(namespace_of(one)) if type(name) is str}
-    import difflib
-
-    near = difflib.get_close_matches(part, list(names), 3)
+    near = nearest_few(part, names)
     prefix = f"{module}:{path}." if path else f"{module}:"
     nearest = f"; the nearest names are {', '.join(prefix + name for name in near)}" if near else ""
     return f"{target}: {where} has no {part!r}{nearest}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from opcode import EXTENDED_ARG, opmap
 from typing import Any, Optional, Set
 
 from .module import find_module, main_names
@@ -31,9 +32,6 @@ def names_to_come(module: str) -> Set[str]:
     frame = _main_frame() if is_main(module) else None
     if frame is None:
         return set()
-    # Late, as it takes a millisecond. In a thread of ours it is one that a fork waits for.
-    from opcode import EXTENDED_ARG, opmap
-
     store = opmap["STORE_NAME"]
     code, names, extended = frame.f_code.co_code, set(), 0
     for place in range(0, len(code), 2):

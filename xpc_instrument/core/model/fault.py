@@ -12,6 +12,7 @@ Rules:
 
 from __future__ import annotations
 
+import ast
 import re
 from typing import Any, List, NamedTuple, Optional, Tuple
 
@@ -170,9 +171,6 @@ class _Reader:
         return seconds
 
     def _literal(self, text: str) -> Any:
-        # Late: most of those who load this never read a literal.
-        import ast
-
         try:
             return ast.literal_eval(text)
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):

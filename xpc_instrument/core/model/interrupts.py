@@ -18,11 +18,16 @@ Rules:
 
 from __future__ import annotations
 
+import importlib
 import sys
+from opcode import opmap
 from types import CodeType, FrameType, TracebackType
 from typing import Any, Optional, Set
 
 from .errors import PayloadError
+
+# Below `signal`, which makes enums.
+_signal: Any = importlib.import_module("_signal")
 
 _OURS = frozenset(("xpc_agent", "xpc_instrument"))
 # What our code calls beside the standard library; up to Python 3.9 that does not say what is of it, and this is what we call of it.
@@ -117,9 +122,6 @@ def _top_of(module: Any) -> str:
 
 def _is_raised(trace: TracebackType) -> bool:
     """Whether a `raise` statement did it."""
-    # Here, since it is needed only when something fails.
-    from opcode import opmap
-
     code = trace.tb_frame.f_code.co_code
     at = trace.tb_lasti
     # A frame of compiled code (gevent's) has no instructions.
@@ -128,12 +130,10 @@ def _is_raised(trace: TracebackType) -> bool:
 
 def _handlers() -> Set[CodeType]:
     """The code of what handles signals now."""
-    import signal
-
     found = set()
-    for number in range(1, signal.NSIG):
+    for number in range(1, _signal.NSIG):
         try:
-            handler: Any = signal.getsignal(number)
+            handler: Any = _signal.getsignal(number)
         except ValueError:
             continue
         code = getattr(getattr(handler, "__func__", handler), "__code__", None)

@@ -1,13 +1,15 @@
 """Words of error messages: what a user wrote, quoted, and the nearest thing that would have been right; what a peer wrote, on one line.
 
-difflib is imported when it is needed, so that an application's start-up does not pay for it.
+difflib is imported when it is needed, so that an application's start-up does not pay for it; by `load_matching` for those who ask while
+they hold a lock, as an import may wait for others.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from typing import Iterable, List, Optional
+from codecs import unicode_escape_encode
+from typing import Any, Iterable, List, Optional
 
 
 def quoted(text: str, bare: bool = False) -> str:
@@ -25,7 +27,7 @@ def one_line(text: str, most: int = SHOWN) -> str:
     """`text` as a part of a line: what is no printable character is escaped, and at the end of what is longer than `most` stands "..."."""
     shown = text[: most + 1]
     if not shown.isprintable():
-        shown = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in shown)
+        shown = "".join(one if one.isprintable() else unicode_escape_encode(one)[0].decode() for one in shown)
     return shown if len(shown) <= most else f"{shown[: most - 3]}..."
 
 
@@ -49,8 +51,20 @@ def nearest(word: str, words: Iterable[str]) -> Optional[str]:
     return next(iter(nearest_few(word, words, 1)), None)
 
 
-def nearest_few(word: str, words: Iterable[str], count: int) -> List[str]:
+def nearest_few(word: str, words: Iterable[str], count: int = 3, cutoff: float = 0.6) -> List[str]:
     """Up to `count` of `words` that are like `word`, the most like it first."""
-    import difflib
+    load_matching()
+    found: List[str] = _get_close_matches(word[:100], list(words), count, cutoff)
+    return found
 
-    return difflib.get_close_matches(word[:100], list(words), count)
+
+_get_close_matches: Any = None
+
+
+def load_matching() -> None:
+    """Import what `nearest` and `nearest_few` need, if that has not been done."""
+    global _get_close_matches
+    if _get_close_matches is None:
+        from difflib import get_close_matches
+
+        _get_close_matches = get_close_matches

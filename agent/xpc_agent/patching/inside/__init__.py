@@ -1,7 +1,7 @@
 """Hooks inside a function's own code: the same bytecode with a prologue, an epilogue on each return, and a handler around the body.
 
 No frame, no local and no name is added, so that the application has little to notice. `insertion` says what is put in and what it asks;
-`trial` tries that on functions of its own before the first. Both are loaded when a function is armed, not when an application starts.
+`trial` tries that on functions of its own before the first. Nothing is imported to arm a function, as a lock is held then.
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ from typing import Any, Optional
 
 from .tracebacks import original_part
 from .versions import RefusedError, interpreter_unknown
+
+if not interpreter_unknown():
+    from . import insertion, trial
 
 __all__ = ["RefusedError", "inserted", "original_part", "prepare", "refusal"]
 
@@ -23,8 +26,6 @@ def inserted(code: CodeType, *hooks: Any) -> CodeType:
     unknown = interpreter_unknown()
     if unknown:
         raise RefusedError(unknown)
-    from . import insertion
-
     prepare()
     if _problem:
         raise RefusedError(_problem)
@@ -32,14 +33,9 @@ def inserted(code: CodeType, *hooks: Any) -> CodeType:
 
 
 def prepare() -> None:
-    """Load what arming needs and hold the trial, for who cannot wait for that when it arms: nothing, if it has been done."""
+    """Hold the trial, for who cannot wait for that when it arms: nothing, if it has been done."""
     global _problem
-    if interpreter_unknown():
-        # What a trampoline takes.
-        import inspect  # noqa: F401
-    elif _problem is None:
-        from . import trial
-
+    if _problem is None and not interpreter_unknown():
         _problem = trial.problem()
 
 

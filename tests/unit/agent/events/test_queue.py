@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Type
 from uuid import UUID
 
 import pytest
@@ -51,9 +51,9 @@ class Waker:
     def wake(self) -> None:
         self.woken += 1
 
-    def add(self, hook: UnwaitedHook) -> EventQueue:
+    def add(self, hook: UnwaitedHook, queue_of: Type[EventQueue]) -> EventQueue:
         if not self.queues:
-            self.queues.append(EventQueue(hook.session, self))
+            self.queues.append(queue_of(hook.session, self))
         self.queues[0].hooks[hook.number] = hook
         return self.queues[0]
 

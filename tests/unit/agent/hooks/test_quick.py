@@ -41,7 +41,7 @@ class Watched:
         sender: Any = SimpleNamespace(max_queue=limit, max_bytes=limit * 8192, source="here", wake=lambda: None)
         sender.next_batch = itertools.count(1).__next__
         self.queue = EventQueue("session", sender)
-        sender.add = lambda hook: self.queue
+        sender.add = lambda hook, queue_of: self.queue
         self.ended = 0
         terms = Terms(wait=False, rate=rate, limit=limit_of_calls, local={**LOCAL, **local})
         self.hook: WatchHook = made(WatchHook, mode, f"{__name__}:charge", terms, sender=sender, redaction=Redaction(), ended=self._end)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import builtins
-from typing import TYPE_CHECKING, Any, Callable, Dict, FrozenSet, Iterable, List, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, FrozenSet, Iterable, List, Optional, Sequence, Set, Tuple
 
 from ..words import nearest
-from .grammar import OBSERVE, TRUSTED, parse_text, refuse
+from .attributes import Attribute
+from .compiler import compiled
+from .grammar import OBSERVE, TRUSTED, parse_text, refuse, walk
 from .refusals import Hidden
-
-if TYPE_CHECKING:
-    import ast
-
-    from .attributes import Attribute
 
 # What an expression can name beside the parameters, in this order.
 WORDS = ("self", "args", "kwargs", "result", "exception", "duration", "thread", "task", "pid", "target")
@@ -42,10 +40,8 @@ class Expression:
 
     def check_names(self, known: Iterable[str]) -> None:
         """Raise `ExpressionError` for the first name that is none of `known`."""
-        import ast
-
         known = tuple(dict.fromkeys(known))
-        for node in ast.walk(self._tree):
+        for node in walk(self._tree):
             if isinstance(node, ast.Name) and node.id in self.names and node.id not in known:
                 allowed = ", ".join(known) if len(known) <= 30 else ""
                 refuse(self.text, node.col_offset, f"the name {node.id!r} is not known here", allowed, nearest(node.id, known))
@@ -67,8 +63,6 @@ class Expression:
 
     def test(self, parameters: Sequence[str]) -> Tuple[str, Dict[str, Any]]:
         """The source of the same, to stand in a function of which `v0`, `v1` and so on are the values, and that function's globals."""
-        from .compiler import compiled
-
         made = compiled(self.text, self._tree, {name: place for place, name in enumerate(parameters)})
         self._attributes += made.attributes
         return made.truth, made.namespace
@@ -82,8 +76,6 @@ class Expression:
         self.check_names(parameters)
         if self.level == TRUSTED:
             return self._trusted(parameters, truth)
-        from .compiler import compiled
-
         made = compiled(self.text, self._tree, {name: place for place, name in enumerate(parameters)})
         source = f"lambda {', '.join(f'v{place}' for place in range(len(parameters)))}: {made.truth if truth else made.value}"
         if hides is not None:
@@ -117,10 +109,8 @@ def _hiding(*_: Any) -> Any:
 
 
 def _read(tree: ast.expr) -> FrozenSet[str]:
-    import ast
-
     found: Set[str] = set()
-    for node in ast.walk(tree):
+    for node in walk(tree):
         if isinstance(node, ast.Name):
             found.add(node.id)
         elif isinstance(node, ast.Attribute):
@@ -137,18 +127,14 @@ def parse(text: str, level: str = OBSERVE) -> Expression:
     tree = parse_text(text, level)
     if level == TRUSTED:
         return Expression(text, level, tree, _free_names(tree))
-    from .compiler import compiled
-
     return Expression(text, level, tree, compiled(text, tree).names)
 
 
 def _free_names(tree: ast.expr) -> FrozenSet[str]:
     """The names that any Python expression uses and neither binds nor has of the builtins."""
-    import ast
-
     used: Set[str] = set()
     bound = set(vars(builtins))
-    for node in ast.walk(tree):
+    for node in walk(tree):
         if isinstance(node, ast.Name):
             (used if isinstance(node.ctx, ast.Load) else bound).add(node.id)
         elif isinstance(node, ast.arg):

@@ -5,20 +5,17 @@ Rules:
 - Nothing warns: the application may have made errors of warnings, or may show them. What Python would warn of (a backslash that means
   nothing, a number that runs into a word) is written out, or refused, before.
 - An expression is one line.
-
-`ast` is imported when it is needed, so that an application's start-up does not pay for it.
+- Nothing is imported when one is read: that may be while a lock is held.
 """
 
 from __future__ import annotations
 
+import ast
 import re
-from typing import TYPE_CHECKING, Any, List, NoReturn, Tuple
+from typing import Any, Iterator, List, NoReturn, Tuple
 
 from ..errors import ExpressionError
 from ..words import did_you_mean
-
-if TYPE_CHECKING:
-    import ast
 
 OFF, OBSERVE, TRUSTED = "off", "observe", "trusted"
 LEVELS = (OFF, OBSERVE, TRUSTED)
@@ -58,8 +55,6 @@ def _message(text: str, offset: int, seen: str, allowed: str, near: Any) -> str:
 
 def parse_text(text: str, level: str) -> ast.expr:
     """The tree of an expression. Raises `ExpressionError`."""
-    import ast
-
     if level == OFF:
         refuse(text if isinstance(text, str) else "", 0, 'the config of the application does not allow expressions (expressions = "off")')
     if not isinstance(text, str) or not text.strip():
@@ -83,7 +78,7 @@ def parse_text(text: str, level: str) -> ast.expr:
     except (ValueError, MemoryError, RecursionError, OverflowError) as error:
         refuse(text, 0, f"Python cannot read it: {error or type(error).__name__}")
     source = written.strip().encode()
-    for node in ast.walk(tree):
+    for node in walk(tree):
         # Columns count bytes of UTF-8, from the first character that is no space.
         column = getattr(node, "col_offset", None)
         if column is not None:
@@ -92,9 +87,15 @@ def parse_text(text: str, level: str) -> ast.expr:
     return tree
 
 
-def _check_size(text: str, tree: ast.expr) -> None:
-    import ast
+def walk(tree: ast.AST) -> Iterator[ast.AST]:
+    """All nodes of a tree. `ast.walk` has an import statement."""
+    waiting = [tree]
+    for node in waiting:
+        waiting += ast.iter_child_nodes(node)
+        yield node
 
+
+def _check_size(text: str, tree: ast.expr) -> None:
     waiting: List[Tuple[ast.AST, int]] = [(tree, 1)]
     count = 0
     while waiting:

@@ -17,6 +17,11 @@ from typing import Any, Callable, Tuple
 
 from ..errors import ExpressionError
 
+try:
+    from re import _parser as parser  # type: ignore[attr-defined]
+except ImportError:
+    import sre_parse as parser
+
 # At 1 to 3 ns each.
 MOST_STEPS = 2_000_000
 MOST_TEXT = 10_000
@@ -60,10 +65,6 @@ def prepared(pattern: str) -> Tuple[Callable[[str], Any], int]:
 
 def _parsed(pattern: str) -> Any:
     # Whatever it warns of is a matter of taste, as of possible sets in a future version; that of its own name is ours.
-    try:
-        from re import _parser as parser  # type: ignore[attr-defined]
-    except ImportError:
-        import sre_parse as parser
     if "[[" in pattern or "--" in pattern or "&&" in pattern or "~~" in pattern or "||" in pattern:
         raise re.error("it has [[, --, &&, ~~ or ||, whose meaning is to change; a backslash before the second makes it a plain character")
     return parser.parse(pattern)

@@ -1,0 +1,82 @@
+"""One copy of each module of ours, however late it is loaded and whatever becomes of `sys.modules`.
+
+Much of the agent is loaded when somebody first asks for it. Meanwhile the application may have taken out what is there, as tools do that
+unload modules, and as `mock.patch.dict(sys.modules, ...)` does when it ends with all that came while it was in force. What is loaded then
+would bring second copies of what it imports: of `Mode`, say, of which no member is one of the first's.
+
+Rules:
+- What has been loaded is kept here. Where a module of ours is imported that has been taken out, it is put back (`targets/imports.py`, which
+  the import system asks first), whoever imports it: a statement of ours, a pickle, the application.
+- Nothing else is kept: a library that the application unloads and imports again is a new one to it, with us as without us.
+"""
+
+from __future__ import annotations
+
+import importlib.machinery
+import sys
+from types import ModuleType
+from typing import Any, Dict, Optional
+
+_OURS = ("xpc_agent", "xpc_instrument")
+
+_kept: Dict[str, ModuleType] = {}
+
+
+class NotLoadedError(Exception):
+    """What is needed has to be loaded first, without the lock that is held."""
+
+
+def is_ours(name: str) -> bool:
+    """Whether a module is the agent's or the library's."""
+    return name.partition(".")[0] in _OURS
+
+
+def keep() -> None:
+    """Keep what has been loaded by now."""
+    for name, module in list(sys.modules.items()):
+        if is_ours(name) and type(module) is ModuleType and not getattr(module.__spec__, "_initializing", False):
+            _kept.setdefault(name, module)
+
+
+def keep_one(name: str, module: Any) -> None:
+    """Keep a module of ours that has just run."""
+    _kept.setdefault(name, module)
+
+
+def kept(name: str) -> Optional[ModuleType]:
+    """The module of ours of that name that has been loaded, wherever it is now."""
+    return _kept.get(name)
+
+
+def put_back() -> None:
+    """Have `sys.modules` lead to what is kept, whatever is there, and also where the application has taken the finders out."""
+    for name, module in list(_kept.items()):
+        if sys.modules.get(name) is not module:
+            sys.modules[name] = module
+            package, _, last = name.rpartition(".")
+            if package:
+                setattr(_kept[package], last, module)
+
+
+def spec_of(name: str) -> Optional[importlib.machinery.ModuleSpec]:
+    """By which the import system finds the module that is kept; None if there is none."""
+    module = _kept.get(name)
+    if module is None:
+        return None
+    loader: Any = _Kept(module)
+    return importlib.machinery.ModuleSpec(name, loader, is_package=hasattr(module, "__path__"))
+
+
+class _Kept:
+    """Loads what is there."""
+
+    def __init__(self, module: ModuleType) -> None:
+        self._module = module
+        self._spec = module.__spec__
+
+    def create_module(self, spec: Any) -> ModuleType:
+        return self._module
+
+    def exec_module(self, module: ModuleType) -> None:
+        # The import system has put its own in its place.
+        module.__spec__ = self._spec

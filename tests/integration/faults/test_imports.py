@@ -1,0 +1,137 @@
+"""What the agent loads late: no import while a lock of ours is held, and one copy of each module whatever becomes of `sys.modules`.
+
+Both harm the application: a thread that imports waits for the table with the lock of its import, which is as good as any lock that a
+replaced `__import__` takes; and a second copy of `Mode` made `before` hooks stand in for what they were to look at.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Callable, Iterator, List, Tuple
+
+import pytest
+
+import xpc_instrument
+from tests.integration.app_fixture import App, start_app
+from tests.programs import Program
+from xpc_instrument import TargetError
+
+# Run before the agent is loaded. Locks that are used by `with` are known while they are held; no other lock of ours is held for longer than
+# it takes to read or write.
+LOOKING_ON = """
+import builtins, sys, threading
+import xpc_instrument.core.unpatched as unpatched
+assert "xpc_agent" not in sys.modules
+here = threading.local()
+imported = {}
+
+class Known:
+    def __init__(self, lock):
+        self.lock = lock
+    def __enter__(self):
+        self.lock.__enter__()
+        here.__dict__.setdefault("held", []).append(sys._getframe(1).f_code.co_name)
+    def __exit__(self, *error):
+        here.held.pop()
+        self.lock.__exit__(*error)
+    def __getattr__(self, name):
+        return getattr(self.lock, name)
+
+def known(make):
+    return lambda: Known(make())
+
+unpatched._rlock, unpatched.allocate_lock = known(unpatched._rlock), known(unpatched.allocate_lock)
+real = builtins.__import__
+
+def importing(name, *rest):
+    if here.__dict__.get("held"):
+        frame = sys._getframe(1)
+        imported[name] = f"{frame.f_code.co_filename}:{frame.f_lineno} in {here.held}"
+    return real(name, *rest)
+
+builtins.__import__ = importing
+shop.imported = imported
+"""
+
+# As `mock.patch.dict(sys.modules)` does it: what is imported while it is in force is out of `sys.modules` afterwards.
+PATCHED = "setattr(shop, 'modules', dict(sys.modules))"
+RESTORED = "(sys.modules.clear(), sys.modules.update(shop.modules))"
+EMPTIED = "[sys.modules.pop(name) for name in list(sys.modules) if name.startswith('xpc_')] and None"
+# The copies of modules of ours that there are beside the first ones.
+COPIES = """
+import gc, types
+ours = [one.__name__ for one in gc.get_objects() if type(one) is types.ModuleType and one.__name__.startswith("xpc_")]
+shop.copies = sorted(name for name in set(ours) if ours.count(name) > 1)
+"""
+CALLS = (
+    "[shop.charge(1), shop.Order(2).total(3), shop.Special(2).label, shop.root(4), list(shop.count(2)), asyncio.run(shop.wait_a_little(1))]"
+)
+RESULTS = "['1 EUR', 6, 'order 2', 2.0, [0, 1], 2]"
+ALL = ["shop:charge", "shop:Order.total", "shop:Special.label", "shop:root", "shop:count", "shop:wait_a_little"]
+
+
+def run(app: App, text: str) -> None:
+    assert app.evaluate(f"exec({text!r}, {{'shop': shop, 'sys': sys}})") == "None"
+
+
+def hooks(session: Any, calls: List[str]) -> Iterator[Tuple[str, Callable[[], Any]]]:
+    """A hook of each kind, on a single target, on several, and on those of modules that are still to come."""
+
+    def look(call: Any) -> None:
+        calls.append(call.target)
+
+    def go_on(call: Any) -> Any:
+        calls.append(call.target)
+        return call.proceed()
+
+    late = "late*:charge"
+    yield "before", lambda: session.before("shop:charge", look)
+    yield "before all", lambda: session.before([*ALL, late], look)
+    yield "around all", lambda: session.around(["shop:**", late], go_on)
+    yield "after, on terms", lambda: session.after([*ALL[:2], late], look, limit=1000, rate=1000, sample=1.0, expires=60)
+    yield "as passed", lambda: session.before(ALL[0], look, form="as passed")
+    yield "a condition", lambda: session.before([ALL[0], late], look, when="amount >= 0 and matches('a', '[a-z]')")
+    yield "unwaited", lambda: session.after([ALL[0], late], look, wait=False)
+    yield "instead", lambda: session.instead([late], lambda amount: f"{amount} EUR")
+    yield "watch", lambda: session.watch([ALL[0], late], show=["amount"], when="amount > 0", stack=2)
+    yield "stat", lambda: session.stat(["shop:**", late], by=["thread"])
+    yield "inject", lambda: session.inject([ALL[0], late], "return('1 EUR')")
+    yield "record", lambda: session.record(ALL[0], inside=late)
+    yield "trace", lambda: session.trace(ALL[1])
+    yield "line", lambda: session.log("shop.py:39", "{amount}")
+    yield "a line to come", lambda: session.log("late14.py:2", "{amount}")
+
+
+@pytest.mark.version
+def test_nothing_is_imported_with_a_lock_held_and_nothing_twice(run_program: Callable[..., Program], tmp_path: Path) -> None:
+    app = start_app(run_program, tmp_path, 'on-demand = ["**"]\n')
+    run(app, LOOKING_ON)
+    app.evaluate(PATCHED)
+    with xpc_instrument.connect("shop") as session:
+        app.evaluate(RESTORED)
+        assert app.evaluate("'xpc_agent' in sys.modules") == "False"
+        calls: List[str] = []
+        for number, (what, make) in enumerate(hooks(session, calls)):
+            calls.clear()
+            (tmp_path / f"late{number}.py").write_text("def charge(amount):\n    return f'{amount} EUR'\n")
+            hook = make()
+            assert app.evaluate(CALLS) == RESULTS, what
+            assert app.evaluate(f"__import__('late{number}').charge(1)") == "'1 EUR'", what
+            getattr(hook, "remove", getattr(hook, "close", None))()
+            assert calls or what not in ("before", "before all", "around all", "after, on terms", "as passed", "a condition"), what
+            if number == 5:
+                app.evaluate(EMPTIED)
+        for name, message in (
+            ("shop:chrage", "nearest"),
+            ("shop:**.chrage", "no function of shop matches"),
+            ("jsno:dumps", "nearest"),
+            ("shop:Order.totl", "nearest"),
+        ):
+            with pytest.raises(TargetError, match=message):
+                session.before(name, print)
+        with pytest.raises(xpc_instrument.ExpressionError, match="amount"):
+            session.before("shop:charge", print, when="amuont > 1")
+        session.targets("shop:*"), session.stacks(), session.stats()
+    assert app.evaluate("shop.imported") == "{}"
+    run(app, COPIES)
+    assert app.evaluate("shop.copies") == "[]"

@@ -1,0 +1,91 @@
+"""Modules of ours are there once, whatever becomes of `sys.modules`."""
+
+from __future__ import annotations
+
+import importlib
+import pickle
+import sys
+from typing import Any, Iterator
+
+import pytest
+
+from xpc_agent import late
+from xpc_agent.targets.imports import ImportWatcher
+from xpc_instrument.core.model import target
+from xpc_instrument.core.model.target import Mode
+
+NAME = target.__name__
+PARENT = "xpc_instrument.core.model"
+
+
+@pytest.fixture
+def watcher(monkeypatch: pytest.MonkeyPatch) -> Iterator[ImportWatcher]:
+    for name in list(sys.modules):
+        if late.is_ours(name):
+            monkeypatch.setitem(sys.modules, name, sys.modules[name])  # as it was, in the end
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    monkeypatch.setattr(late, "_kept", {})
+    late.keep()
+    made = ImportWatcher(lambda name: False, lambda module: None)
+    made.install()
+    yield made
+    made.uninstall()
+
+
+def take_out() -> None:
+    for name in list(sys.modules):
+        if late.is_ours(name):
+            del sys.modules[name]
+
+
+@pytest.mark.version
+def test_what_has_been_taken_out_is_found_again_as_it_was(watcher: Any) -> None:
+    parent: Any = sys.modules[PARENT]
+    spec, loader = target.__spec__, target.__loader__
+    take_out()
+    del parent.target
+    assert importlib.import_module(NAME) is target
+    assert sys.modules[PARENT] is parent
+    assert parent.target is target
+    assert (target.__spec__, target.__loader__) == (spec, loader)
+    assert not getattr(spec, "_initializing", False)
+
+
+@pytest.mark.version
+def test_a_pickle_finds_the_class_that_is_there(watcher: Any) -> None:
+    text = pickle.dumps(Mode.BEFORE)
+    take_out()
+    assert pickle.loads(text) is Mode.BEFORE
+
+
+def test_what_is_loaded_later_is_kept_too(watcher: Any) -> None:
+    name = "xpc_instrument.core.model.loopback"
+    sys.modules.pop(name, None)
+    late._kept.pop(name, None)
+    first = importlib.import_module(name)
+    take_out()
+    assert importlib.import_module(name) is first
+
+
+def test_a_module_that_has_not_run_to_its_end_is_not_kept(monkeypatch: pytest.MonkeyPatch, watcher: Any) -> None:
+    monkeypatch.setattr(late, "_kept", {})
+    monkeypatch.setattr(target.__spec__, "_initializing", True, raising=False)
+    late.keep()
+    assert late.kept(NAME) is None
+    assert late.kept(PARENT) is sys.modules[PARENT]
+
+
+def test_what_is_of_others_is_new_when_it_is_imported_again(watcher: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = importlib.import_module("colorsys")
+    monkeypatch.delitem(sys.modules, "colorsys")
+    assert importlib.import_module("colorsys") is not first
+
+
+def test_what_stands_in_its_place_and_what_no_finder_finds_is_put_back(watcher: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    parent: Any = sys.modules[PARENT]
+    take_out()
+    sys.modules[NAME] = parent.target = type(sys)(NAME)
+    monkeypatch.setattr(sys, "meta_path", [])
+    late.put_back()
+    assert sys.modules[NAME] is parent.target is target
+    assert importlib.import_module(PARENT) is parent
