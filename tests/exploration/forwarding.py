@@ -77,6 +77,9 @@ class Forward:
     def shown_in(self, form: Any) -> None:
         """It shows nothing."""
 
+    def not_placed(self, why: str) -> None:
+        """As `RemoteHook`'s."""
+
     def placed(self, resolved: Any, code: Any) -> None:
         """It is the same everywhere."""
 

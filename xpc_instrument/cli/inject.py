@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
         faults.remove()
         applied = faults.applied
         _tell(one, faults, applied, gone)
-    return 1 if over == "expires" and not applied else 0
+        return one.status(faults.handle, over, applied)
 
 
 def _tell(one: Run, faults: Injected, applied: int, gone: bool) -> None:

@@ -16,19 +16,16 @@ import math
 import os
 import shutil
 import stat
-import subprocess
 import sys
 import time
 from contextlib import contextmanager
 from socket import gethostname
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, TextIO, Tuple, TypeVar, Union
 
-from ..core.discovery import entry as discovery
 from ..core.discovery.doorbell import bell_name
-from ..core.model.errors import ApplicationNotFoundError
 from ..core.model.local import DEEPEST, MOST_FRAMES
 from ..core.model.loopback import is_loopback
-from ..core.model.target import is_line, line_mistake
+from ..core.model.target import line_mistake
 from ..core.model.times import TIME_FORM, parse_seconds, shown_seconds
 from ..core.model.words import counted
 from ..core.node.address import parse_address
@@ -37,11 +34,10 @@ from ..script.handle import Handle
 from ..script.session import Session
 from ..verbs.events import utc
 from .output import printable
+from .starting import Started
 
 # How long no process of the application may be there until it counts as ended, in seconds: one that restarts has others at once.
 _GONE = 0.5
-# How long a command that is started may take until it can be found.
-_STARTING = 30.0
 LONGEST = 1800.0
 """Seconds after which a verb ends if nothing else is said."""
 # Lines that are held at most: what costs is a write for each.
@@ -256,7 +252,7 @@ class Run:
         self.output = output
         self.targets = targets
         self.options = options
-        self.child: Optional[subprocess.Popen[bytes]] = None
+        self.started: Optional[Started] = None
         self.began = time.monotonic()
         self._alone_since = 0.0
 
@@ -276,7 +272,8 @@ class Run:
         waiting = len(set(handle.waiting) & set(pids))
         targets, processes = handle.targets, len(pids) - waiting
         took = shown_seconds(time.monotonic() - self.began)
-        where = f"in {counted(processes or waiting, 'process', 'processes')} of {self.session.app}"
+        app = self.session.app if self.started is None else self.started.text
+        where = f"in {counted(processes or waiting, 'process', 'processes')} of {app}"
         what = targets[0] if len(targets) == 1 else f"{len(targets)} targets of {handle.target}"
         flag = "-n, in each process" if handle._apart and len(pids) > 1 else "-n"
         ends = [f"after {counted(self.limit, noun)} ({flag})"] if self.limit else []
@@ -286,9 +283,12 @@ class Run:
             waits = f" ({waiting} more {'has' if waiting == 1 else 'have'} not imported it)" if waiting else ""
             self.output.say(f"{warning}armed {what} {where}{waits} in {took}; {how}")
         else:
-            self.output.say(f"{warning}waiting for {handle.target} {where}: no module that is imported has it; {how}")
+            yet = "no module that is imported has it" if self.started is None else "it has yet to be imported"
+            self.output.say(f"{warning}waiting for {handle.target} {where}: {yet}; {how}")
         event = {"type": "armed", "app": self.session.app, "pids": self.session.pids, "targets": targets, "target": handle.target}
         self.output.event(event)
+        if self.started is not None and not self.started.release():
+            self.output.say("the program has begun before that, and its first calls may be missing: it waits for 10 seconds at most")
 
     @property
     def has_ended(self) -> bool:
@@ -296,7 +296,7 @@ class Run:
         if self.session.pids:
             self._alone_since = 0.0
             return False
-        if self.child is not None and self.child.poll() is not None:
+        if self.started is not None and self.started.has_ended:
             return True
         now = time.monotonic()
         self._alone_since = self._alone_since or now
@@ -305,6 +305,10 @@ class Run:
     def has_rest(self, handle: Handle) -> bool:
         """Whether a hook has ended in all processes that there are, since it cost too much."""
         return handle.over_budget.keys() >= set(self.session.pids or [0])
+
+    def status(self, handle: Handle, over: str, seen: int) -> int:
+        """The exit status, at the end: 1 where nothing was seen until `--for`, or a target has not come with its module."""
+        return int(not seen and (over == "expires" or bool(handle._not_hooked)))
 
     def tell_rest(self, handle: Handle, errors: int) -> None:
         """Behind the last line: how often an expression has failed, and where the hook has ended since it cost too much."""
@@ -394,21 +398,22 @@ def running(options: argparse.Namespace, least: int = 1) -> Iterator[Run]:
     """The session of a verb; of an application that is started for it, until that has ended."""
     app, targets = split_words(options, least)
     output = Output(options)
-    child: Optional[subprocess.Popen[bytes]] = None
+    started: Optional[Started] = None
     try:
         if app is None:
-            child, session = _start(options, targets)
+            started = Started(options, targets)
+            session = started.connected()
         else:
             session = connected(_attached(app, output) if options.attach else app, options)
         with session:
             output.app, output.host = session.app, _host_of(session)
             run = Run(session, output, targets, options)
-            run.child = child
+            run.started = started
             yield run
     finally:
         output.close()
-        if child is not None:
-            _end(child)
+        if started is not None:
+            started.end()
 
 
 def _host_of(session: Session) -> str:
@@ -444,39 +449,3 @@ def connected(app: Union[int, str], options: argparse.Namespace) -> Session:
     key = ManagerConfig(authkey_file=Path(options.authkey_file)).read_authkey() if options.authkey_file else None
     tls = TLS.from_folder(options.tls_dir) if options.tls_dir else None
     return connect(app, key, tls=tls, plaintext_beyond_loopback=options.plaintext_beyond_loopback)
-
-
-def _start(options: argparse.Namespace, targets: List[str]) -> Tuple[subprocess.Popen[bytes], Session]:
-    # Whose a line is will be known when its module has run.
-    wanted = ["**" if is_line(one) else one if ":" in one or "*" in one else f"{one}:**" for one in targets]
-    patterns = [word for one in wanted for word in ("--on-demand", one)]
-    name = f"xpc-{os.getpid()}"
-    words = [sys.executable, "-m", "xpc_instrument.cli", "run", "--app", name, *(patterns or ["--on-demand", "**"]), "--", *options.started]
-    child = subprocess.Popen(words)  # noqa: S603 - what was typed
-    try:
-        deadline = time.monotonic() + _STARTING
-        while True:
-            try:
-                return child, connect(name, root=child.pid, timeout=0.2)
-            except ApplicationNotFoundError:
-                status = child.poll()
-                if status is not None:
-                    print(f"xpc: {options.started[0]} ended with {status} before anything could be seen of it", file=sys.stderr)
-                    raise SystemExit(status if status > 0 else 1) from None
-                if time.monotonic() > deadline:
-                    raise
-    except BaseException:
-        _end(child)
-        raise
-
-
-def _end(child: subprocess.Popen[bytes]) -> None:
-    """The verb is over, and what it has started ends with it. Its files are removed by whoever looks, if it could not do that."""
-    if child.poll() is None:
-        child.terminate()
-        try:
-            child.wait(10.0)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
-    discovery.processes()

@@ -55,4 +55,4 @@ def follow_stream(
     whole = counts is not None
     one.summary(stream.taken, noun, left_out, events=stream.taken, gone=gone, whole=whole, note=note(), errors=errors)
     one.tell_rest(stream.handle, errors)
-    return 1 if over == "expires" and not stream.taken else 0
+    return one.status(stream.handle, over, stream.taken)

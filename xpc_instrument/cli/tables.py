@@ -47,4 +47,4 @@ def follow(one: Run, table: Counted[Any], every: float, show: Callable[[], None]
     left_out.update({f"over --{why}" if why == "rate" else f"not in --{why}": count for why, count in table.skipped.items()})
     one.summary(counted, "call", left_out, events=counted, gone=gone, verb="counted")
     one.tell_rest(table.handle, 0)
-    return 1 if over == "expires" and not counted else 0
+    return one.status(table.handle, over, counted)

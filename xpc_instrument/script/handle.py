@@ -15,6 +15,8 @@ log = logging.getLogger("xpc_instrument")
 F = TypeVar("F", bound=Callable[[BaseException], object])
 
 _HERE = ("", 0)
+# Of why a hook is not on a target, in characters.
+_LONGEST_REASON = 500
 
 
 class Handle:
@@ -81,6 +83,8 @@ class Handle:
         # Where the processes take what the limit counts together, and those that cannot, and so count for themselves.
         self._tokens: Optional[Tokens] = None
         self._apart: Set[int] = set()
+        # Why it is not on targets whose module has come since.
+        self._not_hooked: Set[str] = set()
         # The first error of an expression that a process has told of.
         self._mistake = ""
         self._remove = remove
@@ -193,9 +197,11 @@ class Handle:
             self._dropped[source, key] = max(count, self._dropped.get((source, key), 0))
 
     def _note_counting(self, kind: str, data: Mapping[str, Any]) -> None:
-        """A process has ended that has counted so much, or counts no more since that cost too much, or has a limit of its own."""
+        """What a process tells of the hook: what it had counted when it was removed, and what keeps it from its targets or its work."""
         if kind == "apart":
             self._apart.add(int(data["pid"]))
+        elif kind == "not-hooked":
+            self._note_not_hooked(one_line(str(data["message"]), _LONGEST_REASON))
         elif kind == "totals":
             self._last_totals[int(data["pid"])] = data["totals"]
         elif kind == "expression":
@@ -203,6 +209,14 @@ class Handle:
         else:
             with self._lock:
                 self._over_budget[int(data["pid"])] = one_line(str(data["used"]))
+
+    def _note_not_hooked(self, why: str) -> None:
+        """A target has not come with its module."""
+        with self._lock:
+            is_new = why not in self._not_hooked
+            self._not_hooked.add(why)
+        if is_new:
+            log.warning("%s", why)
 
     def _note_waiting(self, pid: int) -> None:
         with self._lock:

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 _posix: Any = sys.modules[os.name]
 
 _VARIABLE = "XPC_INSTRUMENT_STUB"
+# The descriptor and the inode of a pipe for which the program waits before it begins, and for how many milliseconds.
+_HOLD = "XPC_INSTRUMENT_HOLD"
+_HELD = 10_000
 _MAIN = "XPC_INSTRUMENT_MAIN_PID"
 # What takes part in saying where the runtime directory is (core/discovery/folder.py).
 _FOLDERS = ("XPC_INSTRUMENT_RUNTIME_DIR", "XDG_RUNTIME_DIR", "TMPDIR", "TEMP", "TMP")
@@ -630,5 +633,22 @@ def _chain() -> None:
     spec.loader.exec_module(module)
 
 
+def _hold() -> None:
+    """Wait until the verb that has started this program has its hooks in place, or is gone; not for long."""
+    told = os.environ.pop(_HOLD, "").split()
+    if len(told) != 2 or not _is_same(int(told[0]), int(told[1])):
+        return
+    import select
+
+    held = int(told[0])
+    try:
+        poll = select.poll()
+        poll.register(held, 1)
+        poll.poll(_HELD)
+    finally:
+        _posix.close(held)
+
+
 _start()
 _chain()
+_hold()

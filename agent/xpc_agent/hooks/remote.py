@@ -188,6 +188,10 @@ class RemoteHook(FailingOpen):
     def placed(self, resolved: Resolved, code: Optional[types.CodeType]) -> None:
         """What it is on: the function, and the code that this has when it is not armed, if it is one of Python's. Before it is armed."""
 
+    def not_placed(self, why: str) -> None:
+        """Its target cannot be hooked, though the module has come: nobody waits for that answer any more."""
+        self._notify("not-hooked", message=why)
+
     def taken_off(self) -> None:
         """It is not on its target any more; invocations may be under way that have begun before."""
 

@@ -19,6 +19,7 @@ from ..patching.lines.injection import Call, Injection
 from ..patching.lines.starts import Body, UndecodableError
 from ..targets.lines import FoundLine, Root, find_line, module_to_come
 from ..targets.module import main_names
+from ..targets.running import names_to_come
 from .point import ProbePoint
 
 log = logging.getLogger("xpc_agent")
@@ -117,6 +118,8 @@ class LinePoint(ProbePoint):
             self.refresh()
         except TargetError as error:
             self.state, self.reason = "missing", str(error)
+            if names_to_come(self._module):
+                self.state, self.reason = "pending", "the main program has not come to it yet"
         hooks: List[Any] = list(self.hooks)
         mistakes = [f"{self.target}: {hook.mistake}" for hook in hooks if hook.mistake]
         for text in [*([self.reason] if self.state == "missing" else []), *mistakes]:

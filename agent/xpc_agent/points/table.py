@@ -32,7 +32,7 @@ from ..late import NotLoadedError, is_ours
 from ..targets.glob import expand, functions_of, matching
 from ..targets.module import find_module, is_initializing, main_names
 from ..targets.resolve import resolve
-from ..targets.running import is_main, is_to_come, names_to_come
+from ..targets.running import is_main, is_to_begin, is_to_come, names_to_come
 from .of_probe import Loaded, is_there, load, needs_wrapt, of_wrapt
 from .on_demand import OnDemand
 from .watch import Watch
@@ -183,7 +183,11 @@ class ProbeTable:
             with self.changing():
                 for point in points:
                     if point.state in ("pending", "missing") or self._stale(point):
+                        was_pending = point.state == "pending"
                         point.make_hookable()
+                        if was_pending and point.state in ("missing", "unpatchable"):
+                            for hook in point.hooks:
+                                hook.not_placed(point.reason)
         except NotLoadedError:
             # The application has just put something there that takes wrapt.
             load(wrapt=True)
@@ -421,7 +425,8 @@ class ProbeTable:
                 to_come = awaited and bool(names_to_come(name))
                 self.module_imported(sys.modules["__main__"], name)
                 waited_for = waited_for or to_come or any(point.state == "pending" for point in points)
-        return waited_for
+        # Before it begins nothing says by which names it goes.
+        return waited_for or (is_to_begin() and any(point.state == "pending" and point.hooks for point in list(self.points.values())))
 
     def pause(self) -> None:
         """For the moment of a fork: end the thread that looks for what is to come."""

@@ -250,7 +250,7 @@ class Selections:
                 # Nobody waits for the answer, and the rest of the selection stays.
                 log.warning("%s", error)
                 if selection.pool is None:
-                    selection.peer.notify("not-hooked", message=str(error))
+                    selection.peer.notify("not-hooked", hook=selection.message.hook, message=str(error))
 
     def _hook_more(self, selection: Selection, name: str) -> None:
         before = self._on(selection)

@@ -25,6 +25,7 @@ from xpc_instrument.core.model.words import counted, nearest_few
 from .flags import CO_OPTIMIZED
 from .module import find_module, is_initializing
 from .raw import function_in, is_a, namespace_of
+from .running import own_folders
 
 # Places that an error names.
 _NAMED = 5
@@ -82,7 +83,7 @@ def module_to_come(target: str) -> str:
     if any(ends_with(file, path) for file in _files()):
         return ""
     # The innermost folder is the likeliest, of which the name is the shortest.
-    names = [_name_in(entry, path) for entry in list(sys.path) if type(entry) is str]
+    names = [_name_in(entry, path) for entry in [*sys.path, *own_folders()] if type(entry) is str]
     return min(filter(None, names), key=len, default="")
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from opcode import EXTENDED_ARG, opmap
-from typing import Any, Optional, Set
+from typing import Any, Iterator, List, Optional, Set
 
-from .module import find_module, main_names
+from .module import find_module, is_initializing, main_names
 from .raw import namespace_of
 
 
@@ -24,14 +25,17 @@ def is_to_come(module: str, name: str) -> bool:
     if not is_main(module):
         return False
     frame = _main_frame()
-    return frame is not None and name.partition(".")[0] in frame.f_code.co_names
+    if frame is None:
+        return is_to_begin()
+    return name.partition(".")[0] in frame.f_code.co_names
 
 
 def names_to_come(module: str) -> Set[str]:
-    """What the main program, if that is the module, may yet define: what its code stores behind the place where it is now."""
+    """What the main program, if that is the module, may yet define: what its code stores behind the place where it is now; a star while it
+    is to begin."""
     frame = _main_frame() if is_main(module) else None
     if frame is None:
-        return set()
+        return {"*"} if is_main(module) and is_to_begin() else set()
     store = opmap["STORE_NAME"]
     code, names, extended = frame.f_code.co_code, set(), 0
     for place in range(0, len(code), 2):
@@ -42,13 +46,46 @@ def names_to_come(module: str) -> Set[str]:
     return names
 
 
+# The main program was still to begin when somebody looked.
+_is_to_begin = False
+
+
+def is_to_begin() -> bool:
+    """Whether the main program has yet to begin: Python imports `site`, or has done so, and no code of the program has been seen since."""
+    global _is_to_begin
+    if is_initializing(sys.modules.get("site")):
+        _is_to_begin = True
+    elif _is_to_begin and (_main_frame() is not None or any(frame.f_code.co_name == "_shutdown" for frame in _frames())):
+        # A short one may have come to its end unseen: its main thread waits for the others.
+        _is_to_begin = False
+    return _is_to_begin
+
+
+def own_folders() -> List[str]:
+    """Where modules of the program may be that Python looks for there only once `site` has been imported."""
+    if not is_initializing(sys.modules.get("site")):
+        return []
+    try:
+        return [os.path.dirname(os.path.abspath(sys.argv[0])), os.getcwd()]
+    except (AttributeError, IndexError, OSError):
+        return []
+
+
 def _main_frame() -> Optional[Any]:
     """The frame of the main program's own code, while it runs."""
+    global _is_to_begin
     namespace = namespace_of(sys.modules["__main__"])
+    for frame in _frames():
+        if frame.f_globals is namespace and frame.f_code.co_name == "<module>":
+            _is_to_begin = False
+            return frame
+    return None
+
+
+def _frames() -> Iterator[Any]:
+    """Those of all threads."""
     for frame in sys._current_frames().values():
         one: Optional[Any] = frame
         while one is not None:
-            if one.f_globals is namespace and one.f_code.co_name == "<module>":
-                return one
+            yield one
             one = one.f_back
-    return None

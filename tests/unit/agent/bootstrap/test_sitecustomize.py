@@ -126,3 +126,33 @@ def test_a_fork_waits_for_the_import_of_logging_and_has_its_lock_in_the_end() ->
 @pytest.mark.version
 def test_a_child_imports_anew_what_the_thread_was_importing_when_its_fork_had_waited_long_enough() -> None:
     assert run("HELD = 2\n" + FORKING, said="its own\n") == "7 False"
+
+
+def test_a_program_waits_for_its_verb_but_not_for_long_and_not_at_a_file_of_its_own() -> None:
+    source = """
+import threading
+held, gate = os.pipe()
+def hold(number, inode):
+    os.environ[module._HOLD] = f"{number} {inode}"
+    thread = threading.Thread(target=module._hold)
+    thread.start()
+    while module._HOLD in os.environ:
+        pass
+    return thread
+inode = os.fstat(held).st_ino
+waiting = hold(os.dup(held), inode)
+assert not hold(gate, 1).join()  # another file has the number
+assert not hold(1000, inode).join()
+assert waiting.is_alive()
+os.write(gate, b"x")
+waiting.join()
+os.read(held, 1)
+waiting = hold(os.dup(held), inode)
+module._HELD = 1
+hold(os.dup(held), inode).join()
+os.close(gate)
+waiting.join()
+print(module._HOLD in os.environ, len(os.listdir("/proc/self/fd")))
+"""
+    # The standard ones, the listener, what is held here, and that of the folder.
+    assert run(source) == "False 6"

@@ -35,6 +35,9 @@ class Forward:
     def shown_in(self, form: Any) -> None:
         """It looks at no argument."""
 
+    def not_placed(self, why: str) -> None:
+        self.why = why
+
     def placed(self, resolved: Any, code: Any) -> None:
         """Nor at the function."""
 
@@ -108,6 +111,7 @@ def test_a_pending_hook_whose_target_cannot_be_armed_leaves_the_import_alone(sho
     table.module_imported(shop)
     assert (point.state, point.patch) == ("unpatchable", None)
     assert "closed" in point.reason
+    assert waiting.why == point.reason
 
 
 @pytest.mark.parametrize(("name", "patcher"), [("charge", "code"), ("charge", "wrapt"), ("cached", "wrapt"), ("clock", "wrapt")])
