@@ -29,8 +29,11 @@ def app(begin_app: Callable[..., App]) -> App:
 def during(app: App, expression: str, *words: str) -> subprocess.CompletedProcess[str]:
     """What a command says, while the application evaluates an expression as soon as a hook is armed."""
 
+    # Loaded here: pytest reads the sources itself, and the parser of Python 3.11 fails where two threads do that at once.
+    connect = xpc_instrument.connect
+
     def call() -> None:
-        with xpc_instrument.connect("shop") as session:
+        with connect("shop") as session:
             while not any(probe.hooks for probe in session.stats()):
                 pass
         app.evaluate(expression)
