@@ -154,7 +154,7 @@ def enter_{count}(gate{parameters}):{first}
 def __getattr__(name: str) -> Any:
     """`enter_5`, and so on: made when it is asked for, by name too, since the code of armed functions is pickled with it."""
     count = name[len("enter_") :]
-    if not name.startswith("enter_") or not count.isdigit() or int(count) > 255:
+    if not name.startswith("enter_") or not count.isdecimal():
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return globals().setdefault(name, compiled(f"{__name__} {name}", globals(), enter_text(int(count)))[name])
 

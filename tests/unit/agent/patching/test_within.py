@@ -244,6 +244,15 @@ def test_hooks_see_the_canonical_form_and_the_instance_apart(shop: Any) -> None:
     assert (after.seen, of_value.seen) == ([(order, (0, 1), {})], [(order, (), {})])
 
 
+def test_a_function_may_have_any_number_of_parameters(shop: Any) -> None:
+    exec(f"def wide({', '.join(f'p{number}' for number in range(300))}):\n    return p0, p299\n", shop.__dict__)
+    scene = Scene("wide", shop.log)
+    hooks = [scene.add(mode, "hook") for mode in (Mode.BEFORE, Mode.AROUND)]
+    assert shop.wide(*range(300)) == (0, 299)
+    assert [hook.seen[0][1] for hook in hooks] == [tuple(range(300))] * 2
+    assert scene.patch.patcher == "inside"
+
+
 def test_what_a_body_does_to_its_keyword_arguments_is_not_seen_by_an_after_hook(shop: Any) -> None:
     exec("def drain(**options):\n    options.clear()\n", shop.__dict__)
     after = Scene("drain", shop.log).add(Mode.AFTER, "after")
