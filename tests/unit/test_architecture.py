@@ -80,6 +80,7 @@ THIRD_PARTY = {
         "xpc_instrument.pytest_plugin.service",
         "xpc_instrument.pytest_plugin.mocker",
         "xpc_instrument.pytest_plugin.recordings",
+        "xpc_instrument.pytest_plugin.stand_ins",
     },
 }
 

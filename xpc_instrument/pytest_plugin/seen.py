@@ -59,13 +59,19 @@ class Seen:
         self.target = target
         self.calls: List[SeenCall] = []
         self.mistakes: List[BaseException] = []
-        """What is no outcome but a mistake of the test, such as an ``assert`` in a hook."""
+        """What is no outcome but a mistake of the test, such as an ``assert`` in a hook; what is told is taken out."""
+
+        self.mistakes_made = 0
+        """How many there were."""
 
         self.signature: Optional[Signature] = None
         """The parameters of the target, once they are known."""
 
         self.was_called = False
         """Whether it was called at all, also if that has been forgotten since."""
+
+        self.under_way = 0
+        """How many calls have begun and not ended. One that the application has given up ends when its stand-in does."""
 
         self.over = False
         self.late = 0
@@ -90,6 +96,7 @@ class Seen:
         """Note a mistake of the test."""
         with self.changed:
             self.mistakes.append(error)
+            self.mistakes_made += 1
             self.changed.notify_all()
 
     def clear(self) -> None:
@@ -107,6 +114,9 @@ class Noted:
         self._took = took
         self._at = seen.now() - (took or 0.0)
         self._record = None if seen.recorded is None else seen.recorded.begin(seen.target, seen.signature, call)
+        with seen.changed:
+            seen.under_way += 1
+            seen.was_called = True
 
     def ended(self, result: Any, error: Optional[BaseException] = None) -> None:
         """Note what came of it."""
@@ -114,6 +124,8 @@ class Noted:
         outcome = f"returned {shown_value(result)}" if error is None else f"raised {shown_error(error)}"
         if self._record is not None:
             self._record(result, error, seen.now() - self._at if self._took is None else self._took)
+        with seen.changed:
+            seen.under_way -= 1
         seen.add(SeenCall(self._at, call.pid, call.thread, call.args, dict(call.kwargs), outcome, result, error))
 
 
@@ -145,8 +157,10 @@ def report(all_seen: Sequence[Seen]) -> str:
     lines: List[str] = []
     for seen in all_seen:
         with seen.changed:
-            calls = list(seen.calls)
-        lines.append(f"{seen.kind:5} {seen.target:{width}}   {_count(calls) or _never(seen, all_seen)}")
+            calls, under_way = list(seen.calls), seen.under_way
+        open_calls = f"{under_way} under way" if under_way else ""
+        counts = ", ".join(filter(None, (_count(calls), open_calls)))
+        lines.append(f"{seen.kind:5} {seen.target:{width}}   {counts or _never(seen, all_seen)}")
         cut = len(calls) - SHOWN
         for number, call in enumerate(calls):
             if cut > 0 and SHOWN // 2 <= number < SHOWN // 2 + cut:
@@ -171,4 +185,5 @@ def _never(seen: Seen, all_seen: Sequence[Seen]) -> str:
 
     called = {one.target: len(one.calls) for one in all_seen if one.calls and one is not seen}
     near = sorted(called, key=lambda target: -difflib.SequenceMatcher(None, target, seen.target).ratio())[:3]
-    return "never called" + (f"; others that were: {', '.join(f'{target} ({called[target]})' for target in near)}" if near else "")
+    never = "no call has ended" if seen.kind == "spy" else "never called"
+    return never + (f"; others that were: {', '.join(f'{target} ({called[target]})' for target in near)}" if near else "")

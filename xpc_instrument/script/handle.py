@@ -85,8 +85,8 @@ class Handle:
         self._apart: Set[int] = set()
         # Why it is not on targets whose module has come since.
         self._not_hooked: Set[str] = set()
-        # The first error of an expression that a process has told of.
-        self._mistake = ""
+        # The first error of an expression that a process has told of, and why one was the first to give up what stands in.
+        self._mistake = self._given_up = ""
         self._remove = remove
         self._terms_over = terms_over
         self._lock = threading.Lock()
@@ -140,7 +140,7 @@ class Handle:
 
     @property
     def expression_error(self) -> str:
-        """The first error of an expression of a hook that looks on, as a process has told it; "" before. Later ones are counted."""
+        """The first error of an expression of the hook, `when` included, as a process has told it; "" before. Later ones are counted."""
         return self._mistake
 
     def remove(self) -> None:
@@ -206,6 +206,8 @@ class Handle:
             self._last_totals[int(data["pid"])] = data["totals"]
         elif kind == "expression":
             self._mistake = self._mistake or one_line(str(data["message"]))
+        elif kind == "given-up":
+            self._given_up = self._given_up or one_line(str(data["message"]))
         else:
             with self._lock:
                 self._over_budget[int(data["pid"])] = one_line(str(data["used"]))

@@ -312,7 +312,7 @@ class Session(Observer):
             if found is not None:
                 found.handle._note_targets(map(str, data.get("targets") or ()))
             return
-        if notice.kind in ("apart", "expression", "not-hooked", "over-budget", "totals"):
+        if notice.kind in ("apart", "expression", "given-up", "not-hooked", "over-budget", "totals"):
             found = self._hooks.get(data.get("hook", 0))
             if found is not None:
                 found.handle._note_counting(notice.kind, data)

@@ -76,6 +76,7 @@ class FailingOpen:
         self._on_failure = on_failure
         self._ended = ended
         self._logged: Dict[str, bool] = {}
+        self._word = "stand-in" if terms.stands_in else f"{mode} hook"
         # Its `take` says whether an invocation calls the hook, counted if it does: admission's own function, without one of ours around it.
         self.way = Way()
         # What is to know that admission has changed.
@@ -96,6 +97,7 @@ class FailingOpen:
             self._log_once(
                 cause, "has a condition that fails (%s): %s; that counts as not met. Further ones are counted, not logged.", cause, text
             )
+            self._notify("expression", message=text)
 
     @guarded
     def note_condition_rest(self, failures: int, pause: float) -> None:
@@ -160,7 +162,7 @@ class FailingOpen:
         if self.mode is Mode.BEFORE and isinstance(error, Failed) and error.cause == "raised":
             return None
         kind = HookTimeoutError if isinstance(error, DeadlineError) else HookFailedError
-        failure = kind(f"the {self.mode} hook of {self.peer.who} on {self.target} failed: {error}")
+        failure = kind(f"the {self._word} of {self.peer.who} on {self.target} failed: {error}")
         failure.__cause__ = error
         return Outcome(error=failure)
 
@@ -192,11 +194,17 @@ class FailingOpen:
         if cause == "timeout" and lane is None:
             # Nor was there a lane to count what the thread has waited.
             self.counters.waited(self._timeout)
+        raises = self._on_failure == "raise" and self.mode is not Mode.AFTER
+        message = one_line(str(error)) or type(error).__name__
+        if cause == "timeout" and self.terms.stands_in and cause not in self._logged:
+            # The script knows of it only when the stand-in has ended, if it ever does.
+            self._notify("given-up", message=message)
         self._log_once(
             cause,
-            "failed (%s): %s; the application goes on without it. Further failures of this kind are counted, not logged.",
+            "failed (%s): %s; the application %s. Further failures of this kind are counted, not logged.",
             cause,
-            one_line(str(error)) or type(error).__name__,
+            message,
+            "gets an error, unless the original has run" if raises else "goes on without it",
             exc_info=error if cause == "internal" else None,
         )
         if cause == "raised" and self.mode in (Mode.BEFORE, Mode.AFTER):
@@ -224,7 +232,7 @@ class FailingOpen:
         if cause in self._logged:
             return
         self._logged[cause] = True
-        log.warning("the %s hook of %s on %s " + text, self.mode, self.peer.who, self.target, *args, exc_info=exc_info)
+        log.warning("the %s of %s on %s " + text, self._word, self.peer.who, self.target, *args, exc_info=exc_info)
 
     def _tell_expression(self, fault: Exception, outcome: str) -> None:
         """An expression has failed: it is counted, and the first is told in the log and to the script."""

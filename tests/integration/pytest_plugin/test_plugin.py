@@ -367,6 +367,20 @@ def test_an_assert_in_what_runs_later(xpc, ask, kind, first):
     xpc.patch("checkout:total", side_effect=made["effect"])
     assert ask("checkout.total([1])")[0] == 502
 
+def test_a_condition_that_fails(xpc, ask):
+    xpc.patch("checkout:total", return_value=1, when="items > 5")
+    assert ask("checkout.total([1])")[0] == 200
+
+def test_a_stand_in_that_is_given_up(xpc, ask):
+    import threading
+    free = threading.Event()
+    waits = xpc.patch("checkout:total", side_effect=lambda items: free.wait(60), timeout=0.1)
+    assert ask("checkout.total([1])")[0] == 502
+    with pytest.raises(pytest.fail.Exception, match="patch checkout:total   1 under way"):
+        xpc.wait(waits, timeout=0.1)
+    xpc.stop(waits)
+    free.set()
+
 def test_an_assert_in_a_hook_of_the_session(xpc_app, ask):
     def looks(call):
         assert call.args == 1
@@ -401,7 +415,7 @@ def test_an_answer_that_cannot_cross(xpc, ask):
     assert ask("checkout.charge(1)")[0] == 502
     total = xpc.patch("checkout:total", return_value=threading.Lock())
     code, said = ask("checkout.total([1])")
-    assert code == 502 and said.startswith("HookFailedError: the around hook of pid")
+    assert code == 502 and said.startswith("HookFailedError: the stand-in of pid")
 
 def test_outcomes_that_are_used_up(xpc, ask):
     xpc.patch("checkout:total", side_effect=[1])
@@ -440,6 +454,8 @@ def test_each_kind_of_failure_is_told_with_its_target(run_tests: Callable[..., P
     assert found == {
         "test_an_assert_in_a_hook": "failed",
         "test_an_assert_in_what_runs_later": "failed, failed, failed, failed",
+        "test_a_condition_that_fails": "passed, error",
+        "test_a_stand_in_that_is_given_up": "passed, error",
         "test_an_assert_in_a_hook_of_the_session": "error, failed",
         "test_a_mistake_after_the_test": "passed, error",
         "test_an_answer_that_cannot_cross": "error, failed",
@@ -462,6 +478,9 @@ def test_each_kind_of_failure_is_told_with_its_target(run_tests: Callable[..., P
     assert "XFAIL test_it.py::test_a_mistake_that_is_expected" in program.text
     left = section(program, "ERROR at teardown of test_an_assert_in_a_hook_of_the_session")
     assert left[0].startswith("the test has left hooks armed, which are removed now: after checkout:total")
+    assert "patch checkout:total: its condition failed, and such calls ran the original: TypeError: '>' not supported" in program.text
+    gave_up = "patch checkout:total: the application has given up one of its calls, and got HookTimeoutError: "
+    assert gave_up in program.text
     cannot = "post: its answer is a mock, which lives here and cannot be had in the application: expected a value (return_value=)"
     assert cannot in program.text and "patch checkout:total: 1 of its calls failed" in program.text
     assert "side_effect are used up: total([2])" in "\n".join(section(program, "test_outcomes_that_are_used_up"))
@@ -471,7 +490,7 @@ def test_each_kind_of_failure_is_told_with_its_target(run_tests: Callable[..., P
     seen = lines[next(number for number, line in enumerate(lines) if line.startswith("spy   gateway:Gateway.post")) - 2 :]
     assert re.fullmatch(r"patch checkout:total         1 call \(process \d+\)", seen[0])
     assert re.fullmatch(r"  \+\d\.\d{3}s total\(\[1\]\)  returned 1", seen[1])
-    assert seen[2] == "spy   gateway:Gateway.post   never called; others that were: checkout:total (1)"
+    assert seen[2] == "spy   gateway:Gateway.post   no call has ended; others that were: checkout:total (1)"
     assert "said by the service" in program.text
     assert "the module checkout has no 'totl'; the nearest names are checkout:total" in program.text
     assert "checkout:total: expected 1 call within 0.1 s, there were 0" in program.text

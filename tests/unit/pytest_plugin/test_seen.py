@@ -42,7 +42,7 @@ def test_one_that_was_never_called_names_the_nearest_that_were() -> None:
     called(all_seen[1], 1)
     called(all_seen[1], 2)
     first = report(all_seen).splitlines()[0]
-    assert first.split(None, 2)[2] == "never called; others that were: shop.checkout:total_with_tax (2), mail:send (1)"
+    assert first.split(None, 2)[2] == "no call has ended; others that were: shop.checkout:total_with_tax (2), mail:send (1)"
 
 
 def test_who_waits_is_told_of_each_call_and_what_comes_after_the_end_is_late() -> None:
