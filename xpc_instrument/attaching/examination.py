@@ -1,6 +1,7 @@
 """What is known of a process before anything is done to it, and whether, and how, it can be attached to.
 
-Nothing here changes anything: files in /proc are read, and its memory, which takes the same rights as tracing it.
+Nothing here changes anything: files in /proc are read, and its memory, which takes the same rights as tracing it. Of one with seccomp
+filters a thread is stopped for a moment, to read them.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Dict, List, Optional, Sequence, Tuple
 
 from ..core.discovery.name import app_name
 from ..core.model.errors import AttachError
+from .filters import deadly_calls, filters_of
 from .injection import find_place, is_unsafe
 from .job import MOUNT, NO_PLACE, has_place
 from .memory import EM_X86_64, Image, Memory, images, mappings
@@ -139,6 +141,7 @@ def examine(pid: int) -> Examination:
     _look_at_rights(found, status)
     if all(check.ok for check in checks):
         _look_at_limits(found)
+        _look_at_filters(found, status)
         _look_inside(found)
         if found.way and not has_place(pid, found.uid == os.geteuid()):
             checks.append(Check(False, NO_PLACE, MOUNT))
@@ -160,6 +163,28 @@ def _look_at_limits(found: Examination) -> None:
     if space - size < _SPACE:
         text = f"it has {size >> 20} MiB of address space, and may have {space >> 20}; the agent takes {_SPACE >> 20}"
         found.checks.append(Check(False, text, f"let it have more: prlimit --pid {found.pid} --as={size + 2 * _SPACE}:"))
+
+
+def _look_at_filters(found: Examination, status: Dict[str, str]) -> None:
+    """Whether what the agent does would end the process by a seccomp filter of its own."""
+    mode = int(status.get("Seccomp", "0"))
+    if mode == 1:
+        found.checks.append(Check(False, "it has limited itself to read and write (strict seccomp), and would be ended"))
+    if mode != 2:
+        return
+    filters = filters_of(found.pid)
+    if filters is None:
+        # Those of a container are here, too, and this process does the same.
+        own = _status(os.getpid()).get("Seccomp_filters", "0")
+        if int(status.get("Seccomp_filters", "0")) > int(own):
+            text = "it has seccomp filters of its own, which may not be read, and what they forbid may end it"
+            found.checks.append(Check(False, text, f"attach as root of the machine, with CAP_SYS_ADMIN, or {RUN}"))
+        return
+    deadly = deadly_calls(filters)
+    if deadly:
+        some = ", ".join(deadly[:3]) + (f" and {len(deadly) - 3} more" if len(deadly) > 3 else "")
+        text = f"its seccomp filter would end it for system calls of the agent ({some})"
+        found.checks.append(Check(False, text, "have the filter answer them with an error, or allow them"))
 
 
 def _limit(lines: List[str], name: str) -> int:

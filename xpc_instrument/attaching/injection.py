@@ -177,7 +177,7 @@ class Injection:
     def run(self, deadline: float) -> None:
         """Have it begin. Raises `AttachError` if no thread comes to a safe place until then, or the process ends or may not be traced."""
         pause = _FIRST_PAUSE
-        while not _in_thread(self._try_all):
+        while not in_thread(self._try_all):
             if time.monotonic() > deadline:
                 raise AttachError(
                     f"process {self.pid} cannot be attached to: none of its threads came to a place where it could be stopped safely, "
@@ -286,7 +286,7 @@ class Injection:
             if time.monotonic() > deadline:
                 return False
             time.sleep(0.0005)
-        while not _in_thread(self._try_undo):
+        while not in_thread(self._try_undo):
             if time.monotonic() > deadline:
                 return False
             time.sleep(0.002)
@@ -331,10 +331,10 @@ def main_ident(pid: int) -> int:
         finally:
             thread.let_go()
 
-    return _in_thread(look)
+    return in_thread(look)
 
 
-def _in_thread(work: Callable[[], Result]) -> Result:
+def in_thread(work: Callable[[], Result]) -> Result:
     """What `work` returns or raises, in a thread of its own, which is gone afterwards with all that it has seized."""
     outcome: List[Any] = []
     failure: List[BaseException] = []

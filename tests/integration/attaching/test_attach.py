@@ -587,6 +587,28 @@ def test_one_without_free_descriptors_or_memory_is_refused(run_program: Callable
     program.kill()
 
 
+# Has itself killed for any socket, as by a filter of systemd's.
+FILTERED = """
+import ctypes, struct, sys
+program = b"".join(struct.pack("<HBBI", *one) for one in [(32, 0, 0, 0), (21, 0, 1, 41), (6, 0, 0, 0x80000000), (6, 0, 0, 0x7fff0000)])
+class Program(ctypes.Structure): _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_char_p)]
+libc = ctypes.CDLL(None)
+assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, ctypes.byref(Program(4, program)), 0, 0) == 0
+print("ready", flush=True)
+sys.stdin.readline()
+print("lives")
+"""
+
+
+def test_one_that_its_own_filter_would_end_is_refused(run_program: Callable[..., Program], capsys: pytest.CaptureFixture[str]) -> None:
+    program = run_program(FILTERED)
+    program.read_until("ready")
+    status, said = _said(capsys, str(program.pid))
+    assert status == 6 and ("its seccomp filter would end it for system calls of the agent (socket)" in said or "may not be read" in said)
+    program.send_line()
+    assert program.read_line() == "lives" and program.wait() == 0
+
+
 def test_one_whose_main_thread_has_ended_is_refused(run_program: Callable[..., Program], capsys: pytest.CaptureFixture[str]) -> None:
     program = run_program(
         "import ctypes, sys, threading\nmain = threading.main_thread()\ndef wait():\n    with open('/proc/self/stat') as file:\n"
