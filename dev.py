@@ -74,6 +74,12 @@ PASSED = "passed"
 # pytest's own exit status for a run without a test.
 NO_TESTS = 5
 
+# Ours for one that says 1 and names no test, so that those that failed elsewhere and pass alone do not settle it.
+UNNAMED = 101
+
+# pytest's last line: how many of each, and in how many seconds.
+COUNTS = re.compile(r"((?:\d+ [a-z]+(?:, )?)+) in ([\d.]+)s(?: \([\d:]+\))?")
+
 # The jobs of a version share its environment: whoever comes first makes it.
 _making = {of: threading.Lock() for of in (*VERSIONS, HEAVY)}
 
@@ -191,21 +197,27 @@ def matrix(arguments: Sequence[str]) -> int:
 
 
 class Ran(NamedTuple):
-    """What came of running the tests on one version: pytest's exit status, what it printed, and the ids of the tests that failed."""
+    """What came of running the tests on one version: pytest's exit status, what it printed, and the ids of the tests that failed.
+
+    `counts` is the line that says how many passed, where what is printed has it more than once.
+    """
 
     status: int
     text: str
     failed: Tuple[str, ...] = ()
+    counts: str = ""
 
     @property
     def last(self) -> str:
-        """The line that says how many passed."""
-        return (self.text.strip().splitlines() or ["it printed nothing"])[-1]
+        """The line that says how many passed; the interpreter may say something as it ends. The last one, if none does."""
+        lines = self.text.strip().splitlines() or ["it printed nothing"]
+        return self.counts or next((line for line in reversed(lines) if COUNTS.fullmatch(line)), lines[-1])
 
 
 def outcome(ran: Ran) -> str:
     """The words for the summary."""
-    return f"FAILED (exit status {ran.status}): {ran.last}" if ran.status else f"{PASSED}: {ran.last}"
+    status = "no test failed, but a run did, as it says above" if ran.status == UNNAMED else f"exit status {ran.status}"
+    return f"FAILED ({status}): {ran.last}" if ran.status else f"{PASSED}: {ran.last}"
 
 
 def settle(runs: Dict[str, Ran], alone: Callable[[str, str], Ran]) -> Tuple[Dict[str, str], List[str]]:
@@ -302,9 +314,10 @@ def joined(rans: Sequence[Ran]) -> Ran:
     # Options such as -k may leave a job without a test.
     told = [ran for ran in rans if ran.status != NO_TESTS] or rans[:1]
     # A failed test is status 1: anything else is worse, and is not to be taken for that.
-    status = max((ran.status for ran in told), key=lambda status: (status not in (0, 1), status))
-    text = "\n".join([*(ran.text.strip() for ran in told), _added([ran.last for ran in told])])
-    return Ran(status, text, tuple(test for ran in told for test in ran.failed))
+    statuses = [UNNAMED if ran.status == 1 and not ran.failed else ran.status for ran in told]
+    status = max(statuses, key=lambda status: (status not in (0, 1), status != UNNAMED, status))
+    text = "\n".join(ran.text.strip() for ran in told)
+    return Ran(status, text, tuple(test for ran in told for test in ran.failed), _added([ran.last for ran in told]))
 
 
 def _added(lines: Sequence[str]) -> str:
@@ -312,7 +325,7 @@ def _added(lines: Sequence[str]) -> str:
     counts: Dict[str, int] = {}
     seconds = 0.0
     for line in lines:
-        found = re.fullmatch(r"((?:\d+ [a-z]+(?:, )?)+) in ([\d.]+)s(?: \([\d:]+\))?", line)
+        found = COUNTS.fullmatch(line)
         if found is None:
             return "; ".join(lines)
         for number, word in re.findall(r"(\d+) ([a-z]+)", found[1]):

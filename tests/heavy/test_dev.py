@@ -120,6 +120,11 @@ def test_what_came_of_the_jobs_is_joined() -> None:
     assert (dev.joined([GOOD, none]).status, dev.joined([none, none]).status) == (0, dev.NO_TESTS)
     both = dev.joined([failed("a"), GOOD, failed("b")])
     assert (both.status, both.failed) == (1, ("a", "b"))
+    # Nor does what the interpreter says at its end stand for how many passed, or a run that names no test hide behind one that does.
+    warned = Ran(1, "7 passed in 9s\nResourceWarning: unclosed <socket.socket fd=12>")
+    both = dev.joined([failed("a"), warned])
+    assert (both.last, both.failed, both.status) == ("1 failed, 14 passed in 18s", ("a",), dev.UNNAMED)
+    assert settle({"3.15": both}, Alone())[0]["3.15"].startswith("FAILED (no test failed, but a run did")
     # A job that crashed makes its version one that no test run again can settle, and its last words are kept.
     assert [dev.joined([failed("a"), Ran(status, "")]).status for status in (2, -11)] == [2, -11]
     assert dev.joined([GOOD, Ran(-11, "Segmentation fault")]).last == "3 passed in 1s; Segmentation fault"
