@@ -35,11 +35,9 @@ log = logging.getLogger("xpc_agent")
 # costs the application's threads more than what is in it. One that comes alone waits for the first.
 _GATHER = 0.005
 _GATHER_MOST = 0.04
-# A batch of fewer events is one of a few that happen to come together; one of so many is worth its cost.
-_FEW = 4
-_ENOUGH = 64
-# And a queue has room for as many events as come in so many spans like the last one, should more come all at once.
-_SPANS = 16
+# A batch of fewer events is one of a few that happen to come together; one of so many is worth its cost; a queue has room for what comes
+# in so many spans like the last one, should more come all at once.
+_FEW, _ENOUGH, _SPANS = 4, 64, 16
 # For how long after the last event the sender looks again before it has to be woken, which costs the caller more than all else.
 _LINGER = 0.1
 # A batch is closed when it has so many events, or bytes.
@@ -303,7 +301,7 @@ class EventQueue:
                 # One whose hook is forgotten was late: its invocation began before the hook was removed.
                 counts[event[0]] = counts.get(event[0], 0) + 1
                 events.append(event if len(event) < _PLAIN else _crossing(event))
-        self._span(len(events))
+        self._gather = _next_span(self._gather, len(events), self.limit)
         self._count(counts)
         for hook in list(hooks.values()):
             hook.settle()
@@ -328,14 +326,6 @@ class EventQueue:
         except Exception:
             log.exception("%d events of session %.8s were dropped", len(events), self.session)
             self._end_batch(False)
-
-    def _span(self, came: int) -> None:
-        """How long is gathered from now on, of which so many events have come in the last span."""
-        enough = min(_ENOUGH, self.limit // _SPANS)
-        if came < _FEW or came > 2 * enough:
-            self._gather = _GATHER if came < _FEW else max(_GATHER, self._gather / 2)
-        elif came < enough:
-            self._gather = min(2 * self._gather, _GATHER_MOST)
 
     def _count(self, counts: Dict[int, int]) -> None:
         for number, count in counts.items():
@@ -481,6 +471,14 @@ class EventQueue:
         for barrier in list(self.barriers):
             self._pass(barrier)
         self.hooks.clear()
+
+
+def _next_span(span: float, came: int, room: int) -> float:
+    """How long is gathered after a span in which so many events came, for a queue with so much room."""
+    enough = min(_ENOUGH, room // _SPANS)
+    if came < _FEW:
+        return _GATHER
+    return max(_GATHER, span / 2) if came > 2 * enough else min(2 * span, _GATHER_MOST) if came < enough else span
 
 
 def _crossing(event: Event) -> Event:
