@@ -77,7 +77,8 @@ class Session(Observer):
 
     Hooks run in threads of the session, several at a time if the application calls so. These block all signals, and so does a program that
     a hook starts, unless a ``preexec_fn`` unblocks them. A session's methods may be called from any thread, but not in a forked child,
-    where all but ``close`` raise ``ChannelError``.
+    where all but ``close`` raise ``ChannelError``. Since a hook may run in them at any moment, these threads do not end for a fork: Python
+    3.12 and later warn of them where the script forks.
     """
 
     app: str
