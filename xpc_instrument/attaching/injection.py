@@ -3,6 +3,7 @@
 Rules:
 - One thread of the target is stopped for less than a millisecond. It is one at a safe place: in a system call that waits, or in code that
   holds no lock of the C library. Any other is let go at once, and another one looked at, again and again.
+- Where forks would warn of a second thread, the only one of the target is stopped until they wait (`until`), unless it computes.
 - Its registers are set once. From then on everything comes back by itself (stub.S), whatever happens to this process: it may die at any
   moment before, in between and after.
 - What it runs lies behind the end of the code of a mapped file, in the last page, where nothing of the program is. It is byte for byte the
@@ -62,6 +63,10 @@ _OF_PYTHON = ("Py_IsInitialized", "PyGILState_Ensure", "PyDict_New", "PyRun_Stri
 _SWITCHING = 0.00001
 # Between two rounds over the threads, in seconds, at first and at most.
 _FIRST_PAUSE, _LAST_PAUSE = 0.001, 0.02
+# How long the only thread is held back, in seconds at most: it takes a millisecond, but longer where it waits with the global interpreter
+# lock. And in how many rounds it may be found computing, a fifth of a second, before it is taken there, where that would not help.
+_HELD = 0.1
+_ROUNDS_OF_WAITING = 12
 # A process that has been forked so little ago, in seconds, may still be in the part of fork(2) in which Python makes its locks anew.
 _NEWBORN = 0.3
 # A mask that never changes in so many rounds is no handler's.
@@ -149,7 +154,7 @@ class Injection:
     `stopped` is for how long a thread stood still, in seconds, and `rounds` how many rounds over the threads were needed.
     """
 
-    def __init__(self, pid: int, source: str) -> None:
+    def __init__(self, pid: int, source: str, until: Optional[Callable[[], bool]] = None) -> None:
         text = source.encode("ascii")
         if len(text) >= TEXT_SIZE:
             raise AttachError(
@@ -161,6 +166,9 @@ class Injection:
         self._text = text + b"\0" * (TEXT_SIZE - len(text))
         self._masks: Dict[int, List[int]] = {}
         self._is_newborn = False
+        self._until = until
+        # Whether the thread is the only one, and in a system call that waits.
+        self._is_alone = self._waits = False
         self._before = b""
         self._tid = 0
         self._block = 0
@@ -198,7 +206,9 @@ class Injection:
         self._is_newborn = age(self.pid) < _NEWBORN
         maps = mappings(self.pid)
         with Memory(self.pid, writable=True) as memory:
-            for tid in _threads(self.pid):
+            threads = _threads(self.pid)
+            self._is_alone = len(threads) == 1
+            for tid in threads:
                 if self._try(tid, memory, maps):
                     return True
         return False
@@ -215,6 +225,8 @@ class Injection:
         began = time.perf_counter()
         try:
             going = thread.is_touchable and self._redirect(thread, memory, maps)
+            if going and self._until is not None and self._is_alone and self._waits:
+                self._hold_back(thread, self._until)
         except OSError:
             # Killed meanwhile, or its stack has no room.
             going = False
@@ -222,6 +234,13 @@ class Injection:
             thread.let_go()
         self.stopped = time.perf_counter() - began
         return going
+
+    @staticmethod
+    def _hold_back(thread: StoppedThread, until: Callable[[], bool]) -> None:
+        try:
+            thread.hold_back(until, _HELD)
+        except (OSError, ThreadGoneError):
+            pass  # it has ended
 
     def _redirect(self, thread: StoppedThread, memory: Memory, maps: List[Mapping]) -> bool:
         registers, mask = thread.registers(), thread.mask()
@@ -250,7 +269,10 @@ class Injection:
         # A 32-bit or x32 program would be another world; the code segment of 64 bits is 0x33.
         if registers["cs"] != 0x33 or self._place.address <= rip < self._place.address + self._place.size:
             return None
+        self._waits = number >= 0
         if number < 0:
+            if self._until is not None and self._is_alone and self.rounds <= _ROUNDS_OF_WAITING:
+                return None
             handlers = mask & self._caught
             if (
                 self._is_newborn

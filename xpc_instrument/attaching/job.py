@@ -185,6 +185,14 @@ class Job:
         # Where it was begun twice (`Injection.run_again`), there are two.
         return _checked(self.pid, data.partition(b"\n")[0], _FAREWELL if self._leaves else _REPORT)
 
+    def has(self, name: str) -> bool:
+        """Whether a file is there still."""
+        try:
+            os.stat(name, dir_fd=self._folder, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
+
     @property
     def has_begun(self) -> bool:
         """Whether the target has the pipe open: it is at work, and has not reported yet."""

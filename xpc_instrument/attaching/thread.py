@@ -2,6 +2,7 @@
 
 Rules:
 - It is seized, not attached to: no signal is sent to it, and none is lost. One that is just being delivered is delivered when it goes on.
+- It may be held back for a moment at the start of a thread of its own. Then the kernel has seized that one too, for so long.
 - All is done by the thread of ours that has seized it, and when that ends the kernel lets it go on.
 - `wait` asks for the stop itself, and not for news of a child only, which another thread of ours may take.
 """
@@ -14,9 +15,11 @@ import os
 import signal
 import struct
 import time
-from typing import Dict, Optional, Tuple
+from typing import Callable, Dict, Optional, Tuple
 
-_PTRACE_GETREGS, _PTRACE_SETREGS, _PTRACE_DETACH = 12, 13, 17
+_PTRACE_CONT, _PTRACE_GETREGS, _PTRACE_SETREGS, _PTRACE_DETACH = 7, 12, 13, 17
+_PTRACE_SETOPTIONS, _PTRACE_GETEVENTMSG = 0x4200, 0x4201
+_PTRACE_O_TRACECLONE, _PTRACE_EVENT_CLONE = 1 << 3, 3
 _PTRACE_GETSIGINFO, _PTRACE_SEIZE, _PTRACE_INTERRUPT = 0x4202, 0x4206, 0x4207
 _PTRACE_GETSIGMASK, _PTRACE_SETSIGMASK = 0x420A, 0x420B
 _PTRACE_EVENT_STOP = 128
@@ -53,6 +56,8 @@ _REGISTERS = [
 ]
 # How long a thread may take to stop, in seconds: it needs microseconds, unless it waits for a disk or for a child of vfork(2).
 _STOPPING = 0.2
+# Between two looks, in seconds.
+_LOOK_AGAIN = 0.00005
 
 
 class ThreadGoneError(Exception):
@@ -96,19 +101,28 @@ class StoppedThread:
             raise ThreadGoneError from None
 
     def _wait(self) -> None:
+        number, code = self._await_stop(self.tid)
+        if number and code >> 8 != _PTRACE_EVENT_STOP:
+            # On its way to the handler of a signal, which it gets when it is let go.
+            self._signal = number
+        self.is_touchable = code == _PTRACE_EVENT_STOP << 8 | signal.SIGTRAP
+
+    @staticmethod
+    def _await_stop(tid: int) -> Tuple[int, int]:
+        """Wait until a thread stands still; the number and the code of what stopped it (siginfo)."""
         # struct siginfo: signo, errno, code, in 128 bytes.
         buffer = ctypes.create_string_buffer(128)
         end = time.monotonic() + _STOPPING
         while True:
             try:
                 # So that no zombie is left of one that ends.
-                pid, status = os.waitpid(self.tid, _WALL | os.WNOHANG)
+                pid, status = os.waitpid(tid, _WALL | os.WNOHANG)
                 if pid and not os.WIFSTOPPED(status):
                     raise ThreadGoneError
             except ChildProcessError:
                 raise ThreadGoneError from None
             try:
-                ptrace(_PTRACE_GETSIGINFO, self.tid, 0, ctypes.addressof(buffer))
+                ptrace(_PTRACE_GETSIGINFO, tid, 0, ctypes.addressof(buffer))
                 break
             except OSError as error:
                 if error.errno == errno.EINVAL:
@@ -118,12 +132,37 @@ class StoppedThread:
                     raise
             if time.monotonic() > end:
                 raise ThreadGoneError
-            time.sleep(0.00005)
+            time.sleep(_LOOK_AGAIN)
         number, _, code = struct.unpack_from("<3i", buffer.raw)
-        if number and code >> 8 != _PTRACE_EVENT_STOP:
-            # On its way to the handler of a signal, which it gets when it is let go.
+        return number, code
+
+    def hold_back(self, until: Callable[[], bool], seconds: float) -> None:
+        """Have it run on until it has started a thread, which goes on, and stand still there until `until()`, for so many seconds at most.
+
+        It is to be let go after that, as ever.
+        """
+        ptrace(_PTRACE_SETOPTIONS, self.tid, 0, _PTRACE_O_TRACECLONE)
+        ptrace(_PTRACE_CONT, self.tid)
+        try:
+            number, code = self._await_stop(self.tid)
+        except ThreadGoneError:
+            # There was no room for another one, and it is at work again.
+            ptrace(_PTRACE_INTERRUPT, self.tid)
+            self._wait()
+            return
+        if code >> 8 != _PTRACE_EVENT_CLONE:
             self._signal = number
-        self.is_touchable = code == _PTRACE_EVENT_STOP << 8 | signal.SIGTRAP
+            return
+        started = ctypes.c_ulong()
+        ptrace(_PTRACE_GETEVENTMSG, self.tid, 0, ctypes.addressof(started))
+        try:
+            self._await_stop(started.value)
+            ptrace(_PTRACE_DETACH, started.value)
+        except (ThreadGoneError, OSError):
+            return
+        end = time.monotonic() + seconds
+        while not until() and time.monotonic() < end:
+            time.sleep(_LOOK_AGAIN)
 
     def registers(self) -> Dict[str, int]:
         """All of them, by name."""

@@ -54,8 +54,9 @@ sleep: Any = _original("time", "sleep")
 # Where the next one finds what this one has left for good.
 _GATE = "_xpc_instrument_attaching"
 # How long a fork waits for the imports here, in seconds: they take a tenth of a second of processor time. In a process with many busy
-# threads they may take longer; then the child forgets what is half imported.
-_PATIENCE = 1.0
+# threads they may take longer; then the child forgets what is half imported. Where the thread that forks is the only one, nothing but a
+# crowded machine makes them longer, and a fork beside ours warns.
+_PATIENCE, _PATIENCE_OF_ONE = 1.0, 5.0
 # Beside `logging` the one module of the standard library that takes a lock for the time of a fork.
 _POOLS = "concurrent.futures.thread"
 
@@ -80,7 +81,7 @@ class _Gate:
         if not self.native or get_ident() in self.tired or _has_lock_of_logging():
             return
         had_pools = _POOLS in sys.modules
-        if self.lock.acquire(True, _PATIENCE):
+        if self.lock.acquire(True, _PATIENCE if _are_several() else _PATIENCE_OF_ONE):
             self.lock.release()
             self.await_gone()
         else:
@@ -147,6 +148,14 @@ class _Gate:
     def open(self) -> None:
         self.holder = 0
         self.lock.release()
+
+
+def _are_several() -> bool:
+    """Whether there are more threads than the calling one and ours."""
+    try:
+        return len(_posix.listdir("/proc/self/task")) > 2
+    except OSError:
+        return True
 
 
 def _lock_of(module: str, name: str, later: str) -> Any:
@@ -216,6 +225,11 @@ def _go(path: str) -> None:
     gate = _gate()
     # Before anything is imported.
     gate.close()
+    try:
+        # Whoever attaches holds the main thread back for so long.
+        _posix.unlink(folder + "/start.py")
+    except OSError:
+        pass
     try:
         with open(folder + "/attached.py", "rb") as file:
             text = file.read()
