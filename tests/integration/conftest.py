@@ -7,7 +7,9 @@ from typing import Callable, Iterator
 
 import pytest
 
+import xpc_instrument
 from tests.integration.app_fixture import App, Reused
+from xpc_instrument import Session
 from xpc_instrument.core.discovery import entry as discovery
 
 
@@ -32,3 +34,16 @@ def begin_app(reused: Reused, tmp_path: Path, runtime_dir: Path) -> Iterator[Cal
     yield begin
     reused.end()
     discovery.processes()  # a child that it forked has left without a look back, and whoever looks next cleans up
+
+
+@pytest.fixture
+def app(begin_app: Callable[..., App]) -> App:
+    """The application with the usual config, where a module has none of its own."""
+    return begin_app()
+
+
+@pytest.fixture
+def session(app: App) -> Iterator[Session]:
+    """A session with it, until the end of the test."""
+    with xpc_instrument.connect("shop") as session:
+        yield session

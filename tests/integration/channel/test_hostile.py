@@ -11,7 +11,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Callable, Iterator, List
+from typing import Any, Callable, List
 
 import pytest
 
@@ -40,12 +40,6 @@ def start(begin_app: Callable[..., App]) -> Start:
 @pytest.fixture
 def app(start: Start) -> App:
     return start()
-
-
-@pytest.fixture
-def session(app: App) -> Iterator[Session]:
-    with xpc_instrument.connect("shop") as session:
-        yield session
 
 
 # targets that the agent itself uses --------------------------------------------------------------------------------------

@@ -34,12 +34,6 @@ def app(begin_app: Callable[..., App]) -> App:
     return begin_app('[defaults]\ntimeout = 20\n[[probe]]\ntarget = "shop:*"\n')
 
 
-@pytest.fixture
-def session(app: App) -> Iterator[Session]:
-    with xpc_instrument.connect("shop") as session:
-        yield session
-
-
 def failures(target: str = "shop:charge") -> Dict[str, int]:
     """The counters of a probe point, as a user gets them."""
     listed = as_json(listing("--json"))

@@ -29,12 +29,6 @@ def app(begin_app: Callable[..., App]) -> App:
 
 
 @pytest.fixture
-def session(app: App) -> Iterator[Session]:
-    with xpc_instrument.connect("shop") as session:
-        yield session
-
-
-@pytest.fixture
 def logged() -> Iterator[List[logging.LogRecord]]:
     """What the script logs from WARNING on."""
     records: List[logging.LogRecord] = []

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, Callable, Iterator, List
+from typing import Any, Callable, List
 from unittest.mock import Mock
 
 import pytest
@@ -19,17 +19,6 @@ from tests.integration.app_fixture import App
 from tests.programs import PATIENCE, Program
 from xpc_instrument import Manager, Session, TargetError
 from xpc_instrument.core.discovery import entry as discovery
-
-
-@pytest.fixture
-def app(begin_app: Callable[..., App]) -> App:
-    return begin_app()
-
-
-@pytest.fixture
-def session(app: App) -> Iterator[Session]:
-    with xpc_instrument.connect("shop") as session:
-        yield session
 
 
 @pytest.mark.version

@@ -111,12 +111,6 @@ def app(begin_app: Callable[..., App], tmp_path: Path, monkeypatch: pytest.Monke
     sys.modules.pop("rec", None)
 
 
-@pytest.fixture
-def session(app: App) -> Iterator[Session]:
-    with xpc_instrument.connect("shop") as session:
-        yield session
-
-
 def recorded(recorder: Recorder, app: App, *expressions: str) -> Recorder:
     for expression in expressions:
         app.evaluate(expression)

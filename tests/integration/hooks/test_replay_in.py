@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any, Callable
 
 import pytest
 
@@ -87,12 +87,6 @@ def with_module(begun: App, tmp_path: Path) -> App:
     begun.evaluate("__import__('sys').modules.pop('again', None)")
     begun.evaluate("globals().__setitem__('again', __import__('again'))")
     return begun
-
-
-@pytest.fixture
-def session(app: App) -> Iterator[Session]:
-    with xpc_instrument.connect("shop") as session:
-        yield session
 
 
 def recorded(session: Session, app: App, *expressions: str) -> Recording:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import Any, Callable, Iterator, List
+from typing import Any, Callable, List
 from unittest.mock import Mock
 
 import pytest
@@ -46,17 +46,6 @@ def state():
 
 def run(app: App, text: str) -> None:
     assert app.evaluate(f"exec({text!r}, vars(__import__('__main__')))") == "None"
-
-
-@pytest.fixture
-def app(begin_app: Callable[..., App]) -> App:
-    return begin_app()
-
-
-@pytest.fixture
-def session(app: App) -> Iterator[Session]:
-    with xpc_instrument.connect("shop") as session:
-        yield session
 
 
 @pytest.mark.version

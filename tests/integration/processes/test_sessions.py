@@ -9,7 +9,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any, Callable
 
 import pytest
 
@@ -18,17 +18,6 @@ from tests.integration.app_fixture import App, as_json, command, start_app
 from tests.integration.cli.test_cli import cli
 from tests.programs import PATIENCE, Program, wait_for
 from xpc_instrument import ApplicationNotFoundError, ChannelError, Session, TargetError
-
-
-@pytest.fixture
-def app(begin_app: Callable[..., App]) -> App:
-    return begin_app()
-
-
-@pytest.fixture
-def session(app: App) -> Iterator[Session]:
-    with xpc_instrument.connect("shop") as session:
-        yield session
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,11 @@ from xpc_instrument.core.model.terms import Terms
 from xpc_instrument.core.values.traits import PeerProfile
 
 
-def made(cls: Callable[..., Any], mode: Mode, target: str, terms: Terms, **more: Any) -> Any:
-    """A hook on its target."""
+def unplaced(cls: Callable[..., Any], mode: Mode, target: str, terms: Terms, **more: Any) -> Any:
+    """A hook that is on no target yet; there is nobody whom it could be told to."""
     nobody: Any = SimpleNamespace(session="session", who="", pid=0, python="", lanes=None, notify=lambda *_, **__: None)
-    hook = cls(
+    settings = {"suspension": SuspensionPolicy(), "ended": lambda hook: None, **more}
+    return cls(
         mode,
         target,
         nobody,
@@ -26,12 +27,16 @@ def made(cls: Callable[..., Any], mode: Mode, target: str, terms: Terms, **more:
         timeout=1.0,
         on_failure="original",
         terms=terms,
-        suspension=SuspensionPolicy(),
         pid=7,
         may_refer=False,
         signature=lambda: None,
-        **{"ended": lambda hook: None, **more},
+        **settings,
     )
+
+
+def made(cls: Callable[..., Any], mode: Mode, target: str, terms: Terms, **more: Any) -> Any:
+    """A hook on its target."""
+    hook = unplaced(cls, mode, target, terms, **more)
     resolved: Any = resolve(target)
     hook.placed(resolved, resolved.function.__code__)
     return hook

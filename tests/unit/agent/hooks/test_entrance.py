@@ -11,6 +11,7 @@ from typing import Any, Iterator, List, Optional
 import cloudpickle
 import pytest
 
+from tests.unit.agent.hooks.made import unplaced
 from xpc_agent.guard import guard
 from xpc_agent.hooks import conditional
 from xpc_agent.hooks.admission import SuspensionPolicy
@@ -23,10 +24,8 @@ from xpc_agent.patching import make_patch
 from xpc_agent.targets.resolve import resolve
 from xpc_instrument.core.model.aggregate import COUNT
 from xpc_instrument.core.model.expression import OBSERVE
-from xpc_instrument.core.model.limits import Limits
 from xpc_instrument.core.model.target import Mode
 from xpc_instrument.core.model.terms import Terms
-from xpc_instrument.core.values.traits import PeerProfile
 
 inside = pytest.mark.skipif(sys.version_info < (3, 11), reason="CPython 3.11 is the oldest whose code is gone into")
 
@@ -80,23 +79,7 @@ class Shop:
         self.set([self.condition])
 
     def made(self, kind: Any, mode: Mode, terms: Terms) -> Any:
-        nobody: Any = types.SimpleNamespace(session="none", who="nobody", pid=0, python="", lanes=None, notify=lambda *_, **__: None)
-        return kind(
-            mode,
-            self.target,
-            nobody,
-            1,
-            "call",
-            PeerProfile("", "", Limits().max_payload),
-            timeout=1.0,
-            on_failure="original",
-            terms=terms,
-            suspension=self.suspension,
-            pid=0,
-            may_refer=False,
-            signature=lambda: None,
-            ended=lambda _: None,
-        )
+        return unplaced(kind, mode, self.target, terms, suspension=self.suspension)
 
     def set(self, hooks: List[Any]) -> None:
         self.dispatcher.chain = HookChain(hooks) if hooks else None
