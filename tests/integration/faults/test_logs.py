@@ -149,7 +149,7 @@ def test_a_script_that_fails_again_and_again_is_a_few_lines_and_a_count(begin_ap
         joiner.register("before:shop:charge", number, "call", timeout=PATIENCE)
         assert app.evaluate("shop.charge(1)") == "'1 EUR'"
     joiner.close()
-    app.program.find_line("more like that (the %s hook of %s on %s failed")
+    app.program.find_line("more like that (the %s of %s on %s failed")
     assert len([line for line in app.program.output if "a bug" in line]) < 60
 
 

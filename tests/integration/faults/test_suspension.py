@@ -148,7 +148,8 @@ def test_one_invocation_tries_a_hook_after_the_pause_and_its_success_brings_it_b
         assert timed(app, expression)[0] == result
         assert stuck.calls == calls + 1
         (stats,) = (one for one in session.stats() if one.target == target)
-        assert stats.timeouts == 4
+        # A trial may be late where the machine is crowded.
+        assert stats.timeouts >= 4
         assert stats.suspensions == 1
         assert stats.skipped["suspended"] >= 2
         assert stats.state == "armed"
