@@ -17,6 +17,7 @@ import os
 import selectors
 import sys
 import time
+import types
 import weakref
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Set, Tuple
 
@@ -39,11 +40,18 @@ get_ident: Any = _original("_thread", "get_ident", "thread")
 _rlock: Any = _original("_thread", "RLock", "thread")
 get_native_id: Any = _original("_thread", "get_native_id", "thread")
 sleep: Any = _original("time", "sleep", "time")
-# The clock of all deadlines. Tests set that of `time`, by `monkeypatch` or freezegun, which also looks for the function in all modules; and
-# it may be a target. On Linux this is what `time.monotonic` reads.
-monotonic: Callable[[], float] = (
-    functools.partial(time.clock_gettime, time.CLOCK_MONOTONIC) if sys.platform == "linux" else functools.partial(time.monotonic)
-)
+
+
+def _clock(name: str, same: int) -> Callable[[], float]:
+    """A clock of `time` that nobody sets. Tests set those there, by `monkeypatch` or freezegun, which also looks for the functions
+    themselves in all modules; and they may be targets. Where that has been done by now, `same` is the kernel's number of it."""
+    found = getattr(time, name)
+    return functools.partial(found) if isinstance(found, types.BuiltinFunctionType) else functools.partial(time.clock_gettime, same)
+
+
+monotonic = _clock("monotonic", getattr(time, "CLOCK_MONOTONIC", 0))
+perf_counter = _clock("perf_counter", getattr(time, "CLOCK_MONOTONIC", 0))
+wall_clock = _clock("time", getattr(time, "CLOCK_REALTIME", 0))
 # Below `signal`, which makes enums of all signals that it takes and returns. Absent where there are no masks: Windows.
 _signal: Any = importlib.import_module("_signal")
 pthread_sigmask: Any = getattr(_signal, "pthread_sigmask", None)

@@ -10,11 +10,11 @@ Rules:
 from __future__ import annotations
 
 from builtins import isinstance as _isinstance  # the builtin may be the very target, and no guard is up here
-from time import perf_counter
 from typing import Any, Callable, Optional, Protocol, Tuple
 
 from xpc_instrument.core.calls.outcome import Outcome
 from xpc_instrument.core.model.interrupts import raise_interrupt
+from xpc_instrument.core.unpatched import perf_counter
 
 from ..guard import guard
 from .gate import PASS, Args, Entered, Gate, Kwargs, Proceeding, Way, without_frame

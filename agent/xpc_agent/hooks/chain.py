@@ -13,12 +13,12 @@ Rules:
 from __future__ import annotations
 
 from builtins import isinstance as _isinstance  # the builtin may be the very target, and no guard is up here
-from time import perf_counter
 from typing import Any, Callable, List, Optional, Protocol, Sequence, Tuple, Union
 
 from xpc_instrument.core.calls.outcome import Arguments, Outcome
 from xpc_instrument.core.model.interrupts import raise_interrupt
 from xpc_instrument.core.model.target import Mode
+from xpc_instrument.core.unpatched import perf_counter
 
 from ..generated import compiled
 from ..guard import guard  # noqa: F401 - used in `TELL_AFTER`

@@ -19,7 +19,6 @@ from __future__ import annotations
 import sys
 import threading
 from builtins import isinstance as _isinstance  # the builtin may be the very target, and no guard is up here
-from time import perf_counter as _clock
 from types import CodeType, FunctionType
 from typing import Any, Callable, Coroutine, Dict, Optional, Sequence, Tuple
 
@@ -30,6 +29,7 @@ from xpc_instrument.core.model.interrupts import raise_interrupt
 from xpc_instrument.core.model.target import Mode
 from xpc_instrument.core.model.words import one_line
 from xpc_instrument.core.unpatched import get_ident, monotonic
+from xpc_instrument.core.unpatched import perf_counter as _clock
 
 from ..generated import compiled
 from ..guard import guard, guarded

@@ -17,8 +17,9 @@ Rules:
 from __future__ import annotations
 
 import sys
-from time import perf_counter  # noqa: F401 - used in `_ORDER`
 from typing import Any, AsyncGenerator, Callable, Optional, TypeVar, cast
+
+from xpc_instrument.core.unpatched import perf_counter  # noqa: F401 - used in `_ORDER`
 
 from ..generated import compiled
 from ..guard import guard  # noqa: F401 - used in `_ORDER`

@@ -29,7 +29,7 @@ from xpc_instrument.core.model.aggregate import BUCKETS, COUNT, LEAST, MOST, Tab
 from xpc_instrument.core.model.errors import TargetError
 from xpc_instrument.core.model.fault import NONE, Term, parse_terms
 from xpc_instrument.core.model.interrupts import raise_interrupt
-from xpc_instrument.core.unpatched import RLock
+from xpc_instrument.core.unpatched import RLock, perf_counter
 
 from ..guard import guard
 from ..relay import RelayedPeer
@@ -348,11 +348,11 @@ class FaultHook(LocalHook):
 
     def _begin_sleep(self) -> float:
         self._under_way.up()
-        return time.perf_counter()
+        return perf_counter()
 
     def _end_sleep(self, made: _Made, began: float) -> None:
         if made.term.action == "sleep":
-            self.aggregate.update((made.index,), time.perf_counter() - began, None)
+            self.aggregate.update((made.index,), perf_counter() - began, None)
         self._under_way.back()
 
     def totals(self) -> Dict[str, Any]:

@@ -18,7 +18,6 @@ import functools
 import marshal
 import sys
 from threading import get_ident
-from time import perf_counter, time
 from types import CodeType, FrameType
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
@@ -26,6 +25,7 @@ from xpc_instrument.core.model.errors import ExpressionError
 from xpc_instrument.core.model.expression import TRUSTED, Expression
 from xpc_instrument.core.model.interrupts import raise_interrupt
 from xpc_instrument.core.model.target import split_line
+from xpc_instrument.core.unpatched import perf_counter, wall_clock
 
 from ..generated import compiled
 from ..guard import guard, guarded
@@ -198,7 +198,7 @@ class LineHook(WatchHook):
             self._budget.spent(perf_counter() - began, 1)
 
     def _line_captured(self, frame: FrameType, given: Mapping[str, Any], cells: Mapping[str, Any]) -> bytes:
-        code, now = frame.f_code, time()
+        code, now = frame.f_code, wall_clock()
         values = self._values(frame, given, cells)
         stack = callers(self.local["stack"], code.co_name) if self.local["stack"] else ()
         head = now, code.co_filename, self._line, getattr(code, "co_qualname", code.co_name)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import functools
 import sys
-from time import perf_counter
 from types import CodeType
 from typing import Any, Callable, Coroutine, Dict, List, Mapping, Optional
 
@@ -23,6 +22,7 @@ from xpc_instrument.core.model.expression import OBSERVE, Expression, parse
 from xpc_instrument.core.model.expression.expression import Hides
 from xpc_instrument.core.model.interrupts import raise_interrupt
 from xpc_instrument.core.model.local import DURATION, INJECT, LINE, RECORD, STACK, TREE, WATCH
+from xpc_instrument.core.unpatched import perf_counter
 from xpc_instrument.core.values.names import type_name
 
 from ..generated import compiled

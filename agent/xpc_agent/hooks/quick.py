@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import marshal
 from threading import get_ident
-from time import perf_counter, time
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Protocol, Tuple
 
 from xpc_instrument.core.model.interrupts import raise_interrupt
+from xpc_instrument.core.unpatched import perf_counter, wall_clock
 from xpc_instrument.core.values.captures import BIG, DEFAULT_CAPTURE, REDACTED, SHORT, Tree
 
 from ..events.queue import EventQueue
@@ -197,7 +197,7 @@ def recording(hook: Watching, shown: Shown, names: Dict[str, Any], budget: Budge
         "lose": hook.drop_one,
         "none": None,
         "not_met": hook.not_met,
-        "now": time,
+        "now": wall_clock,
         "numbered": next_number,
         "queue": hook.queue,
         "real": float,
@@ -238,7 +238,7 @@ def _capturing(hook: Watching, shown: Shown, found: str) -> Callable[..., None]:
         "length": len,
         "lost": hook.drop_for,
         "most": MOST_BYTES,
-        "now": time,
+        "now": wall_clock,
         "numbered": next_number,
         "place": shown.place,
         "put": hook.put,

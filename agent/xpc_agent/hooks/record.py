@@ -19,7 +19,6 @@ from __future__ import annotations
 import marshal
 from builtins import isinstance as _isinstance  # for where no guard is up: the builtin may be the very target
 from contextvars import ContextVar
-from time import perf_counter, time
 from types import CodeType
 from typing import Any, Callable, Coroutine, Dict, List, Optional, Tuple
 from weakref import WeakSet, WeakValueDictionary
@@ -27,6 +26,7 @@ from weakref import WeakSet, WeakValueDictionary
 from xpc_instrument.core.calls.outcome import Outcome
 from xpc_instrument.core.model.expression import AT_END, OBSERVE
 from xpc_instrument.core.model.target import Mode
+from xpc_instrument.core.unpatched import perf_counter, wall_clock
 from xpc_instrument.core.values.redaction import Redaction
 from xpc_instrument.core.values.typed import Encoder, Room, Tree, cut
 
@@ -363,7 +363,7 @@ class RecordHook(ShownHook):
         assert node.room is not None
         outcome = node.room.value(result if error is None else error)
         told: Dict[str, Any] = {
-            "time": time(),
+            "time": wall_clock(),
             "duration": duration,
             "positional": taken.positional,
             "arguments": taken.arguments,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from builtins import isinstance as _isinstance  # for where no guard is up: the builtin may be the very target
-from time import perf_counter
 from typing import Any, Callable, Dict, Optional, Sequence, Tuple
+
+from xpc_instrument.core.unpatched import perf_counter
 
 from ..guard import guard
 from .entrance import Entrance

@@ -15,13 +15,12 @@ from __future__ import annotations
 import marshal
 import sys
 from builtins import isinstance as _isinstance  # for where no guard is up: the builtin may be the very target
-from time import perf_counter, time
 from types import CodeType, FrameType
 from typing import Any, Callable, Coroutine, Dict, Generator, List, Optional, Sequence, Tuple
 
 from xpc_instrument.core.calls.outcome import Outcome
 from xpc_instrument.core.model.target import Mode
-from xpc_instrument.core.unpatched import get_ident
+from xpc_instrument.core.unpatched import get_ident, perf_counter, wall_clock
 
 from ..guard import guarded
 from ..targets.resolve import Kind, Resolved
@@ -280,7 +279,7 @@ class TraceHook(ShownHook):
             names, rows = rows_of(growth.root, self._codes.name_of, self.local["least"])
             cost = growing.cost + perf_counter() - began
             self._spent += cost - growing.cost
-            self._queue(next_number(), marshal.dumps((time(), _thread_name(), growth.cut, growth.calls, cost, names, rows), _MARSHAL))
+            self._queue(next_number(), marshal.dumps((wall_clock(), _thread_name(), growth.cut, growth.calls, cost, names, rows), _MARSHAL))
         except Exception as fault:
             self.drop_for(fault)
 

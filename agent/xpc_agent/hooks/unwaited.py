@@ -12,13 +12,13 @@ from __future__ import annotations
 import itertools
 from builtins import all, id, isinstance, len, map, type  # noqa: UP029 - bound now, for where no guard is up: each may be the very target
 from threading import get_ident
-from time import perf_counter
 from typing import Any, Callable, Dict, Optional, Tuple
 
 from xpc_instrument.core.model.interrupts import raise_interrupt
 from xpc_instrument.core.model.record import replace
 from xpc_instrument.core.model.target import Mode
 from xpc_instrument.core.model.terms import Terms
+from xpc_instrument.core.unpatched import perf_counter
 from xpc_instrument.core.values.exceptions import dump_looked_at
 from xpc_instrument.core.values.plain import BIG, SHORT, is_atom  # noqa: F401 - two are used in `_PASSING`
 from xpc_instrument.core.values.snapshots import AS_IS, pack, pack_all

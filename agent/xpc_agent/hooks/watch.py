@@ -11,13 +11,13 @@ Rules:
 from __future__ import annotations
 
 import marshal
-from time import perf_counter, time
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from xpc_instrument.core.model.expression import Hidden
 from xpc_instrument.core.model.interrupts import raise_interrupt
 from xpc_instrument.core.model.target import Mode
 from xpc_instrument.core.model.words import one_line
+from xpc_instrument.core.unpatched import perf_counter, wall_clock
 from xpc_instrument.core.values.captures import REDACTED, CaptureLimits, Capturer, Tree
 from xpc_instrument.core.values.redaction import Redaction
 
@@ -224,7 +224,7 @@ class WatchHook(ShownHook):
 
     def cut(self, values: Optional[Args], result: Any, error: Optional[BaseException], duration: float) -> bytes:
         """The record of an invocation, captured again with less where it is too large. The guard is up."""
-        capturer, now, place = self._capturer, time(), self._scope.place_of_code
+        capturer, now, place = self._capturer, wall_clock(), self._scope.place_of_code
         stack = callers(self.local["stack"], self._own) if self.local["stack"] else ()
         caught = None if error is None else capturer.capture(error)
         locals_of = Locals(error, capturer, self._redaction) if error is not None and self.local.get("locals") else None

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 import traceback
 from collections import deque
 from typing import Any, Callable, Deque, Dict, List, Optional, Tuple
@@ -30,7 +29,7 @@ from typing import Any, Callable, Deque, Dict, List, Optional, Tuple
 from xpc_instrument.core.model.words import one_line
 from xpc_instrument.core.node.threads import Run, ServiceThread
 from xpc_instrument.core.node.throttle import Rates
-from xpc_instrument.core.unpatched import POLLOUT, allocate_lock, monotonic, poll
+from xpc_instrument.core.unpatched import POLLOUT, allocate_lock, monotonic, poll, wall_clock
 from xpc_instrument.core.values.names import FAULTS
 
 from ..guard import guard_thread
@@ -62,7 +61,7 @@ class _Line:
     __slots__ = ("at", "created", "kind", "level", "name", "place", "text", "thread", "thread_name", "trace")
 
     def __init__(self, name: str, level: int, place: Tuple[str, int, Optional[str]], kind: str, text: str) -> None:
-        self.created = time.time()
+        self.created = wall_clock()
         self.at = monotonic()
         self.name = name
         self.level = level

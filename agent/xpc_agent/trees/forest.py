@@ -9,12 +9,12 @@ Rules:
 from __future__ import annotations
 
 import sys
-from time import perf_counter
 from types import CodeType
 from typing import Any, Callable, List, Optional, Sequence, Tuple, Union
 from weakref import WeakValueDictionary
 
 from xpc_instrument.core.model.pattern import compiled
+from xpc_instrument.core.unpatched import perf_counter
 from xpc_instrument.core.wire.hubs import GREENLET, getcurrent
 
 from ..monitoring import Monitoring, monitoring

@@ -14,11 +14,11 @@ Rules:
 
 from __future__ import annotations
 
-from time import perf_counter
 from types import CodeType, FrameType
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 from xpc_instrument.core.model.local import DEEPEST_TREE
+from xpc_instrument.core.unpatched import perf_counter
 from xpc_instrument.core.values.names import type_name
 
 from ..targets.flags import CO_ASYNC_GENERATOR, CO_GENERATOR

@@ -17,7 +17,7 @@ import xpc_instrument
 from tests.integration.app_fixture import App, start_app
 from tests.integration.fault_fixture import begin_faulty, start_faulty, stop
 from tests.programs import Program, wait_for
-from xpc_instrument import TargetError
+from xpc_instrument import CallEvent, TargetError
 
 CONFIG = '[defaults]\ntimeout = 20\nsuspend-after = 0\n[[probe]]\ntarget = "shop:*"\n'
 KEY = "0123456789abcdef"
@@ -92,37 +92,50 @@ def test_a_registration_may_have_a_deadline_of_its_own_in_each_mode(begin_app: C
         free.set()
 
 
-# As tests set the clock, also where a module of ours has the function itself.
-CLOCK = """
+# As tests set the clocks, also where a module of ours has the functions themselves.
+CLOCKS = """
 import sys, time
-def set_clock(old, new):
-    for module in [time, *(module for name, module in sys.modules.items() if name.startswith("xpc_"))]:
-        for name in [name for name, value in vars(module).items() if value is old]:
-            setattr(module, name, new)
-real, still, ahead = time.monotonic, lambda: 5.0, lambda: real() + 86400
+real = {name: getattr(time, name) for name in ("monotonic", "perf_counter", "time")}
+now = dict(real)
+def set_clocks(shift):
+    for clock, function in real.items():
+        new = function if shift is None else (lambda: 5.0) if shift == "still" else lambda function=function: function() + shift
+        for module in [time, *(module for name, module in sys.modules.items() if name.startswith("xpc_"))]:
+            for name in [name for name, value in vars(module).items() if value is now[clock]]:
+                setattr(module, name, new)
+        now[clock] = new
 """
 
 
-def test_a_clock_that_is_set_changes_nothing(begin_app: Callable[..., App]) -> None:
+def test_clocks_that_are_set_change_nothing(begin_app: Callable[..., App]) -> None:
     app = begin_app(CONFIG)
-    clock: Dict[str, Any] = {}
-    exec(CLOCK, clock)
-    app.evaluate(f"exec({CLOCK!r}, globals())")
+    clocks: Dict[str, Any] = {}
+    exec(CLOCKS, clocks)
+    app.evaluate(f"exec({CLOCKS!r}, globals())")
     free = threading.Event()
     with xpc_instrument.connect("shop") as session:
         try:
-            clock["set_clock"](clock["real"], clock["ahead"])
+            clocks["set_clocks"](86400)
             session.before("shop:charge", print).remove()
-            clock["set_clock"](clock["ahead"], clock["still"])
+            clocks["set_clocks"]("still")
             with session.before("shop:charge", lambda *args: free.wait(60), timeout=0.1):
-                app.evaluate("set_clock(real, still)")
+                app.evaluate("set_clocks('still')")
                 assert app.evaluate("shop.charge(1), time.monotonic()") == "('1 EUR', 5.0)"
+            with session.watch("shop:charge") as events, session.stat("shop:charge") as table:
+                app.evaluate("shop.charge(1)")
+                event = next(iter(events))
+                assert isinstance(event, CallEvent)
+                assert event.duration is not None
+                assert event.duration > 0
+                assert event.time > 1e9
+                table.pull()
+                assert table.rows()[0].sum > 0
             session.instead("shop:charge", lambda number: f"{number} and {time.monotonic()}")
             free.set()
             assert app.evaluate("shop.charge(1)") == "'1 and 5.0'"
         finally:
-            clock["set_clock"](clock["still"], clock["real"])
-            app.evaluate("set_clock(still, real)")
+            clocks["set_clocks"](None)
+            app.evaluate("set_clocks(None)")
 
 
 def test_it_may_be_longer_than_the_configs(begin_app: Callable[..., App]) -> None:

@@ -29,14 +29,13 @@ import logging
 import os
 import stat
 import sys
-import time
 from pathlib import Path
 from typing import Any, Collection, Dict, Iterable, List, Optional, Tuple, Type, Union
 
 from ..model.errors import ApplicationNotFoundError
 from ..model.record import Record, as_dict, replace
 from ..model.words import nearest
-from ..unpatched import close, open_file, read
+from ..unpatched import close, open_file, read, wall_clock
 from ..version import __version__
 from .doorbell import remove_dead_bell
 from .folder import (
@@ -142,7 +141,7 @@ def own_entry(app: str, address: str, member: str = "") -> Entry:
         os.getppid(),
         address,
         stats.started,
-        time.time(),
+        wall_clock(),
         _own_argv(),
         python,
         __version__,
@@ -237,7 +236,7 @@ def _may_be_used(path: Path) -> bool:
         # What tells of it has been looked at before.
         return path.with_suffix(".json").exists() or answers(path)
     try:
-        return time.time() - os.lstat(path).st_mtime < _WRITING
+        return wall_clock() - os.lstat(path).st_mtime < _WRITING
     except FileNotFoundError:
         return True
 

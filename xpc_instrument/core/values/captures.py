@@ -36,10 +36,10 @@ from builtins import (  # bound now: each may be the target of a hook, though a 
     type,
 )
 from itertools import islice
-from time import perf_counter
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from ..model.raw import GETSET, derives, find, label, name_in, namespace_of
+from ..unpatched import perf_counter
 from .readers import readers_of
 from .redaction import Redaction
 from .texts import classes, exact, long_int, texts
