@@ -33,7 +33,7 @@ from ..points.on_demand import why_never
 from ..points.table import ProbeTable
 from ..relay import RelayedPeer
 from ..targets.glob import functions_of
-from ..targets.module import find_module, is_initializing, main_names
+from ..targets.module import find_module, is_initializing, is_lazy, main_names
 from ..targets.running import names_to_come
 
 if TYPE_CHECKING:
@@ -210,7 +210,7 @@ class Selections:
         """Have looked at what nobody may tell of: modules whose import had begun already."""
         names = [point.target.partition(":")[0] for point in pending]
         for name, module in list(sys.modules.items()):
-            if selection.covers_module(name) and (module is None or is_initializing(module)):
+            if selection.covers_module(name) and (module is None or is_lazy(module) or is_initializing(module)):
                 names.append(name)
         modules = [pattern.text.partition(":")[0] for pattern in selection.patterns]
         names += [name for name in modules if "*" not in name and find_module(name) is None]

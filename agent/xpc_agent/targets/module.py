@@ -41,5 +41,5 @@ def main_names() -> Tuple[str, ...]:
 
 
 def is_initializing(module: Any) -> bool:
-    """Whether a module is being imported right now; it will be looked at when it has run."""
-    return bool(getattr(getattr(module, "__spec__", None), "_initializing", False))
+    """Whether a module is being imported right now; it will be looked at when it has run. A lazy one is not run by being asked."""
+    return bool(getattr(namespace_of(module).get("__spec__"), "_initializing", False))

@@ -19,7 +19,7 @@ import pytest
 
 from xpc_agent.targets import imports
 from xpc_agent.targets.imports import ImportWatcher
-from xpc_agent.targets.module import find_module
+from xpc_agent.targets.module import find_module, is_initializing
 from xpc_agent.targets.raw import namespace_of
 
 
@@ -181,6 +181,8 @@ def test_a_lazy_module_is_told_of_when_it_runs_and_not_run_by_us(write: Any, wat
     spec.loader.exec_module(module)
     assert told.modules == []
     assert find_module("watched_lazy") is None
+    assert not is_initializing(module)
+    assert told.modules == []
     assert module.charge() == 1
     assert told.modules == [("watched_lazy", True)]
     assert find_module("watched_lazy") is module
@@ -203,6 +205,8 @@ def test_a_finder_of_lazy_modules_stays_lazy(write: Any, watcher: Any, told: Tol
     module = importlib.import_module("watched_lazy")
     assert told.modules == []
     assert find_module("watched_lazy") is None
+    assert not is_initializing(module)
+    assert told.modules == []
     assert module.charge() == 1
     assert told.modules == [("watched_lazy", True)]
     assert type(module.__spec__.loader) is SourceFileLoader  # type: ignore[union-attr]
