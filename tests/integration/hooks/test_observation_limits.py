@@ -28,7 +28,7 @@ from xpc_instrument.core.wire.wire import Wire
 
 TIMEOUT = 0.5
 # What a call may take on a machine that is busy with other tests.
-SLACK = 1.0
+SLACK = 2.0
 CHARGE = "(lambda t: (shop.charge(4), t() - started) if not globals().update(started=t()) else None)(__import__('time').monotonic)"
 
 
@@ -183,7 +183,7 @@ def test_a_very_long_target_is_refused_at_once(app: App) -> None:
     started = time.monotonic()
     with pytest.raises(TargetError) as caught:
         joiner.register("before:shop:" + "charge" * 30_000, 2, "call", timeout=60)
-    assert time.monotonic() - started < 2.0
+    assert time.monotonic() - started < 10
     assert len(str(caught.value)) < 1000
     joiner.close()
 

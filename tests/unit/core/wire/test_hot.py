@@ -391,7 +391,7 @@ def test_the_end_of_the_other_side_is_noticed_while_it_seems_to_poll(pair: Tuple
     started = time.monotonic()
     with pytest.raises(ChannelError):
         caller.recv_frame(later())
-    assert time.monotonic() - started < 1.0
+    assert time.monotonic() - started < 5.0
 
 
 def test_a_forked_child_touches_neither_the_memory_nor_the_socket_of_its_parent(pair: Tuple[HotWire, HotWire]) -> None:
