@@ -8,18 +8,23 @@ Rules:
 - What has been loaded is kept here. Where a module of ours is imported that has been taken out, it is put back (`targets/imports.py`, which
   the import system asks first), whoever imports it: a statement of ours, a pickle, the application.
 - Nothing else is kept: a library that the application unloads and imports again is a new one to it, with us as without us.
+- What is loaded late is of the same installation as the rest. Once that has been removed or replaced, nothing more of it is loaded.
 """
 
 from __future__ import annotations
 
 import importlib.machinery
+import os
 import sys
+from time import monotonic
 from types import ModuleType
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Optional, Tuple
 
 _OURS = ("xpc_agent", "xpc_instrument")
 
 _kept: Dict[str, ModuleType] = {}
+# For so long, in seconds, the installation is not looked at again: each look lets a busy thread take its turn.
+_FRESH = 1.0
 
 
 class NotLoadedError(Exception):
@@ -59,12 +64,36 @@ def put_back() -> None:
 
 
 def spec_of(name: str) -> Optional[importlib.machinery.ModuleSpec]:
-    """By which the import system finds the module that is kept; None if there is none."""
+    """By which the import system finds the module that is kept; None if there is none, and it may be loaded. Raises `ImportError`."""
     module = _kept.get(name)
     if module is None:
+        _check_installation()
         return None
     loader: Any = _Kept(module)
     return importlib.machinery.ModuleSpec(name, loader, is_package=hasattr(module, "__path__"))
+
+
+def _stamp() -> Optional[Tuple[int, int]]:
+    """Of this file, which an installer writes anew; None where there is none, as with modules that were handed over in memory."""
+    try:
+        status = os.stat(__file__)
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
+_installed = _stamp()
+_looked_at = 0.0
+
+
+def _check_installation() -> None:
+    global _looked_at
+    now = monotonic()
+    if now - _looked_at < _FRESH:
+        return
+    if _stamp() != _installed:
+        raise ImportError(f"xpc-instrument in {os.path.dirname(__file__)} is gone, or another one by now")
+    _looked_at = now
 
 
 class _Kept:

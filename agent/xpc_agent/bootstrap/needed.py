@@ -14,12 +14,12 @@ import sys
 NEEDED = frozenset((
     "abc", "annotationlib", "array", "ast", "asyncio", "atexit", "base64", "binascii", "bisect", "builtins", "bz2", "calendar",
     "codecs", "collections", "compression", "concurrent", "configparser", "contextlib", "contextvars", "copy",
-    "copyreg", "csv", "dataclasses", "datetime", "dis", "email", "encodings", "enum", "errno", "fcntl", "fnmatch", "functools",
+    "copyreg", "csv", "dataclasses", "datetime", "difflib", "dis", "email", "encodings", "enum", "errno", "fcntl", "fnmatch", "functools",
     "gc", "genericpath", "glob", "grp", "hashlib", "heapq", "hmac", "importlib", "inspect", "io", "ipaddress", "itertools", "json",
     "keyword", "linecache", "locale", "logging", "lzma", "marshal", "math", "mmap", "ntpath", "opcode", "operator", "os",
-    "pathlib", "pickle", "pickletools", "pkgutil", "platform", "posix", "posixpath", "pwd", "quopri", "random", "re", "reprlib",
+    "pathlib", "pickle", "pickletools", "pkgutil", "platform", "posix", "posixpath", "pwd", "quopri", "random", "re", "reprlib", "resource",
     "secrets", "select", "selectors", "shutil", "signal", "socket", "sre_compile", "sre_constants", "sre_parse", "ssl", "stat",
-    "string", "struct", "subprocess", "sys", "tempfile", "textwrap", "threading", "time", "token", "tokenize", "traceback",
+    "string", "struct", "subprocess", "sys", "tempfile", "termios", "textwrap", "threading", "time", "token", "tokenize", "traceback",
     "types", "typing", "urllib", "uu", "uuid", "warnings", "weakref", "zipfile", "zipimport", "zlib",
 ))
 # fmt: on

@@ -4,14 +4,20 @@ Rules:
 - It is loaded in the service thread, for which a fork waits: a child never has half a module. What a thread of the application may need
   first, as it imports a module with a target, is loaded with the agent.
 - It is loaded while no lock is held (see `points/table.py`).
+- Where it cannot be loaded any more, the script is told so.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Dict
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Dict, Iterator
 
+from xpc_instrument.core.calls.registry import read_terms
 from xpc_instrument.core.config.schema import Config
+from xpc_instrument.core.model.errors import TargetError, XpcError
 from xpc_instrument.core.model.terms import Terms
+from xpc_instrument.core.protocol.messages import Register
 
 from ..events.sender import Sender
 from ..late import kept, put_back
@@ -23,34 +29,55 @@ if TYPE_CHECKING:
     from .making import Making
 
 
+@contextmanager
+def _loading() -> Iterator[None]:
+    """What is imported meanwhile is of one copy with the rest. Raises `TargetError` if it cannot be imported."""
+    put_back()
+    try:
+        yield
+    except XpcError:
+        raise
+    except Exception as error:
+        raise TargetError(
+            f"what this takes cannot be loaded in pid {os.getpid()} any more ({type(error).__name__}: {error}): what is installed, "
+            "sys.path or the root folder has changed there since the agent began; start the application again"
+        ) from error
+
+
+def terms_of(message: Register) -> Terms:
+    """As `read_terms`."""
+    with _loading():
+        return read_terms(message)
+
+
 def making_of(terms: Terms, sender: Sender, redaction: Redaction, table: ProbeTable) -> Making:
     """What the hooks of a registration with these terms are made of."""
-    put_back()
-    from .making import Making
+    with _loading():
+        from .making import Making
 
-    return Making(terms, sender, redaction, table)
+        return Making(terms, sender, redaction, table)
 
 
 def replays_of(config: Config, table: ProbeTable, redaction: Redaction) -> Any:
     """As `replays.Replays`."""
-    put_back()
-    from .replays import Replays
+    with _loading():
+        from .replays import Replays
 
     return Replays(config, table, redaction)
 
 
 def search(text: str, table: ProbeTable) -> Dict[str, Any]:
     """As `search.search`."""
-    put_back()
-    from .search import search
+    with _loading():
+        from .search import search
 
     return search(text, table)
 
 
 def stacks() -> Dict[str, Any]:
     """As `stacks.told`."""
-    put_back()
-    from .stacks import told
+    with _loading():
+        from .stacks import told
 
     return told()
 

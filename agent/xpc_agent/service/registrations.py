@@ -19,7 +19,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Protocol, Tuple, Union
 
-from xpc_instrument.core.calls.registry import Registration, Registry, read_terms
+from xpc_instrument.core.calls.registry import Registration, Registry
 from xpc_instrument.core.config.schema import Config, ProbeConfig
 from xpc_instrument.core.model.errors import TargetError
 from xpc_instrument.core.model.local import INJECT
@@ -41,7 +41,7 @@ from ..points.table import ProbeTable
 from ..relay import RelayedPeer
 from .counting import all_totals, counting, totals
 from .limits import SharedLimits
-from .on_use import making_of, replays_of, reset_loaded, search, stacks
+from .on_use import making_of, replays_of, reset_loaded, search, stacks, terms_of
 from .selections import Added, Selection, Selections
 from .sharing import PendingAnswer, Sharing
 
@@ -230,10 +230,10 @@ class Registrations(Policy):
     def add_hook(self, peer: Union[Peer, RelayedPeer], message: Register) -> Added:
         """Put a hook of a session on its target, or on several. Raises `TargetError`."""
         mode, target = split_name(message.name)
-        terms = read_terms(message)
+        terms = terms_of(message)
+        making = making_of(terms, self.sender, self._redaction, self._table)
         if terms.expires is not None and terms.local is not None and terms.local["kind"] == INJECT:
             self._ends[peer.session, message.hook] = monotonic() + terms.expires
-        making = making_of(terms, self.sender, self._redaction, self._table)
         if is_selection(target):
             return self._add_selection(peer, message, mode, target, making)
         point = self._table.find_point(target)

@@ -92,15 +92,16 @@ class ImportWatcher:
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Optional[Any]:
         """Part of the import system's protocol."""
         finding: Set[str] = self._here.__dict__.setdefault("finding", set())
+        # A finder may ask all finders itself for the module that it is asked for, or import another one on the way.
+        if name in finding:
+            return None
+        ours = is_ours(name)
+        if ours:
+            kept = spec_of(name)
+            if kept is not None:
+                return kept
         try:
-            # A finder may ask all finders itself for the module that it is asked for, or import another one on the way.
-            if name in finding:
-                return None
-            if is_ours(name):
-                kept = spec_of(name)
-                if kept is not None:
-                    return kept
-            elif not self._wanted(name):
+            if not (ours or self._wanted(name)):
                 return None
         except Exception as error:
             raise_interrupt(error, of_values=True)

@@ -110,6 +110,12 @@ def test_nothing_is_imported_with_a_lock_held_and_nothing_twice(run_program: Cal
     with xpc_instrument.connect("shop") as session:
         app.evaluate(RESTORED)
         assert app.evaluate("'xpc_agent' in sys.modules") == "False"
+        # Nothing can be loaded: the script is told, and nothing else comes of it.
+        app.evaluate("setattr(shop, 'finders', list(sys.meta_path)) or sys.meta_path.clear()")
+        for ask in (lambda: session.before(ALL, print), lambda: session.stat("shop:charge"), session.stacks, session.targets):
+            with pytest.raises(TargetError, match=f"cannot be loaded in pid {app.program.pid} any more .*start the application again"):
+                ask()
+        app.evaluate("sys.meta_path.extend(shop.finders)")
         calls: List[str] = []
         for number, (what, make) in enumerate(hooks(session, calls)):
             calls.clear()

@@ -67,6 +67,18 @@ def test_what_is_loaded_later_is_kept_too(watcher: Any) -> None:
     assert importlib.import_module(name) is first
 
 
+def test_nothing_is_loaded_of_another_installation(watcher: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "xpc_instrument.core.model.loopback"
+    sys.modules.pop(name, None)
+    late._kept.pop(name, None)
+    monkeypatch.setattr(late, "_looked_at", 0.0)
+    monkeypatch.setattr(late, "_installed", (1, 1))
+    with pytest.raises(ImportError, match="is gone, or another one by now"):
+        importlib.import_module(name)
+    take_out()
+    assert importlib.import_module(NAME) is target
+
+
 def test_a_module_that_has_not_run_to_its_end_is_not_kept(monkeypatch: pytest.MonkeyPatch, watcher: Any) -> None:
     monkeypatch.setattr(late, "_kept", {})
     monkeypatch.setattr(target.__spec__, "_initializing", True, raising=False)

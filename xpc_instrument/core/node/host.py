@@ -363,11 +363,16 @@ class Host:
     def _welcome_lane(self, wire: Wire, hello: Hello, welcome: List[Bytes]) -> Wire:
         """Transmit WELCOME on a lane; returns the lane, which is hot if both sides can have that."""
         if hello.hot and self.address.is_unix and self.limits.hot_lanes:
-            # Late: who only looks at an application has no lane.
-            from ..wire.opening import welcome_with_memory
-
-            return welcome_with_memory(wire, welcome, self.limits)
-        wire.plain = "hot-lanes = false" if not self.limits.hot_lanes else "the script cannot have hot lanes"
+            try:
+                # Late: who only looks at an application has no lane.
+                from ..wire.opening import welcome_with_memory
+            except Exception as error:
+                # Removed or replaced since this process began, or out of reach.
+                wire.plain = f"what hot lanes need cannot be loaded in the application: {type(error).__name__}: {error}"
+            else:
+                return welcome_with_memory(wire, welcome, self.limits)
+        else:
+            wire.plain = "hot-lanes = false" if not self.limits.hot_lanes else "the script cannot have hot lanes"
         wire.transmit(welcome, monotonic())
         return wire
 

@@ -21,6 +21,7 @@ from ..unpatched import close
 
 try:
     import fcntl
+    import resource
 except ImportError:  # not on this system, where lanes are plain
     fcntl = None  # type: ignore[assignment,unused-ignore]
 
@@ -107,8 +108,6 @@ def let_go(memory: mmap.mmap) -> None:
 
 def make_memory() -> Tuple[int, mmap.mmap]:
     """A new sealed memory: its descriptor, to be passed on and closed, and the mapping. Raises `OSError`."""
-    import resource
-
     longest = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     if longest != resource.RLIM_INFINITY and longest < SIZE:
         # Whoever asks for more gets a signal, which ends a process that does not ignore it as Python does.
