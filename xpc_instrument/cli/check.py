@@ -1,23 +1,36 @@
-"""`xpc-instrument check`: hold a config against the code that it names, without running the application."""
+"""`xpc-instrument check`: hold a config against the code that it names, without running the application.
+
+Rules:
+- Modules are imported in a forked child. One that ends its process meanwhile, or crashes it, is named, and another child looks at the rest.
+- What could not be looked at is no success: a command that is not there, a Python that is none, a module that ends the process.
+"""
 
 from __future__ import annotations
 
 import argparse
+import atexit
 import importlib
+import json
+import os
 import pkgutil
+import shutil
+import signal
 import subprocess
 import sys
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, NoReturn, Optional, TextIO, Tuple
 
 from ..core.config.schema import Config
-from ..core.model.errors import TargetError
+from ..core.model.errors import InjectionError, TargetError
 from ..core.model.target import is_glob, module_matches, split_target
+from ..core.model.words import nearest_few
 from .options import add_config_options, current_folder, read_config
 from .output import show, show_json
 from .run import check_interpreter, is_this_interpreter, plan_command
 
 # In front of the reason where a module is there, but cannot be imported here.
 _UNKNOWN = "?"
+
+Rows = List[Dict[str, str]]
 
 
 def add_parser(commands: Any) -> None:
@@ -43,6 +56,11 @@ def run(options: argparse.Namespace) -> int:
         print(f"xpc-instrument: {words[0]}: expected --config FILE, or the application's command after --", file=sys.stderr)
         return 2
     interpreter = options.python or (plan_command(words).interpreter if words else None)
+    if words and interpreter is None:
+        if shutil.which(words[0]) is None:
+            print(f"xpc-instrument: {words[0]}: command not found", file=sys.stderr)
+            return 127
+        print(f"xpc-instrument: {words[0]} is not recognised as a Python program; this Python looks, {sys.executable}", file=sys.stderr)
     if interpreter is not None and not is_this_interpreter(interpreter):
         return _run_on(interpreter, options)
     config = read_config(options)
@@ -78,50 +96,139 @@ def _run_on(interpreter: str, options: argparse.Namespace) -> int:
     return subprocess.run([*words, *(["--json"] if options.json else [])], check=False).returncode  # noqa: S603
 
 
-def examine(config: Config) -> List[Dict[str, str]]:
-    """What each target of a config would become; imports its modules."""
-    rows: Dict[str, Dict[str, str]] = {}
-    for probe in config.probes:
-        for target, reason in _targets(probe.target, probe.exclude):
-            if target not in rows:
-                rows[target] = _examine_one(target, reason, probe.patcher)
-    return list(rows.values())
+def examine(config: Config) -> Rows:
+    """What each target of a config would become, as children find that import its modules. Raises `InjectionError` if none can."""
+    # By module: how it has ended the process.
+    ended: Dict[str, str] = {}
+    while True:
+        rows, importing, how = _ask_child(config, ended)
+        if rows is not None:
+            return rows
+        if not importing or importing in ended:
+            raise InjectionError(f"the process that imports the targets {how}")
+        ended[importing] = f"importing {importing} ended the process: it {how}"
 
 
-def _targets(pattern: str, exclude: Tuple[str, ...]) -> List[Tuple[str, str]]:
-    """The targets that a pattern stands for, each with the reason why it cannot be looked at, or ""."""
-    from xpc_agent.targets.glob import expand
+def _ask_child(config: Config, ended: Dict[str, str]) -> Tuple[Optional[Rows], str, str]:
+    """(what it has found, or None; what it was importing when it ended; how it ended)."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(read)
+        _answer(config, ended, os.fdopen(write, "w"))
+    os.close(write)
+    rows: Optional[Rows] = None
+    importing = ""
+    with open(read, encoding="utf-8") as told:
+        # To the last line, and no further: what a module has started may have the other end, too.
+        for line in told:
+            message = json.loads(line)
+            if isinstance(message, list):
+                rows = message
+                break
+            importing = message
+    status = os.waitpid(child, 0)[1]
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        known = {one.value: one.name for one in signal.Signals}
+        return rows, importing, f"was ended by signal {known.get(number, number)}"
+    return rows, importing, f"exited with {os.WEXITSTATUS(status)}"
 
-    found: List[Tuple[str, str]] = []
-    modules, qualified = split_target(pattern)
-    for name in _modules(modules):
-        try:
-            module = importlib.import_module(name)
-        except BaseException as error:
-            if isinstance(error, KeyboardInterrupt):
-                raise
-            absent = isinstance(error, ModuleNotFoundError) and error.name is not None and f"{name}.".startswith(f"{error.name}.")
-            reason = f"importing {name} failed: {type(error).__name__}: {error}"
-            found.append((f"{name}:{qualified}", reason if absent else f"{_UNKNOWN}{reason}; the application may prepare what that needs"))
-            continue
-        found += [(target, "") for target in expand(pattern, exclude, module, name)]
-    return found or [(pattern, "nothing matches")]
 
-
-def _modules(pattern: str) -> List[str]:
-    if not is_glob(pattern):
-        return [pattern]
-    top = pattern.partition(".")[0]
+def _answer(config: Config, ended: Dict[str, str], parent: TextIO) -> NoReturn:
+    """In the child: write what is being imported, and in the end what was found, each as a line of JSON."""
+    status = 1
     try:
-        package = importlib.import_module(top)
-    except ImportError:
-        return [top]
-    names = [top] + [
-        info.name
-        for info in pkgutil.walk_packages(getattr(package, "__path__", ()), top + ".", onerror=lambda name: None)
-        if not info.name.endswith("__main__")
-    ]
-    return [name for name in names if module_matches(f"{pattern}:x", name)]
+        print(json.dumps(_Examination(ended, parent).rows(config)), file=parent, flush=True)
+        atexit._run_exitfuncs()
+        status = 0
+    except KeyboardInterrupt:
+        pass  # the parent has it too
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(status)
+
+
+class _Examination:
+    """One look at all targets. `ended` has the modules that are not to be imported, each with the reason; `parent` is told of others."""
+
+    def __init__(self, ended: Dict[str, str], parent: TextIO) -> None:
+        self._ended = ended
+        self._parent = parent
+
+    def rows(self, config: Config) -> Rows:
+        """What each target of a config would become."""
+        found: Dict[str, Dict[str, str]] = {}
+        for probe in config.probes:
+            for target, reason in self._targets(probe.target, probe.exclude):
+                if target not in found:
+                    found[target] = _examine_one(target, reason, probe.patcher)
+        return list(found.values())
+
+    def _targets(self, pattern: str, exclude: Tuple[str, ...]) -> List[Tuple[str, str]]:
+        """The targets that a pattern stands for, each with the reason why it cannot be looked at, or ""."""
+        from xpc_agent.targets.glob import expand, functions_of
+
+        found: List[Tuple[str, str]] = []
+        names: List[str] = []
+        modules, qualified = split_target(pattern)
+        for name in self._modules(modules):
+            module, reason = self._import(name)
+            if module is None:
+                found.append((f"{name}:{qualified}", reason))
+                continue
+            names += [f"{name}:{one}" for one in functions_of(module)]
+            found += [(target, "") for target in expand(pattern, exclude, module, name)]
+        # A star stands for nothing here: what is like the rest of it.
+        near = [] if found else nearest_few(pattern.replace("*", ""), names)
+        return found or [(pattern, "nothing matches" + (f"; the nearest are {', '.join(near)}" if near else ""))]
+
+    def _modules(self, pattern: str) -> List[str]:
+        if not is_glob(pattern):
+            return [pattern]
+        top = pattern.partition(".")[0]
+        package, _ = self._import(top)
+        if package is None:
+            return [top]
+        names = [top] + [
+            info.name
+            for info in pkgutil.walk_packages(getattr(package, "__path__", ()), top + ".", onerror=lambda name: None)
+            if not info.name.endswith("__main__")
+        ]
+        return [name for name in names if module_matches(f"{pattern}:x", name)]
+
+    def _import(self, name: str) -> Tuple[Any, str]:
+        """The module, or None and the reason."""
+        if name in self._ended:
+            return None, self._ended[name]
+        print(json.dumps(name), file=self._parent, flush=True)
+        try:
+            return importlib.import_module(name), ""
+        except KeyboardInterrupt:
+            raise
+        except SystemExit as error:
+            return None, f"importing {name} ended the process: SystemExit: {error}"
+        except BaseException as error:
+            reason = f"importing {name} failed: {type(error).__name__}: {error}"
+            if isinstance(error, ModuleNotFoundError) and error.name is not None and f"{name}.".startswith(f"{error.name}."):
+                return None, reason + _nearest_modules(error.name)
+            return None, f"{_UNKNOWN}{reason}; the application may prepare what that needs"
+
+
+def _nearest_modules(missing: str) -> str:
+    """The end of what is said of a module that is not there: what is called nearly so."""
+    package, dot, _ = missing.rpartition(".")
+    path = getattr(sys.modules.get(package), "__path__", ()) if package else None
+    known = {f"{package}{dot}{found.name}" for found in pkgutil.iter_modules(path)}
+    near = nearest_few(missing, known if package else known | set(sys.builtin_module_names), cutoff=0.7)
+    return f"; the nearest modules are {', '.join(near)}" if near else ""
 
 
 def _examine_one(target: str, reason: str, patcher: str) -> Dict[str, str]:

@@ -251,7 +251,7 @@ def check_interpreter(interpreter: str) -> None:
     from ..core.version import __version__
 
     # Without the current folder, which `-c` adds and the agent's start does not see.
-    code = "import sys; sys.path = [*filter(None, sys.path)]; import xpc_agent, xpc_instrument; print(xpc_instrument.__version__)"
+    code = "import sys; sys.path = [*filter(None, sys.path)]; import xpc_agent, xpc_instrument; print('xpc', xpc_instrument.__version__)"
     try:
         done = subprocess.run(  # noqa: S603
             [interpreter, "-c", code], capture_output=True, text=True, timeout=60, check=False
@@ -264,7 +264,9 @@ def check_interpreter(interpreter: str) -> None:
             f"{interpreter} cannot import the agent ({reason[0]}): install it there, "
             f"{interpreter} -m pip install, and the folder or URL of xpc-instrument"
         )
-    version = done.stdout.split()[-1:]
+    word, version = done.stdout.split()[-2:-1], done.stdout.split()[-1:]
+    if word != ["xpc"]:
+        raise InjectionError(f"{interpreter} is no Python: asked for its version of xpc-instrument it says {done.stdout.strip()[:100]!r}")
     if version != [__version__]:
         print(
             f"xpc-instrument: note: {interpreter} has version {''.join(version)} of xpc-instrument, this command {__version__}",

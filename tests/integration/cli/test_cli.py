@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
@@ -198,14 +199,30 @@ def test_check_tells_what_each_target_would_become(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     write(
         tmp_path,
-        'app = "shop"\n[[probe]]\ntarget = "shop:chargee"\n[[probe]]\ntarget = "re:Pattern.search"\n[[probe]]\ntarget = "nope:f"\n',
+        'app = "shop"\n[[probe]]\ntarget = "shop:chargee"\n[[probe]]\ntarget = "re:Pattern.search"\n[[probe]]\ntarget = "nope:f"\n'
+        + "".join(f'[[probe]]\ntarget = "{target}"\n' for target in ("jsno:dumps", "shop:chagre*", "leaves:f", "dies:f", "dies.*:f")),
     )
+    (tmp_path / "leaves.py").write_text("raise SystemExit(3)\n")
+    (tmp_path / "dies.py").write_text("import os\nos._exit(0)\n")
     done = cli("check", "--json", cwd=tmp_path)
     assert done.returncode == 1
     found = {row["target"]: row for row in as_json(done.stdout)}
     assert "shop:charge" in found["shop:chargee"]["reason"]
     assert found["re:Pattern.search"]["state"] == "unpatchable"
     assert "importing nope failed" in found["nope:f"]["reason"]
+    assert found["jsno:dumps"]["reason"].endswith("; the nearest modules are json")
+    assert found["shop:chagre*"]["reason"] == "nothing matches; the nearest are shop:charge"
+    # Nothing was looked at where a module ends the process, whatever it says.
+    assert (found["leaves:f"]["state"], found["dies:f"]["state"]) == ("missing", "missing")
+    assert found["leaves:f"]["reason"] == "importing leaves ended the process: SystemExit: 3"
+    assert found["dies:f"]["reason"] == "importing dies ended the process: it exited with 0"
+
+
+def test_check_by_what_is_no_python_or_not_there_is_no_success(tmp_path: Path) -> None:
+    done = command("check", "--probe", "json:dumps", "--", "gunicornn", "app:app", cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (127, "", "xpc-instrument: gunicornn: command not found\n")
+    done = command("check", "--probe", "json:dumps", "--python", shutil.which("true") or "", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (6, "") and "is no Python: asked for its version" in done.stderr
 
 
 def test_a_wrong_config_is_answered_by_file_line_and_key(tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ def test_check_uses_the_python_of_the_applications_command(tmp_path: Path) -> No
     (packages / "only_there.py").write_text("def f(): pass\n")
     (tmp_path / "needs.py").write_text("import only_there\nraise RuntimeError('no settings')\n")
     probes = ["--probe", "only_there:f", "--probe", "needs:g"]
-    assert command("check", *probes, cwd=tmp_path).returncode == 1
+    assert cli("check", *probes, cwd=tmp_path).returncode == 1
     for how in (["--python", str(environment / "bin/python")], ["--", str(environment / "bin/python"), "-m", "only_there"]):
         done = cli("check", *probes, "--json", *how, cwd=tmp_path)
         rows = {row["target"]: row for row in json.loads(done.stdout)}
