@@ -110,8 +110,11 @@ def _left_behind(folder: Path, threads: Set[threading.Thread], processes: Set[in
 
 
 def _may_stay(path: Path) -> bool:
-    """A process that was killed has no time to clean up; whoever looks next does. Its files name its pid, or no pid at all."""
-    if not programs.killed:
+    """A process that was killed has no time to clean up; whoever looks next does. Its files name its pid, or no pid at all.
+
+    Nor has the thread of one that ends in the middle of announcing itself, which leaves what it has begun to write.
+    """
+    if not programs.killed and path.suffix != ".tmp":
         return False
     middle = path.name.rsplit(".", 2)[1:2]
     return not (middle and middle[0].isdigit() and os.path.exists(f"/proc/{middle[0]}"))
