@@ -102,7 +102,7 @@ def test_a_value_that_is_always_returned_is_counted_exactly_and_ends_with_its_ti
         assert faults.applied == faults.calls == 4000
         # Nothing is told of each call, and so it is a timer that ends it.
         for target in ("shop:charge", "shop:charg*"):
-            with session.inject(target, "return(7)", expires=0.1) as faults:
+            with session.inject(target, "return(7)", expires=0.3) as faults:
                 assert int(app.evaluate(returned)) == faults.applied > 0
                 assert app.evaluate("shop.charge(1)") == "'1 EUR'"
 
