@@ -441,4 +441,4 @@ def test_an_application_whose_name_resolves_beyond_loopback_runs_on_without_list
     manager = f'[manager]\naddress = "tcp:0:{find_free_port()}"\nauthkey-file = "shop.key"\n'
     app = start_app(run_program, tmp_path, f'{manager}[[probe]]\ntarget = "shop:*"\n')
     assert app.evaluate("shop.charge(1)") == "'1 EUR'"
-    assert "is 0.0.0.0, beyond loopback" in app.program.text
+    assert "is 0.0.0.0, beyond loopback" in app.log()

@@ -215,7 +215,7 @@ def test_a_script_that_calls_itself_a_process_of_the_application_is_told_nothing
         assert [one.kind for one in heard] == ["no-member"]
     finally:
         impostor.close()
-    assert "a session that would be a process of shop is refused as one" in host.program.text
+    assert "a session that would be a process of shop is refused as one" in host.log()
 
 
 def test_a_process_with_another_runtime_directory_is_refused_and_says_so(
@@ -224,7 +224,7 @@ def test_a_process_with_another_runtime_directory_is_refused_and_says_so(
     with tempfile.TemporaryDirectory(prefix="xpc", dir="/tmp") as other:
         monkeypatch.setenv("XPC_INSTRUMENT_RUNTIME_DIR", other)
         third = start_app(run_program, tmp_path, (tmp_path / "xpc-instrument.toml").read_text().partition("\n")[2])
-        assert "processes that share an address need the same user, XPC_INSTRUMENT_RUNTIME_DIR and pid namespace" in third.program.text
+        assert "processes that share an address need the same user, XPC_INSTRUMENT_RUNTIME_DIR and pid namespace" in third.log()
         with xpc_instrument.connect(apps[0], KEY) as session:
             session.instead("shop:charge", lambda amount: "hooked")
             assert apps[2].evaluate("shop.charge(1)") == "'hooked'"
