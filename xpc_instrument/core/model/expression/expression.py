@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import builtins
+from functools import lru_cache
+from types import CodeType
 from typing import Any, Callable, Dict, FrozenSet, Iterable, List, Optional, Sequence, Set, Tuple
 
 from ..words import nearest
@@ -96,12 +98,16 @@ class Expression:
     def _evaluated(self, source: str, namespace: Dict[str, Any]) -> Callable[..., Any]:
         try:
             # Of checked nodes and names of ours alone, or trusted.
-            function: Callable[..., Any] = eval(  # noqa: S307
-                compile(source, "<xpc-instrument expression>", "eval", dont_inherit=True), namespace
-            )
+            function: Callable[..., Any] = eval(_code_of(source), namespace)  # noqa: S307
         except (SyntaxError, MemoryError, RecursionError, ValueError) as error:
             refuse(self.text, 0, f"Python cannot compile it: {error or type(error).__name__}", "a flatter expression")
         return function
+
+
+# One expression is made a function for each of hundreds of targets, of the same text where they have it in the same place.
+@lru_cache(maxsize=64)
+def _code_of(source: str) -> CodeType:
+    return compile(source, "<xpc-instrument expression>", "eval", dont_inherit=True)
 
 
 def _hiding(*_: Any) -> Any:
