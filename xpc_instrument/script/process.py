@@ -32,6 +32,7 @@ class PendingRegistration:
 
     def give_up(self) -> bool:
         """Wait no more; whether the process has not answered. What was not sent yet will not be."""
+        self.process.answered(self.hook)
         return self._request is not None and self._request.give_up()
 
     def confirm(self, deadline: float) -> Optional[XpcError]:
@@ -44,7 +45,10 @@ class PendingRegistration:
             self.hook.accepted = True
             return None
         try:
-            answer = self._request.answer(deadline)
+            try:
+                answer = self._request.answer(deadline)
+            finally:
+                self.process.answered(self.hook)
         except (TargetError, PayloadError) as error:
             self.hook.refusal = self.hook.refusal or error
             return error
@@ -108,7 +112,7 @@ class PendingRemoval:
 class Process:
     """One joined process of the application; `name` is for people. `dial` makes the node that joins it."""
 
-    __slots__ = ("_lock", "joiner", "known_profile", "name", "reporter", "signatures")
+    __slots__ = ("_asked", "_lock", "joiner", "known_profile", "name", "reporter", "signatures")
 
     def __init__(self, name: str, dial: Callable[[Process], Joiner]) -> None:
         self.name = name
@@ -118,6 +122,8 @@ class Process:
         # `profile`, once it is known: each call looks here first.
         self.known_profile: Optional[PeerProfile] = None
         self._lock = threading.Lock()
+        # What it has been asked for hooks and not answered, by the number of the hook.
+        self._asked: Dict[int, PendingRequest] = {}
         self.joiner = dial(self)
 
     def pids(self) -> List[int]:
@@ -146,7 +152,18 @@ class Process:
             module=hook.module,
             deadline=deadline,
         )
+        self._asked[handle.number] = request
         return PendingRegistration(self, hook, request)
+
+    def answered(self, hook: Hook) -> None:
+        """Nobody waits for its answer on a hook any more."""
+        self._asked.pop(hook.handle.number, None)
+
+    def goes_on(self, hook: Hook, seconds: float) -> None:
+        """It has told of some targets of a hook, and may still be at work on others: it has so many seconds more for that."""
+        request = self._asked.get(hook.handle.number)
+        if request is not None:
+            request.prolong(seconds)
 
     @property
     def profile(self) -> PeerProfile:

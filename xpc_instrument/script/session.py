@@ -312,6 +312,7 @@ class Session(Observer):
             found = self._hooks.get(data.get("hook", 0))
             if found is not None:
                 found.handle._note_targets(map(str, data.get("targets") or ()))
+                process.goes_on(found, self._limits.connect_timeout)
             return
         if notice.kind in ("apart", "expression", "given-up", "not-hooked", "over-budget", "totals"):
             found = self._hooks.get(data.get("hook", 0))

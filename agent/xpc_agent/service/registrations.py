@@ -13,10 +13,8 @@ Rules:
 from __future__ import annotations
 
 import functools
-import importlib.machinery
 import itertools
 import os
-import sys
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Protocol, Tuple, Union
 
 from xpc_instrument.core.calls.registry import Registration, Registry
@@ -39,11 +37,13 @@ from ..events.sender import Sender
 from ..guard import guard_thread, guarded
 from ..points.table import ProbeTable
 from ..relay import RelayedPeer
+from ..targets.module import is_importable
 from .counting import all_totals, counting, totals
 from .limits import SharedLimits
 from .on_use import making_of, replays_of, reset_loaded, search, stacks, terms_of
 from .selections import Added, Selection, Selections
 from .sharing import PendingAnswer, Sharing
+from .slices import Slices, Steps, finished
 
 if TYPE_CHECKING:
     from ..events.queue import QueuedHook
@@ -100,6 +100,7 @@ class Registrations(Policy):
     def _begin(self) -> None:
         self._leaving = False
         self._replays: Any = None
+        self._slices = Slices(self._all_registered)
         # When the time of faults is over, by session and number: they need not look at the clock themselves.
         self._ends: Dict[Tuple[str, int], float] = {}
         self._peers: Dict[str, Peer] = {}
@@ -119,11 +120,16 @@ class Registrations(Policy):
 
     def left(self, peer: Peer) -> None:
         self._registry.left(peer)
+        self._slices.left(peer)
         self._peers.pop(peer.session, None)
         self.drop_session(peer.session)
         self._sharing.left(peer)
 
     def synced(self, peer: Peer) -> None:
+        if not self._slices.wait(peer):
+            self._all_registered(peer)
+
+    def _all_registered(self, peer: Peer) -> None:
         # What it had inherited over a fork and has not registered again, it has removed meanwhile.
         self.drop_orphans(peer.session)
         self._on_synced(peer)
@@ -132,9 +138,10 @@ class Registrations(Policy):
         self._sharing.noticed(peer, notice)
 
     def due(self) -> Optional[float]:
-        return min(self._ends.values(), default=None)
+        return 0.0 if self._slices.due else min(self._ends.values(), default=None)
 
     def look_after(self, now: float) -> None:
+        self._slices.go_on()
         for session, number in [key for key, end in self._ends.items() if end <= now]:
             del self._ends[session, number]
             self._end(session, number)
@@ -148,9 +155,13 @@ class Registrations(Policy):
             raise TargetError(f"hook number {message.hook!r:.40}: expected one that a frame can hold, from 0 to {_KEYS - 1}")
         if not is_target(message.name):
             return self._registry.register(peer, message)
-        data = {"registered": True, "importable": _importable(message.module)}
+        return self._slices.begin(peer, message, self._registering(peer, message))
+
+    def _registering(self, peer: Peer, message: Register) -> Steps[Optional[Answer]]:
+        data = {"registered": True, "importable": is_importable(message.module)}
         try:
-            answer = Answer(message.request, True, data={**data, **as_dict(self.add_hook(peer, message))})
+            added = yield from self._adding(peer, message)
+            answer = Answer(message.request, True, data={**data, **as_dict(added)})
         except TargetError as error:
             if not self._sharing.members():
                 raise
@@ -160,6 +171,7 @@ class Registrations(Policy):
     def unregister(self, peer: Peer, message: Unregister) -> Optional[Answer]:
         within = bounded(message.within)
         session, number = peer.session, message.hook
+        self._slices.end(peer, number)
         members = self._sharing.unshare(session, number, within)
         local = counting(self._table, session, number)
         removed = self._disarm(session, number) or members is not None
@@ -229,13 +241,16 @@ class Registrations(Policy):
 
     def add_hook(self, peer: Union[Peer, RelayedPeer], message: Register) -> Added:
         """Put a hook of a session on its target, or on several. Raises `TargetError`."""
+        return finished(self._adding(peer, message))
+
+    def _adding(self, peer: Union[Peer, RelayedPeer], message: Register) -> Steps[Added]:
         mode, target = split_name(message.name)
         terms = terms_of(message)
         making = making_of(terms, self.sender, self._redaction, self._table)
         if terms.expires is not None and terms.local is not None and terms.local["kind"] == INJECT:
             self._ends[peer.session, message.hook] = monotonic() + terms.expires
         if is_selection(target):
-            return self._add_selection(peer, message, mode, target, making)
+            return (yield from self._adding_selection(peer, message, mode, target, making))
         point = self._table.find_point(target)
         try:
             timeout = self._put(peer, message, mode, point, making)
@@ -247,10 +262,10 @@ class Registrations(Policy):
             self._table.await_modules([split_target(target)[0]])
         return Added(timeout, waits)
 
-    def _add_selection(self, peer: Union[Peer, RelayedPeer], message: Register, mode: Mode, text: str, making: Making) -> Added:
+    def _adding_selection(self, peer: Union[Peer, RelayedPeer], message: Register, mode: Mode, text: str, making: Making) -> Steps[Added]:
         _check_mode(text, mode, making.terms)
         try:
-            added = self._selections.add(peer, message, mode, text, making)
+            added = yield from self._selections.adding(peer, message, mode, text, making)
             return added if added.timeout else replace(added, timeout=self._config.defaults.timeout)
         except TargetError:
             self._disarm(peer.session, message.hook)
@@ -330,6 +345,8 @@ class Registrations(Policy):
         if not point.on_demand or any(hook.session == session for hook in point.hooks):
             return
         most = self._config.limits.max_targets
+        if len(self._table.points) < most:
+            return
         points = [one for one in list(self._table.points.values()) if one.on_demand]
         if sum(any(hook.session == session for hook in one.hooks) for one in points) >= most:
             raise TargetError(
@@ -480,13 +497,3 @@ def _timeout(target: str, terms: Terms, config: ProbeConfig) -> float:
             "ask for less, or raise max-timeout in the config"
         )
     return float(terms.timeout)
-
-
-def _importable(module: str) -> bool:
-    """Whether the top-level package of a module can be found from here; nothing is imported."""
-    if not module or module in sys.modules:
-        return True
-    top = module.partition(".")[0]
-    if top in sys.modules or top in sys.builtin_module_names:
-        return True
-    return importlib.machinery.PathFinder.find_spec(top) is not None

@@ -27,6 +27,7 @@ from xpc_instrument.core.model.words import counted, nearest_few
 from xpc_instrument.core.node.lanes import LanePool
 from xpc_instrument.core.node.peer import Peer
 from xpc_instrument.core.protocol.messages import Register
+from xpc_instrument.core.unpatched import monotonic
 
 from ..late import is_ours
 from ..points.on_demand import why_never
@@ -35,6 +36,7 @@ from ..relay import RelayedPeer
 from ..targets.glob import functions_of
 from ..targets.module import find_module, is_initializing, is_lazy, main_names
 from ..targets.running import names_to_come
+from .slices import Steps
 
 if TYPE_CHECKING:
     from ..hooks.admission import SharedAdmission
@@ -45,6 +47,8 @@ log = logging.getLogger("xpc_agent")
 
 # Targets in one notice to a script.
 _TOLD_AT_ONCE = 500
+# A script is told of the targets that there are after so many seconds, though there may be more.
+_TELLING = 1.0
 
 Who = Union[Peer, RelayedPeer]
 
@@ -109,9 +113,10 @@ class Selections:
         self._all: Dict[Tuple[str, int], Selection] = {}
         table.awaiting = self
 
-    def add(self, peer: Who, message: Register, mode: Mode, text: str, making: Making) -> Added:
+    def adding(self, peer: Who, message: Register, mode: Mode, text: str, making: Making) -> Steps[Added]:
         """Hook what there is, and wait for the rest; returns the shortest deadline, 0 if there is nothing yet. Raises `TargetError`, and
-        leaves it to the caller to take off what it has put on."""
+        leaves it to the caller to take off what it has put on. It yields between two targets; what is told of some of them says to the
+        script that it goes on."""
         key = peer.session, message.hook
         # Inherited over a fork: the same, now with a connection of this process's own.
         selection = self._all.get(key) or Selection(peer, message, mode, text, making)
@@ -120,10 +125,13 @@ class Selections:
         self._all[key] = selection
         try:
             points = [self._table.find_point(target) for target in selection.targets]
-            timeouts = [self._put(peer, message, mode, point, making, selection) for point in points]
+            timeouts = []
+            for point in points:
+                timeouts.append(self._put(peer, message, mode, point, making, selection))
+                yield
             targets = [point.target for point in points]
             for pattern in selection.patterns:
-                put = self._put_all(selection, pattern, self._names(pattern))
+                put = yield from self._putting(selection, pattern, self._names(pattern))
                 targets += put
                 timeouts += put.values()
                 if not put:
@@ -138,7 +146,7 @@ class Selections:
         self._await(selection, pending)
         return Added(min(timeouts, default=0.0), len(pending) == len(timeouts))
 
-    def _put_all(self, selection: Selection, pattern: Pattern, names: List[str]) -> Dict[str, float]:
+    def _putting(self, selection: Selection, pattern: Pattern, names: List[str]) -> Steps[Dict[str, float]]:
         """Hook what a pattern stands for in these modules; returns the deadlines by target. Raises `TargetError` where it is too much, or
         all that there is cannot be hooked."""
         matched = self._matched([pattern], names)
@@ -146,12 +154,17 @@ class Selections:
             raise self._too_many(pattern.text, len(matched.found))
         put: Dict[str, float] = {}
         refusal: Optional[TargetError] = None
+        told, due = 0, monotonic() + _TELLING
         for target, probe in matched.found.items():
             try:
                 point = self._table.point_of(target, probe)
                 put[target] = self._put_one(selection, point)
             except TargetError as error:
                 refusal = refusal or error
+            if monotonic() >= due:
+                self._tell(selection, list(put)[told:])
+                told, due = len(put), monotonic() + _TELLING
+            yield
         if put:
             return put
         if refusal is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.machinery
 import os
 import sys
 from typing import Any, Optional, Tuple
@@ -43,3 +44,13 @@ def main_names() -> Tuple[str, ...]:
 def is_initializing(module: Any) -> bool:
     """Whether a module is being imported right now; it will be looked at when it has run. A lazy one is not run by being asked."""
     return bool(getattr(namespace_of(module).get("__spec__"), "_initializing", False))
+
+
+def is_importable(module: str) -> bool:
+    """Whether the top-level package of a module can be found from here; nothing is imported."""
+    if not module or module in sys.modules:
+        return True
+    top = module.partition(".")[0]
+    if top in sys.modules or top in sys.builtin_module_names:
+        return True
+    return importlib.machinery.PathFinder.find_spec(top) is not None

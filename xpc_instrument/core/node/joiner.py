@@ -165,17 +165,21 @@ class Joiner:
         assert wire is not None
         reason = "the host closed the connection"
         try:
+            due = monotonic() + self.limits.heartbeat
             while not self._closed:
                 try:
-                    frame = wire.recv_frame(monotonic() + self.limits.heartbeat)
+                    frame = wire.recv_frame(due)
                 except DeadlineError:
                     if monotonic() - self._last_heard > self.limits.silence:
                         reason = f"nothing was heard of {self.address} for {self.limits.silence} s"
                         break
+                else:
+                    self._last_heard = monotonic()
+                    self._obey(wire.connection.read(frame))
+                # Also where the host says something all the time: it hears of us by nothing else.
+                if monotonic() >= due:
                     self._say(Ping())
-                    continue
-                self._last_heard = monotonic()
-                self._obey(wire.connection.read(frame))
+                    due = monotonic() + self.limits.heartbeat
         except (OSError, XpcError) as error:
             reason = str(error)
         except Exception as error:

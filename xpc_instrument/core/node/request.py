@@ -15,13 +15,14 @@ from .address import Address
 class PendingRequest:
     """A request to the host at `address`. For one thread that waits; `forget` is called with it when none does any more."""
 
-    __slots__ = ("_address", "_began", "_done", "_forget", "_outcome", "number")
+    __slots__ = ("_address", "_began", "_done", "_forget", "_outcome", "_until", "number")
 
     def __init__(self, number: int, address: Address, forget: Callable[[PendingRequest], None]) -> None:
         self.number = number
         self._address = address
         self._forget = forget
         self._began = monotonic()
+        self._until = 0.0
         self._done = threading.Event()
         self._outcome: Union[Answer, BaseException, None] = None
 
@@ -30,6 +31,10 @@ class PendingRequest:
         if not self._done.is_set():
             self._outcome = outcome
             self._done.set()
+
+    def prolong(self, seconds: float) -> None:
+        """The host is at work on it: whoever waits, or will, waits for that long from now on, if not for longer."""
+        self._until = monotonic() + seconds
 
     def settle_within(self, seconds: float, outcome: Union[Answer, BaseException]) -> None:
         """What it comes to unless something else settles it within so many seconds."""
@@ -49,8 +54,9 @@ class PendingRequest:
     def answer(self, deadline: float) -> Answer:
         """Wait for the answer. Raises the error that the host names, `DeadlineError`, `ChannelError`, or what dialling a lane raises."""
         try:
-            if not self._done.wait(max(0.0, deadline - monotonic())):
-                raise DeadlineError(f"{self._address} did not answer within {deadline - self._began:.3g} s")
+            while not self._done.wait(max(0.0, max(deadline, self._until) - monotonic())):
+                if monotonic() >= max(deadline, self._until):
+                    raise DeadlineError(f"{self._address} did not answer within {deadline - self._began:.3g} s")
         finally:
             self._forget(self)
         outcome = self._outcome

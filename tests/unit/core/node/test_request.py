@@ -59,3 +59,11 @@ def test_giving_up_says_whether_an_answer_had_come(request_: PendingRequest) -> 
     assert request_.give_up()
     request_.settle(Answer(7, True))
     assert not request_.give_up()
+
+
+def test_what_is_at_work_on_has_more_time(request_: PendingRequest) -> None:
+    began = time.monotonic()
+    request_.prolong(0.05)
+    with pytest.raises(DeadlineError):
+        request_.answer(began - 1)
+    assert time.monotonic() - began >= 0.05
