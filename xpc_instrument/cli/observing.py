@@ -310,11 +310,16 @@ class Run:
         """The exit status, at the end: 1 where nothing was seen until `--for`, or a target has not come with its module."""
         return int(not seen and (over == "expires" or bool(handle._not_hooked)))
 
-    def tell_rest(self, handle: Handle, errors: int) -> None:
-        """Behind the last line: how often an expression has failed, and where the hook has ended since it cost too much."""
-        if errors or handle.expression_error:
-            count = f" in {counted(errors, 'call')}" if errors else ""
-            self.output.say(f"an expression has failed{count}: {handle.expression_error}")
+    def failures(self, handle: Handle, errors: int) -> str:
+        """What the last line ends with where expressions have failed, in so many calls as far as that is known."""
+        if not errors and not handle.expression_error:
+            return ""
+        count = f" in {counted(errors, 'call')}" if errors else ""
+        why = f": {handle.expression_error}" if handle.expression_error else ""
+        return f"; an expression failed{count}{why}"
+
+    def tell_rest(self, handle: Handle) -> None:
+        """Behind the last line: where the hook has ended since it cost too much."""
         for pid, used in handle.over_budget.items():
             self.output.say(
                 f"observing took {used} of the processor's time in {pid} and has ended there: at most 2 % may be spent; use --sample"
@@ -353,8 +358,8 @@ class Run:
         of = f" of {calls}" if whole else ""
         parts = ", ".join(f"{count} {why}" for why, count in left_out.items())
         where = "the application has ended" if gone else f"disarmed in {counted(len(self.session.pids), 'process', 'processes')}"
-        self.output.say(f"{counted(shown, noun)} {verb}{of}: {parts}; {where}{note and f'; {note}'}")
-        words = {"did not meet --when": "rejected", "over --rate": "rate", "dropped": "dropped", "not counted": "errors"}
+        self.output.say(f"{counted(shown, noun)} {verb}{of}: {parts}; {where}{note}")
+        words = {"did not meet --when": "rejected", "over --rate": "rate", "dropped": "dropped"}
         told = {words[why]: count for why, count in left_out.items() if why in words}
         zero = {"rejected": 0, "rate": 0, "dropped": 0, "errors": errors}
         self.output.event({"type": "summary", "events": events, "calls": calls or events, **zero, **told})

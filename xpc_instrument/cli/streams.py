@@ -52,7 +52,16 @@ def follow_stream(
     if options.sample is not None:
         left_out["not in --sample"] = skipped.get("sample", 0)
     left_out.update({words: skipped[why] for why, words in also.items() if why in skipped})
-    whole = counts is not None
-    one.summary(stream.taken, noun, left_out, events=stream.taken, gone=gone, whole=whole, note=note(), errors=errors)
-    one.tell_rest(stream.handle, errors)
+    whole, said = counts is not None, note()
+    one.summary(
+        stream.taken,
+        noun,
+        left_out,
+        events=stream.taken,
+        gone=gone,
+        whole=whole,
+        note=f"{said and f'; {said}'}{one.failures(stream.handle, errors)}",
+        errors=errors,
+    )
+    one.tell_rest(stream.handle)
     return one.status(stream.handle, over, stream.taken)

@@ -148,6 +148,17 @@ class Counted(Generic[Row]):
         return sum(int(one["unusable"]) for one in self._each())
 
     @property
+    def failed(self) -> int:
+        """In how many calls an expression failed, likewise: those that then did not meet the condition, or were not counted.
+        ``Handle.expression_error`` is the first reason."""
+        return sum(int(one["failed"]) for one in self._each())
+
+    @property
+    def errors(self) -> int:
+        """In how many calls an expression failed, or there was no number to count, likewise."""
+        return sum(int(one["errors"]) for one in self._each())
+
+    @property
     def skipped(self) -> Dict[str, int]:
         """How many calls the terms left out, by ``"sample"`` and ``"rate"``, likewise."""
         counts: Dict[str, int] = {}

@@ -24,7 +24,6 @@ from typing import Any, Callable, Coroutine, Dict, Optional, Sequence, Tuple
 
 from xpc_instrument.core.model.errors import ExpressionError
 from xpc_instrument.core.model.expression import AT_END, TRUSTED, WORDS, TooMuch, WouldRunCode, parse
-from xpc_instrument.core.model.expression.grammar import refuse
 from xpc_instrument.core.model.interrupts import raise_interrupt
 from xpc_instrument.core.model.target import Mode
 from xpc_instrument.core.model.words import one_line
@@ -120,10 +119,6 @@ class Conditional:
         self.hook = hook
         self.mode: Mode = hook.mode
         self._expression = parse(when, level)
-        late = sorted(self._expression.names & AT_END)
-        if late and self.mode is not Mode.AFTER:
-            seen = f"{late[0]!r} in the condition of a hook in the mode {self.mode.value!r}: it is asked before the call"
-            refuse(when, max(0, when.find(late[0])), seen, "in the mode 'after'")
         self._resolved: Optional[Resolved] = None
         self._code: Optional[CodeType] = None
         self._ask: Optional[Ask] = None
@@ -172,6 +167,8 @@ class Conditional:
         words = [word for word in WORDS if word in self._expression.names and word not in names]
         self.mistake = None
         try:
+            if self.mode is not Mode.AFTER:
+                self._expression.check_begin(names)
             self._expression.check_names([*names, *(one for one in WORDS if self.mode is Mode.AFTER or one not in AT_END)])
         except ExpressionError as error:
             self.mistake = error

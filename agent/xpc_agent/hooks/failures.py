@@ -41,6 +41,11 @@ log = logging.getLogger("xpc_agent")
 _CAUSES = ((DeadlineError, "timeout"), (PayloadError, "payload"), (ChannelError, "channel"))
 
 
+# What it comes to where a condition fails, as the log says it; and the causes by which failed expressions are counted.
+NOT_MET = "that counts as not met"
+EXPRESSIONS = ("expression", "condition", "too-much", "would-run-code")
+
+
 class FailingOpen:
     """One registration of one session on one probe point, as far as it can fail: whose it is, what is counted of it, and its lanes."""
 
@@ -234,9 +239,9 @@ class FailingOpen:
         self._logged[cause] = True
         log.warning("the %s of %s on %s " + text, self._word, self.peer.who, self.target, *args, exc_info=exc_info)
 
-    def _tell_expression(self, fault: Exception, outcome: str) -> None:
+    def _tell_expression(self, fault: Exception, outcome: str, cause: str = "expression") -> None:
         """An expression has failed: it is counted, and the first is told in the log and to the script."""
-        self.counters.fail("expression")
+        self.counters.fail(cause)
         if "expression" not in self._logged:
             message = f"{type(fault).__name__}: {one_line(str(fault))}"
             self._log_once("expression", "%s", f"{message}; {outcome}")

@@ -30,6 +30,7 @@ from ..guard import guard, guarded
 from ..targets.resolve import Kind, Resolved
 from .aggregate import Aggregate, counting
 from .budget import SAMPLED, Budget
+from .failures import EXPRESSIONS, NOT_MET
 from .gate import ALWAYS, NEVER, Args, Kwargs, Way
 from .invocation import Invocation
 from .remote import RemoteHook
@@ -56,9 +57,13 @@ _PART = """part{0} = {1}
             pass
         else:
             part{0} = part_of(part{0})"""
-_REJECTED = """if not {}:
-            if not rejected() % sampled:
-                spent(clock() - ended)
+_REJECTED = """try:
+            if not {}:
+                if not rejected() % sampled:
+                    spent(clock() - ended)
+                return
+        except any_error as fault:
+            unmet(fault)
             return"""
 _LEFT_OUT = """if not admitted():
             return"""
@@ -158,12 +163,16 @@ class LocalHook(RemoteHook):
 
     def totals(self) -> Dict[str, Any]:
         """All that was counted here; `table` is as `aggregate.to_json` gives it."""
-        counted = self.aggregate
+        counted, failures = self.aggregate, self.counters.failures
+        failed = sum(failures.get(cause, 0) for cause in EXPRESSIONS)
         return {
             "target": self.target,
             "table": to_json(self._table()),
             "unusable": counted.unusable.value,
             "rejected": counted.rejected.value,
+            "failed": failed,
+            # Of what is not counted some has failed.
+            "errors": counted.unusable.value + failed - failures.get("expression", 0),
             "skipped": {why: count.value for why, count in self.counters.skipped.items() if count.value},
             "over-budget": self.over_budget,
         }
@@ -216,6 +225,7 @@ class LocalHook(RemoteHook):
             "spent": self._spent,
             "rejected": self.aggregate.rejected.up,
             "failed": self._uncounted,
+            "unmet": self._unmet,
         }
         texts: List[str] = []
         if self._scope.is_placed:
@@ -255,6 +265,13 @@ class LocalHook(RemoteHook):
         text = _RECORD.format(lines="\n        ".join(lines), counting=counted.strip())
         record: Record = compiled(f"{__name__} {dict(local)!r}", namespace, text, kept=False)["record"]
         return record
+
+    @guarded
+    def _unmet(self, fault: Exception) -> None:
+        """The condition has failed."""
+        raise_interrupt(fault)
+        self.aggregate.rejected.up()
+        self._tell_expression(fault, NOT_MET, "condition")
 
     @guarded
     def _uncounted(self, fault: Exception) -> None:

@@ -20,13 +20,15 @@ from .gate import Args, Kwargs
 class Scope:
     """What there is to read of the invocations of one target, once it is known: `place` says so.
 
-    `names` are those of the parameters, in the order of their values; empty where the function has none that Python knows.
+    Without `ends` it is of when they begin. `names` are those of the parameters, in the order of their values; empty where the function
+    has none that Python knows.
     """
 
-    __slots__ = ("_code", "_pid", "_resolved", "_target", "_values_of", "bound", "names")
+    __slots__ = ("_code", "_ends", "_pid", "_resolved", "_target", "_values_of", "bound", "names")
 
-    def __init__(self, target: str, pid: int) -> None:
+    def __init__(self, target: str, pid: int, ends: bool = True) -> None:
         self._target = target
+        self._ends = ends
         self._pid = pid
         self._resolved: Optional[Resolved] = None
         self._code: Optional[CodeType] = None
@@ -100,6 +102,8 @@ class Scope:
             if self.bound:
                 words["self"] = "values[0]"
         known = {**words, **places}
+        if not self._ends:
+            expression.check_begin(places)
         expression.check_names(known)
         used = sorted(expression.names)
         evaluate = expression.condition(used) if truth else expression.function(used, hides)

@@ -15,11 +15,12 @@ from xpc_instrument.core.model.errors import ExpressionError
 from xpc_instrument.core.model.expression import OBSERVE, Expression, parse
 from xpc_instrument.core.model.expression.expression import Hides
 from xpc_instrument.core.model.interrupts import raise_interrupt
+from xpc_instrument.core.model.target import Mode
 from xpc_instrument.core.unpatched import get_ident
 
 from ..guard import guarded
 from ..targets.resolve import Resolved
-from .failures import log
+from .failures import NOT_MET, log
 from .gate import NEVER, Args
 from .local import expressions_of
 from .scope import Scope
@@ -41,7 +42,7 @@ class ShownHook(UnwaitedHook):
         self._rests = False
         self._when: Optional[Callable[..., Any]] = None
         super().__init__(*args, **options)
-        self._scope = Scope(self.target, self.pid)
+        self._scope = Scope(self.target, self.pid, self.mode is not Mode.BEFORE)
 
     def placed(self, resolved: Resolved, code: Optional[CodeType]) -> None:
         if not self._scope.place(resolved, code):
@@ -87,7 +88,7 @@ class ShownHook(UnwaitedHook):
         return False
 
     def _tell_fault(self, fault: Exception) -> None:
-        self._tell_expression(fault, "that counts as not met")
+        self._tell_expression(fault, NOT_MET)
 
     @guarded
     def drop_for(self, fault: Exception) -> None:

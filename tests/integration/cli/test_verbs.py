@@ -80,13 +80,22 @@ def test_an_expression_that_fails_is_counted_and_told_once(app: App, tmp_path: P
     calls = "[shop.charge(n) for n in (1, 2)] and shop.charge(chr(0xd800))"
     done = during(app, calls, "watch", "shop", "shop:charge", "-n", "1", "--when", "amount.lower() != ''", "-o", str(file))
     assert done.returncode == 0, done.stderr
-    *_, last, told = done.stderr.splitlines()
-    assert last.startswith("1 call shown of 3: 2 did not meet --when")
-    assert told.startswith("an expression has failed in 2 calls: ")
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("1 call shown of 3: 2 did not meet --when, 0 over --rate, 0 dropped; disarmed in 1 process; ")
+    assert "; an expression failed in 2 calls: WouldRunCode: " in last
     _, call, summary = events(file.read_text())
     # A text that no encoding has is shown all the same.
     assert call["arguments"]["amount"] == "\ud800"
     assert (summary["rejected"], summary["errors"]) == (2, 2)
+    done = during(app, calls, "stat", "shop", "shop:charge", "-n", "1", "--when", "amount.lower() != ''", "--json")
+    assert events(done.stdout)[-1].items() >= {"calls": 3, "rejected": 2, "errors": 2}.items()
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(
+        "1 call counted of 3: 2 did not meet --when, 0 not counted; disarmed in 1 process; an expression failed in 2 calls: "
+    )
+    done = during(app, calls, "inject", "shop", "shop:charge", "return(0)", "-n", "1", "--when", "amount.lower() != ''")
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("faults happened to 1 of 3 calls: 1 return(0); 2 did not meet --when; disarmed in 1 process")
 
 
 def test_watch_writes_json_lines_to_a_file_that_is_the_users(app: App, tmp_path: Path) -> None:
@@ -213,6 +222,13 @@ def test_trace_draws_the_tree_of_a_call(app: App, tmp_path: Path) -> None:
         (["watch", "shop:charge", "--"], 2, "expected a command"),
         (["stat", "shop", "shop:charge", "--by", "amount.__class__"], 2, "__class__"),
         (["stat", "shop", "shop:charge", "--by", "amuont"], 1, "did you mean 'amount'"),
+        (
+            ["watch", "shop", "shop:charge", "-b", "--when", "result > 3"],
+            1,
+            "'result' is known once the call has ended, and this is asked when",
+        ),
+        (["watch", "shop", "shop:charge", "-b", "--show", "duration"], 1, "watch without -b"),
+        (["inject", "shop", "shop:charge", "off", "--when", "exception"], 2, "'exception' is known once the call has ended"),
         (["monitor", "shop", "shop:chrage"], 1, "shop:charge"),
         (["monitor", "nothing", "shop:charge"], 4, "nothing"),
     ],

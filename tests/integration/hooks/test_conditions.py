@@ -81,7 +81,7 @@ def test_what_a_condition_may_say_is_decided_in_the_application(app: App) -> Non
             ("shop:charge", "amonut > 1", "did you mean 'amount'"),
             ("shop:charge", "amount >", "Python expression"),
             ("shop:charge", "amount.bit_length()", "bit_length"),
-            ("shop:charge", "result == 1", "asked before the call"),
+            ("shop:charge", "result == 1", "known once the call has ended"),
             ("shop:fail", "True", "does not allow expressions"),
             ("shop:root", "x > 1", "args"),
         ]:

@@ -48,6 +48,19 @@ class Expression:
                 allowed = ", ".join(known) if len(known) <= 30 else ""
                 refuse(self.text, node.col_offset, f"the name {node.id!r} is not known here", allowed, nearest(node.id, known))
 
+    def check_begin(self, parameters: Iterable[str]) -> None:
+        """Raise `ExpressionError` for what there is only once a call has ended, and which no parameter is called: it is asked before."""
+        known = set(parameters)
+        for node in walk(self._tree):
+            if isinstance(node, ast.Name) and node.id in self.names & AT_END and node.id not in known:
+                seen = f"{node.id!r} is known once the call has ended, and this is asked when it begins"
+                refuse(
+                    self.text,
+                    node.col_offset,
+                    seen,
+                    "the parameters; or where it is asked at the end: after(), or watch without -b (entry=)",
+                )
+
     def function(self, parameters: Sequence[str], hides: Optional[Hides] = None) -> Callable[..., Any]:
         """What takes one value for each parameter, by position, and gives the value of the expression.
 
