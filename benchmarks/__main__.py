@@ -23,6 +23,7 @@ from .groups.hot import HOT
 from .groups.inflight import ASYNC
 from .groups.large import LARGE
 from .groups.lines import LINES
+from .groups.observed import OBSERVED
 from .groups.observing import OBSERVING
 from .groups.payloads import PAYLOADS
 from .groups.roundtrip import ROUNDTRIP, TCP
@@ -62,6 +63,7 @@ GROUPS: Dict[str, Union[Group, Tally]] = {
         SCRIPTS,
         ARMING,
         APPLICATIONS,
+        OBSERVED,
         SYSCALLS,
     )
 }

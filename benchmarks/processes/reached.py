@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+import sys
 from pathlib import Path
 
 # The folder of one server, for the files of its processes.
@@ -17,7 +18,8 @@ _COUNT = struct.Struct("=q")
 class Counter:
     """Counts in a file that others read."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, bounded: bool = True) -> None:
+        self._bounded = bounded
         path.write_bytes(_COUNT.pack(0))
         with open(path, "r+b") as file:
             self._memory = mmap.mmap(file.fileno(), _COUNT.size)
@@ -25,16 +27,17 @@ class Counter:
 
     def add(self) -> None:
         self._count += 1
+        if not self._bounded:
+            # At each request: the agent may come and go.
+            budget = sys.modules.get("xpc_agent.hooks.budget")
+            if budget is not None:
+                budget.BUDGET = 1.0  # type: ignore[attr-defined]
         _COUNT.pack_into(self._memory, 0, self._count)
 
 
 def counter() -> Counter:
     """That of this process."""
-    if UNBOUNDED_VARIABLE in os.environ:
-        from xpc_agent.hooks import budget
-
-        budget.BUDGET = 1.0
-    return Counter(Path(os.environ[FOLDER_VARIABLE]) / f"{os.getpid()}.count")
+    return Counter(Path(os.environ[FOLDER_VARIABLE]) / f"{os.getpid()}.count", UNBOUNDED_VARIABLE not in os.environ)
 
 
 def total(folder: Path) -> int:

@@ -10,12 +10,15 @@ from typing import Dict
 
 import pytest
 
-from benchmarks.groups import growth, startup, web
+from benchmarks.groups import growth, observed, startup, web
 from benchmarks.measure.timing import Group
 from benchmarks.processes import catalogue, wrk
 from benchmarks.processes.pair import runtime_dir
 from benchmarks.processes.peers import ROOT, Peer, PeerError
+from tests.attaching.proof import why_not
 from tests.programs import wait_for_exit
+
+_REFUSED = why_not() if sys.platform.startswith("linux") else "takes Linux"
 
 
 def run(group: Group, among: str = "") -> None:
@@ -60,6 +63,17 @@ def test_web_applications_are_measured_under_load(name: str, monkeypatch: pytest
         pytest.importorskip(module, reason=f"{module} is not installed")
     monkeypatch.setattr(web, "SERVERS", {name: web.SERVERS[name]})
     run(web.APPLICATIONS, among=name)
+
+
+@pytest.mark.skipif(not wrk.here(), reason="wrk is not installed")
+@pytest.mark.skipif(bool(_REFUSED), reason=f"nothing can be attached to here: {_REFUSED}")
+def test_an_application_that_is_looked_at_is_measured_and_as_it_was_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "gunicorn, Flask"
+    for module in web.SERVERS[name].needs:
+        pytest.importorskip(module, reason=f"{module} is not installed")
+    monkeypatch.setattr(observed, "SERVERS", {name: web.SERVERS[name]})
+    monkeypatch.setattr(observed, "_WINDOW", 0.3)
+    run(observed.OBSERVED, among=name)
 
 
 def test_probe_points_that_are_not_all_hookable_are_an_error() -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.groups import growth, startup, web
+from benchmarks.groups import growth, observed, startup, web
 from benchmarks.measure.timing import FAST, FULL, Effort, Group, Unavailable, measure
 from benchmarks.processes import catalogue, wrk
 from benchmarks.processes.wrk import LoadError, parse
@@ -97,7 +97,9 @@ def test_a_group_that_takes_long_to_set_up_is_set_up_once_for_its_part_of_all_ro
 
 
 @pytest.mark.parametrize(
-    "group", [startup.STARTUP, growth.POINTS, growth.SCRIPTS, growth.ARMING, web.APPLICATIONS], ids=lambda group: group.name
+    "group",
+    [startup.STARTUP, growth.POINTS, growth.SCRIPTS, growth.ARMING, web.APPLICATIONS, observed.OBSERVED],
+    ids=lambda group: group.name,
 )
 def test_a_group_says_what_it_is_and_draws_what_it_compares(group: Group) -> None:
     assert group.title and group.about and group.why
