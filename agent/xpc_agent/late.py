@@ -73,6 +73,29 @@ def spec_of(name: str) -> Optional[importlib.machinery.ModuleSpec]:
     return importlib.machinery.ModuleSpec(name, loader, is_package=hasattr(module, "__path__"))
 
 
+# How long a thread of the application that computes may keep the others waiting meanwhile, in seconds: an import lets go of the global
+# interpreter lock many times, and each time would take the usual 5 ms, with as many turns as there are such threads.
+_SWITCHING = 0.0002
+_usual = 0.0
+
+
+def hurry() -> None:
+    """Have threads that compute take short turns until `calm`, in the service thread."""
+    global _usual
+    usual = sys.getswitchinterval()
+    if usual > _SWITCHING:
+        _usual = usual
+        sys.setswitchinterval(_SWITCHING)
+
+
+def calm() -> None:
+    """As before, unless the application has set it meanwhile."""
+    global _usual
+    usual, _usual = _usual, 0.0
+    if sys.getswitchinterval() <= _SWITCHING < usual:
+        sys.setswitchinterval(usual)
+
+
 def _stamp() -> Optional[Tuple[int, int]]:
     """Of this file, which an installer writes anew; None where there is none, as with modules that were handed over in memory."""
     try:

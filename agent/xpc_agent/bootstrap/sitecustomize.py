@@ -42,6 +42,8 @@ _FOLDERS = ("XPC_INSTRUMENT_RUNTIME_DIR", "XDG_RUNTIME_DIR", "TMPDIR", "TEMP", "
 # of processor time; a child that does not have the agent's modules whole stays without the agent.
 _PATIENCE = 1.0
 _LOADING_PATIENCE = 5.0
+# How long a thread of the application that computes may keep the others waiting while the agent is loaded, in seconds (`late.py`).
+_SWITCHING = 0.0002
 _WAITING, _LOADING, _OVER = range(3)
 # Beside `logging` the one module of the standard library that takes a lock for the time of a fork.
 _POOLS = "concurrent.futures.thread"
@@ -118,6 +120,7 @@ class Stub:
         self._gate = allocate_lock()
         self._forks = 0
         self._committed = False
+        self._usual = 0.0
 
     # what it is about ----------------------------------------------------------------------------------------------------
 
@@ -219,7 +222,9 @@ class Stub:
         self.loader, self.state = get_ident(), _LOADING
         self._done.acquire()
         may_load = True
+        self._usual = sys.getswitchinterval()
         try:
+            sys.setswitchinterval(min(self._usual, _SWITCHING))
             _stay_out()
             may_load = self._may_load()
             if may_load:
@@ -238,6 +243,7 @@ class Stub:
             if interrupts is not None:
                 interrupts.raise_interrupt(error)
         finally:
+            self._calm()
             if may_load:
                 self.state = _OVER
                 self._leave_imports()
@@ -269,6 +275,11 @@ class Stub:
             if self.is_in_own_thread:
                 return False
             sleep(0.0005)
+
+    def _calm(self) -> None:
+        """Threads that compute take the turns that they took before, unless the application has set that meanwhile."""
+        if sys.getswitchinterval() <= _SWITCHING < self._usual:
+            sys.setswitchinterval(self._usual)
 
     def _leave_imports(self) -> None:
         for index, finder in enumerate(sys.meta_path):
@@ -471,6 +482,7 @@ class Stub:
         if self.state == _OVER:
             return
         self.main = get_ident()
+        self._calm()
         if self.state == _LOADING and self.loader != self.main:
             _forget_imports(self.loader)
         if self.state == _LOADING and self._committed:

@@ -20,7 +20,7 @@ from xpc_instrument.core.model.terms import Terms
 from xpc_instrument.core.protocol.messages import Register
 
 from ..events.sender import Sender
-from ..late import kept, put_back
+from ..late import calm, hurry, kept, put_back
 from ..points.table import ProbeTable
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 def _loading() -> Iterator[None]:
     """What is imported meanwhile is of one copy with the rest. Raises `TargetError` if it cannot be imported."""
     put_back()
+    hurry()
     try:
         yield
     except XpcError:
@@ -42,6 +43,8 @@ def _loading() -> Iterator[None]:
             f"what this takes cannot be loaded in pid {os.getpid()} any more ({type(error).__name__}: {error}): what is installed, "
             "sys.path or the root folder has changed there since the agent began; start the application again"
         ) from error
+    finally:
+        calm()
 
 
 def terms_of(message: Register) -> Terms:
@@ -84,6 +87,7 @@ def stacks() -> Dict[str, Any]:
 
 def reset_loaded() -> None:
     """In a forked child: chance is to differ from the parent's, and the tool id of `sys.monitoring` is the child's own."""
+    calm()
     admission: Any = kept("xpc_agent.hooks.admission")
     if admission is not None:
         admission.reseed()

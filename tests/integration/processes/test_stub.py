@@ -86,6 +86,7 @@ def test_the_agent_is_loaded_before_a_module_with_a_target_is_imported(start: Ca
     module, _, name = target.replace("*", "charge").partition(":")
     assert ask(program, f"import importlib; module = importlib.import_module({module!r})") == "done"
     assert ask(program, HAS_AGENT) == "True"
+    assert ask(program, "sys.getswitchinterval()") == "0.005"
     # One module, however often it is asked for, and the one that the agent knows.
     assert ask(program, f"module is sys.modules[{module!r}] is importlib.import_module({module!r})") == "True"
     with xpc_instrument.connect("shop") as session:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import pickle
 import sys
-from typing import Any, Iterator
+from typing import Any, Iterator, Optional
 
 import pytest
 
@@ -101,3 +101,18 @@ def test_what_stands_in_its_place_and_what_no_finder_finds_is_put_back(watcher: 
     late.put_back()
     assert sys.modules[NAME] is parent.target is target
     assert importlib.import_module(PARENT) is parent
+
+
+@pytest.mark.parametrize(("meanwhile", "afterwards"), [(None, 0.005), (0.001, 0.001)])
+def test_threads_that_compute_take_short_turns_for_a_while(meanwhile: Optional[float], afterwards: float) -> None:
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(0.005)
+    try:
+        late.hurry()
+        assert sys.getswitchinterval() == pytest.approx(0.0002)
+        if meanwhile is not None:
+            sys.setswitchinterval(meanwhile)
+        late.calm()
+        assert sys.getswitchinterval() == pytest.approx(afterwards)
+    finally:
+        sys.setswitchinterval(usual)
