@@ -31,6 +31,9 @@ from .logs import LineQueue
 
 log = logging.getLogger("xpc_agent")
 
+# How long a fork waits for the service thread beyond its usual time, in seconds, where there is no other thread.
+_LOADING_PATIENCE = 4.0
+
 
 class Forks:
     """The forks that are under way. `announced`: whether children announce themselves, since each has an address of its own."""
@@ -50,17 +53,24 @@ class Forks:
         """End our threads."""
         with self._lock:
             self._count += 1
-            if host is not None:
-                host.pause()
-            self._sender.pause()
-            self._table.pause()
-            self._lines.pause()
+            if not self._pause(host) and _threads() == 2 and host is not None:
+                # It is loading something, and nobody but a crowded machine holds it up: beside it the fork would warn.
+                host.pause(_LOADING_PATIENCE)
+                self._pause(host)
         # A child that shares a fixed address is told of all hooks by its host, which may be this process: nothing to wait for.
         if host is not None and self._announced:
             try:
                 self._births[get_ident()] = os.pipe()
             except OSError as error:
                 log.warning("a child that is forked now may miss the hooks that are registered at this moment: %s", error)
+
+    def _pause(self, host: Optional[Host]) -> bool:
+        """End our threads; False if that of the host goes on."""
+        ended = host is None or host.pause()
+        self._sender.pause()
+        self._table.pause()
+        self._lines.pause()
+        return ended
 
     def in_parent(self, host: Optional[Host]) -> None:
         """Have our threads go on, once no other thread forks."""
@@ -142,6 +152,14 @@ class Orphans:
             if pool is not None:
                 self._registrations.drop_orphans(session)
                 pool.close()
+
+
+def _threads() -> int:
+    """How many the process has as the kernel sees it; 0 where that cannot be told."""
+    try:
+        return len(os.listdir("/proc/self/task"))
+    except OSError:
+        return 0
 
 
 class Closing(Protocol):

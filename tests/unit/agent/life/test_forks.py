@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Iterator, List
@@ -70,3 +72,50 @@ def test_a_child_holds_the_pipe_until_it_has_begun_anew_and_those_of_other_forks
 
 def fail() -> None:
     raise RuntimeError("beginning anew failed")
+
+
+# Its service thread takes longer for something than a fork usually waits for it.
+LOADING = """
+import logging, os, sys, time
+from xpc_instrument.core.node import threads
+threads.PAUSE_TIMEOUT = 0.02
+from xpc_agent.events.sender import Sender
+from xpc_agent.life.forks import Forks
+from xpc_agent.life.logs import LineQueue
+from xpc_agent.points.table import ProbeTable
+from xpc_instrument.core.calls.registry import Registry
+from xpc_instrument.core.config.file import from_probes
+from xpc_instrument.core.model.limits import Limits
+from xpc_instrument.core.node.address import parse_address
+from xpc_instrument.core.node.host import Host
+
+class Loading(Registry):
+    begun = ended = False
+
+    def due(self):
+        return None if self.ended else 0.0
+
+    def look_after(self, now):
+        self.begun = True
+        time.sleep(0.2)
+        self.ended = True
+
+limits = Limits()
+loading = Loading(limits)
+host = Host(parse_address(f"unix:{sys.argv[1]}"), b"", loading, app="shop", python="3", limits=limits, logger=logging.getLogger("x"))
+forks = Forks(ProbeTable(from_probes("shop", [])), Sender(1, 1), LineQueue(), announced=False)
+host.start()
+while not loading.begun:
+    time.sleep(0.001)
+forks.before(host)
+print(loading.ended, len(os.listdir("/proc/self/task")))
+forks.in_parent(host)
+host.stop()
+"""
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="there is no /proc")
+def test_a_fork_beside_no_other_thread_waits_for_what_the_service_thread_is_loading(runtime_dir: Path) -> None:
+    command = [sys.executable, "-c", LOADING, str(runtime_dir / "shop.sock")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.stdout, done.stderr) == ("True 1\n", "")
