@@ -24,6 +24,8 @@ def list_matching(entries: Sequence[discovery.Entry], patterns: Sequence[str], d
     failed: List[Tuple[int, str]] = []
     more = 0
     asked = set()
+    # Why a pattern stands for nothing, as the processes say.
+    reasons: Dict[str, None] = {}
     for entry in entries:
         if entry.address in asked:
             # One that hosts the address answers; those that share it run the same code.
@@ -32,6 +34,8 @@ def list_matching(entries: Sequence[discovery.Entry], patterns: Sequence[str], d
         try:
             for answer in _ask(dial(entry.address), patterns):
                 more += answer["more"]
+                if answer.get("why-nothing"):
+                    reasons[answer["why-nothing"]] = None
                 for one in answer["targets"]:
                     found.setdefault(one["target"], {**one, "pids": []})["pids"].append(answer["pid"])
         except (ChannelError, AuthenticationError) as error:
@@ -51,7 +55,7 @@ def list_matching(entries: Sequence[discovery.Entry], patterns: Sequence[str], d
         if more:
             print(f"and {more} more: narrow the pattern down")
         if not rows and not failed:
-            print(f"no function of the modules that are imported matches {' or '.join(patterns)}")
+            print(f"no function of the modules that are imported matches {' or '.join(patterns)}" + "".join(f": {one}" for one in reasons))
     return 5 if failed else 0 if rows else 1
 
 

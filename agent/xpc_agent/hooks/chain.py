@@ -89,9 +89,21 @@ class HookChain:
             if all(way is not None and way.record is not None for way in ways):
                 self.way.entrance = entrance_of_all(ways)
 
-    def inside(self, kind: Kind) -> bool:
-        """Whether all hooks can be called from inside the code of a function of that kind."""
-        return all(goes is not None and goes(kind) for goes in (getattr(hook, "goes_inside", None) for hook in self.hooks))
+    @staticmethod
+    def _goes_inside(hook: Any, kind: Kind) -> bool:
+        goes = getattr(hook, "goes_inside", None)
+        return goes is not None and bool(goes(kind))
+
+    def why_not_inside(self, kind: Kind) -> str:
+        """Which hook cannot be called from inside the code of a function of that kind, and why; "" if all can."""
+        hook = next((one for one in self.hooks if not self._goes_inside(one, kind)), None)
+        if hook is None:
+            return ""
+        mode = getattr(hook, "mode", None)
+        name = f"its {mode.value} hook" if mode is not None else "one of its hooks"
+        if kind in (Kind.COROUTINE, Kind.ASYNC_GENERATOR):
+            return f"{name} is awaited"
+        return f"{name} stands in for it, is shown the form of the call, or has its iterator"
 
     def _begin(self, gate: Gate, values: Args) -> Entered:
         """The body of the function is about to run; answers as `enter` (see `gate.py`)."""

@@ -57,6 +57,8 @@ class InsidePatch(CodePatch):
         self._calls = any_calls(0)
         self._entrance: Optional[Entrance] = None
         self._is_inside = False
+        # Why the code that it was to go into cannot be gone into.
+        self._refusal = ""
 
     @property
     def patcher(self) -> str:  # type: ignore[override]
@@ -70,8 +72,10 @@ class InsidePatch(CodePatch):
             # Somebody else has replaced the code since.
             return
         gate = None
-        if chain is not None and chain.inside(self.resolved.kind) and layer_in(below) is None:
-            gate = self._gate_for(below)
+        self.why_not_inside = "" if chain is None else chain.why_not_inside(self.resolved.kind)
+        if chain is not None and not self.why_not_inside:
+            gate = self._gate_for(below) if layer_in(below) is None else None
+            self.why_not_inside = self._refusal if layer_in(below) is None else "it has hooks under another name, too"
         if chain is not None and gate is not None:
             gate.way = chain.way
             code = self._leading(chain.way, gate)
@@ -123,6 +127,7 @@ class InsidePatch(CodePatch):
                 holder.__code__ = below
         super().disarm()
         self._close()
+        self.why_not_inside = ""
 
     def _close(self) -> None:
         if self._gate is not None:
@@ -150,15 +155,16 @@ class InsidePatch(CodePatch):
             bound = resolved.binding is not Binding.NONE
             self._close()
             self._gate, self._below, self._inside = None, below, None
+            self._refusal = ""
             if values_of is None:
-                self.why_not_inside = "it has parameters whose names nobody can type"
+                self._refusal = "it has parameters whose names nobody can type"
                 return None
             gate = Gate(function, copied(function, below), splitter(below), values_of, bound, resolved.kind in _ITERATIONS)
             try:
                 enter, leave, failed = self._calls = any_calls(count_of(below))
                 self._inside = inserted(below, MethodType(enter, gate), leave, failed, raised)
             except RefusedError as error:
-                self.why_not_inside = str(error)
+                self._refusal = str(error)
                 return None
             self._gate = gate
             for follow in followers:

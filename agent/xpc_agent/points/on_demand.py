@@ -19,8 +19,10 @@ from xpc_instrument.core.model.target import split_target, target_mistake
 from xpc_instrument.core.model.words import nearest_few
 
 from ..late import is_ours
+from ..targets.glob import functions_of
 from ..targets.module import find_module, is_initializing
 from ..targets.raw import namespace_of
+from ..targets.running import names_to_come
 
 _PYTHONS = (importlib.machinery.BuiltinImporter, importlib.machinery.FrozenImporter, importlib.machinery.PathFinder)
 # Finders that setuptools and six bring to most environments: they find nothing that a target could be in and others do not find.
@@ -78,6 +80,24 @@ def why_never(name: str) -> str:
     near = nearest_few(missing, known, cutoff=0.7)
     hint = f"; the nearest modules are {', '.join(near)}" if near else ""
     return f"there is no module {missing}: Python cannot find {last} in {package or 'its path'}{hint}"
+
+
+def why_nothing(pattern: Pattern, may_come: bool = True) -> str:
+    """Why a pattern that stands for nothing now never will, with the nearest that it could mean; "" if it may, or nobody can know.
+
+    Without `may_come` what a module may yet define is left out of account.
+    """
+    name, _, wanted = pattern.text.partition(":")
+    if "*" in name:
+        return why_never(pattern.package) if pattern.package and find_module(pattern.package) is None else ""
+    module = find_module(name)
+    if module is None:
+        return why_never(name)
+    if may_come and (is_initializing(module) or names_to_come(name)):
+        return ""
+    # A star stands for nothing here: what is like the rest of it.
+    near = nearest_few(wanted.replace("*", ""), functions_of(module), cutoff=0.5)
+    return f"no function of {name} matches" + (f"; the nearest are {', '.join(near)}" if near else "")
 
 
 def _origin(finder: Any) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import types
 from typing import Any, Dict, List
 
@@ -10,9 +9,10 @@ from xpc_instrument.core.model.errors import TargetError
 from xpc_instrument.core.model.pattern import Pattern, pattern_mistake
 
 from ..late import is_ours
+from ..points.on_demand import why_nothing
 from ..points.table import ProbeTable
 from ..targets.glob import functions_of
-from ..targets.module import find_module, is_initializing, main_names
+from ..targets.module import find_module, is_initializing, names_of_modules
 from ..targets.raw import is_a
 from ..targets.resolve import Resolved, resolve
 from ..targets.signature import signature_spec
@@ -22,7 +22,8 @@ MOST = 1_000
 
 
 def search(text: str, table: ProbeTable) -> Dict[str, Any]:
-    """`targets`, sorted, each with where it is defined, its parameters and whether it can be hooked, and `more`, how many were left out.
+    """`targets`, sorted, each with where it is defined, its parameters and whether it can be hooked, and `more`, how many were left out;
+    `why-nothing` says what the nearest is where nothing matches.
 
     Raises `TargetError` for a pattern that is none.
     """
@@ -31,14 +32,14 @@ def search(text: str, table: ProbeTable) -> Dict[str, Any]:
         raise TargetError(f"pattern {text!r:.200}: {mistake}")
     pattern = Pattern(text)
     found: List[str] = []
-    # The main module goes by the name by which others could import it, if it has one.
-    for name in {*list(sys.modules), *main_names()} - ({"__main__"} if main_names() else set()):
+    for name in names_of_modules(text):
         module = find_module(name)
         if module is None or is_ours(name) or not pattern.matches_module(name) or is_initializing(module):
             continue
         found += [f"{name}:{one}" for one in functions_of(module) if pattern.matches(name, one)]
     found.sort()
-    return {"targets": [_describe(target, table) for target in found[:MOST]], "more": max(0, len(found) - MOST)}
+    why = "" if found else why_nothing(pattern, may_come=False)
+    return {"targets": [_describe(target, table) for target in found[:MOST]], "more": max(0, len(found) - MOST), "why-nothing": why}
 
 
 def _describe(target: str, table: ProbeTable) -> Dict[str, Any]:

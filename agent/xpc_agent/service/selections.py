@@ -23,19 +23,17 @@ from xpc_instrument.core.model.errors import TargetError
 from xpc_instrument.core.model.pattern import Pattern, pattern_mistake
 from xpc_instrument.core.model.record import Record
 from xpc_instrument.core.model.target import Mode, parts_of, split_name
-from xpc_instrument.core.model.words import counted, nearest_few
+from xpc_instrument.core.model.words import counted
 from xpc_instrument.core.node.lanes import LanePool
 from xpc_instrument.core.node.peer import Peer
 from xpc_instrument.core.protocol.messages import Register
 from xpc_instrument.core.unpatched import monotonic
 
 from ..late import is_ours
-from ..points.on_demand import why_never
+from ..points.on_demand import why_nothing
 from ..points.table import ProbeTable
 from ..relay import RelayedPeer
-from ..targets.glob import functions_of
-from ..targets.module import find_module, is_initializing, is_lazy, main_names
-from ..targets.running import names_to_come
+from ..targets.module import find_module, is_initializing, is_lazy, main_names, names_of_modules
 from .slices import Steps
 
 if TYPE_CHECKING:
@@ -195,27 +193,15 @@ class Selections:
 
     @staticmethod
     def _names(pattern: Pattern) -> List[str]:
-        mains = main_names()
-        # The main module goes by the name by which others could import it, if it has one.
-        names = {*list(sys.modules), *mains} - ({"__main__"} if mains and not pattern.text.startswith("__main__:") else set())
-        return sorted(name for name in names if pattern.matches_module(name))
+        return sorted(filter(pattern.matches_module, names_of_modules(pattern.text)))
 
     def _check_to_come(self, pattern: Pattern) -> None:
         """Nothing is there. Raises `TargetError` if nothing can come, naming the nearest."""
-        name, _, wanted = pattern.text.partition(":")
-        if is_ours(name):
+        if is_ours(pattern.text.partition(":")[0]):
             raise TargetError(f"{pattern.text} is code of the agent, which cannot be hooked: it would lead back into itself")
         if not self._table.may_come(pattern):
             raise TargetError(f"{pattern.text} is no probe point of {self._app}: add it to the config, as a probe or on demand")
-        if "*" in name:
-            problem = why_never(pattern.package) if pattern.package and find_module(pattern.package) is None else ""
-        else:
-            module = find_module(name)
-            problem = why_never(name) if module is None else ""
-            if module is not None and not is_initializing(module) and not names_to_come(name):
-                # A star stands for nothing here: what is like the rest of it.
-                near = nearest_few(wanted.replace("*", ""), functions_of(module), cutoff=0.5)
-                problem = f"no function of {name} matches" + (f"; the nearest are {', '.join(near)}" if near else "")
+        problem = why_nothing(pattern)
         if problem:
             raise TargetError(f"{pattern.text}: {problem}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.machinery
 import os
 import sys
-from typing import Any, Optional, Tuple
+from typing import Any, Optional, Set, Tuple
 
 from .raw import namespace_of
 
@@ -39,6 +39,14 @@ def main_names() -> Tuple[str, ...]:
     if isinstance(file, str) and file.endswith(".py"):
         return (os.path.basename(file)[:-3],)
     return ()
+
+
+def names_of_modules(pattern: str) -> Set[str]:
+    """Under which names the imported modules go to a pattern: the main one by that by which others could import it, if it has one and
+    the pattern does not say `__main__`.
+    """
+    mains = main_names()
+    return {*list(sys.modules), *mains} - ({"__main__"} if mains and not pattern.startswith("__main__:") else set())
 
 
 def is_initializing(module: Any) -> bool:

@@ -31,6 +31,9 @@ class Bank:
 def charge(amount):
     return amount + 1
 
+async def wait():
+    pass
+
 print("ready", flush=True)
 for line in sys.stdin:
     try:
@@ -108,14 +111,27 @@ def test_ls_with_a_pattern_searches_the_imported_modules(shop: Any, tmp_path: Pa
     done = command("ls", "shop", "shop.**:**", "json:dump*", cwd=tmp_path)
     assert done.returncode == 0
     rows = [line.split()[:3] for line in done.stdout.splitlines()[1:]]
-    assert rows[-2:] == [["shop:Bank.pay", "on", "demand"], ["shop:charge", "on", "demand"]]
+    assert rows[-3:] == [[f"shop:{name}", "on", "demand"] for name in ("Bank.pay", "charge", "wait")]
     source = command("ls", "shop", "shop:Ba**", "--source", cwd=tmp_path).stdout
     assert source.startswith("shop:Bank.pay(amount, *, currency=...)  [on demand]  shop.py:5\n")
     assert "5      def pay(self" in source
     told = json.loads(command("ls", "shop", "json:dumps", "--json").stdout)["targets"]
     assert [(one["target"], one["state"]) for one in told] == [("json:dumps", "not allowed")]
     nothing = command("ls", "shop", "shop:nothing*")
-    assert (nothing.returncode, nothing.stdout) == (1, "no function of the modules that are imported matches shop:nothing*\n")
+    assert nothing.returncode == 1
+    assert nothing.stdout == "no function of the modules that are imported matches shop:nothing*: no function of shop matches\n"
+    assert command("ls", "shop", "shop:chagre").stdout.endswith(": no function of shop matches; the nearest are charge\n")
+    assert command("ls", "shop", "jsno:dumps").stdout.endswith("; the nearest modules are json\n")
+    # The program by the name by which others could import it, and by its own.
+    for pattern, found in (("__main__:*", ["__main__:charge", "__main__:wait"]), ("__main__:charge", ["__main__:charge"])):
+        told = json.loads(command("ls", "shop", pattern, "--json").stdout)["targets"]
+        assert [one["target"] for one in told] == found
+    with xpc_instrument.connect("shop") as session:
+        session.before("shop:wait", print)
+        told = json.loads(command("ls", "shop", "--json").stdout)[0]["probes"]
+        reasons = {one["target"]: (one["patcher"], one["why-not-inside"]) for one in told}
+        # Before Python 3.11 nothing goes inside.
+        assert reasons["shop:wait"][0] == "code" and (sys.version_info < (3, 11) or reasons["shop:wait"][1] == "its before hook is awaited")
     assert command("ls", "shop", "shop..x").returncode == 1
     assert command("ls", "shop", "--source").returncode == 2
 
