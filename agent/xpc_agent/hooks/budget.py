@@ -4,6 +4,8 @@ Rules:
 - A hook that only looks may take 2 % of the time of the processor that the process uses. What is less than a thousandth of one processor's
   time is never too much: a process that hardly does anything can be looked at.
 - What every invocation does is timed for one in `SAMPLED`, which stands for all; what is rare or long, as a capture, each time.
+- What counts is timed by the clock of the thread: where threads crowd, most of what others say is the wait for the interpreter.
+- It is judged twice before it ends: of one stretch a few calls that were interrupted may make too much.
 - Above that the hook is at rest from then on in this process, says so in the log once, and tells its script.
 - Whoever calls `spent` has the guard up. Threads that call it at once may lose one of their costs, which makes it no more than less exact.
 """
@@ -53,10 +55,12 @@ class Observing(Protocol):
 class Budget:
     """Of one hook in one process. `tick` gives the number of an invocation."""
 
-    __slots__ = ("_began", "_cost", "_hook", "_look_at", "_since", "tick")
+    __slots__ = ("_began", "_cost", "_hook", "_is_over", "_look_at", "_since", "tick")
 
     def __init__(self, hook: Observing) -> None:
         self._hook = hook
+        # What the last stretch came to.
+        self._is_over = False
         self.tick = itertools.count(1).__next__
         self.reset()
 
@@ -79,7 +83,9 @@ class Budget:
         if used < _JUDGED:
             self._look_at = self._cost + _STEP
             return
-        if self._cost > BUDGET * used and self._cost > _TRIFLE * (_now() - self._began):
+        was_over = self._is_over
+        self._is_over = self._cost > BUDGET * used and self._cost > _TRIFLE * (_now() - self._began)
+        if self._is_over and was_over:
             hook, percent = self._hook, f"{self._cost / used * 100:.1f} %"
             hook.over_budget = True
             hook.rest()

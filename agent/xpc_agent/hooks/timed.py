@@ -76,14 +76,14 @@ class Timed:
             self.record(self.values, None, error if _isinstance(error, Exception) else None, ended - self.started, ended)
 
 
-def beginning(record: Record) -> Callable[[Gate, Args], Tuple[None, Timed]]:
-    """The `begin` of a way to a hook that records so."""
+def beginning(way: Way) -> Callable[[Gate, Args], Tuple[None, Timed]]:
+    """The `begin` of a way that leads to a hook which records so."""
     made, clock, copied = Timed, perf_counter, dict
 
     def begin(gate: Gate, values: Args) -> Tuple[None, Timed]:
         token = made()
         token.ends = gate.ends
-        token.record = record
+        token.record = way.record
         token.values = (*values[:-1], copied(values[-1])) if gate.has_dict else values
         token.started = clock()
         return None, token
@@ -93,7 +93,7 @@ def beginning(record: Record) -> Callable[[Gate, Args], Tuple[None, Timed]]:
 
 def lead(way: Way, record: Record) -> None:
     """Have the way lead to a hook that records so, from now on."""
-    way.begin, way.record = beginning(record), record
+    way.begin, way.record = beginning(way), record
     if way.entrance is None:
         way.entrance = Entrance("a recording hook", _names([way]), _FIRST, _KEPT, *_ends([_TELL.format(number=0, outcome="{outcome}")]))
 
