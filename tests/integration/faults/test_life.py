@@ -240,8 +240,12 @@ def test_a_script_that_forks_while_its_lanes_are_hot_keeps_them_and_its_child_cl
 # exits ------------------------------------------------------------------------------------------------------------------------
 
 EXITS = """
-import os, signal, sys, threading, time
+import contextlib, io, os, signal, sys, threading, time
 import till
+
+# What prints an exception imports some fifty modules from 3.13 on: now, and not as it leaves.
+with contextlib.redirect_stderr(io.StringIO()):
+    sys.excepthook(ValueError, ValueError(), None)
 
 def call():
     # What follows is said only by a thread that the interpreter lets run on.
@@ -309,8 +313,9 @@ def test_an_application_that_leaves_with_calls_in_flight_is_gone_at_once(
         assert "Fatal" not in program.text and program.text.count("Traceback") == (way in ("an exception", "Ctrl-C"))
         return gone - left - (TIMEOUT if waits else 0)
 
-    # Leaving is more than a wait: the interpreter ends, by itself some 30 ms.
-    holds_once(attempt, bound=LATE + 0.1)
+    # Leaving is more than a wait: the interpreter ends, by itself some 30 ms, which is as much longer as there are others that compute.
+    crowded = os.getloadavg()[0] > (os.cpu_count() or 1)
+    holds_once(attempt, bound=LATE + (1.0 if crowded else 0.1))
     discovery.processes()
 
 

@@ -92,7 +92,7 @@ def test_lanes_that_are_dropped_leave_what_they_have_counted(app: App) -> None:
             app.evaluate("[shop.charge(1) for _ in range(3)]")
             stats = stats_of(session)
             assert stats.timeouts == 3
-            assert stats.waited_us >= 600_000
+            assert stats.waited_us >= 590_000  # the deadline is counted from a moment before
             assert stats.bytes_sent > 3 * 20
         finally:
             free.set()
