@@ -13,7 +13,6 @@ Rules:
 
 from __future__ import annotations
 
-import sys
 from types import FunctionType
 from typing import Any, Callable, Dict, Optional, Tuple, Union
 
@@ -172,7 +171,8 @@ def enter_text(count: int, first: str = "") -> str:
 
 def enter_of(count: int) -> Callable[..., Entered]:
     """`enter` for a function with so many parameters, `*args` and `**kwargs` being one each."""
-    enter: Callable[..., Entered] = getattr(sys.modules[__name__], f"enter_{count}")
+    name = f"enter_{count}"
+    enter: Callable[..., Entered] = globals().get(name) or __getattr__(name)
     return enter
 
 

@@ -119,14 +119,17 @@ def test_nothing_is_imported_with_a_lock_held_and_nothing_twice(run_program: Cal
         calls: List[str] = []
         for number, (what, make) in enumerate(hooks(session, calls)):
             calls.clear()
-            (tmp_path / f"late{number}.py").write_text("def charge(amount):\n    return f'{amount} EUR'\n")
+            more = "".join(f", more{place}=0" for place in range(number))
+            (tmp_path / f"late{number}.py").write_text(f"def charge(amount{more}):\n    return f'{{amount}} EUR'\n")
             hook = make()
+            app.evaluate(EMPTIED)
             assert app.evaluate(CALLS) == RESULTS, what
             assert app.evaluate(f"__import__('late{number}').charge(1)") == "'1 EUR'", what
             getattr(hook, "remove", getattr(hook, "close", None))()
-            assert calls or what not in ("before", "before all", "around all", "after, on terms", "as passed", "a condition"), what
-            if number == 5:
-                app.evaluate(EMPTIED)
+            if what in ("before", "as passed"):
+                assert calls == ["shop:charge"], what
+            if what in ("before all", "around all", "after, on terms", "a condition"):
+                assert calls[0] == "shop:charge" and calls[-1] == f"late{number}:charge", what
         for name, message in (
             ("shop:chrage", "nearest"),
             ("shop:**.chrage", "no function of shop matches"),
@@ -139,5 +142,6 @@ def test_nothing_is_imported_with_a_lock_held_and_nothing_twice(run_program: Cal
             session.before("shop:charge", print, when="amuont > 1")
         session.targets("shop:*"), session.stacks(), session.stats()
     assert app.evaluate("shop.imported") == "{}"
+    assert "failed" not in app.log()
     run(app, COPIES)
     assert app.evaluate("shop.copies") == "[]"
