@@ -58,7 +58,7 @@ class Agent:
         self._listener = listener
         self.table = ProbeTable(config)
         self.reports = Reports(config.app, self.table, lambda: self.host)
-        self.registrations = Registrations(config, self.table, self.reports.whole, self._on_joined, self._on_synced, detach)
+        self.registrations = Registrations(config, self.table, self.reports.whole, self._on_joined, self._on_synced, detach, self._wake)
         self._detach = detach
         self._orphans = Orphans(config.app, self.registrations, config.limits.max_lanes)
         self._lines = LineQueue()
@@ -82,6 +82,14 @@ class Agent:
         else:
             self.table.on_first_ready = self._open_lazily
             self.table.look_at_imported()
+
+    def _wake(self) -> bool:
+        """Have the service thread look after the registrations; False if there is none."""
+        host = self.host
+        if host is None:
+            return False
+        host.wake()
+        return True
 
     def open(self, *, waits: bool = True) -> None:
         """Listen, announce this process, and give waiting sessions the time to join, unless it has run for a while: not `waits`.

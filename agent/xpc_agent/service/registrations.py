@@ -41,6 +41,7 @@ from ..targets.module import is_importable
 from .counting import all_totals, counting, totals
 from .limits import SharedLimits
 from .on_use import making_of, replays_of, reset_loaded, search, stacks, terms_of
+from .over import Over
 from .selections import Added, Selection, Selections
 from .sharing import PendingAnswer, Sharing
 from .slices import Slices, Steps, finished
@@ -83,6 +84,7 @@ class Registrations(Policy):
         on_joined: Callable[[Peer], None],
         on_synced: Callable[[Peer], None],
         detach: Callable[[], None] = lambda: None,
+        wake: Callable[[], bool] = lambda: False,
     ) -> None:
         self.sender = Sender(config.limits.max_queue, config.limits.max_queue_bytes)
         self._config = config
@@ -94,12 +96,14 @@ class Registrations(Policy):
         self._next_key = itertools.count(_KEYS).__next__
         self._redaction = Redaction(config.redact.names, config.redact.types)
         self._detach = detach
+        self._wake = wake
         self._shared_limits = SharedLimits()
         self._begin()
 
     def _begin(self) -> None:
         self._leaving = False
         self._replays: Any = None
+        self._over = Over(self._table, self._selections, self._wake)
         self._slices = Slices(self._all_registered)
         # When the time of faults is over, by session and number: they need not look at the clock themselves.
         self._ends: Dict[Tuple[str, int], float] = {}
@@ -138,13 +142,14 @@ class Registrations(Policy):
         self._sharing.noticed(peer, notice)
 
     def due(self) -> Optional[float]:
-        return 0.0 if self._slices.due else min(self._ends.values(), default=None)
+        return 0.0 if self._slices.due or self._over.due else min(self._ends.values(), default=None)
 
     def look_after(self, now: float) -> None:
         self._slices.go_on()
+        self._over.take_off()
         for session, number in [key for key, end in self._ends.items() if end <= now]:
             del self._ends[session, number]
-            self._end(session, number)
+            self._over.end(session, number)
 
     def register(self, peer: Peer, message: Register) -> Optional[Answer]:
         longest = max(map(len, parts_of(message.name)))
@@ -196,6 +201,7 @@ class Registrations(Policy):
         return None
 
     def query(self, peer: Peer, message: Query) -> Answer:
+        self._over.take_off()
         if message.what == "probes":
             return Answer(message.request, True, data={**self._report(), "members": [one.pid for one in self._sharing.members()]})
         kind, _, rest = message.what.partition(" ")
@@ -300,7 +306,8 @@ class Registrations(Policy):
                     hook.rejoin(peer)
                     return timeout
             if selection is not None and selection.admission is None:
-                selection.admission = making.shared_admission(point.config, timeout, lambda: self._end(peer.session, message.hook))
+                ending = self._over.ending_all(peer.session, message.hook)
+                selection.admission = making.shared_admission(point.config, timeout, ending)
             self._check_count(peer.session, point)
             self._table.remove_expired(point)
             if len(point.hooks) >= self._config.limits.max_hooks:
@@ -319,7 +326,7 @@ class Registrations(Policy):
                 pid=os.getpid(),
                 may_refer=not point.config.allow <= _OBSERVERS,
                 signature=point.signature,
-                ended=lambda hook: self._put_off(point, hook) if selection is None else self._end(hook.session, hook.number),
+                ended=self._over.ending(point, selection is None),
                 key=0 if selection is None else self._next_key(),
                 admission=None if selection is None else selection.admission,
             )
@@ -385,21 +392,6 @@ class Registrations(Policy):
         with self._table.changing():
             hooks = [hook for point in list(self._table.points.values()) for hook in point.hooks]
             self._shared_limits.keep({(hook.session, hook.number) for hook in hooks})
-
-    def _end(self, session: str, number: int) -> None:
-        """The terms of a hook that has several targets are over, as an invocation of one of them has found."""
-        self._selections.drop(session, number)
-        for point in list(self._table.points.values()):
-            for hook in point.hooks:
-                if hook.session == session and hook.number == number:
-                    self._put_off(point, hook)
-
-    def _put_off(self, point: ProbePoint, hook: Any) -> None:
-        """The terms of a hook are over. One that has counted stays until its script has asked what it has."""
-        if hook.terms.local is None:
-            self._table.remove(point, hook)
-        else:
-            hook.rest()
 
     def drop_all(self) -> None:
         """Remove all hooks of all sessions."""

@@ -282,6 +282,31 @@ def test_a_registration_for_two_calls_ends_after_two(app: App, session: Session)
     assert [app.evaluate("shop.charge(1)") for _ in range(3)] == ["0", "0", "'1 EUR'"]
 
 
+# A thread that has the lock of all probe points, as the one that serves has while it arms something and the garbage collector runs a `__del__`.
+HOLD = """
+import threading
+from xpc_agent.life import control
+held, free = threading.Event(), threading.Event()
+def hold():
+    with control._agent.table.changing():
+        held.set()
+        free.wait(60)
+threading.Thread(target=hold).start()
+held.wait()
+"""
+
+
+def test_the_call_with_which_the_terms_of_a_hook_are_over_waits_for_no_lock(app: App, session: Session) -> None:
+    seen: List[Any] = []
+    for number, targets in enumerate(("shop:charge", ["shop:charge", "shop:fail"])):
+        handle = session.before(targets, seen.append, limit=1)
+        app.evaluate(f"exec({HOLD!r}, globals())")
+        assert app.evaluate("shop.charge(1), shop.charge(2)") == "('1 EUR', '2 EUR')"
+        app.evaluate("free.set()")
+        assert (len(seen), handle.over) == (number + 1, "limit")
+        assert not [one for one in session.stats() if one.hooks]
+
+
 def test_wrong_targets_are_refused_with_the_nearest_name(app: App, session: Session) -> None:
     with pytest.raises(TargetError, match=r"shop:chargee .*shop:charge"):
         session.before("shop:chargee", print)
