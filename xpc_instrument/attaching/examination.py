@@ -19,7 +19,7 @@ from typing import Dict, List, Optional, Sequence, Tuple
 from ..core.discovery.name import app_name
 from ..core.model.errors import AttachError
 from .filters import deadly_calls, filters_of
-from .injection import find_place, is_unsafe
+from .injection import find_place, is_musl, is_unsafe
 from .job import MOUNT, NO_PLACE, has_place
 from .memory import EM_X86_64, Image, Memory, images, mappings
 from .thread import ptrace
@@ -309,7 +309,7 @@ def _look_for_python(found: Examination, memory: Memory, everything: List[Image]
     if python is None:
         _look_at_another_program(found)
         return
-    found.libc = next(("musl" if "musl" in image.name else "glibc" for image in everything if is_unsafe(image.name)), "")
+    found.libc = "musl" if is_musl(everything) else "glibc" if any(is_unsafe(image.name) for image in everything) else ""
     found.python = _version(memory, python, everything)
     if not found.python:
         found.checks.append(Check(False, "its version of Python cannot be told", RUN, passing=True))

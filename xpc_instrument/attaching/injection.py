@@ -54,6 +54,9 @@ _AGAIN = (-512, -513, -514)
 _BY_RESTART = -516
 _EINTR = -errno.EINTR
 _SYSCALL = b"\x0f\x05"
+# musl's C library is its loader too. What it waits for where it is not in the middle of something of its own goes through one place, at
+# which pthread_cancel(3) can reach it: mov [rsp + 8], r11; syscall; ret (src/thread/x86_64/syscall_cp.s).
+_OF_MUSL = b"\x4c\x89\x5c\x24\x08" + _SYSCALL + b"\xc3"
 _WORD = (1 << 64) - 1
 # The C library, its loader, and allocators: code of theirs may hold a lock that starting a thread needs.
 _UNSAFE = ("libc.so", "libc-2", "libpthread", "ld-linux", "ld-2", "ld-musl", "libc.musl", "libjemalloc", "libtcmalloc", "libmimalloc")
@@ -93,6 +96,12 @@ def code() -> bytes:
 def is_unsafe(name: str) -> bool:
     """Whether a mapped file of that name is the C library, its loader or an allocator."""
     return name.startswith(_UNSAFE)
+
+
+def is_musl(everything: List[Image]) -> bool:
+    """Whether the C library is musl's, which has no version to ask for, under whatever name it is mapped."""
+    libraries = [image for image in everything if is_unsafe(image.name)]
+    return bool(libraries) and all(image.symbol("gnu_get_libc_version") is None for image in libraries)
 
 
 def find_place(everything: List[Image], memory: Memory) -> Place:
@@ -174,6 +183,7 @@ class Injection:
         self._block = 0
         with Memory(pid) as memory:
             everything = images(memory, mappings(pid))
+            self._is_musl = is_musl(everything)
             try:
                 self._place = find_place(everything, memory)
             except AttachError as error:
@@ -282,7 +292,9 @@ class Injection:
             ):
                 return None
             return rip, rip, rax, rax
-        if number not in _WAITING or memory.read(rip - 2, 2) != _SYSCALL or self._is_in_loader(rip):
+        if number not in _WAITING or memory.read(rip - 2, 2) != _SYSCALL:
+            return None
+        if memory.read(rip - len(_OF_MUSL) + 1, len(_OF_MUSL)) != _OF_MUSL if self._is_musl else self._is_in_loader(rip):
             return None
         if rax in _AGAIN:
             return rip - 2, rip, _EINTR, number

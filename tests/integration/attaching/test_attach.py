@@ -6,6 +6,7 @@ Where the machine does not let a process trace its children, all of this is skip
 from __future__ import annotations
 
 import os
+import platform
 import random
 import shutil
 import signal
@@ -449,7 +450,8 @@ def test_a_check_says_all_and_changes_nothing(run_program: Callable[..., Program
     status, said = _said(capsys, str(program.pid), "--check")
     assert status == 0
     assert said.startswith(f"{program.pid}: python {'.'.join(map(str, sys.version_info[:3]))}"[:12])
-    assert "  ok    same user" in said and "machine code fits" in said
+    libc = "glibc" if platform.libc_ver()[0] == "glibc" else "musl"
+    assert said.splitlines()[0].endswith(f", {libc}") and "  ok    same user" in said and "machine code fits" in said
     assert Path(f"/proc/{program.pid}/maps").read_text() == before
     assert len(os.listdir(f"/proc/{program.pid}/task")) == 1
     program.signal(signal.SIGSTOP)
