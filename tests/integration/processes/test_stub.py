@@ -176,7 +176,12 @@ def test_a_script_that_connects_at_any_moment_of_the_start_harms_nothing(start: 
         program = start(config, BUSY, "-W", "error")
         # Not to wait for anything: to come at another moment each time.
         time.sleep(generator.random() * 0.3)
-        with xpc_instrument.connect("shop", timeout=30) as session:
+        try:
+            session = xpc_instrument.connect("shop", timeout=30)
+        except xpc_instrument.XpcError as error:
+            program.kill()
+            raise AssertionError(f"{error}; the program has said:\n{program.text}") from None
+        with session:
             session.instead("shop:charge", lambda n: "hooked")
             assert program.read_until("[") == "[0, 0, 0]", program.text
             program.send_line()
