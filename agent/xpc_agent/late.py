@@ -16,9 +16,10 @@ from __future__ import annotations
 import importlib.machinery
 import os
 import sys
-from time import monotonic
 from types import ModuleType
 from typing import Any, Dict, Optional, Tuple
+
+from xpc_instrument.core.unpatched import monotonic
 
 _OURS = ("xpc_agent", "xpc_instrument")
 
