@@ -30,11 +30,12 @@ class Doorbell:
         check_app(app)
         folder = runtime_dir()
         self.app = app
+        self._name = bell_name(session)
         self._pid = os.getpid()
         self._socket = Socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
             self._socket.setblocking(False)
-            self.path = bound_path(folder / f"{app}.{bell_name(session)}.bell")
+            self.path = bound_path(folder / f"{app}.{self._name}.bell")
             self._socket.bind(os.fspath(self.path))
             os.chmod(self.path, 0o600)
         except BaseException:
@@ -43,7 +44,7 @@ class Doorbell:
 
     def follow(self, root: str) -> None:
         """Only processes of the tree with that root have to ring, while it lives: the others need not wait for anybody."""
-        path = self.path.with_name(f"{self.path.name[: -len('.bell')].partition('-')[0]}-{root or '0'}.bell")
+        path = self.path.with_name(f"{self.app}.{self._name}-{root or '0'}.bell")
         try:
             os.rename(self.path, bound_path(path))
         except (RuntimeDirError, OSError) as error:

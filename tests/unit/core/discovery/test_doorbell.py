@@ -94,17 +94,18 @@ def test_what_is_no_doorbell_is_skipped_logged_and_kept(runtime_dir: Path, caplo
     path.unlink()
 
 
-def test_a_bell_that_follows_one_tree_is_rung_by_its_processes_only_while_its_root_lives() -> None:
-    with Doorbell("shop", SESSION) as bell, subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+@pytest.mark.parametrize("app", ["shop", "my-shop"])
+def test_a_bell_that_follows_one_tree_is_rung_by_its_processes_only_while_its_root_lives(app: str) -> None:
+    with Doorbell(app, SESSION) as bell, subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
         bell.follow(str(other.pid))
-        assert ring("shop", 5, str(os.getpid())) == set()
-        assert ring("shop", 6) == set()
-        assert ring("shop", 7, str(other.pid)) == {bell_name(SESSION)}
+        assert ring(app, 5, str(os.getpid())) == set()
+        assert ring(app, 6) == set()
+        assert ring(app, 7, str(other.pid)) == {bell_name(SESSION)}
         other.communicate()
-        assert ring("shop", 8, str(os.getpid())) == {bell_name(SESSION)}
+        assert ring(app, 8, str(os.getpid())) == {bell_name(SESSION)}
         assert bell.drain() == [7, 8]
         bell.follow("")
-        assert ring("shop", 9) == {bell_name(SESSION)}
+        assert ring(app, 9) == {bell_name(SESSION)}
         path = bell.path
         assert path.exists()
     assert not path.exists()
