@@ -62,9 +62,9 @@ class _Queues:
     def wake(self) -> None:
         """Nobody sends."""
 
-    def add(self, hook: Any) -> EventQueue:
+    def add(self, hook: Any, make: Any = EventQueue) -> EventQueue:
         sender: Any = self
-        queue = EventQueue("none", sender)
+        queue: EventQueue = make("none", sender)
         queue.hooks[hook.key] = hook
         queue.sleeping = False
         return queue
