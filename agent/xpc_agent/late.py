@@ -7,7 +7,8 @@ would bring second copies of what it imports: of `Mode`, say, of which no member
 Rules:
 - What has been loaded is kept here. Where a module of ours is imported that has been taken out, it is put back (`targets/imports.py`, which
   the import system asks first), whoever imports it: a statement of ours, a pickle, the application.
-- Nothing else is kept: a library that the application unloads and imports again is a new one to it, with us as without us.
+- Nothing else is kept: a library that the application unloads and imports again is a new one to it, with us as without us. But a thread of
+  ours imports no second `threading`, which would take that thread for the main one, and wait for its end when the process is to end.
 - What is loaded late is of the same installation as the rest. Once that has been removed or replaced, nothing more of it is loaded.
 """
 
@@ -24,6 +25,7 @@ from xpc_instrument.core.unpatched import monotonic
 _OURS = ("xpc_agent", "xpc_instrument")
 
 _kept: Dict[str, ModuleType] = {}
+_threading: Optional[ModuleType] = None
 # For so long, in seconds, the installation is not looked at again: each look lets a busy thread take its turn.
 _FRESH = 1.0
 
@@ -39,6 +41,8 @@ def is_ours(name: str) -> bool:
 
 def keep() -> None:
     """Keep what has been loaded by now."""
+    global _threading
+    _threading = _threading or sys.modules.get("threading")
     for name, module in list(sys.modules.items()):
         if is_ours(name) and type(module) is ModuleType and not getattr(module.__spec__, "_initializing", False):
             _kept.setdefault(name, module)
@@ -62,11 +66,13 @@ def put_back() -> None:
             package, _, last = name.rpartition(".")
             if package:
                 setattr(_kept[package], last, module)
+    if _threading is not None:
+        sys.modules.setdefault("threading", _threading)
 
 
 def spec_of(name: str) -> Optional[importlib.machinery.ModuleSpec]:
     """By which the import system finds the module that is kept; None if there is none, and it may be loaded. Raises `ImportError`."""
-    module = _kept.get(name)
+    module = _threading if name == "threading" else _kept.get(name)
     if module is None:
         _check_installation()
         return None

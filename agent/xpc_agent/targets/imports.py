@@ -16,6 +16,7 @@ from typing import Any, Callable, Optional, Set
 
 from xpc_instrument.core.model.interrupts import raise_interrupt
 
+from ..guard import guard
 from ..late import is_ours, keep_one, spec_of
 from .module import is_lazy
 
@@ -96,7 +97,7 @@ class ImportWatcher:
         if name in finding:
             return None
         ours = is_ours(name)
-        if ours:
+        if ours or (name == "threading" and guard.on):
             kept = spec_of(name)
             if kept is not None:
                 return kept

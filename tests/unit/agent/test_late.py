@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib
 import pickle
 import sys
-from typing import Any, Iterator, Optional
+import threading
+from typing import Any, Iterator, List, Optional
 
 import pytest
 
 from xpc_agent import late
+from xpc_agent.guard import guard_thread
 from xpc_agent.targets.imports import ImportWatcher
 from xpc_instrument.core.model import target
 from xpc_instrument.core.model.target import Mode
@@ -49,6 +51,23 @@ def test_what_has_been_taken_out_is_found_again_as_it_was(watcher: Any) -> None:
     assert parent.target is target
     assert (target.__spec__, target.__loader__) == (spec, loader)
     assert not getattr(spec, "_initializing", False)
+
+
+@pytest.mark.version
+def test_a_thread_of_ours_imports_no_second_threading(watcher: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: List[Any] = []
+
+    def ours() -> None:
+        guard_thread()
+        found.append(importlib.import_module("threading"))
+
+    monkeypatch.delitem(sys.modules, "threading")
+    thread = threading.Thread(target=ours)
+    thread.start()
+    thread.join()
+    monkeypatch.delitem(sys.modules, "threading")
+    late.put_back()
+    assert found == [threading] == [sys.modules["threading"]]
 
 
 @pytest.mark.version
