@@ -192,8 +192,22 @@ def _in_the_way(folder: str) -> str:
         return f"{type(error).__name__}: {error}"
 
 
+def _raised_in(error: BaseException) -> str:
+    trace: Any = error.__traceback__
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    return str(trace.tb_frame.f_code.co_filename)
+
+
 def _unseen(error: BaseException) -> str:
-    """Why the standard library cannot be imported from, if that is what an error says; else ""."""
+    """Why nothing can be imported here, if that is what an error says; else ""."""
+    # The system of imports does not find what it has just put there, or a module is one that was left half imported then.
+    lost = isinstance(error, KeyError) and _raised_in(error) == "<frozen importlib._bootstrap>"
+    if lost or (isinstance(error, ImportError) and str(error).startswith("cannot import name")):
+        return (
+            f"the agent's imports fail in it ({type(error).__name__}: {error}), as where sys.modules is put back to what it was meanwhile, "
+            "by mock.patch.dict; try again when no such patch is in force, and if that does not help after starting it anew"
+        )
     name = (getattr(error, "name", None) or "").partition(".")[0] if isinstance(error, ImportError) else ""
     if not name or name in ("xpc_agent", "xpc_instrument", "wrapt", "cloudpickle"):
         return ""
@@ -211,7 +225,7 @@ def _prepare(folder: str) -> str:
             for name, needed in _LOOKED_UP:
                 _import_whole(name, needed)
             __import__("json")
-        except ImportError as error:
+        except Exception as error:
             why = _unseen(error) or f"{type(error).__name__}: {error}"
     return why
 
