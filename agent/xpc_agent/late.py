@@ -9,6 +9,8 @@ Rules:
   the import system asks first), whoever imports it: a statement of ours, a pickle, the application.
 - Nothing else is kept: a library that the application unloads and imports again is a new one to it, with us as without us. But a thread of
   ours imports no second `threading`, which would take that thread for the main one, and wait for its end when the process is to end.
+- In a forked child nobody ends what another thread was importing at the fork: what is ours, or what a thread of ours was importing, is
+  imported anew by whoever wants it.
 - What is loaded late is of the same installation as the rest. Once that has been removed or replaced, nothing more of it is loaded.
 """
 
@@ -18,9 +20,9 @@ import importlib.machinery
 import os
 import sys
 from types import ModuleType
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Container, Dict, Optional, Tuple
 
-from xpc_instrument.core.unpatched import monotonic
+from xpc_instrument.core.unpatched import get_ident, monotonic
 
 _OURS = ("xpc_agent", "xpc_instrument")
 
@@ -68,6 +70,37 @@ def put_back() -> None:
                 setattr(_kept[package], last, module)
     if _threading is not None:
         sys.modules.setdefault("threading", _threading)
+
+
+def forget_unfinished(gone: Container[int]) -> None:
+    """In a forked child: forget what was being imported by the threads `gone`, which are not here, and by whomever of what is ours.
+
+    Those threads would hold the locks of the import system for ever, and a thread of the child may have the ident of one.
+    """
+    locks: Dict[str, Any] = getattr(sys.modules["_frozen_importlib"], "_module_locks", {})
+    owners = {name: getattr(reference(), "owner", None) for name, reference in list(locks.items())}
+    here = get_ident()
+    left = [name for name, owner in owners.items() if owner in gone or (is_ours(name) and owner not in (None, here))]
+    for name in left:
+        locks.pop(name, None)
+        module = sys.modules.get(name)
+        if type(module) is not ModuleType:
+            continue
+        spec: Any = getattr(module, "__spec__", None)
+        is_half = bool(getattr(spec, "_initializing", False))
+        if is_half and _kept.get(name) is not module:
+            del sys.modules[name]
+            if not is_ours(name):
+                # As it runs again, the import system is to make them known to it; nobody else has had any of them.
+                for inner in [one for one in list(sys.modules) if one.startswith(f"{name}.")]:
+                    del sys.modules[inner]
+            continue
+        if is_half:
+            spec._initializing = False
+        package, _, last = name.rpartition(".")
+        parent = sys.modules.get(package)
+        if type(parent) is ModuleType:
+            vars(parent).setdefault(last, module)
 
 
 def spec_of(name: str) -> Optional[importlib.machinery.ModuleSpec]:

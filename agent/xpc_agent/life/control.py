@@ -20,11 +20,11 @@ from xpc_instrument.core.config.schema import Config
 from xpc_instrument.core.model.errors import ConfigError, XpcError
 from xpc_instrument.core.model.interrupts import raise_interrupt
 from xpc_instrument.core.model.stats import LaneStats, ProbeStats, read_lanes, read_probe
-from xpc_instrument.core.node.threads import Run, start_unseen
+from xpc_instrument.core.node.threads import Run, gone, start_unseen
 from xpc_instrument.core.unpatched import Local, allocate_lock, monotonic, sleep
 
 from ..guard import guard, guard_thread, guarded
-from ..late import keep
+from ..late import forget_unfinished, keep
 from ..targets.module import find_module, is_initializing
 from .agent import Agent
 from .fork_return import catch_up, when_returned
@@ -292,6 +292,7 @@ def _in_child() -> None:
     global _leaving, _leaver
     _leaving, _leaver = allocate_lock(), None
     try:
+        forget_unfinished(gone())
         if _agent is not None:
             _agent.after_fork_in_child()
     except Exception as error:

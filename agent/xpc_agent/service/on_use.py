@@ -1,8 +1,9 @@
 """What is loaded when a script first asks for it, a hook of that kind or a report: it would cost a start-up milliseconds.
 
 Rules:
-- It is loaded in the service thread, for which a fork waits: a child never has half a module. What a thread of the application may need
-  first, as it imports a module with a target, is loaded with the agent.
+- It is loaded in the service thread, for which a fork waits as long as `life/forks.py` says; a child that has half a module all the same
+  loads it anew (`late.py`). What a thread of the application may need first, as it imports a module with a target, is loaded with the
+  agent.
 - It is loaded while no lock is held (see `points/table.py`).
 - Where it cannot be loaded any more, the script is told so.
 """

@@ -53,11 +53,14 @@ class _Blocked(Local):
 
 
 _blocked = _Blocked()
+# The threads of ours that `threading` does not see, by their idents; in a forked child, those that only the parent has.
+_unseen: Set[int] = set()
+_gone: Set[int] = set()
 
 
 def start_unseen(work: Callable[..., object], *arguments: Any) -> None:
     """Run `work` in a thread that `threading` does not know. Raises `RuntimeError` if the process has no room for one."""
-    _started(lambda blocked: start_new_thread(_work, (blocked, work, arguments)))
+    _started(lambda blocked: start_new_thread(_work_unseen, (blocked, work, arguments)))
 
 
 def start_seen(work: Callable[..., object], *arguments: Any, name: str) -> threading.Thread:
@@ -105,8 +108,25 @@ def _work(blocked: Set[int], work: Callable[..., object], arguments: Any) -> Non
     work(*arguments)
 
 
+def _work_unseen(blocked: Set[int], work: Callable[..., object], arguments: Any) -> None:
+    ident = get_ident()
+    _unseen.add(ident)
+    try:
+        _work(blocked, work, arguments)
+    finally:
+        _unseen.discard(ident)
+
+
+def gone() -> Set[int]:
+    """In a forked child: the idents of the threads of ours that its parent had and it has not."""
+    return _gone
+
+
 def _in_child() -> None:
     """A hook has forked: nobody could end the child, whose only thread this is, by a signal that it inherits as blocked."""
+    global _unseen, _gone
+    here = {get_ident()}
+    _unseen, _gone = _unseen & here, _unseen - here
     if _blocked.signals:
         pthread_sigmask(SIG_UNBLOCK, _blocked.signals)
         _blocked.signals = set()
@@ -201,7 +221,7 @@ class ServiceThread:
         before, run = self._run, Run()
         self._run = run
         try:
-            start_new_thread(_work, (blocked, self._go, (run, before)))
+            start_new_thread(_work_unseen, (blocked, self._go, (run, before)))
         except RuntimeError:
             self._run = before
             raise

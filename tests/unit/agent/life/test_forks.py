@@ -119,3 +119,54 @@ def test_a_fork_beside_no_other_thread_waits_for_what_the_service_thread_is_load
     command = [sys.executable, "-c", LOADING, str(runtime_dir / "shop.sock")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert (done.stdout, done.stderr) == ("True 1\n", "")
+
+
+# At the fork a thread of ours and one of the application are in the middle of imports.
+IMPORTING = """
+import _thread, importlib, os, sys, threading
+import xpc_agent, xpc_agent.hooks
+from xpc_instrument.core.node.threads import start_unseen
+
+begun, go_on = threading.Semaphore(0), threading.Event()
+os.wait_here = lambda: (begun.release(), go_on.wait())
+sys.path.insert(0, sys.argv[1])
+xpc_agent.hooks.__path__.append(sys.argv[1])
+xpc_agent.start(app="shop", on_demand=["pay.**"])
+ended = threading.Semaphore(0)
+
+def load(name):
+    importlib.import_module(name)
+    ended.release()
+
+start_unseen(load, "packed")
+start_unseen(load, "xpc_agent.hooks.halved")
+_thread.start_new_thread(load, ("others",))
+for _ in range(3):
+    begun.acquire()
+if not os.fork():
+    os.wait_here = int
+    # As a thread of the child may have the ident of one that was the parent's, which would pass the lock.
+    halved = importlib.import_module("xpc_agent.hooks.halved")
+    packed = importlib.import_module("packed")
+    print(halved.whole, packed.whole, xpc_agent.hooks.halved is halved, hasattr(sys.modules["others"], "whole"), flush=True)
+    xpc_agent.stop()
+    os._exit(0)
+os.wait()
+go_on.set()
+for _ in range(3):
+    ended.acquire()
+print(all(sys.modules[name].whole for name in ("packed", "xpc_agent.hooks.halved", "others")))
+"""
+
+
+@pytest.mark.version
+def test_a_child_has_no_half_of_what_our_threads_were_importing(runtime_dir: Path, tmp_path: Path) -> None:
+    half = "import os\nos.wait_here()\nwhole = True\n"
+    (tmp_path / "halved.py").write_text(half)
+    (tmp_path / "others.py").write_text(half)
+    (tmp_path / "packed").mkdir()
+    (tmp_path / "packed" / "__init__.py").write_text(f"from .inner import value\n{half}assert inner.value\n")
+    (tmp_path / "packed" / "inner.py").write_text("value = 1\n")
+    command = [sys.executable, "-W", "ignore", "-c", IMPORTING, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.stdout, done.stderr) == ("True True True False\nTrue\n", "")
