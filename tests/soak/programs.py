@@ -48,7 +48,7 @@ class Process:
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            env={**os.environ, **environment},
+            env={**os.environ, "PYTHONFAULTHANDLER": "1", **environment},
         )
         self.pid = self.process.pid
         self.deaf = deaf
@@ -106,7 +106,7 @@ class Process:
         try:
             line = self._lines.get(timeout=PATIENCE)
         except queue.Empty:
-            raise Violation(f"{self} said nothing for {PATIENCE} s; its last lines: {''.join(self.text[-20:])}") from None
+            raise Violation(f"{self} said nothing for {PATIENCE} s; its last lines: {self._stacks()}") from None
         if line is None:
             self._lines.put(None)
         return line
@@ -116,11 +116,21 @@ class Process:
         try:
             status = self.process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
-            raise Violation(f"{self} does not end; its last lines: {''.join(self.text[-20:])}") from None
+            raise Violation(f"{self} does not end; its last lines: {self._stacks()}") from None
         finally:
             self._done()
         self.check()
         return status
+
+    def _stacks(self) -> str:
+        """The stacks of all its threads, by faulthandler, of which it dies; behind what it printed before."""
+        self.signal(signal.SIGABRT)
+        try:
+            self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            pass  # its last lines say what there is
+        self._readers[-1].join(1.0)
+        return "".join(self.text[-150:])
 
     def _done(self) -> None:
         if not self.alive:
