@@ -159,6 +159,7 @@ class LocalHook(RemoteHook):
 
     def reset_after_fork(self, pid: int) -> None:
         super().reset_after_fork(pid)
+        self._scope.reset_after_fork(pid)
         self.over_budget = False
         self.aggregate.reset()
         self._begin_counting()

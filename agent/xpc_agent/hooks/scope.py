@@ -29,7 +29,8 @@ class Scope:
     def __init__(self, target: str, pid: int, ends: bool = True) -> None:
         self._target = target
         self._ends = ends
-        self._pid = pid
+        # In a cell, which all that is made of expressions reads: a forked child has another.
+        self._pid = [pid]
         self._resolved: Optional[Resolved] = None
         self._code: Optional[CodeType] = None
         self._values_of: Optional[Callable[[Args, Kwargs], Args]] = None
@@ -48,6 +49,10 @@ class Scope:
             if self._values_of is not None:
                 self.names = code.co_varnames[: count_of(code)]
         return True
+
+    def reset_after_fork(self, pid: int) -> None:
+        """In a forked child."""
+        self._pid[0] = pid
 
     @property
     def place_of_code(self) -> Tuple[str, int]:
@@ -96,7 +101,7 @@ class Scope:
         is there."""
         places = {name: f"values[{index}]" for index, name in enumerate(self.names)}
         words: Dict[str, str] = {"result": "result", "exception": "error", "duration": "duration"}
-        words.update(thread="ident()", pid="pid", target="target")
+        words.update(thread="ident()", pid="pid[0]", target="target")
         if self._code is not None and self.names:
             words.update(args=f"split(values)[0][{int(self.bound)}:]", kwargs="split(values)[1]")
             if self.bound:

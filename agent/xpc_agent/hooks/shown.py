@@ -72,6 +72,7 @@ class ShownHook(UnwaitedHook):
 
     def reset_after_fork(self, pid: int) -> None:
         super().reset_after_fork(pid)
+        self._scope.reset_after_fork(pid)
         self._rests = bool(self.mistake)
 
     def _meets(

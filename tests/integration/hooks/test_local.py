@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, List
 
 import pytest
 
@@ -221,11 +221,19 @@ def test_a_forked_child_counts_from_nothing_and_both_are_in_the_table(run_progra
     with xpc_instrument.connect("shop") as session, session.stat("shop:charge") as table:
         app.evaluate("[shop.charge(i) for i in range(2)] and None")
         calls = session.watch("shop:charge", limit=4, rate=None)
+        elsewhere = f"pid != {app.program.pid} and amount == 0"
+        asked: List[int] = []
+        by_pid, shown = session.stat("shop:charge", by=["pid"]), session.watch("shop:charge", when=elsewhere, show=["pid"])
+        session.before("shop:charge", lambda call: asked.append(call.pid), when=elsewhere)
         child = "__import__('os').fork() or ([shop.charge(i) for i in range(3)], __import__('time').sleep(60))"
         pid = int(app.evaluate(child))
         while len(session.pids) < 2 or table.rows()[0].count < 5 or calls.handle.delivered < 3:
             pass
         app.evaluate("[shop.charge(i) for i in range(3)] and None")
+        # An expression has the pid of the process that it is evaluated in.
+        assert {row.key: row.count for row in by_pid.rows()} == {(app.program.pid,): 3, (pid,): 3}
+        assert asked == [pid]
+        assert next(shown).shown == {"pid": pid}
         app.evaluate(f"(__import__('os').kill({pid}, 9), __import__('os').waitpid({pid}, 0)) and None")
         assert [row.count for row in table.rows()] == [8]
         # What the parent has told beyond the limit of both is not lost.
