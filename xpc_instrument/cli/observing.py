@@ -131,11 +131,16 @@ def add_connection(parser: Any) -> None:
     parser.add_argument("--plaintext-beyond-loopback", action="store_true", help=argparse.SUPPRESS)
 
 
-_to_json = json.JSONEncoder(ensure_ascii=False, separators=(", ", ": ")).encode
+_to_json = json.JSONEncoder(ensure_ascii=False, separators=(", ", ": "), allow_nan=False).encode
 
 
 def _json_text(event: Mapping[str, Any]) -> str:
-    text = _to_json(event)
+    try:
+        text = _to_json(event)
+    except ValueError:
+        # JSON has no infinity, as the sum of numbers may be, and what is no number: they are texts.
+        event = json.loads(json.dumps(event), parse_constant=str)
+        text = _to_json(event)
     if text.isascii():
         return text
     try:

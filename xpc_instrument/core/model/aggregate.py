@@ -12,7 +12,7 @@ Rules:
 
 from __future__ import annotations
 
-from math import frexp, isnan, ldexp
+from math import frexp, isfinite, ldexp
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 Cell = List[Any]
@@ -151,8 +151,8 @@ def key_part(value: Any) -> Any:
     if kind is bool:
         return "bool", int(value)
     if kind is float:
-        # One that is no number is not even equal to itself: each would be a key of its own.
-        return ("float", value) if not isnan(value) else ("text", "nan")
+        # One that is no number is not even equal to itself: each would be a key of its own. JSON has neither that nor infinity.
+        return ("float", value) if isfinite(value) else ("text", repr(value))
     if value is None:
         return "none", 0
     return None
@@ -181,14 +181,23 @@ def merge(into: Table, table: Mapping[Key, Cell]) -> None:
 
 
 def to_json(table: Mapping[Key, Cell]) -> List[Any]:
-    """For `from_json`. What is not finite, the extremes of nothing, is left out with its cell."""
+    """For `from_json`. A cell that has counted nothing is left out."""
     rows = []
     for key, cell in table.items():
         # A number that has been counted has its bucket last, and this may be the thread in between.
         buckets = [number for pair in cell[BUCKETS].copy().items() for number in pair]
         if cell[COUNT]:
-            rows.append([list(key), cell[COUNT], cell[SUM], cell[LEAST], cell[MOST], buckets, cell[ERRORS]])
+            rows.append([list(key), cell[COUNT], _dumped(cell[SUM]), _dumped(cell[LEAST]), _dumped(cell[MOST]), buckets, cell[ERRORS]])
     return rows
+
+
+def _dumped(number: Any) -> Any:
+    # What is not finite has no difference to itself: a sum may be beyond all floats, and the least and most of nothing are infinite.
+    return number if number - number == 0 else repr(number)
+
+
+def _loaded(number: Any) -> Any:
+    return float(number) if isinstance(number, str) else number
 
 
 def from_json(rows: Iterable[Sequence[Any]]) -> Table:
@@ -196,5 +205,5 @@ def from_json(rows: Iterable[Sequence[Any]]) -> Table:
     table: Table = {}
     for parts, counted, total, least, most, buckets, errors in rows:
         key = tuple(tuple(part) if isinstance(part, list) else part for part in parts)
-        table[key] = [counted, total, least, most, dict(zip(buckets[::2], buckets[1::2])), errors]
+        table[key] = [counted, *map(_loaded, (total, least, most)), dict(zip(buckets[::2], buckets[1::2])), errors]
     return table
