@@ -15,8 +15,11 @@ _PULLED = 1.0
 
 
 def follow(one: Run, table: Counted[Any], every: float, show: Callable[[], None], *, last: bool) -> int:
-    """Have `show` called every so many seconds, with `last` once more at the end; says the last line, and gives the exit code."""
+    """Have `show` called every so many seconds, and at the end once more, if anything was counted since, or with `last`
+    if it has not been called yet; says the last line, and gives the exit code."""
     gone = False
+    # The calls that were shown last.
+    shown = -1 if last else 0
     over = ""
     due = time.monotonic() + every
     pull = 0.0
@@ -27,6 +30,7 @@ def follow(one: Run, table: Counted[Any], every: float, show: Callable[[], None]
             if not gone and time.monotonic() >= due:
                 due += every
                 show()
+                shown = table.calls
                 over = table.over
             else:
                 over = table.handle.over
@@ -40,7 +44,7 @@ def follow(one: Run, table: Counted[Any], every: float, show: Callable[[], None]
     except KeyboardInterrupt:
         over = "interrupted"
     table.remove()
-    if last:
+    if table.calls != shown:
         show()
     counted = table.calls
     left_out = {"did not meet --when": table.rejected, "not counted": table.unusable}

@@ -264,6 +264,21 @@ def test_a_command_is_started_and_seen_from_its_first_call_and_the_verb_ends_wit
     assert last.endswith("; the application has ended")
 
 
+def test_a_table_at_the_end_has_what_was_counted_since_the_last_one(app: App, tmp_path: Path) -> None:
+    calls = "[shop.charge(n) for n in range(4)]"
+    file = tmp_path / "tables.jsonl"
+    done = during(app, calls, "monitor", "shop", "shop:charge", "-n", "4", "--every", "1m", "-o", str(file))
+    _head, row, length = done.stdout.splitlines()
+    assert row.split()[:2] == ["shop:charge", "4"]
+    assert length.startswith("          in the last ")
+    table = events(file.read_text())[1]
+    assert (table["type"], table["rows"][0]["calls"]) == ("table", 4)
+    assert 0 < table["seconds"] < 60
+    done = during(app, calls, "stat", "shop", "shop:charge", "--every", "100ms", "-n", "4")
+    assert [line.split()[0] for line in done.stdout.splitlines()][-2:] == ["count", "4"]
+    assert sum(line.split()[0] == "4" for line in done.stdout.splitlines()) == 1
+
+
 def test_ctrl_c_is_the_normal_end_and_ends_the_command_too(tmp_path: Path, runtime_dir: Path) -> None:
     (tmp_path / "job.py").write_text(PROGRAM)
     words = [*WORDS, "monitor", "__main__:work", "--every", "100ms", "--", sys.executable, "job.py", "1000000"]
