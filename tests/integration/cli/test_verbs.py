@@ -199,7 +199,9 @@ def test_trace_draws_the_tree_of_a_call(app: App, tmp_path: Path) -> None:
     assert second.startswith("    shop:nested  ")
     assert [line.split()[:2] for line in own] == [["own", "time"], ["own", "time"]]
     last = done.stderr.splitlines()[-1]
-    assert last.startswith("1 call shown of 1: 0 over --rate, 0 dropped; disarmed in 1 process; tracing took ")
+    # Its own two calls of itself are counted unless the hook has been taken off by then, as its limit is reached.
+    counts = ("1: 0 over --rate, 0 dropped", "3: 0 over --rate, 0 dropped, 2 while another was traced")
+    assert last.startswith(tuple(f"1 call shown of {one}; disarmed in 1 process; tracing took " for one in counts)), last
     armed, tree, summary = events(file.read_text())
     assert (armed["type"], tree["type"], summary["type"]) == ("armed", "tree", "summary")
     assert tree["tree"]["children"][0]["children"][0]["target"] == "shop:nested"
