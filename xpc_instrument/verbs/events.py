@@ -192,7 +192,10 @@ def number_text(value: float, is_time: bool) -> str:
     """A number that was counted, with four digits at least."""
     if is_time:
         return shown_seconds(value)
-    return str(value) if isinstance(value, int) else f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    if isinstance(value, int):
+        return str(value)
+    # As many digits as a float is exact to.
+    return f"{value:.0f}" if 1000 <= abs(value) < 1e15 else f"{value:.4g}"
 
 
 def stat_cells(row: StatRow, is_time: bool) -> List[str]:

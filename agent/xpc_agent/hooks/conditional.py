@@ -17,7 +17,6 @@ Rules:
 from __future__ import annotations
 
 import sys
-import threading
 from builtins import isinstance as _isinstance  # the builtin may be the very target, and no guard is up here
 from types import CodeType, FunctionType
 from typing import Any, Callable, Coroutine, Dict, Optional, Sequence, Tuple
@@ -27,7 +26,7 @@ from xpc_instrument.core.model.expression import AT_END, TRUSTED, WORDS, TooMuch
 from xpc_instrument.core.model.interrupts import raise_interrupt
 from xpc_instrument.core.model.target import Mode
 from xpc_instrument.core.model.words import one_line
-from xpc_instrument.core.unpatched import get_ident, monotonic
+from xpc_instrument.core.unpatched import monotonic
 from xpc_instrument.core.unpatched import perf_counter as _clock
 
 from ..generated import compiled
@@ -36,6 +35,7 @@ from ..targets.flags import CO_VARKEYWORDS
 from ..targets.parameters import binder, count_of, splitter
 from ..targets.resolve import Binding, Kind, Resolved
 from .alone import after, tell
+from .current import task_name, thread_name
 from .entrance import Entrance
 from .gate import ALWAYS, PASS, Args, Entered, Gate, Kwargs, Way
 from .invocation import Invocation, split
@@ -451,26 +451,6 @@ def _mistaken(error: TypeError) -> None:
     raise_interrupt(error, of_values=True)
 
 
-def _thread_name(*_: Any) -> Any:
-    # Of the registry, as `current_thread` makes an entry for a thread that has none.
-    thread = threading._active.get(get_ident())  # type: ignore[attr-defined]
-    name = None if thread is None else object.__getattribute__(thread, "__dict__").get("_name")
-    return name if type(name) is str else None
-
-
-def _task_name(*_: Any) -> Any:
-    asyncio: Any = sys.modules.get("asyncio")
-    native: Any = sys.modules.get("_asyncio")
-    if asyncio is None or native is None:
-        return None
-    try:
-        task = native.current_task() if hasattr(native, "current_task") else asyncio.tasks.current_task()
-    except RuntimeError:
-        # No loop runs in this thread.
-        return None
-    return native.Task.get_name(task) if type(task) is native.Task else None
-
-
 _READERS = {
     "self": lambda hook, seen, instance, args, kwargs: instance,
     "args": lambda hook, seen, instance, args, kwargs: args,
@@ -478,8 +458,8 @@ _READERS = {
     "result": lambda hook, seen, *_: seen.result,
     "exception": lambda hook, seen, *_: seen.exception,
     "duration": lambda hook, seen, *_: seen.duration,
-    "thread": _thread_name,
-    "task": _task_name,
+    "thread": thread_name,
+    "task": task_name,
     "pid": lambda hook, *_: hook.pid,
     "target": lambda hook, *_: hook.target,
 }

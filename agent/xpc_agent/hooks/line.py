@@ -17,7 +17,6 @@ from __future__ import annotations
 import functools
 import marshal
 import sys
-from threading import get_ident
 from types import CodeType, FrameType
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
@@ -30,6 +29,7 @@ from xpc_instrument.core.unpatched import perf_counter, wall_clock
 from ..generated import compiled
 from ..guard import guard, guarded
 from .budget import SAMPLED
+from .current import task_name, thread_name
 from .gate import ALWAYS
 from .invocation import next_number
 from .local import callers
@@ -37,7 +37,9 @@ from .shown import MOST_BYTES
 from .variables import OURS_ALONE, gives_locals, holders, is_emptied, read
 from .watch import WatchHook
 
-_WORDS = ("thread", "pid", "target")
+_WORDS = ("thread", "task", "pid", "target")
+# Those of them that differ from one time to the next.
+_NOW = {"thread": thread_name, "task": task_name}
 _CO_OPTIMIZED = 0x1
 _BY_FRAME = sys.version_info >= (3, 12)
 _MARSHAL = 4
@@ -106,7 +108,7 @@ class LineHook(WatchHook):
             if name in places:
                 return f"{places[name]}.cell_contents" if name in cells else places[name]
             if name in _WORDS and name not in self.wanted:
-                return "ident()" if name == "thread" else f"words[{name!r}]"
+                return f"now[{name!r}]()" if name in _NOW else f"words[{name!r}]"
             return f"seen[{name!r}]" if given is None else f"look(getframe(1), {name!r})"
 
         ask: Callable[..., Any] = ALWAYS if condition is None else condition.condition(names)
@@ -128,7 +130,7 @@ class LineHook(WatchHook):
         namespace = {
             "ask": ask,
             "words": self._words,
-            "ident": get_ident,
+            "now": _NOW,
             "getframe": sys._getframe,
             "look": _look,
             "holders": holders,
@@ -240,7 +242,7 @@ class LineHook(WatchHook):
         except KeyError:
             if name in self.wanted or name not in _WORDS:
                 raise NameError(f"{name} has no value here") from None
-            return get_ident() if name == "thread" else self._words[name]
+            return _NOW[name]() if name in _NOW else self._words[name]
 
     def _locals(self, code: CodeType, values: Mapping[str, Any], depth: Optional[int]) -> List[Any]:
         if not self.local["locals"]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from threading import get_ident
 from types import CodeType, FunctionType
 from typing import Any, Callable, Dict, Optional, Tuple
 
@@ -14,6 +13,7 @@ from ..generated import compiled
 from ..guard import guarded
 from ..targets.parameters import binder, count_of, splitter
 from ..targets.resolve import Binding, Resolved
+from .current import task_name, thread_name
 from .gate import Args, Kwargs
 
 
@@ -101,7 +101,7 @@ class Scope:
         is there."""
         places = {name: f"values[{index}]" for index, name in enumerate(self.names)}
         words: Dict[str, str] = {"result": "result", "exception": "error", "duration": "duration"}
-        words.update(thread="ident()", pid="pid[0]", target="target")
+        words.update(thread="thread()", task="task()", pid="pid[0]", target="target")
         if self._code is not None and self.names:
             words.update(args=f"split(values)[0][{int(self.bound)}:]", kwargs="split(values)[1]")
             if self.bound:
@@ -119,9 +119,10 @@ class Scope:
             name = ""
         namespace = {
             name: guarded(evaluate) if expression.level == TRUSTED else evaluate,
-            "ident": get_ident,
             "pid": self._pid,
             "target": self._target,
+            "task": task_name,
+            "thread": thread_name,
             "split": None if self._code is None else splitter(self._code),
         }
         return f"{name}({', '.join(known[one] for one in used)})", namespace

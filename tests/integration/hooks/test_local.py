@@ -34,6 +34,18 @@ def test_calls_are_counted_by_key_with_a_number(app: App) -> None:
 
 
 @pytest.mark.version
+def test_the_thread_and_the_task_are_known_by_their_names(app: App) -> None:
+    with xpc_instrument.connect("shop") as session:
+        with session.stat(["shop:charge", "shop:wait_a_little"], by=["thread", "task"]) as table:
+            with session.watch("shop:wait_a_little", when="task == 'Task-1'", show="thread") as calls:
+                app.evaluate("shop.charge(1) and __import__('asyncio').run(shop.wait_a_little(1))")
+                event = calls.take(5)
+            assert {row.key for row in table.rows()} == {("MainThread", None), ("MainThread", "Task-1")}
+        assert event is not None
+        assert event.shown == {"thread": "MainThread"}
+
+
+@pytest.mark.version
 def test_every_kind_of_function_is_counted_until_it_ends(app: App) -> None:
     with xpc_instrument.connect("shop") as session:
         with session.monitor(
