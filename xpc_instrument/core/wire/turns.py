@@ -190,7 +190,8 @@ def turns_of(loop: asyncio.AbstractEventLoop) -> Turns:
 
 
 def _made(loop: asyncio.AbstractEventLoop) -> Turns:
-    for key, turns in list(_known.items()):
+    # A copy is made in one step: to make a list of pairs may have the garbage collector run, and `gone` be called.
+    for key, turns in _known.copy().items():
         other = turns.loop()
         if other is None or other.is_closed():
             _forget(key, turns)
