@@ -10,6 +10,7 @@ import functools
 import os
 import resource
 import sys
+import time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Dict, Iterator, List, Mapping
@@ -25,6 +26,8 @@ from .web import SERVERS, Running, Server, free_ports, missing
 _WINDOW = 1.0
 _WARMING_UP = 0.2
 _CONNECTIONS = 4
+# How long a server may take to have all its workers, in seconds.
+_STARTING = 20.0
 # What is the case -> as who looks on is told.
 STATES = {"plain": "plain", "0 hooks": "none", "`monitor`": "monitor", "`stat`": "stat", "`watch -n 0 --rate 0`": "watch"}
 # The share of the requests that is expected to be left: of the workers, and of all processes together.
@@ -61,7 +64,14 @@ class Tree:
     def look(self, stack: ExitStack) -> None:
         """Wait until it answers, and have somebody who looks on. Raises `PeerError`."""
         self._running.wait()
-        self._workers = _children(self._pid) if self._server.workers > 1 else [self._pid]
+        until = time.monotonic() + _STARTING
+        self._workers = [self._pid]
+        while self._server.workers > 1:
+            # The first that is there answers.
+            self._workers = _children(self._pid)
+            if len(self._workers) == self._server.workers or time.monotonic() > until:
+                break
+            time.sleep(0.05)
         if len(self._workers) != self._server.workers:
             raise PeerError(f"{self._server.module} has {len(self._workers)} workers; expected {self._server.workers}")
         names = (f"looked-at-{self._pid}", str(self._pid), f"{self._server.module}:show", self._server.target)
