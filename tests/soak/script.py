@@ -139,7 +139,8 @@ def around(hook: Hook) -> Dict[str, Callable[..., Any]]:
     def replaces(call: Any) -> Any:
         number = hook.number([call])
         call.proceed()
-        return hook.value(number, "afterwards")
+        # What a generator function gives nobody iterates here, and so its body does not run.
+        return hook.value(number, "outright" if hook.target == "count" else "afterwards")
 
     def dies(call: Any) -> Any:
         hook.number([call])

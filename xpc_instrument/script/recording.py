@@ -15,6 +15,7 @@ import os
 import platform
 from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
 
+from ..core.flag import Flag
 from ..core.model.errors import XpcError
 from ..core.node.threads import start_seen
 from ..core.replay.calls import InnerCall, RecordedCall, call_of, call_to_json, text_of
@@ -188,16 +189,18 @@ class Recorder(Recording, Stream[RecordedCall]):
         Stream.__init__(self, recorded_call)
         self._limit = limit
         self.handles: List[Handle] = []
+        # By those that wait for more calls.
+        self._awaited: List[Flag] = []
 
     def put(self, call: Call) -> None:
         """The hook."""
         if self._limit is not None and len(self.calls) >= self._limit:
             return
         made = self._read(call)
-        with self._changed:
+        with self._putting:
             self.calls.append(made)
             self._events.append(made)
-            self._changed.notify_all()
+        self._tell()
         if self._limit is not None and len(self.calls) == self._limit:
             # Not here: who removes a hook waits for what it has told.
             start_seen(self.remove, name="recording ends")
@@ -212,21 +215,28 @@ class Recorder(Recording, Stream[RecordedCall]):
     def wait(self, calls: int = 1, timeout: float = 5.0) -> bool:
         """Whether there are so many calls within so many seconds."""
         until = monotonic() + timeout
-        with self._changed:
-            while len(self.calls) < calls:
-                left = until - monotonic()
-                if left <= 0 or self._closed:
-                    return False
-                self._changed.wait(min(left, _LOOK_AGAIN))
+        while len(self.calls) < calls:
+            left = until - monotonic()
+            if left <= 0 or self._closed:
+                return False
+            more = Flag()
+            self._awaited.append(more)
+            if len(self.calls) < calls:
+                more.wait(min(left, _LOOK_AGAIN))
         return True
+
+    def _tell(self) -> None:
+        super()._tell()
+        awaited, self._awaited = self._awaited, []
+        for more in awaited:
+            more.set()
 
     def remove(self) -> None:
         """End it; what has come until then stays."""
         for handle in self.handles:
             handle.remove()
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
+        self._closed = True
+        self._tell()
 
 
 def recorded_call(call: Call) -> RecordedCall:

@@ -24,7 +24,9 @@ class Reporter:
     """Asks the processes behind one joiner, whose notices go to `noticed`."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        # It is entered in one step of C: Ctrl-C at the end of a `Condition.__enter__` would leave it held.
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         # The processes that are waited for, by the number of the question, and what has come of them: None of one that has left.
         self._awaited: Dict[int, int] = {}
         self._reports: Dict[int, Optional[Report]] = {}
@@ -34,7 +36,7 @@ class Reporter:
         data = notice.data
         if notice.kind not in ("report", "member-left"):
             return False
-        with self._changed:
+        with self._lock:
             if notice.kind == "member-left":
                 self._reports.update(dict.fromkeys(number for number, pid in self._awaited.items() if pid == data.get("pid")))
             elif data.get("request") in self._awaited:
@@ -64,16 +66,16 @@ class Reporter:
 
     def _ask_member(self, joiner: Joiner, question: str, deadline: float) -> Tuple[bool, Optional[Report]]:
         # Not without the lock: the report may come before it is known which question it answers.
-        with self._changed:
+        with self._lock:
             request = joiner.begin_query(f"member {question}", deadline)
             self._awaited[request.number] = int(question.partition(" ")[0])
         try:
             if not request.answer(deadline).data.get("asked"):
                 return True, None
-            with self._changed:
+            with self._lock:
                 self._changed.wait_for(lambda: request.number in self._reports or not joiner.alive, max(0.0, deadline - monotonic()))
                 return request.number in self._reports or not joiner.alive, self._reports.get(request.number)
         finally:
-            with self._changed:
+            with self._lock:
                 del self._awaited[request.number]
                 self._reports.pop(request.number, None)

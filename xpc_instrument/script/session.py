@@ -24,6 +24,7 @@ from functools import partial
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple, Type
 
 from ..core.calls.registry import check_callback
+from ..core.flag import Flag
 from ..core.model.errors import AuthenticationError, ChannelError, DeadlineError, TargetError
 from ..core.model.limits import Limits
 from ..core.model.pattern import pattern_mistake
@@ -100,7 +101,7 @@ class Session(Observer):
         self._closed = False
         self._pid = os.getpid()
         self._fixed = False
-        self._ended = threading.Event()
+        self._ended = Flag()
         self._server = HookServer(self._hooks)
         _sessions.add(self)
         end_with_script(self, Session.close)

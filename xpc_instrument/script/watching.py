@@ -16,6 +16,7 @@ from typing import Any, Callable, Deque, Generic, Iterator, Mapping, Optional, T
 from ..core.calls.outcome import Meta
 from ..core.model.expression.template import Template
 from ..core.model.record import Record
+from ..core.unpatched import monotonic
 from ..core.values.captured import revive
 from .call import Call
 from .handle import Handle
@@ -176,19 +177,29 @@ class Stream(Generic[Event]):
         self.taken = 0
         self._read = read
         self._events: Deque[Event] = deque()
-        self._changed = threading.Condition()
+        # For lanes' threads alone. Whoever takes holds none that they wait for: Ctrl-C may come at any moment, and leave it held.
+        self._putting = threading.Lock()
+        # Held as long as there is no news.
+        self._news = threading.Lock()
+        self._news.acquire()
         self._closed = False
 
     def put(self, call: Call) -> None:
         """The hook."""
         event = self._read(call)
-        with self._changed:
+        with self._putting:
             if len(self._events) >= ROOM:
                 self.overflowed += 1
                 return
             self._events.append(event)
             if len(self._events) == 1:
-                self._changed.notify_all()
+                self._tell()
+
+    def _tell(self) -> None:
+        try:
+            self._news.release()
+        except RuntimeError:
+            pass  # nobody has taken note of the last news yet
 
     def _counts(self, event: Event) -> bool:
         """Whether it is one of those that were asked for."""
@@ -208,12 +219,20 @@ class Stream(Generic[Event]):
 
     def take(self, timeout: float) -> Optional[Event]:
         """The next event; None if none comes within so many seconds."""
-        with self._changed:
-            if not self._events:
-                self._changed.wait(timeout)
-            if not self._events:
-                return None
-            event = self._events.popleft()
+        deadline = 0.0
+        while True:
+            try:
+                event = self._events.popleft()
+            except IndexError:
+                now = monotonic()
+                deadline = deadline or now + timeout
+                # What is told may have been taken before.
+                if self._closed or not self._news.acquire(timeout=max(0.0, deadline - now)):
+                    return None
+                continue
+            if self._events:
+                # Another thread may wait.
+                self._tell()
             self.taken += self._counts(event)
             return event
 
@@ -225,9 +244,8 @@ class Stream(Generic[Event]):
     def remove(self) -> None:
         """Remove the hook; what has come until then can still be taken."""
         self.handle.remove()
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
+        self._closed = True
+        self._tell()
 
     def __enter__(self) -> Stream[Event]:
         return self

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Callable, Union
 
+from ..flag import Flag
 from ..model import errors
 from ..model.errors import DeadlineError, XpcError
 from ..protocol.messages import Answer
@@ -23,7 +23,7 @@ class PendingRequest:
         self._forget = forget
         self._began = monotonic()
         self._until = 0.0
-        self._done = threading.Event()
+        self._done = Flag()
         self._outcome: Union[Answer, BaseException, None] = None
 
     def settle(self, outcome: Union[Answer, BaseException]) -> None:
