@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 # What `os` has under these names may be gevent's or eventlet's by the time that it is called, and make a hub.
 _posix: Any = sys.modules[os.name]
 
+_HERE = os.path.dirname(os.path.abspath(__file__))
 _VARIABLE = "XPC_INSTRUMENT_STUB"
 # The descriptor and the inode of a pipe for which the program waits before it begins, and for how many milliseconds.
 _HOLD = "XPC_INSTRUMENT_HOLD"
@@ -305,12 +306,13 @@ class Stub:
         finally:
             os.unlink(temporary)
         listener.setblocking(False)
+        started, stack = _of_process()
         entry = (
             '{"app": "%s", "pid": %d, "ppid": %d, "address": "unix:%s/%s.%d.sock", "started": %s, "since": %r, "argv": [], '
             '"python": "%d.%d.%d", "version": "%s", "member": "", "namespace": "%s", "root": "%s", "stack": %s}'
         ) % (
-            *(self.app, self.pid, os.getppid(), self.quoted, self.app, self.pid, _of_process(19), time(), *sys.version_info[:3]),
-            *(self.version, _pid_namespace(), int(os.environ.get(_MAIN, "0")), _of_process(25)),
+            *(self.app, self.pid, os.getppid(), self.quoted, self.app, self.pid, started, time(), *sys.version_info[:3]),
+            *(self.version, _pid_namespace(), int(os.environ.get(_MAIN, "0")), stack),
         )
         descriptor = _posix.open(path + ".tmp", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         try:
@@ -538,7 +540,7 @@ def _forget_imports(thread: int) -> None:
 
 def _stay_out() -> None:
     """ImportError where a file of the application stands in the way of what the agent would import."""
-    with open(os.path.dirname(os.path.abspath(__file__)) + "/needed.py", "rb") as file:
+    with open(_HERE + "/needed.py", "rb") as file:
         text = file.read()
     needed: dict[str, Any] = {"__name__": "xpc_agent.bootstrap.needed"}
     exec(text, needed)  # noqa: S102 - the agent's own
@@ -555,20 +557,22 @@ def _is_same(descriptor: int, inode: int) -> bool:
         return False
 
 
-def _of_process(field: int) -> str:
-    """A field of /proc/self/stat as JSON (proc(5), less the first two); null where there is none, or it is hidden."""
+def _of_process() -> tuple[str, str]:
+    """When the process started and where its stack starts, of /proc/self/stat, as JSON; null where there is none, or it is hidden."""
     try:
         if os.readlink("/proc/self") != str(os.getpid()):
-            return "null"
+            return "null", "null"
         descriptor = _posix.open("/proc/self/stat", os.O_RDONLY)
         try:
             text = _posix.read(descriptor, 4096)
         finally:
             _posix.close(descriptor)
     except OSError:
-        return "null"
-    value = text.rpartition(b")")[2].split()[field].decode()
-    return value if value != "0" else "null"
+        return "null", "null"
+    # The fields 22 and 28 of proc(5), less the first two.
+    fields = text.rpartition(b")")[2].split()
+    started, stack = fields[19].decode(), fields[25].decode()
+    return started if started != "0" else "null", stack if stack != "0" else "null"
 
 
 def _is_meant(root: str) -> bool:
@@ -597,6 +601,14 @@ def _is_main_interpreter() -> bool:
     known = getattr(_thread, "_is_main_interpreter", None)
     if known is not None:
         return bool(known())
+    # Before 3.12. The module that says it is a library, which takes longer to load than all else that a process without targets needs;
+    # who may handle signals is asked before the number is looked at.
+    signals: Any = __import__("_signal")
+    try:
+        signals.signal(0, 0)
+    except ValueError as error:
+        if "out of range" in str(error):
+            return True
     try:
         interpreters: Any = __import__("_xxsubinterpreters")
     except ImportError:
@@ -606,6 +618,8 @@ def _is_main_interpreter() -> bool:
 
 def _has_agent() -> bool:
     """Whether this Python has the package: another one that the application starts may not."""
+    if os.path.dirname(os.path.dirname(_HERE)) in sys.path:
+        return True
     return any(finder.find_spec("xpc_agent", None) is not None for finder in sys.meta_path if hasattr(finder, "find_spec"))
 
 
@@ -634,8 +648,7 @@ def _start() -> None:
 def _chain() -> None:
     """Run the sitecustomize that this one hides, as if it had been found first."""
     external: Any = sys.modules["_frozen_importlib_external"]
-    here = os.path.dirname(os.path.abspath(__file__))
-    path = [entry for entry in sys.path if os.path.abspath(entry or os.getcwd()) != here]
+    path = [entry for entry in sys.path if os.path.abspath(entry or os.getcwd()) != _HERE]
     spec = external.PathFinder.find_spec("sitecustomize", path)
     if spec is None or spec.loader is None:
         return

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import random
 import sys
-import time
 from pathlib import Path
 from typing import Callable
 
 import pytest
 
 import xpc_instrument
+from tests import starts
 from tests.integration.app_fixture import command, instrumented
-from tests.programs import Program
+from tests.programs import PATIENCE, Program
 from xpc_instrument.core.discovery import entry as discovery
 from xpc_instrument.core.discovery.doorbell import Doorbell
 
@@ -40,9 +38,9 @@ def ask(program: Program, line: str) -> str:
 @pytest.fixture
 def start(run_program: Callable[..., Program], tmp_path: Path) -> Callable[..., Program]:
     """Start a program as `xpc-instrument run` would, with the module `shop` beside it."""
-    (tmp_path / "shop.py").write_text("def charge(n):\n    return n\n")
+    (tmp_path / "shop.py").write_text(starts.SHOP)
 
-    def begin(config: str = '[[probe]]\ntarget = "shop:charge"\n', source: str = ASKED, *options: str) -> Program:
+    def begin(config: str = starts.LISTED, source: str = ASKED, *options: str) -> Program:
         settings = tmp_path / "xpc-instrument.toml"
         settings.write_text(f'app = "shop"\n{config}')
         (tmp_path / "asked.py").write_text(source)
@@ -51,16 +49,13 @@ def start(run_program: Callable[..., Program], tmp_path: Path) -> Callable[..., 
     return begin
 
 
-ON_DEMAND = 'on-demand = ["**"]\n'
-
-
 @pytest.mark.parametrize(
     "config",
     [
         "",
-        pytest.param('[[probe]]\ntarget = "shop:charge"\n', marks=pytest.mark.version),
+        pytest.param(starts.LISTED, marks=pytest.mark.version),
         '[[probe]]\ntarget = "shop.*:charge"\n',
-        ON_DEMAND,
+        starts.ON_DEMAND,
     ],
 )
 def test_the_agent_is_loaded_when_somebody_connects_and_not_before(start: Callable[..., Program], config: str) -> None:
@@ -98,7 +93,7 @@ def test_the_agent_is_loaded_before_a_module_with_a_target_is_imported(start: Ca
 def test_the_agent_is_loaded_at_the_start_where_a_script_waits(start: Callable[..., Program]) -> None:
     bell = Doorbell("shop", "0" * 32)
     try:
-        program = start(ON_DEMAND, f"import sys\nprint({HAS_AGENT}, flush=True)\n")
+        program = start(starts.ON_DEMAND, f"import sys\nprint({HAS_AGENT}, flush=True)\n")
         program.find_line("True")
         program.find_line("were told of this process, but not all joined")
         assert program.pid in bell.drain()
@@ -109,7 +104,7 @@ def test_the_agent_is_loaded_at_the_start_where_a_script_waits(start: Callable[.
 
 @pytest.mark.version
 def test_a_fork_before_the_agent_is_there_is_a_fork_of_one_thread(start: Callable[..., Program]) -> None:
-    program = start(ON_DEMAND, ASKED, "-W", "error")
+    program = start(starts.ON_DEMAND, ASKED, "-W", "error")
     program.read_until("ready")
     for _ in range(3):
         assert ask(program, "os.waitpid(os.fork() or sys.exit(3), 0)[1]") == str(3 << 8)
@@ -150,42 +145,11 @@ def test_start_stop_and_stats_in_code_find_the_stand_in(start: Callable[..., Pro
     assert ask(program, "[point.target for point in xpc_agent.stats()]") == "['shop:charge']"
 
 
-# Imports, forks and calls from its first moment on.
-BUSY = """
-import os, sys
-import email.message, http.client, socket, subprocess, threading, json, logging, argparse, decimal, xml.dom.minidom
-children = []
-for number in range(3):
-    pid = os.fork()
-    if not pid:
-        import shop
-        sys.exit(0 if shop.charge(number) in (number, "hooked") else 1)
-    children.append(pid)
-import shop, concurrent.futures, asyncio, ctypes, unittest.mock
-print([os.waitpid(pid, 0)[1] for pid in children], flush=True)
-sys.stdin.readline()
-print(shop.charge(1), flush=True)
-"""
-
-
-@pytest.mark.parametrize("config", [pytest.param('[[probe]]\ntarget = "shop:charge"\n', marks=pytest.mark.version), ON_DEMAND])
+# At random moments, a thousand times: `python -m tests.starts`.
+@pytest.mark.parametrize("config", [pytest.param(starts.LISTED, marks=pytest.mark.version), starts.ON_DEMAND])
 def test_a_script_that_connects_at_any_moment_of_the_start_harms_nothing(start: Callable[..., Program], config: str) -> None:
-    generator = random.Random(5)
-    # `STARTS=1000` for a thousand.
-    for _ in range(int(os.environ.get("STARTS", "4"))):
-        program = start(config, BUSY, "-W", "error")
-        # Not to wait for anything: to come at another moment each time.
-        time.sleep(generator.random() * 0.3)
-        try:
-            session = xpc_instrument.connect("shop", timeout=30)
-        except xpc_instrument.XpcError as error:
-            program.kill()
-            raise AssertionError(f"{error}; the program has said:\n{program.text}") from None
-        with session:
-            session.instead("shop:charge", lambda n: "hooked")
-            assert program.read_until("[") == "[0, 0, 0]", program.text
-            program.send_line()
-            assert program.read_line() == "hooked", program.text
-        assert program.wait() == 0
-        # On a crowded machine the script may take more than the second that a start waits for it, which is said.
-        assert len([line for line in program.output if "told of this process" not in line]) == 2, program.text
+    for moment in ("", "began", "imported", "forked"):
+        program = start(config, starts.SOURCE, "-W", "error")
+        if moment:
+            program.read_until(moment)
+        starts.go_through(program, PATIENCE)
