@@ -23,13 +23,6 @@ else:
 # How long a thread of the application that computes may keep the others waiting meanwhile, in seconds. Imports here let go of the global
 # interpreter lock a thousand times, and would take as many times the usual 5 ms.
 _SWITCHING = 0.0002
-# What others look up in `sys.modules` without importing it, as `dataclasses` does with `typing` for each class, with what it imports: half
-# imported it must not be found. It is run within one switch interval, in seconds, of which it takes a tenth.
-_LOOKED_UP = (
-    ("functools", ("abc", "collections", "reprlib", "types")),
-    ("typing", ("collections.abc", "contextlib", "copyreg", "operator", "re", "types", "warnings", "_typing")),
-)
-_WHOLE = 0.05
 
 
 class _Sources:
@@ -71,52 +64,6 @@ class _Finder:
         if path is None and name in self._folders:
             return machinery.PathFinder.find_spec(name, [self._folders[name]])
         return None
-
-
-class _Ready:
-    """Imports one module whose code is at hand; then it is as any other."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._spec: Any = sys.modules["_frozen_importlib_external"].PathFinder.find_spec(name)
-        if self._spec is None:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-        self._loader = self._spec.loader
-        self._code = self._loader.get_code(name)
-        self._spec.loader = self
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        return self._spec if name == self._name else None
-
-    def create_module(self, spec: Any) -> None:
-        return None
-
-    def exec_module(self, module: Any) -> None:
-        module.__spec__.loader = module.__loader__ = self._loader
-        exec(self._code, module.__dict__)  # noqa: S102 - of the standard library
-
-
-def _import_whole(name: str, needed: Any) -> None:
-    for one in needed:
-        try:
-            __import__(one)
-        except ImportError:
-            pass  # of other versions
-    if name in sys.modules:
-        return
-    usual = sys.getswitchinterval()
-    sys.setswitchinterval(max(usual, _WHOLE))
-    try:
-        ready = _Ready(name)
-        sys.meta_path.insert(0, ready)
-        # Who waits for the lock gets it now, and waits for as long as that the next time.
-        sleep(0.001)
-        try:
-            __import__(name)
-        finally:
-            sys.meta_path[:] = [one for one in sys.meta_path if one is not ready]
-    finally:
-        sys.setswitchinterval(usual)
 
 
 class _Watch:
@@ -179,19 +126,6 @@ def _leave(report: Any) -> None:
     control.stop()
 
 
-def _in_the_way(folder: str) -> str:
-    """Why nothing may be imported here; "" if it may."""
-    try:
-        with open(folder + "/needed.py", "rb") as file:
-            text = file.read()
-        needed: Any = {"__name__": "xpc_agent.bootstrap.needed"}
-        exec(text, needed)  # noqa: S102 - the agent's own
-        found = needed["in_the_way"]()
-        return f"{found} would be imported in place of the standard library's module, which the agent needs" if found else ""
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-
-
 def _raised_in(error: BaseException) -> str:
     trace: Any = error.__traceback__
     while trace.tb_next is not None:
@@ -219,15 +153,19 @@ def _unseen(error: BaseException) -> str:
 
 def _prepare(folder: str) -> str:
     """Import what is needed before anything else; why nothing may be imported here, or "" if it may."""
-    why = _in_the_way(folder)
-    if not why:
-        try:
-            for name, needed in _LOOKED_UP:
-                _import_whole(name, needed)
-            __import__("json")
-        except Exception as error:
-            why = _unseen(error) or f"{type(error).__name__}: {error}"
-    return why
+    try:
+        with open(folder + "/needed.py", "rb") as file:
+            text = file.read()
+        needed: Any = {"__name__": "xpc_agent.bootstrap.needed"}
+        exec(text, needed)  # noqa: S102 - the agent's own
+        found = needed["in_the_way"]()
+        if found:
+            return f"{found} would be imported in place of the standard library's module, which the agent needs"
+        needed["import_looked_up"](get_ident, sleep)
+        __import__("json")
+    except Exception as error:
+        return _unseen(error) or f"{type(error).__name__}: {error}"
+    return ""
 
 
 def _refusing(why: str, thread: int) -> bytes:

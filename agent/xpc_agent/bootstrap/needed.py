@@ -1,8 +1,9 @@
-"""What the agent imports of the standard library, and which files of an application stand in the way of it.
+"""What the agent imports of the standard library, which files of an application stand in the way of it, and what comes first of it.
 
 Rules:
 - An import of the agent's must not run a file of the application that it has not imported itself, such as its own `selectors.py`; nor may
   the standard library's module take its place for the application. So there the agent stays out.
+- What others look up in `sys.modules` without importing it is imported before all else, so that nobody finds the half of it.
 - It is run as text before anything is imported, by the stand-in and in a process that is attached to. Builtins only.
 """
 
@@ -23,6 +24,10 @@ NEEDED = frozenset((
     "types", "typing", "urllib", "uu", "uuid", "warnings", "weakref", "zipfile", "zipimport", "zlib",
 ))
 # fmt: on
+# What the standard library itself looks up without importing it, as `dataclasses` does with `typing` for each class.
+_LOOKED_UP = ("functools", "typing")
+# For how many milliseconds at most somebody waits for what he has looked up. Running it takes a few; it may wait for him.
+_PATIENCE = 1000
 # And of others.
 _OF_OTHERS = ("cloudpickle", "wrapt")
 
@@ -50,3 +55,57 @@ def in_the_way():  # type: ignore[no-untyped-def]
                 return spec.origin
             break
     return ""
+
+
+class _Waited:
+    """Finds one module; whoever has looked it up while another thread runs it waits for the names that it does not have yet."""
+
+    def __init__(self, name, get_ident, sleep):  # type: ignore[no-untyped-def]
+        self._name = name
+        self._get_ident = get_ident
+        self._sleep = sleep
+        self._spec = sys.modules["_frozen_importlib_external"].PathFinder.find_spec(name)
+        if self._spec is None:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        self._loader = self._spec.loader
+        self._spec.loader = self
+
+    def find_spec(self, name, path=None, target=None):  # type: ignore[no-untyped-def]
+        return self._spec if name == self._name else None
+
+    def create_module(self, spec):  # type: ignore[no-untyped-def]
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module):  # type: ignore[no-untyped-def]
+        module.__spec__.loader = module.__loader__ = self._loader
+        names, thread = module.__dict__, self._get_ident()
+        has_run: "list[bool]" = []
+
+        def wait(name):  # type: ignore[no-untyped-def]
+            tries = _PATIENCE if self._get_ident() != thread else 0
+            while tries and not has_run:
+                self._sleep(0.001)
+                tries -= 1
+            if name in names:
+                return names[name]
+            raise AttributeError(f"module {self._name!r} has no attribute {name!r}")
+
+        names["__getattr__"] = wait
+        try:
+            self._loader.exec_module(module)
+        finally:
+            has_run.append(True)
+            if names.get("__getattr__") is wait:
+                del names["__getattr__"]
+
+
+def import_looked_up(get_ident, sleep):  # type: ignore[no-untyped-def]
+    """Import what others look up; the functions are those that gevent and eventlet have not patched."""
+    for name in _LOOKED_UP:
+        if name not in sys.modules:
+            finder = _Waited(name, get_ident, sleep)  # type: ignore[no-untyped-call]
+            sys.meta_path.insert(0, finder)
+            try:
+                __import__(name)
+            finally:
+                sys.meta_path[:] = [one for one in sys.meta_path if one is not finder]

@@ -226,7 +226,7 @@ class Stub:
         self._usual = sys.getswitchinterval()
         try:
             sys.setswitchinterval(min(self._usual, _SWITCHING))
-            _stay_out()
+            _prepare()
             may_load = self._may_load()
             if may_load:
                 from xpc_agent.life.autostart import autostart
@@ -538,8 +538,8 @@ def _forget_imports(thread: int) -> None:
                 del sys.modules[name]
 
 
-def _stay_out() -> None:
-    """ImportError where a file of the application stands in the way of what the agent would import."""
+def _prepare() -> None:
+    """Import what comes first. ImportError where a file of the application stands in the way of what the agent would import."""
     with open(_HERE + "/needed.py", "rb") as file:
         text = file.read()
     needed: dict[str, Any] = {"__name__": "xpc_agent.bootstrap.needed"}
@@ -547,6 +547,7 @@ def _stay_out() -> None:
     found = needed["in_the_way"]()
     if found:
         raise ImportError(f"{found} would be imported in place of the standard library's module")
+    needed["import_looked_up"](get_ident, sleep)
 
 
 def _is_same(descriptor: int, inode: int) -> bool:
