@@ -5,6 +5,8 @@ Rules:
   use, and one that nobody has.
 - The local events of a code object are the union of what was added. So whoever adds lines to a function does not take the calls away that
   somebody else looks at, and the other way round. Who adds events to a code object keeps it alive until they are dropped.
+- Threads of the application come here too, where a tree grows: where another one has the lock for long, they go on without. What is told of
+  a code object is put together anew whenever it changes, so that holds then too, unless two change it in the same moment.
 - Events have one callback each. It is called for each thread that runs such code, and sees to it itself that it has nothing to do there.
 """
 
@@ -15,7 +17,7 @@ from types import CodeType
 from typing import Any, Callable, Dict, Iterable, Mapping, Optional, Set
 
 from xpc_instrument.core.model.errors import TargetError
-from xpc_instrument.core.unpatched import RLock
+from xpc_instrument.core.unpatched import Brief
 
 # Those without a meaning of their own come first.
 _IDS = (4, 3, 5)
@@ -31,7 +33,7 @@ class Monitoring:
 
     def __init__(self) -> None:
         self._owners: Set[str] = set()
-        self._changing = RLock()
+        self._changing = Brief()
         # By the number of a code object, and by owner.
         self._added: Dict[int, Dict[str, int]] = {}
         # Those that a tree has added, to many thousands of code objects, for as long as it grows.
@@ -119,7 +121,7 @@ class Monitoring:
 
     def reset_after_fork(self) -> None:
         """In a forked child, where another thread of the parent may have held the lock; what was added stays."""
-        self._changing = RLock()
+        self._changing = Brief()
 
 
 def _union(added: Mapping[str, int]) -> int:

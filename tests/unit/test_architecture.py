@@ -69,7 +69,7 @@ THIRD_PARTY = {
     "gevent": {"xpc_instrument.core.wire.hubs"},
     "gevent.hub": {"xpc_instrument.core.wire.hubs"},
     "eventlet": {"xpc_instrument.core.wire.hubs"},
-    "cloudpickle": {"xpc_instrument.core.values.pickling"},
+    "cloudpickle": {"xpc_instrument.core.values.by_value"},
     # For type checkers only.
     "typing_extensions": {"xpc_instrument.core.model.record"},
     "tomli": {"xpc_instrument.core.config.lines"},

@@ -6,6 +6,9 @@ Rules:
 - The originals are taken once, when this module is imported: from the standard library if nothing is patched yet, otherwise from the
   library that patched it. Looked up in their modules later, they would be the patched ones.
 - A lock from here is held for a moment only, and never during a wait: a thread that blocks on it blocks all of its greenlets.
+- No thread of the application waits for a lock of ours without a limit, unless what runs with it is a step or two of C: a collection of
+  garbage may begin wherever Python code runs, and a `__del__` of the application's wait there, for as long as it likes, for a lock that
+  belongs to the very thread that waits for ours. `Brief` is for such places, where not to have the lock costs little.
 """
 
 from __future__ import annotations
@@ -127,6 +130,55 @@ class RLock:
 
 def _no_lock() -> None:
     """Where the first one is still to come."""
+
+
+# How long a thread waits for a `Brief`, in seconds. Whoever has it needs some microseconds, and a slice of the processor.
+_BRIEF = 0.05
+
+
+class Brief:
+    """A lock for a moment that no thread waits for without a limit: `with lock() as held:`.
+
+    `held` is false where another thread has had it for long: it does something of the application's in there. What cannot go without is
+    left then, or done later. The next ones do not wait at all, until one of them finds it free. A thread may take it again.
+    """
+
+    __slots__ = ("_lock", "_patience", "patience")
+
+    def __init__(self, patience: float = _BRIEF) -> None:
+        self._lock = RLock()
+        self._patience = patience
+        self.patience = patience
+        """How long the next one waits, in seconds."""
+
+    def __call__(self) -> _Holding:
+        return _Holding(self, self._lock())
+
+    def was_free(self, free: bool) -> None:
+        """What the last one found."""
+        self.patience = self._patience if free else 0.0
+
+
+class _Holding:
+    """Interrupted at its ends it may keep the lock, which then goes with it."""
+
+    __slots__ = ("_brief", "_held", "_lock")
+
+    def __init__(self, brief: Brief, lock: Any) -> None:
+        self._brief = brief
+        self._lock = lock
+        self._held = False
+
+    def __enter__(self) -> bool:
+        brief = self._brief
+        self._held = self._lock.acquire(True, brief.patience)
+        brief.was_free(self._held)
+        return self._held
+
+    def __exit__(self, *_: object) -> None:
+        if self._held:
+            self._held = False
+            self._lock.release()
 
 
 class Semaphore:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Dict, List, Tuple, Type
 from xpc_instrument.core.model.interrupts import raise_interrupt
 from xpc_instrument.core.node.threads import PAUSE_TIMEOUT, Run, ServiceThread
 from xpc_instrument.core.node.wake import WakePipe
-from xpc_instrument.core.unpatched import POLLIN, POLLOUT, allocate_lock, monotonic, poll
+from xpc_instrument.core.unpatched import POLLIN, POLLOUT, Brief, allocate_lock, monotonic, poll
 
 from ..guard import guard_thread, guarded
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("xpc_agent")
 
 
+# How long a thread waits for the one that starts the sender, in seconds.
+_BRIEF = 0.01
 # How long the end of the process waits for the sender, which has had its time, in seconds.
 _END_TIMEOUT = 0.1
 
@@ -39,7 +41,7 @@ class Sender:
         self.source = ""
         self.next_batch = itertools.count(1).__next__
         self._queues: List[EventQueue] = []
-        self._lock = allocate_lock()
+        self._lock = Brief(_BRIEF)
         self._pipe = WakePipe()
         # Released to end a nap, in which nothing is under way; else the thread polls.
         self._nap = allocate_lock()
@@ -52,7 +54,7 @@ class Sender:
 
     def add(self, hook: QueuedHook, queue_of: Type[EventQueue]) -> EventQueue:
         """The queue for a new hook's session. What packs values, `queue_of`, is loaded with the first hook, and nothing here."""
-        with self._lock:
+        with self._lock():
             queue = next((one for one in self._queues if one.session == hook.session and not one.gone), None)
             if queue is None:
                 queue = queue_of(hook.session, self)
@@ -100,10 +102,8 @@ class Sender:
 
     @guarded
     def _start(self) -> None:
-        if not self._lock.acquire(True, 0.01):
-            return  # held in this same thread, which a signal handler has interrupted: it goes on with it
-        try:
-            if self._thread.running or self._held or not self._queues:
+        with self._lock() as held:
+            if not held or self._thread.running or self._held or not self._queues:
                 return
             self._pipe.open()
             self.source = self.source or f"{os.getpid()}-{os.urandom(8).hex()}"
@@ -112,8 +112,6 @@ class Sender:
             except RuntimeError as error:
                 raise_interrupt(error)
                 log.error("no thread can be started to send events, which are dropped when their queue is full: %s", error)
-        finally:
-            self._lock.release()
 
     def _run(self, run: Run) -> None:
         guard_thread()
@@ -163,7 +161,9 @@ class Sender:
             return True
         if self._queues and all(queue.needed for queue in self._queues):
             return False
-        with self._lock:
+        with self._lock() as held:
+            if not held:
+                return False
             self._queues = [queue for queue in self._queues if queue.needed]
             if not self._queues:
                 run.due = False
@@ -185,7 +185,7 @@ class Sender:
 
     def reset_after_fork(self) -> None:
         """In a forked child: begin with empty queues and without a thread."""
-        self._lock = allocate_lock()
+        self._lock = Brief(_BRIEF)
         self._pipe.close()
         self._nap, self._napping = allocate_lock(), False
         self._held = self._finishing = False

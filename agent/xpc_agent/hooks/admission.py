@@ -6,7 +6,8 @@ Rules:
 - Inside a function's code it is asked before the guard, which costs as much as all the rest, and what goes without the hook should cost
   least. So what a thread comes to during work of ours counts as skipped too, while the hook is suspended or left to chance; but it takes
   neither the trial nor anything else of which there is only so much.
-- No thread waits here: a lock is taken for a moment, and only where the state of a suspension changes or tokens are counted.
+- No thread waits here: a lock is taken for a moment, and only where the state of a suspension changes or tokens are counted. Where another
+  thread has it for longer, what an invocation has to tell of the suspension is not noted: the next one says as much.
 - Suspension is a circuit breaker. A hook that fails so many times in a row is suspended: invocations go on without it. After a pause one
   invocation tries it, while the others still go without. If that succeeds the hook is back; if not, the next pause is twice as long, up
   to a maximum.
@@ -27,7 +28,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from xpc_instrument.core.model.local import INJECT
 from xpc_instrument.core.model.terms import Terms
-from xpc_instrument.core.unpatched import RLock, allocate_lock, get_ident, monotonic
+from xpc_instrument.core.unpatched import Brief, allocate_lock, get_ident, monotonic
 from xpc_instrument.core.wire.tokens import Purse
 
 from ..guard import guard
@@ -130,7 +131,7 @@ class Admission:
         self._pause = 0.0
         self._trial = 0
         # A signal handler may come here in the thread that is here already.
-        self._lock = RLock()
+        self._lock = Brief()
         self._swing()
 
     def _swing(self) -> None:
@@ -268,7 +269,9 @@ class Admission:
         return self.suspended and self._clock() < self.retry_at
 
     def _claim(self) -> bool:
-        with self._lock():
+        with self._lock() as held:
+            if not held:
+                return False
             now = self._clock()
             if self.suspended:
                 if now < self.retry_at:
@@ -287,7 +290,9 @@ class Admission:
 
     def failed(self, cause: str, counters: Optional[HookCounters] = None) -> Optional[float]:
         """A call failed. Returns the pause in seconds if that suspends the hook, which is counted in `counters`, else in its own."""
-        with self._lock():
+        with self._lock() as held:
+            if not held:
+                return None
             if self.suspended:
                 # One that began before the suspension says nothing new.
                 if self._trial == get_ident():
@@ -312,7 +317,9 @@ class Admission:
 
     def succeeded(self) -> bool:
         """A call succeeded; to be called only if there are `failures`. True if the hook is back from a suspension."""
-        with self._lock():
+        with self._lock() as held:
+            if not held:
+                return False
             self.failures = 0
             if not self.suspended:
                 return False
@@ -325,6 +332,7 @@ class Admission:
         """The waiting thread left before there was an answer: if it was trying the hook, another one may after the same pause again."""
         if self._trial == get_ident():
             with self._lock():
+                # Whoever has the lock: nobody else tries it.
                 self._trial = 0
                 self.retry_at = self._clock() + (self._pause if pause is None else pause)
 

@@ -3,7 +3,7 @@
 Rules:
 - A thread changes the cells of its own table only. Who reads copies them: the numbers of a cell whose thread is just counting may be one
   apart, and are exact when it has counted.
-- A thread that ends leaves its table behind, which is added to the past by whoever looks next.
+- A thread that ends leaves its table behind, which is added to the past by whoever looks next, unless another thread is just at it.
 - The first keys that come are counted apart, up to `MOST_KEYS` in all threads; the others together, as `OTHER`.
 - Counting is text (`counting`), which whoever counts puts into a function of its own, with `names()` for its globals: to call a function
   takes a sixth of all that it does. Nothing that it calls can be a target.
@@ -13,15 +13,17 @@ Rules:
 from __future__ import annotations
 
 import weakref
+from collections import deque
 from math import frexp
-from typing import Any, Callable, Dict, List, Optional, Tuple, Union
+from typing import Any, Callable, Deque, Dict, Optional, Tuple, Union
 
 from xpc_instrument.core.model.aggregate import BUCKETS, COUNT, ERRORS, MOST_KEYS, OTHER, Cell, Key, Table, bucket_of, merge, new_cell
-from xpc_instrument.core.unpatched import Local, RLock
+from xpc_instrument.core.model.interrupts import raise_interrupt
+from xpc_instrument.core.unpatched import Brief, Local
 
 from ..generated import compiled
 from ..guard import guarded
-from .counters import Count
+from .count import Count
 
 # After so many tables those of threads that have ended are added up.
 _TABLES = 64
@@ -119,16 +121,15 @@ class Aggregate:
     def __init__(self, single: bool = False) -> None:
         self.single = single
         self.constant: Optional[Union[int, float]] = None
-        self._lock = RLock()
         self.unusable, self.rejected = Count(), Count()
         self.reset()
 
     def reset(self) -> None:
         """Begin at zero, in a forked child too, where another thread of the parent may have held the lock; `names` are others then."""
-        self._lock = RLock()
+        self._lock = Brief()
         self._known: Dict[Key, None] = {}
         self._past: Table = {}
-        self._tables: List[Tuple[Callable[[], Any], Table]] = []
+        self._tables: Deque[Tuple[Callable[[], Any], Table]] = deque()
         self._here = _Here()
         self.unusable.reset()
         self.rejected.reset()
@@ -152,10 +153,11 @@ class Aggregate:
         table: Table = {}
         here = self._here
         here.mine = _Mine()
-        with self._lock():
-            self._tables.append((weakref.ref(here.mine), table))
-            if len(self._tables) > _TABLES:
-                self._bury()
+        self._tables.append((weakref.ref(here.mine), table))
+        if len(self._tables) > _TABLES:
+            with self._lock() as held:
+                if held:
+                    self._bury()
         here.table = table
         return table
 
@@ -170,20 +172,22 @@ class Aggregate:
 
     def _bury(self) -> None:
         """Add what threads have counted that have ended. The lock is held."""
-        alive: List[Tuple[Callable[[], Any], Table]] = []
-        for one in self._tables:
+        for one in self._tables.copy():
             if one[0]() is None:
+                try:
+                    self._tables.remove(one)
+                except ValueError as error:
+                    raise_interrupt(error, of_values=True)
+                    continue  # in this same thread, which a signal handler has interrupted
                 merge(self._past, one[1])
-            else:
-                alive.append(one)
-        self._tables = alive
 
     def total(self) -> Table:
         """A copy of all that was counted so far."""
         whole: Table = {}
-        with self._lock():
-            self._bury()
-            for table in (self._past, *(table for _, table in self._tables)):
+        with self._lock() as held:
+            if held:
+                self._bury()
+            for table in (self._past, *(table for _, table in self._tables.copy())):
                 merge(whole, table.copy())
         return {self._key_of(key): self._cell_of(cell) for key, cell in whole.items()}
 

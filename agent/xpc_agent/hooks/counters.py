@@ -1,8 +1,8 @@
 """What is counted of the hooks on a probe point.
 
 Rules:
-- Calls and skipped invocations are counted by `Count`, which is exact and takes no lock. Failures and suspensions take a lock: they are
-  rare, and dear anyway.
+- Calls and skipped invocations are counted by `Count`, which is exact and takes no lock. All else that a thread of the application has to
+  tell is appended to a queue, one atomic step, and summed up by whoever looks: no thread waits for another one here.
 - Bytes and waits are counted on the lane, which one thread at a time uses, and charged to the hook when the lane is used for another one
   or dropped. Whoever asks meanwhile adds what the lanes still hold.
 - A hook that has gone keeps its counters for a while, since invocations that were under way still count to it.
@@ -10,13 +10,14 @@ Rules:
 
 from __future__ import annotations
 
-import itertools
 from collections import deque
-from typing import Any, Callable, Deque, Dict, Iterable, Iterator, Mapping, Optional, Tuple
+from typing import Any, Callable, Deque, Dict, Iterable, Iterator, Mapping, Optional, Tuple, Union
 
+from xpc_instrument.core.model.interrupts import raise_interrupt
 from xpc_instrument.core.model.stats import Figures
-from xpc_instrument.core.unpatched import RLock
+from xpc_instrument.core.unpatched import Brief
 
+from .count import Count
 from .sampling import Sampler
 
 SKIPPED = ("sample", "rate", "suspended", "when")
@@ -26,33 +27,9 @@ _KEPT = 32
 # So much of what lanes have counted is kept apart until it is summed up.
 _PARTS = 256
 
-
-class Count:
-    """A number that any thread may raise at any time: `up()` is one step of C code, so that none is lost. `back()` takes one back."""
-
-    __slots__ = ("_back", "_base", "_numbers", "back", "besides", "up")
-
-    def __init__(self) -> None:
-        # From 1 on: what `up` gives is true, which admission makes use of.
-        self._base = 0
-        self._numbers, self._back = itertools.count(1), itertools.count(1)
-        self.up, self.back = self._numbers.__next__, self._back.__next__
-        # What is counted elsewhere.
-        self.besides: Optional[Callable[[], int]] = None
-
-    @property
-    def value(self) -> int:
-        """How often `up` was called, less how often `back`, and what is counted besides."""
-        return _next(self._numbers) - _next(self._back) - self._base + (self.besides() if self.besides is not None else 0)
-
-    def reset(self) -> None:
-        """Begin at zero; `up` stays the same function."""
-        self._base += self.value
-
-
-def _next(numbers: Iterator[int]) -> int:
-    """The only way to look at it without taking a number."""
-    return int(repr(numbers)[len("count(") : -1])
+# What a lane has counted (bytes sent and received, and seconds waited, in all and at most at once), or the cause of a failure, or None for
+# a suspension.
+_Part = Union[Tuple[int, int, float, float], str, None]
 
 
 class HookCounters:
@@ -60,6 +37,7 @@ class HookCounters:
     raised by the thread that sends the batches."""
 
     __slots__ = (
+        "_failures",
         "_lock",
         "_longest",
         "_parent",
@@ -67,28 +45,26 @@ class HookCounters:
         "_received",
         "_sampler",
         "_sent",
+        "_suspensions",
         "_waited",
         "batched",
         "calls",
         "dropped",
-        "failures",
         "skipped",
-        "suspensions",
     )
 
     def __init__(self) -> None:
         self.calls = Count()
         self.skipped = {why: Count() for why in SKIPPED}
         self._sampler: Optional[Sampler] = None
-        self.failures: Dict[str, int] = {}
-        self.suspensions = 0
         self.batched = self.dropped = 0
+        self._failures: Dict[str, int] = {}
+        self._suspensions = 0
         self._sent = self._received = 0
         self._waited = self._longest = 0.0
-        self._parts: Deque[Tuple[int, int, float, float]] = deque()
+        self._parts: Deque[_Part] = deque()
         self._parent: Optional[Counters] = None
-        # A signal handler or a `__del__` may come here in the thread that is here already.
-        self._lock = RLock()
+        self._lock = Brief()
 
     def sampler(self, sample: float, chance: Callable[[], float]) -> Sampler:
         """What takes a part `sample` of the invocations, and counts here."""
@@ -99,93 +75,144 @@ class HookCounters:
 
     def fail(self, cause: str) -> None:
         """Count a failure."""
-        with self._lock():
-            if self._parent is None:
-                self.failures[cause] = self.failures.get(cause, 0) + 1
-                return
-        self._parent.add(Figures(failures={cause: 1}))
+        self._note(cause)
 
     def suspend(self) -> None:
         """Count a suspension."""
-        with self._lock():
-            self.suspensions += 1
+        self._note(None)
 
     def settle(self, sent: int, received: int, waited: float, longest: float) -> None:
         """Take over what a lane has counted: bytes, and seconds waited, in all and at most at once."""
-        if self._parent is not None:
-            self._parent.add(_of_lane(sent, received, waited, longest))
-            return
         # Each call comes here where several hooks of a script take turns on a lane: one atomic step, and the sums later.
         self._parts.append((sent, received, waited, longest))
-        if len(self._parts) > _PARTS:
+        if self._parent is not None or len(self._parts) > _PARTS:
             self._sum_up()
 
     def waited(self, seconds: float) -> None:
         """Count what a thread has waited that got no lane."""
         self.settle(0, 0, seconds, seconds)
 
+    def _note(self, part: _Part) -> None:
+        self._parts.append(part)
+        if self._parent is not None:
+            self._sum_up()
+
     def _sum_up(self) -> None:
-        with self._lock():
-            while self._parts:
-                sent, received, waited, longest = self._parts.popleft()
+        # Looked for after the part was appended, and set before `flush_to` takes what is there: one of the two has it.
+        parent = self._parent
+        if parent is not None:
+            parent.add(self._parts)
+            return
+        with self._lock() as held:
+            # Else another thread does it.
+            if held:
+                self._drain()
+
+    def _drain(self) -> None:
+        """The lock is held."""
+        for part in _taken(self._parts):
+            if type(part) is tuple:
+                sent, received, waited, longest = part
                 self._sent += sent
                 self._received += received
                 self._waited += waited
                 self._longest = max(self._longest, longest)
+            elif type(part) is str:
+                self._failures[part] = self._failures.get(part, 0) + 1
+            else:
+                self._suspensions += 1
 
     def flush_to(self, parent: Counters) -> Figures:
         """All that was counted. What comes later is counted by `parent`, the counters of the probe point."""
-        with self._lock():
+        with self._lock() as held:
             self._parent = parent
-            return self.figures()
+            if held:
+                self._drain()
+            else:
+                parent.add(self._parts)
+            return self._figures()
+
+    @property
+    def failures(self) -> Dict[str, int]:
+        """How many there were, by cause."""
+        return dict(self.figures().failures)
+
+    @property
+    def suspensions(self) -> int:
+        """How many there were."""
+        return self.figures().suspensions
 
     def figures(self) -> Figures:
         """What was counted so far, but for what is still on the lanes."""
-        self._sum_up()
-        with self._lock():
-            lanes = _of_lane(self._sent, self._received, self._waited, self._longest)
-            failures = dict(self.failures)
-        return lanes.plus(
+        with self._lock() as held:
+            # Else what another thread is about to add is missing.
+            if held:
+                self._drain()
+            return self._figures()
+
+    def _figures(self) -> Figures:
+        return _of_lane(self._sent, self._received, self._waited, self._longest).plus(
             Figures(
                 calls=self.calls.value + self.batched,
                 skipped={why: count.value for why, count in self.skipped.items() if count.value},
-                failures=failures,
-                suspensions=self.suspensions,
+                failures=self._failures.copy(),
+                suspensions=self._suspensions,
                 dropped=self.dropped,
             )
         )
 
 
+def _taken(parts: Deque[_Part]) -> Iterator[_Part]:
+    """All of them, each to whom it is given alone."""
+    while True:
+        try:
+            part = parts.popleft()
+        except IndexError as error:
+            raise_interrupt(error, of_values=True)
+            return
+        yield part
+
+
 class Counters:
     """Of one probe point in this process: what is left of the hooks that it had."""
 
-    __slots__ = ("_gone", "_lock", "_past")
+    __slots__ = ("_gone", "_late", "_lock", "_past")
 
     def __init__(self) -> None:
         self._past = Figures()
         self._gone: Deque[HookCounters] = deque()
-        self._lock = RLock()
+        # Of hooks that have gone long ago.
+        self._late: Deque[Figures] = deque()
+        self._lock = Brief()
 
     def retire(self, counters: HookCounters) -> None:
         """A hook has gone."""
-        with self._lock():
-            if counters in self._gone:
+        with self._lock() as held:
+            if counters in list(self._gone):
                 return
             self._gone.append(counters)
-            while len(self._gone) > _KEPT:
+            # Else the next one does it.
+            while held and len(self._gone) > _KEPT:
                 self._past = self._past.plus(self._gone.popleft().flush_to(self))
 
-    def add(self, figures: Figures) -> None:
+    def add(self, parts: Deque[_Part]) -> None:
         """Take over what was counted of a hook that has gone long ago."""
-        with self._lock():
-            self._past = self._past.plus(figures)
+        for part in _taken(parts):
+            if type(part) is tuple:
+                self._late.append(_of_lane(*part))
+            elif type(part) is str:
+                self._late.append(Figures(failures={part: 1}))
+            else:
+                self._late.append(Figures(suspensions=1))
 
     def figures(self, hooks: Iterable[HookCounters], lanes: Mapping[HookCounters, Figures]) -> Figures:
         """Of all hooks that the probe point had and has; `lanes` as `on_lanes` gives them."""
-        with self._lock():
+        with self._lock() as held:
+            while held and self._late:
+                self._past = self._past.plus(self._late.popleft())
             total = self._past
             # In one step with the past, lest one that is just retired is missed or counted twice.
-            for counters in {*self._gone, *hooks}:
+            for counters in {*self._gone.copy(), *hooks}:
                 total = total.plus(counters.figures()).plus(lanes.get(counters, Figures()))
         return total
 

@@ -15,6 +15,7 @@ Rules:
 from __future__ import annotations
 
 import builtins
+import itertools
 import sys
 import time
 from _random import Random  # the class in C that `random` is made of, which takes longer to import than all else here
@@ -29,14 +30,14 @@ from xpc_instrument.core.model.aggregate import BUCKETS, COUNT, LEAST, MOST, Tab
 from xpc_instrument.core.model.errors import TargetError
 from xpc_instrument.core.model.fault import NONE, Term, parse_terms
 from xpc_instrument.core.model.interrupts import raise_interrupt
-from xpc_instrument.core.unpatched import RLock, perf_counter
+from xpc_instrument.core.unpatched import perf_counter
 
 from ..guard import guard
 from ..relay import RelayedPeer
 from ..targets.module import find_module
 from ..targets.raw import is_a, of_class, raw_attribute
 from ..targets.resolve import Kind, Resolved
-from .counters import Count
+from .count import Count
 from .entrance import Entrance
 from .failures import log
 from .gate import PASS, Args, Entered, Gate, Kwargs
@@ -101,12 +102,13 @@ return answer
 class _Made:
     """A term, ready to be done."""
 
-    __slots__ = ("done", "index", "kind", "left", "term")
+    __slots__ = ("done", "index", "kind", "number", "term")
 
     def __init__(self, index: int, term: Term) -> None:
         self.index = index
         self.term = term
-        self.left = term.times
+        # Threads that come at once get different ones, in one atomic step.
+        self.number = itertools.count().__next__
         self.kind: Optional[Type[Exception]] = exception_named(term.type) if term.action == "raise" else None
         if self.kind is not None:
             _try_to_make(self.kind, term)
@@ -124,7 +126,6 @@ class FaultHook(LocalHook):
         # A process behind another's address has no timer: there each invocation looks at the clock.
         self._is_ended_by_timer = not _isinstance(args[2], RelayedPeer)
         self._random = Random()
-        self._choosing = RLock()
         self._made: Tuple[_Made, ...] = ()
         self._none = Count()
         # Those that sleep now.
@@ -198,8 +199,7 @@ class FaultHook(LocalHook):
         return kind is Kind.SYNC
 
     def reset_after_fork(self, pid: int) -> None:
-        # Another thread of the parent may have held it; and each process rolls dice of its own.
-        self._choosing = RLock()
+        # Each process rolls dice of its own.
         self._random = Random()
         # It has no timer before its session has come; and its counters are others.
         if self.way.entrance is not None:
@@ -332,11 +332,8 @@ class FaultHook(LocalHook):
             term = made.term
             if term.probability < 1.0 and self._random.random() >= term.probability:
                 continue
-            if made.left is not None:
-                with self._choosing():
-                    if made.left <= 0:
-                        continue
-                    made.left -= 1
+            if term.times is not None and made.number() >= term.times:
+                continue
             if term.action == "off":
                 made.done.up()
                 return None

@@ -28,7 +28,7 @@ from ..trees.codes import is_ours
 from ..trees.forest import PER_CALL, Growing, forest
 from ..trees.growth import error_name, rows_of
 from .budget import BUDGET
-from .counters import Count
+from .count import Count
 from .gate import ALWAYS, PASS, Args, Entered, Gate, Kwargs, Proceeding, Way
 from .invocation import next_number
 from .shown import ShownHook

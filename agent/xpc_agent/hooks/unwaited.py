@@ -27,7 +27,7 @@ from ..events.queue import EventQueue
 from ..events.sender import Sender
 from ..generated import compiled
 from ..guard import guard, guarded
-from .counters import Count
+from .count import Count
 from .failures import log
 from .gate import ALWAYS, Args, Gate, Kwargs, Way
 from .invocation import Invocation, next_number

@@ -14,14 +14,15 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from typing import Callable, Dict, Optional, Protocol, Set, Tuple
+from collections import deque
+from typing import Callable, Deque, Dict, Optional, Protocol, Set, Tuple
 
 from xpc_instrument.core.discovery.doorbell import bell_name, ring
 from xpc_instrument.core.discovery.entry import own_root
 from xpc_instrument.core.node.host import Host
 from xpc_instrument.core.node.lanes import LanePool
 from xpc_instrument.core.node.peer import Peer
-from xpc_instrument.core.unpatched import allocate_lock, get_ident, monotonic
+from xpc_instrument.core.unpatched import Brief, get_ident, monotonic
 
 from ..events.sender import Sender
 from ..guard import guarded
@@ -34,6 +35,9 @@ log = logging.getLogger("xpc_agent")
 # How long a fork waits for the service thread beyond its usual time, in seconds, where there is no other thread.
 _LOADING_PATIENCE = 4.0
 
+# How long a fork waits for another one that is just pausing or resuming, in seconds.
+_PATIENCE = 0.5
+
 
 class Forks:
     """The forks that are under way. `announced`: whether children announce themselves, since each has an address of its own."""
@@ -45,14 +49,14 @@ class Forks:
         self._announced = announced
         # The pipes by thread; each tells the parent that its child is announced.
         self._births: Dict[int, Tuple[int, int]] = {}
-        # Held to pause and resume, so that only the first fork does the one, and the last the other.
-        self._lock = allocate_lock()
-        self._count = 0
+        # Held to pause and resume, so that only the last fork does the other. A thread of the application that cannot have it goes on.
+        self._lock = Brief(_PATIENCE)
+        self._under_way: Deque[None] = deque()
 
     def before(self, host: Optional[Host]) -> None:
         """End our threads."""
-        with self._lock:
-            self._count += 1
+        self._under_way.append(None)
+        with self._lock():
             if not self._pause(host) and _threads() == 2 and host is not None:
                 # It is loading something, and nobody but a crowded machine holds it up: beside it the fork would warn.
                 host.pause(_LOADING_PATIENCE)
@@ -81,9 +85,9 @@ class Forks:
                 os.close(birth[0])
             else:
                 host.await_birth(birth[0])
-        with self._lock:
-            self._count -= 1
-            if not self._count:
+        with self._lock():
+            self._under_way.pop()
+            if not self._under_way:
                 self._sender.resume()
                 self._table.resume()
                 self._lines.resume()
@@ -96,7 +100,7 @@ class Forks:
         for other in self._births.values():
             os.close(other[0])
             os.close(other[1])
-        self._births, self._count, self._lock = {}, 0, allocate_lock()
+        self._births, self._under_way, self._lock = {}, deque(), Brief(_PATIENCE)
         try:
             begin_anew()
         finally:

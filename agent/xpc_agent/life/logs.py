@@ -10,6 +10,7 @@ Rules:
   else of ours waits for it but a fork, and the end of the process, for a moment each.
 - It does not write while what a line goes to has no room for it (`_has_room`). To be stuck in a write would be to hold the locks of a
   handler and of `sys.stderr`, for which Python itself waits when the process ends.
+- Who logs takes no lock, those of `logging` included.
 - Handlers, filters and record factories are the application's code: they run in this thread, as work of ours, and what they raise costs one
   line.
 - No line is two lines: what is not printable is escaped, also in what an exception says, and tracebacks are indented. Of each kind of line
@@ -33,7 +34,7 @@ from xpc_instrument.core.unpatched import POLLOUT, allocate_lock, monotonic, pol
 from xpc_instrument.core.values.names import FAULTS
 
 from ..guard import guard_thread
-from ..hooks.counters import Count
+from ..hooks.count import Count
 
 LOGGERS = ("xpc_agent", "xpc_instrument")
 
@@ -106,6 +107,8 @@ class _Tap:
         logger = self.logger
         self._make, self._handle = logger.makeRecord, logger.handle
         self._own = {"makeRecord": self._taken, "handle": self._queued}
+        if type(logger).isEnabledFor is logging.Logger.isEnabledFor and "isEnabledFor" not in logger.__dict__:
+            self._own["isEnabledFor"] = self._is_enabled
         self._before = {name: logger.__dict__[name] for name in self._own if name in logger.__dict__}
         logger.__dict__.update(self._own)
 
@@ -115,6 +118,11 @@ class _Tap:
             if self.logger.__dict__.get(name) is own:
                 del self.logger.__dict__[name]
         self.logger.__dict__.update(self._before)
+
+    def _is_enabled(self, level: int) -> bool:
+        """In place of `Logger.isEnabledFor`, which takes the lock of `logging` for what it has not been asked since a level was set."""
+        logger = self.logger
+        return not logger.disabled and logger.manager.disable < level and level >= logger.getEffectiveLevel()
 
     def _taken(
         self,

@@ -12,15 +12,14 @@ Rules:
 
 from __future__ import annotations
 
+import functools
 import pickle
-import sys
-import threading
-import types
 from typing import Any, List, Optional, Sequence, Tuple
 
 from ..model.errors import PayloadError
 from ..model.interrupts import raise_interrupt
 from ..protocol.codec import Bytes
+from . import by_value
 from .classes import has_classes, load_with_classes
 from .names import FAULTS, describe, type_name
 from .plain import PROTOCOL, REDUCERS, dump_if_small
@@ -168,23 +167,9 @@ def _dump_by_value(value: Any, profile: PeerProfile, slack: int, cause: Optional
             f"{type_name(value)} holds code or a class that only this program has, and code does not cross between Python "
             f"{python_version()} and {profile.python}: put it into a module that both sides can import"
         ) from cause
-    import cloudpickle
-
     writer = _Writer(profile.limit + slack)
-    by_value = [module for module in map(sys.modules.get, profile.foreign) if isinstance(module, types.ModuleType)]
-    registered = []
     try:
-        with _by_value_lock:
-            known = cloudpickle.list_registry_pickle_by_value()
-            for module in by_value:
-                if module.__name__ not in known:
-                    cloudpickle.register_pickle_by_value(module)
-                    registered.append(module)
-            try:
-                cloudpickle.CloudPickler(writer, PROTOCOL, buffer_callback=writer.take_buffer).dump(value)
-            finally:
-                for module in registered:
-                    cloudpickle.unregister_pickle_by_value(module)
+        by_value.dump(value, writer, profile.foreign)
     except _TooLarge:
         raise _too_large(value, profile) from None
     except FAULTS as error:
@@ -193,15 +178,11 @@ def _dump_by_value(value: Any, profile: PeerProfile, slack: int, cause: Optional
     return b"".join(writer.pieces), writer.buffers
 
 
-# cloudpickle's registry of modules is global; ours are in it only while we pickle.
-_by_value_lock = threading.RLock()
-
-
 def load(body: Bytes, buffers: Sequence[Bytes]) -> Any:
     """The value in a payload. Raises `PayloadError` that says what could not be loaded."""
     try:
         if has_classes(body):
-            return load_with_classes(body, buffers)
+            return by_value.load(functools.partial(load_with_classes, body, buffers))
         return pickle.loads(body, buffers=buffers) if buffers else pickle.loads(body)
     except FAULTS as error:
         raise_interrupt(error, of_values=True)

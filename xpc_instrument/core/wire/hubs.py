@@ -14,7 +14,7 @@ from sys import modules
 from typing import Any, Callable, List, Optional
 
 from ..model.errors import DeadlineError
-from ..unpatched import allocate_lock, monotonic, read, write
+from ..unpatched import Brief, monotonic, read, write
 
 # The module that both libraries are made of.
 GREENLET = "greenlet"
@@ -123,15 +123,15 @@ class _GeventBell(Bell):
 
         self._hub = hub
         self._waiter = Waiter(hub)
-        self._closing = allocate_lock()
+        self._closing = Brief()
         self._closed = False
         # Started before anybody can ring: a watcher that is not started does not hear.
         self._watcher = hub.loop.async_()
         self._watcher.start(self._waiter.switch, True)
 
     def __call__(self) -> None:
-        with self._closing:
-            if not self._closed:
+        with self._closing() as held:
+            if held and not self._closed:
                 self._watcher.send()
 
     def wait(self, timeout: float) -> bool:
@@ -149,9 +149,11 @@ class _GeventBell(Bell):
         return True
 
     def close(self) -> None:
-        with self._closing:
+        with self._closing() as held:
             self._closed = True
-        self._watcher.close()
+        # Else somebody rings who has not looked yet: then it goes with its last reference.
+        if held:
+            self._watcher.close()
 
 
 # eventlet ----------------------------------------------------------------------------------------------------------------
@@ -186,29 +188,37 @@ class _Pipe(Bell):
         self._hub = hub
         self._reader, self._writer = os.pipe()
         _Pipe._open += 1
-        self._closing = allocate_lock()
-        self._rung = False
+        self._closing = Brief()
+        self._rung = self._over = False
 
     def __call__(self) -> None:
-        with self._closing:
-            if self._writer >= 0 and not self._rung:
+        with self._closing() as held:
+            if held and self._writer >= 0 and not self._rung:
                 self._rung = True
                 write(self._writer, b"w")
+        if self._over:
+            self._close()
 
     def wait(self, timeout: float) -> bool:
         if not self._hub.wait(self._reader, False, None if timeout < 0 else timeout):
             return False
-        with self._closing:
+        with self._closing():
             read(self._reader, 1)
             self._rung = False
         return True
 
     def close(self) -> None:
-        with self._closing:
-            os.close(self._reader)
-            os.close(self._writer)
-            self._reader = self._writer = -1
-            _Pipe._open -= 1
+        self._over = True
+        self._close()
+
+    def _close(self) -> None:
+        with self._closing() as held:
+            # Else whoever rings does it when that is done.
+            if held and self._reader >= 0:
+                os.close(self._reader)
+                os.close(self._writer)
+                self._reader = self._writer = -1
+                _Pipe._open -= 1
 
 
 _EVENTLET = _Eventlet()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from xpc_agent.hooks.counters import Count
+from xpc_agent.hooks.count import Count
 
 
 def test_a_count_is_read_without_being_changed() -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from xpc_agent.guard import guard
 from xpc_agent.hooks.alone import after, around
-from xpc_agent.hooks.counters import Count
+from xpc_agent.hooks.count import Count
 from xpc_agent.hooks.dispatch import Dispatcher, HookChain, Invocation
 from xpc_agent.hooks.gate import ALWAYS, PASS, Proceeding, Way
 from xpc_agent.patching import Patch, PatchError, make_patch
