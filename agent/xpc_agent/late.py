@@ -6,7 +6,7 @@ would bring second copies of what it imports: of `Mode`, say, of which no member
 
 Rules:
 - What has been loaded is kept here. Where a module of ours is imported that has been taken out, it is put back (`targets/imports.py`, which
-  the import system asks first), whoever imports it: a statement of ours, a pickle, the application.
+  the import system asks first), whoever imports it: a statement of ours, a pickle, the application. None is loaded a second time.
 - Nothing else is kept: a library that the application unloads and imports again is a new one to it, with us as without us. But a thread of
   ours imports no second `threading`, which would take that thread for the main one, and wait for its end when the process is to end.
 - In a forked child nobody ends what another thread was importing at the fork: what is ours, or what a thread of ours was importing, is
@@ -159,16 +159,19 @@ def _check_installation() -> None:
     _looked_at = now
 
 
+# What the import system puts into a module before it has a loader run it, and anew where it is loaded again.
+_ATTRIBUTES = ("__name__", "__loader__", "__package__", "__spec__", "__path__", "__file__", "__cached__")
+
+
 class _Kept:
-    """Loads what is there."""
+    """Loads what is there. Whoever loads it again (`importlib.reload`) has it as it is, as others do who have taken names from it."""
 
     def __init__(self, module: ModuleType) -> None:
         self._module = module
-        self._spec = module.__spec__
+        self._own = {name: vars(module)[name] for name in _ATTRIBUTES if name in vars(module)}
 
     def create_module(self, spec: Any) -> ModuleType:
         return self._module
 
     def exec_module(self, module: ModuleType) -> None:
-        # The import system has put its own in its place.
-        module.__spec__ = self._spec
+        vars(module).update(self._own)

@@ -54,6 +54,20 @@ def test_what_has_been_taken_out_is_found_again_as_it_was(watcher: Any) -> None:
 
 
 @pytest.mark.version
+def test_what_is_loaded_again_stays_as_it_was_and_finds_what_is_loaded_later(watcher: Any) -> None:
+    parent: Any = sys.modules[PARENT]
+    for module in (target, parent):
+        # But for `__builtins__`, which names all there is.
+        before = {name: value for name, value in vars(module).items() if name != "__builtins__"}
+        assert importlib.reload(module) is module
+        assert {name: value for name, value in vars(module).items() if name != "__builtins__"} == before
+    name = f"{PARENT}.loopback"
+    sys.modules.pop(name, None)
+    late._kept.pop(name, None)
+    assert importlib.import_module(name).__package__ == PARENT
+
+
+@pytest.mark.version
 def test_a_thread_of_ours_imports_no_second_threading(watcher: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     found: List[Any] = []
 
