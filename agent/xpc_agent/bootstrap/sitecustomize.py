@@ -673,6 +673,9 @@ def _hold() -> None:
         poll.poll(_HELD)
     finally:
         _posix.close(held)
+    control = sys.modules.get("xpc_agent.life.control")
+    if control is not None:
+        control.begin_program()
 
 
 _start()

@@ -118,6 +118,16 @@ def _undo_rest() -> None:
         _at_stop.pop()()
 
 
+@guarded
+def begin_program() -> None:
+    """Called in the main thread before the program begins, which has waited for a script (`bootstrap/sitecustomize.py`)."""
+    if _agent is not None:
+        # Late: only what a verb has started is waited for so.
+        from ..points.following import follow_program
+
+        follow_program(_agent.table)
+
+
 def at_stop(undo: Callable[[], None]) -> None:
     """Have `undo` called when the agent is stopped."""
     _at_stop.append(undo)

@@ -97,7 +97,7 @@ class ProbeTable:
         self._here = _Here()
         # The patterns of scripts.
         self.awaiting: Awaiting = _Nobody()
-        self._watch = Watch(self._look_again)
+        self.watch = Watch(self._look_again)
         # Modules whose imports nobody may tell us of, since they had begun before they were asked for: until when they are looked for.
         self._beginning: Dict[str, float] = {}
         self._scan_at = 0.0
@@ -129,8 +129,8 @@ class ProbeTable:
 
     def wants_module(self, name: str) -> bool:
         """Whether a probe point may lie in the module."""
-        if self._watch.runs:
-            self._watch.look_now()
+        if self.watch.runs:
+            self.watch.look_now()
         if name in self._by_module or name in self._of_module or any(module_matches(probe.target, name) for probe in self._in_any_module):
             return True
         if self.awaiting.covers_module(name):
@@ -409,7 +409,7 @@ class ProbeTable:
         if more:
             self._scan_at = now + _BEGINNING
         if self._look_again():
-            self._watch.begin()
+            self.watch.begin()
 
     def _look_again(self) -> bool:
         now = monotonic()
@@ -439,11 +439,11 @@ class ProbeTable:
 
     def pause(self) -> None:
         """For the moment of a fork: end the thread that looks for what is to come."""
-        self._watch.pause()
+        self.watch.pause()
 
     def resume(self) -> None:
         """Have it go on."""
-        self._watch.resume()
+        self.watch.resume()
 
     def forget_unused(self) -> None:
         """What a script asked for and nobody has a hook on any more is no probe point any longer."""
@@ -474,7 +474,7 @@ class ProbeTable:
 
     def restore_all(self) -> None:
         """Undo all patches."""
-        self._watch.end()
+        self.watch.end()
         with self.changing():
             # The newest first: one may have been laid over another, as those of two accessors of a property.
             for point in reversed(list(self.points.values())):
@@ -484,7 +484,7 @@ class ProbeTable:
         """In a forked child, where another thread of the parent may have held the lock: the points stay, the counters begin anew."""
         self.changing = RLock()
         self._here = _Here()
-        self._watch = self._watch.anew()
+        self.watch = self.watch.anew()
         for point in list(self.points.values()):
             point.reset_after_fork()
 

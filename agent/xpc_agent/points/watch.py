@@ -9,7 +9,6 @@ not wait for long either, for the same reason.
 from __future__ import annotations
 
 import logging
-from threading import get_ident
 from typing import Any, Callable, List
 
 from xpc_instrument.core.node.threads import PAUSE_TIMEOUT, Run, ServiceThread
@@ -22,6 +21,8 @@ log = logging.getLogger("xpc_agent")
 _AT_FIRST, _AT_MOST, _SLOWER = 0.01, 0.5, 1.02
 # How long who imports waits, in seconds, and for how long nobody waits any more if that was not enough.
 _WAITED_FOR, _GIVEN_UP = 0.05, 2.0
+# The same of a program that has been started for this, between its definitions: it holds no lock.
+_BEGINNING = 1.0
 
 
 class Watch:
@@ -32,7 +33,6 @@ class Watch:
         self.runs = False
         self._patience = _AT_FIRST
         self._held = False
-        self._ident = 0
         # Of those that wait until it has looked.
         self._waiting: List[Any] = []
         self._given_up = 0.0
@@ -79,14 +79,25 @@ class Watch:
 
     def look_now(self) -> None:
         """Have it look, and wait until it has, for a moment."""
-        if not self._ident or self._ident == get_ident() or self._held or monotonic() < self._given_up:
-            return
+        if self._may_wait and monotonic() >= self._given_up and not self._wait(_WAITED_FOR):
+            self._given_up = monotonic() + _GIVEN_UP
+
+    def look_between(self) -> bool:
+        """The same for the main program, between its definitions, though nothing may have seemed to come; whether it has looked."""
+        if not self._thread.running:
+            self.begin()
+        return self._may_wait and self._wait(_BEGINNING)
+
+    @property
+    def _may_wait(self) -> bool:
+        return self._thread.running and not self._thread.is_this_thread and not self._held
+
+    def _wait(self, within: float) -> bool:
         looked = allocate_lock()
         looked.acquire()
         self._waiting.append(looked)
         self.rouse()
-        if not looked.acquire(True, _WAITED_FOR):
-            self._given_up = monotonic() + _GIVEN_UP
+        return bool(looked.acquire(True, within))
 
     def rouse(self) -> None:
         """Look at once; waits for nothing."""
@@ -97,15 +108,13 @@ class Watch:
 
     def _run(self, run: Run) -> None:
         guard_thread()
-        self._ident = get_ident()
         try:
             while run.due and self.runs:
                 waiting, self._waiting = self._waiting, []
                 try:
                     goes_on = self._look()
                 finally:
-                    for one in waiting:
-                        one.release()
+                    _release(waiting)
                 if not goes_on:
                     # Before it is said: who begins it meanwhile starts another thread.
                     run.due = False
@@ -114,5 +123,13 @@ class Watch:
                 if not self._waiting:
                     self._nap.acquire(True, self._patience)
                 self._patience = min(self._patience * _SLOWER, _AT_MOST)
+        except Exception:
+            run.due = self.runs = False
+            log.exception("looking for what a script hooks failed; it is looked at with the next import")
         finally:
-            self._ident = 0
+            _release(self._waiting)
+
+
+def _release(waiting: List[Any]) -> None:
+    while waiting:
+        waiting.pop().release()

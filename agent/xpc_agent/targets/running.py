@@ -74,7 +74,10 @@ def own_folders() -> List[str]:
 def _main_frame() -> Optional[Any]:
     """The frame of the main program's own code, while it runs."""
     global _is_to_begin
-    namespace = namespace_of(sys.modules["__main__"])
+    main = sys.modules.get("__main__")
+    if main is None:
+        return None  # `runpy` takes it out for a moment
+    namespace = namespace_of(main)
     for frame in _frames():
         if frame.f_globals is namespace and frame.f_code.co_name == "<module>":
             _is_to_begin = False

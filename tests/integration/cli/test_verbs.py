@@ -255,13 +255,17 @@ if __name__ == "__main__":
 
 def test_a_command_is_started_and_seen_from_its_first_call_and_the_verb_ends_with_it(tmp_path: Path, runtime_dir: Path) -> None:
     (tmp_path / "work.py").write_text("def work(number):\n    return number\n")
-    (tmp_path / "job.py").write_text("from work import work\nfor i in range(50):\n    work(i)\n")
-    words = [*WORDS, "stat", "work:work", "work:wrk", "--of", "result", "--", sys.executable, "job.py"]
+    source = "def early(number):\n    return number\nearly(7)\nfrom work import work\nfor i in range(50):\n    work(i)\n"
+    (tmp_path / "job.py").write_text(source)
+    words = [*WORDS, "stat", "__main__:early", "work:work", "work:wrk", "--of", "result", "--", sys.executable, "job.py"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=50, check=False)
     assert done.returncode == 0, done.stderr
-    assert [line.split()[:2] for line in done.stdout.splitlines()] == [["count", "sum"], ["50", "1225"]]
+    assert [line.split()[:2] for line in done.stdout.splitlines()] == [["count", "sum"], ["51", "1232"]]
     first, missing, last = done.stderr.splitlines()
-    assert first.startswith("waiting for work:work,work:wrk in 1 process of ") and "python job.py: it has yet to be imported; " in first
+    assert (
+        first.startswith("waiting for __main__:early,work:work,work:wrk in 1 process of ")
+        and "python job.py: it has yet to be imported; " in first
+    )
     assert missing == "work:wrk: the module work has no 'wrk'; the nearest names are work:work"
     assert last.endswith("; the application has ended")
 
