@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import marshal
 import os
@@ -164,7 +165,7 @@ def attach_process(
                 return known
             examination = _examined(pid)
             settings = _config(examination, app, config, tuple(probes), tuple(on_demand))
-            report = _bring(examination, settings, deadline, root or str(pid))
+            report = _brought(examination, settings, deadline, root or str(pid))
     except OSError as error:
         raise _lost(pid, error) from error
     _refuse(pid, report)
@@ -196,11 +197,22 @@ def detach_process(pid: int) -> str:
     deadline = time.monotonic() + TIMEOUT
     try:
         with Lock(pid, deadline):
-            report = _bring(_examined(pid), None, deadline)
+            report = _brought(_examined(pid), None, deadline)
     except OSError as error:
         raise _lost(pid, error) from error
     _refuse(pid, report)
     return str(report["app"])
+
+
+# What of an error is this process's own affair.
+_OWN_LIMITS = {
+    errno.EMFILE: "ulimit -n raises it",
+    errno.ENFILE: "the system has too many files open",
+    errno.ENOMEM: "ulimit -v, or the memory of the machine",
+    errno.EFBIG: "ulimit -f raises it",
+    errno.ENOSPC: "make room, or set TMPDIR to another folder",
+    errno.EAGAIN: "ulimit -u raises it",
+}
 
 
 def _lost(pid: int, error: OSError) -> Exception:
@@ -209,6 +221,10 @@ def _lost(pid: int, error: OSError) -> Exception:
         return error
     if isinstance(error, ProcessLookupError) or process_stat(pid) is None:
         return AttachError(f"process {pid} has ended while it was attached to")
+    if error.errno in _OWN_LIMITS:
+        return AttachError(
+            f"process {pid} cannot be attached to: this process has come to a limit of its own ({error}): {_OWN_LIMITS[error.errno]}"
+        )
     return AttachError(f"process {pid} cannot be attached to: {error}: it may be ending, or has just become another program; try again")
 
 
@@ -263,6 +279,19 @@ def default_app(examination: Examination) -> str:
     """The name of a process that is given none: of its program and pid, such as `gunicorn-4711`."""
     tail = f"-{examination.pid}"
     return examination.program[: 64 - len(tail)] + tail
+
+
+def _brought(examination: Examination, config: Optional[Config], deadline: float, root: str = "") -> Mapping[str, Any]:
+    """As `_bring`, for a process that may become another program meanwhile."""
+    before = process_stat(examination.pid)
+    try:
+        return _bring(examination, config, deadline, root)
+    except AttachError as error:
+        now = process_stat(examination.pid)
+        if now is not None and before is not None and now.stack != before.stack:
+            told = f"process {examination.pid} has become another program while it was attached to (execve): try again"
+            raise AttachError(told) from error
+        raise
 
 
 def _bring(examination: Examination, config: Optional[Config], deadline: float, root: str = "") -> Mapping[str, Any]:
@@ -333,8 +362,9 @@ def _why_silent(pid: int, before: Set[str], has_begun: bool) -> str:
         return "it is importing the agent, which its own busy threads hold up; what it has imported stays: try again"
     if set(_tasks(pid)) <= before:
         return (
-            "no thread could be started in it, or what it started could not read its task: it may have come to one of its limits "
-            f"(/proc/{pid}/limits: processes, address space, open files), which prlimit --pid {pid} raises"
+            "no thread of Python could be started in it: it may have come to one of its limits "
+            f"(/proc/{pid}/limits: processes, address space, open files), which prlimit --pid {pid} raises; an audit hook of its own may "
+            "forbid it; or Python has not begun in it, or has ended, as in a program that embeds it"
         )
     return (
         "one of its threads keeps the global interpreter lock that long (an operation in C, or uWSGI without --enable-threads); the thread "

@@ -21,6 +21,7 @@ from ..core.model.errors import AttachError
 from .filters import deadly_calls, filters_of
 from .injection import find_place, is_musl, is_unsafe
 from .job import MOUNT, NO_PLACE, has_place
+from .limits import shortages
 from .memory import EM_X86_64, Image, Memory, images, mappings
 from .thread import ptrace
 
@@ -29,10 +30,6 @@ OLDEST, NEWEST = (3, 9), (3, 15)
 REMOTE = (3, 14)
 
 _CAP_SYS_PTRACE = 19
-# The agent opens seven while it starts, and five for each session.
-_DESCRIPTORS = 12
-# Its threads' stacks and its modules, in bytes of address space.
-_SPACE = 64 << 20
 # More than /proc/sys/kernel/yama/ptrace_scope ever is: without Yama there is no such file.
 _SCOPES = {
     0: "any process of the same user may be traced",
@@ -140,29 +137,12 @@ def examine(pid: int) -> Examination:
     _look_at_state(found, status)
     _look_at_rights(found, status)
     if all(check.ok for check in checks):
-        _look_at_limits(found)
+        checks += [Check(False, one.text, one.remedy) for one in shortages(pid)]
         _look_at_filters(found, status)
         _look_inside(found)
         if found.way and not has_place(pid, found.uid == os.geteuid()):
             checks.append(Check(False, NO_PLACE, MOUNT))
     return found
-
-
-def _look_at_limits(found: Examination) -> None:
-    """Whether the process may have as many descriptors, and as much memory, as the agent and its first sessions take."""
-    try:
-        lines = Path(f"/proc/{found.pid}/limits").read_text().splitlines()
-        used = len(os.listdir(f"/proc/{found.pid}/fd"))
-        size = int(_status(found.pid).get("VmSize", "0").split()[0]) << 10
-    except OSError:
-        return  # hidden
-    files, space = _limit(lines, "Max open files"), _limit(lines, "Max address space")
-    if files - used < _DESCRIPTORS:
-        raised = f"prlimit --pid {found.pid} --nofile={files + 100}:"
-        found.checks.append(Check(False, f"it has {used} descriptors open, and may have {files}", f"let it have more: {raised}"))
-    if space - size < _SPACE:
-        text = f"it has {size >> 20} MiB of address space, and may have {space >> 20}; the agent takes {_SPACE >> 20}"
-        found.checks.append(Check(False, text, f"let it have more: prlimit --pid {found.pid} --as={size + 2 * _SPACE}:"))
 
 
 def _look_at_filters(found: Examination, status: Dict[str, str]) -> None:
@@ -185,11 +165,6 @@ def _look_at_filters(found: Examination, status: Dict[str, str]) -> None:
         some = ", ".join(deadly[:3]) + (f" and {len(deadly) - 3} more" if len(deadly) > 3 else "")
         text = f"its seccomp filter would end it for system calls of the agent ({some})"
         found.checks.append(Check(False, text, "have the filter answer them with an error, or allow them"))
-
-
-def _limit(lines: List[str], name: str) -> int:
-    words = next((line[len(name) :].split() for line in lines if line.startswith(name)), ["unlimited"])
-    return int(words[0]) if words[0].isdigit() else sys.maxsize
 
 
 def _look_at_state(found: Examination, status: Dict[str, str]) -> None:

@@ -9,6 +9,7 @@ Rules:
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import importlib.util
 import json
@@ -27,7 +28,10 @@ from ..core.model.errors import AttachError
 _PLACES = ("tmp", "var/tmp", "dev/shm", "run")
 _PREFIX = "xpc-attach-"
 NO_PLACE = "no folder can be made that it sees"
-MOUNT = "mount a tmpfs at /tmp in its container, or make that folder in its root"
+MOUNT = "make room in its /tmp, mount a tmpfs there in its container, or make that folder in its root"
+# What is written there, in bytes: where the target does not see our files, all modules of the agent.
+_ROOM, _ROOM_FOR_SOURCES = 128 << 10, 4 << 20
+_FULL = "it has no room left"
 # How old a folder is that nobody has locked and that is not just being made, in seconds.
 _ABANDONED = 10.0
 # The same of what waits for a main thread to run it.
@@ -64,13 +68,14 @@ def sees_the_same(pid: int) -> bool:
 
 def has_place(pid: int, is_own: bool) -> bool:
     """Whether such a folder can be made for a process, which is this user's or not; none is."""
-    for place in _places(is_own and sees_the_same(pid)):
+    is_shared = sees_the_same(pid)
+    for place in _places(is_own and is_shared):
         try:
             folder = _open_place(pid, place)
         except OSError:
             continue
         try:
-            if os.access(f"/proc/self/fd/{folder}", os.W_OK | os.X_OK):
+            if os.access(f"/proc/self/fd/{folder}", os.W_OK | os.X_OK) and _has_room(folder, is_own and is_shared):
                 return True
         finally:
             os.close(folder)
@@ -79,8 +84,19 @@ def has_place(pid: int, is_own: bool) -> bool:
 
 def _places(is_ours: bool) -> List[str]:
     """Where a folder may be made: the one for such first, where the target sees what this process sees."""
-    own = [os.path.realpath(tempfile.gettempdir()).lstrip("/")] if is_ours else []
+    try:
+        own = [os.path.realpath(tempfile.gettempdir()).lstrip("/")] if is_ours else []
+    except FileNotFoundError:
+        own = []  # this process may not write anywhere: said when it tries
     return [*own, *_PLACES]
+
+
+def _has_room(folder: int, is_ours: bool) -> bool:
+    """Whether the file system of a folder has room for all that is written, where the target sees our files or not."""
+    room = os.fstatvfs(folder)
+    # One without a bound has no blocks, or no files, to count.
+    fits = not room.f_blocks or room.f_bavail * room.f_frsize >= (_ROOM if is_ours else _ROOM_FOR_SOURCES)
+    return fits and (not room.f_files or room.f_favail > len(_FILES))
 
 
 def _open_place(pid: int, place: str) -> int:
@@ -122,13 +138,16 @@ class Job:
     def _make(self, name: str) -> Tuple[int, str]:
         """A folder of that name; the descriptor of the one that it is in, and its path as the target knows it."""
         problem = ""
-        for place in _places(self.is_shared and not self._others):
+        is_ours = self.is_shared and not self._others
+        for place in _places(is_ours):
             try:
                 parent = _open_place(self.pid, place)
             except OSError as error:
                 problem = problem or f"/{place}: {error.strerror}"
                 continue
             try:
+                if not _has_room(parent, is_ours):
+                    raise OSError(errno.ENOSPC, _FULL)
                 os.mkdir(name, 0o700, dir_fd=parent)
                 return parent, f"/{place}/{name}"
             except OSError as error:
@@ -142,10 +161,15 @@ class Job:
 
     def write(self, name: str, text: str) -> str:
         """Make a file; its path as the target knows it."""
-        descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=self._folder)
-        with open(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        self._own(name)
+        try:
+            descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=self._folder)
+            with open(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+            self._own(name)
+        except OSError as error:
+            raise AttachError(
+                f"process {self.pid} cannot be attached to: {self.path}/{name} cannot be written: {error.strerror}"
+            ) from error
         return f"{self.path}/{name}"
 
     def leave(self, name: str, text: str) -> None:

@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from xpc_agent.bootstrap.gate import _original, _posix, get_ident, get_native_id, sleep
+    from xpc_agent.bootstrap.gate import _open, _original, _posix, get_ident, get_native_id, sleep
 else:
     Any = object
 
@@ -126,6 +126,17 @@ def _leave(report: Any) -> None:
     control.stop()
 
 
+def _trace(error: BaseException) -> str:
+    """Where it was raised, without the lines themselves: reading these may fail for the same reason."""
+    lines = []
+    trace = error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        lines.append(f"  File {code.co_filename!r}, line {trace.tb_lineno}, in {code.co_name}")
+        trace = trace.tb_next
+    return "\n".join(lines)
+
+
 def _raised_in(error: BaseException) -> str:
     trace: Any = error.__traceback__
     while trace.tb_next is not None:
@@ -154,7 +165,7 @@ def _unseen(error: BaseException) -> str:
 def _prepare(folder: str) -> str:
     """Import what is needed before anything else; why nothing may be imported here, or "" if it may."""
     try:
-        with open(folder + "/needed.py", "rb") as file:
+        with _open(folder + "/needed.py", "rb") as file:
             text = file.read()
         needed: Any = {"__name__": "xpc_agent.bootstrap.needed"}
         exec(text, needed)  # noqa: S102 - the agent's own
@@ -164,7 +175,7 @@ def _prepare(folder: str) -> str:
         needed["import_looked_up"](get_ident, sleep)
         __import__("json")
     except Exception as error:
-        return _unseen(error) or f"{type(error).__name__}: {error}"
+        return _unseen(error) or f"the imports that the agent needs fail in it ({type(error).__name__}: {error})"
     return ""
 
 
@@ -187,7 +198,7 @@ def _enter(gate: Any, job: Any, folder: str, report: Any, pipe: int) -> None:
         return
     sources = {}
     if job["sources"]:
-        with open(folder + "/sources.json", encoding="utf-8") as file:
+        with _open(folder + "/sources.json", encoding="utf-8") as file:
             sources = __import__("json").load(file)
     finder = _Finder(job["folders"], sources)
     sys.meta_path.append(finder)
@@ -235,15 +246,17 @@ def run(gate: Any, folder: str) -> None:
             sys.setswitchinterval(_SWITCHING)
         json: Any = __import__("json")
         try:
-            with open(folder + "/job.json", encoding="utf-8") as file:
+            with _open(folder + "/job.json", encoding="utf-8") as file:
                 job = json.load(file)
             _enter(gate, job, folder, report, pipe)
         except BaseException as error:
             report["refusal"] = _unseen(error)
             report["error"] = f"{type(error).__name__}: {error}"
-            # Of what is foreseen, such as a folder that may not be used, the words say it all.
-            if not type(error).__module__.startswith("xpc_instrument."):
-                report["traceback"] = "".join(__import__("traceback").format_exception(type(error), error, error.__traceback__))[-2000:]
+            # Of what is foreseen, such as a folder that may not be used or a full disk, the words say it all.
+            if type(error).__module__.startswith("xpc_instrument."):
+                report["error"] = str(error)
+            elif not isinstance(error, OSError):
+                report["traceback"] = _trace(error)[-2000:]
         try:
             _posix.write(pipe, json.dumps(report).encode()[:4000] + b"\n")
         except OSError:

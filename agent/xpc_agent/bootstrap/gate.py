@@ -29,6 +29,8 @@ else:
     Any = object
 
 _posix: Any = sys.modules["posix"]
+# Whatever the application has put into `builtins`.
+_open: Any = __import__("_io").open
 
 
 def _original(module: str, name: str) -> Any:
@@ -231,7 +233,7 @@ def _go(path: str) -> None:
     except OSError:
         pass
     try:
-        with open(folder + "/attached.py", "rb") as file:
+        with _open(folder + "/attached.py", "rb") as file:
             text = file.read()
         # It has the names of this one, and `run`.
         exec(text, globals())  # noqa: S102 - the agent's own

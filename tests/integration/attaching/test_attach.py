@@ -576,16 +576,20 @@ def test_a_thread_is_named_as_one(run_program: Callable[..., Program], capsys: p
     program.kill()
 
 
-def test_one_without_free_descriptors_or_memory_is_refused(run_program: Callable[..., Program], capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_without_free_descriptors_or_memory_or_files_is_refused(
+    run_program: Callable[..., Program], capsys: pytest.CaptureFixture[str]
+) -> None:
     program = run_program(
         "import mmap, os, resource, time\nresource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))\nkept = [os.pipe() for _ in range(29)]\n"
         "resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))\nkept += [mmap.mmap(-1, 980 << 20)]\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"
         "print('ready', flush=True)\ntime.sleep(1000)\n"
     )
     program.read_until("ready")
     status, said = _said(capsys, str(program.pid), "--check")
     assert status == 6 and "descriptors open, and may have 64" in said
     assert "MiB of address space, and may have 1024" in said and f"prlimit --pid {program.pid} --as=" in said
+    assert "it may write files of 0 bytes at most (RLIMIT_FSIZE)" in said
     program.kill()
 
 
@@ -634,7 +638,7 @@ def test_one_that_does_not_see_python_s_files_any_more_is_refused_and_goes_on(
     program = run_program(source, str(root))
     program.read_until("ready")
     status, said = _said(capsys, str(program.pid))
-    assert status == 6 and "no folder can be made that it sees; mount a tmpfs at /tmp in its container" in said
+    assert status == 6 and "no folder can be made that it sees; make room in its /tmp, mount a tmpfs there in its container" in said
     (root / "tmp").mkdir()
     for _ in range(2):
         status, said = _said(capsys, str(program.pid))

@@ -23,6 +23,7 @@ Rules:
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import logging
@@ -30,6 +31,7 @@ import os
 import stat
 import sys
 from pathlib import Path
+from resource import RLIM_INFINITY, RLIMIT_FSIZE, getrlimit
 from typing import Any, Collection, Dict, Iterable, List, Optional, Tuple, Type, Union
 
 from ..model.errors import ApplicationNotFoundError
@@ -39,7 +41,9 @@ from ..unpatched import close, open_file, read, wall_clock
 from ..version import __version__
 from .doorbell import remove_dead_bell
 from .folder import (
+    VARIABLE,
     ProcessStat,
+    RuntimeDirError,
     answers,
     check_app,
     files,
@@ -166,11 +170,30 @@ _announced: Dict[Entry, Path] = {}  # the application may change its environment
 
 
 def announce(entry: Entry) -> Path:
-    """Write `entry` where all can find it; returns its file. OSError if it cannot be written, such as on a full disk."""
+    """Write `entry` where all can find it; returns its file. RuntimeDirError if it cannot be written, such as on a full disk."""
     check_app(entry.app)
     folder = runtime_dir()
+    try:
+        _write(folder, entry, json.dumps(as_dict(entry)).encode("ascii"))
+    except OSError as error:
+        remedy = _REMEDIES.get(error.errno or 0, "")
+        raise RuntimeDirError(f"runtime dir {folder}: {entry.name} cannot be written there: {error.strerror or error}{remedy}") from error
+    _announced[entry] = folder / entry.name
+    return folder / entry.name
+
+
+_REMEDIES = {
+    errno.ENOSPC: f": make room there, or set {VARIABLE} to another folder",
+    errno.EFBIG: " (RLIMIT_FSIZE): prlimit --pid PID --fsize=unlimited: allows larger ones",
+}
+
+
+def _write(folder: Path, entry: Entry, data: bytes) -> None:
     temporary = folder / f"{entry.app}.{entry.pid}.tmp"
-    data = json.dumps(as_dict(entry)).encode("ascii")
+    longest = getrlimit(RLIMIT_FSIZE)[0]
+    if longest != RLIM_INFINITY and longest < len(data):
+        # Whoever writes more gets a signal, which ends a process that does not ignore it as Python does.
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
     try:
         os.unlink(temporary)  # of a process of the same pid that died on the way
     except FileNotFoundError:
@@ -183,8 +206,6 @@ def announce(entry: Entry) -> Path:
     except BaseException:
         os.unlink(temporary)
         raise
-    _announced[entry] = folder / entry.name
-    return folder / entry.name
 
 
 def withdraw(entry: Entry) -> None:

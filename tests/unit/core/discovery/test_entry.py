@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import resource
+import signal
 import socket
 import stat
 import sys
@@ -16,7 +18,7 @@ import pytest
 from tests import programs
 from xpc_instrument.core.discovery.doorbell import Doorbell, bell_name, ring
 from xpc_instrument.core.discovery.entry import Entry, announce, find, own_entry, processes, withdraw
-from xpc_instrument.core.discovery.folder import VARIABLE, socket_path
+from xpc_instrument.core.discovery.folder import VARIABLE, RuntimeDirError, socket_path
 from xpc_instrument.core.model.errors import ApplicationNotFoundError, ConfigError
 from xpc_instrument.core.model.record import as_dict, replace
 
@@ -107,10 +109,25 @@ def test_an_announcement_that_a_dead_process_of_the_same_pid_began_is_in_nobodys
 def test_an_announcement_that_cannot_be_written_leaves_nothing(runtime_dir: Path) -> None:
     entry = own_entry("shop", "x")
     (runtime_dir / entry.name).mkdir()
-    with pytest.raises(OSError, match="shop"):
+    with pytest.raises(RuntimeDirError, match=f"runtime dir {runtime_dir}: {entry.name} cannot be written there: Is a directory"):
         announce(entry)
     assert os.listdir(runtime_dir) == [entry.name]
     (runtime_dir / entry.name).rmdir()
+
+
+def test_a_process_that_may_write_no_files_is_not_ended_by_its_announcement(runtime_dir: Path) -> None:
+    child = os.fork()
+    if not child:
+        told = ""
+        try:
+            signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (16, 16))
+            announce(own_entry("shop", "x"))
+        except RuntimeDirError as error:
+            told = str(error)
+        finally:
+            os._exit(42 if "File too large (RLIMIT_FSIZE): prlimit" in told else 1)
+    assert os.waitpid(child, 0)[1] >> 8 == 42 and os.listdir(runtime_dir) == []
 
 
 def test_processes_are_listed_by_app_and_age(runtime_dir: Path, run_program: Any) -> None:
