@@ -13,7 +13,7 @@ import sys
 import time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Dict, Iterator, List, Mapping
+from typing import Dict, Iterator, List, Mapping, Set
 
 from ..measure.timing import Comparison, Group, Line, Measured, Plot, TimeFunction
 from ..processes import catalogue, wrk
@@ -47,6 +47,8 @@ class Tree:
         self._state = ""
         self._pid = 0
         self._workers: List[int] = []
+        # Who looks on, and the process that starts those.
+        self._others: Set[int] = set()
 
     def start(self, keeper: Peer) -> None:
         """Have it started; it is not ready yet."""
@@ -81,12 +83,12 @@ class Tree:
         """The time of the processors for a request, in a state."""
         url = f"http://127.0.0.1:{self._port}/"
         if self._state != state:
-            self._onlooker.ask(STATES[state])
+            self._others = {self._onlooker.pid, int(self._onlooker.ask(STATES[state]))}
             self._state = state
             wrk.burst(url, _WARMING_UP, _CONNECTIONS)
-        workers, other = sum(map(_used, self._workers)), _used(self._onlooker.pid) + _by_children()
+        workers, other = sum(map(_used, self._workers)), sum(map(_used, self._others)) + _by_children()
         load = wrk.burst(url, _WINDOW, _CONNECTIONS)
-        workers, other = sum(map(_used, self._workers)) - workers, _used(self._onlooker.pid) + _by_children() - other
+        workers, other = sum(map(_used, self._workers)) - workers, sum(map(_used, self._others)) + _by_children() - other
         seen = self._onlooker.ask("whole")
         if seen != "yes":
             raise PeerError(f"{self._server.module}, {state}: not all is seen: {seen}")
@@ -153,9 +155,10 @@ OBSERVED = Group(
     title="Web applications that are looked at, in processor time",
     about=f"""\
 The same servers, each one tree of processes that was started without the agent. Before each window of {_WINDOW:g} s under `wrk` it is made
-what the row says: "plain", with the agent taken out (`detach`); "0 hooks", with the agent in (`attach --tree`); and with a verb on the
-handler and the function, `watch` on the handler alone, whose lines are written to nowhere. What is measured is the processor time that the
-workers, with all their threads, take for a request; and the same with the script and wrk. The bound of what looking on may cost is taken
+what the row says: "plain", with the agent taken out (`detach`); "0 hooks", with the agent in (`attach --tree`); with `monitor` or `stat` on
+the handler and the function; and with `xpc watch -n 0 --rate 0` on the handler, whose lines are written to nowhere. What is measured is the
+processor time that the workers, with all their threads, take for a request; and the same with the script, which for `watch` is the command,
+and wrk. The bound of what looking on may cost is taken
 off.""",
     why="""\
 What a machine answers in a second when all of its processors are busy follows from this, without the noise of who was given a processor

@@ -1,24 +1,43 @@
 """Who looks on at a server: `python -m benchmarks.processes.onlooker APP PID HANDLER TARGET`. A line on its standard input names what is to
-be from then on, and is answered once it is so: `plain`, without the agent; `none`, with the agent and no hook; or `monitor`, `stat` or
-`watch`, on the handler, or on the handler and the target. `whole` is answered with why not all is seen any more, or `yes`."""
+be from then on, and is answered once it is so, with the pid of who looks on: `plain`, without the agent; `none`, with the agent and no
+hook; `monitor` or `stat` on the handler and the target; or `watch` on the handler, which is the command, in a process of its own. `whole`
+is answered with why not all is seen any more, or `yes`."""
 
 from __future__ import annotations
 
 import os
+import re
+import signal
+import subprocess
 import sys
-import threading
-from typing import Any, Optional
+from typing import Any
 
 import xpc_instrument
 from xpc_instrument.attaching.attach import attach_tree
-from xpc_instrument.verbs.events import call_text
+
+_NOTHING_LOST = re.compile(r" 0 dropped\b")
+# Seconds that the verb may take to end.
+_PATIENCE = 10.0
 
 
-def _write(stream: Any) -> None:
-    """What the verb does with each call, but that nobody reads it."""
-    with open(os.devnull, "w") as nowhere:
-        for event in stream:
-            print(*call_text(event, False), file=nowhere)
+class Verb:
+    """`xpc watch -n 0 --rate 0`, whose lines go to nowhere."""
+
+    def __init__(self, app: str, target: str) -> None:
+        words = [sys.executable, "-m", "xpc_instrument.cli", "watch", app, target, "-n", "0", "--rate", "0"]
+        self._process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        self.pid = self._process.pid
+        assert self._process.stderr is not None
+        first = self._process.stderr.readline()
+        if not first.startswith("armed"):
+            raise RuntimeError(f"the verb said {first!r}; expected that it is armed")
+
+    def remove(self) -> None:
+        """End it, as Ctrl-C does. Raises `RuntimeError` if it has missed a call."""
+        self._process.send_signal(signal.SIGINT)
+        _, said = self._process.communicate(timeout=_PATIENCE)
+        if not _NOTHING_LOST.search(said):
+            raise RuntimeError(f"the verb said {said!r}; expected that nothing was dropped")
 
 
 class Onlooker:
@@ -28,34 +47,34 @@ class Onlooker:
         self._app, self._pid, self._handler, self._target = app, pid, handler, target
         self._session: Any = None
         self._looking: Any = None
-        self._writer: Optional[threading.Thread] = None
 
-    def be(self, state: str) -> None:
-        """Have it so."""
+    def be(self, state: str) -> int:
+        """Have it so; gives the pid of who looks on."""
         if self._looking is not None:
             self._looking.remove()
-        if self._writer is not None:
-            self._writer.join()
-        self._looking = self._writer = None
+        self._looking = None
         if state == "plain":
             self.leave()
-            return
+            return os.getpid()
         if self._session is None:
             attach_tree(self._pid, app=self._app)
             self._session = xpc_instrument.connect(self._app)
         if state in ("monitor", "stat"):
             self._looking = getattr(self._session, state)([self._handler, self._target])
         elif state == "watch":
-            self._looking = self._session.watch(self._handler, rate=None)
-            self._writer = threading.Thread(target=_write, args=(self._looking,))
-            self._writer.start()
+            verb = self._looking = Verb(self._app, self._handler)
+            return verb.pid
+        return os.getpid()
 
     def whole(self) -> str:
         """Whether all is seen: "yes", or why not."""
-        handle = getattr(self._looking, "handle", None)
-        if handle is None:
+        if self._looking is None:
             return "yes"
-        return "yes" if not handle.over_budget and not handle.dropped else f"over budget {handle.over_budget}, {handle.dropped} dropped"
+        hooks = [hook for probe in self._session.stats() for hook in probe.hooks]
+        if not hooks:
+            return "no hook is there any more"
+        lost = sum(hook.dropped + sum(hook.skipped.values()) for hook in hooks)
+        return f"{lost} calls were not seen" if lost else "yes"
 
     def leave(self) -> None:
         """Take the agent out."""
@@ -72,8 +91,7 @@ def main() -> None:
         if line.strip() == "whole":
             print(onlooker.whole(), flush=True)
         else:
-            onlooker.be(line.strip())
-            print("done", flush=True)
+            print(onlooker.be(line.strip()), flush=True)
     onlooker.be("plain")
 
 

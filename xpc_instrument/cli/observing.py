@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from socket import gethostname
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, TextIO, Tuple, TypeVar, Union
 
+from ..core.calls.rows import Row
 from ..core.discovery.doorbell import bell_name
 from ..core.model.local import DEEPEST, MOST_FRAMES
 from ..core.model.loopback import is_loopback
@@ -32,7 +33,9 @@ from ..core.node.address import parse_address
 from ..script.connect import connect
 from ..script.handle import Handle
 from ..script.session import Session
-from ..verbs.events import utc
+from ..script.watching import CallEvent, CallRows
+from ..verbs.events import json_line, utc
+from ..verbs.rows import json_of, text_of
 from .output import printable
 from .starting import Started
 
@@ -131,25 +134,26 @@ def add_connection(parser: Any) -> None:
     parser.add_argument("--plaintext-beyond-loopback", action="store_true", help=argparse.SUPPRESS)
 
 
-_to_json = json.JSONEncoder(ensure_ascii=False, separators=(", ", ": "), allow_nan=False).encode
-
-
 def _json_text(event: Mapping[str, Any]) -> str:
     try:
-        text = _to_json(event)
+        text = json_line(event)
     except ValueError:
         # JSON has no infinity, as the sum of numbers may be, and what is no number: they are texts.
         event = json.loads(json.dumps(event), parse_constant=str)
-        text = _to_json(event)
+        text = json_line(event)
+    return text if _can_be_written(text) else json.dumps(event, separators=(", ", ": "))
+
+
+def _can_be_written(text: str) -> bool:
+    """Not a surrogate alone, as in names of files in another encoding, nor what a terminal does not know."""
     if text.isascii():
-        return text
+        return True
     try:
         text.encode()
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
     except UnicodeEncodeError:
-        # A surrogate alone, as in names of files in another encoding, or a terminal that does not know the characters.
-        return json.dumps(event, separators=(", ", ": "))
-    return text
+        return False
+    return True
 
 
 def add_captured(parser: Any) -> None:
@@ -214,6 +218,31 @@ class Output:
                 self._printed.append(f"\x1b[{style}m{shown}\x1b[0m\n" if style and self.colour else f"{shown}\n")
         if not self._holds or len(self._printed) + len(self._filed) >= _MOST_HELD:
             self.flush()
+
+    def rows(self, rows: CallRows, began: bool, show: Callable[[CallEvent], None]) -> Callable[[Row], None]:
+        """What prints a call that came as one of these rows, as `event` would; `show` does it for what JSON has no number for."""
+        line, told = text_of(rows, began), json_of(rows, self.app, self.host, began)
+        shows, files = self.json, self._file is not None
+
+        def write(row: Row) -> None:
+            if shows or files:
+                try:
+                    text = told(row)
+                except ValueError:
+                    text = ""
+                if not text or not _can_be_written(text):
+                    show(rows.event(row))
+                    return
+                if files:
+                    self._filed.append(f"{text}\n")
+                if shows:
+                    self._printed.append(f"{text}\n")
+            if not shows:
+                self._printed.append(f"{printable(line(row))}\n")
+            if not self._holds or len(self._printed) + len(self._filed) >= _MOST_HELD:
+                self.flush()
+
+        return write
 
     @contextmanager
     def held(self) -> Iterator[None]:

@@ -65,4 +65,4 @@ def run(options: argparse.Namespace) -> int:
             style = "2" if event.rejected else "31" if event.exception is not None else ""
             output.event(lambda: call_json(event, app, options.began), lambda: call_text(event, options.began, traceback), style)
 
-        return follow_stream(one, stream, "call", show)
+        return follow_stream(one, stream, "call", show, rows=lambda rows: output.rows(rows, options.began, show))

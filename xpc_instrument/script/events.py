@@ -4,6 +4,7 @@ Rules:
 - One batch of a process is run at a time; the answer, which says nothing, asks for the next. So the order is that of the application.
 - Each event is either run or dropped, and counted once: a batch that comes again, since its lane broke, is answered but not run again.
 - A hook that raises is reported, and the others go on.
+- Rows that follow each other go to their stream in one step.
 - After a hook is removed, what has arrived and not been run counts as dropped.
 """
 
@@ -11,9 +12,11 @@ from __future__ import annotations
 
 import inspect
 import threading
-from typing import Any, Callable, Dict, Mapping, MutableMapping, Optional, Protocol, Tuple
+from itertools import groupby
+from typing import Any, Callable, Dict, List, Mapping, MutableMapping, Optional, Protocol, Tuple
 
-from ..core.calls.batch import OUT_OF_REACH, Batch, unpack_event
+from ..core.calls.batch import OUT_OF_REACH, Batch, Event, unpack_event
+from ..core.calls.rows import Row, is_row
 from ..core.model.errors import PayloadError
 from ..core.protocol.codec import Frame
 from ..core.protocol.messages import Opcode
@@ -30,6 +33,9 @@ class EventHook(Protocol):
 
     def take_event(self, event: Any) -> bool:
         """Count one call; False if there is none left."""
+
+    def take_some(self, count: int) -> int:
+        """Count so many; gives how many of them were left."""
 
 
 class _Source:
@@ -102,9 +108,21 @@ class EventReader:
                 hook.handle._note_arrived(count)
                 if key in batch.signatures:
                     signatures[found[key][1]] = signature_from_spec(batch.signatures[key])
-        for event in batch.events:
-            if event[0] in found:
-                self._run_one(*found[event[0]], event, batch.pid, signatures)
+        for (key, rows), events in groupby(batch.events, _kind):
+            if key in found:
+                hook, target = found[key]
+                if rows:
+                    self._put(hook, target, [*events], batch.pid)
+                    continue
+                for event in events:
+                    self._run_one(hook, target, event, batch.pid, signatures)
+
+    def _put(self, hook: EventHook, target: str, rows: List[Row], pid: int) -> None:
+        taken = hook.handle._begin_events(hook.take_some, len(rows))
+        try:
+            hook.callback.put_rows(pid, target, rows[:taken])  # type: ignore[attr-defined]
+        except BaseException as error:
+            self._report(hook, error)
 
     def _run_one(
         self, hook: EventHook, target: str, event: Any, pid: int, signatures: MutableMapping[str, Optional[inspect.Signature]]
@@ -126,3 +144,8 @@ class EventReader:
             hook = self._hooks.get(number)
             if hook is not None:
                 hook.handle._note_dropped(source, count, key)
+
+
+def _kind(event: Event) -> Tuple[int, bool]:
+    """Of which hook it is, and whether it is a row."""
+    return event[0], is_row(event)

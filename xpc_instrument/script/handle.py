@@ -250,6 +250,19 @@ class Handle:
             self.delivered += 1
             return True
 
+    def _begin_events(self, take: Callable[[int], int], count: int) -> int:
+        """The same of so many at once; gives how many are delivered."""
+        with self._counting:
+            if self._over:
+                return 0
+            taken = take(count)
+            self._waiting -= count
+            self._beyond += count - taken
+            if taken < count:
+                self._dropped[_HERE] = self._dropped.get(_HERE, 0) + count - taken
+            self.delivered += taken
+            return taken
+
     def _end(self) -> None:
         """The hook is removed: what has come and not been run is dropped."""
         if self._tokens is not None:

@@ -85,6 +85,15 @@ class Hook:
         """The same as `take` for an event. What a local hook tells beside its terms has a second argument, and is not counted."""
         return (self.terms.local is not None and len(event[ARGS]) > 1) or self.take()
 
+    def take_some(self, count: int) -> int:
+        """Count so many calls; gives how many of them were left."""
+        if self.left is None:
+            return count
+        with self._lock:
+            taken = min(count, self.left)
+            self.left -= taken
+            return taken
+
     def take(self) -> bool:
         """Count one call; False if there is none left."""
         if self.left is None:

@@ -29,7 +29,7 @@ from .replays import replayed_in
 from .stacks import Stack, read_stacks
 from .targets import Described, described
 from .trees import Trace
-from .watching import Log, Watch, line_event, logged_call
+from .watching import Log, Watch
 
 log = logging.getLogger("xpc_instrument")
 
@@ -107,7 +107,7 @@ class Observer(Registrar):
         The application never waits, and none of its code runs for it. In a process in which that takes more than 2 % of the processor's
         time it ends: ``Handle.over_budget``. Raises ``ExpressionError``, and as ``before``.
         """
-        texts = [show] if isinstance(show, str) else list(show)
+        texts = [show] if isinstance(show, str) else list(dict.fromkeys(show))
         for text in [*texts, *([when] if when else [])]:
             parse(text, TRUSTED)
         local: Dict[str, Any] = {"kind": WATCH, "when": when or "", "show": texts, "depth": depth, "stack": stack, "locals": locals}
@@ -115,7 +115,7 @@ class Observer(Registrar):
         stream = Watch()
         terms = Terms(wait=False, limit=limit, expires=expires, sample=sample, rate=rate, local=local)
         mode = Mode.BEFORE if entry else Mode.AFTER
-        stream.handle = self._add(mode, joined(mode, target), stream.put, terms, ())
+        stream.handle = self._add(mode, joined(mode, target), stream, terms, ())
         return stream
 
     def log(
@@ -162,7 +162,7 @@ class Observer(Registrar):
             )
         if not lines and locals:
             raise ValueError(f"{target!r:.200}: locals are shown at a line, such as shop/checkout.py:24, and the target is none")
-        log = Log((lambda call: line_event(call, parsed)) if lines else (lambda call: logged_call(call, parsed)))
+        log = Log(parsed, bool(lines))
         local: Dict[str, Any] = {
             "kind": LINE if lines else WATCH,
             "when": when or "",
@@ -174,7 +174,7 @@ class Observer(Registrar):
         local.update({} if lines else {"errors": False, "rejected": False})
         terms = Terms(wait=False, limit=limit, expires=expires, sample=sample, rate=rate, local=local)
         mode = Mode.BEFORE if lines else Mode.AFTER
-        log.handle = self._add(mode, joined(mode, target), log.put, terms, ())
+        log.handle = self._add(mode, joined(mode, target), log, terms, ())
         return log
 
     def trace(
@@ -207,7 +207,7 @@ class Observer(Registrar):
         local = {"kind": TREE, "when": when or "", "depth": depth, "least": float(min), "include": patterns}
         stream = Trace()
         terms = Terms(wait=False, limit=limit, expires=expires, sample=sample, rate=rate, local=local)
-        stream.handle = self._add(Mode.AFTER, joined(Mode.AFTER, target), stream.put, terms, ())
+        stream.handle = self._add(Mode.AFTER, joined(Mode.AFTER, target), stream, terms, ())
         return stream
 
     def record(
@@ -244,7 +244,7 @@ class Observer(Registrar):
             if inside:
                 recorder.handles.append(self._add(Mode.AFTER, joined(Mode.AFTER, inside), _stays_there, around, ()))
                 recorder.inside = _known(recorder.handles[0])
-            recorder.handle = self._add(Mode.AFTER, joined(Mode.AFTER, target), recorder.put, terms, ())
+            recorder.handle = self._add(Mode.AFTER, joined(Mode.AFTER, target), recorder, terms, ())
         except BaseException:
             recorder.remove()
             raise

@@ -192,7 +192,7 @@ class Recorder(Recording, Stream[RecordedCall]):
         # By those that wait for more calls.
         self._awaited: List[Flag] = []
 
-    def put(self, call: Call) -> None:
+    def __call__(self, call: Call) -> None:
         """The hook."""
         if self._limit is not None and len(self.calls) >= self._limit:
             return

@@ -2,6 +2,7 @@
 
 Rules:
 - A lane's thread appends, and whoever iterates takes. What nobody takes is dropped from `ROOM` events on, and counted.
+- A call that came as a row stays one until it is taken: then it is made an event, or a line is made of it (`verbs/rows.py`).
 - An event holds the values as they were, and nothing that leads back into the application.
 """
 
@@ -11,9 +12,10 @@ import asyncio
 import marshal
 import threading
 from collections import deque
-from typing import Any, Callable, Deque, Generic, Iterator, Mapping, Optional, Tuple, TypeVar
+from typing import Any, Callable, Deque, Dict, Generic, Iterator, List, Mapping, Optional, Sequence, Tuple, TypeVar
 
 from ..core.calls.outcome import Meta
+from ..core.calls.rows import DURATION, LAYOUT, NUMBER, THREAD, TIME, Layout, Row, named, tree_of
 from ..core.model.expression.template import Template
 from ..core.model.record import Record
 from ..core.unpatched import monotonic
@@ -24,6 +26,8 @@ from .handle import Handle
 ROOM = 10_000
 """Events that wait to be taken."""
 
+# Layouts of rows that are known: as many as there are processes and targets, if these do not come and go.
+_MOST_LAYOUTS = 1000
 # How long an iterator sleeps at most until it looks whether there can be more, in seconds: nobody tells it that a term is over.
 _LOOK_AGAIN = 0.1
 
@@ -114,9 +118,8 @@ def line_event(call: Call, template: Template) -> LineEvent:
     )
 
 
-def logged_call(call: Call, template: Template) -> LineEvent:
+def logged_call(event: CallEvent, template: Template) -> LineEvent:
     """The same of a call that has ended."""
-    event = call_event(call)
     shown = [event.shown[one.text] for one in template.expressions]
     return LineEvent(
         time=event.time,
@@ -160,6 +163,45 @@ def call_event(call: Call) -> CallEvent:
     )
 
 
+class CallRows:
+    """What the rows of a target have in common that come from one process with one layout; `made` makes of a call what its stream gives."""
+
+    __slots__ = ("_made", "layout", "pid", "target")
+
+    def __init__(self, pid: int, target: str, layout: Layout, made: Callable[[CallEvent], Any]) -> None:
+        self._made = made
+        self.pid = pid
+        self.target = target
+        self.layout = layout
+
+    def event(self, row: Row) -> Any:
+        """What the stream gives for a row."""
+        layout = self.layout
+        values = {name: revive(tree) for name, tree in named(layout, row)}
+        call = CallEvent(
+            row[TIME],
+            self.pid,
+            row[THREAD],
+            f"{self.pid}-{row[NUMBER]}",
+            self.target,
+            layout.file,
+            layout.line,
+            {} if layout.evaluated else values,
+            revive(tree_of(row[-1])) if layout.result else None,
+            None,
+            row[DURATION],
+            (),
+            values if layout.evaluated else {},
+            False,
+            (),
+        )
+        return self._made(call)
+
+
+def _itself(event: CallEvent) -> Any:
+    return event
+
+
 class Stream(Generic[Event]):
     """A stream of events. Leaving it as a context manager removes the hook; so does an iteration that has come to its end."""
 
@@ -172,11 +214,14 @@ class Stream(Generic[Event]):
     taken: int
     """Events that were taken from here, without those that do not meet the condition."""
 
-    def __init__(self, read: Callable[[Call], Event]) -> None:
+    def __init__(self, read: Callable[[Call], Event], made: Callable[[CallEvent], Any] = _itself) -> None:
         self.overflowed = 0
         self.taken = 0
         self._read = read
-        self._events: Deque[Event] = deque()
+        self._made = made
+        # Events, and rows each with what they have in common.
+        self._events: Deque[Any] = deque()
+        self._rows: Dict[Tuple[Any, ...], CallRows] = {}
         # For lanes' threads alone. Whoever takes holds none that they wait for: Ctrl-C may come at any moment, and leave it held.
         self._putting = threading.Lock()
         # Held as long as there is no news.
@@ -184,7 +229,7 @@ class Stream(Generic[Event]):
         self._news.acquire()
         self._closed = False
 
-    def put(self, call: Call) -> None:
+    def __call__(self, call: Call) -> None:
         """The hook."""
         event = self._read(call)
         with self._putting:
@@ -200,6 +245,29 @@ class Stream(Generic[Event]):
             self._news.release()
         except RuntimeError:
             pass  # nobody has taken note of the last news yet
+
+    def put_rows(self, pid: int, target: str, rows: Sequence[Row]) -> None:
+        """Calls that came as rows."""
+        layout: Any = None
+        told: List[Tuple[CallRows, Row]] = []
+        for row in rows:
+            if row[LAYOUT] is not layout:
+                layout = row[LAYOUT]
+                common = self._common(pid, target, layout)
+            told.append((common, row))
+        with self._putting:
+            room = max(0, ROOM - len(self._events))
+            self.overflowed += max(0, len(told) - room)
+            self._events.extend(told[:room])
+            self._tell()
+
+    def _common(self, pid: int, target: str, layout: Tuple[Any, ...]) -> CallRows:
+        found = self._rows.get((pid, target, layout))
+        if found is None:
+            if len(self._rows) >= _MOST_LAYOUTS:
+                self._rows.clear()
+            found = self._rows[pid, target, layout] = CallRows(pid, target, Layout(*layout), self._made)
+        return found
 
     def _counts(self, event: Event) -> bool:
         """Whether it is one of those that were asked for."""
@@ -222,19 +290,42 @@ class Stream(Generic[Event]):
         deadline = 0.0
         while True:
             try:
-                event = self._events.popleft()
+                told = self._events.popleft()
             except IndexError:
                 now = monotonic()
                 deadline = deadline or now + timeout
                 # What is told may have been taken before.
-                if self._closed or not self._news.acquire(timeout=max(0.0, deadline - now)):
+                if not self._news_until(deadline - now):
                     return None
                 continue
             if self._events:
                 # Another thread may wait.
                 self._tell()
+            event: Event = told[0].event(told[1]) if type(told) is tuple else told
             self.taken += self._counts(event)
             return event
+
+    def show_all(self, timeout: float, show: Callable[[Any], None]) -> int:
+        """Have `show` called with each event that there is, as soon as there is one, and taken then; gives how many there were.
+
+        What came as a row is shown as that, behind the `CallRows` of which it is one. None came if the answer is 0, within so many
+        seconds. What `show` has not come to the end of is still there. For one thread alone.
+        """
+        events = self._events
+        deadline = monotonic() + timeout
+        while not events:
+            if not self._news_until(deadline - monotonic()):
+                return 0
+        count = len(events)
+        for _ in range(count):
+            told = events[0]
+            show(told)
+            events.popleft()
+            self.taken += type(told) is tuple or self._counts(told)
+        return count
+
+    def _news_until(self, timeout: float) -> bool:
+        return not self._closed and self._news.acquire(timeout=max(0.0, timeout))
 
     @property
     def waiting(self) -> int:
@@ -292,3 +383,9 @@ class Watch(Stream[CallEvent]):
 
 class Log(Stream[LineEvent]):
     """A stream of ``LineEvent``, as ``log`` gives it."""
+
+    def __init__(self, template: Template, at_line: bool) -> None:
+        def made(event: CallEvent) -> LineEvent:
+            return logged_call(event, template)
+
+        super().__init__((lambda call: line_event(call, template)) if at_line else (lambda call: made(call_event(call))), made)

@@ -5,6 +5,7 @@ Values are shown as they were captured, and nothing here asks the application.
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from datetime import datetime, timezone
@@ -18,8 +19,11 @@ from ..script.counted import MonitorRow, StackRow, StatRow
 from ..script.stacks import Stack
 from ..script.watching import CallEvent, LineEvent
 
-# Characters of one value in a line for people.
-_LONGEST_VALUE = 120
+LONGEST_VALUE = 120
+"""Characters of one value in a line for people."""
+
+json_line = json.JSONEncoder(ensure_ascii=False, separators=(", ", ": "), allow_nan=False).encode
+"""What makes a line of JSON. Raises `ValueError` for a number that JSON has not."""
 
 
 def clock(seconds: float) -> str:
@@ -47,7 +51,7 @@ def _date_and_time(second: int) -> str:
 def value_text(value: Any) -> str:
     """A value for people, cut where it is long."""
     text = repr(value)
-    return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 1]}…"
+    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 1]}…"
 
 
 def call_text(event: CallEvent, began: bool, traceback: bool = False) -> List[str]:

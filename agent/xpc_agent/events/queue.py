@@ -18,6 +18,7 @@ from collections import deque
 from typing import Any, Callable, Deque, Dict, List, Optional, Protocol, Set
 
 from xpc_instrument.core.calls.batch import Batch, Event
+from xpc_instrument.core.calls.rows import is_row
 from xpc_instrument.core.model.errors import ChannelError, DeadlineError, RemoteProtocolError, XpcError
 from xpc_instrument.core.protocol.codec import Bytes
 from xpc_instrument.core.protocol.messages import Opcode
@@ -58,8 +59,6 @@ _AT_ONCE = 0.0
 _DIAL_TIMEOUT = 0.2
 # An event with fewer fields crosses as it was queued; with so many, it has keyword arguments beside.
 _PLAIN = 5
-# One that was queued as it was found (`hooks/quick.py`) has so many.
-_QUICK = 6
 # And a packed one with all there is has so many.
 _CROSSING = 8
 
@@ -300,7 +299,7 @@ class EventQueue:
             elif event[0] in hooks:
                 # One whose hook is forgotten was late: its invocation began before the hook was removed.
                 counts[event[0]] = counts.get(event[0], 0) + 1
-                events.append(event if len(event) < _PLAIN else _crossing(event))
+                events.append(event if len(event) < _PLAIN or is_row(event) else _crossing(event))
         self._gather = _next_span(self._gather, len(events), self.limit)
         self._count(counts)
         for hook in list(hooks.values()):
@@ -485,9 +484,6 @@ def _crossing(event: Event) -> Event:
     """The event as it crosses: what costs the caller nothing. Queued, it has the instance's class, and names of arguments as they came."""
     if len(event) == _CROSSING:
         return event  # put back when it was packed already
-    if len(event) == _QUICK:
-        hook, number, thread, event_of, found = event[:5]
-        return hook, number, thread, (event_of(found),)
     kwargs = event[4]
     for name in kwargs:
         if type(name) is not str:

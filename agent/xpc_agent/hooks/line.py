@@ -229,7 +229,7 @@ class LineHook(WatchHook):
 
     def _reader(self, expression: Expression) -> Callable[..., Any]:
         names = sorted(expression.names)
-        evaluate = expression.function(names, self._redaction.hides)
+        evaluate = expression.function(names, self.redaction.hides)
 
         def read(values: Mapping[str, Any], *_: Any) -> Any:
             return evaluate(*[self._value(values, name) for name in names])
@@ -247,7 +247,7 @@ class LineHook(WatchHook):
     def _locals(self, code: CodeType, values: Mapping[str, Any], depth: Optional[int]) -> List[Any]:
         if not self.local["locals"]:
             return []
-        named, capture, hides = self._capturer.named, self._capturer.capture, self._redaction.hides
+        named, capture, hides = self._capturer.named, self._capturer.capture, self.redaction.hides
         return [
             (name, named(name, values[name]) if depth is None or hides(name) else capture(values[name], depth))
             for name in variables(code)

@@ -1,15 +1,14 @@
-"""The quick way of a watch: calls of which all that is shown is plain and small are queued as they are, and made an event by the sender.
+"""The quick way of a watch: calls of which all that is shown is plain and small are queued as they are (`core/calls/rows.py`).
 
 Rules:
 - `recording` makes one function of what a hook shows. Every name in it is a local one or its own, and nothing that it calls runs code of
   the application or can be a target: no guard is up.
-- What is not plain is captured by a second function, with the guard up: between other work each function more that is called costs some
+- What is not plain is captured by another function, with the guard up: between other work each function more that is called costs some
   times what it costs in a loop.
 - A call that raises, one that a condition has let fall where those are shown too, and an expression that fails, go to the hook
   (`Watching`).
 - The condition is asked before the terms; what costs time is timed for one call in `SAMPLED`.
-- A queued event has six fields: hook, number, thread, what makes it of the next, (time, duration, value, ...), and None. The sender makes
-  of it the four that cross (`events/queue.py`).
+- Of a dict, list or tuple of a few atoms a copy is queued, unless a name in it hides a value: then it is captured, as all else.
 """
 
 from __future__ import annotations
@@ -18,9 +17,11 @@ import marshal
 from threading import get_ident
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Protocol, Tuple
 
+from xpc_instrument.core.calls.rows import Layout
 from xpc_instrument.core.model.interrupts import raise_interrupt
 from xpc_instrument.core.unpatched import perf_counter, wall_clock
 from xpc_instrument.core.values.captures import BIG, DEFAULT_CAPTURE, REDACTED, SHORT, Tree
+from xpc_instrument.core.values.redaction import Redaction
 
 from ..events.queue import EventQueue
 from ..generated import compiled
@@ -48,6 +49,10 @@ class Watching(Protocol):
     queue: EventQueue
     take_late: Callable[[], Any]
     """What of the terms is asked when an invocation has ended."""
+
+    redaction: Redaction
+    depth: int
+    """Levels that are shown of a value."""
 
     @property
     def capture(self) -> Callable[[Any], Tree]:
@@ -118,13 +123,18 @@ def record(values, result, error, duration, ended):
             interrupt(fault)
             tell_met(values, result, duration)
             return
-        if not ({plain}):
-            captured(values, result, duration{found})
-            return
+        if {plain}:
+            row = key, numbered(), ident(), now(), duration, layout, {values}
+        else:
+            copies = copied(({values}))
+            if copies is None:
+                captured(values, result, duration{found})
+                return
+            row = key, numbered(), ident(), now(), duration, layout, *copies
         if length(items) >= limit:
             lose()
             return
-        append((key, numbered(), ident(), event_of, (now(), duration, {values}), None))
+        append(row)
     except any_exception:
         lose()
         raise
@@ -132,6 +142,43 @@ def record(values, result, error, duration, ended):
         queue.wake()
     if not tick() % sampled:
         spent(clock() - ended)
+"""
+_COPIED = """
+def copied(values):
+    copies = []
+    for value in values:
+        kind = kind_of(value)
+        if {value}:
+            copies.append(value)
+            continue
+        if not (kind is mapping or kind is array or kind is fixed) or length(value) > most:
+            return None
+        try:
+            if kind is mapping:
+                # Before it is copied: that may compare keys of a class of their own.
+                for name in value:
+                    if kind_of(name) is not text or known(name) is not False:
+                        return None
+                copy = value.copy()
+                for name in copy:
+                    if kind_of(name) is not text or known(name) is not False:
+                        return None
+                inside = copy.values()
+            else:
+                copy = inside = value[:]
+                if length(copy) == 2 and kind_of(copy[0]) is text and known(copy[0]) is not False:
+                    # A name and its value, as headers are kept.
+                    return None
+        except changed:
+            return None
+        for one in inside:
+            kind = kind_of(one)
+            if not ({one}):
+                return None
+        if length(copy) > most:
+            return None
+        copies.append(copy)
+    return copies
 """
 _CAPTURED = """
 def captured(values, result, duration{found}):
@@ -163,10 +210,8 @@ _CONDITION = """try:
 _NOT_MET = """not_met(None)
             if not tick() % sampled:
                 spent(clock() - ended)"""
-_PLAIN = (
-    "(kind := kind_of({0})) is text and length({0}) < short or kind is whole and -big < {0} < big"
-    " or kind is real or {0} is none or kind is truth"
-)
+_ATOM = "kind is text and length({0}) < short or kind is whole and -big < {0} < big or kind is real or {0} is none or kind is truth"
+_PLAIN = f"(kind := kind_of({{0}})) is text{_ATOM[len('kind is text') :]}"
 
 
 def recording(hook: Watching, shown: Shown, names: Dict[str, Any], budget: Budget) -> Record:
@@ -185,12 +230,13 @@ def recording(hook: Watching, shown: Shown, names: Dict[str, Any], budget: Budge
         "append": hook.queue.items.append,
         "big": BIG,
         "captured": _capturing(hook, shown, found),
+        "copied": _copying(hook, max(1, MOST_VALUES // max(1, len(named)))),
         "clock": perf_counter,
-        "event_of": _maker_of_events(shown),
         "ident": get_ident,
         "interrupt": raise_interrupt,
         "items": hook.queue.items,
         "key": hook.key,
+        "layout": _layout(shown),
         "kind_of": type,
         "length": len,
         "limit": hook.queue.limit,
@@ -202,7 +248,7 @@ def recording(hook: Watching, shown: Shown, names: Dict[str, Any], budget: Budge
         "queue": hook.queue,
         "real": float,
         "sampled": SAMPLED,
-        "short": _TEXT if hook.queue.share >= _ROOM else SHORT,
+        "short": _short(hook.queue),
         "spent": guarded(hook.spent),
         "tell": tell,
         "tell_met": hook.tell_met,
@@ -256,14 +302,38 @@ def _capturing(hook: Watching, shown: Shown, found: str) -> Callable[..., None]:
     return captured
 
 
-def _maker_of_events(shown: Shown) -> Callable[[Tuple[Any, ...]], bytes]:
-    """What gives the record of `(time, duration, value, ...)`, as `watch.py` makes it."""
+def _copying(hook: Watching, most: int) -> Callable[[Tuple[Any, ...]], Optional[List[Any]]]:
+    """What gives plain values and copies of containers of up to `most` of them; None where one of the values is anything else."""
+    redaction = hook.redaction
+    mapping, array, fixed = (kind if hook.depth and not redaction.hides_type(kind) else None for kind in (dict, list, tuple))
+    namespace = {
+        "array": array,
+        "big": BIG,
+        "changed": RuntimeError,
+        "fixed": fixed,
+        "kind_of": type,
+        "known": redaction.known.get,
+        "length": len,
+        "mapping": mapping,
+        "most": most,
+        "none": None,
+        "real": float,
+        "short": _short(hook.queue),
+        "text": str,
+        "truth": bool,
+        "whole": int,
+    }
+    text = _COPIED.format(value=_ATOM.format("value"), one=_ATOM.format("one"))
+    copied: Callable[[Tuple[Any, ...]], Optional[List[Any]]] = compiled(f"{__name__} copied", namespace, text, kept=False)["copied"]
+    return copied
 
-    def event_of(queued: Tuple[Any, ...]) -> bytes:
-        values = iter(queued[2:])
-        trees = [(one.name, next(values) if one.text else REDACTED) for one in shown.values]
-        arguments = [tree for tree, one in zip(trees, shown.values) if one.is_argument]
-        others = [tree for tree, one in zip(trees, shown.values) if not one.is_argument]
-        return marshal.dumps((queued[0], queued[1], arguments, next(values, None), None, (), others, (), shown.place), MARSHAL)
 
-    return event_of
+def _short(queue: EventQueue) -> int:
+    """How long a text may not be any more."""
+    return _TEXT if queue.share >= _ROOM else SHORT
+
+
+def _layout(shown: Shown) -> Tuple[Any, ...]:
+    """What the values of a row are."""
+    names, seen = tuple(one.name for one in shown.values), tuple(bool(one.text) for one in shown.values)
+    return tuple(Layout(names, seen, any(not one.is_argument for one in shown.values), shown.result, *shown.place))

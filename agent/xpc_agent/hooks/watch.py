@@ -41,7 +41,8 @@ class WatchHook(ShownHook):
 
     def __init__(self, *args: Any, redaction: Redaction, **options: Any) -> None:
         local = options["terms"].local
-        self._redaction = redaction
+        self.redaction = redaction
+        self.depth: int = local["depth"]
         # Only calls that raise are shown.
         self._raising: bool = local.get("errors", False)
         # It costs too much.
@@ -50,7 +51,7 @@ class WatchHook(ShownHook):
         self._rated = options["terms"].rate is not None
         self._rejected = Bucket(options["terms"].rate or MOST_REJECTED) if local.get("rejected") else None
         self._show: List[Tuple[str, Callable[..., Any]]] = []
-        super().__init__(*args, capturer=Capturer(CaptureLimits(depth=local["depth"]), redaction), hides=redaction.hides, **options)
+        super().__init__(*args, capturer=Capturer(CaptureLimits(depth=self.depth), redaction), hides=redaction.hides, **options)
         self._passed_over = 0
         self.alone = self._inside = Way(ALWAYS)
         self._begin_recording()
@@ -96,12 +97,12 @@ class WatchHook(ShownHook):
             when, names = scope.inlined(shown.pop(0), "when", truth=True)
         for place, one in enumerate(shown):
             text = ""
-            if not scope.hidden(one, self._redaction.hides):
-                text, more = scope.inlined(one, f"shown{place}", self._redaction.hides)
+            if not scope.hidden(one, self.redaction.hides):
+                text, more = scope.inlined(one, f"shown{place}", self.redaction.hides)
                 names.update(more)
             values.append(Value(one.text, text, False))
         if not shown:
-            hides, first = self._redaction.hides, int(scope.bound)
+            hides, first = self.redaction.hides, int(scope.bound)
             if not scope.has_names:
                 return self.tell
             arguments = enumerate(scope.names[first:], first)
@@ -227,7 +228,7 @@ class WatchHook(ShownHook):
         capturer, now, place = self._capturer, wall_clock(), self._scope.place_of_code
         stack = callers(self.local["stack"], self._own) if self.local["stack"] else ()
         caught = None if error is None else capturer.capture(error)
-        locals_of = Locals(error, capturer, self._redaction) if error is not None and self.local.get("locals") else None
+        locals_of = Locals(error, capturer, self.redaction) if error is not None and self.local.get("locals") else None
         for depth in (None, 0):
             shown = self._shown(values, result, error, duration, depth)
             frames = () if locals_of is None else locals_of.frames(depth)
@@ -248,7 +249,7 @@ class WatchHook(ShownHook):
         redacts, capture = self._capturer.named, self._capturer.capture
         found: List[Any] = []
         for name, value in zip(names[first:], values[first:]):
-            hidden = depth is not None and self._redaction.hides(name)
+            hidden = depth is not None and self.redaction.hides(name)
             found.append((name, redacts(name, value) if depth is None or hidden else capture(value, depth)))
         return found
 

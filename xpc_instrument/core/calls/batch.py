@@ -26,7 +26,7 @@ Event = Tuple[Any, ...]
 """As it crosses: (hook, number, thread, args, kwargs, instance, duration, outcome), or the first four or five where the rest says nothing.
 
 With `args` a list, it and the values of `kwargs` are packed; a tuple holds the values. `instance` is None or its type and `id`. `outcome`
-is None for a `before` hook, a packed result, or the bytes of an exception.
+is None for a `before` hook, a packed result, or the bytes of an exception. What is shown of a call may be a row instead: see `rows.py`.
 """
 
 

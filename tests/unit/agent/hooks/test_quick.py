@@ -11,9 +11,10 @@ from typing import Any, List, Tuple
 import pytest
 
 from tests.unit.agent.hooks.made import call, made
-from xpc_agent.events.queue import EventQueue, _crossing
+from xpc_agent.events.queue import EventQueue
 from xpc_agent.guard import guard
 from xpc_agent.hooks.watch import WatchHook
+from xpc_instrument.core.calls.rows import LAYOUT, Layout, is_row, named, tree_of
 from xpc_instrument.core.model.local import WATCH
 from xpc_instrument.core.model.target import Mode
 from xpc_instrument.core.model.terms import Terms
@@ -28,6 +29,10 @@ class Customer:
     def __init__(self, name: Any, tags: Any = ()) -> None:
         self.name = name
         self.tags = tags
+
+
+class Named(dict):  # type: ignore[type-arg]
+    """No dict as it comes."""
 
 
 def charge(amount: Any, customer: Any = None, password: Any = "hunter2") -> Any:
@@ -55,12 +60,20 @@ class Watched:
 
     def told(self) -> List[Tuple[Any, ...]]:
         """What crosses of the events, without the time and the duration."""
-        crossing = [_crossing(event) if len(event) > 5 else event for event in self.queue.items if event is not None]
-        return [marshal.loads(event[3][0])[2:] for event in crossing]
+        return [_told(event) for event in self.queue.items if event is not None]
 
     def quick(self) -> bool:
         """Whether all events were queued as they were."""
-        return all(len(event) == 6 for event in self.queue.items)
+        return all(map(is_row, self.queue.items))
+
+
+def _told(event: Any) -> Tuple[Any, ...]:
+    if not is_row(event):
+        return tuple(marshal.loads(event[3][0])[2:])
+    layout = Layout(*event[LAYOUT])
+    trees = named(layout, event)
+    arguments, others = ([], trees) if layout.evaluated else (trees, [])
+    return arguments, tree_of(event[-1]) if layout.result else None, None, (), others, (), (layout.file, layout.line)
 
 
 def whole(watched: Watched, *values: Any, result: Any = None) -> Tuple[Any, ...]:
@@ -71,9 +84,14 @@ def whole(watched: Watched, *values: Any, result: Any = None) -> Tuple[Any, ...]
 
 
 @pytest.mark.parametrize("show", [[], ["customer.name", "amount"], ["password"], ["amount + 1", "pid"]])
-@pytest.mark.parametrize("value", [1, True, None, 1.5, "x" * 255, -(2**62)])
+@pytest.mark.parametrize(
+    "value", [1, True, None, 1.5, "x" * 255, -(2**62), [], [1, "a"], (2,), {"a": None, "b" * 64: "x" * 255}, {}, ["plain", 1], [1] * 4]
+)
 def test_a_plain_value_is_queued_and_told_as_by_the_whole_way(show: List[str], value: Any) -> None:
     watched = Watched(show=show)
+    # Names that are known to hide nothing.
+    whole(watched, value, value, result=value)
+    watched.queue.items.clear()
     values = (3, Customer(value) if show else value, "secret")
     watched.call(*values, result=value)
     assert watched.quick()
@@ -82,7 +100,10 @@ def test_a_plain_value_is_queued_and_told_as_by_the_whole_way(show: List[str], v
     assert "secret" not in repr(told)
 
 
-@pytest.mark.parametrize("value", [2**64, "x" * 256, [1], Decimal(1), b"raw", Customer(1), 1j])
+@pytest.mark.parametrize(
+    "value",
+    [2**64, "x" * 256, [[]], {"a": {}}, {1: 2}, {"a": "x" * 256}, [1] * 17, Decimal(1), b"raw", Customer(1), 1j, set(), Named(), [2**64]],
+)
 @pytest.mark.parametrize("show", [[], ["customer.tags"]])
 def test_any_other_value_is_captured(show: List[str], value: Any) -> None:
     watched = Watched(show=show)
@@ -206,12 +227,50 @@ def test_a_full_queue_drops_and_counts() -> None:
     assert (len(watched.queue.items), watched.hook.dropped) == (2, 3)
 
 
-def test_an_event_that_is_packed_twice_is_the_same() -> None:
+@pytest.mark.parametrize("value", [{"name": "Ann", "password": "hunter2"}, ["Authorization", "hunter2"], ("token", "hunter2")])
+def test_a_container_with_a_name_that_hides_is_captured(value: Any) -> None:
     watched = Watched()
-    watched.call(1, 2, 3)
-    once = _crossing(watched.queue.items[0])
-    assert len(once) == 4
-    assert marshal.loads(once[3][0])[2] == [("amount", 1), ("customer", 2), ("password", REDACTED)]
+    for _ in range(2):
+        watched.call(1, 2, 3, result=value)
+    assert not watched.quick()
+    assert watched.told() == [whole(watched, 1, 2, 3, result=value)] * 2
+    assert "hunter2" not in repr(watched.told())
+
+
+def test_what_is_queued_does_not_change_with_the_value() -> None:
+    watched = Watched()
+    value = {"a": 1}
+    watched.hook.capture(value)
+    watched.call(1, 2, 3, result=value)
+    told = watched.told()
+    value["a"] = 2
+    assert watched.quick()
+    assert watched.told() == told
+
+
+def test_no_code_of_a_type_is_run_that_is_like_a_container() -> None:
+    class Meta(type):
+        def __eq__(cls, other: object) -> bool:
+            raise SystemExit("code of the application")
+
+        __hash__ = type.__hash__
+
+    class Key(str):
+        def __eq__(self, other: object) -> bool:
+            raise SystemExit("code of the application")
+
+        __hash__ = str.__hash__
+
+    watched = Watched()
+    for value in (Meta("Other", (), {})(), {Key("a"): 1}, [Key("a"), 1]):
+        watched.call(1, 2, 3, result=value)
+    assert len(watched.told()) == 3
+
+
+def test_with_no_level_to_show_a_container_is_cut() -> None:
+    watched = Watched(depth=0)
+    watched.call(1, 2, 3, result=[1])
+    assert watched.told()[0][1] == ("!", "depth", "list", 1)
 
 
 def test_nothing_leaves_the_guard_up() -> None:
