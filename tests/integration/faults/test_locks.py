@@ -67,6 +67,9 @@ class Slow:
 class Local:
     pass
 
+def another():
+    return type("Another", (), {})()
+
 def fork():
     child = os.fork()
     if not child:
@@ -118,6 +121,8 @@ def test_a_thread_that_stops_within_a_lock_of_ours_holds_up_no_other(race: Calla
         # A reducer, within what pickles code by value.
         with session.instead("shop:charge", stand_in):
             check("hooked", "nothing of ours", "shop.charge(Slow())", "shop.charge(Local())")
+            # And within the lock that cloudpickle has.
+            check("hooked", "_get_or_create_tracker_id", "shop.charge(another())", "shop.charge(another())")
         # The hook is suspended.
         with session.around("shop:charge", broken):
             check("1 EUR", "_swing", "pay(3)", "pay()")

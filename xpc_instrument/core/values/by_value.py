@@ -1,10 +1,11 @@
 """Pickling code by value, with cloudpickle.
 
 Rules:
-- One thread at a time does it. cloudpickle's registry of modules is global, and ours are in it only meanwhile; and cloudpickle has a lock
-  of its own, which nobody can wait for with a limit.
-- Reducers of the application run in there, for as long as they like, and a `__del__` of its may wait there for a lock that belongs to the
-  thread that comes next. So that one waits for a moment only, and then its value cannot cross.
+- No thread waits for another one that runs code of the application's, such as a reducer: that may wait for a lock which belongs to the very
+  thread that comes next. So no lock is held while values are pickled or loaded, but for the moments that follow.
+- cloudpickle's registry of modules is global, and ours are in it only while we pickle: by `_uses`, of which one thread at a time counts.
+- cloudpickle has a lock of its own for the numbers of classes, which nobody can wait for with a limit, and a collection of garbage may
+  begin in there. So one thread at a time has a class reduced or made. Who comes while another one has been at that for long cannot pickle.
 - A forked child has none of the threads that were at it.
 """
 
@@ -13,16 +14,31 @@ from __future__ import annotations
 import os
 import sys
 import types
-from typing import Any, Callable, Iterable
+from collections import deque
+from typing import Any, Callable, Deque, Dict, Iterable, List
 
 from ..model.errors import PayloadError
+from ..model.interrupts import raise_interrupt
 from ..unpatched import Brief
 from .plain import PROTOCOL
 
-# How long a thread waits for the one that is at it, in seconds: most of what crosses by value is pickled in a millisecond.
-_PATIENCE = 0.3
+# How long a thread waits for the one that loads cloudpickle, which takes some 50 ms, and for one that has a class in hand, in seconds.
+_LOADING, _PATIENCE = 1.0, 0.3
 
-_turn = Brief(_PATIENCE)
+
+class _State:
+    """What threads share."""
+
+    def __init__(self, pickler: Any = None, registry: Any = None) -> None:
+        self.loading, self.turn = Brief(_LOADING), Brief(_PATIENCE)
+        self.pickler = pickler
+        # The module, which has it.
+        self.registry = registry
+        # By name of a module: how many pickle with it, an entry for each.
+        self.uses: Dict[str, Deque[None]] = {}
+
+
+_state = _State()
 
 
 def dump(value: Any, writer: Any, names: Iterable[str]) -> None:
@@ -30,35 +46,86 @@ def dump(value: Any, writer: Any, names: Iterable[str]) -> None:
 
     Raises what cloudpickle, the reducers and the writer raise, and `PayloadError` where another thread has been at it for long.
     """
-    with _turn() as mine:
+    pickler = _state.pickler or _load()
+    modules = [module for module in map(sys.modules.get, names) if isinstance(module, types.ModuleType)]
+    if not modules:
+        pickler(writer, PROTOCOL, buffer_callback=writer.take_buffer).dump(value)
+        return
+    uses: List[Deque[None]] = []
+    try:
+        one_at_a_time(_register, modules, uses)
+        pickler(writer, PROTOCOL, buffer_callback=writer.take_buffer).dump(value)
+    finally:
+        for use in uses:
+            use.pop()
+        with _state.turn() as mine:
+            # Else the next one does it.
+            if mine:
+                _forget_unused()
+
+
+def one_at_a_time(work: Callable[..., Any], *args: Any) -> Any:
+    """What `work` gives, which has a class, or the registry, in hand. Raises `PayloadError` where another thread has for long."""
+    with _state.turn() as mine:
         if not mine:
-            raise PayloadError(f"another thread of this process has been pickling code by value for {_PATIENCE} s and has not ended")
-        import cloudpickle
-
-        known = cloudpickle.list_registry_pickle_by_value()
-        registered = []
-        try:
-            for module in map(sys.modules.get, names):
-                if isinstance(module, types.ModuleType) and module.__name__ not in known:
-                    cloudpickle.register_pickle_by_value(module)
-                    registered.append(module)
-            cloudpickle.CloudPickler(writer, PROTOCOL, buffer_callback=writer.take_buffer).dump(value)
-        finally:
-            for module in registered:
-                cloudpickle.unregister_pickle_by_value(module)
+            raise PayloadError(f"another thread of this process has had a class in hand for {_PATIENCE} s, and has not ended")
+        return work(*args)
 
 
-def load(load: Callable[[], Any]) -> Any:
-    """What `load` gives, which makes classes by means of cloudpickle. Raises what that raises, and `PayloadError` as `dump` does."""
-    with _turn() as mine:
+def _load() -> Any:
+    state = _state
+    with state.loading() as mine:
         if not mine:
-            raise PayloadError(f"another thread of this process has been at code by value for {_PATIENCE} s and has not ended")
-        return load()
+            raise PayloadError(f"another thread of this process has been loading cloudpickle for {_LOADING} s")
+        if state.pickler is None:
+            import cloudpickle
+
+            class Pickler(cloudpickle.CloudPickler):  # type: ignore[misc]
+                def reducer_override(self, obj: Any) -> Any:
+                    if issubclass(type(obj), type):
+                        return one_at_a_time(super().reducer_override, obj)
+                    return super().reducer_override(obj)
+
+            state.registry = cloudpickle
+            state.pickler = Pickler
+        return state.pickler
+
+
+def _register(modules: Iterable[types.ModuleType], uses: List[Deque[None]]) -> None:
+    """Have these pickled by value, but for those that the application has registered. Of what is added to `uses`, each is popped later."""
+    _forget_unused()
+    state = _state
+    known = state.registry.list_registry_pickle_by_value()
+    for module in modules:
+        name = module.__name__
+        if name not in state.uses and name not in known:
+            state.uses[name] = deque()
+            state.registry.register_pickle_by_value(module)
+        if name in state.uses:
+            uses.append(state.uses[name])
+            uses[-1].append(None)
+
+
+def _forget_unused() -> None:
+    for name, use in list(_state.uses.items()):
+        if not use:
+            _unregister(name)
+            _state.uses.pop(name, None)
+
+
+def _unregister(name: str) -> None:
+    try:
+        _state.registry.unregister_pickle_by_value(types.ModuleType(name))
+    except ValueError as error:
+        raise_interrupt(error, of_values=True)  # else the application has done it
 
 
 def _in_child() -> None:
-    global _turn
-    _turn = Brief(_PATIENCE)
+    """What other threads of the parent had registered is nobody's here."""
+    global _state
+    uses, _state = _state.uses, _State(_state.pickler, _state.registry)
+    for name in uses:
+        _unregister(name)
 
 
 if hasattr(os, "register_at_fork"):

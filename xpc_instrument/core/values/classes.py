@@ -16,6 +16,7 @@ import weakref
 from typing import Any, Callable, Dict, Sequence
 
 from ..protocol.codec import Bytes
+from .by_value import one_at_a_time
 
 # What stands in a pickle that has the state of a class in it.
 _STATE = b"_class_setstate"
@@ -56,7 +57,7 @@ def _noting(make: Callable[..., Any]) -> Callable[..., Any]:
         # The number stands last but one.
         cls = numbered.get(args[-2])
         if cls is None:
-            cls = make(*args)
+            cls = one_at_a_time(make, *args)
             if len(_arrived) > _MANY:
                 for ident in [ident for ident, known in list(_arrived.items()) if known() is None]:
                     _arrived.pop(ident, None)

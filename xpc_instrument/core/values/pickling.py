@@ -12,7 +12,6 @@ Rules:
 
 from __future__ import annotations
 
-import functools
 import pickle
 from typing import Any, List, Optional, Sequence, Tuple
 
@@ -182,7 +181,7 @@ def load(body: Bytes, buffers: Sequence[Bytes]) -> Any:
     """The value in a payload. Raises `PayloadError` that says what could not be loaded."""
     try:
         if has_classes(body):
-            return by_value.load(functools.partial(load_with_classes, body, buffers))
+            return load_with_classes(body, buffers)
         return pickle.loads(body, buffers=buffers) if buffers else pickle.loads(body)
     except FAULTS as error:
         raise_interrupt(error, of_values=True)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import array
 import itertools
+import os
 import pickle
 import sys
 import threading
 from typing import Any, Callable, List
 
+import cloudpickle
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -62,6 +64,39 @@ def test_all_of_a_package_that_the_other_side_lacks_crosses_by_value() -> None:
     assert (arrived[0].x, arrived[1].__name__) == (1, "Point")
     with pytest.raises(PayloadError, match="does not cross"):
         dump(Point(1, 2), PeerProfile("3.11", "3.12", 1_000_000, frozenset({"tests"})))
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_modules_are_registered_for_as_long_as_any_thread_pickles_by_them_and_no_longer() -> None:
+    traits = PeerProfile("3.11", "3.11", 1_000_000, frozenset({"tests"}))
+    begun, go_on = threading.Event(), threading.Event()
+    seen: List[Any] = []
+
+    class Held:
+        times = 0
+
+        def __reduce__(self) -> Any:
+            # At first by pickle, until it is seen that `Point` is not there.
+            Held.times += 1
+            if Held.times == 2:
+                begun.set()
+                go_on.wait(10)
+            return int, ()
+
+    thread = threading.Thread(target=lambda: seen.append(dump([Held(), Point], traits)))
+    thread.start()
+    assert begun.wait(10)
+    # While the other one is in the middle of it.
+    assert b"_make_skeleton_class" in bytes(dump(Point, traits)[0])
+    before = cloudpickle.list_registry_pickle_by_value()
+    child = os.fork()
+    if not child:
+        os._exit(len(cloudpickle.list_registry_pickle_by_value()))
+    assert os.waitpid(child, 0)[1] == 0
+    go_on.set()
+    thread.join()
+    assert (before, cloudpickle.list_registry_pickle_by_value()) == ({"tests"}, set())
+    assert b"_make_skeleton_class" in seen[0][0]
 
 
 class Pieces:
