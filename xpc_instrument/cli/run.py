@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import sys
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
@@ -74,6 +75,9 @@ def run(options: argparse.Namespace) -> int:
     # What this process has buffered would be lost.
     sys.stdout.flush()
     sys.stderr.flush()
+    for ignored in (signal.SIGPIPE, signal.SIGXFSZ):
+        # Python ignores them from its start, what is executed inherits that, and a shell cannot undo it.
+        signal.signal(ignored, signal.SIG_DFL)
     try:
         os.execvpe(plan.words[0], plan.words, environment)
     except FileNotFoundError:

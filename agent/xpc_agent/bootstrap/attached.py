@@ -67,7 +67,7 @@ class _Finder:
 
 
 class _Watch:
-    """Stands before all finders while the agent is imported: that ends where whoever attached has given up.
+    """Stands before the finders of the agent while that is imported: it ends where whoever attached has given up.
 
     With the next module of ours, not in the middle of one of the standard library, which would make do without a part of its own.
     """
@@ -162,17 +162,20 @@ def _unseen(error: BaseException) -> str:
     )
 
 
+# The names of needed.py.
+_needed: Any = {"__name__": "xpc_agent.bootstrap.needed"}
+
+
 def _prepare(folder: str) -> str:
     """Import what is needed before anything else; why nothing may be imported here, or "" if it may."""
     try:
         with _open(folder + "/needed.py", "rb") as file:
             text = file.read()
-        needed: Any = {"__name__": "xpc_agent.bootstrap.needed"}
-        exec(text, needed)  # noqa: S102 - the agent's own
-        found = needed["in_the_way"]()
+        exec(text, _needed)  # noqa: S102 - the agent's own
+        found = _needed["in_the_way"]()
         if found:
             return f"{found} would be imported in place of the standard library's module, which the agent needs"
-        needed["import_looked_up"](get_ident, sleep)
+        _needed["import_looked_up"](get_ident, sleep)
         __import__("json")
     except Exception as error:
         return _unseen(error) or f"the imports that the agent needs fail in it ({type(error).__name__}: {error})"
@@ -201,9 +204,11 @@ def _enter(gate: Any, job: Any, folder: str, report: Any, pipe: int) -> None:
         with _open(folder + "/sources.json", encoding="utf-8") as file:
             sources = __import__("json").load(file)
     finder = _Finder(job["folders"], sources)
-    sys.meta_path.append(finder)
+    # After Python's own; what the application may have appended for one import stays last.
+    last = sys.meta_path[-1] if sys.meta_path else None
+    sys.meta_path.insert(len(sys.meta_path) - (last is not None and not _needed["is_pythons_own"](last)), finder)
     gate.watch = _Watch(pipe)
-    sys.meta_path.insert(0, gate.watch)
+    _needed["put_finder"](gate.watch)
     entered = False
     try:
         if "threading" not in sys.modules:
@@ -221,7 +226,7 @@ def _enter(gate: Any, job: Any, folder: str, report: Any, pipe: int) -> None:
     finally:
         gate.unwatch()
         if not entered:
-            sys.meta_path[:] = [one for one in sys.meta_path if one is not finder]
+            _needed["take_finder"](finder)
 
 
 def _poller(pipe: int) -> Any:

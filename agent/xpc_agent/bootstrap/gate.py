@@ -137,7 +137,10 @@ class _Gate:
         """Whoever imports is watched no more; in a forked child a later thread may have the number of its."""
         watch, self.watch = self.watch, None
         if watch is not None:
-            sys.meta_path[:] = [one for one in sys.meta_path if one is not watch]
+            for index, one in enumerate(sys.meta_path):
+                if one is watch:
+                    del sys.meta_path[index]
+                    break
 
     def come_first(self) -> None:
         """What is registered last comes first at a fork."""

@@ -4,6 +4,8 @@ Rules:
 - An import of the agent's must not run a file of the application that it has not imported itself, such as its own `selectors.py`; nor may
   the standard library's module take its place for the application. So there the agent stays out.
 - What others look up in `sys.modules` without importing it is imported before all else, so that nobody finds the half of it.
+- What stands on `sys.meta_path` for a while stands neither first nor last, but before the first of Python's own: an application that puts
+  a finder there for one import takes away what is first, or last, afterwards, which has to be its own.
 - It is run as text before anything is imported, by the stand-in and in a process that is attached to. Builtins only.
 """
 
@@ -57,6 +59,28 @@ def in_the_way():  # type: ignore[no-untyped-def]
     return ""
 
 
+def put_finder(finder: object) -> None:
+    """Put a finder before the first of Python's own."""
+    for index, one in enumerate(sys.meta_path):
+        if is_pythons_own(one):
+            sys.meta_path.insert(index, finder)  # type: ignore[arg-type]
+            return
+    sys.meta_path.insert(0, finder)  # type: ignore[arg-type]
+
+
+def is_pythons_own(finder: object) -> bool:
+    """Whether a finder is one of those that Python begins with."""
+    return type(finder) is type and finder.__module__ in ("_frozen_importlib", "_frozen_importlib_external")
+
+
+def take_finder(finder: object) -> None:
+    """Take a finder out. Others may equal it, and put theirs in meanwhile: no `remove`, and no list in place of the one that is there."""
+    for index, one in enumerate(sys.meta_path):
+        if one is finder:
+            del sys.meta_path[index]
+            return
+
+
 class _Waited:
     """Finds one module; whoever has looked it up while another thread runs it waits for the names that it does not have yet."""
 
@@ -104,8 +128,8 @@ def import_looked_up(get_ident, sleep):  # type: ignore[no-untyped-def]
     for name in _LOOKED_UP:
         if name not in sys.modules:
             finder = _Waited(name, get_ident, sleep)  # type: ignore[no-untyped-call]
-            sys.meta_path.insert(0, finder)
+            put_finder(finder)
             try:
                 __import__(name)
             finally:
-                sys.meta_path[:] = [one for one in sys.meta_path if one is not finder]
+                take_finder(finder)

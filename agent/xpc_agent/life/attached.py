@@ -12,6 +12,7 @@ from xpc_instrument.core.discovery.entry import belong_to, own_root
 from xpc_instrument.core.discovery.folder import RuntimeDirError, runtime_dir, stay_in
 from xpc_instrument.core.version import __version__
 
+from ..bootstrap.needed import take_finder
 from ..guard import guarded
 from .control import at_stop, begin, current, leave, stop
 
@@ -65,4 +66,4 @@ def _stands_by() -> bool:
 
 def _leave(finder: Any) -> None:
     belong_to("")
-    sys.meta_path[:] = [one for one in sys.meta_path if one is not finder]
+    take_finder(finder)

@@ -2,6 +2,7 @@
 
 Rules:
 - One finder, first on `sys.meta_path`, that answers only for modules that somebody waits for, with the spec that the other finders give.
+  What has stood in for the agent gives it its place; a finder that the application may have put first for one import stays first.
 - The loader it puts in between restores the module's own loader before it runs the module. A lazy module is waited for until it runs.
 - Nothing of ours raises into the import; what fails is logged (logger `xpc_agent`). What interrupts the thread meanwhile goes on.
 - Modules of ours are kept, and found again (`late.py`).
@@ -12,15 +13,29 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+from types import FrameType
 from typing import Any, Callable, Optional, Set
 
 from xpc_instrument.core.model.interrupts import raise_interrupt
 
+from ..bootstrap.needed import is_pythons_own, put_finder, take_finder
 from ..guard import guard
 from ..late import is_ours, keep_one, spec_of
 from .module import is_lazy
 
 log = logging.getLogger("xpc_agent")
+
+
+def _is_importing() -> bool:
+    """Whether another thread is in the middle of an import."""
+    own = threading.get_ident()
+    for thread, innermost in sys._current_frames().items():
+        frame: Optional[FrameType] = None if thread == own else innermost
+        while frame is not None:
+            if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+                return True
+            frame = frame.f_back
+    return False
 
 
 class _Loader:
@@ -79,16 +94,22 @@ class ImportWatcher:
     def install(self) -> None:
         """Watch from now on."""
         self._watching = True
-        if not any(finder is self for finder in sys.meta_path):  # not `in`, which asks the others whether they equal this one
+        stub = sys.modules.get("_xpc_instrument_stub")
+        for index, finder in enumerate(sys.meta_path):
+            if finder is self:
+                return
+            if finder is stub:
+                sys.meta_path.insert(index, self)
+                return
+        if sys.meta_path and not is_pythons_own(sys.meta_path[0]) and _is_importing():
+            put_finder(self)
+        else:
             sys.meta_path.insert(0, self)
 
     def uninstall(self) -> None:
         """Watch no more, not even the imports that are under way; `sys.meta_path` is as it was."""
         self._watching = False
-        for index, finder in enumerate(sys.meta_path):
-            if finder is self:
-                del sys.meta_path[index]
-                break
+        take_finder(self)
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Optional[Any]:
         """Part of the import system's protocol."""

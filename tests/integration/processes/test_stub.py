@@ -125,6 +125,21 @@ def test_children_that_are_started_have_a_stand_in_of_their_own(start: Callable[
     assert ask(program, f"__import__('subprocess').run([sys.executable, '-c', {child!r}], capture_output=True).stdout") == r"b'True\n'"
 
 
+@pytest.mark.parametrize("place", [0, -1])
+def test_a_finder_that_the_application_has_for_one_import_is_the_one_that_it_takes_out_again(
+    start: Callable[..., Program], place: int
+) -> None:
+    program = start()
+    program.read_until("ready")
+    own = "type('Own', (), {'find_spec': lambda self, *rest: None})()"
+    put = f"sys.meta_path.insert({place}, own)" if place == 0 else "sys.meta_path.append(own)"
+    text = f"own = {own}; before = list(sys.meta_path); {put}; import shop; popped = sys.meta_path.pop({place}) is own"
+    assert ask(program, text) == "done"
+    assert ask(program, f"popped, type(sys.meta_path[0]).__name__, len(before) - len(sys.meta_path), {HAS_AGENT}") == (
+        "(True, 'ImportWatcher', 0, True)"
+    )
+
+
 @pytest.mark.version
 def test_start_stop_and_stats_in_code_find_the_stand_in(start: Callable[..., Program]) -> None:
     program = start()

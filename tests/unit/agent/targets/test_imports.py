@@ -10,13 +10,16 @@ import importlib.machinery
 import importlib.util
 import logging
 import sys
+import threading
 import types
+from concurrent.futures import ThreadPoolExecutor
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Set, Tuple
 
 import pytest
 
+from xpc_agent.bootstrap.needed import is_pythons_own
 from xpc_agent.targets import imports
 from xpc_agent.targets.imports import ImportWatcher
 from xpc_agent.targets.module import find_module, is_initializing
@@ -342,6 +345,28 @@ def test_installing_twice_and_uninstalling_leaves_the_finders_as_they_were(monke
         watcher.uninstall()
         assert len(sys.meta_path) == len(finders)
         assert all(now is before for now, before in zip(sys.meta_path, finders))
+
+
+def test_a_watcher_that_comes_while_somebody_imports_does_not_come_first(write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = Equal(False)
+    monkeypatch.setattr(sys, "meta_path", [one for one in sys.meta_path if is_pythons_own(one)])
+    begun, may_end = threading.Event(), threading.Event()
+    monkeypatch.setattr("builtins.watched", (begun, may_end), raising=False)
+    write("watched_slow.py", "import builtins\nbuiltins.watched[0].set()\nbuiltins.watched[1].wait(10)\n")
+    watcher = ImportWatcher(lambda name: False, lambda module: None)
+
+    def import_it() -> None:
+        sys.meta_path.insert(0, own)
+        importlib.import_module("watched_slow")
+        assert sys.meta_path.pop(0) is own
+
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(import_it)
+        assert begun.wait(10)
+        watcher.install()
+        may_end.set()
+        done.result(10)
+    assert sys.meta_path[0] is watcher
 
 
 def test_an_import_that_is_under_way_when_the_watcher_leaves_is_not_told_of(write: Any, watcher: Any, told: Told) -> None:
