@@ -48,7 +48,7 @@ print(shop.charge(1), flush=True)
 _SAID = ["began", "imported", "forked", "[0, 0, 0]", "hooked"]
 _PATIENCE = 120.0
 # A machine that is crowded is no fault of the application's or ours.
-_SLOW = "[limits]\nhandshake-timeout = 60.0\n"
+_SLOW = "[limits]\nhandshake-timeout = 60.0\n[defaults]\ntimeout = 30.0\n"
 _COMPUTE = "while True: pass"
 
 

@@ -339,6 +339,13 @@ def loaded_by(source: str, end: str = "") -> Set[str]:
     return set(json.loads(line[len("loaded:") :]))
 
 
+def test_an_agent_that_the_environment_has_started_does_without_pathlib_and_what_that_takes() -> None:
+    dear = {"ipaddress", "urllib", "urllib.parse"}
+    if sys.version_info < (3, 15):  # whose `traceback` imports it, and `logging` that
+        dear.add("pathlib")
+    assert loaded_by("import xpc_agent.life.autostart, xpc_agent.life.attached, xpc_agent.service.on_use") & dear == set()
+
+
 @pytest.fixture(scope="module")
 def loaded() -> Dict[str, Set[str]]:
     """What each way loads; asked once for all tests."""

@@ -443,7 +443,7 @@ def _make_known(attached: Attached, examination: Examination) -> Attached:
             return attached
         address = attached.address
         if address.startswith("unix:") and not _sees(attached.pid):
-            address = f"unix:{bound_path(Path(f'/proc/{attached.pid}/root{address[5:]}'))}"
+            address = f"unix:{bound_path(f'/proc/{attached.pid}/root{address[5:]}')}"
         stats = process_stat(attached.pid) or ProcessStat()
         discovery.announce(
             discovery.Entry(

@@ -193,7 +193,7 @@ class Agent:
 
     def _address(self) -> Address:
         if self.config.manager.address == "unix":
-            return parse_address(str(socket_path(self.config.app)))
+            return parse_address(socket_path(self.config.app))
         return parse_address(self.config.manager.address)
 
     def _on_joined(self, peer: Peer) -> None:

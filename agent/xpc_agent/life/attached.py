@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import Any, Dict, Mapping
 
 from xpc_instrument.core.config.packed import unpack
 from xpc_instrument.core.discovery.entry import belong_to, own_root
-from xpc_instrument.core.discovery.folder import RuntimeDirError, runtime_dir, stay_in
+from xpc_instrument.core.discovery.folder import RuntimeDirError, runtime_folder, stay_in
 from xpc_instrument.core.version import __version__
 
 from ..bootstrap.needed import take_finder
@@ -42,7 +41,7 @@ def enter(job: Mapping[str, Any], finder: Any, report: Dict[str, Any]) -> bool:
         report["address"] = agent.address
     report["already"] = not began
     report["root"] = own_root()
-    report["folder"] = str(runtime_dir(create=False))
+    report["folder"] = runtime_folder(create=False)
     report["python"] = "{}.{}.{}".format(*sys.version_info)
     report["version"] = __version__
     report["modules"] = len(sys.modules)
@@ -51,12 +50,12 @@ def enter(job: Mapping[str, Any], finder: Any, report: Dict[str, Any]) -> bool:
 
 def _announce_in(folder: str) -> None:
     """Choose the folder in which the process is announced; "" for its own one."""
-    stay_in(Path(folder) if folder else None)
+    stay_in(folder or None)
     try:
-        runtime_dir()
+        runtime_folder()
     except RuntimeDirError:
         # Its environment names another user's, as after `sudo -E`.
-        stay_in(Path(f"/tmp/xpc-instrument-{os.geteuid()}"))  # noqa: S108 - made private by `runtime_dir`
+        stay_in(f"/tmp/xpc-instrument-{os.geteuid()}")  # noqa: S108 - made private by `runtime_folder`
 
 
 def _stands_by() -> bool:

@@ -53,7 +53,7 @@ def test_what_it_says_is_a_config_that_can_be_used(tmp_path: Path) -> None:
     table = re.search(r"\[manager\]\n(?:tls-.*\n){3}", done.stdout)
     assert table is not None
     found = config.parse(f'{table[0]}address = "tcp:0.0.0.0:80"\nauthkey-file = "k"\n')
-    assert found.manager.tls_key == tmp_path / "fleet" / "shop" / "key.pem"
+    assert found.manager.tls_key == str(tmp_path / "fleet" / "shop" / "key.pem")
     assert f'TLS.from_folder("{tmp_path}/fleet/scripts")' in done.stdout
 
 

@@ -6,7 +6,7 @@ itself.
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 from typing import Any, Dict, List, Optional, Tuple
 
 from ..discovery.name import app_name
@@ -21,7 +21,7 @@ from .schema import Config, DefaultsConfig, ManagerConfig, RedactConfig
 FILE_LIMIT = 16 << 20  # bytes; no config is larger, and `--config /dev/zero` has to end
 
 
-def read_document(reader: Reader, document: object, path: Optional[Path]) -> Config:
+def read_document(reader: Reader, document: object, path: Optional[str]) -> Config:
     """The config in what a parser gave; `path` is the file that it came from. Raises `ConfigError`."""
     where = reader.prefix
     found = reader.table(where, document, TABLES["the top of the file"])
@@ -44,7 +44,7 @@ def read_document(reader: Reader, document: object, path: Optional[Path]) -> Con
         raise ConfigError("\n".join(text for _, text in sorted(reader.mistakes, key=lambda mistake: mistake[0])))
     inherited = DefaultsConfig(**found.get("defaults", {}))
     return Config(
-        app=found["app"] if "app" in found else app_name(reader.folder.name),
+        app=found["app"] if "app" in found else app_name(os.path.basename(reader.folder)),
         manager=ManagerConfig(**manager),
         limits=Limits(**limits),
         probes=tuple(inherited.probe(**probe) for probe in found.get("probe", ())),

@@ -120,7 +120,8 @@ def parse(text: str, path: Optional[Path] = None, prefix: Sequence[str] = ()) ->
     except OSError as error:
         remedy = "expected a folder that exists, where relative paths start"
         raise ConfigError(f"{source}: the current folder is gone ({error.strerror}); {remedy}") from None
-    return read_document(Reader(source, key_lines(text), tuple(prefix), folder), document, absolute)
+    file = None if absolute is None else str(absolute)
+    return read_document(Reader(source, key_lines(text), tuple(prefix), str(folder)), document, file)
 
 
 def from_probes(app: str, targets: Iterable[str]) -> Config:

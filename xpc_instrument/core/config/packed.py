@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 from typing import Any, Dict
 
 from ..model.errors import ConfigError
@@ -34,7 +33,7 @@ def pack(config: Config) -> str:
         "defaults": defaults,
         "probe": [{key: value for key, value in _document(probe).items() if defaults.get(key) != value} for probe in config.probes],
     }
-    text = json.dumps({"path": None if config.path is None else str(config.path), "config": document})
+    text = json.dumps({"path": config.path, "config": document})
     if len(text) <= _LONG:
         return text
     import base64
@@ -54,8 +53,7 @@ def unpack(text: str) -> Config:
     except (ValueError, TypeError, LookupError, RecursionError) as error:
         remedy = "expected what pack gives; both sides need the same version of xpc-instrument"
         raise ConfigError(f"{source}: cannot be read ({error}); {remedy}") from error
-    file = None if path is None else Path(path)
-    return read_document(Reader(source, {}, (), Path(os.sep)), document, file)
+    return read_document(Reader(source, {}, (), os.sep), document, path)
 
 
 def _expanded(text: str) -> str:
@@ -83,4 +81,4 @@ def _document(part: Record) -> Dict[str, Any]:
 def _spelled(value: Any) -> Any:
     if isinstance(value, frozenset):
         return [name for name, mode in MODES.items() if mode in value]
-    return str(value) if isinstance(value, Path) else value
+    return os.fspath(value) if isinstance(value, os.PathLike) else value

@@ -12,7 +12,6 @@ import math
 import os
 import re
 import sys
-from pathlib import Path
 from typing import Any, Callable, Dict, FrozenSet, List, Mapping, Optional, Tuple, Union
 
 from ..discovery.name import app_mistake, app_name
@@ -28,7 +27,7 @@ KeyPath = Tuple[Union[str, int], ...]
 class Reader:
     """Collects the mistakes of one document; each rule below reads one value and reports to it what is wrong there."""
 
-    def __init__(self, source: str, lines: Mapping[KeyPath, int], prefix: KeyPath, folder: Path) -> None:
+    def __init__(self, source: str, lines: Mapping[KeyPath, int], prefix: KeyPath, folder: str) -> None:
         self.source = source
         self.lines = lines
         self.prefix = prefix
@@ -88,16 +87,16 @@ def _app(reader: Reader, where: KeyPath, value: object) -> object:
     return value
 
 
-def _path(reader: Reader, where: KeyPath, value: object) -> Optional[Path]:
+def _path(reader: Reader, where: KeyPath, value: object) -> Optional[str]:
     if not isinstance(value, str) or not value or "\0" in value:
         reader.wrong(where, value, "the path of a file")
         return None
     return _absolute(reader, where, value)
 
 
-def _absolute(reader: Reader, where: KeyPath, path: str) -> Optional[Path]:
+def _absolute(reader: Reader, where: KeyPath, path: str) -> Optional[str]:
     try:
-        absolute = Path(os.path.abspath(os.path.join(reader.folder, os.path.expanduser(path))))
+        absolute = os.path.abspath(os.path.join(reader.folder, os.path.expanduser(path)))
         os.fsencode(absolute)
     except UnicodeEncodeError:
         encoding = sys.getfilesystemencoding()

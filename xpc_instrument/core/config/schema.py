@@ -7,13 +7,12 @@ Rules:
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, FrozenSet, Literal, Optional, Tuple, Union
 
 from ..model.limits import DEFAULT_LIMITS, Limits
 from ..model.record import Record, as_dict
 from ..model.target import Mode
-from .secret import read_key
+from .secret import FilePath, read_key
 
 
 class ManagerConfig(Record):
@@ -22,16 +21,16 @@ class ManagerConfig(Record):
     address: str = "unix"
     """`unix` (a socket per process in the runtime dir), `unix:/ABSOLUTE/PATH`, `tcp:HOST:PORT` or `tcp:[IPV6]:PORT`."""
 
-    authkey_file: Optional[Path] = None
+    authkey_file: Optional[FilePath] = None
     """The file that holds the key; never None for a tcp address."""
 
-    tls_certificate: Optional[Path] = None
+    tls_certificate: Optional[FilePath] = None
     """The certificate that this application shows on a tcp address, PEM; set if and only if `tls_key` and `tls_ca` are."""
 
-    tls_key: Optional[Path] = None
+    tls_key: Optional[FilePath] = None
     """The private key to it, PEM, open to its owner only."""
 
-    tls_ca: Optional[Path] = None
+    tls_ca: Optional[FilePath] = None
     """The certificate of the CA that the other side's certificate has to be of, PEM."""
 
     plaintext_beyond_loopback: bool = False
@@ -118,7 +117,7 @@ class Config(Record):
     manager: ManagerConfig = ManagerConfig()
     limits: Limits = DEFAULT_LIMITS
     probes: Tuple[ProbeConfig, ...] = ()
-    path: Optional[Path] = None
+    path: Optional[str] = None
     """The absolute path of the file that this was read from; None without a file."""
 
     defaults: DefaultsConfig = DefaultsConfig()

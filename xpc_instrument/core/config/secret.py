@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
-from pathlib import Path
-from typing import Optional, Tuple
+from typing import Optional, Tuple, Union
 
 from ..model.errors import ConfigError
 
+FilePath = Union[str, "os.PathLike[str]"]
 
-def secret_mistake(path: Path, status: os.stat_result, uid: Optional[int] = None) -> Optional[Tuple[str, str]]:
+
+def secret_mistake(path: FilePath, status: os.stat_result, uid: Optional[int] = None) -> Optional[Tuple[str, str]]:
     """What is wrong with the owner or the mode of a file that holds a secret of the user `uid` (the effective one), and the remedy.
 
     Its owner can change it, so that is the user, or root, who can do everything. Nobody else may read it, but for the group of a file of
@@ -39,7 +40,7 @@ def open_at_once(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def read_key(path: Path) -> bytes:
+def read_key(path: FilePath) -> bytes:
     """The key in a file, less one newline at its end.
 
     ConfigError if the file is missing, unreadable, no regular file, empty, over 64 KiB, open to others, or another user's.

@@ -11,12 +11,11 @@ import errno
 import logging
 import os
 import socket
-from pathlib import Path
 from types import TracebackType
 from typing import List, Optional, Set, Type
 
 from ..unpatched import Socket
-from .folder import RuntimeDirError, bound_path, check_app, files, is_pid, is_socket, process_stat, remove_leftover, runtime_dir, unlink
+from .folder import RuntimeDirError, bound_path, check_app, files, is_pid, is_socket, process_stat, remove_leftover, runtime_folder, unlink
 
 _log = logging.getLogger("xpc_instrument")
 _RINGS_PER_DRAIN = 1_000  # a flood must not keep `drain` from returning; select tells that there are more
@@ -28,15 +27,15 @@ class Doorbell:
     def __init__(self, app: str, session: str) -> None:
         """For the session of that identifier. RuntimeDirError or another OSError if it cannot be put up."""
         check_app(app)
-        folder = runtime_dir()
+        folder = runtime_folder()
         self.app = app
         self._name = bell_name(session)
         self._pid = os.getpid()
         self._socket = Socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
             self._socket.setblocking(False)
-            self.path = bound_path(folder / f"{app}.{self._name}.bell")
-            self._socket.bind(os.fspath(self.path))
+            self.path = bound_path(f"{folder}/{app}.{self._name}.bell")
+            self._socket.bind(self.path)
             os.chmod(self.path, 0o600)
         except BaseException:
             self._socket.close()
@@ -44,7 +43,7 @@ class Doorbell:
 
     def follow(self, root: str) -> None:
         """Only processes of the tree with that root have to ring, while it lives: the others need not wait for anybody."""
-        path = self.path.with_name(f"{self.app}.{self._name}-{root or '0'}.bell")
+        path = f"{os.path.dirname(self.path)}/{self.app}.{self._name}-{root or '0'}.bell"
         try:
             os.rename(self.path, bound_path(path))
         except (RuntimeDirError, OSError) as error:
@@ -103,7 +102,7 @@ def ring(app: str, pid: int, root: str = "") -> Set[str]:
 
     RuntimeDirError if the runtime dir is not private; OSError if this process has no descriptor left.
     """
-    folder = runtime_dir(create=False)
+    folder = runtime_folder(create=False)
     bells = [middle for name, middle, kind in files(folder) if (name, kind) == (app, "bell") and is_meant(middle, root)]
     alive: Set[str] = set()
     if not bells:
@@ -111,9 +110,9 @@ def ring(app: str, pid: int, root: str = "") -> Set[str]:
     with Socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
         sender.setblocking(False)
         for name in bells:
-            bell = folder / f"{app}.{name}.bell"
+            bell = f"{folder}/{app}.{name}.bell"
             try:
-                sender.sendto(str(pid).encode("ascii"), os.fspath(bell))
+                sender.sendto(str(pid).encode("ascii"), bell)
                 alive.add(bell_name(name))
             except (BlockingIOError, InterruptedError):
                 alive.add(bell_name(name))  # its queue is full: it will hear of this process when it lists them all
@@ -133,12 +132,12 @@ def ring(app: str, pid: int, root: str = "") -> Set[str]:
     return alive
 
 
-def remove_dead_bell(bell: Path) -> None:
+def remove_dead_bell(bell: str) -> None:
     """Remove a doorbell whose session is gone; one that was never rung again would stay for ever."""
     with Socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
         sender.setblocking(False)
         try:
-            sender.connect(os.fspath(bell))
+            sender.connect(bell)
         except ConnectionRefusedError:
             if is_socket(bell):
                 remove_leftover(bell)

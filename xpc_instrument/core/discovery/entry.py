@@ -30,7 +30,6 @@ import logging
 import os
 import stat
 import sys
-from pathlib import Path
 from resource import RLIM_INFINITY, RLIMIT_FSIZE, getrlimit
 from typing import Any, Collection, Dict, Iterable, List, Optional, Tuple, Type, Union
 
@@ -52,7 +51,7 @@ from .folder import (
     pid_namespace,
     process_stat,
     remove_leftover,
-    runtime_dir,
+    runtime_folder,
     unlink,
 )
 
@@ -166,20 +165,20 @@ def _shortened(argv: Iterable[Any]) -> Tuple[str, ...]:
     return tuple(str(argument)[:200] for argument in itertools.islice(argv, 50))
 
 
-_announced: Dict[Entry, Path] = {}  # the application may change its environment before it withdraws
+_announced: Dict[Entry, str] = {}  # the application may change its environment before it withdraws
 
 
-def announce(entry: Entry) -> Path:
+def announce(entry: Entry) -> str:
     """Write `entry` where all can find it; returns its file. RuntimeDirError if it cannot be written, such as on a full disk."""
     check_app(entry.app)
-    folder = runtime_dir()
+    folder = runtime_folder()
     try:
         _write(folder, entry, json.dumps(as_dict(entry)).encode("ascii"))
     except OSError as error:
         remedy = _REMEDIES.get(error.errno or 0, "")
         raise RuntimeDirError(f"runtime dir {folder}: {entry.name} cannot be written there: {error.strerror or error}{remedy}") from error
-    _announced[entry] = folder / entry.name
-    return folder / entry.name
+    _announced[entry] = f"{folder}/{entry.name}"
+    return _announced[entry]
 
 
 _REMEDIES = {
@@ -188,8 +187,8 @@ _REMEDIES = {
 }
 
 
-def _write(folder: Path, entry: Entry, data: bytes) -> None:
-    temporary = folder / f"{entry.app}.{entry.pid}.tmp"
+def _write(folder: str, entry: Entry, data: bytes) -> None:
+    temporary = f"{folder}/{entry.app}.{entry.pid}.tmp"
     longest = getrlimit(RLIMIT_FSIZE)[0]
     if longest != RLIM_INFINITY and longest < len(data):
         # Whoever writes more gets a signal, which ends a process that does not ignore it as Python does.
@@ -202,7 +201,7 @@ def _write(folder: Path, entry: Entry, data: bytes) -> None:
     try:
         with open(descriptor, "wb") as file:
             file.write(data)
-        os.replace(temporary, folder / entry.name)
+        os.replace(temporary, f"{folder}/{entry.name}")
     except BaseException:
         os.unlink(temporary)
         raise
@@ -214,16 +213,16 @@ def withdraw(entry: Entry) -> None:
     if entry.pid != os.getpid():
         return
     if path is None:
-        path = location() / entry.name
+        path = f"{location()}/{entry.name}"
     unlink(path)
-    unlink(path.with_name(f"{entry.app}.{entry.pid}.sock"))
+    unlink(f"{os.path.dirname(path)}/{entry.app}.{entry.pid}.sock")
 
 
 def forget(address: str) -> None:
     """Remove what tells of a process at that address, which the agent has left: whoever attached from elsewhere has announced it here."""
     for entry in processes():
         if entry.address == address:
-            unlink(runtime_dir(create=False) / entry.name)
+            unlink(f"{runtime_folder(create=False)}/{entry.name}")
 
 
 def processes(app: Optional[str] = None, known: Collection[str] = (), elsewhere: bool = True) -> List[Entry]:
@@ -232,16 +231,16 @@ def processes(app: Optional[str] = None, known: Collection[str] = (), elsewhere:
     Those whose `Entry.name` is in `known` are left out, and not looked at; without `elsewhere`, those of other pid namespaces too, whose
     sockets would be asked. RuntimeDirError if the runtime dir is not private; [] if there is none.
     """
-    folder = runtime_dir(create=False)
+    folder = runtime_folder(create=False)
     found = []
     for name, middle, extension in files(folder):
         if extension == "bell" and app in (None, name):
-            remove_dead_bell(folder / f"{name}.{middle}.bell")
+            remove_dead_bell(f"{folder}/{name}.{middle}.bell")
         if (app is not None and name != app) or extension not in {"json", "sock", "tmp"} or not is_pid(middle):
             continue
         if f"{name}.{middle}.json" in known:
             continue
-        path = folder / f"{name}.{middle}.{extension}"
+        path = f"{folder}/{name}.{middle}.{extension}"
         if extension == "json":
             entry = _read(path, name, int(middle), elsewhere)
             if entry is not None:
@@ -251,11 +250,11 @@ def processes(app: Optional[str] = None, known: Collection[str] = (), elsewhere:
     return sorted(found, key=lambda entry: (entry.app, entry.since, entry.pid))
 
 
-def _may_be_used(path: Path) -> bool:
+def _may_be_used(path: str) -> bool:
     """Whether a socket, or an entry that is being written, may be that of a process in another pid namespace."""
-    if path.suffix == ".sock":
+    if path.endswith(".sock"):
         # What tells of it has been looked at before.
-        return path.with_suffix(".json").exists() or answers(path)
+        return os.path.exists(f"{path[: -len('.sock')]}.json") or answers(path)
     try:
         return wall_clock() - os.lstat(path).st_mtime < _WRITING
     except FileNotFoundError:
@@ -266,7 +265,7 @@ def is_announced(app: str, pid: int, member: str) -> bool:
     """Whether the process `pid` of `app` has announced that it joins as that session. Raises `RuntimeDirError`."""
     if not is_pid(str(pid)):
         return False
-    entry = _read(runtime_dir(create=False) / f"{app}.{pid}.json", app, pid, elsewhere=False)
+    entry = _read(f"{runtime_folder(create=False)}/{app}.{pid}.json", app, pid, elsewhere=False)
     return entry is not None and bool(member) and entry.member == member
 
 
@@ -287,7 +286,7 @@ def _has_left(entry: Entry) -> bool:
         return False  # it has just ended
 
 
-def _read(path: Path, app: str, pid: int, elsewhere: bool) -> Optional[Entry]:
+def _read(path: str, app: str, pid: int, elsewhere: bool) -> Optional[Entry]:
     """The entry in a file, or None if there is none of a process that is alive, and here unless it may be `elsewhere`.
 
     What a dead one left is removed.
@@ -330,20 +329,25 @@ def _read(path: Path, app: str, pid: int, elsewhere: bool) -> Optional[Entry]:
 def _argv_of(pid: int) -> Tuple[str, ...]:
     """The command line of a process that has not told it, as one whose agent is not loaded yet; () where it cannot be seen."""
     try:
-        words = Path("/proc", str(pid), "cmdline").read_bytes().split(b"\0")
+        words = _content(f"/proc/{pid}/cmdline").split(b"\0")
     except OSError:
         return ()
     return _shortened(os.fsdecode(word) for word in words[:-1])
+
+
+def _content(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def _differ(announced: Optional[int], now: Optional[int]) -> bool:
     return announced is not None and now is not None and announced != now
 
 
-def _of_elsewhere(entry: Entry, path: Path, status: os.stat_result) -> Optional[Entry]:
+def _of_elsewhere(entry: Entry, path: str, status: os.stat_result) -> Optional[Entry]:
     """The entry of another pid namespace, as it is to be reached from here; None if it is not, or cannot be told to be."""
-    beside = path.with_suffix(".sock")
-    if os.path.basename(entry.address) != beside.name:
+    beside = f"{path[: -len('.json')]}.sock"
+    if os.path.basename(entry.address) != os.path.basename(beside):
         return None
     if answers(beside):
         # The folder may have another name there.
@@ -414,7 +418,7 @@ def find(name_or_pid: Union[str, int], advice: str = _WAIT) -> List[Entry]:
         seen = f"process {wanted} runs, but not with the agent in it: xpc-instrument attach {wanted}"
     if not pids:
         start = f"start one with: xpc-instrument run --app NAME -- COMMAND; if it has just been started, {advice}"
-        folder = runtime_dir(create=False)
+        folder = runtime_folder(create=False)
         raise ApplicationNotFoundError(f"{seen}; no instrumented application of this user runs (per {folder}); {start}")
     listed = ", ".join(f"{app} (pid {', '.join(numbers)})" for app, numbers in pids.items())
     near = nearest(wanted, pids)
@@ -441,7 +445,7 @@ def _other_owner(pid: int) -> Optional[str]:
 def _may_be_starting(pid: int) -> bool:
     """Whether the environment of a process has the agent start in it; False where that cannot be seen, as where there is no /proc."""
     try:
-        environment = Path("/proc", str(pid), "environ").read_bytes()
+        environment = _content(f"/proc/{pid}/environ")
     except OSError:
         return False
     return any(one.startswith(b"XPC_INSTRUMENT_CONFIG_PACKED=") for one in environment.split(b"\0"))

@@ -14,14 +14,16 @@ import logging
 import os
 import socket
 import stat
-from pathlib import Path
-from typing import List, Optional, Tuple, Union
+from typing import TYPE_CHECKING, List, Optional, Tuple
 
 from ..model.errors import ConfigError, XpcError
 from ..model.limits import SOCKET_PATH_LIMIT
 from ..model.record import Record
 from ..unpatched import Socket
 from .name import app_mistake
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 VARIABLE = "XPC_INSTRUMENT_RUNTIME_DIR"
 
@@ -33,6 +35,13 @@ class RuntimeDirError(XpcError, OSError):
 
 
 def runtime_dir(create: bool = True) -> Path:
+    """As `runtime_folder`, for scripts; the agent does not import pathlib, which takes a tenth of what its first connection takes."""
+    from pathlib import Path
+
+    return Path(runtime_folder(create))
+
+
+def runtime_folder(create: bool = True) -> str:
     """The runtime dir of this user, private as said above; made if it does not exist, unless `create` is false.
 
     `$XPC_INSTRUMENT_RUNTIME_DIR`, else `$XDG_RUNTIME_DIR/xpc-instrument` if that exists and is this user's (as its
@@ -43,7 +52,7 @@ def runtime_dir(create: bool = True) -> Path:
     if create:
         try:
             if VARIABLE in os.environ or _stays_in is not None:
-                os.makedirs(path.parent, exist_ok=True)
+                os.makedirs(os.path.dirname(path), exist_ok=True)
             os.mkdir(path, 0o700)
         except FileExistsError:
             pass  # checked below, whoever made it
@@ -66,10 +75,10 @@ def runtime_dir(create: bool = True) -> Path:
     return path
 
 
-_stays_in: Optional[Path] = None
+_stays_in: Optional[str] = None
 
 
-def stay_in(folder: Optional[Path]) -> None:
+def stay_in(folder: Optional[str]) -> None:
     """The runtime dir of this process is that one from now on, whatever its environment says; None: what the environment says.
 
     So a process that was attached to is found by whoever attached, and its environment, which its children inherit, is not touched.
@@ -78,7 +87,7 @@ def stay_in(folder: Optional[Path]) -> None:
     _stays_in = folder
 
 
-def location() -> Path:
+def location() -> str:
     if _stays_in is not None:
         return _stays_in
     explicit = os.environ.get(VARIABLE)
@@ -86,7 +95,7 @@ def location() -> Path:
         if not os.path.isabs(explicit):
             # A relative path would mean another folder to each process.
             raise RuntimeDirError(f"{VARIABLE}={explicit}: it is a relative path; expected an absolute one")
-        return Path(explicit)
+        return _tidy(explicit)
     xdg = os.environ.get("XDG_RUNTIME_DIR", "")
     if os.path.isabs(xdg):
         try:
@@ -94,20 +103,25 @@ def location() -> Path:
         except OSError:
             status = None
         if status is not None and stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid():
-            return Path(xdg, "xpc-instrument")
+            return _tidy(f"{xdg}/xpc-instrument")
     # As tempfile.gettempdir chooses, without importing it: that costs an application's start-up some milliseconds.
     candidates = [os.environ.get(name, "") for name in ("TMPDIR", "TEMP", "TMP")]
     temporary = next((c for c in candidates if os.path.isabs(c) and os.access(c, os.W_OK | os.X_OK)), "/tmp")  # noqa: S108 - made private by runtime_dir
-    return Path(temporary, f"xpc-instrument-{os.geteuid()}")
+    return _tidy(f"{temporary}/xpc-instrument-{os.geteuid()}")
 
 
-def socket_path(app: str, pid: Optional[int] = None) -> Path:
+def _tidy(path: str) -> str:
+    """An absolute path as pathlib spells it: one text for one folder, but for links and `..`."""
+    return "/" + "/".join(part for part in path.split("/") if part not in ("", "."))
+
+
+def socket_path(app: str, pid: Optional[int] = None) -> str:
     """Where the process `pid` (this one, if None) of `app` listens; RuntimeDirError if that is too long for a socket."""
     check_app(app)
-    return bound_path(runtime_dir() / f"{app}.{os.getpid() if pid is None else pid}.sock")
+    return bound_path(f"{runtime_folder()}/{app}.{os.getpid() if pid is None else pid}.sock")
 
 
-def bound_path(path: Path) -> Path:
+def bound_path(path: str) -> str:
     length = len(os.fsencode(path))
     if length > SOCKET_PATH_LIMIT:
         remedy = f"set {VARIABLE} to a shorter folder, or choose a shorter app name"
@@ -121,7 +135,7 @@ def check_app(app: str) -> None:
         raise ConfigError(f"{app!r} {wrong}")
 
 
-def files(folder: Path) -> List[Tuple[str, str, str]]:
+def files(folder: str) -> List[Tuple[str, str, str]]:
     """The files that are named like ours: (app, what is in the middle, extension); app names may have dots themselves."""
     try:
         names = sorted(os.listdir(folder))
@@ -177,12 +191,12 @@ def pid_namespace() -> str:
         return ""
 
 
-def answers(path: Union[str, Path]) -> bool:
+def answers(path: str) -> bool:
     """Whether a process listens at a socket; True also where that cannot be told, such as at one of another user."""
     with Socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:
-            probe.connect(os.fspath(path))
+            probe.connect(path)
         except (ConnectionRefusedError, FileNotFoundError):
             return False
         except OSError:
@@ -191,7 +205,7 @@ def answers(path: Union[str, Path]) -> bool:
     return True
 
 
-def remove_leftover(path: Path, seen: Optional[os.stat_result] = None) -> None:
+def remove_leftover(path: str, seen: Optional[os.stat_result] = None) -> None:
     """Remove what a dead process left, unless there is another file than `seen` by now; no matter if that fails."""
     try:
         now = os.lstat(path)
@@ -204,14 +218,14 @@ def remove_leftover(path: Path, seen: Optional[os.stat_result] = None) -> None:
         _log.warning("%s: a dead process left it, and it cannot be removed (%s)", path, error.strerror)
 
 
-def unlink(path: Path) -> None:
+def unlink(path: str) -> None:
     try:
         os.unlink(path)
     except FileNotFoundError:
         pass  # the aim is reached
 
 
-def is_socket(path: Path) -> bool:
+def is_socket(path: str) -> bool:
     try:
         return stat.S_ISSOCK(os.lstat(path).st_mode)
     except OSError:

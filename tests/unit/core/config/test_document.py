@@ -32,7 +32,7 @@ def mistakes(text: str, **options: Any) -> List[str]:
 
 def test_an_empty_file_is_a_config_with_every_default(tmp_path: Path) -> None:
     config = parse("", tmp_path / "xpc-instrument.toml")
-    assert config == Config(app=app_name(tmp_path.name), path=tmp_path / "xpc-instrument.toml")
+    assert config == Config(app=app_name(tmp_path.name), path=str(tmp_path / "xpc-instrument.toml"))
     assert (config.manager.address, config.manager.endpoint, config.manager.read_authkey()) == ("unix", None, None)
     assert config.probes == ()
 
@@ -74,7 +74,7 @@ def test_a_probe_has_the_defaults_that_it_does_not_set_itself(tmp_path: Path) ->
         """,
         tmp_path / "xpc-instrument.toml",
     )
-    assert config.manager == ManagerConfig("tcp:[::1]:5000", tmp_path / "shop.key")
+    assert config.manager == ManagerConfig("tcp:[::1]:5000", str(tmp_path / "shop.key"))
     assert config.manager.endpoint == ("::1", 5000)
     assert config.limits == Limits(
         max_payload=2 << 20,
@@ -111,7 +111,7 @@ def test_a_probe_has_the_defaults_that_it_does_not_set_itself(tmp_path: Path) ->
 def test_where_the_manager_listens(address: str, stored: str, endpoint: Any) -> None:
     config = parse(f'manager = {{address = "{address}", authkey-file = "k"}}', Path("/srv/xpc-instrument.toml"))
     assert (config.manager.address, config.manager.endpoint) == (stored, endpoint)
-    assert config.manager.authkey_file == Path("/srv/k")
+    assert config.manager.authkey_file == "/srv/k"
 
 
 @pytest.mark.parametrize(("size", "expected"), [("1", 1), ('"1 B"', 1), ('"3kB"', 3000), ('"64 MiB"', 64 << 20), ('"1 GiB"', 1 << 30)])
@@ -254,7 +254,7 @@ THREE = 'tls-certificate = "c.pem"\ntls-key = "k.pem"\ntls-ca = "ca.pem"'
 
 def test_tls_is_three_files_beside_the_config() -> None:
     manager = parse(f'[manager]\naddress = "tcp:0.0.0.0:80"\nauthkey-file = "k"\n{THREE}', Path("/srv/xpc-instrument.toml")).manager
-    assert (manager.tls_certificate, manager.tls_key, manager.tls_ca) == (Path("/srv/c.pem"), Path("/srv/k.pem"), Path("/srv/ca.pem"))
+    assert (manager.tls_certificate, manager.tls_key, manager.tls_ca) == ("/srv/c.pem", "/srv/k.pem", "/srv/ca.pem")
     assert not manager.plaintext_beyond_loopback
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import re
 import zlib
-from pathlib import Path
 from typing import Any, Dict
 
 import pytest
@@ -32,7 +31,7 @@ probe_settings: Dict[str, Any] = {
     "suspend_at_most": st.floats(min_value=60.0, max_value=86_400.0),
 }
 targets = st.from_regex(r"[a-zé_][a-z0-9_]{0,3}(\.[a-z*]{1,3})?:[A-Z_*][a-z0-9_]{0,4}(\.[a-z_*]{1,3})?", fullmatch=True)
-paths = st.text("ab é\udc80-", min_size=1, max_size=6).map(lambda name: Path("/srv", name))
+paths = st.text("ab é\udc80-", min_size=1, max_size=6).map(lambda name: f"/srv/{name}")
 managers = st.one_of(
     st.builds(ManagerConfig, st.just("unix") | paths.map(lambda path: f"unix:{path}"), st.none() | paths),
     st.builds(ManagerConfig, st.sampled_from(["tcp:localhost:1", "tcp:[::1]:65535"]), paths),

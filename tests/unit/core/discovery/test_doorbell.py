@@ -20,8 +20,8 @@ SESSION = "0123456789abcdef"
 
 def test_a_doorbell_hears_of_its_own_application_only(runtime_dir: Path) -> None:
     with Doorbell("shop", SESSION) as bell, Doorbell("api", SESSION) as other:
-        assert bell.path == runtime_dir / "shop.01234567.bell"
-        assert stat.S_IMODE(bell.path.stat().st_mode) == 0o600
+        assert bell.path == f"{runtime_dir}/shop.01234567.bell"
+        assert stat.S_IMODE(os.stat(bell.path).st_mode) == 0o600
         assert bell.drain() == []
         assert ring("shop", 5) == ring("shop", 6) == {bell_name(SESSION)}
         assert bell.drain() == [5, 6]
@@ -35,9 +35,9 @@ def test_a_doorbell_whose_session_has_died_is_removed(runtime_dir: Path) -> None
     with Doorbell("shop", SESSION) as bell:
         gone = Doorbell("shop", "deadbeef")
         gone._socket.close()
-        assert gone.path.exists()
+        assert os.path.exists(gone.path)
         assert ring("shop", 5) == {bell_name(SESSION)}
-        assert not gone.path.exists()
+        assert not os.path.exists(gone.path)
         assert bell.drain() == [5]
 
 
@@ -48,7 +48,7 @@ def test_a_full_doorbell_counts_as_alive_and_never_waits() -> None:
             sender.setblocking(False)
             try:
                 while True:
-                    sender.sendto(b"7", str(bell.path))
+                    sender.sendto(b"7", bell.path)
                     rings += 1
             except BlockingIOError:
                 pass
@@ -71,7 +71,7 @@ def test_one_drain_of_a_flooded_doorbell_ends(monkeypatch: pytest.MonkeyPatch) -
 def test_a_ring_that_is_no_pid_is_logged_and_ignored(caplog: pytest.LogCaptureFixture) -> None:
     with Doorbell("shop", SESSION) as bell, Socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
         for text in (b"", b"-1", b"0", b"\xff", b"12 ", b"9" * 100, b"12"):
-            sender.sendto(text, str(bell.path))
+            sender.sendto(text, bell.path)
         assert bell.drain() == [12]
     assert len(caplog.records) == 6
 
@@ -90,7 +90,7 @@ def test_what_is_no_doorbell_is_skipped_logged_and_kept(runtime_dir: Path, caplo
         assert ring("shop", 5) == {bell_name(SESSION)}
         assert bell.drain() == [5]
         assert "is no doorbell (" in caplog.text
-        assert path.exists()
+        assert os.path.exists(path)
     path.unlink()
 
 
@@ -107,5 +107,5 @@ def test_a_bell_that_follows_one_tree_is_rung_by_its_processes_only_while_its_ro
         bell.follow("")
         assert ring(app, 9) == {bell_name(SESSION)}
         path = bell.path
-        assert path.exists()
-    assert not path.exists()
+        assert os.path.exists(path)
+    assert not os.path.exists(path)

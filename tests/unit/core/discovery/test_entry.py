@@ -74,13 +74,13 @@ def test_what_is_no_app_name_makes_no_file(app: str) -> None:
 def test_an_announced_process_is_found_until_it_withdraws(runtime_dir: Path) -> None:
     entry = own_entry("shop.api", "unix:/x")
     path = announce(entry)
-    assert path == runtime_dir / f"shop.api.{os.getpid()}.json"
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert path == f"{runtime_dir}/shop.api.{os.getpid()}.json"
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
     assert processes() == processes("shop.api") == find("shop.api") == find(os.getpid()) == find(str(os.getpid())) == [entry]
     assert processes("shop") == []
     assert (entry.pid, entry.ppid, entry.address) == (os.getpid(), os.getppid(), "unix:/x")
     assert (entry.app, entry.python) == ("shop.api", ".".join(map(str, sys.version_info[:3])))
-    assert [name for name in os.listdir(runtime_dir) if name != path.name] == []
+    assert [name for name in os.listdir(runtime_dir) if name != os.path.basename(path)] == []
     (runtime_dir / f"shop.api.{os.getpid()}.sock").write_text("")
     withdraw(entry)
     withdraw(entry)
@@ -366,7 +366,7 @@ def test_a_child_leaves_the_files_that_it_has_inherited_to_its_parent(runtime_di
             assert bell.fileno() == -1
 
         in_child(work)
-        assert sorted(os.listdir(runtime_dir)) == sorted([entry.name, bell.path.name])
+        assert sorted(os.listdir(runtime_dir)) == sorted([entry.name, os.path.basename(bell.path)])
         assert ring("shop", 5) == {bell_name(SESSION)}
         assert bell.drain() == [5]
     withdraw(entry)
