@@ -109,11 +109,14 @@ class RLock:
     It is one of C, which lets go whatever is raised, and wherever: a signal handler may raise at the beginning of an `__exit__` that is a
     Python function, and the lock would be held for ever. It exists only while it is used. eventlet, when it patches, replaces those that it
     finds by locks that do not work between threads, and tells the application's log of those that it cannot replace.
+
+    `make` gives another kind of lock.
     """
 
-    __slots__ = ("_last",)
+    __slots__ = ("_last", "_make")
 
-    def __init__(self) -> None:
+    def __init__(self, make: Optional[Callable[[], Any]] = None) -> None:
+        self._make = make
         self._last: Dict[str, Any] = {"lock": _no_lock}
 
     def __call__(self) -> Any:
@@ -121,7 +124,7 @@ class RLock:
         link = self._last
         lock = link["lock"]()
         while lock is None:
-            made = _rlock()
+            made = (self._make or _rlock)()
             # One atomic step says which comes after one that has gone; whoever looks at it meanwhile finds the same one.
             link = self._last = link.setdefault("next", {"lock": weakref.ref(made)})
             lock = link["lock"]()

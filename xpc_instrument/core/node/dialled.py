@@ -10,9 +10,11 @@ Rules:
 from __future__ import annotations
 
 import threading
-from typing import Callable, Dict, List, Optional
+from collections import deque
+from typing import Callable, Deque, Dict, List, Optional
 
 from ..model.errors import AuthenticationError, ChannelError, DeadlineError, NoLaneError, RemoteProtocolError
+from ..model.interrupts import raise_interrupt
 from ..model.limits import Limits
 from ..protocol.codec import Frame
 from ..protocol.connection import State
@@ -20,6 +22,7 @@ from ..protocol.messages import Role
 from ..unpatched import monotonic
 from ..wire.wire import Wire
 from .address import Address
+from .lanes import bell
 from .threads import start_seen
 
 # How long a caller waits for a lane of its own before it asks the host again, which had none left for it, in seconds.
@@ -189,18 +192,20 @@ class AnsweringLanes:
 
 
 class CallingLanes:
-    """Lanes on which this node calls: one is dialled where none is idle and there are fewer than `limit`; else one is waited for."""
+    """Lanes on which this node calls: one is dialled where none is idle and there are fewer than `limit`; else one is waited for.
+
+    Threads of an application come here, so there is no lock: each step is one of C on a deque or a dict.
+    """
 
     def __init__(self, address: Address, limit: int, dial: Dial) -> None:
         self.limit = limit
         self._address = address
         self._dial = dial
-        self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
-        self._idle: List[Wire] = []
+        self._idle: Deque[Wire] = deque()
         self._in_use: Dict[int, Wire] = {}
-        # How many are being dialled.
-        self._dialling = 0
+        # An entry for each that is being dialled.
+        self._dialling: Deque[None] = deque()
+        self._waiters: Deque[Callable[[], None]] = deque()
         self._closed = ""
 
     def take(self, deadline: float) -> Wire:
@@ -212,9 +217,8 @@ class CallingLanes:
                     return self._dialled(deadline)
                 except NoLaneError:
                     # The host grants fewer, or has not noticed yet that one was closed.
-                    with self._lock:
-                        if not self._idle and not self._changed.wait(_LOOK_AGAIN) and monotonic() >= deadline:
-                            raise
+                    if not self._wait(min(deadline, monotonic() + _LOOK_AGAIN), self._has_idle) and monotonic() >= deadline:
+                        raise
             elif _is_fresh(wire):
                 return wire
             else:
@@ -222,80 +226,120 @@ class CallingLanes:
 
     def _idle_one(self, deadline: float) -> Optional[Wire]:
         """An idle lane; None if one is to be dialled, which is counted as being so."""
-        with self._lock:
-            while True:
-                if self._closed:
-                    raise self._not_connected()
-                if self._idle:
-                    wire = self._idle.pop()
-                    self._in_use[id(wire)] = wire
-                    return wire
-                if len(self._in_use) + self._dialling < self.limit:
-                    self._dialling += 1
-                    return None
-                if not self._changed.wait(max(0.0, deadline - monotonic())):
-                    raise DeadlineError(f"all {self.limit} lanes to call on to {self._address} are in use (max-lanes)")
+        while True:
+            if self._closed:
+                raise self._not_connected()
+            try:
+                wire = self._idle.pop()
+            except IndexError as error:
+                raise_interrupt(error, of_values=True)
+            else:
+                return self._used(wire)
+            # Counted before there is known to be room, and looked for again after it was not: of those that come at once the last finds it.
+            self._dialling.append(None)
+            if len(self._in_use) + len(self._dialling) <= self.limit:
+                return None
+            self._dialling.pop()
+            if not self._wait(deadline, self._may_take):
+                raise DeadlineError(f"all {self.limit} lanes to call on to {self._address} are in use (max-lanes)")
+
+    def _has_idle(self) -> bool:
+        return bool(self._closed or self._idle)
+
+    def _may_take(self) -> bool:
+        return self._has_idle() or len(self._in_use) + len(self._dialling) < self.limit
+
+    def _wait(self, deadline: float, is_there: Callable[[], bool]) -> bool:
+        """Until something may be there; False if nothing was at the deadline."""
+        wake = bell()
+        woken = False
+        try:
+            self._waiters.append(wake)
+            # As those look for who waits that have put something there.
+            if is_there():
+                return True
+            remaining = deadline - monotonic()
+            woken = remaining > 0 and wake.wait(remaining)
+            return woken
+        finally:
+            try:
+                self._waiters.remove(wake)
+            except ValueError as error:
+                raise_interrupt(error, of_values=True)
+                if not woken:
+                    self._wake_one()
+            wake.close()
+
+    def _wake_one(self) -> None:
+        try:
+            wake = self._waiters.popleft()
+        except IndexError as error:
+            raise_interrupt(error, of_values=True)
+            return
+        wake()
 
     def _dialled(self, deadline: float) -> Wire:
         try:
             wire = self._dial(Role.CALL, deadline)
         except BaseException:
-            with self._lock:
-                self._dialling -= 1
-                self._changed.notify()
+            self._dialling.pop()
+            self._wake_one()
             raise
-        with self._lock:
-            self._dialling -= 1
-            if not self._closed:
-                self._in_use[id(wire)] = wire
-                return wire
-        wire.close()
-        raise self._not_connected()
+        self._used(wire, self._dialling)
+        return wire
+
+    def _used(self, wire: Wire, dialling: Optional[Deque[None]] = None) -> Wire:
+        self._in_use[id(wire)] = wire
+        if dialling is not None:
+            dialling.pop()
+        if self._closed:
+            # It was nowhere when all were closed.
+            wire.close()
+            raise self._not_connected()
+        return wire
 
     def _not_connected(self) -> ChannelError:
         return ChannelError(f"not connected to {self._address}: {self._closed}")
 
     def wires(self) -> List[Wire]:
         """All, in use or idle."""
-        with self._lock:
-            return [*self._idle, *self._in_use.values()]
+        return [*self._idle, *self._in_use.values()]
 
     def give(self, wire: Wire) -> None:
         """Put a lane back after a call that ended well."""
-        with self._lock:
-            self._in_use.pop(id(wire), None)
-            self._changed.notify()
-            if not self._closed and not wire.closed:
-                self._idle.append(wire)
-                return
-        wire.charge(None)
-        wire.close()
+        if self._closed or wire.closed:
+            self.drop(wire)
+            return
+        self._in_use.pop(id(wire), None)
+        self._idle.append(wire)
+        if self._closed:
+            wire.close()
+        self._wake_one()
 
     def drop(self, wire: Wire) -> None:
         """Close a lane whose call did not end well."""
         wire.charge(None)
-        with self._lock:
-            self._in_use.pop(id(wire), None)
-            self._changed.notify()
+        self._in_use.pop(id(wire), None)
+        self._wake_one()
         wire.close()
 
     def close(self, why: str) -> None:
         """Close all; from now on `take` raises a `ChannelError` that says why."""
-        with self._lock:
-            self._closed = why
-            wires = [*self._idle, *self._in_use.values()]
-            self._idle = []
-            self._changed.notify_all()
-        for wire in wires:
+        self._closed = why
+        for wire in self.wires():
             wire.close()
+        self._idle.clear()
+        while self._waiters:
+            self._wake_one()
 
     def abandon(self, why: str) -> None:
         """In a forked child: close this process's descriptors and leave the lanes to the parent."""
         self._closed = why
-        for wire in [*self._idle, *self._in_use.values()]:
+        for wire in self.wires():
             wire.abandon()
         self._idle.clear()
         self._in_use.clear()
+        self._waiters.clear()
 
 
 def _is_fresh(wire: Wire) -> bool:

@@ -13,7 +13,8 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from typing import Any, Callable, Dict, Mapping, Optional, Set
+from collections import deque
+from typing import Any, Callable, Deque, Dict, Mapping, Optional, Set
 
 from ..model.errors import ChannelError, DeadlineError, XpcError
 from ..model.limits import Limits
@@ -33,7 +34,7 @@ from ..protocol.messages import (
     Unregister,
     Welcome,
 )
-from ..unpatched import monotonic
+from ..unpatched import RLock, monotonic
 from ..values.traits import python_version
 from ..wire.memory import why_plain
 from ..wire.wire import Wire
@@ -77,7 +78,9 @@ class Joiner:
         self._on_notice = on_notice
         self._on_lost = on_lost
         self._control: Optional[Wire] = None
-        self._sending = threading.Lock()
+        # A lock that waits as the threads of this program do, and goes with the thread that is interrupted right where it takes it.
+        self._sending = RLock(threading.Lock)
+        self._saying: Deque[None] = deque()
         self._lock = threading.Lock()
         self.answering = AnsweringLanes(address, limits, self._dial, serve, self._missed, on_cut_off)
         self.calling = CallingLanes(address, limits.max_lanes, self._dial)
@@ -202,20 +205,27 @@ class Joiner:
     @property
     def behind(self) -> bool:
         """Whether the host has been given up waiting for: it may not even read, and then one more request has to wait to be sent."""
-        return bool(self._late) or self._sending.locked()
+        return bool(self._late) or bool(self._saying)
 
     def _say(self, message: Message, deadline: Optional[float] = None) -> None:
         wire = self._control
         if wire is None or self._closed:
             raise ChannelError(f"not connected to {self.address}: {self.lost or 'call connect first'}")
-        with self._sending:
-            try:
-                wire.send_message(message, monotonic() + self.limits.connect_timeout if deadline is None else deadline)
-            except ChannelError as error:
-                # Noticed here before the control thread, which now finds the connection closed: nobody may take it for alive meanwhile.
-                self.lost = self.lost or str(error)
-                wire.close()
-                raise
+        deadline = monotonic() + self.limits.connect_timeout if deadline is None else deadline
+        sending = self._sending()
+        if not sending.acquire(timeout=max(0.0, deadline - monotonic())):
+            raise DeadlineError(f"another thread has not ended to say something to {self.address}")
+        try:
+            self._saying.append(None)
+            wire.send_message(message, deadline)
+        except ChannelError as error:
+            # Noticed here before the control thread, which now finds the connection closed: nobody may take it for alive meanwhile.
+            self.lost = self.lost or str(error)
+            wire.close()
+            raise
+        finally:
+            self._saying.clear()
+            sending.release()
 
     def _expect(self) -> PendingRequest:
         with self._lock:

@@ -120,8 +120,7 @@ class LanePool:
 
     def _wait(self, deadline: Optional[float]) -> Wire:
         started = monotonic()
-        green = hub() if GREENLET in modules else None
-        wake: Any = _Release() if green is None else green.bell()
+        wake = bell()
         try:
             while True:
                 self._waiters.append(wake)
@@ -289,6 +288,12 @@ def _after_waiting(wire: Wire, started: float) -> Wire:
     wire.charge(None)
     wire.open_account(monotonic() - started)
     return wire
+
+
+def bell() -> Any:
+    """What any thread can wake the running thread or greenlet with; waited for once, and closed."""
+    green = hub() if GREENLET in modules else None
+    return _Release() if green is None else green.bell()
 
 
 class _Release:
