@@ -15,6 +15,7 @@ import json
 import math
 import os
 import shutil
+import signal
 import stat
 import sys
 import time
@@ -330,7 +331,7 @@ class Run:
         if self.session.pids:
             self._alone_since = 0.0
             return False
-        if self.started is not None and self.started.has_ended:
+        if self.started is not None and self.started.status is not None:
             return True
         now = time.monotonic()
         self._alone_since = self._alone_since or now
@@ -341,8 +342,28 @@ class Run:
         return handle.over_budget.keys() >= set(self.session.pids or [0])
 
     def status(self, handle: Handle, over: str, seen: int) -> int:
-        """The exit status, at the end: 1 where nothing was seen until `--for`, or a target has not come with its module."""
-        return int(not seen and (over == "expires" or bool(handle._not_hooked)))
+        """The exit status, at the end: 1 where nothing was seen until `--for`, or since a target has not come, with its module or before
+        the application has ended (`over` is "")."""
+        return int(not seen and (over == "expires" or bool(handle._not_hooked) or (not over and bool(handle._never_came()))))
+
+    def end(self, handle: Handle, gone: bool) -> str:
+        """How the last line says that it is over; says first what has never come, if all has ended."""
+        if not gone:
+            return f"disarmed in {counted(len(self.session.pids), 'process', 'processes')}"
+        for target in handle._never_came():
+            module = target.partition(":")[0]
+            how = "defined" if module == "__main__" else "imported"
+            what = target if module == "__main__" else module
+            self.output.say(f"nothing of {target} was ever {how}" if "*" in target else f"{what} was never {how}")
+        status = None if self.started is None else self.started.status
+        if not status:
+            return "the application has ended"
+        return f"the application has ended with {status}" if status > 0 else f"the application was ended by {signal_name(-status)}"
+
+    def ended(self, gone: bool) -> Dict[str, int]:
+        """What the `summary` has of a command that has ended."""
+        status = self.started.status if gone and self.started is not None else None
+        return {} if status is None else {"status": status}
 
     def failures(self, handle: Handle, errors: int) -> str:
         """What the last line ends with where expressions have failed, in so many calls as far as that is known."""
@@ -376,6 +397,7 @@ class Run:
 
     def summary(
         self,
+        handle: Handle,
         shown: int,
         noun: str,
         left_out: Mapping[str, int],
@@ -391,12 +413,19 @@ class Run:
         calls = shown + sum(left_out.values()) if whole else 0
         of = f" of {calls}" if whole else ""
         parts = ", ".join(f"{count} {why}" for why, count in left_out.items())
-        where = "the application has ended" if gone else f"disarmed in {counted(len(self.session.pids), 'process', 'processes')}"
-        self.output.say(f"{counted(shown, noun)} {verb}{of}: {parts}; {where}{note}")
+        self.output.say(f"{counted(shown, noun)} {verb}{of}: {parts}; {self.end(handle, gone)}{note}")
         words = {"did not meet --when": "rejected", "over --rate": "rate", "dropped": "dropped"}
         told = {words[why]: count for why, count in left_out.items() if why in words}
         zero = {"rejected": 0, "rate": 0, "dropped": 0, "errors": errors}
-        self.output.event({"type": "summary", "events": events, "calls": calls or events, **zero, **told})
+        self.output.event({"type": "summary", "events": events, "calls": calls or events, **zero, **told, **self.ended(gone)})
+
+
+def signal_name(number: int) -> str:
+    """`SIGKILL`; or its number, of one that has no name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def shown_span(span: float) -> str:

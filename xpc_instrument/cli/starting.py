@@ -14,7 +14,7 @@ import shlex
 import subprocess
 import sys
 import time
-from typing import List
+from typing import List, Optional
 
 from ..core.discovery import entry as discovery
 from ..core.model.errors import ApplicationNotFoundError
@@ -66,9 +66,9 @@ class Started:
                     raise
 
     @property
-    def has_ended(self) -> bool:
-        """Whether the command has."""
-        return self._child.poll() is not None
+    def status(self) -> Optional[int]:
+        """The exit status of the command, below 0 for the signal that has ended it; None while it runs."""
+        return self._child.poll()
 
     def release(self) -> bool:
         """Have the program begin; False if it has not waited for that."""
@@ -87,7 +87,7 @@ class Started:
     def end(self) -> None:
         """The verb is over, and the command ends with it. Its files are removed by whoever looks, if it could not do that."""
         self._open_gate()
-        if not self.has_ended:
+        if self.status is None:
             self._child.terminate()
             try:
                 self._child.wait(10.0)

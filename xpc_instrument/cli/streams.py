@@ -58,6 +58,7 @@ def follow_stream(
     left_out.update({words: skipped[why] for why, words in also.items() if why in skipped})
     whole, said = counts is not None, note()
     one.summary(
+        stream.handle,
         stream.taken,
         noun,
         left_out,

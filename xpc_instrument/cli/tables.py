@@ -50,6 +50,6 @@ def follow(one: Run, table: Counted[Any], every: float, show: Callable[[], None]
     left_out = {"did not meet --when": table.rejected, "not counted": table.unusable}
     left_out.update({f"over --{why}" if why == "rate" else f"not in --{why}": count for why, count in table.skipped.items()})
     note = one.failures(table.handle, table.failed)
-    one.summary(counted, "call", left_out, events=counted, gone=gone, verb="counted", note=note, errors=table.errors)
+    one.summary(table.handle, counted, "call", left_out, events=counted, gone=gone, verb="counted", note=note, errors=table.errors)
     one.tell_rest(table.handle)
     return one.status(table.handle, over, counted)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Set, Tuple, TypeVar
+from typing import Any, Callable, Collection, Dict, Iterable, List, Mapping, Optional, Set, Tuple, TypeVar
 
-from ..core.model.target import Mode
+from ..core.model.pattern import Pattern
+from ..core.model.target import Mode, parts_of
 from ..core.model.words import one_line
 from ..core.wire.tokens import Tokens
 
@@ -83,7 +84,9 @@ class Handle:
         # Where the processes take what the limit counts together, and those that cannot, and so count for themselves.
         self._tokens: Optional[Tokens] = None
         self._apart: Set[int] = set()
-        # Why it is not on targets whose module has come since.
+        # The targets and patterns for which processes wait, the targets that have come in one, and why it is not on some of these.
+        self._pending: Set[str] = set()
+        self._came: Set[str] = set()
         self._not_hooked: Set[str] = set()
         # The first error of an expression that a process has told of, and why one was the first to give up what stands in.
         self._mistake = self._given_up = ""
@@ -201,6 +204,7 @@ class Handle:
         if kind == "apart":
             self._apart.add(int(data["pid"]))
         elif kind == "not-hooked":
+            self._came.add(str(data.get("target", "")))
             self._note_not_hooked(one_line(str(data["message"]), _LONGEST_REASON))
         elif kind == "totals":
             self._last_totals[int(data["pid"])] = data["totals"]
@@ -224,10 +228,25 @@ class Handle:
         with self._lock:
             self._waiting_in.add(pid)
 
-    def _note_targets(self, targets: Iterable[str]) -> None:
-        """A process has put the hook on these."""
+    def _note_pending(self, targets: Iterable[str]) -> None:
+        """A process has registered the hook, and waits for these targets and patterns; those that it names it has the others of."""
+        pending = set(targets)
+        with self._lock:
+            self._pending |= pending
+            self._came |= {one for one in parts_of(self.target) if one not in pending}
+
+    def _note_targets(self, targets: Collection[str], came: bool = False) -> None:
+        """A process has put the hook on these; whether they have come since it was registered there."""
         with self._lock:
             self._targets.update(targets)
+            if came:
+                self._came.update(targets)
+
+    def _never_came(self) -> List[str]:
+        """The targets and patterns of which no process has had anything so far."""
+        with self._lock:
+            awaited, came = self._pending - self._came, [one.split(":", 1) for one in self._came if ":" in one and "*" not in one]
+        return sorted(one for one in awaited if not ("*" in one and any(Pattern(one).hooks(*two) for two in came)))
 
     def _note_arrived(self, count: int) -> None:
         """So many have come, to be run."""

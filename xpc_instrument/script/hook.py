@@ -22,6 +22,7 @@ class Hook:
         "callback",
         "deadline",
         "expires",
+        "failure",
         "handle",
         "left",
         "mode",
@@ -63,10 +64,17 @@ class Hook:
         self.expires = None if terms.expires is None else monotonic() + terms.expires
         module = getattr(callback, "__module__", None)
         self.module = module if isinstance(module, str) else ""
-        # Whether a process has it, whether one waits for the module of its target, and why the first that refused it did.
+        # Whether a process has it, whether one waits for the module of its target, why the first that refused it did, and what went wrong
+        # in the first in which something did.
         self.accepted = False
         self.waits = False
         self.refusal: Optional[XpcError] = None
+        self.failure: Optional[XpcError] = None
+
+    @property
+    def has_place(self) -> bool:
+        """Whether a process has it, or waits for the module of its target and none that has that refuses it."""
+        return self.accepted or (self.waits and self.refusal is None)
 
     def over(self) -> str:
         """Which of its terms is over, if one is."""

@@ -6,6 +6,7 @@ All processes are asked at once, and each is waited for apart, so that many cost
 from __future__ import annotations
 
 import inspect
+import logging
 import threading
 from typing import Callable, Dict, List, Optional, Sequence
 
@@ -18,6 +19,8 @@ from ..core.unpatched import monotonic
 from ..core.values.traits import PeerProfile, python_version
 from .hook import Hook
 from .reports import Reporter
+
+log = logging.getLogger("xpc_instrument")
 
 
 class PendingRegistration:
@@ -56,6 +59,11 @@ class PendingRegistration:
             if self.process.joiner.alive:
                 raise
             return None
+        except XpcError as error:
+            # A failure over there, which says nothing of the hook.
+            self.hook.failure = self.hook.failure or error
+            return error
+        self.hook.handle._note_pending(map(str, answer.data.get("pending") or ()))
         if answer.data.get("waits"):
             self.hook.waits = True
             self.hook.handle._note_waiting(self.process.joiner.welcome.pid)
@@ -70,12 +78,18 @@ class PendingRegistration:
 
 
 def confirm_all(hook: Hook, pending: Sequence[PendingRegistration], timeout: float) -> None:
-    """Wait until all processes have answered that were asked to register a hook. Raises `DeadlineError`, naming those that have not."""
+    """Wait until all processes have answered that were asked to register a hook. Raises `DeadlineError`, naming those that have not.
+
+    Where others have it, the log says which refuse it, and why.
+    """
+    refusals: List[str] = []
     deadline = monotonic() + timeout
     late: List[str] = []
     for one in pending:
         try:
-            one.confirm(deadline)
+            refusal = one.confirm(deadline)
+            if refusal is not None:
+                refusals.append(f"{one.process.name}: {refusal}")
         except (DeadlineError, ConnectTimeoutError):
             late.append(one.process.name)
     if late:
@@ -83,6 +97,8 @@ def confirm_all(hook: Hook, pending: Sequence[PendingRegistration], timeout: flo
             f"{hook.handle.target}: {len(late)} of {len(pending)} processes did not answer within {timeout:g} s: {', '.join(late)}. "
             "The hook is removed everywhere; try again when they run, or end them"
         )
+    for text in refusals if hook.has_place else ():
+        log.warning("%s", text)
 
 
 class PendingRemoval:

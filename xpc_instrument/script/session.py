@@ -146,8 +146,8 @@ class Session(Observer):
                 # A process that one of them forked meanwhile may have missed the hook; it was announced before its parent answered.
                 self._follower.look()
             # One that waits for the module of the target cannot say that there is no such target.
-            if not hook.accepted and (hook.refusal or not hook.waits):
-                raise hook.refusal or ChannelError(f"no process of {self.app} is left to hook {target} in")
+            if not hook.has_place:
+                raise hook.refusal or hook.failure or ChannelError(f"no process of {self.app} is left to hook {target} in")
             if self._closed:
                 raise ChannelError("this session is closed")
         except BaseException:
@@ -312,7 +312,7 @@ class Session(Observer):
         if notice.kind == "hooked":
             found = self._hooks.get(data.get("hook", 0))
             if found is not None:
-                found.handle._note_targets(map(str, data.get("targets") or ()))
+                found.handle._note_targets(list(map(str, data.get("targets") or ())), came=bool(data.get("came")))
                 process.goes_on(found, self._limits.connect_timeout)
             return
         if notice.kind in ("apart", "expression", "given-up", "not-hooked", "over-budget", "totals"):

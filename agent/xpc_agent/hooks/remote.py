@@ -192,6 +192,10 @@ class RemoteHook(FailingOpen):
         """Its target cannot be hooked, though the module has come: nobody waits for that answer any more."""
         self._notify("not-hooked", message=why)
 
+    def has_come(self) -> None:
+        """Its target has come with its module, and can be hooked."""
+        self._notify("hooked", targets=[self.target], came=True)
+
     def taken_off(self) -> None:
         """It is not on its target any more; invocations may be under way that have begun before."""
 

@@ -186,21 +186,23 @@ class ProbeTable:
                         was_pending = point.state == "pending"
                         point.make_hookable()
                         if was_pending and point.state != "pending":
-                            self._tell_mistakes(point)
+                            self._tell_of(point)
         except NotLoadedError:
             # The application has just put something there that takes wrapt.
             load(wrapt=True)
             self._make_hookable(points)
 
     @staticmethod
-    def _tell_mistakes(point: ProbePoint) -> None:
-        """Have the scripts told that have hooks on what has come, and is not as they need it."""
+    def _tell_of(point: ProbePoint) -> None:
+        """Have the scripts told that have hooks on what has come, and may not be as they need it."""
         for hook in point.hooks:
             mistake = getattr(hook, "mistake", "")
             if point.patch is None:
                 hook.not_placed(point.reason)
             elif mistake:
                 hook.not_placed(f"{point.target}: {mistake}")
+            else:
+                hook.has_come()
 
     def _have(self, target: str, probe: ProbeConfig) -> ProbePoint:
         """The point of a target, made if there is none; pending. `changing` is held."""

@@ -266,7 +266,7 @@ class Registrations(Policy):
         waits = point.state == "pending"
         if waits:
             self._table.await_modules([split_target(target)[0]])
-        return Added(timeout, waits)
+        return Added(timeout, waits, [target] if waits else [])
 
     def _adding_selection(self, peer: Union[Peer, RelayedPeer], message: Register, mode: Mode, text: str, making: Making) -> Steps[Added]:
         _check_mode(text, mode, making.terms)

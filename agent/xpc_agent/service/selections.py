@@ -83,10 +83,12 @@ class Selection:
 
 
 class Added(Record):
-    """What a script is told of a hook that it has registered: its deadline in seconds, and whether it waits for all of its targets."""
+    """What a script is told of a hook that it has registered: its deadline in seconds, whether it waits for all of its targets, and for
+    which targets and patterns it does."""
 
     timeout: float
     waits: bool
+    pending: List[str]
 
 
 Put = Callable[[Who, Register, Mode, "ProbePoint", "Making", Selection], float]
@@ -128,12 +130,14 @@ class Selections:
                 timeouts.append(self._put(peer, message, mode, point, making, selection))
                 yield
             targets = [point.target for point in points]
+            nothing = []
             for pattern in selection.patterns:
                 put = yield from self._putting(selection, pattern, self._names(pattern))
                 targets += put
                 timeouts += put.values()
                 if not put:
                     self._check_to_come(pattern)
+                    nothing.append(pattern.text)
             if len(set(targets)) > self._most:
                 raise self._too_many(text, len(set(targets)))
         except TargetError:
@@ -142,7 +146,7 @@ class Selections:
         self._tell(selection, targets)
         pending = [point for point in points if point.state == "pending"]
         self._await(selection, pending)
-        return Added(min(timeouts, default=0.0), len(pending) == len(timeouts))
+        return Added(min(timeouts, default=0.0), len(pending) == len(timeouts), [*(point.target for point in pending), *nothing])
 
     def _putting(self, selection: Selection, pattern: Pattern, names: List[str]) -> Steps[Dict[str, float]]:
         """Hook what a pattern stands for in these modules; returns the deadlines by target. Raises `TargetError` where it is too much, or
@@ -217,13 +221,13 @@ class Selections:
         if names or more or pending or any(selection.covers_module(name) for name in ("__main__", *main_names())):
             self._table.await_modules(names, more)
 
-    def _tell(self, selection: Selection, targets: List[str]) -> None:
-        """Tell the script on what its hook is."""
+    def _tell(self, selection: Selection, targets: List[str], came: bool = False) -> None:
+        """Tell the script on what its hook is; whether that has come since it was registered."""
         if selection.pool is not None:
             return  # its session is told when it comes
         for start in range(0, len(targets), _TOLD_AT_ONCE):
             part = targets[start : start + _TOLD_AT_ONCE]
-            selection.peer.notify("hooked", hook=selection.message.hook, pid=os.getpid(), targets=part)
+            selection.peer.notify("hooked", hook=selection.message.hook, pid=os.getpid(), targets=part, came=came)
 
     # modules -----------------------------------------------------------------------------------------------------------
 
@@ -265,7 +269,7 @@ class Selections:
                 put.append(target)
             except TargetError as error:
                 log.debug("%s passes over %s", selection.message.name, error)
-        self._tell(selection, put)
+        self._tell(selection, put, came=True)
 
     def _on(self, selection: Selection) -> List[str]:
         """The targets that it has a hook on, or waits for."""

@@ -270,6 +270,19 @@ def test_a_command_is_started_and_seen_from_its_first_call_and_the_verb_ends_wit
     assert last.endswith("; the application has ended")
 
 
+def test_what_a_command_never_had_is_told_and_how_it_ended(tmp_path: Path, runtime_dir: Path) -> None:
+    (tmp_path / "other.py").write_text("def never(): pass\n")
+    (tmp_path / "job.py").write_text("def work(): pass\nwork()\nraise SystemExit(3)\n")
+    command = ["--json", "--", sys.executable, "job.py"]
+    words = [*WORDS, "watch", "other:never", "__main__:nothing_*", *command]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=50, check=False)
+    assert done.returncode == 1
+    _first, *never, last = done.stderr.splitlines()
+    assert never == ["nothing of __main__:nothing_* was ever defined", "other was never imported"]
+    assert last == "0 calls shown: 0 over --rate, 0 dropped; the application has ended with 3"
+    assert json.loads(done.stdout.splitlines()[-1])["status"] == 3
+
+
 def test_a_table_at_the_end_has_what_was_counted_since_the_last_one(app: App, tmp_path: Path) -> None:
     calls = "[shop.charge(n) for n in range(4)]"
     file = tmp_path / "tables.jsonl"
