@@ -11,7 +11,8 @@ from ..core.model.fault import FORM, FaultError, parse_terms
 from ..core.model.times import shown_seconds
 from ..core.model.words import counted
 from ..script.counted import Injected
-from .observing import Run, add_verb, running
+from .flags import add_verb
+from .observing import Run, running
 
 # How long to wait until it is looked whether the verb is over, in seconds.
 _LOOK_AGAIN = 0.2

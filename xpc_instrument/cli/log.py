@@ -8,7 +8,8 @@ from typing import Any
 from ..core.model.target import is_line, line_mistake
 from ..script.watching import LineEvent
 from ..verbs.events import line_json, line_text
-from .observing import GRACE, Run, add_captured, add_verb, running, wrong
+from .flags import add_captured, add_verb, wrong
+from .observing import GRACE, Run, running
 from .streams import follow_stream
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from ..core.model.times import shown_seconds
 from ..verbs.events import MONITOR_COLUMNS, aligned, monitor_cells, monitor_json
-from .observing import add_verb, running, seconds
+from .flags import add_verb, seconds
+from .observing import running
 from .tables import follow
 
 # Columns of a terminal that is too narrow for all of them.

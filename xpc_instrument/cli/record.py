@@ -8,7 +8,8 @@ from typing import Any
 
 from ..core.replay.calls import RecordedCall, call_to_json
 from ..verbs.recordings import recorded_text
-from .observing import GRACE, add_verb, running
+from .flags import add_verb
+from .observing import GRACE, running
 from .streams import follow_stream
 
 

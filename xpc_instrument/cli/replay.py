@@ -22,7 +22,8 @@ from ..core.model.words import counted
 from ..core.replay.running import Replayed
 from ..script.recording import Recording, load
 from ..verbs.recordings import WRITTEN, replayed_json, replayed_text, test_text
-from .observing import Output, add_connection, connected
+from .flags import add_connection
+from .observing import Output, connected
 from .output import printable
 
 

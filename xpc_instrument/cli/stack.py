@@ -8,7 +8,8 @@ from typing import Any, Dict, Tuple
 
 from ..script.stacks import read_stacks, unseen
 from ..verbs.events import clock, frames_text, running_json, stack_json
-from .observing import Run, add_verb, frames, running
+from .flags import add_verb, frames
+from .observing import Run, running
 from .tables import follow
 
 # How often it is looked for stacks that are new, in seconds.

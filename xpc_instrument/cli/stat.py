@@ -7,7 +7,8 @@ from typing import Any, List
 
 from ..core.model.local import DURATION
 from ..verbs.events import STAT_NUMBERS, aligned, histogram_text, stat_cells, stat_json
-from .observing import add_verb, running, seconds
+from .flags import add_verb, seconds
+from .observing import running
 from .tables import follow
 
 

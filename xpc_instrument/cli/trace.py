@@ -10,7 +10,8 @@ from ..core.model.pattern import pattern_mistake
 from ..core.model.times import shown_seconds
 from ..script.observer import TRACED_RATE
 from ..verbs.trees import tree_json, tree_text
-from .observing import GRACE, add_verb, number, running, seconds
+from .flags import add_verb, number, seconds
+from .observing import GRACE, running
 from .streams import follow_stream
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from ..core.model.target import is_line
 from ..verbs.events import call_json, call_text
+from .flags import add_captured, add_verb
 from .log import follow_line
-from .observing import GRACE, add_captured, add_verb, running
+from .observing import GRACE, running
 from .streams import follow_stream
 
 
