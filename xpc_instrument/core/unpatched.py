@@ -41,6 +41,7 @@ allocate_lock: Any = _original("_thread", "allocate_lock", "thread")
 start_new_thread: Any = _original("_thread", "start_new_thread", "thread")
 get_ident: Any = _original("_thread", "get_ident", "thread")
 _rlock: Any = _original("_thread", "RLock", "thread")
+stack_size: Any = _original("_thread", "stack_size", "thread")
 get_native_id: Any = _original("_thread", "get_native_id", "thread")
 sleep: Any = _original("time", "sleep", "time")
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import os
 import sys
-from _thread import _local, allocate_lock, get_ident, get_native_id, start_new_thread
+from _thread import _local, allocate_lock, get_ident, get_native_id, stack_size, start_new_thread
 from time import sleep, time
 
 # Not to be imported when a process starts.
@@ -45,6 +45,8 @@ _PATIENCE = 1.0
 _LOADING_PATIENCE = 5.0
 # How long a thread of the application that computes may keep the others waiting while the agent is loaded, in seconds (`late.py`).
 _SWITCHING = 0.0002
+# What our thread has of stack at least, in bytes, where the application has made those of new threads smaller.
+_STACK = 1 << 20
 _WAITING, _LOADING, _OVER = range(3)
 # Beside `logging` the one module of the standard library that takes a lock for the time of a fork.
 _POOLS = "concurrent.futures.thread"
@@ -374,14 +376,20 @@ class Stub:
         self._pipe = os.fstat(read).st_ino
         self._over = allocate_lock()
         self._over.acquire()
-        # As `core/node/threads.py`: a thread inherits the mask, and a handler may raise out of any change of it.
+        # As `core/node/threads.py`: a small stack will not do, a thread inherits the mask, and a handler may raise out of any change of it.
+        usual = stack_size()
+        small = 0 < usual < _STACK
         faults = {getattr(signals, name, 0) for name in ("SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGTRAP", "SIGSYS")}
         added = set(signals.valid_signals()) - faults - mask(signals.SIG_BLOCK, ())
         try:
             try:
                 mask(signals.SIG_BLOCK, added)
+                if small:
+                    stack_size(_STACK)
                 start_new_thread(self._wait, (select.poll(), self._over, self.listener, read, self._pipe))
             finally:
+                if small:
+                    stack_size(usual)
                 mask(signals.SIG_UNBLOCK, added)
         except RuntimeError:
             # No room for a thread. A connection finds nobody until a target is imported.

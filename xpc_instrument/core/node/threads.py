@@ -8,6 +8,8 @@ Rules:
 - No thread of ours takes a signal: those that the process blocks in order to wait for them, or to have them after a critical section, would
   be taken by the one thread that does not block them. So each begins with all signals blocked, and so do the threads that a hook starts in
   it, and its programs. A process that it forks begins without that.
+- An application that starts many threads may have made the stacks of new ones small (`threading.stack_size`), such as 32 KiB: ours import
+  modules, which takes more, and get more.
 - A thread has ended when the kernel says so. It lets go of its lock a moment earlier, and `os.fork`, which from Python 3.12 on counts
   threads as the kernel does, warns of a second one; where warnings are errors it raises, with the child already made.
 """
@@ -29,6 +31,7 @@ from ..unpatched import (
     monotonic,
     pthread_sigmask,
     sleep,
+    stack_size,
     start_new_thread,
     threads_are_real,
 )
@@ -44,6 +47,10 @@ _LEAVING = 1.0
 # it does.
 PAUSE_TIMEOUT = 1.0
 _LOOK_AGAIN = 0.00002
+
+
+# What a thread of ours has of stack at least, in bytes; pages that it does not use are never made.
+_STACK = 1 << 20
 
 
 class _Blocked(Local):
@@ -78,6 +85,20 @@ def start_seen(work: Callable[..., object], *arguments: Any, name: str) -> threa
 
 
 def _started(start: Callable[[Set[int]], Any]) -> Any:
+    """What `start` returns, which starts a thread: with the signals blocked that it is given, and with a stack that is large enough."""
+    usual = stack_size()
+    if not 0 < usual < _STACK:
+        return _with_signals_blocked(start)
+    stack_size(_STACK)
+    try:
+        return _with_signals_blocked(start)
+    finally:
+        # One that the application starts at this moment has more than it asked for. Unless it asks for another size meanwhile.
+        if stack_size() == _STACK:
+            stack_size(usual)
+
+
+def _with_signals_blocked(start: Callable[[Set[int]], Any]) -> Any:
     """What `start` returns, which starts a thread: with the signals blocked that it is given, since a thread inherits its mask.
 
     The mask of the calling thread is the same afterwards, whatever the handlers of its signals raise meanwhile.

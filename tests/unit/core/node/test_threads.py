@@ -297,3 +297,26 @@ print("done")
 """,
         way,
     )
+
+
+def test_our_threads_have_a_stack_where_the_application_s_have_next_to_none() -> None:
+    # Each parenthesis takes more than a KB of it.
+    source = """
+import threading
+threading.stack_size(65536)
+from xpc_instrument.core.node.threads import Run, ServiceThread, start_seen, start_unseen
+
+done = threading.Semaphore(0)
+def work(*_):
+    compile("(" * 90 + "1" + ")" * 90, "deep", "eval")
+    done.release()
+
+start_unseen(work)
+start_seen(work, name="deep").join()
+thread = ServiceThread(work, done.release)
+thread.start()
+for _ in range(3):
+    assert done.acquire(timeout=30)
+assert thread.end(30) and threading.stack_size() == 65536
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", source], check=True, timeout=60)
