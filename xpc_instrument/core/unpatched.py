@@ -185,6 +185,28 @@ class _Holding:
             self._lock.release()
 
 
+def held_for(lock: Any, seconds: float, work: Callable[[], Any], too_long: Callable[[], BaseException]) -> Any:
+    """What `work` returns, with an `RLock()` held that the calling thread does not have yet and is waited for `seconds` at most; raises
+    what `too_long` makes if it is not free by then. Whatever a signal handler raises, and wherever, it is not held afterwards.
+    """
+    try:
+        if lock.acquire(True, seconds):
+            return work()
+    finally:
+        # First of all, as between two steps a handler may raise. Up to Python 3.10 it may before the first.
+        try:
+            lock.release()
+        except RuntimeError:
+            pass  # it was not taken, or is given back
+        except BaseException:
+            try:
+                lock.release()
+            except RuntimeError:
+                pass  # it was interrupted after that
+            raise
+    raise too_long()
+
+
 class Semaphore:
     """A counting semaphore: some threads release it, one waits until it can acquire it."""
 
@@ -266,9 +288,11 @@ class Selector:
 
     def select(self, timeout: Optional[float] = None) -> List[Tuple[Key, int]]:
         """The files at which something has happened, waiting `timeout` seconds at most, or without end."""
+        # First of all: nothing is made before it that could begin a garbage collection (see `Policy.rests`). Rounded up to milliseconds, so
+        # that what is due in less is not asked for again and again.
+        events = self._poll.poll(None if timeout is None else max(0, math.ceil(timeout * 1000)))
         ready = []
-        # Rounded up to milliseconds, so that what is due in less is not asked for again and again.
-        for fd, event in self._poll.poll(None if timeout is None else max(0, math.ceil(timeout * 1000))):
+        for fd, event in events:
             key = self._by_fd.get(fd)
             if key is not None:
                 mask = (selectors.EVENT_WRITE if event & ~POLLIN else 0) | (selectors.EVENT_READ if event & ~POLLOUT else 0)

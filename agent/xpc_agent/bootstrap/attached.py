@@ -16,13 +16,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from xpc_agent.bootstrap.gate import _open, _original, _posix, get_ident, get_native_id, sleep
+    from xpc_agent.bootstrap.gate import _have_collections, _open, _original, _posix, _put_collections_off, get_ident, get_native_id, sleep
 else:
     Any = object
 
 # How long a thread of the application that computes may keep the others waiting meanwhile, in seconds. Imports here let go of the global
 # interpreter lock a thousand times, and would take as many times the usual 5 ms.
 _SWITCHING = 0.0002
+# For how long the application may collect garbage between two of the parts in which the agent is imported, in seconds.
+_BREATH = 0.0005
+_PARTS = ("xpc_instrument.core.config.packed", "xpc_instrument.core.node.host", "xpc_agent.points.table", "xpc_agent.service.registrations")
 
 
 class _Sources:
@@ -52,9 +55,11 @@ class _Finder:
         self._folders = folders
         self._sources = sources
         self._loader = _Sources(sources)
+        # Now: a finder is asked while the lock of all imports is held, and an audit hook may wait for one of the application's.
+        self._machinery: Any = __import__("importlib.machinery").machinery
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        machinery = __import__("importlib.machinery").machinery
+        machinery = self._machinery
         if name in self._sources:
             spec = machinery.ModuleSpec(name, self._loader, origin=self._sources[name][2], is_package=self._sources[name][0])
             # It has a `__file__`, though nobody can open that here.
@@ -64,6 +69,13 @@ class _Finder:
         if path is None and name in self._folders:
             return machinery.PathFinder.find_spec(name, [self._folders[name]])
         return None
+
+
+def _breathe() -> None:
+    """Have the application collect what is due, while no lock of an import is held."""
+    _have_collections()
+    sleep(_BREATH)
+    _put_collections_off()
 
 
 class _Watch:
@@ -77,8 +89,12 @@ class _Watch:
         self._poller = _poller(pipe)
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
-        if get_ident() == self._thread and name.startswith(("xpc_agent", "xpc_instrument")) and self._poller.poll(0):
+        if get_ident() != self._thread or not name.startswith(("xpc_agent", "xpc_instrument")):
+            return
+        if self._poller.poll(0):
             raise RuntimeError("whoever attached has given up")
+        # The application may have set the threshold meanwhile.
+        _put_collections_off()
 
 
 def _refusal() -> str:
@@ -216,6 +232,9 @@ def _enter(gate: Any, job: Any, folder: str, report: Any, pipe: int) -> None:
 
             import_threading(job["main"])
         gate.come_first()
+        for part in _PARTS:
+            __import__(part)
+            _breathe()
         from xpc_agent.life.attached import enter
 
         gate.unwatch()
@@ -247,6 +266,7 @@ def run(gate: Any, folder: str) -> None:
         if refusal:
             _posix.write(pipe, _refusing(refusal, report["thread"]))
             return
+        _breathe()
         if usual > _SWITCHING:
             sys.setswitchinterval(_SWITCHING)
         json: Any = __import__("json")

@@ -59,6 +59,8 @@ _GATE = "_xpc_instrument_attaching"
 # threads they may take longer; then the child forgets what is half imported. Where the thread that forks is the only one, nothing but a
 # crowded machine makes them longer, and a fork beside ours warns.
 _PATIENCE, _PATIENCE_OF_ONE = 1.0, 5.0
+# What puts automatic garbage collection off meanwhile.
+_OUT_OF_REACH, _MOST = 2_000_000_000, 147_483_647
 # Beside `logging` the one module of the standard library that takes a lock for the time of a fork.
 _POOLS = "concurrent.futures.thread"
 
@@ -121,6 +123,7 @@ class _Gate:
         if self.holder:
             _forget_imports(self.importer)
         self.unwatch()
+        _have_collections()
         self.lock, self.forks, self.holder, self.native = allocate_lock(), 0, 0, 0
         self.tired = set()
 
@@ -203,6 +206,32 @@ def _gate() -> Any:
     return gate
 
 
+def _collector() -> Any:
+    """The module `gc`, without the locks of an import."""
+    importer: Any = sys.modules["_frozen_importlib"].BuiltinImporter
+    spec = importer.find_spec("gc")
+    found = importer.create_module(spec)
+    importer.exec_module(found)
+    # Up to Python 3.9 it is the one that the application gets.
+    found.__spec__, found.__loader__ = spec, importer
+    return found
+
+
+def _put_collections_off() -> None:
+    """Have none run here, with code of the application that waits for one which imports (collecting.py)."""
+    gc: Any = sys.modules.get("gc") or _collector()
+    first, *rest = gc.get_threshold()
+    if 0 < first <= _MOST:
+        gc.set_threshold(first + _OUT_OF_REACH, *rest)
+
+
+def _have_collections() -> None:
+    gc: Any = sys.modules.get("gc") or _collector()
+    first, *rest = gc.get_threshold()
+    if first > _OUT_OF_REACH:
+        gc.set_threshold(first - _OUT_OF_REACH, *rest)
+
+
 def _forget_thread() -> None:
     """`threading` makes a thread of its own of any that asks for itself, and keeps it."""
     threading: Any = sys.modules.get("threading")
@@ -236,12 +265,14 @@ def _go(path: str) -> None:
     except OSError:
         pass
     try:
+        _put_collections_off()
         with _open(folder + "/attached.py", "rb") as file:
             text = file.read()
         # It has the names of this one, and `run`.
         exec(text, globals())  # noqa: S102 - the agent's own
         run(gate, folder)
     finally:
+        _have_collections()
         gate.open()
         _forget_thread()
         _remove(folder)

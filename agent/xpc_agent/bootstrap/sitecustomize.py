@@ -48,6 +48,11 @@ _SWITCHING = 0.0002
 # What our thread has of stack at least, in bytes, where the application has made those of new threads smaller.
 _STACK = 1 << 20
 _WAITING, _LOADING, _OVER = range(3)
+# What puts automatic garbage collection off meanwhile (collecting.py). For how many seconds it is let through between two of the parts in
+# which the agent is loaded.
+_OUT_OF_REACH, _MOST, _BREATH = 2_000_000_000, 147_483_647, 0.0005
+_PARTS = ("xpc_instrument.core.config.packed", "xpc_instrument.core.node.host", "xpc_agent.points.table", "xpc_agent.service.registrations")
+_OURS = ("xpc_agent", "xpc_instrument")
 # Beside `logging` the one module of the standard library that takes a lock for the time of a fork.
 _POOLS = "concurrent.futures.thread"
 
@@ -160,6 +165,9 @@ class Stub:
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         """Part of the import system's protocol: what the other finders find, with a loader that looks after the agent first."""
+        if self.state == _LOADING and name.startswith(_OURS) and self.loader == get_ident():
+            # The application may have set the threshold meanwhile.
+            _put_collections_off()
         if self.state == _OVER or not self._concerns(name):
             return None
         finding = self._here.__dict__.setdefault("finding", set())
@@ -227,10 +235,14 @@ class Stub:
         may_load = True
         self._usual = sys.getswitchinterval()
         try:
+            _put_collections_off()
             sys.setswitchinterval(min(self._usual, _SWITCHING))
             _prepare()
             may_load = self._may_load()
             if may_load:
+                for part in _PARTS:
+                    __import__(part)
+                    self._breathe()
                 from xpc_agent.life.autostart import autostart
 
                 if not _is_same(self.listener, self._inode):
@@ -280,9 +292,17 @@ class Stub:
             sleep(0.0005)
 
     def _calm(self) -> None:
-        """Threads that compute take the turns that they took before, unless the application has set that meanwhile."""
+        """Threads that compute take the turns that they took before, unless the application has set that meanwhile; and collect again."""
+        _have_collections()
         if sys.getswitchinterval() <= _SWITCHING < self._usual:
             sys.setswitchinterval(self._usual)
+
+    def _breathe(self) -> None:
+        """Have the application collect what is due, while no lock of an import is held."""
+        _have_collections()
+        if self.is_in_own_thread:
+            sleep(_BREATH)
+        _put_collections_off()
 
     def _leave_imports(self) -> None:
         for index, finder in enumerate(sys.meta_path):
@@ -521,6 +541,32 @@ class Stub:
 
     def _finalize_later(self) -> None:
         sys.modules["multiprocessing.util"].Finalize(self, self._at_exit, exitpriority=0)
+
+
+def _collector() -> Any:
+    """The module `gc`, without the locks of an import."""
+    importer: Any = sys.modules["_frozen_importlib"].BuiltinImporter
+    spec = importer.find_spec("gc")
+    found = importer.create_module(spec)
+    importer.exec_module(found)
+    # Up to Python 3.9 it is the one that the application gets.
+    found.__spec__, found.__loader__ = spec, importer
+    return found
+
+
+def _put_collections_off() -> None:
+    """Have none run here, with code of the application that waits for one which imports (collecting.py)."""
+    gc = sys.modules.get("gc") or _collector()
+    first, *rest = gc.get_threshold()
+    if 0 < first <= _MOST:
+        gc.set_threshold(first + _OUT_OF_REACH, *rest)
+
+
+def _have_collections() -> None:
+    gc = sys.modules.get("gc") or _collector()
+    first, *rest = gc.get_threshold()
+    if first > _OUT_OF_REACH:
+        gc.set_threshold(first - _OUT_OF_REACH, *rest)
 
 
 def _lock_of(module: str, name: str, later: str) -> Any:

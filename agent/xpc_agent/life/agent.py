@@ -84,10 +84,10 @@ class Agent:
             self.table.look_at_imported()
 
     def _wake(self) -> bool:
-        """Have the service thread look after the registrations; False if there is none."""
+        """Have the service thread look after the registrations; False if another one is to do it."""
         host = self.host
         if host is None:
-            return False
+            return self._closed
         host.wake()
         return True
 

@@ -23,6 +23,7 @@ from xpc_instrument.core.model.stats import LaneStats, ProbeStats, read_lanes, r
 from xpc_instrument.core.node.threads import Run, gone, start_unseen
 from xpc_instrument.core.unpatched import Local, allocate_lock, monotonic, sleep
 
+from .. import collecting
 from ..guard import guard, guard_thread, guarded
 from ..late import forget_unfinished, keep
 from ..targets.module import find_module, is_initializing
@@ -149,11 +150,13 @@ def leave() -> None:
 def _leave(run: Run) -> None:
     run.begin()
     guard_thread()
+    collecting.hold()
     try:
         stop()
     except Exception:
         log.exception("leaving this process failed; what is left does nothing")
     finally:
+        collecting.let_go()
         _leaving.release()
         run.end()
 
@@ -204,7 +207,11 @@ def _settle(modules: Sequence[str]) -> None:
     while monotonic() < deadline and not all(map(_has_run, modules)):
         sleep(_LOOK_AGAIN)
     if _agent is not None:
-        _agent.table.look_at_imported()
+        collecting.hold()
+        try:
+            _agent.table.look_at_imported()
+        finally:
+            collecting.let_go()
 
 
 def _has_run(name: str) -> bool:
@@ -301,6 +308,7 @@ def _go_on(agent: Agent) -> None:
 def _in_child() -> None:
     global _leaving, _leaver
     _leaving, _leaver = allocate_lock(), None
+    collecting.reset_after_fork()
     try:
         forget_unfinished(gone())
         if _agent is not None:

@@ -42,6 +42,14 @@ def load(module: str = "", wrapt: bool = False) -> None:
             from ..hooks import conditional, fault, line, local, record, trace, unwaited, watch  # noqa: F401
 
 
+def without_match(probe: ProbeConfig) -> ProbePoint:
+    """For a glob that stands for nothing yet."""
+    load()
+    point = Loaded.point(probe.target, probe)
+    point.reason = "no function matches yet"
+    return point
+
+
 def needs_wrapt(target: str, patcher: str) -> bool:
     """Whether a target is patched with wrapt."""
     if patcher == "wrapt":

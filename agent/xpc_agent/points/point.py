@@ -95,6 +95,17 @@ class ProbePoint:
         else:
             self.patch.disarm()
 
+    def tell_hooks(self) -> None:
+        """Have the scripts told that have hooks on what has come, and may not be as they need it."""
+        for hook in self.hooks:
+            mistake = getattr(hook, "mistake", "")
+            if self.patch is None:
+                hook.not_placed(self.reason)
+            elif mistake:
+                hook.not_placed(f"{self.target}: {mistake}")
+            else:
+                hook.has_come()
+
     def reset_after_fork(self) -> None:
         """In a forked child: it counts from zero on."""
         self.counters = Counters()

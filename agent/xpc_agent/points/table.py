@@ -7,33 +7,38 @@ Rules:
 - What the config allows on demand becomes a probe point when a script asks for it, and is none any more once it has no hooks and a session
   ends. A name that is wrong is refused then, and leaves nothing behind.
 - Hooks are swapped as a whole (`Dispatcher.chain`), so that an invocation sees one state; no lock is on its way.
-- `changing` is held to change a point: its state, its patch, its list of hooks. The service thread takes it, threads that import, and
-  those whose invocation was a hook's last. Held together with others: the lock of an import before it, as a thread that imports patches
-  what it has imported; the lock of the sender of events after it. So no import may be waited for inside, and none is begun: what is needed
-  there is loaded before (`of_probe.load`, `service/making.py`), as even a statement that finds its module loaded calls `__import__`, which
-  may be the application's.
+- `changing` is held to change a point: its state, its patch, its list of hooks. The service thread takes it, and threads that import, which
+  wait for it for a moment only (`changing.py`): what they cannot do then is done in the thread that looks for what is to come. Held
+  together with others: the lock of an import before it, as a thread that imports patches what it has imported; the lock of the sender of
+  events after it. So no import may be waited for inside, and none is begun: what is needed there is loaded before (`of_probe.load`,
+  `service/making.py`), as even a statement that finds its module loaded calls `__import__`, which may be the application's.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import sys
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, List, Mapping, Optional, Protocol, Set, Tuple
+from collections import deque
+from typing import TYPE_CHECKING, Any, Callable, Deque, Dict, Iterable, List, Optional, Set, Tuple
 
 from xpc_instrument.core.config.schema import Config, ProbeConfig
 from xpc_instrument.core.model.errors import TargetError
 from xpc_instrument.core.model.pattern import Pattern
 from xpc_instrument.core.model.target import is_glob, is_line, matches, module_matches, split_target
 from xpc_instrument.core.model.words import nearest_few
-from xpc_instrument.core.unpatched import Local, RLock, monotonic
+from xpc_instrument.core.unpatched import Local, monotonic
 
 from ..bootstrap.needed import is_needed
+from ..collecting import breathe
 from ..late import NotLoadedError, is_ours
 from ..targets.glob import expand, functions_of, matching
 from ..targets.module import find_module, is_initializing, main_names
 from ..targets.resolve import resolve
 from ..targets.running import is_main, is_to_begin, is_to_come, names_to_come
-from .of_probe import Loaded, is_there, load, needs_wrapt, of_wrapt
+from .awaiting import Awaiting, Nobody
+from .changing import BusyError, Changing
+from .of_probe import Loaded, is_there, load, needs_wrapt, of_wrapt, without_match
 from .on_demand import OnDemand
 from .watch import Watch
 
@@ -53,30 +58,6 @@ class _Here(Local):
         self.imported: List[Tuple[Any, str]] = []
 
 
-class Awaiting(Protocol):
-    """Whoever has hooks to come on functions of modules that are not imported yet."""
-
-    def covers_module(self, name: str) -> bool:
-        """Whether functions of that module are awaited."""
-
-    def module_ran(self, name: str) -> None:
-        """The module has run, or a part of the main program has."""
-
-    def unmatched(self) -> List[Tuple[str, Mapping[str, Any]]]:
-        """The patterns that stand for nothing yet, each with what a report says of its hook."""
-
-
-class _Nobody:
-    def covers_module(self, name: str) -> bool:
-        return False
-
-    def module_ran(self, name: str) -> None:
-        """Nothing is to be done."""
-
-    def unmatched(self) -> List[Tuple[str, Mapping[str, Any]]]:
-        return []
-
-
 # How long a module is looked for whose import may have begun just before somebody asked for it, in seconds: until it is seen in
 # `sys.modules` a finder looks at some directories.
 _BEGINNING = 0.5
@@ -92,15 +73,17 @@ class ProbeTable:
         self.points: Dict[str, ProbePoint] = {}
         self.on_first_ready: Optional[Callable[[], None]] = None
         self.on_demand = OnDemand(config.on_demand)
-        self.changing = RLock()
+        self.changing = Changing()
         self._config = config
         self._here = _Here()
         # The patterns of scripts.
-        self.awaiting: Awaiting = _Nobody()
+        self.awaiting: Awaiting = Nobody()
         self.watch = Watch(self._look_again)
         # Modules whose imports nobody may tell us of, since they had begun before they were asked for: until when they are looked for.
         self._beginning: Dict[str, float] = {}
         self._scan_at = 0.0
+        # What threads of the application have left to do.
+        self._left: Deque[Callable[[], object]] = deque()
         # The points by the module of their target, which become hookable when it has run, or is executed again.
         self._of_module: Dict[str, List[ProbePoint]] = {}
         # The modules that have been looked at for targets of wrapt's, and whether anything is there to hook.
@@ -153,7 +136,9 @@ class ProbeTable:
         here.patching = True
         try:
             while here.imported:
-                self._look_at(*here.imported.pop(0))
+                look = functools.partial(self._look_at, *here.imported.pop(0))
+                if not self.changing.shortly(look):
+                    self.leave(look)
         finally:
             here.patching = False
             here.imported.clear()
@@ -170,39 +155,46 @@ class ProbeTable:
             load(name, wrapt=True)
         self._seen.add(name)
         self._any = self._any or any(is_there(probe, module, name) for probe in probes)
-        with self.changing():
+
+        def make() -> List[ProbePoint]:
             for target, probe in wrapped:
                 self._have(target, probe)
-            points = list(self._of_module.get(name, ()))
-        self._make_hookable(points)
+            return list(self._of_module.get(name, ()))
+
+        self._make_hookable(self.changing.change(make))
         self.awaiting.module_ran(name)
+
+    def leave(self, work: Callable[[], object]) -> None:
+        """Have work done in a thread of ours, as the calling one could not in a moment."""
+        self._left.append(work)
+        self.watch.begin()
+
+    def _do_what_is_left(self) -> None:
+        for _ in range(len(self._left)):
+            try:
+                work = self._left.popleft()
+            except IndexError:
+                return  # another thread of ours has done it
+            if not self.changing.shortly(work):
+                self._left.append(work)
 
     def _make_hookable(self, points: List[ProbePoint]) -> None:
         """Make those hookable that are not."""
+
+        def make() -> None:
+            for point in points:
+                if point.state in ("pending", "missing") or self._stale(point):
+                    was_pending = point.state == "pending"
+                    point.make_hookable()
+                    if was_pending and point.state != "pending":
+                        point.tell_hooks()
+
         try:
-            with self.changing():
-                for point in points:
-                    if point.state in ("pending", "missing") or self._stale(point):
-                        was_pending = point.state == "pending"
-                        point.make_hookable()
-                        if was_pending and point.state != "pending":
-                            self._tell_of(point)
+            self.changing.change(make)
         except NotLoadedError:
             # The application has just put something there that takes wrapt.
             load(wrapt=True)
             self._make_hookable(points)
-
-    @staticmethod
-    def _tell_of(point: ProbePoint) -> None:
-        """Have the scripts told that have hooks on what has come, and may not be as they need it."""
-        for hook in point.hooks:
-            mistake = getattr(hook, "mistake", "")
-            if point.patch is None:
-                hook.not_placed(point.reason)
-            elif mistake:
-                hook.not_placed(f"{point.target}: {mistake}")
-            else:
-                hook.has_come()
 
     def _have(self, target: str, probe: ProbeConfig) -> ProbePoint:
         """The point of a target, made if there is none; pending. `changing` is held."""
@@ -257,9 +249,10 @@ class ProbeTable:
             self._make(target, probe)
         for name in {*list(sys.modules), *main_names()}:
             self.points_in(name)
+            breathe()
         matched = [target for target, point in list(self.points.items()) if point.state not in ("pending", "missing")]
         unmatched = [probe for probe in self._globs if not any(matches(probe.target, probe.exclude, target) for target in matched)]
-        return [*list(self.points.values()), *map(_without_match, unmatched)]
+        return [*list(self.points.values()), *map(without_match, unmatched)]
 
     def points_in(self, name: str) -> List[ProbePoint]:
         """All probe points in a module; none if it is not imported."""
@@ -342,8 +335,7 @@ class ProbeTable:
         name = split_target(target)[0]
         is_there = self._that_has_run(name) is not None
         load(name, wrapt=is_there and needs_wrapt(target, probe.patcher))
-        with self.changing():
-            point = self._have(target, probe)
+        point = self.changing.change(lambda: self._have(target, probe))
         if is_there and point.state == "pending":
             self._make_hookable([point])
         return point
@@ -414,6 +406,7 @@ class ProbeTable:
             self.watch.begin()
 
     def _look_again(self) -> bool:
+        self._do_what_is_left()
         now = monotonic()
         for name, until in list(self._beginning.items()):
             module = find_module(name)
@@ -425,7 +418,7 @@ class ProbeTable:
         if self._scan_at and now >= self._scan_at:
             self._scan_at = 0.0
             self.look_at_imported()
-        return self._look_at_main() or bool(self._beginning) or self._scan_at > 0
+        return self._look_at_main() or bool(self._beginning or self._left) or self._scan_at > 0
 
     def _look_at_main(self) -> bool:
         waited_for = False
@@ -460,11 +453,14 @@ class ProbeTable:
 
     def remove(self, point: ProbePoint, hook: RemoteHook) -> None:
         """Take a hook off its point, if it is still on it."""
-        with self.changing():
+
+        def take_off() -> None:
             point.hooks = [one for one in point.hooks if one is not hook]
             point.counters.retire(hook.counters)
             point.refresh()
             hook.taken_off()
+
+        self.changing.change(take_off)
 
     def remove_expired(self, point: ProbePoint) -> None:
         """Take off the hooks whose time is over; an invocation does so too, where there is one. What a hook has counted stays."""
@@ -477,23 +473,22 @@ class ProbeTable:
     def restore_all(self) -> None:
         """Undo all patches."""
         self.watch.end()
-        with self.changing():
+
+        def restore() -> None:
             # The newest first: one may have been laid over another, as those of two accessors of a property.
             for point in reversed(list(self.points.values())):
                 point.restore()
 
+        try:
+            self.changing.change(restore)
+        except BusyError:
+            self.leave(restore)
+
     def reset_after_fork(self) -> None:
         """In a forked child, where another thread of the parent may have held the lock: the points stay, the counters begin anew."""
-        self.changing = RLock()
+        self.changing = Changing()
         self._here = _Here()
+        # What has been left by the threads of the parent is to be done here, too.
         self.watch = self.watch.anew()
         for point in list(self.points.values()):
             point.reset_after_fork()
-
-
-def _without_match(probe: ProbeConfig) -> ProbePoint:
-    """For a glob that stands for nothing yet."""
-    load()
-    point = Loaded.point(probe.target, probe)
-    point.reason = "no function matches yet"
-    return point

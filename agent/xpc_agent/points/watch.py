@@ -9,11 +9,12 @@ not wait for long either, for the same reason.
 from __future__ import annotations
 
 import logging
-from typing import Any, Callable, List
+from typing import Any, Callable, Dict, List
 
 from xpc_instrument.core.node.threads import PAUSE_TIMEOUT, Run, ServiceThread
 from xpc_instrument.core.unpatched import allocate_lock, monotonic
 
+from ..collecting import hold, let_go
 from ..guard import guard_thread
 
 log = logging.getLogger("xpc_agent")
@@ -33,6 +34,8 @@ class Watch:
         self.runs = False
         self._patience = _AT_FIRST
         self._held = False
+        # Who starts the thread: one at a time does.
+        self._starter: Dict[str, object] = {}
         # Of those that wait until it has looked.
         self._waiting: List[Any] = []
         self._given_up = 0.0
@@ -72,10 +75,20 @@ class Watch:
     def _start(self) -> None:
         if self._held:
             return
+        me = object()
+        if self._starter.setdefault("is", me) is not me:
+            return
         try:
             self._thread.start()
         except RuntimeError as error:
             log.error("no thread can be started to wait for what a script hooks: it is looked at with the next import: %s", error)
+        finally:
+            # Twice, as up to Python 3.10 a signal handler may raise at the beginning of the first.
+            try:
+                self._starter.clear()
+            except BaseException:
+                self._starter.clear()
+                raise
 
     def look_now(self) -> None:
         """Have it look, and wait until it has, for a moment."""
@@ -108,6 +121,7 @@ class Watch:
 
     def _run(self, run: Run) -> None:
         guard_thread()
+        hold()
         try:
             while run.due and self.runs:
                 waiting, self._waiting = self._waiting, []
@@ -121,12 +135,15 @@ class Watch:
                     self.runs = False
                     return
                 if not self._waiting:
+                    let_go()
                     self._nap.acquire(True, self._patience)
+                    hold()
                 self._patience = min(self._patience * _SLOWER, _AT_MOST)
         except Exception:
             run.due = self.runs = False
             log.exception("looking for what a script hooks failed; it is looked at with the next import")
         finally:
+            let_go()
             _release(self._waiting)
 
 

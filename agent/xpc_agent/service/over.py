@@ -1,4 +1,4 @@
-"""Hooks whose terms are over, as an invocation has found: taken off by the service thread.
+"""Hooks whose terms are over, as an invocation has found: taken off by a thread of ours.
 
 Rules:
 - The thread that called waits for nothing. To take a hook off the table's lock is needed, and whoever has that may come to code of the
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Over:
-    """Those that are to be taken off. `wake` has the service thread look, and says whether there is one."""
+    """Those that are to be taken off. `wake` has the service thread look, and says whether there is one; else the table's does."""
 
     def __init__(self, table: ProbeTable, selections: Selections, wake: Callable[[], bool]) -> None:
         self._table = table
@@ -40,7 +40,7 @@ class Over:
 
     def _add(self, key: Any, end: Callable[[], None]) -> None:
         if self._ends.setdefault(key, end) is end and not self._wake():
-            self.take_off()
+            self._table.leave(self.take_off)
 
     @property
     def due(self) -> bool:
@@ -49,9 +49,9 @@ class Over:
 
     def take_off(self) -> None:
         """Take them off."""
-        while self._ends:
-            _, end = self._ends.popitem()
+        for key, end in list(self._ends.items()):
             end()
+            self._ends.pop(key, None)
 
     def end(self, session: str, number: int) -> None:
         """Take off all hooks of a registration."""

@@ -18,12 +18,11 @@ import os
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Protocol, Tuple, Union
 
 from xpc_instrument.core.calls.registry import Registration, Registry
-from xpc_instrument.core.config.schema import Config, ProbeConfig
+from xpc_instrument.core.config.schema import Config
 from xpc_instrument.core.model.errors import TargetError
 from xpc_instrument.core.model.local import INJECT
 from xpc_instrument.core.model.record import as_dict, replace
 from xpc_instrument.core.model.target import Mode, is_selection, is_target, parts_of, split_name, split_target
-from xpc_instrument.core.model.terms import Terms
 from xpc_instrument.core.node.lanes import LanePool
 from xpc_instrument.core.node.peer import Peer, Policy
 from xpc_instrument.core.protocol.messages import Answer, Hello, Notice, Query, Register, Unregister
@@ -32,12 +31,15 @@ from xpc_instrument.core.values.redaction import Redaction
 from xpc_instrument.core.values.traits import PeerProfile, python_version
 from xpc_instrument.core.wire.wire import Wire
 
+from .. import collecting
 from ..events.patience import bounded
 from ..events.sender import Sender
 from ..guard import guard_thread, guarded
+from ..points.changing import BusyError
 from ..points.table import ProbeTable
 from ..relay import RelayedPeer
 from ..targets.module import is_importable
+from .checks import check_mode, timeout_of
 from .counting import all_totals, counting, totals
 from .limits import SharedLimits
 from .on_use import making_of, replays_of, reset_loaded, search, stacks, terms_of
@@ -142,7 +144,15 @@ class Registrations(Policy):
         self._sharing.noticed(peer, notice)
 
     def due(self) -> Optional[float]:
-        return 0.0 if self._slices.due or self._over.due else min(self._ends.values(), default=None)
+        looks = collecting.due()
+        times = [*self._ends.values(), *([] if looks is None else [looks])]
+        return 0.0 if self._slices.due or self._over.due else min(times, default=None)
+
+    def works(self) -> None:
+        collecting.hold()
+
+    def rests(self) -> None:
+        collecting.let_go()
 
     def look_after(self, now: float) -> None:
         self._slices.go_on()
@@ -269,7 +279,7 @@ class Registrations(Policy):
         return Added(timeout, waits, [target] if waits else [])
 
     def _adding_selection(self, peer: Union[Peer, RelayedPeer], message: Register, mode: Mode, text: str, making: Making) -> Steps[Added]:
-        _check_mode(text, mode, making.terms)
+        check_mode(text, mode, making.terms)
         try:
             added = yield from self._selections.adding(peer, message, mode, text, making)
             return added if added.timeout else replace(added, timeout=self._config.defaults.timeout)
@@ -293,59 +303,71 @@ class Registrations(Policy):
             allowed = ", ".join(sorted(one.value for one in point.config.allow))
             raise TargetError(f"{target}: the config does not allow the mode {mode.value!r} here, only {allowed}")
         terms = making.terms
-        _check_mode(target, mode, terms)
-        timeout = _timeout(target, terms, point.config)
-        with self._table.changing():
-            if self._leaving:
-                raise TargetError(f"{target} cannot be hooked: the agent is leaving the process")
-            if selection is not None and selection.over:
-                raise TargetError(f"{target}: the hook has been removed")
-            for hook in point.hooks:
-                if hook.session == peer.session and hook.number == message.hook:
-                    # Inherited over a fork: the same hook, now with a connection of this process's own.
-                    hook.rejoin(peer)
-                    return timeout
-            if selection is not None and selection.admission is None:
-                ending = self._over.ending_all(peer.session, message.hook)
-                selection.admission = making.shared_admission(point.config, timeout, ending)
-            self._check_count(peer.session, point)
-            self._table.remove_expired(point)
-            if len(point.hooks) >= self._config.limits.max_hooks:
-                raise TargetError(f"{target} has {len(point.hooks)} hooks, the limit (max-hooks)")
-            hook = making.maker(point, mode)(
-                mode,
-                target,
-                peer,
-                message.hook,
-                message.style,
-                PeerProfile(peer.python, python_version(), self._config.limits.max_payload),
-                timeout=timeout,
-                on_failure="raise" if terms.stands_in else point.config.on_failure,
-                terms=terms,
-                suspension=making.suspension(point.config, timeout),
-                pid=os.getpid(),
-                may_refer=not point.config.allow <= _OBSERVERS,
-                signature=point.signature,
-                ended=self._over.ending(point, selection is None),
-                key=0 if selection is None else self._next_key(),
-                admission=None if selection is None else selection.admission,
-            )
-            self._shared_limits.share(hook)
-            hook.condition = making.condition(hook, point.config.expressions)
-            if selection is not None and selection.pool is not None:
-                hook.adopt(selection.pool, selection.since)
-            point.hooks = [*point.hooks, hook]
-            try:
-                point.refresh()
-                if hook.condition is not None and hook.condition.mistake is not None:
-                    raise hook.condition.mistake
-                if getattr(hook, "mistake", ""):
-                    raise TargetError(f"{target}: {hook.mistake}")
-            except TargetError:
-                self._table.remove(point, hook)
-                self._forget(hook)
-                raise
+        check_mode(target, mode, terms)
+        timeout = timeout_of(target, terms, point.config)
+        self._table.changing.change(lambda: self._put_on(peer, message, mode, point, making, selection, timeout))
         return timeout
+
+    def _put_on(
+        self,
+        peer: Union[Peer, RelayedPeer],
+        message: Register,
+        mode: Mode,
+        point: ProbePoint,
+        making: Making,
+        selection: Optional[Selection],
+        timeout: float,
+    ) -> None:
+        target, terms = point.target, making.terms
+        if self._leaving:
+            raise TargetError(f"{target} cannot be hooked: the agent is leaving the process")
+        if selection is not None and selection.over:
+            raise TargetError(f"{target}: the hook has been removed")
+        for hook in point.hooks:
+            if hook.session == peer.session and hook.number == message.hook:
+                # Inherited over a fork: the same hook, now with a connection of this process's own.
+                hook.rejoin(peer)
+                return
+        if selection is not None and selection.admission is None:
+            ending = self._over.ending_all(peer.session, message.hook)
+            selection.admission = making.shared_admission(point.config, timeout, ending)
+        self._check_count(peer.session, point)
+        self._table.remove_expired(point)
+        if len(point.hooks) >= self._config.limits.max_hooks:
+            raise TargetError(f"{target} has {len(point.hooks)} hooks, the limit (max-hooks)")
+        hook = making.maker(point, mode)(
+            mode,
+            target,
+            peer,
+            message.hook,
+            message.style,
+            PeerProfile(peer.python, python_version(), self._config.limits.max_payload),
+            timeout=timeout,
+            on_failure="raise" if terms.stands_in else point.config.on_failure,
+            terms=terms,
+            suspension=making.suspension(point.config, timeout),
+            pid=os.getpid(),
+            may_refer=not point.config.allow <= _OBSERVERS,
+            signature=point.signature,
+            ended=self._over.ending(point, selection is None),
+            key=0 if selection is None else self._next_key(),
+            admission=None if selection is None else selection.admission,
+        )
+        self._shared_limits.share(hook)
+        hook.condition = making.condition(hook, point.config.expressions)
+        if selection is not None and selection.pool is not None:
+            hook.adopt(selection.pool, selection.since)
+        point.hooks = [*point.hooks, hook]
+        try:
+            point.refresh()
+            if hook.condition is not None and hook.condition.mistake is not None:
+                raise hook.condition.mistake
+            if getattr(hook, "mistake", ""):
+                raise TargetError(f"{target}: {hook.mistake}")
+        except TargetError:
+            self._table.remove(point, hook)
+            self._forget(hook)
+            raise
 
     def _check_count(self, session: str, point: ProbePoint) -> None:
         """A session has hooks on so many targets on demand and no more."""
@@ -419,13 +441,18 @@ class Registrations(Policy):
 
     def drop_orphans(self, session: str) -> None:
         """Remove the hooks of a session that were inherited over a fork, but not those that it has registered with this process."""
+        try:
+            self._table.changing.change(lambda: self._drop_orphans(session))
+        except BusyError:
+            self._table.leave(lambda: self.drop_orphans(session))
+
+    def _drop_orphans(self, session: str) -> None:
         self._selections.drop_session(session, inherited=True)
-        with self._table.changing():
-            for point in list(self._table.points.values()):
-                for hook in point.hooks:
-                    if hook.session == session and hook.orphan_since:
-                        self._table.remove(point, hook)
-                        self._forget(hook)
+        for point in list(self._table.points.values()):
+            for hook in point.hooks:
+                if hook.session == session and hook.orphan_since:
+                    self._table.remove(point, hook)
+                    self._forget(hook)
         self._keep_limits()
 
     def inherited(self) -> List[Tuple[str, Adoptable]]:
@@ -471,21 +498,3 @@ def _retire(hooks: List[QueuedHook], within: float, passed: Callable[[], None]) 
         passed()
     for hook in hooks:
         hook.queue.retire(hook, within, functools.partial(one_passed, hook.key))
-
-
-def _check_mode(target: str, mode: Mode, terms: Terms) -> None:
-    if not terms.wait and mode not in (Mode.BEFORE, Mode.AFTER):
-        raise TargetError(f"{target}: a hook in the mode {mode.value!r} has to be waited for; only before and after take wait=False")
-
-
-def _timeout(target: str, terms: Terms, config: ProbeConfig) -> float:
-    """The deadline of a hook in seconds. Raises `TargetError` if it asks for more than the config grants."""
-    longest = max(config.max_timeout, config.timeout)
-    if terms.timeout is None:
-        return longest if terms.stands_in else config.timeout
-    if terms.timeout > longest:
-        raise TargetError(
-            f"{target}: timeout={terms.timeout:g} is longer than the config allows a hook here, {longest:g} s (max-timeout): "
-            "ask for less, or raise max-timeout in the config"
-        )
-    return float(terms.timeout)

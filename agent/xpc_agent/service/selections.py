@@ -77,6 +77,10 @@ class Selection:
         """In a forked child: its hooks wait there for their session, which registers it here too, until then."""
         self.pool, self.since = pool, now
 
+    def end(self) -> None:
+        """No hook is put on any more; the table's lock is held."""
+        self.over = True
+
     def covers_module(self, name: str) -> bool:
         """Whether a pattern of it may stand for functions of the module."""
         return any(pattern.matches_module(name) for pattern in self.patterns)
@@ -262,14 +266,17 @@ class Selections:
         if new and len(before) + len(new) > self._most:
             raise self._too_many(selection.message.name, len(before) + len(new))
         put: List[str] = []
-        for target in new:
-            try:
-                point = self._table.point_of(target, matched.found[target])
-                self._put_one(selection, point)
-                put.append(target)
-            except TargetError as error:
-                log.debug("%s passes over %s", selection.message.name, error)
-        self._tell(selection, put, came=True)
+        try:
+            for target in new:
+                try:
+                    point = self._table.point_of(target, matched.found[target])
+                    self._put_one(selection, point)
+                    put.append(target)
+                except TargetError as error:
+                    log.debug("%s passes over %s", selection.message.name, error)
+        finally:
+            # The rest may follow later (`BusyError`).
+            self._tell(selection, put, came=True)
 
     def _on(self, selection: Selection) -> List[str]:
         """The targets that it has a hook on, or waits for."""
@@ -298,11 +305,11 @@ class Selections:
 
     def drop(self, session: str, number: int) -> bool:
         """Forget one; False if there is none of that number. Its hooks are the caller's to remove, after this."""
-        selection = self._all.pop((session, number), None)
-        if selection is not None:
-            with self._table.changing():
-                selection.over = True
-        return selection is not None
+        selection = self._all.get((session, number))
+        if selection is None:
+            return False
+        self._table.changing.change(selection.end)
+        return self._all.pop((session, number), None) is not None
 
     def drop_session(self, session: str, *, inherited: bool = False) -> None:
         """Forget those of a session; with `inherited` those only that it has not registered with this process itself."""

@@ -216,6 +216,7 @@ class Host:
 
     def _run(self, run: Run) -> None:
         self._policy.entered_thread()
+        self._policy.works()
         try:
             self._await_births(run)
             in_a_row = 0
@@ -228,6 +229,8 @@ class Host:
                     self._survive(error, in_a_row)
         except Exception:
             self._logger.exception("the service thread of %s failed; no new session can join", self.address)
+        finally:
+            self._policy.rests()
 
     def _survive(self, error: Exception, in_a_row: int) -> None:
         """A turn has failed: go on with the next one, or, after very many, leave the application as it was."""
@@ -268,7 +271,12 @@ class Host:
     def _turn(self, run: Run) -> None:
         selector, acceptor = self._selector, self._acceptor
         assert selector is not None and acceptor is not None
-        events = selector.select(self._patience())
+        patience = self._patience()
+        self._policy.rests()
+        try:
+            events = selector.select(patience)
+        finally:
+            self._policy.works()
         for key, mask in events:
             if not run.due:
                 return

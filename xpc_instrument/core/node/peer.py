@@ -72,6 +72,12 @@ class Policy:
     def look_after(self, now: float) -> None:
         """Do what is due."""
 
+    def works(self) -> None:
+        """The service thread works from now on."""
+
+    def rests(self) -> None:
+        """It waits for what comes, or ends. Garbage collections that were put off until now are left to other threads."""
+
     def serve(self, wire: Wire, hello: Hello) -> None:
         """Answer the calls of one lane until it ends; runs in a thread of its own."""
         raise NotImplementedError
