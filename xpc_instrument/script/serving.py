@@ -37,6 +37,9 @@ from .process import Process
 
 log = logging.getLogger("xpc_instrument")
 
+# How long a call and its answer may be on their way, in seconds; and within which time after an answer it shows that nobody waited for it.
+_ON_THE_WAY, _AT_ONCE = 0.02, 0.05
+
 # By names of their own: up to Python 3.11 looking a member of an enum up takes as long as four calls of a function.
 _AROUND, _INSTEAD, _EVENTS, _RETURN = Mode.AROUND, Mode.INSTEAD, Opcode.EVENTS, Opcode.RETURN
 _OBSERVERS = (Mode.BEFORE, Mode.AFTER)
@@ -187,10 +190,10 @@ class HookServer:
         log.error("the %s hook on %s failed%s", hook.mode, hook.handle.target, _advice(hook, error), exc_info=error)
         hook.handle._tell_failure(error)
 
-    def cut_off(self, wire: Wire, seconds: float) -> None:
-        """A process has taken a lane away, where the last hook took so many seconds without what it proceeded to."""
+    def cut_off(self, wire: Wire, seconds: float, since: float) -> None:
+        """A process has taken a lane away, where the last hook took so many seconds without what it proceeded to, and ended so long ago."""
         hook: Optional[Hook] = wire.serving
-        if hook is None or self._leaving or hook.deadline is None or seconds < hook.deadline:
+        if hook is None or self._leaving or hook.deadline is None or not was_late(seconds, since, hook.deadline):
             return
         error = DeadlineError(
             f"the hook took {_shown(seconds)} s; its deadline is {_shown(hook.deadline)} s: pass timeout=, or raise it in the config"
@@ -198,6 +201,14 @@ class HookServer:
         self._count(hook, error)
         log.error("the %s hook on %s: %s", hook.mode, hook.handle.target, error)
         hook.handle._tell_failure(error)
+
+
+def was_late(seconds: float, since: float, deadline: float) -> bool:
+    """Whether a process has taken a lane away since the hook took longer than its deadline, all in seconds.
+
+    The process counts from before it calls, so a hook that took a bit less has been too late too, where the lane had gone when it answered.
+    """
+    return seconds >= (deadline if since > _AT_ONCE else deadline - min(_ON_THE_WAY, deadline / 4))
 
 
 def _is_answer(hook: Hook, incoming: Incoming, error: Exception) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, Optional, Union
 
 from xpc_instrument.core.calls.caller import Outgoing
 from xpc_instrument.core.calls.outcome import Arguments, Outcome
-from xpc_instrument.core.unpatched import monotonic
+from xpc_instrument.core.unpatched import get_ident, monotonic
 from xpc_instrument.core.wire.wire import Wire
 
 from ..guard import guard, guarded
@@ -32,6 +32,7 @@ class Stop(Proceeding):
         self._outgoing = outgoing
         outgoing.handled = sys.exc_info()[1]  # type: ignore[attr-defined]
         self._instance = instance
+        lane.stopped_in = get_ident()
         self._halt(deadline, arguments)
 
     def _halt(self, deadline: float, arguments: Arguments) -> None:
@@ -51,9 +52,11 @@ class Stop(Proceeding):
         try:
             guard.on = True
             assert lane is not None
+            lane.stopped_in = 0
             deadline = self._deadline + (monotonic() - self._since)
             step = outgoing.until_it_proceeds(lane, outgoing.tell(lane, outcome, deadline), deadline, True)
             if isinstance(step, tuple):
+                lane.stopped_in = get_ident()
                 self._halt(deadline, step)
                 return self
             self._lane = None

@@ -30,12 +30,13 @@ _LOOK_AGAIN = 0.05
 
 Dial = Callable[[Role, float], Wire]
 Serve = Callable[[Wire, Frame], None]
-CutOff = Callable[[Wire, float], None]
+CutOff = Callable[[Wire, float, float], None]
 
 
 class AnsweringLanes:
     """Lanes on which the host calls. `serve(wire, frame)` answers a CALL; `missed(count, why)` is told of lanes that will not come, and
-    `cut_off(wire, seconds)` of those that the host has taken away, and how long the last callback took there without what it asked for.
+    `cut_off(wire, seconds, since)` of those that the host has taken away: how long the last callback took there without what it asked for,
+    and how long ago it ended.
     """
 
     def __init__(
@@ -180,7 +181,9 @@ class AnsweringLanes:
         except ChannelError:
             # The host took the lane away: past its deadline, or gone altogether, which the control thread reports.
             if self._cut_off is not None and not self._closed:
-                self._cut_off(wire, (wire.since if frame is None else monotonic()) - wire.arrived)
+                now = monotonic()
+                ended = wire.since if frame is None else now
+                self._cut_off(wire, ended - wire.arrived, now - ended)
         finally:
             with self._lock:
                 self._threads.pop(wire, None)

@@ -52,7 +52,7 @@ class Joiner:
     """A node that joins the host at `address`.
 
     `serve(wire, frame)` answers a CALL that arrived on a lane, in that lane's thread. `on_notice(notice)` and `on_lost(reason)`
-    run in the control thread, `on_cut_off(wire, seconds)` in the thread of a lane that the host has taken
+    run in the control thread, `on_cut_off(wire, seconds, since)` in the thread of a lane that the host has taken
     away.
     """
 

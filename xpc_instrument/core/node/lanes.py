@@ -22,7 +22,7 @@ from weakref import ref
 
 from ..model.errors import ChannelError, DeadlineError
 from ..model.interrupts import raise_interrupt
-from ..unpatched import allocate_lock, monotonic
+from ..unpatched import allocate_lock, get_ident, monotonic
 from ..wire.held import close_lost
 from ..wire.hubs import GREENLET, TrioBell, hub, trio
 from ..wire.turns import Turns, turns_here
@@ -121,6 +121,8 @@ class LanePool:
     def _wait(self, deadline: Optional[float]) -> Wire:
         started = monotonic()
         wake = bell()
+        if type(wake) is _Release and self._waits_for_itself():
+            raise DeadlineError(f"all {self._limit} lanes are those of invocations that this one is inside of (max-lanes)")
         try:
             while True:
                 self._waiters.append(wake)
@@ -135,6 +137,11 @@ class LanePool:
             # Also when the thread is interrupted: a wake-up that goes to nobody is one that somebody misses.
             self._forget(wake)
             wake.close()
+
+    def _waits_for_itself(self) -> bool:
+        """Whether this thread has to come back to all lanes that there may be, as in a deep recursion, before one becomes free."""
+        ident = get_ident()
+        return len(self) >= self._limit and all(wire.stopped_in == ident for wire in self.wires())
 
     async def take_async(self, deadline: Optional[float]) -> Wire:
         """Like `take`, without blocking the running loop. Where many tasks come in one turn of it, only a few get a lane in that turn."""

@@ -31,7 +31,7 @@ _SMALL = 4096
 class Wire(Stream):
     """One connection: a socket and its state machine. One thread (or task) at a time uses it, but any may close it."""
 
-    __slots__ = ("account", "arrived", "longest", "peer", "plain", "serving", "since", "waited")
+    __slots__ = ("account", "arrived", "longest", "peer", "plain", "serving", "since", "stopped_in", "waited")
 
     def __init__(self, sock: socket.socket, connection: Connection) -> None:
         super().__init__(sock, connection)
@@ -45,6 +45,8 @@ class Wire(Stream):
         # what serves the last one and when that arrived.
         self.since = self.arrived = 0.0
         self.serving: Any = None
+        # The thread that is to come back to a call of it, when the original which it is inside of has ended; 0 where there is none.
+        self.stopped_in = 0
 
     def charge(self, account: Any) -> None:
         """What is counted from now on is for `account`; the one before settles for what was counted so far. Called by the wire's user."""
