@@ -53,6 +53,9 @@ _LEAVE_TIMEOUT = 1.0
 _RETURN_TIMEOUT = 5.0
 # The part of the time for removing a hook that may go by until its events are delivered.
 _DELIVERING = 0.8
+# How long Ctrl-C may go unnoticed, in seconds: one that comes in the moment before a thread begins to wait, or to another thread, does not
+# end the wait; Python sees it afterwards.
+_NOTICED_WITHIN = 0.5
 # Of what a process says in a notice a line of the log has so many characters: more than of a name, since it may give advice.
 _LONGEST_NOTICE = 500
 
@@ -415,7 +418,7 @@ class Session(Observer):
                 log.info("serving %s in %s of %s; Ctrl-C ends it", hooks, counted(processes, "process", "processes"), self.app)
             else:
                 log.info("no process of %s runs: waiting for one, to serve %s in it; Ctrl-C ends that", self.app, hooks)
-            while not self._ended.wait(3600):
+            while not self._ended.wait(_NOTICED_WITHIN):
                 pass
         except KeyboardInterrupt:
             running = sum(process.joiner.answering.busy for process in list(self._processes.values()))
