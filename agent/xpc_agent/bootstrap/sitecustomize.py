@@ -43,6 +43,9 @@ _FOLDERS = ("XPC_INSTRUMENT_RUNTIME_DIR", "XDG_RUNTIME_DIR", "TMPDIR", "TEMP", "
 # of processor time; a child that does not have the agent's modules whole stays without the agent.
 _PATIENCE = 1.0
 _LOADING_PATIENCE = 5.0
+# Where there is no room for it, the agent is loaded so many milliseconds later; so many descriptors are enough to import and to listen.
+_AGAIN = 500
+_ROOM = 12
 # How long a thread of the application that computes may keep the others waiting while the agent is loaded, in seconds (`late.py`).
 _SWITCHING = 0.0002
 # What our thread has of stack at least, in bytes, where the application has made those of new threads smaller.
@@ -129,6 +132,7 @@ class Stub:
         self._forks = 0
         self._committed = False
         self._usual = 0.0
+        self._complained = ""
 
     # what it is about ----------------------------------------------------------------------------------------------------
 
@@ -232,14 +236,15 @@ class Stub:
             return
         self.loader, self.state = get_ident(), _LOADING
         self._done.acquire()
-        may_load = True
+        is_put_off = False
         self._usual = sys.getswitchinterval()
         try:
             _put_collections_off()
             sys.setswitchinterval(min(self._usual, _SWITCHING))
+            _check_room()
             _prepare()
-            may_load = self._may_load()
-            if may_load:
+            is_put_off = not self._may_load()
+            if not is_put_off:
                 for part in _PARTS:
                     __import__(part)
                     self._breathe()
@@ -250,23 +255,32 @@ class Stub:
                     self.listener = -1
                 self.run = autostart(self)
         except BaseException as error:
-            self.withdraw()
+            is_put_off = _is_passing(error)
+            if not is_put_off:
+                self.withdraw()
             if not isinstance(error, Exception):
                 raise
-            sys.stderr.write("xpc-instrument: the agent cannot be loaded (%s); this process is not instrumented\n" % error)
+            self._complain(error, "it is tried again" if is_put_off else "this process is not instrumented")
             interrupts = sys.modules.get("xpc_instrument.core.model.interrupts")
             if interrupts is not None:
                 interrupts.raise_interrupt(error)
         finally:
             self._calm()
-            if may_load:
+            if is_put_off:
+                with self._gate:
+                    self._committed = False
+                self.state = _WAITING
+                self._once.release()
+            else:
                 self.state = _OVER
                 self._leave_imports()
                 self._end_thread(0.0)
-            else:
-                self.state = _WAITING
-                self._once.release()
             self._done.release()
+
+    def _complain(self, error: BaseException, what: str) -> None:
+        if what != self._complained:
+            self._complained = what
+            _say("the agent cannot be loaded (%s); %s" % (error, what))
 
     def _may_load(self) -> bool:
         """Have forks wait for the loading from now on, once those are over that are under way; False in our own thread, which they end."""
@@ -392,7 +406,10 @@ class Stub:
 
         signals: Any = __import__("_signal")  # below `signal`, which makes enums
         mask = signals.pthread_sigmask
-        read, self._wake = _posix.pipe()
+        try:
+            read, self._wake = _posix.pipe()
+        except OSError:
+            return  # no descriptors: as with no room for a thread
         self._pipe = os.fstat(read).st_ino
         self._over = allocate_lock()
         self._over.acquire()
@@ -422,12 +439,18 @@ class Stub:
         """
         self._native = get_native_id()
         try:
-            poll.register(listener, 1)
             poll.register(read, 1)
-            ready = dict(poll.poll())
-            # 1 is POLLIN. Anything else means that the application has closed the descriptors.
-            if read not in ready and ready.get(listener) == 1:
+            while self.state == _WAITING:
+                poll.register(listener, 1)
+                ready = dict(poll.poll())
+                # 1 is POLLIN. Anything else means that the application has closed the descriptors.
+                if read in ready or ready.get(listener) != 1:
+                    break
                 self.load()
+                # Where that is put off, whoever has connected waits meanwhile.
+                poll.unregister(listener)
+                if poll.poll(_AGAIN):
+                    break
         finally:
             if _is_same(read, pipe):
                 _posix.close(read)
@@ -486,6 +509,8 @@ class Stub:
         else:
             # Where that was in the middle of this very fork, the loading may wait for a lock that the fork holds.
             self._await_loading(_PATIENCE)
+            if self.state == _WAITING:
+                self._end_thread(_PATIENCE)
         # What is registered after this function is asked before it. So where this thread does not have it, the fork began without it.
         lock = None if self._had_logging else _lock_of("logging", "_lock", "LogRecord")
         if lock is not None and not lock._is_owned():
@@ -604,6 +629,32 @@ def _prepare() -> None:
     needed["import_looked_up"](get_ident, sleep)
 
 
+def _check_room() -> None:
+    """OSError where few descriptors are left: Python would do without parts of the standard library that it cannot open, for good."""
+    taken: list[int] = []
+    try:
+        while len(taken) < _ROOM:
+            taken.append(_posix.open("/", os.O_RDONLY))
+    finally:
+        for descriptor in taken:
+            _posix.close(descriptor)
+
+
+def _is_passing(error: BaseException) -> bool:
+    """Whether what has failed may work a moment later: there were no descriptors, or no memory."""
+    import errno
+
+    passing = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in passing)
+
+
+def _say(text: str) -> None:
+    try:
+        sys.stderr.write("xpc-instrument: %s\n" % text)
+    except (AttributeError, TypeError, ValueError, OSError, RuntimeError):
+        pass  # the application has closed it, or has none, or another: there is nowhere to say that
+
+
 def _is_same(descriptor: int, inode: int) -> bool:
     """Whether it is what we have opened: the application may have closed all descriptors, as daemons do, and have the number by now."""
     try:
@@ -683,7 +734,7 @@ def _start() -> None:
     if packed is None or os.environ.get("XPC_INSTRUMENT_DISABLE", "") not in ("", "0") or not _is_main_interpreter():
         return
     if not _has_agent():
-        sys.stderr.write("xpc-instrument: the agent cannot be imported (no module named 'xpc_agent'); this process is not instrumented\n")
+        _say("the agent cannot be imported (no module named 'xpc_agent'); this process is not instrumented")
         return
     text = os.environ.get(_VARIABLE, "")
     main = os.environ.get(_MAIN) == str(os.getpid())

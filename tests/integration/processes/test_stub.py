@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Callable
 
@@ -158,6 +159,25 @@ def test_start_stop_and_stats_in_code_find_the_stand_in(start: Callable[..., Pro
     assert ask(program, "import xpc_agent; xpc_agent.start(app='other')") == "done"
     assert [entry.app for entry in discovery.processes()] == ["shop"]
     assert ask(program, "[point.target for point in xpc_agent.stats()]") == "['shop:charge']"
+
+
+def test_an_application_without_descriptors_is_hooked_when_it_has_some_again(start: Callable[..., Program]) -> None:
+    program = start()
+    program.read_until("ready")
+    assert ask(program, "from resource import RLIMIT_NOFILE, setrlimit") == "done"
+    assert ask(program, "setrlimit(RLIMIT_NOFILE, (5, 512))") == "None"
+    with ThreadPoolExecutor(1) as pool:
+        connecting = pool.submit(xpc_instrument.connect, "shop", timeout=PATIENCE)
+        program.read_until("Too many open files: '/'); it is tried again")
+        assert ask(program, HAS_AGENT) == "False"
+        # Nothing is said of the thread that cannot go on after a fork.
+        assert ask(program, "os.waitpid(os.fork() or os._exit(3), 0)[1]") == str(3 << 8)
+        assert ask(program, "setrlimit(RLIMIT_NOFILE, (512, 512))") == "None"
+        assert ask(program, "os.waitpid(os.fork() or os._exit(3), 0)[1]") == str(3 << 8)
+        with connecting.result() as session:
+            session.instead("shop:charge", lambda n: "hooked")
+            assert ask(program, "__import__('shop').charge(1)") == "'hooked'"
+    assert sum("it is tried again" in line for line in program.output) == 1
 
 
 # At random moments, a thousand times: `python -m tests.starts`.

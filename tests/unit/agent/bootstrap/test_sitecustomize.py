@@ -128,6 +128,23 @@ def test_a_child_imports_anew_what_the_thread_was_importing_when_its_fork_had_wa
     assert run("HELD = 2\n" + FORKING, said="its own\n") == "7 False"
 
 
+@pytest.mark.parametrize("error", ["None", "open(os.devnull)"])
+def test_where_the_agent_cannot_be_loaded_nor_that_be_said_the_application_goes_on(error: str) -> None:
+    source = f"""
+class Refuses:
+    def find_spec(self, name, path=None, target=None):
+        if name.startswith("xpc_agent"):
+            raise ImportError("not here")
+
+stub = begin()
+sys.meta_path.insert(0, Refuses())
+sys.stderr = {error}
+stub.load()
+print(stub.is_waiting, stub.listener, flush=True)
+"""
+    assert run(source) == "False -1"
+
+
 def test_a_program_waits_for_its_verb_but_not_for_long_and_not_at_a_file_of_its_own() -> None:
     source = """
 import threading
