@@ -132,6 +132,7 @@ class Aggregate:
         self._tables: Deque[Tuple[Callable[[], Any], Table]] = deque()
         self._here = _Here()
         self.unusable.reset()
+        self.rejected.besides = None
         self.rejected.reset()
         self.update = compiled(__name__, self.names(), _UPDATE)["update"]
 

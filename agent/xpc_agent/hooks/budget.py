@@ -74,9 +74,9 @@ class Budget:
         """So many invocations were left out when they began, as over the rate; judged with what is spent next."""
         self._cost += _LEFT_OUT * calls
 
-    def spent(self, seconds: float, calls: int = SAMPLED) -> None:
-        """So many invocations have cost so much each."""
-        self._cost += (seconds + _BESIDE) * calls
+    def spent(self, seconds: float, calls: int = SAMPLED, beside: float = _BESIDE) -> None:
+        """So many invocations have cost so much each, and so much `beside`."""
+        self._cost += (seconds + beside) * calls
         if self._cost < self._look_at:
             return
         used = _used() - self._since

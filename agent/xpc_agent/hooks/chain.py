@@ -73,7 +73,9 @@ class HookChain:
 
     def __init__(self, hooks: Sequence[DispatchedHook]) -> None:
         self.hooks = tuple(hooks)
-        self.before = tuple(hook for hook in hooks if hook.mode is Mode.BEFORE)
+        # First of all the conditions are asked that are of how an invocation begins (`early.py`).
+        asked: List[Any] = [early for early in (getattr(hook, "early", None) for hook in hooks if hook.mode is not Mode.BEFORE) if early]
+        self.before = (*asked, *(hook for hook in hooks if hook.mode is Mode.BEFORE))
         self.nest = tuple(hook for hook in hooks if hook.mode in (Mode.AROUND, Mode.INSTEAD))
         self.after = tuple(hook for hook in reversed(hooks) if hook.mode is Mode.AFTER)
         self.observed = bool(self.before or self.after)

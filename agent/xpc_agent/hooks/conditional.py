@@ -224,7 +224,7 @@ class Conditional:
         # Where the arguments may be given as the parameters stand.
         count = code.co_argcount if code.co_argcount == len(names) else -1
         text = _AROUND.format(count=count, values=values, test=test)
-        around = compiled(f"{__name__} around {self._expression.text!r} {values}{count}", namespace, text)["around"]
+        around = compiled(f"{__name__} around {self._expression.text!r} {values}{count}", namespace, text, kept=False)["around"]
         if is_before:
             self.sole = around
         else:
@@ -241,7 +241,7 @@ class Conditional:
         rejected = self.hook.counters.skipped["when"]
         if self._passed is None or rejected.besides is None:
             # New counters, as in a forked child.
-            self._passed = Passed(self._steps_until_clock)
+            self._passed = Passed()
             rejected.besides = self._passed.count
         self._passed.lay_for(entrance.names)
         well = not self._errors and not self._resting_until and not self.hook.admission.suspended
@@ -439,7 +439,8 @@ class Conditional:
 
     def _one_more(self) -> None:
         assert self._passed is not None
-        self._passed.one_more()
+        entrance: Optional[Entrance] = self.alone.entrance
+        self._passed.one_more({} if entrance is None else entrance.names, self._steps_until_clock)
 
 
 async def _nothing_async() -> None:

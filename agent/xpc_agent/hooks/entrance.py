@@ -120,7 +120,7 @@ class Entrance:
         if token:
             text += _LEAVE.format(token=token, last=_indented(last, 8)) + _FAILED.format(token=token, wrong=_indented(wrong, 8))
         about = f"{self._about}, {count}{', iterates' * iterates}{', has a dict' * has_dict}"
-        made = compiled(f"{__name__} {about}", self.names, text)
+        made = compiled(f"{__name__} {about}", self.names, text, kept=False)
         number = next(_numbers)
         for name, function in made.items():
             _name(function, f"{name}_{number}")

@@ -65,10 +65,11 @@ class Way:
     """Where a gate leads: `begin(gate, values)`, which answers as `enter`, if `take()` is true. Both are exchanged, each for itself.
 
     `back()` undoes a `take` that was true, where the thread does work of ours and goes no further. `entrance` makes an `enter` of its own
-    for code that leads here (`entrance.py`); `record` is what a hook does that records what has ended (`timed.py`).
+    for code that leads here (`entrance.py`); `record` is what a hook does that records what has ended (`timed.py`). `early` is its
+    condition, if it has one that is asked when an invocation begins (`early.py`), and `admit` what is asked of what meets it.
     """
 
-    __slots__ = ("back", "begin", "entrance", "record", "take")
+    __slots__ = ("admit", "back", "begin", "early", "entrance", "record", "take")
 
     def __init__(self, take: Callable[[], Any] = NEVER, begin: Optional[Callable[[Gate, Args], Entered]] = None) -> None:
         self.take = take
@@ -76,6 +77,8 @@ class Way:
         self.begin = begin
         self.entrance: Any = None
         self.record: Any = None
+        self.early: Any = None
+        self.admit: Callable[[], Any] = ALWAYS
 
 
 CLOSED = Way()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 from xpc_instrument.core.unpatched import get_ident
 
@@ -25,10 +25,12 @@ class Invocation:
     """One invocation of a probe point, as a hook sees it: `args` without the instance; `duration` is in seconds.
 
     `canonical`: the arguments are in the canonical form already, since it was seen from inside of the function; `values` are those of all
-    parameters then.
+    parameters then. `asked` is there if conditions were asked when it began (`early.py`): whether they were met, by the keys of the hooks.
     """
 
-    __slots__ = ("args", "canonical", "duration", "exception", "instance", "kwargs", "number", "result", "thread", "values")
+    asked: Dict[int, bool]
+
+    __slots__ = ("args", "asked", "canonical", "duration", "exception", "instance", "kwargs", "number", "result", "thread", "values")
 
     def __init__(self, args: Args, kwargs: Kwargs, bound: bool, number: int = 0, canonical: bool = False) -> None:
         self.canonical = canonical

@@ -31,6 +31,7 @@ from ..guard import guard, guarded
 from ..targets.resolve import Kind, Resolved
 from .aggregate import Aggregate, counting
 from .budget import SAMPLED, Budget
+from .early import Early
 from .failures import EXPRESSIONS, NOT_MET
 from .gate import ALWAYS, NEVER, Args, Kwargs, Way
 from .invocation import Invocation
@@ -97,12 +98,15 @@ def _hides_nothing(name: str) -> bool:
 class LocalHook(RemoteHook):
     """One registration on one probe point that counts."""
 
+    # Set before there is one of its own: the terms are installed when the hook is made.
+    early: Optional[Early] = None
+    _when: Optional[Expression] = None
+    _is_at_rest = False
+
     def __init__(self, *args: Any, level: str = OBSERVE, hides: Hides = _hides_nothing, **options: Any) -> None:
         terms = options["terms"]
-        # `sample`, `rate` and `limit` are of the calls that meet the condition, which is known when they have ended; and of those that
-        # `limit` lets through each is counted.
+        # Of the calls that `limit` lets through each is counted.
         self._is_limited = terms.limit is not None and terms.local["kind"] != INJECT
-        self._admits_late = self._is_limited or (bool(terms.local.get("when")) and (terms.sample, terms.rate) != (None, None))
         super().__init__(*args, **options)
         self._hides = hides
         assert self.terms.local is not None
@@ -114,6 +118,9 @@ class LocalHook(RemoteHook):
         self.over_budget = False
         self._scope = Scope(self.target, self.pid)
         self._expressions = [parse(text, level) for text in expressions_of(self.local)]
+        self._when = self._expressions[0] if self.local.get("when") else None
+        if self._when is not None:
+            self.early = Early(self._when, self.key, self.aggregate.rejected, self._unmet, self._passed_over)
         self._begin_counting()
         self.sole = self._around
         # Admission is asked when an invocation begins, which costs nothing where it is not counted.
@@ -125,6 +132,8 @@ class LocalHook(RemoteHook):
         if not self._scope.place(resolved, code):
             return
         try:
+            if self.early is not None:
+                self.early.place(self._scope)
             self._begin_counting()
         except ExpressionError as error:
             # Nothing is counted here; who registers it is told, or if the module came later, the log.
@@ -133,8 +142,9 @@ class LocalHook(RemoteHook):
 
     def _begin_counting(self) -> None:
         self._budget = Budget(self)
+        self._install(self._taken)
         self._record: Record = self._recording()
-        lead(self.way, self._record)
+        lead(self.way, self._record, self.early)
         measured = self._measuring(self._record)
         # By a trampoline: the target may be a function that recording needs, whose wrapper this module was loaded with.
         self._record_apart: Record = guarded(self._record)
@@ -142,15 +152,27 @@ class LocalHook(RemoteHook):
 
     def _install(self, take: Callable[[], Any]) -> None:
         super()._install(take)
+        self._taken = take
+        self.way.admit = ALWAYS
+        # `sample`, `rate` and `limit` are of the calls that meet the condition.
         if self._admits_late:
-            self._admission_of_one = take
             self.way.back = self.way.take = ALWAYS
+        elif self.early is not None and self.early.asking:
+            self.way.admit = take
+            self.way.back = self.way.take = ALWAYS
+        if self._is_at_rest:
+            self.way.take = NEVER
+
+    @property
+    def _admits_late(self) -> bool:
+        late = self._when if self.early is None else self.early.late
+        return self._is_limited or (late is not None and (self.terms.sample, self.terms.rate) != (None, None))
 
     def _admit(self) -> Any:
         # By a trampoline it is asked in the middle of our work, to which hooks are closed.
         at_work, guard.on = guard.on, False
         try:
-            return self._admission_of_one()
+            return self._taken()
         finally:
             guard.on = at_work
 
@@ -158,10 +180,17 @@ class LocalHook(RemoteHook):
         return True
 
     def reset_after_fork(self, pid: int) -> None:
+        self._is_at_rest = bool(self.mistake)
         super().reset_after_fork(pid)
         self._scope.reset_after_fork(pid)
         self.over_budget = False
         self.aggregate.reset()
+        if self.mistake:
+            return
+        if self.early is not None:
+            self.early.reset(self.aggregate.rejected)
+        if self.way.entrance is not None:
+            self.way.entrance.is_open = True
         self._begin_counting()
 
     def totals(self) -> Dict[str, Any]:
@@ -186,7 +215,10 @@ class LocalHook(RemoteHook):
     # what an invocation does -------------------------------------------------------------------------------------------
 
     def _around(self, proceed: Callable[..., Any], args: Args, kwargs: Kwargs, bound: bool) -> Any:
-        if not self.way.take():
+        early, way = self.early, self.way
+        if early is not None and not early.is_met_by(args, kwargs):
+            return proceed(*args, **kwargs)
+        if not (way.take() and way.admit()):
             return proceed(*args, **kwargs)
         started = perf_counter()
         try:
@@ -201,7 +233,9 @@ class LocalHook(RemoteHook):
 
     def call_observer(self, invocation: Invocation) -> None:
         """Count an invocation that has ended."""
-        if self.way.take():
+        if self.early is not None and not self.early.met(invocation):
+            return
+        if self.way.take() and self.way.admit():
             one = invocation
             args = one.args if one.instance is None else (one.instance, *one.args)
             self._record_apart(self._by_name(args, one.kwargs), one.result, one.exception, one.duration, perf_counter())
@@ -232,22 +266,24 @@ class LocalHook(RemoteHook):
         }
         texts: List[str] = []
         if self._scope.is_placed:
-            for place, expression in enumerate(self._expressions):
-                is_shown = bool(place or not local["when"])
-                if is_shown and self._scope.hidden(expression, self._hides):
+            if self._expressions:
+                lines.append(_UNUSABLE)
+            late = None if self.early is None else self.early.late
+            if late is not None:
+                text, more = self._scope.inlined(late, "when", truth=True)
+                lines.append(_REJECTED.format(text))
+                namespace.update(more)
+            for place, expression in enumerate(self._expressions if self._when is None else self._expressions[1:]):
+                if self._scope.hidden(expression, self._hides):
                     if expression.text == local.get("of"):
                         raise ExpressionError(f"{expression.text}: what it reads is redacted, and not counted")
                     texts.append("'<redacted>'")
                     continue
-                text, more = self._scope.inlined(expression, f"evaluate{place}", self._hides if is_shown else None, not is_shown)
+                text, more = self._scope.inlined(expression, f"evaluate{place}", self._hides)
                 texts.append(text)
                 namespace.update(more)
         elif self._expressions:
             lines += ["unusable()", "return"]
-        if texts:
-            lines.append(_UNUSABLE)
-        if texts and local["when"]:
-            lines.append(_REJECTED.format(texts.pop(0)))
         if self._admits_late:
             namespace["admitted"] = self._admit
             if not self._is_limited:
@@ -310,6 +346,9 @@ class LocalHook(RemoteHook):
 
         return measured
 
+    def _passed_over(self, seconds: float, calls: int) -> None:
+        self._budget.spent(seconds, calls, 0.0)
+
     @guarded
     def _spent(self, seconds: float) -> None:
         """An invocation has cost so much."""
@@ -320,7 +359,13 @@ class LocalHook(RemoteHook):
 
     def rest(self) -> None:
         """Nothing more is counted; what was counted stays."""
+        self._is_at_rest = True
         self.way.take = NEVER
+        if self.early is not None:
+            self.early.rest()
+            if self.way.entrance is not None:
+                # Not even the condition is asked.
+                self.way.entrance.is_open = False
 
 
 # By its own name: it may be a target.

@@ -73,14 +73,13 @@ class Sampler:
 class Passed:
     """How many invocations were passed over by code that takes one step of the global `passed` for each, as `for _ in passed: return`.
 
-    That is counted by C code, without a call. Who finds the row used up calls `one_more`. `length()` says how many there are in the next.
+    That is counted by C code, without a call. Who finds the row used up calls `one_more`. The globals are not kept
+    here: what has counted is kept for longer than what it was counted by.
     """
 
-    __slots__ = ("_apart", "_lock", "_names", "_next_length", "_row", "_state")
+    __slots__ = ("_apart", "_lock", "_row", "_state")
 
-    def __init__(self, length: Callable[[], int]) -> None:
-        self._next_length = length
-        self._names: Dict[str, Any] = {}
+    def __init__(self) -> None:
         self._lock = Brief(0.0)
         self._apart = Count()
         self._row = repeat(None, 1)
@@ -88,11 +87,10 @@ class Passed:
 
     def lay_for(self, names: Dict[str, Any]) -> None:
         """From now on the row is in these globals."""
-        self._names = names
         names["passed"] = self._row
 
-    def one_more(self) -> None:
-        """One is passed over that found the row used up."""
+    def one_more(self, names: Dict[str, Any], length_of_next: Callable[[], int]) -> None:
+        """One is passed over that found the row in these globals used up; how many there are in the next is asked if it is laid now."""
         with self._lock() as held:
             if not held:
                 # Another thread is at it.
@@ -100,12 +98,12 @@ class Passed:
                 return
             if _next(self._row, 1) is not None:
                 past, length, _ = self._state
-                past, length = past + length, max(1, self._next_length())
+                past, length = past + length, max(1, length_of_next())
                 self._row = repeat(None, length)
                 self._state = past, length, self._row
                 _next(self._row)
             # Also where another thread has laid a row: it may have put it into other globals.
-            self._names["passed"] = self._row
+            names["passed"] = self._row
 
     def count(self) -> int:
         """How many there were."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from types import CodeType, FunctionType
-from typing import Any, Callable, Dict, Optional, Tuple
+from typing import Any, Callable, Dict, FrozenSet, List, Optional, Tuple
 
-from xpc_instrument.core.model.expression import TRUSTED, Expression, Hidden
+from xpc_instrument.core.model.expression import AT_END, TRUSTED, Expression, Hidden
 from xpc_instrument.core.model.expression.expression import Hides
 from xpc_instrument.core.model.interrupts import raise_interrupt
 
@@ -91,6 +91,41 @@ class Scope:
         value: Callable[..., Any] = compiled(f"{__name__} {expression.text!r}", namespace, text, kept=False)["value"]
         return value
 
+    @property
+    def late_names(self) -> FrozenSet[str]:
+        """What an expression can only name of an invocation that has ended."""
+        return AT_END - frozenset(self.names)
+
+    def asked(self, expression: Expression) -> Tuple[List[str], str, Dict[str, Any]]:
+        """What asks for its truth where an invocation begins and `v0`, `v1` and so on are the values of the parameters: the statements
+        that stand before, the text of the test, and what else both name. Raises `ExpressionError` for a name that is not known."""
+        names, words = self.names, {"thread": "thread()", "task": "task()", "pid": "pid[0]", "target": "target"}
+        if self._code is not None and names:
+            values = f"split(({''.join(f'v{place}, ' for place in range(len(names)))}))"
+            words.update(args=f"{values}[0][{int(self.bound)}:]", kwargs=f"{values}[1]")
+            if self.bound:
+                words["self"] = "v0"
+        expression.check_names([*names, *words])
+        used = [word for word in words if word in expression.names and word not in names]
+        lines = [f"v{place} = {words[word]}" for place, word in enumerate(used, len(names))]
+        if expression.level == TRUSTED:
+            namespace: Dict[str, Any] = {"when": guarded(expression.condition([*names, *used]))}
+            test = f"when({', '.join(f'v{place}' for place in range(len(names) + len(used)))})"
+        else:
+            test, namespace = expression.test([*names, *used])
+        # The same one: verdicts on types are noted in it.
+        namespace.update(self._namespace())
+        return lines, test, namespace
+
+    def _namespace(self) -> Dict[str, Any]:
+        return {
+            "pid": self._pid,
+            "target": self._target,
+            "task": task_name,
+            "thread": thread_name,
+            "split": None if self._code is None else splitter(self._code),
+        }
+
     def hidden(self, expression: Expression, hides: Hides) -> bool:
         """Whether its value is made of what is hidden, as far as that can be told before there is one."""
         return any(map(hides, expression.reads)) or ("args" in expression.reads and any(map(hides, self.names)))
@@ -117,14 +152,7 @@ class Scope:
         elif used == [expression.text] and not truth:
             # Nothing to evaluate, nor to guard.
             name = ""
-        namespace = {
-            name: guarded(evaluate) if expression.level == TRUSTED else evaluate,
-            "pid": self._pid,
-            "target": self._target,
-            "task": task_name,
-            "thread": thread_name,
-            "split": None if self._code is None else splitter(self._code),
-        }
+        namespace = {name: guarded(evaluate) if expression.level == TRUSTED else evaluate, **self._namespace()}
         return f"{name}({', '.join(known[one] for one in used)})", namespace
 
 

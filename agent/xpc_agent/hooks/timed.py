@@ -1,4 +1,7 @@
-"""Hooks that record an invocation when it has ended, alone inside of the function's code: at an entrance, or by a token."""
+"""Hooks that record an invocation, alone inside of the function's code: at an entrance, or by a token; most of them when it has ended.
+
+A condition that may be asked when it begins (`early.py`) is asked first of all: of what is rejected there is nothing else.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import Any, Callable, Dict, Optional, Sequence, Tuple
 from xpc_instrument.core.unpatched import perf_counter
 
 from ..guard import guard
+from .early import Early
 from .entrance import Entrance
 from .gate import ALWAYS, Args, Gate, Way
 
@@ -16,16 +20,25 @@ Record = Callable[[Optional[Args], Any, Optional[BaseException], float, float], 
 when `perf_counter` says that it was over."""
 
 
-# Of a way only `take`, `back` and `record` are looked at, which may be exchanged.
-_FIRST = """
+# Of a way only `take`, `back`, `admit` and `record` are looked at, which may be exchanged.
+_TAKE = """
 take = lead0.take
 if take is not always and not take():
     return None
 if guard.on:
     lead0.back()
     return None
-return None, (gate, <values>, now())
 """
+# With a condition that has been asked.
+_ADMIT = """
+if guard.on:
+    return None
+admit = lead0.admit
+if admit is not always and not admit():
+    return None
+"""
+_BEGIN = "return None, (gate, <values>, now())"
+_TELL_BEGIN = "lead0.record(<values>, None, None, 0.0, now())\nreturn None"
 _KEPT = "gate, values, began, "
 _TELL = "lead{number}.record(values, {outcome}, ended - began, ended)"
 _LAST = """
@@ -43,10 +56,11 @@ if is_a(error, gate.ends) and not <at work>:
 _FIRST_OF_ALL = """
 if guard.on:
     return None
+values = <values>
 {take}
 if not ({any}):
     return None
-return None, (gate, <values>, ({taken}), now())
+return None, (gate, values, ({taken}), now())
 """
 _KEPT_OF_ALL = "gate, values, ({taken}), began, "
 
@@ -76,11 +90,14 @@ class Timed:
             self.record(self.values, None, error if _isinstance(error, Exception) else None, ended - self.started, ended)
 
 
-def beginning(way: Way) -> Callable[[Gate, Args], Tuple[None, Timed]]:
+def beginning(way: Way) -> Callable[[Gate, Args], Optional[Tuple[None, Timed]]]:
     """The `begin` of a way that leads to a hook which records so."""
     made, clock, copied = Timed, perf_counter, dict
+    early = way.early
 
-    def begin(gate: Gate, values: Args) -> Tuple[None, Timed]:
+    def begin(gate: Gate, values: Args) -> Optional[Tuple[None, Timed]]:
+        if early is not None and not (early.asks(values) and way.admit()):
+            return None
         token = made()
         token.ends = gate.ends
         token.record = way.record
@@ -91,18 +108,41 @@ def beginning(way: Way) -> Callable[[Gate, Args], Tuple[None, Timed]]:
     return begin
 
 
-def lead(way: Way, record: Record) -> None:
-    """Have the way lead to a hook that records so, from now on."""
-    way.begin, way.record = beginning(way), record
-    if way.entrance is None:
-        way.entrance = Entrance("a recording hook", _names([way]), _FIRST, _KEPT, *_ends([_TELL.format(number=0, outcome="{outcome}")]))
+def at_once(way: Way) -> Callable[[Gate, Args], None]:
+    """The same of one that is told when the invocation begins."""
+    early = way.early
+
+    def begin(gate: Gate, values: Args) -> None:
+        if early is None or (early.asks(values) and way.admit()):
+            way.record(values, None, None, 0.0, perf_counter())
+
+    return begin
+
+
+def lead(way: Way, record: Record, early: Optional[Early] = None, ends: bool = True) -> None:
+    """Have the way lead to a hook that records so, from now on; without `ends`, it is told when the invocation begins."""
+    if early is not None and not early.asking:
+        early = None
+    before, way.record, way.early = way.early, record, early
+    way.begin = beginning(way) if ends else at_once(way)
+    if way.entrance is not None and before is early and (early is None or way.entrance.names is early.names):
+        return
+    # What is rejected is counted in the names of the condition.
+    names, first = ({}, _TAKE) if early is None else (early.names, early.asking + _ADMIT)
+    names.update(_names([way]))
+    token, last, wrong = (_KEPT, *_ends([_TELL.format(number=0, outcome="{outcome}")])) if ends else ("", "", "")
+    way.entrance = Entrance(f"a recording hook {first}{ends}", names, first + (_BEGIN if ends else _TELL_BEGIN), token, last, wrong)
 
 
 def entrance_of_all(ways: Sequence[Way]) -> Entrance:
     """Of ways that all lead to hooks that record so, in the order in which they are told."""
     taken = "".join(f"t{number}, " for number in range(len(ways)))
+    takes = [
+        f"lead{number}.take()" if way.early is None else f"early{number}.asks(values) and lead{number}.admit()"
+        for number, way in enumerate(ways)
+    ]
     first = _FIRST_OF_ALL.format(
-        take="\n".join(f"t{number} = lead{number}.take()" for number in range(len(ways))),
+        take="\n".join(f"t{number} = {take}" for number, take in enumerate(takes)),
         any=" or ".join(f"t{number}" for number in range(len(ways))),
         taken=taken,
     )
@@ -113,6 +153,7 @@ def entrance_of_all(ways: Sequence[Way]) -> Entrance:
 def _names(ways: Sequence[Way]) -> Dict[str, Any]:
     names: Dict[str, Any] = {"always": ALWAYS, "any_error": Exception, "is_a": _isinstance, "now": perf_counter}
     names.update((f"lead{number}", way) for number, way in enumerate(ways))
+    names.update((f"early{number}", way.early) for number, way in enumerate(ways))
     return names
 
 

@@ -2,8 +2,10 @@
 
 Rules:
 - They go the way of events that nobody waits for (`unwaited.py`); the one argument of such an event is the record, as bytes of `marshal`.
-- The condition is asked before the terms, so that it is the calls that are wanted of which `rate`, `sample` and `limit` count.
-- What does not meet it may be shown too, for who looks for a mistake in it: at the same rate, but beside the terms.
+- The condition is asked before the terms, and as early as it can be (`early.py`), so that it is the calls that are wanted of which `rate`,
+  `sample` and `limit` count.
+- What does not meet it may be shown too, for who looks for a mistake in it: at the same rate, but beside the terms. It is asked then
+  when that is captured.
 - What that costs is measured, and bounded: see `budget.py`.
 - No code of the application runs: see `core/values/captures.py` and `core/model/expression`.
 """
@@ -24,8 +26,9 @@ from xpc_instrument.core.values.redaction import Redaction
 from ..guard import guard
 from .admission import Bucket
 from .budget import SAMPLED, Budget
-from .gate import ALWAYS, NEVER, Args, Entered, Gate, Kwargs, Way
-from .invocation import next_number
+from .early import Early
+from .gate import ALWAYS, NEVER, Args, Kwargs, Way
+from .invocation import Invocation, next_number
 from .local import callers
 from .locals import Locals
 from .quick import MARSHAL, Shown, Value, recording
@@ -43,6 +46,9 @@ class WatchHook(ShownHook):
         local = options["terms"].local
         self.redaction = redaction
         self.depth: int = local["depth"]
+        self.early: Optional[Early] = None
+        # What is asked when an invocation has ended.
+        self._late: Optional[Callable[..., Any]] = None
         # Only calls that raise are shown.
         self._raising: bool = local.get("errors", False)
         # It costs too much.
@@ -54,10 +60,19 @@ class WatchHook(ShownHook):
         super().__init__(*args, capturer=Capturer(CaptureLimits(depth=self.depth), redaction), hides=redaction.hides, **options)
         self._passed_over = 0
         self.alone = self._inside = Way(ALWAYS)
+        self._unasked = self._passing("before" if self.mode is Mode.BEFORE else "after")
+        if self._expressions and local["when"] and self._rejected is None:
+            self.early = Early(self._expressions[0], self.key, self.counters.skipped["when"], self.not_met, self._left_out_by_condition)
+            self.sole = self._around
         self._begin_recording()
         self._own = self.target.rpartition(".")[2].rpartition(":")[2]
 
     def _evaluated(self, made: List[Callable[..., Any]]) -> None:
+        self._late = self._when
+        if self.early is not None:
+            self.early.place(self._scope)
+            late = self.early.late
+            self._late = None if late is None else self._scope.evaluation(late, truth=True)
         self._show = [(one.text, value) for one, value in zip(self._expressions[len(self._expressions) - len(made) :], made)]
         self._begin_recording()
 
@@ -71,20 +86,19 @@ class WatchHook(ShownHook):
         """What is done in the function's own code, which has the values of all parameters in their order."""
         # The terms count what is shown: that is known when an invocation begins, where it depends on nothing but them.
         early, self.take_late = ALWAYS, self._take
-        if not (self.local["when"] or self._raising):
+        has_condition = bool(self.local["when"]) if self.early is None else self.early.late is not None
+        if not (has_condition or self._raising):
             early, self.take_late = self.admission.halves(self.counters)
             self._inside.back = self.way.back if self.admission.by_chance else ALWAYS
+        is_asked = self.early is not None and bool(self.early.asking)
+        if is_asked:
+            self._inside.admit, self._inside.back, early = early, ALWAYS, ALWAYS
         self._inside.take = NEVER if self._rests else early
-        if self.mode is Mode.BEFORE:
-            record = self._recording(False)
-
-            def begin(gate: Gate, values: Args) -> Entered:
-                record(values, None, None, 0.0, perf_counter())
-                return None
-
-            self._inside.begin = begin
-        else:
-            lead(self._inside, self._recording(True))
+        ends = self.mode is not Mode.BEFORE
+        lead(self._inside, self._recording(ends), self.early, ends)
+        if self._inside.entrance is not None:
+            # At rest not even the condition is asked.
+            self._inside.entrance.is_open = not self._rests
 
     def _recording(self, ends: bool) -> Record:
         local, scope = self.local, self._scope
@@ -93,8 +107,11 @@ class WatchHook(ShownHook):
         names: Dict[str, Any] = {}
         shown = list(self._expressions)
         when, values = "", []
-        if local["when"]:
-            when, names = scope.inlined(shown.pop(0), "when", truth=True)
+        late = shown.pop(0) if local["when"] else None
+        if self.early is not None:
+            late = self.early.late
+        if late is not None:
+            when, names = scope.inlined(late, "when", truth=True)
         for place, one in enumerate(shown):
             text = ""
             if not scope.hidden(one, self.redaction.hides):
@@ -117,6 +134,10 @@ class WatchHook(ShownHook):
     def rest(self) -> None:
         super().rest()
         self._inside.take = NEVER
+        if self.early is not None:
+            self.early.rest()
+        if self._inside.entrance is not None:
+            self._inside.entrance.is_open = False
 
     def reset_after_fork(self, pid: int) -> None:
         super().reset_after_fork(pid)
@@ -125,16 +146,46 @@ class WatchHook(ShownHook):
         self._passed_over = 0
         if self._rejected is not None:
             self._rejected.reset()
+        if self.early is not None:
+            self.early.reset(self.counters.skipped["when"])
         self._begin_recording()
 
     def _record(
         self, number: int, args: Args, kwargs: Kwargs, instance: Any, duration: float, result: Any, error: Optional[BaseException]
     ) -> None:
-        self._tell_call(number, args if instance is None else (instance, *args), kwargs, duration, result, error)
+        self._tell_call(number, args if instance is None else (instance, *args), kwargs, duration, result, error, self._when)
+
+    def call_observer(self, invocation: Invocation) -> None:
+        """Queue an invocation."""
+        one, early = invocation, self.early
+        if early is None:
+            super().call_observer(one)
+        elif early.met(one):
+            args = one.args if one.instance is None else (one.instance, *one.args)
+            self._tell_call(one.number, args, one.kwargs, one.duration, one.result, one.exception, self._late)
+
+    def _around(self, proceed: Callable[..., Any], args: Args, kwargs: Kwargs, bound: bool, number: int = 0) -> Any:
+        """Where the hook is alone around the original, and has a condition."""
+        early = self.early
+        if early is None or not early.asking:
+            return self._unasked(proceed, args, kwargs, bound, number)
+        if not early.is_met_by(args, kwargs):
+            return proceed(*args, **kwargs)
+        if self.mode is Mode.BEFORE:
+            self._tell_call(next_number(), args, kwargs, 0.0, None, None, self._late)
+            return proceed(*args, **kwargs)
+        started = perf_counter()
+        try:
+            result = proceed(*args, **kwargs)
+        except Exception as error:
+            self._tell_call(next_number(), args, kwargs, perf_counter() - started, None, error, self._late)
+            raise
+        self._tell_call(next_number(), args, kwargs, perf_counter() - started, result, None, self._late)
+        return result
 
     def tell(self, values: Optional[Args], result: Any, error: Optional[BaseException], duration: float, ended: float) -> None:
         """Queue an invocation, if it is one that is shown; `values` are those of all parameters."""
-        self._tell_call(next_number(), values or (), None, duration, result, error)
+        self._tell_call(next_number(), values or (), None, duration, result, error, self._late)
 
     def tell_met(self, values: Optional[Args], result: Any, duration: float) -> None:
         """The same of one that has returned, of which the condition and the terms have been asked."""
@@ -162,28 +213,54 @@ class WatchHook(ShownHook):
             self._passed_over = left_out
         self._budget.spent(seconds, calls)
 
+    def _left_out_by_condition(self, seconds: float, calls: int) -> None:
+        self._budget.spent(seconds, calls, 0.0)
+
     def _tell_call(
-        self, number: int, args: Args, kwargs: Optional[Kwargs], duration: float, result: Any, error: Optional[BaseException]
+        self,
+        number: int,
+        args: Args,
+        kwargs: Optional[Kwargs],
+        duration: float,
+        result: Any,
+        error: Optional[BaseException],
+        when: Optional[Callable[..., Any]],
     ) -> None:
-        """Queue an invocation, if it is one that is shown; without `kwargs`, `args` are the values of all parameters."""
+        """Queue an invocation, if it is one that is shown; without `kwargs`, `args` are the values of all parameters. `when` is what is
+        still to be asked."""
         if self._rests or guard.on or (self._raising and error is None):
             return
         try:
-            self._see(number, args, kwargs, duration, result, error)
+            self._see(number, args, kwargs, duration, result, error, when)
         except Exception as fault:
             self.drop_for(fault)
         except BaseException:
             self._drop()
             raise
 
-    def _see(self, number: int, args: Args, kwargs: Optional[Kwargs], duration: float, result: Any, error: Optional[BaseException]) -> None:
+    def _see(
+        self,
+        number: int,
+        args: Args,
+        kwargs: Optional[Kwargs],
+        duration: float,
+        result: Any,
+        error: Optional[BaseException],
+        when: Optional[Callable[..., Any]],
+    ) -> None:
         """Queue it if it meets the condition and the terms."""
         began = 0.0 if self._budget.tick() % SAMPLED else perf_counter()
         # By hand, and not twice `guarded`: see `guard.py`.
         try:
             guard.on = True
             values = args if kwargs is None else self._scope.values(args, kwargs)
-            met = self._when is None or self._meets(self._when, values, result, error, duration)
+            met = True
+            if when is not None:
+                met = self._meets(when, values, result, error, duration)
+            elif values is None and self.early is not None:
+                # A call that the function does not take, of which nothing could be asked.
+                met = False
+                self.not_met(None)
         finally:
             try:
                 guard.on = False

@@ -217,8 +217,10 @@ def test_what_is_made_for_a_hook_goes_with_it(app: App) -> None:
 
     def some(session: xpc_instrument.Session, least: int) -> None:
         with session.watch("shop:charge", when=f"amount > {least}", show=["amount"]) as calls, session.stat("shop:charge", by=["amount"]):
+            asked = session.before("shop:charge", print, when=f"amount > {least + 10}")
             app.evaluate("shop.charge(5)")
             assert next(calls).shown == {"amount": 5}
+            asked.remove()
 
     with xpc_instrument.connect("shop") as session:
         some(session, 0)

@@ -6,7 +6,7 @@ import ast
 import builtins
 from functools import lru_cache
 from types import CodeType
-from typing import Any, Callable, Dict, FrozenSet, Iterable, List, Optional, Sequence, Set, Tuple
+from typing import AbstractSet, Any, Callable, Dict, FrozenSet, Iterable, List, Optional, Sequence, Set, Tuple
 
 from ..words import nearest
 from .attributes import Attribute
@@ -86,6 +86,31 @@ class Expression:
         """Judge the types anew whose attributes its functions read by themselves: a class may have got a property since."""
         for attribute in self._attributes:
             attribute.forget()
+
+    def split(self, late: AbstractSet[str]) -> Tuple[Optional[Expression], Optional[Expression]]:
+        """The part that can be asked before there is what these names stand for, and the part that is asked then, if the first is true.
+
+        The first has the operands of `and` up to the first that uses one of the names. Either may be None.
+        """
+        if self.names.isdisjoint(late):
+            return self, None
+        tree = self._tree
+        if self.level == TRUSTED or not (isinstance(tree, ast.BoolOp) and isinstance(tree.op, ast.And)):
+            return None, self
+        count = next(place for place, one in enumerate(tree.values) if not self._names_in(one).isdisjoint(late))
+        return self._part(tree, tree.values[:count]), self._part(tree, tree.values[count:])
+
+    def _names_in(self, tree: ast.expr) -> FrozenSet[str]:
+        return frozenset(node.id for node in walk(tree) if isinstance(node, ast.Name) and node.id in self.names)
+
+    def _part(self, whole: ast.BoolOp, operands: List[ast.expr]) -> Optional[Expression]:
+        if not operands:
+            return None
+        tree = operands[0] if len(operands) == 1 else ast.copy_location(ast.BoolOp(whole.op, operands), operands[0])
+        part = Expression(self.text, self.level, tree, self._names_in(tree))
+        # What is forgotten of the whole is of the part.
+        part._attributes = self._attributes
+        return part
 
     def _made(self, parameters: Sequence[str], truth: bool, hides: Optional[Hides] = None) -> Callable[..., Any]:
         self.check_names(parameters)
