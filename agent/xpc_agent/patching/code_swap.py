@@ -33,6 +33,7 @@ from ..hooks.dispatch import YIELD_FROM, Dispatcher, first_step
 from ..hooks.gate import Gate
 from ..targets.flags import CO_NESTED
 from ..targets.parameters import form_of
+from ..targets.raw import delete_raw, namespace_of, set_raw
 from ..targets.resolve import Binding, Kind, Resolved, next_after
 from .attributes import hide, reveal
 from .interface import InvocationHandler, Patch, PatchError
@@ -394,7 +395,7 @@ class CodePatch(Patch):
         if resolved.inherited:
             own = self._rebuilt(function)
             try:
-                setattr(resolved.owner, resolved.attribute, own)
+                set_raw(resolved.owner, resolved.attribute, own)
             except Exception as error:
                 self._function = None
                 raise PatchError(f"{resolved.target}: its attribute cannot be set: {error}") from error
@@ -428,8 +429,8 @@ class CodePatch(Patch):
         assert armed is not None
         assert self._original is not None
         if resolved.inherited:
-            if resolved.owner.__dict__.get(resolved.attribute) is self._own:
-                delattr(resolved.owner, resolved.attribute)
+            if namespace_of(resolved.owner).get(resolved.attribute) is self._own:
+                delete_raw(resolved.owner, resolved.attribute)
             self._own = None
         for holder, _ in layers(function):
             if holder.__code__ is self._trampoline:

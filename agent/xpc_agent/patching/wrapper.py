@@ -14,6 +14,7 @@ from typing import Any, Callable, Dict, List, Tuple
 
 import wrapt
 
+from ..targets.raw import delete_raw, set_raw
 from ..targets.resolve import Binding, Kind, Resolved
 from .interface import InvocationHandler, Patch, PatchError
 
@@ -106,7 +107,7 @@ class WraptPatch(Patch):
         else:
             made = self._wrap(raw)
         try:
-            setattr(resolved.owner, resolved.attribute, made)
+            set_raw(resolved.owner, resolved.attribute, made)
         except (AttributeError, TypeError) as error:
             raise PatchError(f"{resolved.target}: its attribute cannot be set: {error}") from error
         self._installed = made
@@ -142,6 +143,6 @@ class WraptPatch(Patch):
         if vars(resolved.owner).get(resolved.attribute) is not made:
             raise PatchError(f"{resolved.target}: somebody else replaced it since; that stays, with our wrapper inside it")
         if resolved.inherited:
-            delattr(resolved.owner, resolved.attribute)
+            delete_raw(resolved.owner, resolved.attribute)
         else:
-            setattr(resolved.owner, resolved.attribute, resolved.raw)
+            set_raw(resolved.owner, resolved.attribute, resolved.raw)

@@ -1,4 +1,4 @@
-"""Looking at classes, modules and descriptors without touching them: no code of the application runs.
+"""Looking at classes, modules and descriptors, and changing them: no code of the application runs.
 
 Rules:
 - Raw descriptors from `__dict__`, found along the MRO; never `getattr`, which binds and may run code of the application.
@@ -67,6 +67,28 @@ def raw_attribute(owner: Any, name: str) -> Optional[Tuple[Any, bool]]:
         if name in namespace:
             return namespace[name], cls is not owner
     return None
+
+
+def set_raw(owner: Any, name: str, value: Any) -> None:
+    """Set an attribute of a class or module, past what a metaclass or a module of a class of its own does with it.
+
+    Raises `TypeError` or `AttributeError`, and what an owner of another kind raises, which is asked.
+    """
+    _change(owner, "__setattr__", name, value)
+
+
+def delete_raw(owner: Any, name: str) -> None:
+    """Delete an attribute, as `set_raw` sets it."""
+    _change(owner, "__delattr__", name)
+
+
+def _change(owner: Any, method: str, *args: Any) -> None:
+    kind: Any = type if is_a(owner, type) else types.ModuleType if is_a(owner, types.ModuleType) else type(owner)
+    try:
+        getattr(kind, method)(owner, *args)
+    except TypeError:
+        # A class of a metaclass in C has its own way, which this refuses to go past.
+        getattr(type(owner), method)(owner, *args)
 
 
 def mangled(owner: Any, name: str) -> str:

@@ -538,19 +538,27 @@ def test_an_inherited_target_can_be_armed_whose_annotations_name_what_is_not_the
     armed.disarm()
 
 
-def test_an_inherited_target_whose_class_takes_none_of_its_own_says_so(shop: Any) -> None:
+@pytest.mark.parametrize("patcher", ["code", "wrapt"])
+def test_an_inherited_target_asks_no_metaclass_and_leaves_nothing(shop: Any, patcher: str) -> None:
     exec(
-        "class Meta(type):\n    def __setattr__(cls, name, value): raise AttributeError('closed')\n"
-        "class Parent(metaclass=Meta):\n    def say(self): return 1\nclass Child(Parent): pass\n"
+        "class Meta(type):\n    def __setattr__(cls, name, value): raise SystemError('closed')\n    __delattr__ = __setattr__\n"
+        "class Parent(metaclass=Meta):\n    def say(self): return 1\nclass Child(Parent): pass\n",
+        shop.__dict__,
+    )
+    armed = Armed("Child.say", patcher)
+    armed.arm()
+    assert (shop.Child().say(), len(armed.hook.seen), "say" in vars(shop.Child)) == (1, 1, True)
+    armed.disarm()
+    armed.patch.uninstall()
+    assert (shop.Child().say(), len(armed.hook.seen), "say" in vars(shop.Child)) == (1, 1, False)
+
+
+def test_an_inherited_target_that_cannot_be_made_anew_says_so(shop: Any) -> None:
+    exec(
         "class Own(property):\n    def __init__(self, get): super().__init__(get)\n"
         "class Has:\n    @Own\n    def size(self): return 1\nclass Inherits(Has): pass\n",
         shop.__dict__,
     )
-    armed = Armed("Child.say", "code")
-    with pytest.raises(PatchError, match="closed"):
-        armed.arm()
-    assert shop.Child().say() == 1
-    armed.disarm()
     with pytest.raises(PatchError, match="a Own of its own cannot be made"):
         Armed("Inherits.size", "code")
 
