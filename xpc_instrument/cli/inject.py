@@ -79,7 +79,7 @@ def _tell(one: Run, faults: Injected, applied: int, gone: bool) -> None:
     told += [f"{count} left out by --{why}" for why, count in sorted(skipped.items()) if count]
     where = one.end(faults.handle, gone)
     failures = one.failures(faults.handle, faults.failed)
-    one.output.say(f"faults happened to {applied} of {counted(faults.seen, 'call')}: {'; '.join(told)}; {where}{failures}")
+    one.output.say(f"faults happened to {applied} of {counted(faults.seen, 'call')}: {'; '.join(told)}; {where}{failures}{one.unreached()}")
     one.output.event({"type": "fault", "rows": [{"term": row.term, "count": row.count, "mean": row.mean} for row in rows]})
     counts = {"calls": faults.seen, "rejected": rejected, "rate": skipped.get("rate", 0), "dropped": 0, "errors": faults.errors}
     one.output.event({"type": "summary", "events": applied, **counts, **one.ended(gone)})

@@ -263,10 +263,25 @@ class Run:
             return "the application has ended"
         return f"the application has ended with {status}" if status > 0 else f"the application was ended by {signal_name(-status)}"
 
+    @property
+    def _unreached(self) -> int:
+        follower = self.session._follower
+        return 0 if follower is None else follower.unreached()
+
+    def unreached(self) -> str:
+        """What the last line ends with where processes have ended too early."""
+        count = self._unreached
+        return (
+            f"; {counted(count, 'process', 'processes')} had ended before the verb could reach {'it' if count == 1 else 'them'}"
+            if count
+            else ""
+        )
+
     def ended(self, gone: bool) -> Dict[str, int]:
-        """What the `summary` has of a command that has ended."""
+        """What the `summary` has of a command that has ended, and of processes that have too early."""
         status = self.started.status if gone and self.started is not None else None
-        return {} if status is None else {"status": status}
+        count = self._unreached
+        return {**({} if status is None else {"status": status}), **({"unreached": count} if count else {})}
 
     def failures(self, handle: Handle, errors: int) -> str:
         """What the last line ends with where expressions have failed, in so many calls as far as that is known."""
@@ -316,7 +331,7 @@ class Run:
         calls = shown + sum(left_out.values()) if whole else 0
         of = f" of {calls}" if whole else ""
         parts = ", ".join(f"{count} {why}" for why, count in left_out.items())
-        self.output.say(f"{counted(shown, noun)} {verb}{of}: {parts}; {self.end(handle, gone)}{note}")
+        self.output.say(f"{counted(shown, noun)} {verb}{of}: {parts}; {self.end(handle, gone)}{note}{self.unreached()}")
         words = {"did not meet --when": "rejected", "over --rate": "rate", "dropped": "dropped"}
         told = {words[why]: count for why, count in left_out.items() if why in words}
         zero = {"rejected": 0, "rate": 0, "dropped": 0, "errors": errors}

@@ -73,6 +73,9 @@ class Follower:
         # What has been logged of each process that cannot be joined: it is tried again and again, but logged once.
         self._reported: Dict[str, str] = {}
         self._last_problem = ""
+        # The pids of those that have rung, and of those that were joined.
+        self._rung: Set[int] = set()
+        self._joined: Set[int] = set()
 
     def wait_for_first(self, joined: Callable[[], bool], timeout: Optional[float]) -> None:
         """Look until a process is joined, at most so many seconds. Raises `ApplicationNotFoundError` or `ChannelError`."""
@@ -86,7 +89,7 @@ class Follower:
             with selectors.DefaultSelector() as selector:
                 selector.register(self._bell, selectors.EVENT_READ)
                 selector.select(min(remaining, _LOOK_AGAIN))
-            self._bell.drain()
+            self._rung.update(self._bell.drain())
             self.look()
 
     def start(self) -> None:
@@ -109,6 +112,11 @@ class Follower:
             if fd >= 0:
                 os.close(fd)
         self._wake_r = self._wake_w = -1
+
+    def unreached(self) -> int:
+        """How many processes have told of themselves and ended before they were joined."""
+        left = {*self._rung, *self._bell.drain()} - self._joined
+        return len(left - {entry.pid for entry in discovery.processes(self.app)}) if left else 0
 
     # looking -----------------------------------------------------------------------------------------------------------
 
@@ -163,6 +171,7 @@ class Follower:
     def _join(self, entry: discovery.Entry, address: Address) -> None:
         self._join_process(address, f"{entry.app} (pid {entry.pid})")
         self._names[str(address)] = entry.name
+        self._joined.add(entry.pid)
         self._reported.pop(str(address), None)
 
     def _report(self, entry: discovery.Entry, address: str, error: Exception) -> None:
@@ -209,7 +218,7 @@ class Follower:
                 selector.select(_LOOK_AGAIN)
                 if self._ended.is_set():
                     return
-                self._bell.drain()
+                self._rung.update(self._bell.drain())
                 try:
                     self.look()
                 except AmbiguousApplicationError as error:

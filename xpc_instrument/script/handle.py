@@ -199,9 +199,11 @@ class Handle:
         with self._counting:
             self._dropped[source, key] = max(count, self._dropped.get((source, key), 0))
 
-    def _note_counting(self, kind: str, data: Mapping[str, Any]) -> None:
-        """What a process tells of the hook: what it had counted when it was removed, and what keeps it from its targets or its work."""
-        if kind == "apart":
+    def _note(self, kind: str, data: Mapping[str, Any]) -> None:
+        """What a process tells of the hook: its targets, what it had counted at its end, and what keeps it from these or its work."""
+        if kind == "hooked":
+            self._note_targets(list(map(str, data.get("targets") or ())), came=bool(data.get("came")))
+        elif kind == "apart":
             self._apart.add(int(data["pid"]))
         elif kind == "not-hooked":
             self._came.add(str(data.get("target", "")))

@@ -312,16 +312,12 @@ class Session(Observer):
             parts = {key: (number, "") for key, (number, _) in dropped.items()}
             self._server.events.note_dropped(str(data["source"]), {key: count for key, (_, count) in dropped.items()}, parts)
             return
-        if notice.kind == "hooked":
+        if notice.kind in ("apart", "expression", "given-up", "hooked", "not-hooked", "over-budget", "totals"):
             found = self._hooks.get(data.get("hook", 0))
             if found is not None:
-                found.handle._note_targets(list(map(str, data.get("targets") or ())), came=bool(data.get("came")))
-                process.goes_on(found, self._limits.connect_timeout)
-            return
-        if notice.kind in ("apart", "expression", "given-up", "not-hooked", "over-budget", "totals"):
-            found = self._hooks.get(data.get("hook", 0))
-            if found is not None:
-                found.handle._note_counting(notice.kind, data)
+                found.handle._note(notice.kind, data)
+                if notice.kind == "hooked":
+                    process.goes_on(found, self._limits.connect_timeout)
             return
         if notice.kind in ("suspended", "resumed"):
             self._suspension(name, notice.kind == "suspended", data)

@@ -68,6 +68,10 @@ class Sender:
         queues = [one for one in list(self._queues) if one.session == session and not one.gone]
         return [hook for queue in queues for hook in list(queue.hooks.values()) if hook.number == number]
 
+    def has_events(self, session: str) -> bool:
+        """Whether something waits to be sent to that session."""
+        return any(queue.session == session and not queue.idle for queue in list(self._queues))
+
     def discard(self, session: str) -> None:
         """The session has ended: drop what is queued for it."""
         for queue in list(self._queues):

@@ -27,6 +27,7 @@ from xpc_instrument.core.values.traits import python_version
 
 from ..guard import guarded
 from ..points.table import ProbeTable
+from ..service.counting import owes
 from ..service.registrations import Registrations
 from ..service.reports import Reports
 from ..targets.imports import ImportWatcher
@@ -216,6 +217,8 @@ class Agent:
         host, entry, member = self.host, self._entry, self._member
         self.host = self._entry = self._member = None
         self.registrations.let_go()
+        if host is not None:
+            self._await_owed()
         untold = self.registrations.sender.finish(_FLUSH_TIMEOUT)
         if host is not None:
             for peer in list(host.peers.values()):
@@ -229,6 +232,12 @@ class Agent:
             discovery.withdraw(entry)
         if host is not None:
             host.stop()
+
+    def _await_owed(self) -> None:
+        """In a forked child that ends soon: the sessions to which it has something to tell may be on their way."""
+        deadline = monotonic() + _FLUSH_TIMEOUT
+        while owes(self.table, self.registrations.sender.has_events) and self._synced.acquire(max(0.0, deadline - monotonic())):
+            pass
 
     def stop(self, last: Callable[[], None] = lambda: None) -> None:
         """Undo everything; `last` is called before sessions see their connections end, by which they know that all is undone."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List
+from typing import Any, Callable, Dict, List
 
 from xpc_instrument.core.model.local import LINE, RECORD, TREE, WATCH
 
@@ -22,6 +22,12 @@ def totals(hooks: List[Any]) -> List[Any]:
 def all_totals(table: ProbeTable, session: str) -> Dict[int, List[Any]]:
     """Of all registrations of a session, by number."""
     return {number: totals(counting(table, session, number)) for number in {hook.number for hook in _of(table, session)}}
+
+
+def owes(table: ProbeTable, has_events: Callable[[str], bool]) -> bool:
+    """Whether a hook that was inherited over a fork has something to tell, and its session has not come yet."""
+    sessions = {hook.session for point in list(table.points.values()) for hook in point.hooks if hook.orphan_since}
+    return any(has_events(one) or any(told["table"] for told in totals(_of(table, one))) for one in sessions)
 
 
 def _of(table: ProbeTable, session: str) -> List[Any]:

@@ -319,8 +319,6 @@ class Registrations(Policy):
         timeout: float,
     ) -> None:
         target, terms = point.target, making.terms
-        if self._leaving:
-            raise TargetError(f"{target} cannot be hooked: the agent is leaving the process")
         if selection is not None and selection.over:
             raise TargetError(f"{target}: the hook has been removed")
         for hook in point.hooks:
@@ -328,6 +326,8 @@ class Registrations(Policy):
                 # Inherited over a fork: the same hook, now with a connection of this process's own.
                 hook.rejoin(peer)
                 return
+        if self._leaving:
+            raise TargetError(f"{target} cannot be hooked: the agent is leaving the process")
         if selection is not None and selection.admission is None:
             ending = self._over.ending_all(peer.session, message.hook)
             selection.admission = making.shared_admission(point.config, timeout, ending)

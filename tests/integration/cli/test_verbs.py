@@ -283,6 +283,35 @@ def test_what_a_command_never_had_is_told_and_how_it_ended(tmp_path: Path, runti
     assert json.loads(done.stdout.splitlines()[-1])["status"] == 3
 
 
+CHILDREN = """
+import multiprocessing, os
+from work import work
+if __name__ == "__main__":
+    child = os.fork()
+    if not child:
+        work(0)
+        os._exit(0)
+    os.waitpid(child, 0)
+    for number in range(1, 4):
+        child = multiprocessing.get_context("fork").Process(target=work, args=(number,))
+        child.start()
+        child.join()
+"""
+
+
+def test_children_that_end_at_once_are_seen_or_told_of(tmp_path: Path, runtime_dir: Path) -> None:
+    (tmp_path / "work.py").write_text("def work(number):\n    return number\n")
+    (tmp_path / "job.py").write_text(CHILDREN)
+    words = [*WORDS, "stat", "work:work", "--json", "--", sys.executable, "job.py"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=50, check=False)
+    assert done.returncode == 0, done.stderr
+    # One leaves by `os._exit`, which nothing of ours can see; the others tell what they have counted, if the verb comes within a moment.
+    *_rest, summary = map(json.loads, done.stdout.splitlines())
+    assert summary["unreached"] >= 1
+    assert summary["calls"] + summary["unreached"] >= 4
+    assert f"{summary['unreached']} process" in done.stderr.splitlines()[-1].partition("the application has ended; ")[2]
+
+
 def test_a_table_at_the_end_has_what_was_counted_since_the_last_one(app: App, tmp_path: Path) -> None:
     calls = "[shop.charge(n) for n in range(4)]"
     file = tmp_path / "tables.jsonl"
