@@ -32,15 +32,14 @@ from .patience import bounded
 
 log = logging.getLogger("xpc_agent")
 
-# How long an event waits for others to go with it, in seconds: twice as long after each batch in which few have come that way, as a batch
-# costs the application's threads more than what is in it. One that comes alone waits for the first.
+# How long an event waits for others to go with it, in seconds: the first after a pause, and others at most, since a batch costs the
+# application's threads more than what is in it, and for a person it is at once. And how much longer than the last span the next may be.
 _GATHER = 0.005
-_GATHER_MOST = 0.04
-# A batch of fewer events is one of a few that happen to come together; one of so many is worth its cost; a queue has room for what comes
-# in so many spans like the last one, should more come all at once.
-_FEW, _ENOUGH, _SPANS = 4, 64, 16
-# For how long after the last event the sender looks again before it has to be woken, which costs the caller more than all else.
-_LINGER = 0.1
+_GATHER_MOST = 0.08
+_LONGER = 8
+# So many events are worth a batch: the next span is as long as these take to come, as far as the last one tells. A queue has room for what
+# comes in so many spans, should more come all at once.
+_ENOUGH, _SPANS = 128, 16
 # A batch is closed when it has so many events, or bytes.
 BATCH_EVENTS = 512
 BATCH_BYTES = 256 * 1024
@@ -168,7 +167,6 @@ class EventQueue:
         self._signed: Set[int] = set()
         self._due = 0.0
         self._gather = _GATHER
-        self._awake_until = 0.0
         self._hurry = False
         # The batch that is to be sent, or under way: its body, its events, and the barrier behind it.
         self._body: Optional[bytes] = None
@@ -244,7 +242,7 @@ class EventQueue:
                 patience = self._gathering(now, finishing)
                 if patience is None or patience > 0:
                     return patience
-                self._pack()
+                self._pack(now)
                 if self._body is None:
                     continue
             if not self._start(now):
@@ -255,10 +253,8 @@ class EventQueue:
     def _gathering(self, now: float, finishing: bool) -> Optional[float]:
         """Seconds until a batch is to be packed; None, and asleep, if there is nothing to pack."""
         if not self.items and not self._untold():
-            if now < self._awake_until and not finishing:
-                # What comes until then has waited as long as any.
-                self._due = now + self._gather
-                return self._gather
+            if self._due > now and not finishing:
+                return self._due - now
             self._due, self._gather = 0.0, _GATHER
             # Looked at after `sleeping` is set, as the threads append before they look at it: one of the two sees the other.
             self.sleeping = True
@@ -266,7 +262,6 @@ class EventQueue:
                 self._forget_types()
                 return None
             self.sleeping = False
-        self._awake_until = now + _LINGER
         if not self._due:
             self._due = now + self._gather
         if finishing or self._hurry or len(self.items) >= BATCH_EVENTS:
@@ -277,9 +272,8 @@ class EventQueue:
         for hook in list(self.hooks.values()):
             hook.forget_types()
 
-    def _pack(self) -> None:
+    def _pack(self, now: float) -> None:
         """Make a batch of what is queued first."""
-        self._due = 0.0
         self._hurry = bool(self.barriers)
         popleft, hooks, share = self.items.popleft, self.hooks, self.share
         events: List[Event] = []
@@ -300,11 +294,13 @@ class EventQueue:
                 # One whose hook is forgotten was late: its invocation began before the hook was removed.
                 counts[event[0]] = counts.get(event[0], 0) + 1
                 events.append(event if len(event) < _PLAIN or is_row(event) else _crossing(event))
-        self._gather = _next_span(self._gather, len(events), self.limit)
+        if events:
+            self._gather = _next_span(self._gather, len(events), self.limit)
+        # Until then the sender looks by itself: that it has to be woken costs the caller more than all else.
+        self._due = now + self._gather
         self._count(counts)
         for hook in list(hooks.values()):
             hook.settle()
-        now = monotonic()
         if now >= self._forgets_at:
             self._forgets_at = now + _FORGET
             self._forget_types()
@@ -474,10 +470,8 @@ class EventQueue:
 
 def _next_span(span: float, came: int, room: int) -> float:
     """How long is gathered after a span in which so many events came, for a queue with so much room."""
-    enough = min(_ENOUGH, room // _SPANS)
-    if came < _FEW:
-        return _GATHER
-    return max(_GATHER, span / 2) if came > 2 * enough else min(2 * span, _GATHER_MOST) if came < enough else span
+    enough = span * min(_ENOUGH, room // _SPANS) / came
+    return max(_GATHER, min(enough, _LONGER * span, _GATHER_MOST))
 
 
 def _crossing(event: Event) -> Event:
