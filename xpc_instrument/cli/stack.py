@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import time
-from typing import Any, Dict, Tuple
+from typing import Any, Dict, Optional, Tuple
 
+from ..core.model.record import replace
 from ..script.stacks import read_stacks, unseen
 from ..verbs.events import clock, frames_text, running_json, stack_json
 from .flags import add_verb, frames
@@ -14,6 +15,8 @@ from .tables import follow
 
 # How often it is looked for stacks that are new, in seconds.
 _EVERY = 0.5
+# How many frames of the callers are shown.
+_CALLERS = 8
 
 
 def add_parser(commands: Any) -> None:
@@ -26,7 +29,7 @@ def add_parser(commands: Any) -> None:
         targets="[TARGET...]",
         examples="  xpc stack shop\n  xpc stack shop shop.gateway:Gateway.post --depth 4\n",
     )
-    parser.add_argument("--depth", metavar="N", type=frames, default=8, help="the N innermost frames of the callers; default 8")
+    parser.add_argument("--depth", metavar="N", type=frames, help="the N innermost frames; of callers 8 unless it is given")
     parser.add_argument("--when", metavar="EXPR", default="", help="only these calls")
     parser.set_defaults(run=run)
 
@@ -35,10 +38,10 @@ def run(options: argparse.Namespace) -> int:
     """Show stacks; 1 if there was none until `--for`."""
     with running(options, 0) as one:
         if not one.targets:
-            return _now(one)
+            return _now(one, options.depth)
         table = one.session.callers(
             one.targets,
-            depth=options.depth,
+            depth=options.depth or _CALLERS,
             when=options.when,
             limit=one.limit,
             expires=options.expires,
@@ -61,9 +64,10 @@ def run(options: argparse.Namespace) -> int:
         return status
 
 
-def _now(one: Run) -> int:
+def _now(one: Run, depth: Optional[int]) -> int:
     reports = one.session._reports("stacks")
-    for stack in read_stacks(reports):
+    for whole in read_stacks(reports):
+        stack = replace(whole, frames=whole.frames[:depth])
         head = f"{stack.pid} {'task ' if stack.is_task else ''}{stack.name or f'thread {stack.thread}'}"
         awaits = f"  awaits {', '.join(stack.awaits)}" if stack.awaits else ""
         one.output.event(running_json(stack), [f"{head}{awaits}", *frames_text(stack.frames)])

@@ -11,6 +11,9 @@ from .flags import add_verb, seconds
 from .observing import running
 from .tables import follow
 
+# The numbers on a terminal that is too narrow for all of them.
+_SHORT = ("count", "p50", "max")
+
 
 def add_parser(commands: Any) -> None:
     """Declare the command."""
@@ -54,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
             cells = [stat_cells(row, is_time) for row in top]
             # What has no key of its own stands in the first column.
             cells = [[cell[0], *[""] * (keys + len(STAT_NUMBERS) - len(cell)), *cell[1:]] for cell in cells]
-            text: List[str] = aligned([*options.by, *STAT_NUMBERS], cells, keys, one.output.width) if rows else []
+            text = _table([*options.by, *STAT_NUMBERS], cells, keys, one.output.width) if rows else []
             if len(rows) > len(top):
                 text.append(f"and {len(rows) - len(top)} more keys (--top)")
             if options.hist:
@@ -64,3 +67,12 @@ def run(options: argparse.Namespace) -> int:
 
         one.armed(table.handle, "call")
         return follow(one, table, options.every or options.expires + 1, show, last=True)
+
+
+def _table(columns: List[str], rows: List[List[str]], keys: int, width: int) -> List[str]:
+    """The lines of the table; on a terminal that is too narrow for all columns, with the most telling numbers, so that none is broken."""
+    lines = aligned(columns, rows, keys, width)
+    if not width or max(map(len, lines)) <= width:
+        return lines
+    kept = [place for place, name in enumerate(columns) if place < keys or name in _SHORT]
+    return aligned([columns[place] for place in kept], [[row[place] for place in kept] for row in rows], keys, width)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any, Callable
 
+from ..core.model.words import counted
 from ..script.counted import Counted
 from .observing import Run
 
@@ -46,10 +47,13 @@ def follow(one: Run, table: Counted[Any], every: float, show: Callable[[], None]
     table.remove()
     if table.calls != shown:
         show()
-    counted = table.calls
+    calls = table.calls
     left_out = {"did not meet --when": table.rejected, "not counted": table.unusable}
     left_out.update({f"over --{why}" if why == "rate" else f"not in --{why}": count for why, count in table.skipped.items()})
     note = one.failures(table.handle, table.failed)
-    one.summary(table.handle, counted, "call", left_out, events=counted, gone=gone, verb="counted", note=note, errors=table.errors)
+    # Of what is not counted the rest, in which no expression failed.
+    without = table.errors - table.failed
+    note += f"; --of was no number in {counted(without, 'call')}" if without > 0 else ""
+    one.summary(table.handle, calls, "call", left_out, events=calls, gone=gone, verb="counted", note=note, errors=table.errors)
     one.tell_rest(table.handle)
-    return one.status(table.handle, over, counted)
+    return one.status(table.handle, over, calls)

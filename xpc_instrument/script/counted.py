@@ -18,6 +18,7 @@ from ..core.model.fault import Term
 from ..core.model.record import Record
 from ..core.unpatched import monotonic
 from .handle import Handle
+from .removable import Removable
 
 # Within so many seconds what has taken one of a limit is counted, if its process lives.
 _COUNTED_WITHIN = 1.0
@@ -94,7 +95,7 @@ class StackRow(Record):
 Row = TypeVar("Row", bound=Record)
 
 
-class Counted(Generic[Row]):
+class Counted(Removable, Generic[Row]):
     """What one hook counts. A context manager, which removes the hook; iterated, it gives its rows every so many seconds."""
 
     def __init__(self, session: Counting, handle: Handle, every: float, limit: Optional[int] = None) -> None:
@@ -221,12 +222,6 @@ class Counted(Generic[Row]):
         self.handle.remove()
         with self._lock:
             self._told.update(self.handle._last_totals)
-
-    def __enter__(self) -> Counted[Row]:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.remove()
 
     def __iter__(self) -> Iterator[List[Row]]:
         due = monotonic() + self._every

@@ -10,6 +10,7 @@ from ..core.model.pattern import Pattern
 from ..core.model.target import Mode, parts_of
 from ..core.model.words import one_line
 from ..core.wire.tokens import Tokens
+from .removable import Removable
 
 log = logging.getLogger("xpc_instrument")
 
@@ -20,7 +21,7 @@ _HERE = ("", 0)
 _LONGEST_REASON = 500
 
 
-class Handle:
+class Handle(Removable):
     """One registered hook, as ``before``, ``after``, ``around`` and ``instead`` of a session return it.
 
     ``remove``, or leaving the handle as a context manager, disarms the hook. The counts are this session's own, over all processes of the
@@ -165,12 +166,6 @@ class Handle:
         """
         self._on_failure.append(callback)
         return callback
-
-    def __enter__(self) -> Handle:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.remove()
 
     # for the session -----------------------------------------------------------------------------------------------------
 

@@ -32,7 +32,7 @@ class TreeNode(Record):
     """The type of the last exception; up to Python 3.11 just ``"exception"``."""
 
     file: str
-    """Where it is called, with ``line``; of the whole tree, where the target is defined, and 0."""
+    """Where it is called, with ``line``; of the whole tree, where the target is defined."""
 
     line: int
     children: Tuple[TreeNode, ...]

@@ -22,6 +22,7 @@ from ..core.unpatched import monotonic
 from ..core.values.captured import revive
 from .call import Call
 from .handle import Handle
+from .removable import Removable
 
 ROOM = 10_000
 """Events that wait to be taken."""
@@ -202,7 +203,7 @@ def _itself(event: CallEvent) -> Any:
     return event
 
 
-class Stream(Generic[Event]):
+class Stream(Removable, Generic[Event]):
     """A stream of events. Leaving it as a context manager removes the hook; so does an iteration that has come to its end."""
 
     handle: Handle
@@ -338,12 +339,6 @@ class Stream(Generic[Event]):
         self._closed = True
         self._tell()
 
-    def __enter__(self) -> Stream[Event]:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.remove()
-
     def __iter__(self) -> Iterator[Event]:
         return self
 
@@ -367,7 +362,7 @@ class Stream(Generic[Event]):
             if event is not None:
                 return event
             if self.over:
-                await loop.run_in_executor(None, self.remove)
+                await self.aclose()
                 raise StopAsyncIteration
 
 

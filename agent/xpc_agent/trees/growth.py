@@ -248,14 +248,15 @@ Row = Tuple[int, int, int, float, float, float, float, int, str, int]
 def rows_of(root: Node, name_of: Callable[[CodeType], str], least: float = 0.0) -> Tuple[List[Tuple[str, str]], List[Row]]:
     """The tree for an event: names, each a target with its file, and rows, each node before those below it.
 
-    A row is its depth, the number of its name, `count`, `duration`, `own`, `min`, `max`, `errors`, the type of the last of those, and the
-    line that it was called in. Calls of one line are one row; those that took less than `least` seconds in all are left out.
+    A row is its depth, the number of its name, `count`, `duration`, `own`, `min`, `max`, `errors`, the type of the last of those, and
+    the line that it was called in; of the root, in which it begins. Calls of one line are one row; those that took less than `least`
+    seconds in all are left out.
     """
     names: List[Tuple[str, str]] = []
     numbers: Dict[int, int] = {}
     rows: List[Row] = []
     lines: Dict[int, Dict[int, int]] = {}
-    waiting: List[Tuple[int, int, List[Node]]] = [(0, 0, [root])]
+    waiting: List[Tuple[int, int, List[Node]]] = [(0, root.code.co_firstlineno, [root])]
     while waiting:
         depth, line, nodes = waiting.pop()
         code = nodes[0].code
