@@ -40,23 +40,36 @@ def _kept(text: str) -> str:
 
 def json_of(rows: CallRows, app: str, host: str, began: bool) -> Callable[[Row], str]:
     """What gives the line of JSON, with the host behind the application. Raises `ValueError` for a number that JSON has not."""
-    layout, pid, hidden = rows.layout, rows.pid, to_json(REDACTED)
-    same = {"target": rows.target, "file": layout.file, "line": layout.line}
-    start, head = '{"type": "call", "time": "', f'", {json_line({"app": app, "host": host, "pid": pid})[1:-1]}, "id": "{pid}-'
-    behind = f'", {json_line(same)[1:-1]}, '
-    names, whole, last = layout.names, all(layout.seen), -1 if layout.result else None
+    layout, hidden = rows.layout, _kept(json_line(to_json(REDACTED)))
+    pairs = [f"{_kept(json_line(name))}: {'%s' if seen else hidden}" for name, seen in zip(layout.names, layout.seen)]
+    values = "{" + ", ".join(pairs) + "}"
+    whose, where = {"app": app, "host": host, "pid": rows.pid}, {"target": rows.target, "file": layout.file, "line": layout.line}
+    parts = ['"type": "call"', '"time": "%s"', _inside(whose), f'"id": "{rows.pid}-%d"', _inside(where)]
+    parts.append('"arguments": ' + ("{}" if layout.evaluated else values))
+    # Of what was evaluated there is no result, and the values come last.
+    ends = ['"result": ' + ("%s" if layout.result else "null"), '"exception": null', '"duration": %r']
+    parts += [] if began else ends
+    parts += ['"shown": ' + values] if layout.evaluated else []
+    line, evaluated = "{" + ", ".join(parts) + "}", layout.evaluated
 
     def text(row: Row) -> str:
-        if whole:
-            values: Dict[str, Any] = dict(zip(names, row[VALUES:last]))
-        else:
-            each = iter(row[VALUES:])
-            values = {name: next(each) if seen else hidden for name, seen in zip(names, layout.seen)}
-        told: Dict[str, Any] = {"arguments": {} if layout.evaluated else values}
-        if not began:
-            told.update(result=row[-1] if layout.result else None, exception=None, duration=round(row[DURATION], 9))
-        if layout.evaluated:
-            told["shown"] = values
-        return f"{start}{utc(row[TIME])}{head}{row[NUMBER]}{behind}{json_line(told)[1:]}"
+        found = [_json(value) for value in row[VALUES:]]
+        if began:
+            return line % (utc(row[TIME]), row[NUMBER], *found)
+        duration = round(row[DURATION], 9)
+        if evaluated:
+            return line % (utc(row[TIME]), row[NUMBER], duration, *found)
+        return line % (utc(row[TIME]), row[NUMBER], *found, duration)
 
     return text
+
+
+def _inside(told: Dict[str, Any]) -> str:
+    """The text of an object without its brackets."""
+    return _kept(json_line(told)[1:-1])
+
+
+def _json(value: Any) -> str:
+    kind = type(value)
+    # Those that are most frequent, without an encoder that is made for each.
+    return repr(value) if kind is int else "null" if value is None else json_line(value)
