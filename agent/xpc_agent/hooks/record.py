@@ -11,6 +11,7 @@ Rules:
 - A target that is among those inside as well, as by a pattern, is not inside of itself.
 - Where one hook of a recording ends since it costs too much, all of them do in this process: an outer call without its inner calls would be
   a false one. Such as are under way are not told.
+- Up to Python 3.11 what a `__del__` calls while garbage is collected is not recorded, and counts as dropped (`collection.py`).
 - The condition is asked before the terms, and before anything is captured; one that names how the call ends, when it has ended.
 """
 
@@ -34,6 +35,7 @@ from ..guard import guarded
 from ..targets.flags import CO_VARARGS, CO_VARKEYWORDS
 from ..targets.resolve import Kind, Resolved
 from .budget import Budget
+from .collection import follow, is_collecting, unfollow
 from .gate import ALWAYS, NEVER, PASS, Args, Entered, Gate, Kwargs, Proceeding
 from .invocation import next_number
 from .shown import ShownHook
@@ -125,8 +127,8 @@ class _Taken(Proceeding):
             self.abandon()
 
     def abandon(self) -> None:
-        # A coroutine that is thrown away ends in the context of whoever does that.
-        if _inside.get() is self.node:
+        # A coroutine that is thrown away ends in the context of whoever does that. A node that is over is as good as none.
+        if _inside.get() is self.node and not is_collecting():
             _inside.set(self.before)
         self.node.over = True
 
@@ -172,6 +174,7 @@ class RecordHook(ShownHook):
             self.rest()
             return
         super().placed(resolved, code)
+        follow(self)
         names = list(self._scope.names)
         self._positional = 0
         if code is not None and names:
@@ -183,6 +186,10 @@ class RecordHook(ShownHook):
                 names[place] = f"*{names[place]}"
         self._names = names
         self._is_known = code is not None
+
+    def taken_off(self) -> None:
+        super().taken_off()
+        unfollow(self)
 
     def goes_inside(self, kind: Kind) -> bool:
         return kind is Kind.SYNC
@@ -260,6 +267,10 @@ class RecordHook(ShownHook):
     def _begin(self, args: Args, kwargs: Kwargs, values: Optional[Args] = None) -> Optional[_Taken]:
         """The invocation, if it is recorded; `values` are those of all parameters, where they are known."""
         inside = _inside.get()
+        if is_collecting():
+            if inside is not None or not self._is_inner:
+                self._drop()
+            return None
         try:
             if not self._is_inner:
                 return self._begin_outer(args, kwargs, values, inside)

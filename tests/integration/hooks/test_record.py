@@ -17,7 +17,7 @@ from tests.integration.app_fixture import App, command
 from xpc_instrument import Recorder, Recording, Session, TargetError
 
 MODULE = """
-import asyncio, collections, dataclasses, datetime, decimal, enum, random, threading, uuid
+import asyncio, collections, dataclasses, datetime, decimal, enum, gc, random, threading, uuid
 
 class Currency(enum.Enum):
     EUR = 1
@@ -94,6 +94,20 @@ def outer(amount):
 
 def gen():
     yield 1
+
+class Noting:
+    def __init__(self):
+        self.me = self
+    def __del__(self):
+        notes()
+
+def collects():
+    garbage = gc.get_threshold()
+    gc.set_threshold(3, 2, 2)
+    try:
+        return sum((Noting(), notes())[1] for _ in range(3000))
+    finally:
+        gc.set_threshold(*garbage)
 
 ALL = [1, 2**70, float("inf"), b"x", (1,), {1, 2}, frozenset([3]), {1: "a"}, {"type": "b"}, Currency.EUR, Point(1, 2),
        decimal.Decimal("1.50"), datetime.datetime(2020, 1, 2, tzinfo=datetime.timezone.utc), uuid.UUID(int=5), Order(1, [])]
@@ -192,6 +206,17 @@ def test_more_inner_calls_than_are_kept_are_counted_and_the_next_invocation_has_
     recorder = recorded(session.record("rec:many", inside="rec:noted"), app, "rec.many(1005)", "rec.many(3)")
     assert [(len(call.inner), call.left_out) for call in recorder.calls] == [(1000, 5), (3, 0)]
     assert [one.skipped for one in recorder.replayed()] == ["not all that was called inside of it was recorded", ""]
+
+
+@pytest.mark.version
+def test_what_is_called_while_garbage_is_collected_does_no_harm(app: App, session: Session) -> None:
+    before = app.evaluate("[id(one) for one in rec.gc.callbacks]")
+    with session.record("rec:notes", inside="rec:noted", limit=None) as recorder:
+        assert app.evaluate("rec.collects()") == repr(6 * 3000)
+    if sys.version_info < (3, 12):
+        # There `ContextVar.set` must not be called meanwhile.
+        assert recorder.dropped > 0
+    assert app.evaluate("[id(one) for one in rec.gc.callbacks]") == before
 
 
 def test_chance_is_still_where_it_was_recorded(app: App, session: Session) -> None:
