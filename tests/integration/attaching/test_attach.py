@@ -64,12 +64,22 @@ def await_pids(calls: SimpleQueue[int], number: int, working: Iterable[int] = ()
 
 
 SHOP = """
-import os, sys, time
+import gc, os, sys, time, _thread
 def charge(amount): return amount
+collected = []
+def look(phase, _, main=_thread.get_ident()):
+    # What the application has collected in whatever thread may wait for one that imports.
+    frame = sys._getframe() if _thread.get_ident() != main else None
+    while frame is not None:
+        if "importlib" in frame.f_code.co_filename:
+            collected.append(f"{frame.f_code.co_name}:{frame.f_lineno}")
+        frame = frame.f_back
+gc.callbacks.append(look)
+gc.set_threshold(30)
 def audit():
     return {"descriptors": sorted(os.listdir("/proc/self/fd")), "path": list(sys.path), "finders": [id(one) for one in sys.meta_path],
             "code": id(charge.__code__), "threads": len(os.listdir("/proc/self/task")), "environment": dict(os.environ),
-            "interval": sys.getswitchinterval(), "names": sorted(globals())}
+            "interval": sys.getswitchinterval(), "threshold": gc.get_threshold(), "collected": list(collected), "names": sorted(globals())}
 before = audit()
 print("ready", flush=True)
 for line in sys.stdin:

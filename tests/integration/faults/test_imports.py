@@ -6,7 +6,9 @@ replaced `__import__` takes; and a second copy of `Mode` made `before` hooks sta
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, Callable, Iterator, List, Tuple
 
 import pytest
@@ -19,7 +21,7 @@ from xpc_instrument import TargetError
 # Run before the agent is loaded. Locks that are used by `with` are known while they are held; no other lock of ours is held for longer than
 # it takes to read or write.
 LOOKING_ON = """
-import builtins, sys, threading
+import builtins, gc, sys, threading
 import xpc_instrument.core.unpatched as unpatched
 assert "xpc_agent" not in sys.modules
 here = threading.local()
@@ -31,6 +33,8 @@ class Known:
     def __enter__(self):
         self.lock.__enter__()
         here.__dict__.setdefault("held", []).append(sys._getframe(1).f_code.co_name)
+        if here.held[-1] == "change" and shop.when_changed is not None:
+            shop.when_changed()
     def __exit__(self, *error):
         here.held.pop()
         self.lock.__exit__(*error)
@@ -51,8 +55,38 @@ def importing(name, *rest):
 
 builtins.__import__ = importing
 shop.imported = imported
+shop.when_changed = None
+shop.collected = []
+
+def collecting(phase, _, main=threading.get_ident()):
+    # What is collected may wait for a lock, and whoever has that for an import, or for the table.
+    if phase == "start" and threading.get_ident() != main:
+        frame = sys._getframe()
+        while frame is not None and "importlib" not in frame.f_code.co_filename:
+            frame = frame.f_back
+        if frame is not None or "change" in here.__dict__.get("held", ()):
+            shop.collected.append(str(frame))
+
+gc.callbacks.append(collecting)
+gc.set_threshold(30)
 """
 
+# As an audit hook does that takes a lock.
+WAITING = """
+import threading
+import xpc_agent.points.changing
+shop.lock, shop.waits, main = threading.RLock(), threading.Event(), threading.get_ident()
+
+def wait():
+    if threading.get_ident() != main:
+        shop.when_changed = None
+        shop.waits.set()
+        with shop.lock:
+            pass
+
+shop.wait = wait
+xpc_agent.points.changing._PATIENCE = 0.05
+"""
 # As `mock.patch.dict(sys.modules)` does it: what is imported while it is in force is out of `sys.modules` afterwards.
 PATCHED = "setattr(shop, 'modules', dict(sys.modules))"
 RESTORED = "(sys.modules.clear(), sys.modules.update(shop.modules))"
@@ -141,7 +175,27 @@ def test_nothing_is_imported_with_a_lock_held_and_nothing_twice(run_program: Cal
         with pytest.raises(xpc_instrument.ExpressionError, match="amount"):
             session.before("shop:charge", print, when="amuont > 1")
         session.targets("shop:*"), session.stacks(), session.stats()
+        run(app, WAITING)
+        for name in ("at_once", "late_one"):
+            (tmp_path / f"{name}.py").write_text("def charge(amount):\n    return f'{amount} EUR'\n")
+        seen: SimpleQueue[str] = SimpleQueue()
+        session.before(["at_once:charge", "late*:charge"], lambda call: seen.put(call.target))
+        # While the table's lock is held by a thread that waits for the application's, which the main thread has.
+        adding = threading.Thread(target=lambda: session.before("shop:charge", print, wait=False))
+        app.evaluate("(shop.lock.acquire(), setattr(shop, 'when_changed', shop.wait))")
+        adding.start()
+        assert app.evaluate("shop.waits.wait(30)") == "True"
+        run(app, "import at_once, late_one")
+        app.evaluate("shop.lock.release()")
+        adding.join(30)
+        for name in ("at_once", "late_one"):
+            while seen.empty():
+                assert app.evaluate(f"__import__({name!r}).charge(1)") == "'1 EUR'"
+            while not seen.empty():
+                assert seen.get() == f"{name}:charge"
     assert app.evaluate("shop.imported") == "{}"
+    assert app.evaluate("shop.collected") == "[]"
+    assert app.evaluate("__import__('gc').get_threshold()[0] % 2_000_000_000") == "30"
     assert "failed" not in app.log()
     run(app, COPIES)
     assert app.evaluate("shop.copies") == "[]"
