@@ -36,6 +36,8 @@ log = logging.getLogger("xpc_agent")
 # application's threads more than what is in it, and for a person it is at once. And how much longer than the last span the next may be.
 _GATHER = 0.005
 _GATHER_MOST = 0.08
+# Behind a span in which one came alone: whoever calls it may have waited for the one before to be told.
+_GATHER_ALONE = 0.02
 _LONGER = 8
 # So many events are worth a batch: the next span is as long as these take to come, as far as the last one tells. A queue has room for what
 # comes in so many spans, should more come all at once.
@@ -471,7 +473,7 @@ class EventQueue:
 def _next_span(span: float, came: int, room: int) -> float:
     """How long is gathered after a span in which so many events came, for a queue with so much room."""
     enough = span * min(_ENOUGH, room // _SPANS) / came
-    return max(_GATHER, min(enough, _LONGER * span, _GATHER_MOST))
+    return max(_GATHER, min(enough, _LONGER * span, _GATHER_ALONE if came == 1 else _GATHER_MOST))
 
 
 def _crossing(event: Event) -> Event:

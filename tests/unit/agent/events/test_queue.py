@@ -343,11 +343,13 @@ def test_events_that_come_steadily_are_sent_in_fewer_batches() -> None:
     assert 0.01 < span(200) < 0.06
     # A flood does not fill the queue meanwhile.
     assert min(span(500) for _ in range(6)) == pytest.approx(first)
+    # What comes alone, again and again, waits a quarter of that at most.
+    assert max(span(1) for _ in range(4)) == pytest.approx(0.02)
     # What comes after a pause does not wait for others.
     now += 1
     assert net.queue.step(now, False) is None
     assert span(1) == pytest.approx(first)
-    assert len(net.seen) == 2 + 3 * 2 + 2 * 200 + 6 * 500 + 1
+    assert len(net.seen) == 2 + 3 * 2 + 2 * 200 + 6 * 500 + 4 + 1
     net.close()
 
 
