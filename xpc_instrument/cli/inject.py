@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
                     faults.pull()
                     over = faults.over
         except KeyboardInterrupt:
-            over = "interrupted"
+            over = one.interrupted()
         faults.remove()
         applied = faults.applied
         _tell(one, faults, applied, gone)

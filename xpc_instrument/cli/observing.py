@@ -222,6 +222,8 @@ class Run:
             self.output.say(f"{warning}armed {what} {where}{waits} in {took}; {how}")
         else:
             yet = "no module that is imported has it" if self.started is None else "it has yet to be imported"
+            if self.started is not None and all(one.startswith("__main__:") for one in handle.target.split(",")):
+                yet = "the program has yet to define it"
             self.output.say(f"{warning}waiting for {handle.target} {where}: {yet}; {how}")
         event = {"type": "armed", "app": self.session.app, "pids": self.session.pids, "targets": targets, "target": handle.target}
         self.output.event(event)
@@ -240,6 +242,12 @@ class Run:
         self._alone_since = self._alone_since or now
         return now - self._alone_since > _GONE
 
+    def interrupted(self) -> str:
+        """Ctrl-C has been pressed: what comes next begins a line of its own, behind the `^C` that a terminal shows. Why it is over."""
+        if sys.stderr.isatty():
+            self.output.say("")
+        return "interrupted"
+
     def has_rest(self, handle: Handle) -> bool:
         """Whether a hook has ended in all processes that there are, since it cost too much."""
         return handle.over_budget.keys() >= set(self.session.pids or [0])
@@ -251,7 +259,7 @@ class Run:
 
     def end(self, handle: Handle, gone: bool) -> str:
         """How the last line says that it is over; says first what has never come, if all has ended."""
-        if not gone:
+        if not gone and self.session.pids:
             return f"disarmed in {counted(len(self.session.pids), 'process', 'processes')}"
         for target in handle._never_came():
             module = target.partition(":")[0]

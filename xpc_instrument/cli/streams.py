@@ -45,7 +45,7 @@ def follow_stream(
                 if over or gone or (is_quiet and one.has_rest(stream.handle)):
                     break
         except KeyboardInterrupt:
-            over = "interrupted"
+            over = one.interrupted()
         counts = None if gone else one.skipped(stream.handle)
         skipped = counts or {}
         stream.remove()

@@ -43,7 +43,7 @@ def follow(one: Run, table: Counted[Any], every: float, show: Callable[[], None]
             if over or gone or one.has_rest(table.handle):
                 break
     except KeyboardInterrupt:
-        over = "interrupted"
+        over = one.interrupted()
     table.remove()
     if table.calls != shown:
         show()
