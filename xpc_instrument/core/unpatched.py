@@ -299,6 +299,14 @@ class Selector:
                 ready.append((key, mask & key.events))
         return ready
 
+    def is_called(self) -> bool:
+        """Whether something has happened at one of those with `data`; for any thread, while another one selects or not."""
+        called = poll()
+        for key in list(self._by_fd.values()):
+            if key.data is not None and key.events & selectors.EVENT_READ:
+                called.register(key.fd, POLLIN)
+        return bool(called.poll(0))
+
     def close(self) -> None:
         """Watch nothing any more."""
         self._keys.clear()

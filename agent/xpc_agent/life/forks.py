@@ -3,6 +3,8 @@
 Rules:
 - Our threads end before a fork and are started again after the last of those that are under way at once: from Python 3.12 on `os.fork`
   warns of a second thread.
+- Where one fork follows the other, in several threads or in one, the service thread gets its turn between two of them, for a tenth of a
+  second at most.
 - After a fork the parent answers no session before the child has announced itself: a registration that returns has reached the child,
   by inheritance or because the session has found it. The end of a pipe that the child holds says so.
 - A child keeps the hooks of its parent and waits, within the deadline of the first call, for their sessions to dial in; the parent's
@@ -55,6 +57,8 @@ class Forks:
 
     def before(self, host: Optional[Host]) -> None:
         """End our threads."""
+        if host is not None:
+            host.let_serve()
         self._under_way.append(None)
         with self._lock():
             if not self._pause(host) and _threads() == 2 and host is not None:

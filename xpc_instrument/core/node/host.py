@@ -38,6 +38,10 @@ from .wake import WakePipe
 
 # How long the service thread waits for a forked child to announce itself, in seconds.
 _BIRTH_TIMEOUT = 1.0
+# After how many pauses in a row, each of which came before all were served that had called, a fork waits for that; and how long at most, in
+# seconds.
+_CUT_SHORT = 3
+_TURN = 0.1
 # So many turns may fail in a row, and how long the service thread rests after each, in seconds: an error may pass, such as of memory.
 _FAILURES = 20
 _FAILURE_REST = 0.05
@@ -84,6 +88,7 @@ class Host:
         self._expelled: Deque[Any] = deque()
         self._owner = 0
         self._births: List[int] = []
+        self._cut_short = 0
 
     # life --------------------------------------------------------------------------------------------------------------
 
@@ -144,6 +149,16 @@ class Host:
     def pause(self, timeout: float = PAUSE_TIMEOUT) -> bool:
         """End the service thread but keep everything open, for the moment of a fork. Returns whether it has within `timeout` seconds."""
         return self._thread.end(timeout)
+
+    def let_serve(self) -> None:
+        """Where one fork follows the other, wait for those that call to be served, before the next one: else nobody ever would be."""
+        if self._cut_short <= _CUT_SHORT or self._selector is None or not self._selector.is_called():
+            return
+        deadline = monotonic() + _TURN
+        while self._cut_short and monotonic() < deadline:
+            sleep(_TURN / 200)
+        # In vain, or not: the next ones do not wait again.
+        self._cut_short = 0
 
     def resume(self) -> None:
         """Start the service thread (again)."""
@@ -217,6 +232,7 @@ class Host:
     def _run(self, run: Run) -> None:
         self._policy.entered_thread()
         self._policy.works()
+        self._cut_short += 1
         try:
             self._await_births(run)
             in_a_row = 0
@@ -277,6 +293,8 @@ class Host:
             events = selector.select(patience)
         finally:
             self._policy.works()
+        if all(key.data is None for key, _ in events):
+            self._cut_short = 0
         for key, mask in events:
             if not run.due:
                 return
@@ -289,6 +307,7 @@ class Host:
             else:
                 acceptor.handle(owner if isinstance(owner, UnauthenticatedClient) else None)
         if run.due:
+            self._cut_short = 0
             self._look_after(monotonic())
 
     def _patience(self) -> Optional[float]:
