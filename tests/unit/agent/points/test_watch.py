@@ -15,7 +15,7 @@ class Looks:
     def __init__(self) -> None:
         self.allowed = threading.Event()
         self.allowed.set()
-        self.began = threading.Semaphore(0)
+        self.began, self.looked = threading.Semaphore(0), threading.Semaphore(0)
         self.threads: List[int] = []
         self.more = True
 
@@ -23,6 +23,7 @@ class Looks:
         self.began.release()
         assert self.allowed.wait(30)
         self.threads.append(threading.get_ident())
+        self.looked.release()
         return self.more
 
 
@@ -39,9 +40,7 @@ def test_who_imports_goes_on_when_it_has_looked() -> None:
     watch.look_now()
     assert not looks.threads
     watch.begin()
-    assert looks.began.acquire(timeout=30)
-    while not looks.threads:
-        time.sleep(0.001)
+    assert looks.looked.acquire(timeout=30)
     before = len(looks.threads)
     watch.look_now()
     assert len(looks.threads) > before
