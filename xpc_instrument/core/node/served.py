@@ -2,6 +2,7 @@
 
 Rules:
 - A lane is that of a node that has joined, ends with it, and counts towards what that node may have (`max-lanes`).
+- A lane is closed by its own thread, where that waits on it. So who closes all of them waits, for a moment, for those that run no callback.
 - Who has as many as it may have is told so, and waits until one of them is free (`dialled.py`).
 """
 
@@ -12,13 +13,17 @@ from typing import Callable, Dict, List, Optional
 
 from ..model.errors import ChannelError
 from ..protocol.codec import Bytes
+from ..protocol.connection import State
 from ..protocol.messages import Hello
-from ..unpatched import allocate_lock
+from ..unpatched import Semaphore, allocate_lock, monotonic
 from ..wire.wire import Wire
 from .address import Address, named
 from .peer import Peer
 from .threads import start_unseen
 from .throttle import LogThrottle
+
+# How long who closes all lanes waits for their threads, in seconds. They need some tens of microseconds, and their turn.
+_LEAVING = 1.0
 
 
 class ServedLanes:
@@ -31,6 +36,9 @@ class ServedLanes:
         # By session. The service thread adds to it, and each lane's own thread takes from it.
         self._all: Dict[str, Dict[int, Wire]] = {}
         self._lock = allocate_lock()
+        # Those whose thread has not ended, and closed them for good; told of each that does, when all are closed.
+        self._open: Dict[int, Wire] = {}
+        self._ended: Optional[Semaphore] = None
 
     def add(self, wire: Wire, hello: Hello, welcome: List[Bytes], peer: Optional[Peer]) -> None:
         """Send WELCOME on a new lane of `peer` and serve it; say why not, and close it, if it has not joined or has its lanes already."""
@@ -46,6 +54,7 @@ class ServedLanes:
             return
         with self._lock:
             self._all.setdefault(hello.session, {})[id(wire)] = wire
+        self._open[id(wire)] = wire
         try:
             start_unseen(self._run, wire, hello, named(wire.sock, hello.pid))
         except RuntimeError as error:
@@ -68,9 +77,19 @@ class ServedLanes:
             self._lock = allocate_lock()
         with self._lock:
             found, self._all = self._all, {}
-        for lanes in found.values():
-            for wire in lanes.values():
-                wire.abandon() if abandon else wire.close()
+        wires = [wire for lanes in found.values() for wire in lanes.values()]
+        if abandon:
+            for wire in wires:
+                wire.abandon()
+            self._open.clear()
+            return
+        idle = [wire for wire in list(self._open.values()) if wire.connection.state is State.CALLEE_IDLE]
+        ended = self._ended = Semaphore()
+        for wire in wires:
+            wire.close()
+        deadline = monotonic() + _LEAVING
+        while any(wire.fileno() >= 0 for wire in idle) and ended.acquire(max(0.0, deadline - monotonic())):
+            pass
 
     def _run(self, wire: Wire, hello: Hello, who: str) -> None:
         try:
@@ -89,3 +108,6 @@ class ServedLanes:
             if not lanes:
                 self._all.pop(hello.session, None)
         wire.close()
+        self._open.pop(id(wire), None)
+        if self._ended is not None:
+            self._ended.release()
