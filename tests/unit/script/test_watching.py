@@ -140,6 +140,16 @@ def test_events_come_on_wherever_whoever_took_them_was_interrupted() -> None:
     assert moments > 4 and stream.take(0.001) is None
 
 
+def test_none_is_lost_wherever_whoever_showed_them_was_interrupted() -> None:
+    stream = a_stream()
+    for number in range(40):
+        stream(number)
+    shown: List[int] = []
+    for _ in interrupted(lambda: stream.show_all(0.001, shown.append)):
+        assert within(lambda: stream("more"))
+    assert [*dict.fromkeys(one for one in shown if one != "more")] == [*range(40)]
+
+
 def test_each_event_goes_to_one_of_those_that_wait() -> None:
     stream = a_stream()
     taken: List[Any] = []
