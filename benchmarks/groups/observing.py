@@ -188,7 +188,7 @@ def _missing(name: str) -> str:
 def _rows() -> Iterator[Comparison]:
     yield Comparison("closure `*args, **kwargs`", "closure", "bare")
     for name in (_REJECTED, "`stat`, rejected", "`watch`, rejected"):
-        yield Comparison(f"{name}: `{_CONDITION}`", name, "closure", beyond="bare", below=2 if name == _REJECTED and not INSIDE else None)
+        yield Comparison(f"{name}: `{_CONDITION}`", name, "closure", beyond="bare", below=None if INSIDE else 2)
     for name in ("`monitor`", *_BY_KEY):
         yield Comparison(name, name, "closure", beyond="bare")
     yield Comparison("of it, what counts a number by key", "recording `stat --by currency --of amount`", "recording", more=0.8e-6)

@@ -7,15 +7,19 @@ Rules:
 - The first keys that come are counted apart, up to `MOST_KEYS` in all threads; the others together, as `OTHER`.
 - Counting is text (`counting`), which whoever counts puts into a function of its own, with `names()` for its globals: to call a function
   takes a sixth of all that it does. Nothing that it calls can be a target.
+- Durations are appended to the list of their key, as which a cell then stands: first what was counted, then those that come. They are
+  added up many at once, by C code, which takes a third of the time. That is one step for who reads: the list before, or after it.
 - A key of one part is that part, and of numbers that are all the same only how many there were is counted: who reads makes the rest of it.
 """
 
 from __future__ import annotations
 
+import sys
 import weakref
-from collections import deque
+from array import array
+from collections import Counter, deque
 from math import frexp
-from typing import Any, Callable, Deque, Dict, Optional, Tuple, Union
+from typing import Any, Callable, Deque, Dict, List, Optional, Tuple, Union
 
 from xpc_instrument.core.model.aggregate import BUCKETS, COUNT, ERRORS, MOST_KEYS, OTHER, Cell, Key, Table, bucket_of, merge, new_cell
 from xpc_instrument.core.model.interrupts import raise_interrupt
@@ -24,6 +28,12 @@ from xpc_instrument.core.unpatched import Brief, Local
 from ..generated import compiled
 from ..guard import guarded
 from .count import Count
+
+# So many durations wait in a cell, or fewer where there are many cells, until they are added up; and in all cells, as there are usually.
+_LEAST_PENDING, _MOST_PENDING, _ALL_PENDING = 4, 128, 16_384
+# Which half of four bytes is the upper, and what is between it and `bucket_of`: (e + 1100 - 126) * 32 + 32, where e is the exponent in it.
+_UPPER = 1 if sys.byteorder == "little" else 0
+_OF_HALVES = (1100 - 126) * 32 + 32
 
 # After so many tables those of threads that have ended are added up.
 _TABLES = 64
@@ -63,7 +73,14 @@ _COUNTING = """
         cell = table[key]
     except KeyError:
         cell = cell_of(table, key)
-    {number}cell[0] += 1
+    {number}"""
+_PENDING = """cell.append(value)
+    if error is not None:
+        cell[0][5] += 1
+    if length(cell) > room[0]:
+        fold(cell)
+"""
+_COUNTED = """cell[0] += 1
     if error is not None:
         cell[5] += 1
 """
@@ -92,28 +109,62 @@ _ANY = f"""kind = kind_of(value)
         unusable()
         return
 """
-# Of what is no less than zero.
-_DURATION = """fraction, exponent = frexp(value)
-    bucket = (exponent + 1100) * 32 + whole(fraction * 64) if fraction else 0
-"""
 _UPDATE = f"""
 def update(key, value, error):
-    {_COUNTING.format(bucket=_ANY, admission="", number=_NUMBER)}
+    {_COUNTING.format(bucket=_ANY, admission="", number=_NUMBER + _COUNTED)}
 """
 
 
 def counting(is_duration: bool, constant: bool, asks: bool = False) -> str:
     """The text that counts `value` under `key`, and under it too whether there was an `error`; `cell` is what it has changed then. With
-    `asks` it asks `admitted` of what can be counted."""
-    bucket, number = ("", "") if constant else (_DURATION if is_duration else _ANY, _NUMBER)
+    `asks` it asks `admitted` of what can be counted. Of durations it calls `fold`, which is to call `Aggregate.fold`."""
+    bucket, number = ("", _PENDING) if is_duration else ("", _COUNTED) if constant else (_ANY, _NUMBER + _COUNTED)
     return _COUNTING.format(bucket=bucket, admission=_ADMISSION if asks else "", number=number)
 
 
-class Aggregate:
-    """The tables of all threads. `unusable` counts what was no number, or none that can be added, and `rejected` what a
-    condition has kept from being counted. `single` says that keys are one part, and `constant` what all numbers are."""
+def _folded(pending: List[Any]) -> Cell:
+    """A new cell of what was counted, and of the durations behind it. Its buckets are `halves`: see `_of_halves`."""
+    count, total, least, most, halves, errors = pending[0]
+    values = pending[1:]
+    if not values:
+        return [*pending[0][:BUCKETS], Counter(halves), errors]
+    halves = Counter(halves)
+    halves.update(memoryview(array("f", values)).cast("B").cast("H")[_UPPER::2].tolist())
+    return [count + len(values), total + sum(values), min(least, *values), max(most, *values), halves, errors]
 
-    __slots__ = ("_here", "_known", "_lock", "_past", "_tables", "constant", "rejected", "single", "unusable", "update")
+
+def _of_halves(cell: Cell) -> Cell:
+    """The same with buckets. A half is the upper one of a float of 32 bits: its exponent, and 7 bits of its fraction, of which a bucket has
+    5; to make buckets of them takes longer than all else, and less where it is done of many at once."""
+    buckets: Dict[int, int] = {}
+    for half, number in cell[BUCKETS].items():
+        bucket = (half >> 2) + _OF_HALVES if half else 0
+        buckets[bucket] = buckets.get(bucket, 0) + number
+    return [*cell[:BUCKETS], buckets, cell[ERRORS]]
+
+
+class Aggregate:
+    """The tables of all threads.
+
+    `unusable` counts what was no number, or none that can be added, and `rejected` what a condition has kept from being counted. `single`
+    says that keys are one part, `constant` what all numbers are, and `of_durations` that they are such, which `fold` adds up.
+    """
+
+    __slots__ = (
+        "_cells",
+        "_here",
+        "_known",
+        "_lock",
+        "_past",
+        "_room",
+        "_tables",
+        "constant",
+        "of_durations",
+        "rejected",
+        "single",
+        "unusable",
+        "update",
+    )
 
     update: Callable[[Key, Any, Any], None]
     """`update(key, value, error)` counts one, as `counting` does in a function of its own."""
@@ -121,6 +172,7 @@ class Aggregate:
     def __init__(self, single: bool = False) -> None:
         self.single = single
         self.constant: Optional[Union[int, float]] = None
+        self.of_durations = False
         self.unusable, self.rejected = Count(), Count()
         self.reset()
 
@@ -131,6 +183,7 @@ class Aggregate:
         self._past: Table = {}
         self._tables: Deque[Tuple[Callable[[], Any], Table]] = deque()
         self._here = _Here()
+        self._cells, self._room = 0, [_MOST_PENDING]
         self.unusable.reset()
         self.rejected.besides = None
         self.rejected.reset()
@@ -144,6 +197,8 @@ class Aggregate:
             "cell_of": guarded(self._new_cell),
             "here": self._here,
             "kind_of": type,
+            "length": len,
+            "room": self._room,
             "real": float,
             "frexp": frexp,
             "unusable": self.unusable.up,
@@ -168,8 +223,25 @@ class Aggregate:
                 key = OTHER
             else:
                 self._known[key] = None
+        self._cells += 1
+        self._room[0] = max(_LEAST_PENDING, min(_MOST_PENDING, _ALL_PENDING // self._cells))
         # Under `OTHER` there may be one.
-        return table.setdefault(key, new_cell())
+        return table.setdefault(key, [new_cell()] if self.of_durations else new_cell())
+
+    def fold(self, cell: List[Any]) -> int:
+        """Add up what has come to a cell of durations, in its thread and as work of ours. Returns how many there were."""
+        number = len(cell)
+        made = _folded(cell[:number])
+        # In one step, behind which there may be more.
+        cell[:number] = [made]
+        return number - 1
+
+    def _plain(self, table: Table) -> Table:
+        """A table of cells."""
+        # Copied in one step, as its thread goes on.
+        if not self.of_durations:
+            return table.copy()
+        return {key: _of_halves(_folded(cell[:])) for key, cell in table.copy().items()}
 
     def _bury(self) -> None:
         """Add what threads have counted that have ended. The lock is held."""
@@ -180,7 +252,7 @@ class Aggregate:
                 except ValueError as error:
                     raise_interrupt(error, of_values=True)
                     continue  # in this same thread, which a signal handler has interrupted
-                merge(self._past, one[1])
+                merge(self._past, self._plain(one[1]))
 
     def total(self) -> Table:
         """A copy of all that was counted so far."""
@@ -188,8 +260,9 @@ class Aggregate:
         with self._lock() as held:
             if held:
                 self._bury()
-            for table in (self._past, *(table for _, table in self._tables.copy())):
-                merge(whole, table.copy())
+            merge(whole, self._past.copy())
+            for _, table in self._tables.copy():
+                merge(whole, self._plain(table))
         return {self._key_of(key): self._cell_of(cell) for key, cell in whole.items()}
 
     def _key_of(self, key: Any) -> Key:

@@ -49,7 +49,8 @@ def record(values, result, error, duration, ended):
         failed(fault)
         return
     {counting}
-    if not cell[0] % sampled:
+"""
+_MEASURED = """    if not cell[0] % sampled:
         measure()
 """
 # An int that is no key by itself is one beyond 64 bits.
@@ -142,6 +143,8 @@ class LocalHook(RemoteHook):
 
     def _begin_counting(self) -> None:
         self._budget = Budget(self)
+        # Of durations, how many have been added up since it was measured; and for how many one measurement stands.
+        self._folded, self._sampled = 0, SAMPLED
         self._install(self._taken)
         self._record: Record = self._recording()
         lead(self.way, self._record, self.early)
@@ -259,6 +262,8 @@ class LocalHook(RemoteHook):
         namespace: Dict[str, Any] = {
             **_NAMES,
             **self.aggregate.names(),
+            "fold": self._fold,
+            "length": len,
             "measure": self._measure,
             "rejected": self.aggregate.rejected.up,
             "failed": self._uncounted,
@@ -300,10 +305,28 @@ class LocalHook(RemoteHook):
             parts = [f"part{place}" for place in range(len(texts))]
             lines.append(f"key = {parts[0]}" if self.aggregate.single and parts else f"key = ({''.join(f'{one}, ' for one in parts)})")
         lines.append(f"value = {of}")
+        self.aggregate.of_durations = of == "duration"
         counted = counting(of == "duration", self.aggregate.constant is not None, self._is_limited)
         text = _RECORD.format(lines="\n        ".join(lines), counting=counted.strip())
+        if of != "duration":
+            text += _MEASURED
         record: Record = compiled(f"{__name__} {dict(local)!r}", namespace, text, kept=False)["record"]
         return record
+
+    @guarded
+    def _fold(self, cell: Any) -> None:
+        """So many durations have come that they are added up; now and then that is measured, and what it takes to get there."""
+        self._folded += len(cell) - 1
+        if self._folded < _FOLDED:
+            self.aggregate.fold(cell)
+            return
+        self._sampled, self._folded = self._folded, 0
+        before = _used_here()
+        began = _used_here()
+        number = self.aggregate.fold(cell)
+        taken = _used_here() - began - (began - before)
+        self._budget.spent(max(0.0, taken) / number, self._sampled, 0.0)
+        self._measure()
 
     @guarded
     def _unmet(self, fault: Exception) -> None:
@@ -355,7 +378,7 @@ class LocalHook(RemoteHook):
         for expression in self._expressions:
             # A class may have got a property since.
             expression.forget_verdicts()
-        self._budget.spent(seconds)
+        self._budget.spent(seconds, self._sampled)
 
     def rest(self) -> None:
         """Nothing more is counted; what was counted stays."""
@@ -370,6 +393,8 @@ class LocalHook(RemoteHook):
 
 # By its own name: it may be a target.
 _used_here = time.thread_time
+# So many durations are added up until it is measured what that takes.
+_FOLDED = 1024
 # Of so many invocations in a row one will not have waited; and what two clocks differ by where none has, in seconds.
 _TRIES, _NO_WAIT = 8, 5e-6
 

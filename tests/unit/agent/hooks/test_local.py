@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from typing import Any, Dict, List
 
 import pytest
@@ -50,6 +52,59 @@ def test_numbers_are_counted_with_their_extremes_and_errors() -> None:
         call(hook, amount, "EUR", "")
     call(hook, -1, "EUR", "", error=ValueError())
     assert {key: cell[:4] + cell[5:] for key, cell in counted(hook).items()} == {("EUR",): [4, 203.5, -1, 200, 1]}
+
+
+@pytest.mark.parametrize("durations", [[0.0], [1e-9, 0.003, 0.00301, 86400.0], [number * 1.01e-5 for number in range(1000)]], ids=len)
+def test_durations_are_added_up_as_the_rules_say_however_many_come(durations: List[float]) -> None:
+    hook = counting(by=["currency"])
+    expected = {(key,): aggregate.new_cell() for key in ("EUR", "CHF")}
+    for number, duration in enumerate(durations):
+        key = "EUR" if number % 3 else "CHF"
+        error = ValueError() if number % 5 == 1 else None
+        hook.way.record((1, key, ""), None, error, duration, 0.0)
+        aggregate.count(expected[key,], duration)
+        expected[key,][aggregate.ERRORS] += error is not None
+        if number % 100 == 7:
+            counted(hook)  # who reads changes nothing
+    expected = {key: cell for key, cell in expected.items() if cell[aggregate.COUNT]}
+    found = counted(hook)
+    assert {key: [*cell[:1], *cell[2:]] for key, cell in found.items()} == {key: [*cell[:1], *cell[2:]] for key, cell in expected.items()}
+    assert {key: cell[aggregate.SUM] for key, cell in found.items()} == pytest.approx(
+        {key: cell[aggregate.SUM] for key, cell in expected.items()}
+    )
+
+
+def test_who_reads_while_durations_come_finds_no_fewer_and_all_in_the_end() -> None:
+    hook = counting()
+    record, number = hook.way.record, 20_000
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        threads = [
+            threading.Thread(target=lambda: [record((1, "EUR", ""), None, None, 0.001, 0.0) for _ in range(number)]) for _ in range(3)
+        ]
+        for thread in threads:
+            thread.start()
+        seen = [0]
+        while any(thread.is_alive() for thread in threads):
+            for cell in counted(hook).values():
+                assert cell[aggregate.COUNT] == sum(cell[aggregate.BUCKETS].values())
+                seen.append(cell[aggregate.COUNT])
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert seen == sorted(seen)
+    assert counted(hook)[()][aggregate.COUNT] == 3 * number
+
+
+def test_many_keys_let_few_durations_wait() -> None:
+    hook = counting(by=["currency"])
+    for number in range(30_000):
+        hook.way.record((1, f"{number % 900}", ""), None, None, 0.001, 0.0)
+    waiting = sum(len(cell) - 1 for _, table in hook.aggregate._tables for cell in table.values())
+    assert waiting < 20_000
+    assert sum(cell[aggregate.COUNT] for cell in counted(hook).values()) == 30_000
 
 
 def test_a_number_that_is_always_the_same_is_only_counted_and_told_as_all_of_them() -> None:
