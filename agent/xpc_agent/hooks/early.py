@@ -12,7 +12,6 @@ Rules:
 
 from __future__ import annotations
 
-import time
 from typing import Any, Callable, Dict, Optional
 
 from xpc_instrument.core.model.expression import TRUSTED, Expression
@@ -20,6 +19,7 @@ from xpc_instrument.core.unpatched import perf_counter
 
 from ..generated import compiled
 from ..guard import guarded
+from .budget import used_here
 from .count import Count
 from .gate import Args, Kwargs
 from .invocation import Invocation
@@ -31,8 +31,6 @@ from .scope import Scope
 _ROW, _FORGET, _MEASURED = 256, 1.0, 8
 # What it costs to come here, in seconds, beside what is measured.
 _BESIDE = 0.05e-6
-
-_used_here = time.thread_time  # by its own name: it may be a target
 
 _ASKING = """\
 try:
@@ -139,13 +137,13 @@ class Early:
         self._rows += 1
         if self._rows % _MEASURED:
             return
-        before = _used_here()
-        began = _used_here()
+        before = used_here()
+        began = used_here()
         try:
             self._again(*values)
         finally:
             # To look at that clock takes longer than what is measured.
-            taken = _used_here() - began - (began - before)
+            taken = used_here() - began - (began - before)
             self._spent(max(0.0, taken) + _BESIDE, _ROW * _MEASURED)
 
     # among other hooks -------------------------------------------------------------------------------------------------

@@ -24,11 +24,11 @@ from xpc_instrument.core.model.errors import ExpressionError
 from xpc_instrument.core.model.expression import TRUSTED, Expression
 from xpc_instrument.core.model.interrupts import raise_interrupt
 from xpc_instrument.core.model.target import split_line
-from xpc_instrument.core.unpatched import perf_counter, wall_clock
+from xpc_instrument.core.unpatched import wall_clock
 
 from ..generated import compiled
 from ..guard import guard, guarded
-from .budget import SAMPLED
+from .budget import SAMPLED, used_here
 from .current import task_name, thread_name
 from .gate import ALWAYS
 from .invocation import next_number
@@ -150,10 +150,10 @@ class LineHook(WatchHook):
     @guarded
     def _cost(self, ask: Callable[..., Any], *values: Any) -> None:
         """Add up what it costs to ask: once more, with a clock."""
-        began = perf_counter()
+        began = used_here()
         if self._condition is not None and self._condition.level != TRUSTED:
             ask(*values)
-        self._budget.spent(perf_counter() - began + _EVENT)
+        self._budget.spent(used_here() - began + _EVENT)
 
     def rest(self) -> None:
         super().rest()
@@ -171,10 +171,10 @@ class LineHook(WatchHook):
     def _tell(self, frame: FrameType, given: Mapping[str, Any], cells: Mapping[str, Any]) -> None:
         """A statement begins that meets the condition."""
         try:
-            began = 0.0 if self._budget.tick() % SAMPLED else perf_counter()
+            began = -1.0 if self._budget.tick() % SAMPLED else used_here()
             # A frame of code that had been there may go on to call.
             if guard.on or self._rests or self.removed or not self.way.take():
-                if began and not guard.on:
+                if began >= 0.0 and not guard.on:
                     self._left_out(began)
                 return
             blob = self._line_seen(frame, given, cells)
@@ -189,15 +189,15 @@ class LineHook(WatchHook):
     @guarded
     def _left_out(self, began: float) -> None:
         """Add up what it costs to come here and be told nothing of, as over `rate`; the way here takes as long again."""
-        self._budget.spent(2.0 * (perf_counter() - began) + _EVENT)
+        self._budget.spent(2.0 * (used_here() - began) + _EVENT)
 
     @guarded
     def _line_seen(self, frame: FrameType, given: Mapping[str, Any], cells: Mapping[str, Any]) -> bytes:
-        began = perf_counter()
+        began = self._budget.begin()
         try:
             return self._line_captured(frame, given, cells)
         finally:
-            self._budget.spent(perf_counter() - began, 1)
+            self._budget.end(began)
 
     def _line_captured(self, frame: FrameType, given: Mapping[str, Any], cells: Mapping[str, Any]) -> bytes:
         code, now = frame.f_code, wall_clock()

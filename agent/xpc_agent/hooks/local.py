@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import functools
 import sys
-import time
 from types import CodeType
 from typing import Any, Callable, Coroutine, Dict, List, Mapping, Optional
 
@@ -30,7 +29,7 @@ from ..generated import compiled
 from ..guard import guard, guarded
 from ..targets.resolve import Kind, Resolved
 from .aggregate import Aggregate, counting
-from .budget import SAMPLED, Budget
+from .budget import SAMPLED, Budget, used_here
 from .early import Early
 from .failures import EXPRESSIONS, NOT_MET
 from .gate import ALWAYS, NEVER, Args, Kwargs, Way
@@ -321,10 +320,10 @@ class LocalHook(RemoteHook):
             self.aggregate.fold(cell)
             return
         self._sampled, self._folded = self._folded, 0
-        before = _used_here()
-        began = _used_here()
+        before = used_here()
+        began = used_here()
         number = self.aggregate.fold(cell)
-        taken = _used_here() - began - (began - before)
+        taken = used_here() - began - (began - before)
         self._budget.spent(max(0.0, taken) / number, self._sampled, 0.0)
         self._measure()
 
@@ -355,10 +354,10 @@ class LocalHook(RemoteHook):
 
         def measured(values: Optional[Args], result: Any, error: Optional[BaseException], duration: float, ended: float) -> None:
             nonlocal tries, least
-            before, began_at = _used_here(), perf_counter()
-            began = _used_here()
+            before, began_at = used_here(), perf_counter()
+            began = used_here()
             record(values, result, error, duration, ended)
-            over, over_at = _used_here(), perf_counter()
+            over, over_at = used_here(), perf_counter()
             # To look at that clock takes longer than what is measured.
             taken = max(0.0, over - began - (began - before))
             tries, least = tries + 1, taken if not tries else min(taken, least)
@@ -391,8 +390,6 @@ class LocalHook(RemoteHook):
                 self.way.entrance.is_open = False
 
 
-# By its own name: it may be a target.
-_used_here = time.thread_time
 # So many durations are added up until it is measured what that takes.
 _FOLDED = 1024
 # Of so many invocations in a row one will not have waited; and what two clocks differ by where none has, in seconds.

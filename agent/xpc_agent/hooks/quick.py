@@ -19,14 +19,14 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Protocol, Tu
 
 from xpc_instrument.core.calls.rows import Layout
 from xpc_instrument.core.model.interrupts import raise_interrupt
-from xpc_instrument.core.unpatched import perf_counter, wall_clock
+from xpc_instrument.core.unpatched import wall_clock
 from xpc_instrument.core.values.captures import BIG, DEFAULT_CAPTURE, REDACTED, SHORT, Tree
 from xpc_instrument.core.values.redaction import Redaction
 
 from ..events.queue import EventQueue
 from ..generated import compiled
 from ..guard import guard, guarded
-from .budget import SAMPLED, Budget
+from .budget import SAMPLED, Budget, used_here
 from .gate import Args
 from .invocation import next_number
 from .shown import MOST_BYTES
@@ -82,6 +82,9 @@ class Watching(Protocol):
     def spent(self, seconds: float, calls: int = SAMPLED) -> None:
         """So many calls have cost so much each."""
 
+    def end(self, began: float) -> None:
+        """As `Budget.end`."""
+
 
 class Value(NamedTuple):
     """One of what is shown: its `name`, the `text` that evaluates it ("" for what is redacted), and whether it is an argument."""
@@ -113,6 +116,8 @@ def record(values, result, error, duration, ended):
     if error is not None or values is None:
         tell(values, result, error, duration, ended)
         return
+    turn = tick() % sampled
+    began = 0.0 if turn else used()
     {condition}
     try:
         if not take():
@@ -140,8 +145,8 @@ def record(values, result, error, duration, ended):
         raise
     if queue.sleeping:
         queue.wake()
-    if not tick() % sampled:
-        spent(clock() - ended)
+    if not turn:
+        spent(used() - began)
 """
 _COPIED = """
 def copied(values):
@@ -185,12 +190,12 @@ def captured(values, result, duration{found}):
     try:
         try:
             guard.on = True
-            began = clock()
+            began = begin()
             blob = dumps((now(), duration, [{arguments}], {outcome}, None, (), [{others}], (), place), version)
             if length(blob) > most:
                 blob = cut(values, result, None, duration)
             put(numbered(), blob, True)
-            spent(clock() - began, 1)
+            end(began)
         finally:
             try:
                 guard.on = False
@@ -208,8 +213,8 @@ _CONDITION = """try:
         not_met(fault)
         return"""
 _NOT_MET = """not_met(None)
-            if not tick() % sampled:
-                spent(clock() - ended)"""
+            if not turn:
+                spent(used() - began)"""
 _ATOM = "kind is text and length({0}) < short or kind is whole and -big < {0} < big or kind is real or {0} is none or kind is truth"
 _PLAIN = f"(kind := kind_of({{0}})) is text{_ATOM[len('kind is text') :]}"
 
@@ -229,9 +234,8 @@ def recording(hook: Watching, shown: Shown, names: Dict[str, Any], budget: Budge
         "any_exception": BaseException,
         "append": hook.queue.items.append,
         "big": BIG,
-        "captured": _capturing(hook, shown, found),
+        "captured": _capturing(hook, shown, found, budget),
         "copied": _copying(hook, max(1, MOST_VALUES // max(1, len(named)))),
-        "clock": perf_counter,
         "ident": get_ident,
         "interrupt": raise_interrupt,
         "items": hook.queue.items,
@@ -255,6 +259,7 @@ def recording(hook: Watching, shown: Shown, names: Dict[str, Any], budget: Budge
         "text": str,
         "take": hook.take_late,
         "tick": budget.tick,
+        "used": used_here,
         "truth": bool,
         "whole": int,
     }
@@ -270,16 +275,17 @@ def recording(hook: Watching, shown: Shown, names: Dict[str, Any], budget: Budge
     return record
 
 
-def _capturing(hook: Watching, shown: Shown, found: str) -> Callable[..., None]:
+def _capturing(hook: Watching, shown: Shown, found: str, budget: Budget) -> Callable[..., None]:
     """What captures the values that are `found`, and queues them."""
     trees = [f"({one.name!r}, {f'capture(s{place})' if one.text else 'redacted'})" for place, one in enumerate(shown.values)]
     namespace = {
         "any_error": Exception,
         "any_exception": BaseException,
         "capture": hook.capture,
-        "clock": perf_counter,
+        "begin": budget.begin,
         "cut": hook.cut,
         "dumps": marshal.dumps,
+        "end": hook.end,
         "guard": guard,
         "length": len,
         "lost": hook.drop_for,
@@ -289,7 +295,6 @@ def _capturing(hook: Watching, shown: Shown, found: str) -> Callable[..., None]:
         "place": shown.place,
         "put": hook.put,
         "redacted": REDACTED,
-        "spent": hook.spent,
         "version": MARSHAL,
     }
     text = _CAPTURED.format(

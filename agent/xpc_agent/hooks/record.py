@@ -341,7 +341,7 @@ class RecordHook(ShownHook):
     @guarded
     def _arguments(self, values: Args, kwargs: Kwargs, room: Room, with_self: bool = True) -> List[Tuple[str, Tree]]:
         """The trees of all arguments, in the order of the parameters; the instance is "self"."""
-        began = perf_counter()
+        began = self._budget.begin()
         bound = self._scope.bound
         found: List[Tuple[str, Tree]] = []
         if bound and values and with_self:
@@ -352,7 +352,7 @@ class RecordHook(ShownHook):
             found += [("*args", room.value(own)), ("**kwargs", room.value(kwargs))]
         for name, value in zip(self._names[bound:], own):
             found.append((name, room.named(name.lstrip("*"), value)))
-        self._budget.spent(perf_counter() - began, 1)
+        self._budget.end(began)
         return found
 
     # its end -------------------------------------------------------------------------------------------------------------
@@ -370,7 +370,7 @@ class RecordHook(ShownHook):
 
     @guarded
     def _record_of(self, taken: _Taken, result: Any, error: Optional[BaseException], duration: float) -> bytes:
-        node, began = taken.node, perf_counter()
+        node, began = taken.node, self._budget.begin()
         assert node.room is not None
         outcome = node.room.value(result if error is None else error)
         told: Dict[str, Any] = {
@@ -386,7 +386,7 @@ class RecordHook(ShownHook):
         blob = marshal.dumps(told, _MARSHAL)
         # A task that was started inside may keep the node for as long as it lives.
         node.inner = []
-        self._budget.spent(perf_counter() - began, 1)
+        self._budget.end(began)
         return blob
 
     @guarded

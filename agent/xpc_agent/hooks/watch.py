@@ -25,7 +25,7 @@ from xpc_instrument.core.values.redaction import Redaction
 
 from ..guard import guard
 from .admission import Bucket
-from .budget import SAMPLED, Budget
+from .budget import LONG, SAMPLED, Budget, used_here
 from .early import Early
 from .gate import ALWAYS, NEVER, Args, Kwargs, Way
 from .invocation import Invocation, next_number
@@ -213,6 +213,11 @@ class WatchHook(ShownHook):
             self._passed_over = left_out
         self._budget.spent(seconds, calls)
 
+    def end(self, began: float) -> None:
+        """As `Budget.end`."""
+        if began >= 0.0:
+            self.spent(used_here() - began, LONG)
+
     def _left_out_by_condition(self, seconds: float, calls: int) -> None:
         self._budget.spent(seconds, calls, 0.0)
 
@@ -249,7 +254,7 @@ class WatchHook(ShownHook):
         when: Optional[Callable[..., Any]],
     ) -> None:
         """Queue it if it meets the condition and the terms."""
-        began = 0.0 if self._budget.tick() % SAMPLED else perf_counter()
+        began = -1.0 if self._budget.tick() % SAMPLED else used_here()
         # By hand, and not twice `guarded`: see `guard.py`.
         try:
             guard.on = True
@@ -272,8 +277,8 @@ class WatchHook(ShownHook):
         wanted = take() if met else self._rejected is not None and self._rejected.take()
         try:
             guard.on = True
-            if began:
-                self.spent(perf_counter() - began)
+            if began >= 0.0:
+                self.spent(used_here() - began)
         finally:
             try:
                 guard.on = False
@@ -289,9 +294,9 @@ class WatchHook(ShownHook):
         """Queue it with what is shown of it. No guard is up yet."""
         try:
             guard.on = True
-            began = perf_counter()
+            began = self._budget.begin()
             blob = self.cut(values, result, error, duration)
-            self.spent(perf_counter() - began, 1)
+            self.end(began)
             self.put(number, blob, met)
         finally:
             try:
