@@ -47,6 +47,7 @@ class _Mine:
 
 class _Here(Local):
     table: Table
+    cell: List[Any]
     mine: _Mine
 
 
@@ -227,6 +228,16 @@ class Aggregate:
         self._room[0] = max(_LEAST_PENDING, min(_MOST_PENDING, _ALL_PENDING // self._cells))
         # Under `OTHER` there may be one.
         return table.setdefault(key, [new_cell()] if self.of_durations else new_cell())
+
+    def names_of_one(self) -> Dict[str, Any]:
+        """What counts durations of one key, the empty one, where `here.cell` is its cell: see `timed.py`."""
+        return {"here": self._here, "cell_here": guarded(self._cell_here), "length": len, "room": self._room}
+
+    def _cell_here(self) -> List[Any]:
+        here = self._here
+        table = here.table if hasattr(here, "table") else self._begin_thread()
+        cell = here.cell = table.get(()) or self._new_cell(table, ())
+        return cell
 
     def fold(self, cell: List[Any]) -> int:
         """Add up what has come to a cell of durations, in its thread and as work of ours. Returns how many there were."""

@@ -14,14 +14,14 @@ from __future__ import annotations
 import functools
 import sys
 from types import CodeType
-from typing import Any, Callable, Coroutine, Dict, List, Mapping, Optional
+from typing import Any, Callable, Coroutine, Dict, List, Mapping, Optional, Tuple
 
 from xpc_instrument.core.model.aggregate import LONGEST_KEY, Key, Table, bucket_of, key_part, to_json
 from xpc_instrument.core.model.errors import ExpressionError
 from xpc_instrument.core.model.expression import OBSERVE, Expression, parse
 from xpc_instrument.core.model.expression.expression import Hides
 from xpc_instrument.core.model.interrupts import raise_interrupt
-from xpc_instrument.core.model.local import DURATION, INJECT, LINE, RECORD, STACK, TREE, WATCH
+from xpc_instrument.core.model.local import DURATION, INJECT, LINE, RECORD, STACK, STAT, TREE, WATCH
 from xpc_instrument.core.unpatched import perf_counter
 from xpc_instrument.core.values.names import type_name
 
@@ -146,11 +146,20 @@ class LocalHook(RemoteHook):
         self._folded, self._sampled = 0, SAMPLED
         self._install(self._taken)
         self._record: Record = self._recording()
-        lead(self.way, self._record, self.early)
+        lead(self.way, self._record, self.early, durations=self._durations())
         measured = self._measuring(self._record)
         # By a trampoline: the target may be a function that recording needs, whose wrapper this module was loaded with.
         self._record_apart: Record = guarded(self._record)
         self._plain, self._measured = (self._record, self._record_apart), (measured, guarded(measured))
+
+    def _durations(self) -> Optional[Dict[str, Any]]:
+        """The names of what counts durations alone, without a key, if it is that kind."""
+        local = self.local
+        if local["kind"] != STAT or local["by"] or local["of"] != DURATION or self._admits_late:
+            return None
+        if self._when is not None and (self.early is None or not self._scope.is_placed or self.early.late is not None):
+            return None
+        return {**self.aggregate.names_of_one(), "fold": self._fold, "measuring": False}
 
     def _install(self, take: Callable[[], Any]) -> None:
         super()._install(take)
@@ -344,7 +353,12 @@ class LocalHook(RemoteHook):
 
     def _measure(self) -> None:
         """Have the next invocation that ends measured."""
-        self.way.record, self._record_apart = self._measured
+        self._lead_to(self._measured)
+
+    def _lead_to(self, records: Tuple[Record, Record]) -> None:
+        self.way.record, self._record_apart = records
+        if self.way.entrance is not None:
+            self.way.entrance.names["measuring"] = records is self._measured
 
     def _measuring(self, record: Record) -> Record:
         """The same, and what it takes: of the thread's own time, as it may wait for the interpreter in the middle of it. Where it has
@@ -362,7 +376,7 @@ class LocalHook(RemoteHook):
             taken = max(0.0, over - began - (began - before))
             tries, least = tries + 1, taken if not tries else min(taken, least)
             if self.way.record is measured and (tries == _TRIES or over_at - began_at - (over - before) < _NO_WAIT):
-                self.way.record, self._record_apart = self._plain
+                self._lead_to(self._plain)
                 tries, taken = 0, least
                 self._spent(taken)
 

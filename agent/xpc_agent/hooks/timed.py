@@ -46,6 +46,21 @@ ended = now()
 if not <at work>:
     {tell}
 """
+# Of one that only counts durations, without the call of `record`, which costs several times as much between other work as in a loop.
+_COUNT = """
+ended = now()
+if not <at work>:
+    if measuring:
+        lead0.record(values, value, None, ended - began, ended)
+    else:
+        try:
+            cell = here.cell
+        except no_attribute:
+            cell = cell_here()
+        cell.append(ended - began)
+        if length(cell) > room[0]:
+            fold(cell)
+"""
 _WRONG = """
 ended = now()
 if is_a(error, gate.ends) and not <at work>:
@@ -119,18 +134,22 @@ def at_once(way: Way) -> Callable[[Gate, Args], None]:
     return begin
 
 
-def lead(way: Way, record: Record, early: Optional[Early] = None, ends: bool = True) -> None:
-    """Have the way lead to a hook that records so, from now on; without `ends`, it is told when the invocation begins."""
+def lead(way: Way, record: Record, early: Optional[Early] = None, ends: bool = True, durations: Optional[Dict[str, Any]] = None) -> None:
+    """Have the way lead to a hook that records so, from now on; without `ends`, it is told when the invocation begins. `durations` are the
+    names of `_COUNT`, for one that only counts what takes how long; `measuring` among them says that `record` is to be called."""
     if early is not None and not early.asking:
         early = None
     before, way.record, way.early = way.early, record, early
     way.begin = beginning(way) if ends else at_once(way)
     if way.entrance is not None and before is early and (early is None or way.entrance.names is early.names):
+        way.entrance.names.update(durations or {})
         return
     # What is rejected is counted in the names of the condition.
     names, first = ({}, _TAKE) if early is None else (early.names, early.asking + _ADMIT)
-    names.update(_names([way]))
+    names.update({**_names([way]), **(durations or {})})
     token, last, wrong = (_KEPT, *_ends([_TELL.format(number=0, outcome="{outcome}")])) if ends else ("", "", "")
+    if durations is not None:
+        last = _COUNT
     way.entrance = Entrance(f"a recording hook {first}{ends}", names, first + (_BEGIN if ends else _TELL_BEGIN), token, last, wrong)
 
 
@@ -151,7 +170,13 @@ def entrance_of_all(ways: Sequence[Way]) -> Entrance:
 
 
 def _names(ways: Sequence[Way]) -> Dict[str, Any]:
-    names: Dict[str, Any] = {"always": ALWAYS, "any_error": Exception, "is_a": _isinstance, "now": perf_counter}
+    names: Dict[str, Any] = {
+        "always": ALWAYS,
+        "any_error": Exception,
+        "is_a": _isinstance,
+        "no_attribute": AttributeError,
+        "now": perf_counter,
+    }
     names.update((f"lead{number}", way) for number, way in enumerate(ways))
     names.update((f"early{number}", way.early) for number, way in enumerate(ways))
     return names
