@@ -288,11 +288,9 @@ class Selector:
 
     def select(self, timeout: Optional[float] = None) -> List[Tuple[Key, int]]:
         """The files at which something has happened, waiting `timeout` seconds at most, or without end."""
-        # First of all: nothing is made before it that could begin a garbage collection (see `Policy.rests`). Rounded up to milliseconds, so
-        # that what is due in less is not asked for again and again.
-        events = self._poll.poll(None if timeout is None else max(0, math.ceil(timeout * 1000)))
         ready = []
-        for fd, event in events:
+        # Rounded up to milliseconds, so that what is due in less is not asked for again and again.
+        for fd, event in self._poll.poll(None if timeout is None else max(0, math.ceil(timeout * 1000))):
             key = self._by_fd.get(fd)
             if key is not None:
                 mask = (selectors.EVENT_WRITE if event & ~POLLIN else 0) | (selectors.EVENT_READ if event & ~POLLOUT else 0)

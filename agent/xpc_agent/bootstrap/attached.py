@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from xpc_agent.bootstrap.gate import _have_collections, _open, _original, _posix, _put_collections_off, get_ident, get_native_id, sleep
+    from xpc_agent.bootstrap.gate import _open, _original, _posix, get_ident, get_native_id, sleep
 else:
     Any = object
 
@@ -25,7 +25,13 @@ else:
 _SWITCHING = 0.0002
 # For how long the application may collect garbage between two of the parts in which the agent is imported, in seconds.
 _BREATH = 0.0005
-_PARTS = ("xpc_instrument.core.config.packed", "xpc_instrument.core.node.host", "xpc_agent.points.table", "xpc_agent.service.registrations")
+_PARTS = (
+    "_queue",
+    "xpc_instrument.core.config.packed",
+    "xpc_instrument.core.node.host",
+    "xpc_agent.points.table",
+    "xpc_agent.service.registrations",
+)
 
 
 class _Sources:
@@ -71,11 +77,11 @@ class _Finder:
         return None
 
 
-def _breathe() -> None:
+def _breathe(gate: Any) -> None:
     """Have the application collect what is due, while no lock of an import is held."""
-    _have_collections()
+    gate.have_collections()
     sleep(_BREATH)
-    _put_collections_off()
+    gate.put_collections_off()
 
 
 class _Watch:
@@ -93,8 +99,6 @@ class _Watch:
             return
         if self._poller.poll(0):
             raise RuntimeError("whoever attached has given up")
-        # The application may have set the threshold meanwhile.
-        _put_collections_off()
 
 
 def _refusal() -> str:
@@ -234,12 +238,13 @@ def _enter(gate: Any, job: Any, folder: str, report: Any, pipe: int) -> None:
         gate.come_first()
         for part in _PARTS:
             __import__(part)
-            _breathe()
+            _breathe(gate)
         from xpc_agent.life.attached import enter
 
         gate.unwatch()
         if _poller(pipe).poll(0):
             return
+        gate.have_collections()
         entered = enter(job, finder, report)
         report["began"] = entered
     finally:
@@ -266,7 +271,7 @@ def run(gate: Any, folder: str) -> None:
         if refusal:
             _posix.write(pipe, _refusing(refusal, report["thread"]))
             return
-        _breathe()
+        _breathe(gate)
         if usual > _SWITCHING:
             sys.setswitchinterval(_SWITCHING)
         json: Any = __import__("json")

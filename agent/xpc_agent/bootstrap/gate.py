@@ -59,8 +59,6 @@ _GATE = "_xpc_instrument_attaching"
 # threads they may take longer; then the child forgets what is half imported. Where the thread that forks is the only one, nothing but a
 # crowded machine makes them longer, and a fork beside ours warns.
 _PATIENCE, _PATIENCE_OF_ONE = 1.0, 5.0
-# What puts automatic garbage collection off meanwhile.
-_OUT_OF_REACH, _MOST = 2_000_000_000, 147_483_647
 # Beside `logging` the one module of the standard library that takes a lock for the time of a fork.
 _POOLS = "concurrent.futures.thread"
 
@@ -76,6 +74,8 @@ class _Gate:
         # The threads whose forks have waited for as long as they do, and go on.
         self.tired: Any = set()
         self.watch: Any = None
+        # What has garbage collected again that was put off; nothing is.
+        self.enable: Any = int
         # Whether it is asked before `logging`, and whether that may have told Python of itself before this.
         self.is_first = _lock_of_logging() is not None
         self.had_logging = "logging" in sys.modules
@@ -123,7 +123,7 @@ class _Gate:
         if self.holder:
             _forget_imports(self.importer)
         self.unwatch()
-        _have_collections()
+        self.have_collections()
         self.lock, self.forks, self.holder, self.native = allocate_lock(), 0, 0, 0
         self.tired = set()
 
@@ -135,6 +135,17 @@ class _Gate:
             if self.forks <= 0:
                 break
             sleep(0.001)
+
+    def put_collections_off(self) -> None:
+        """Have none run here, with code of the application that waits for one which imports (collecting.py)."""
+        gc: Any = sys.modules.get("gc") or _collector()
+        if gc.isenabled():
+            self.enable = gc.enable
+            gc.disable()
+
+    def have_collections(self) -> None:
+        self.enable()
+        self.enable = int
 
     def unwatch(self) -> None:
         """Whoever imports is watched no more; in a forked child a later thread may have the number of its."""
@@ -217,21 +228,6 @@ def _collector() -> Any:
     return found
 
 
-def _put_collections_off() -> None:
-    """Have none run here, with code of the application that waits for one which imports (collecting.py)."""
-    gc: Any = sys.modules.get("gc") or _collector()
-    first, *rest = gc.get_threshold()
-    if 0 < first <= _MOST:
-        gc.set_threshold(first + _OUT_OF_REACH, *rest)
-
-
-def _have_collections() -> None:
-    gc: Any = sys.modules.get("gc") or _collector()
-    first, *rest = gc.get_threshold()
-    if first > _OUT_OF_REACH:
-        gc.set_threshold(first - _OUT_OF_REACH, *rest)
-
-
 def _forget_thread() -> None:
     """`threading` makes a thread of its own of any that asks for itself, and keeps it."""
     threading: Any = sys.modules.get("threading")
@@ -265,14 +261,14 @@ def _go(path: str) -> None:
     except OSError:
         pass
     try:
-        _put_collections_off()
+        gate.put_collections_off()
         with _open(folder + "/attached.py", "rb") as file:
             text = file.read()
         # It has the names of this one, and `run`.
         exec(text, globals())  # noqa: S102 - the agent's own
         run(gate, folder)
     finally:
-        _have_collections()
+        gate.have_collections()
         gate.open()
         _forget_thread()
         _remove(folder)

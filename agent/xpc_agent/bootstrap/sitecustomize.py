@@ -51,11 +51,15 @@ _SWITCHING = 0.0002
 # What our thread has of stack at least, in bytes, where the application has made those of new threads smaller.
 _STACK = 1 << 20
 _WAITING, _LOADING, _OVER = range(3)
-# What puts automatic garbage collection off meanwhile (collecting.py). For how many seconds it is let through between two of the parts in
-# which the agent is loaded.
-_OUT_OF_REACH, _MOST, _BREATH = 2_000_000_000, 147_483_647, 0.0005
-_PARTS = ("xpc_instrument.core.config.packed", "xpc_instrument.core.node.host", "xpc_agent.points.table", "xpc_agent.service.registrations")
-_OURS = ("xpc_agent", "xpc_instrument")
+# For how many seconds the application may collect garbage between two of the parts in which the agent is loaded.
+_BREATH = 0.0005
+_PARTS = (
+    "_queue",
+    "xpc_instrument.core.config.packed",
+    "xpc_instrument.core.node.host",
+    "xpc_agent.points.table",
+    "xpc_agent.service.registrations",
+)
 # Beside `logging` the one module of the standard library that takes a lock for the time of a fork.
 _POOLS = "concurrent.futures.thread"
 
@@ -132,6 +136,8 @@ class Stub:
         self._forks = 0
         self._committed = False
         self._usual = 0.0
+        # What has garbage collected again that was put off; nothing is.
+        self._enable: Any = int
         self._complained = ""
 
     # what it is about ----------------------------------------------------------------------------------------------------
@@ -169,9 +175,6 @@ class Stub:
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         """Part of the import system's protocol: what the other finders find, with a loader that looks after the agent first."""
-        if self.state == _LOADING and name.startswith(_OURS) and self.loader == get_ident():
-            # The application may have set the threshold meanwhile.
-            _put_collections_off()
         if self.state == _OVER or not self._concerns(name):
             return None
         finding = self._here.__dict__.setdefault("finding", set())
@@ -239,7 +242,7 @@ class Stub:
         is_put_off = False
         self._usual = sys.getswitchinterval()
         try:
-            _put_collections_off()
+            self._put_collections_off()
             sys.setswitchinterval(min(self._usual, _SWITCHING))
             _check_room()
             _prepare()
@@ -250,6 +253,7 @@ class Stub:
                     self._breathe()
                 from xpc_agent.life.autostart import autostart
 
+                self._have_collections()
                 if not _is_same(self.listener, self._inode):
                     # The application has closed all descriptors, as daemons do; the number may be one of its own by now.
                     self.listener = -1
@@ -265,6 +269,12 @@ class Stub:
             if interrupts is not None:
                 interrupts.raise_interrupt(error)
         finally:
+            # Twice, as up to Python 3.10 a signal handler may raise at the beginning of the first.
+            try:
+                self._enable()
+            except BaseException:
+                self._enable()
+                raise
             self._calm()
             if is_put_off:
                 with self._gate:
@@ -307,16 +317,27 @@ class Stub:
 
     def _calm(self) -> None:
         """Threads that compute take the turns that they took before, unless the application has set that meanwhile; and collect again."""
-        _have_collections()
+        self._have_collections()
         if sys.getswitchinterval() <= _SWITCHING < self._usual:
             sys.setswitchinterval(self._usual)
 
     def _breathe(self) -> None:
         """Have the application collect what is due, while no lock of an import is held."""
-        _have_collections()
+        self._have_collections()
         if self.is_in_own_thread:
             sleep(_BREATH)
-        _put_collections_off()
+        self._put_collections_off()
+
+    def _put_collections_off(self) -> None:
+        """Have none run here, with code of the application that waits for one which imports (collecting.py)."""
+        gc = sys.modules.get("gc") or _collector()
+        if gc.isenabled():
+            self._enable = gc.enable
+            gc.disable()
+
+    def _have_collections(self) -> None:
+        self._enable()
+        self._enable = int
 
     def _leave_imports(self) -> None:
         for index, finder in enumerate(sys.meta_path):
@@ -577,21 +598,6 @@ def _collector() -> Any:
     # Up to Python 3.9 it is the one that the application gets.
     found.__spec__, found.__loader__ = spec, importer
     return found
-
-
-def _put_collections_off() -> None:
-    """Have none run here, with code of the application that waits for one which imports (collecting.py)."""
-    gc = sys.modules.get("gc") or _collector()
-    first, *rest = gc.get_threshold()
-    if 0 < first <= _MOST:
-        gc.set_threshold(first + _OUT_OF_REACH, *rest)
-
-
-def _have_collections() -> None:
-    gc = sys.modules.get("gc") or _collector()
-    first, *rest = gc.get_threshold()
-    if first > _OUT_OF_REACH:
-        gc.set_threshold(first - _OUT_OF_REACH, *rest)
 
 
 def _lock_of(module: str, name: str, later: str) -> Any:

@@ -150,13 +150,11 @@ def leave() -> None:
 def _leave(run: Run) -> None:
     run.begin()
     guard_thread()
-    collecting.hold()
     try:
         stop()
     except Exception:
         log.exception("leaving this process failed; what is left does nothing")
     finally:
-        collecting.let_go()
         _leaving.release()
         run.end()
 
@@ -201,17 +199,13 @@ def settle(modules: Sequence[str]) -> None:
     start_unseen(_settle, tuple(modules))
 
 
-@guarded
 def _settle(modules: Sequence[str]) -> None:
+    guard_thread()
     deadline = monotonic() + _SETTLING
     while monotonic() < deadline and not all(map(_has_run, modules)):
         sleep(_LOOK_AGAIN)
     if _agent is not None:
-        collecting.hold()
-        try:
-            _agent.table.look_at_imported()
-        finally:
-            collecting.let_go()
+        _agent.table.look_at_imported()
 
 
 def _has_run(name: str) -> bool:

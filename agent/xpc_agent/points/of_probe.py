@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 import types
-from typing import TYPE_CHECKING, Any, List, Type
+from typing import TYPE_CHECKING, Any, ClassVar, List, Set, Tuple, Type
 
 from xpc_instrument.core.config.schema import ProbeConfig
 from xpc_instrument.core.model.errors import TargetError
 from xpc_instrument.core.model.target import is_glob, split_target
 from xpc_instrument.core.model.words import load_matching
 
+from .. import collecting
+from ..guard import guard
 from ..targets.glob import expand, matching
 from ..targets.raw import namespace_of
 from ..targets.resolve import resolve
@@ -18,14 +21,28 @@ if TYPE_CHECKING:
     from .point import ProbePoint
 
 
+# With it all that was loaded has been taken out, as by what unloads modules.
+_FIRST = "xpc_agent.points.point"
+
+
 class Loaded:
     """What `load` has loaded: whoever holds a lock finds it here, and has no import statement."""
 
     point: Type[ProbePoint]
+    done: ClassVar[Set[Tuple[bool, bool]]] = set()
 
 
 def load(module: str = "", wrapt: bool = False) -> None:
     """Late, since nothing of it is needed until there is a point; and while no lock is held, which what is imported might wait for."""
+    is_there = (wrapt, module == "builtins") in Loaded.done and _FIRST in sys.modules
+    if is_there or not guard.ours:
+        _load(module, wrapt)
+        return
+    collecting.held(lambda: _load(module, wrapt))
+    Loaded.done.add((wrapt, module == "builtins"))
+
+
+def _load(module: str, wrapt: bool) -> None:
     from .point import ProbePoint
 
     Loaded.point = ProbePoint

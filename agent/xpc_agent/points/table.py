@@ -30,7 +30,7 @@ from xpc_instrument.core.model.words import nearest_few
 from xpc_instrument.core.unpatched import Local, monotonic
 
 from ..bootstrap.needed import is_needed
-from ..collecting import breathe
+from ..collecting import held
 from ..late import NotLoadedError, is_ours
 from ..targets.glob import expand, functions_of, matching
 from ..targets.module import find_module, is_initializing, main_names
@@ -249,7 +249,6 @@ class ProbeTable:
             self._make(target, probe)
         for name in {*list(sys.modules), *main_names()}:
             self.points_in(name)
-            breathe()
         matched = [target for target, point in list(self.points.items()) if point.state not in ("pending", "missing")]
         unmatched = [probe for probe in self._globs if not any(matches(probe.target, probe.exclude, target) for target in matched)]
         return [*list(self.points.values()), *map(without_match, unmatched)]
@@ -275,7 +274,7 @@ class ProbeTable:
         if point is None:
             point = self._ask_for(target)
         if point is None:
-            near = nearest_few(target, self._names_near(target))
+            near = held(lambda: nearest_few(target, self._names_near(target)))
             hint = f"the nearest are {', '.join(near)}" if near else f"`xpc-instrument ls {self._config.app}` lists them"
             remedy = "add it to the config, as a probe or on demand, and start the application again"
             raise TargetError(f"{target} is no probe point of {self._config.app}: {remedy}; {hint}")
@@ -284,9 +283,7 @@ class ProbeTable:
         return point
 
     def _line(self, target: str) -> ProbePoint:
-        # Late: what reads bytecode is loaded where somebody asks for a line.
-        from .line import line_point
-
+        line_point = held(_line_point)
         with self.changing():
             point = self.points[target] = line_point(target, self._config_of, self._patches, self._config)
             if point.state == "pending":
@@ -324,7 +321,7 @@ class ProbeTable:
                     probe = one
                     break
             if probe is not None and module is None:
-                self.on_demand.check_pending(target)
+                held(lambda: self.on_demand.check_pending(target))
         return None if probe is None else self._make(target, probe)
 
     def _make(self, target: str, probe: ProbeConfig) -> ProbePoint:
@@ -345,7 +342,7 @@ class ProbeTable:
         if is_glob(target) or not self.on_demand.allows(target):
             return None
         if find_module(split_target(target)[0]) is None:
-            self.on_demand.check_pending(target)
+            held(lambda: self.on_demand.check_pending(target))
         point = self._make(target, self._config.defaults.probe(target))
         point.on_demand = True
         if point.state in ("missing", "unpatchable"):
@@ -492,3 +489,10 @@ class ProbeTable:
         self.watch = self.watch.anew()
         for point in list(self.points.values()):
             point.reset_after_fork()
+
+
+def _line_point() -> Callable[..., ProbePoint]:
+    # Late: what reads bytecode is loaded where somebody asks for a line.
+    from .line import line_point
+
+    return line_point

@@ -14,7 +14,6 @@ from typing import Any, Callable, Dict, List
 from xpc_instrument.core.node.threads import PAUSE_TIMEOUT, Run, ServiceThread
 from xpc_instrument.core.unpatched import allocate_lock, monotonic
 
-from ..collecting import hold, let_go
 from ..guard import guard_thread
 
 log = logging.getLogger("xpc_agent")
@@ -121,7 +120,6 @@ class Watch:
 
     def _run(self, run: Run) -> None:
         guard_thread()
-        hold()
         try:
             while run.due and self.runs:
                 waiting, self._waiting = self._waiting, []
@@ -135,15 +133,12 @@ class Watch:
                     self.runs = False
                     return
                 if not self._waiting:
-                    let_go()
                     self._nap.acquire(True, self._patience)
-                    hold()
                 self._patience = min(self._patience * _SLOWER, _AT_MOST)
         except Exception:
             run.due = self.runs = False
             log.exception("looking for what a script hooks failed; it is looked at with the next import")
         finally:
-            let_go()
             _release(self._waiting)
 
 

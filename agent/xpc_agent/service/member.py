@@ -23,7 +23,6 @@ from xpc_instrument.core.protocol.codec import MAX_CONTROL
 from xpc_instrument.core.protocol.messages import Notice, Register
 from xpc_instrument.core.unpatched import monotonic
 
-from .. import collecting
 from ..relay import PREFIX, RelayedPeer
 from . import stacks
 from .selections import Added
@@ -108,13 +107,6 @@ class Membership:
         self._joiner.abandon()
 
     def _noticed(self, notice: Notice) -> None:
-        collecting.hold()
-        try:
-            self._obey(notice)
-        finally:
-            collecting.let_go()
-
-    def _obey(self, notice: Notice) -> None:
         data = notice.data
         if notice.kind == "hook-added":
             self._joiner.notify("hook-answer", key=data["key"], **self._add(data))

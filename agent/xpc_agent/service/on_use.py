@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Dict, Iterator
+from typing import TYPE_CHECKING, Any, Dict, Iterator, Set
 
 from xpc_instrument.core.calls.registry import read_terms
 from xpc_instrument.core.config.schema import Config
@@ -20,6 +20,7 @@ from xpc_instrument.core.model.errors import TargetError, XpcError
 from xpc_instrument.core.model.terms import Terms
 from xpc_instrument.core.protocol.messages import Register
 
+from .. import collecting
 from ..events.sender import Sender
 from ..late import calm, hurry, kept, put_back
 from ..points.table import ProbeTable
@@ -30,13 +31,21 @@ if TYPE_CHECKING:
     from .making import Making
 
 
+# What has been loaded.
+_loaded: Set[Any] = set()
+
+
 @contextmanager
-def _loading() -> Iterator[None]:
+def _loading(what: Any) -> Iterator[None]:
     """What is imported meanwhile is of one copy with the rest. Raises `TargetError` if it cannot be imported."""
     put_back()
+    first = what not in _loaded
+    if first:
+        collecting.hold()
     hurry()
     try:
         yield
+        _loaded.add(what)
     except XpcError:
         raise
     except Exception as error:
@@ -46,17 +55,21 @@ def _loading() -> Iterator[None]:
         ) from error
     finally:
         calm()
+        if first:
+            collecting.let_go()
 
 
 def terms_of(message: Register) -> Terms:
     """As `read_terms`."""
-    with _loading():
+    local: Any = message.terms.get("local")
+    with _loading(("terms", *sorted(message.terms), local.get("kind") if isinstance(local, dict) else None)):
         return read_terms(message)
 
 
 def making_of(terms: Terms, sender: Sender, redaction: Redaction, table: ProbeTable) -> Making:
     """What the hooks of a registration with these terms are made of."""
-    with _loading():
+    kind = None if terms.local is None else terms.local["kind"]
+    with _loading((kind, terms.wait, terms.when is None)):
         from .making import Making
 
         return Making(terms, sender, redaction, table)
@@ -64,7 +77,7 @@ def making_of(terms: Terms, sender: Sender, redaction: Redaction, table: ProbeTa
 
 def replays_of(config: Config, table: ProbeTable, redaction: Redaction) -> Any:
     """As `replays.Replays`."""
-    with _loading():
+    with _loading("replays"):
         from .replays import Replays
 
     return Replays(config, table, redaction)
@@ -72,7 +85,7 @@ def replays_of(config: Config, table: ProbeTable, redaction: Redaction) -> Any:
 
 def search(text: str, table: ProbeTable) -> Dict[str, Any]:
     """As `search.search`."""
-    with _loading():
+    with _loading("search"):
         from .search import search
 
     return search(text, table)
@@ -80,7 +93,7 @@ def search(text: str, table: ProbeTable) -> Dict[str, Any]:
 
 def stacks() -> Dict[str, Any]:
     """As `stacks.told`."""
-    with _loading():
+    with _loading("stacks"):
         from .stacks import told
 
     return told()

@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import itertools
 import os
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Protocol, Tuple, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Protocol, Tuple, TypeVar, Union
 
 from xpc_instrument.core.calls.registry import Registration, Registry
 from xpc_instrument.core.config.schema import Config
@@ -53,6 +53,8 @@ if TYPE_CHECKING:
     from ..hooks.remote import RemoteHook
     from ..points.point import ProbePoint
     from .making import Making
+
+T = TypeVar("T")
 
 # What a script may register where the config allows no more than to observe; then nothing that it sends is unpickled.
 _OBSERVERS = frozenset({Mode.BEFORE, Mode.AFTER})
@@ -144,15 +146,10 @@ class Registrations(Policy):
         self._sharing.noticed(peer, notice)
 
     def due(self) -> Optional[float]:
-        looks = collecting.due()
-        times = [*self._ends.values(), *([] if looks is None else [looks])]
-        return 0.0 if self._slices.due or self._over.due else min(times, default=None)
+        return 0.0 if self._slices.due or self._over.due else min(self._ends.values(), default=None)
 
-    def works(self) -> None:
-        collecting.hold()
-
-    def rests(self) -> None:
-        collecting.let_go()
+    def load(self, work: Callable[[], T]) -> T:
+        return collecting.held(work)
 
     def look_after(self, now: float) -> None:
         self._slices.go_on()
@@ -173,7 +170,7 @@ class Registrations(Policy):
         return self._slices.begin(peer, message, self._registering(peer, message))
 
     def _registering(self, peer: Peer, message: Register) -> Steps[Optional[Answer]]:
-        data = {"registered": True, "importable": is_importable(message.module)}
+        data = {"registered": True, "importable": self.load(lambda: is_importable(message.module))}
         try:
             added = yield from self._adding(peer, message)
             answer = Answer(message.request, True, data={**data, **as_dict(added)})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Tuple, Type
 
 from xpc_instrument.core.discovery.doorbell import bell_name
 from xpc_instrument.core.model.stats import Figures
@@ -13,11 +13,14 @@ from xpc_instrument.core.model.target import is_glob, split_target
 from xpc_instrument.core.node.host import Host
 from xpc_instrument.core.wire.wire import Wire
 
+from ..collecting import held
 from ..hooks.counters import HookCounters, on_lanes
 from ..points.on_demand import why_never
 from ..points.table import ProbeTable
 
 if TYPE_CHECKING:
+    from xpc_instrument.core.wire.hot import HotWire
+
     from ..hooks.remote import RemoteHook
     from ..points.point import ProbePoint
 
@@ -153,12 +156,18 @@ def _report_lanes(script: int, wires: List[Wire]) -> Dict[str, Any]:
     """Of the lanes that a session has now: how many can be hot, the frames that went through their memory, and why the others are plain."""
     if not wires:
         return {"script": script, "lanes": 0, "hot": 0, "frames": 0, "plain": {}}
-    from xpc_instrument.core.wire.hot import HotWire
-
-    hot = [wire for wire in wires if isinstance(wire, HotWire)]
+    kind = held(_hot_wire)
+    hot = [wire for wire in wires if isinstance(wire, kind)]
     declined = sum(wire.is_declined for wire in hot)
-    why = Counter(wire.plain or "not a unix socket" for wire in wires if not isinstance(wire, HotWire))
+    why = Counter(wire.plain or "not a unix socket" for wire in wires if not isinstance(wire, kind))
     if declined:
         why["the script could not take the memory"] = declined
     frames = sum(wire.passed for wire in hot)
     return {"script": script, "lanes": len(wires), "hot": len(hot) - declined, "frames": frames, "plain": dict(why)}
+
+
+def _hot_wire() -> Type[HotWire]:
+    # Late: who only looks at an application has no lane.
+    from xpc_instrument.core.wire.hot import HotWire
+
+    return HotWire

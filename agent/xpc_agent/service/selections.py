@@ -29,6 +29,7 @@ from xpc_instrument.core.node.peer import Peer
 from xpc_instrument.core.protocol.messages import Register
 from xpc_instrument.core.unpatched import monotonic
 
+from ..collecting import held
 from ..late import is_ours
 from ..points.on_demand import why_nothing
 from ..points.table import ProbeTable
@@ -209,7 +210,7 @@ class Selections:
             raise TargetError(f"{pattern.text} is code of the agent, which cannot be hooked: it would lead back into itself")
         if not self._table.may_come(pattern):
             raise TargetError(f"{pattern.text} is no probe point of {self._app}: add it to the config, as a probe or on demand")
-        problem = why_nothing(pattern)
+        problem = held(lambda: why_nothing(pattern))
         if problem:
             raise TargetError(f"{pattern.text}: {problem}")
 

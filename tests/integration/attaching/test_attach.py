@@ -79,7 +79,7 @@ gc.set_threshold(30)
 def audit():
     return {"descriptors": sorted(os.listdir("/proc/self/fd")), "path": list(sys.path), "finders": [id(one) for one in sys.meta_path],
             "code": id(charge.__code__), "threads": len(os.listdir("/proc/self/task")), "environment": dict(os.environ),
-            "interval": sys.getswitchinterval(), "threshold": gc.get_threshold(), "collected": list(collected), "names": sorted(globals())}
+            "interval": sys.getswitchinterval(), "threshold": (gc.get_threshold(), gc.isenabled()), "collected": list(collected), "names": sorted(globals())}
 before = audit()
 print("ready", flush=True)
 for line in sys.stdin:

@@ -17,7 +17,7 @@ import logging
 import os
 import selectors
 from collections import deque
-from typing import Any, Deque, Dict, List, Optional
+from typing import Any, Callable, Deque, Dict, List, Optional
 
 from ..model.errors import ChannelError, LocalProtocolError, RemoteProtocolError, XpcError
 from ..model.limits import Limits
@@ -89,6 +89,8 @@ class Host:
         self._owner = 0
         self._births: List[int] = []
         self._cut_short = 0
+        # Loaded with the first lane that may be hot.
+        self._welcome: Optional[Callable[..., Wire]] = None
 
     # life --------------------------------------------------------------------------------------------------------------
 
@@ -231,7 +233,6 @@ class Host:
 
     def _run(self, run: Run) -> None:
         self._policy.entered_thread()
-        self._policy.works()
         self._cut_short += 1
         try:
             self._await_births(run)
@@ -245,8 +246,6 @@ class Host:
                     self._survive(error, in_a_row)
         except Exception:
             self._logger.exception("the service thread of %s failed; no new session can join", self.address)
-        finally:
-            self._policy.rests()
 
     def _survive(self, error: Exception, in_a_row: int) -> None:
         """A turn has failed: go on with the next one, or, after very many, leave the application as it was."""
@@ -287,12 +286,7 @@ class Host:
     def _turn(self, run: Run) -> None:
         selector, acceptor = self._selector, self._acceptor
         assert selector is not None and acceptor is not None
-        patience = self._patience()
-        self._policy.rests()
-        try:
-            events = selector.select(patience)
-        finally:
-            self._policy.works()
+        events = selector.select(self._patience())
         if all(key.data is None for key, _ in events):
             self._cut_short = 0
         for key, mask in events:
@@ -391,13 +385,12 @@ class Host:
         """Transmit WELCOME on a lane; returns the lane, which is hot if both sides can have that."""
         if hello.hot and self.address.is_unix and self.limits.hot_lanes:
             try:
-                # Late: who only looks at an application has no lane.
-                from ..wire.opening import welcome_with_memory
+                self._welcome = self._welcome or self._policy.load(_welcome_with_memory)
             except Exception as error:
                 # Removed or replaced since this process began, or out of reach.
                 wire.plain = f"what hot lanes need cannot be loaded in the application: {type(error).__name__}: {error}"
             else:
-                return welcome_with_memory(wire, welcome, self.limits)
+                return self._welcome(wire, welcome, self.limits)
         else:
             wire.plain = "hot-lanes = false" if not self.limits.hot_lanes else "the script cannot have hot lanes"
         wire.transmit(welcome, monotonic())
@@ -449,3 +442,10 @@ class Host:
             self._policy.left(peer)
         finally:
             peer.lanes.close()
+
+
+def _welcome_with_memory() -> Callable[..., Wire]:
+    # Late: who only looks at an application has no lane.
+    from ..wire.opening import welcome_with_memory
+
+    return welcome_with_memory

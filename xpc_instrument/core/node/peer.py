@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from typing import Any, Callable, Deque, Dict, Optional, Protocol, Sequence, Union
+from typing import Any, Callable, Deque, Dict, Optional, Protocol, Sequence, TypeVar, Union
 
 from ..model.errors import RemoteProtocolError, XpcError
 from ..model.limits import Limits
@@ -15,6 +15,8 @@ from ..wire.wire import Wire
 from .address import named
 from .lanes import LanePool
 from .throttle import LogThrottle
+
+T = TypeVar("T")
 
 
 class Service(Protocol):
@@ -72,11 +74,9 @@ class Policy:
     def look_after(self, now: float) -> None:
         """Do what is due."""
 
-    def works(self) -> None:
-        """The service thread works from now on."""
-
-    def rests(self) -> None:
-        """It waits for what comes, or ends. Garbage collections that were put off until now are left to other threads."""
+    def load(self, work: Callable[[], T]) -> T:
+        """What `work` returns, which imports something."""
+        return work()
 
     def serve(self, wire: Wire, hello: Hello) -> None:
         """Answer the calls of one lane until it ends; runs in a thread of its own."""
