@@ -96,7 +96,8 @@ class Added(Record):
     pending: List[str]
 
 
-Put = Callable[[Who, Register, Mode, "ProbePoint", "Making", Selection], float]
+if TYPE_CHECKING:  # the names as texts would load `annotationlib` and `ast`, from Python 3.14 on
+    Put = Callable[[Who, Register, Mode, ProbePoint, Making, Selection], float]
 Found = Dict[str, Optional[ProbeConfig]]
 
 

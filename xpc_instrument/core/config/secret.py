@@ -8,7 +8,7 @@ from typing import Optional, Tuple, Union
 
 from ..model.errors import ConfigError
 
-FilePath = Union[str, "os.PathLike[str]"]
+FilePath = Union[str, os.PathLike[str]]
 
 
 def secret_mistake(path: FilePath, status: os.stat_result, uid: Optional[int] = None) -> Optional[Tuple[str, str]]:

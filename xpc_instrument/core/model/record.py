@@ -29,9 +29,6 @@ else:
         return lambda decorated: decorated
 
 
-_R = TypeVar("_R", bound="Record")
-
-
 class Default:
     """Stands for the default of a field: `make()` gives it, anew for each record."""
 
@@ -150,6 +147,10 @@ def as_dict(record: Record) -> Dict[str, Any]:
     """The fields and their values; what is in a value stays as it is."""
     cls = type(record)
     return dict(zip(cls._names, cls._values(record)))
+
+
+# Bound to the class itself: from Python 3.14 on its name, as text, would load `annotationlib` and `ast`.
+_R = TypeVar("_R", bound=Record)
 
 
 def replace(record: _R, **changes: Any) -> _R:

@@ -63,7 +63,7 @@ class Protection(Record):
 NO_PROTECTION = Protection()
 
 
-AddressLike = Union[str, bytes, "os.PathLike[str]", Tuple[str, int], Address]
+AddressLike = Union[str, bytes, os.PathLike[str], Tuple[str, int], Address]
 
 
 def parse_address(value: AddressLike) -> Address:

@@ -26,7 +26,7 @@ from ..unpatched import allocate_lock
 from .stream import DONT_WAIT, NO_SIGNAL
 from .wire import Wire
 
-Path = Union[str, "os.PathLike[str]"]
+Path = Union[str, os.PathLike[str]]
 
 # So much is taken from the socket at a time, ...
 _CHUNK = 64 * 1024
