@@ -362,6 +362,15 @@ def _said(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
     return status, captured.out + captured.err
 
 
+def _refused(run_program: Callable[..., Program], capsys: pytest.CaptureFixture[str], source: str, *words: str) -> tuple[Program, str]:
+    """A program that is ready and cannot be attached to, and what is said of it."""
+    program = run_program(source)
+    program.read_until("ready")
+    status, said = _said(capsys, str(program.pid), *words)
+    assert status == 6, said
+    return program, said
+
+
 def _sleeper(run_program: Callable[..., Program], **environment: str) -> Program:
     program = run_program("import time\nprint('ready', flush=True)\ntime.sleep(1000)\n", env=environment)
     program.read_until("ready")
@@ -589,15 +598,14 @@ def test_a_thread_is_named_as_one(run_program: Callable[..., Program], capsys: p
 def test_one_without_free_descriptors_or_memory_or_files_is_refused(
     run_program: Callable[..., Program], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    program = run_program(
+    source = (
         "import mmap, os, resource, time\nresource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))\nkept = [os.pipe() for _ in range(29)]\n"
         "resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))\nkept += [mmap.mmap(-1, 980 << 20)]\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"
         "print('ready', flush=True)\ntime.sleep(1000)\n"
     )
-    program.read_until("ready")
-    status, said = _said(capsys, str(program.pid), "--check")
-    assert status == 6 and "descriptors open, and may have 64" in said
+    program, said = _refused(run_program, capsys, source, "--check")
+    assert "descriptors open, and may have 64" in said
     assert "MiB of address space, and may have 1024" in said and f"prlimit --pid {program.pid} --as=" in said
     assert "it may write files of 0 bytes at most (RLIMIT_FSIZE)" in said
     program.kill()
@@ -617,23 +625,20 @@ print("lives")
 
 
 def test_one_that_its_own_filter_would_end_is_refused(run_program: Callable[..., Program], capsys: pytest.CaptureFixture[str]) -> None:
-    program = run_program(FILTERED)
-    program.read_until("ready")
-    status, said = _said(capsys, str(program.pid))
-    assert status == 6 and ("its seccomp filter would end it for system calls of the agent (socket)" in said or "may not be read" in said)
+    program, said = _refused(run_program, capsys, FILTERED)
+    assert "its seccomp filter would end it for system calls of the agent (socket)" in said or "may not be read" in said
     program.send_line()
     assert program.read_line() == "lives" and program.wait() == 0
 
 
 def test_one_whose_main_thread_has_ended_is_refused(run_program: Callable[..., Program], capsys: pytest.CaptureFixture[str]) -> None:
-    program = run_program(
+    source = (
         "import ctypes, sys, threading\nmain = threading.main_thread()\ndef wait():\n    with open('/proc/self/stat') as file:\n"
         "        while file.read().rpartition(')')[2].split()[0] != 'Z': file.seek(0)\n    print('ready', flush=True)\n"
         "    sys.stdin.readline()\nthreading.Thread(target=wait).start()\nctypes.CDLL(None).syscall(60, 0)\n"
     )
-    program.read_until("ready")
-    status, said = _said(capsys, str(program.pid))
-    assert status == 6 and "its main thread has ended, while others go on; start it with: xpc-instrument run" in said
+    program, said = _refused(run_program, capsys, source)
+    assert "its main thread has ended, while others go on; start it with: xpc-instrument run" in said
     program.kill()
 
 
