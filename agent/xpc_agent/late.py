@@ -19,7 +19,7 @@ from __future__ import annotations
 import importlib.machinery
 import os
 import sys
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any, Container, Dict, Optional, Tuple
 
 from xpc_instrument.core.unpatched import get_ident, monotonic
@@ -55,6 +55,36 @@ def keep_one(name: str, module: Any) -> None:
     _kept.setdefault(name, module)
 
 
+def is_whole() -> bool:
+    """Whether the functions and classes that modules of ours have of each other are those of what is kept.
+
+    They are not where the application has put `sys.modules` back while the first of them were imported: what was taken out then is there a
+    second time by now.
+    """
+    for module in list(_kept.values()):
+        for name, value in list(vars(module).items()):
+            if isinstance(value, type) and is_ours(value.__module__):
+                home = _kept.get(value.__module__)
+                if home is None or not all(map(_is_of_kept, list(vars(value).values()))):
+                    return False
+                there = vars(home).get(name) if value.__name__ == name else value
+                if isinstance(there, type) and there is not value:
+                    return False
+            elif not _is_of_kept(value):
+                return False
+    return True
+
+
+def _is_of_kept(value: Any) -> bool:
+    if type(value) is not FunctionType:
+        return True
+    name = value.__globals__.get("__name__")
+    if type(name) is not str or not is_ours(name) or "__spec__" not in value.__globals__:
+        return True
+    module = _kept.get(name)
+    return module is not None and vars(module) is value.__globals__
+
+
 def kept(name: str) -> Optional[ModuleType]:
     """The module of ours of that name that has been loaded, wherever it is now."""
     return _kept.get(name)
@@ -66,8 +96,10 @@ def put_back() -> None:
         if sys.modules.get(name) is not module:
             sys.modules[name] = module
             package, _, last = name.rpartition(".")
-            if package:
-                setattr(_kept[package], last, module)
+            # One that imports its modules itself is whole, and kept, after them.
+            parent = _kept.get(package)
+            if parent is not None:
+                setattr(parent, last, module)
     if _threading is not None:
         sys.modules.setdefault("threading", _threading)
 

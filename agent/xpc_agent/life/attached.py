@@ -9,13 +9,21 @@ from typing import Any, Dict, Mapping
 from xpc_instrument.core.config.packed import unpack
 from xpc_instrument.core.discovery.entry import belong_to, own_root
 from xpc_instrument.core.discovery.folder import RuntimeDirError, runtime_folder, stay_in
+from xpc_instrument.core.model.errors import XpcError
 from xpc_instrument.core.version import __version__
 
+from .. import late
 from ..bootstrap.needed import take_finder
 from ..guard import guarded
 from .control import at_stop, begin, current, leave, stop
 
 __all__ = ["enter", "leave", "stop"]
+
+# A hook of one copy is unknown to the other: the application's functions would give what no hook has given.
+_TWICE = (
+    "some of the agent's modules are there twice, as where sys.modules is put back to what it was while they are imported, by "
+    "mock.patch.dict; try again when no such patch is in force, and if that does not help after starting it anew"
+)
 
 
 @guarded
@@ -27,6 +35,9 @@ def enter(job: Mapping[str, Any], finder: Any, report: Dict[str, Any]) -> bool:
     """
     began = current() is None and not _stands_by()
     if began:
+        late.keep()
+        if not late.is_whole():
+            raise XpcError(_TWICE)
         _announce_in(job["runtime_dir"])
         belong_to(job["root"])
         try:

@@ -13,7 +13,7 @@ import pytest
 from xpc_agent import late
 from xpc_agent.guard import guard_thread
 from xpc_agent.targets.imports import ImportWatcher
-from xpc_instrument.core.model import target
+from xpc_instrument.core.model import target, terms
 from xpc_instrument.core.model.target import Mode
 
 NAME = target.__name__
@@ -149,3 +149,21 @@ def test_threads_that_compute_take_short_turns_for_a_while(meanwhile: Optional[f
         assert sys.getswitchinterval() == pytest.approx(afterwards)
     finally:
         sys.setswitchinterval(usual)
+
+
+def test_one_whose_package_is_not_whole_yet_is_put_back(watcher: Any) -> None:
+    del late._kept[PARENT]
+    take_out()
+    late.put_back()
+    assert sys.modules[NAME] is target and PARENT not in sys.modules
+
+
+def test_a_second_copy_of_a_module_is_noticed(watcher: Any) -> None:
+    assert terms.Mode is target.Mode and late.is_whole()
+    first = late._kept.pop(NAME)
+    assert not late.is_whole()
+    del sys.modules[NAME]
+    late._kept[NAME] = importlib.import_module(NAME)
+    assert late._kept[NAME] is not first and not late.is_whole()
+    late._kept[NAME] = first
+    assert late.is_whole()
