@@ -159,6 +159,8 @@ def test_a_process_that_does_not_tell_is_named_and_one_that_dies_meanwhile_is_le
 ) -> None:
     address, _, member = apps
     third = start_app(run_program, tmp_path, (tmp_path / "xpc-instrument.toml").read_text().partition("\n")[2])
+    with xpc_instrument.connect(address, KEY) as session:
+        session.stats()  # with the first, the process loads what it takes
     stop(member.program)
     late = pytest.raises(TimeoutError, match=f"the processes {member.program.pid}, which share its address, did not answer")
     with xpc_instrument.connect(address, KEY, limits=Limits(connect_timeout=1.0)) as session, late:
