@@ -35,6 +35,9 @@ _LEAST_PENDING, _MOST_PENDING, _ALL_PENDING = 4, 128, 16_384
 _UPPER = 1 if sys.byteorder == "little" else 0
 _OF_HALVES = (1100 - 126) * 32 + 32
 
+# As it was before it was wrapped, should it be a target: what names it asks for no guard.
+_length = len
+
 # After so many tables those of threads that have ended are added up.
 _TABLES = 64
 
@@ -198,7 +201,7 @@ class Aggregate:
             "cell_of": guarded(self._new_cell),
             "here": self._here,
             "kind_of": type,
-            "length": len,
+            "length": _length,
             "room": self._room,
             "real": float,
             "frexp": frexp,
@@ -231,7 +234,7 @@ class Aggregate:
 
     def names_of_one(self) -> Dict[str, Any]:
         """What counts durations of one key, the empty one, where `here.cell` is its cell: see `timed.py`."""
-        return {"here": self._here, "cell_here": guarded(self._cell_here), "length": len, "room": self._room}
+        return {"here": self._here, "cell_here": guarded(self._cell_here), "length": _length, "room": self._room}
 
     def _cell_here(self) -> List[Any]:
         here = self._here

@@ -150,9 +150,11 @@ class Early:
 
     def met(self, invocation: Invocation) -> bool:
         """Whether it was met when the invocation began; asked now if it was not asked then."""
-        if not hasattr(invocation, "asked") or self._key not in invocation.asked:
+        # By hand: no guard is up, and the builtin may be the very target.
+        try:
+            return invocation.asked[self._key]
+        except (AttributeError, KeyError):
             return self.meets(invocation)
-        return invocation.asked[self._key]
 
     def meets(self, invocation: Invocation) -> bool:
         """Whether it is."""

@@ -271,7 +271,6 @@ class LocalHook(RemoteHook):
             **_NAMES,
             **self.aggregate.names(),
             "fold": self._fold,
-            "length": len,
             "measure": self._measure,
             "rejected": self.aggregate.rejected.up,
             "failed": self._uncounted,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import itertools
 import sys
 import threading
@@ -60,10 +61,10 @@ class Armed:
     """A function of this module with hooks that are there."""
 
     def __init__(self, name: str, patcher: str) -> None:
-        self.target = f"{__name__}:{name}"
+        self.target = name if ":" in name else f"{__name__}:{name}"
         self.dispatcher = Dispatcher()
         self.resolved = resolve(self.target)
-        self.code = self.resolved.function.__code__
+        self.code = getattr(self.resolved.function, "__code__", None)
         self.patch = make_patch(self.resolved, self.dispatcher, patcher)
         self.patch.install()
         self.hooks: List[Any] = []
@@ -264,6 +265,22 @@ def test_a_trusted_condition_is_asked_as_early_and_once(armed: Any) -> None:
         charge(Amount(amount % 3))
     charge(Amount(5))
     assert (calls(hook), len(asked)) == ((1, 600), 601)
+
+
+@pytest.mark.parametrize("name", ["len", "hasattr"])
+def test_it_may_be_on_what_asks_and_counts_itself(armed: Any, name: str) -> None:
+    shop = armed(f"builtins:{name}")
+    shop.put(shop.stat(""))
+    # What is made now finds the builtin armed.
+    hooks = [shop.stat(""), shop.stat("thread"), shop.watch("thread"), shop.stat("pid < 0")]
+    for chain in (hooks[:1], hooks[1:2], hooks):
+        shop.put(*chain)
+        for _ in range(300):
+            getattr(builtins, name)("a", *(["b"] if name == "hasattr" else []))
+    # Others call it too.
+    assert all(600 <= calls(hook)[0] < 2000 for hook in hooks[:2])
+    assert calls(hooks[3])[0] == 0
+    assert 300 <= calls(hooks[3])[1] < 2000
 
 
 def test_none_is_lost_in_threads(armed: Any) -> None:
