@@ -636,14 +636,22 @@ def _prepare() -> None:
 
 
 def _check_room() -> None:
-    """OSError where few descriptors are left: Python would do without parts of the standard library that it cannot open, for good."""
-    taken: list[int] = []
-    try:
-        while len(taken) < _ROOM:
-            taken.append(_posix.open("/", os.O_RDONLY))
-    finally:
-        for descriptor in taken:
-            _posix.close(descriptor)
+    """OSError where few descriptors are left: Python would do without parts of the standard library that it cannot open, for good.
+
+    None is taken to find out: it may be the one that the application opens next.
+    """
+    most = os.sysconf("SC_OPEN_MAX")
+    free = number = 0
+    while free < _ROOM and number < most:
+        try:
+            _posix.get_inheritable(number)
+        except OSError:
+            free += 1
+        number += 1
+    if free < _ROOM and most >= 0:
+        import errno
+
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
 def _is_passing(error: BaseException) -> bool:
