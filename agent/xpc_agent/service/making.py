@@ -16,6 +16,7 @@ from xpc_instrument.core.model.errors import TargetError
 from xpc_instrument.core.model.local import INJECT, LINE, RECORD, TREE, WATCH
 from xpc_instrument.core.model.target import Mode
 from xpc_instrument.core.model.terms import Terms
+from xpc_instrument.core.values.by_value import prepare as prepare_values
 from xpc_instrument.core.values.redaction import Redaction
 
 from ..events.sender import Sender
@@ -39,6 +40,8 @@ class Making:
         load()
         prepare()
         self._hook: Any = _hook_of(terms)
+        if terms.local is None and terms.wait:
+            prepare_values()
         self._conditional: Any = None
         if terms.when is not None:
             from ..hooks.conditional import Conditional

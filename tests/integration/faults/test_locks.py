@@ -120,6 +120,8 @@ def test_a_thread_that_stops_within_a_lock_of_ours_holds_up_no_other(race: Calla
     with connect("shop") as session:
         # A reducer, within what pickles code by value.
         with session.instead("shop:charge", stand_in):
+            # No thread of the application has to import it, and another one to wait for that.
+            assert race("run", "stop()", "[sys.modules[name].__name__ for name in ('cloudpickle', 'pickletools')]")[0]
             check("hooked", "nothing of ours", "shop.charge(Slow())", "shop.charge(Local())")
             # And within the lock that cloudpickle has.
             check("hooked", "_get_or_create_tracker_id", "shop.charge(another())", "shop.charge(another())")

@@ -41,6 +41,15 @@ class _State:
 _state = _State()
 
 
+def prepare() -> None:
+    """Load all that pickling and loading by value need, in a thread that holds no lock: a thread of the application that has one could wait
+    for another one's import, in which an audit hook or a `__del__` waits for that lock."""
+    import pickletools  # noqa: F401 - by which a pickle is looked at (`pickling`)
+
+    if _state.pickler is None:
+        _load()
+
+
 def dump(value: Any, writer: Any, names: Iterable[str]) -> None:
     """Pickle into `writer`, which takes pieces and buffers, all code of the modules of these names by value, if they are loaded.
 
