@@ -78,8 +78,8 @@ def _tell(one: Run, faults: Injected, applied: int, gone: bool) -> None:
     told += [f"{faults.unusable} could not be raised: the log of the application says why"] if faults.unusable else []
     told += [f"{count} left out by --{why}" for why, count in sorted(skipped.items()) if count]
     where = one.end(faults.handle, gone)
-    failures = one.failures(faults.handle, faults.failed)
-    one.output.say(f"faults happened to {applied} of {counted(faults.seen, 'call')}: {'; '.join(told)}; {where}{failures}{one.unreached()}")
+    failures = one.failures(faults.handle, faults.failed) + one.unreached(applied)
+    one.output.say(f"faults happened to {applied} of {counted(faults.seen, 'call')}: {'; '.join(told)}; {where}{failures}")
     one.output.event({"type": "fault", "rows": [{"term": row.term, "count": row.count, "mean": row.mean} for row in rows]})
     counts = {"calls": faults.seen, "rejected": rejected, "rate": skipped.get("rate", 0), "dropped": 0, "errors": faults.errors}
-    one.output.event({"type": "summary", "events": applied, **counts, **one.ended(gone)})
+    one.output.event({"type": "summary", "events": applied, **counts, **one.ended(applied, gone)})

@@ -271,24 +271,24 @@ class Run:
             return "the application has ended"
         return f"the application has ended with {status}" if status > 0 else f"the application was ended by {signal_name(-status)}"
 
-    @property
-    def _unreached(self) -> int:
+    def _unreached(self, seen: int) -> int:
+        """How many processes had ended too early; where `-n` is reached, nothing of them is missing."""
         follower = self.session._follower
-        return 0 if follower is None else follower.unreached()
+        return 0 if follower is None or seen == self.limit else follower.unreached()
 
-    def unreached(self) -> str:
+    def unreached(self, seen: int) -> str:
         """What the last line ends with where processes have ended too early."""
-        count = self._unreached
+        count = self._unreached(seen)
         return (
             f"; {counted(count, 'process', 'processes')} had ended before the verb could reach {'it' if count == 1 else 'them'}"
             if count
             else ""
         )
 
-    def ended(self, gone: bool) -> Dict[str, int]:
+    def ended(self, seen: int, gone: bool) -> Dict[str, int]:
         """What the `summary` has of a command that has ended, and of processes that have too early."""
         status = self.started.status if gone and self.started is not None else None
-        count = self._unreached
+        count = self._unreached(seen)
         return {**({} if status is None else {"status": status}), **({"unreached": count} if count else {})}
 
     def failures(self, handle: Handle, errors: int) -> str:
@@ -339,11 +339,11 @@ class Run:
         calls = shown + sum(left_out.values()) if whole else 0
         of = f" of {calls}" if whole else ""
         parts = ", ".join(f"{count} {why}" for why, count in left_out.items())
-        self.output.say(f"{counted(shown, noun)} {verb}{of}: {parts}; {self.end(handle, gone)}{note}{self.unreached()}")
+        self.output.say(f"{counted(shown, noun)} {verb}{of}: {parts}; {self.end(handle, gone)}{note}{self.unreached(events)}")
         words = {"did not meet --when": "rejected", "over --rate": "rate", "dropped": "dropped"}
         told = {words[why]: count for why, count in left_out.items() if why in words}
         zero = {"rejected": 0, "rate": 0, "dropped": 0, "errors": errors}
-        self.output.event({"type": "summary", "events": events, "calls": calls or events, **zero, **told, **self.ended(gone)})
+        self.output.event({"type": "summary", "events": events, "calls": calls or events, **zero, **told, **self.ended(events, gone)})
 
 
 def signal_name(number: int) -> str:
