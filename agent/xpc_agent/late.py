@@ -45,7 +45,7 @@ def keep() -> None:
     """Keep what has been loaded by now."""
     global _threading
     _threading = _threading or sys.modules.get("threading")
-    for name, module in list(sys.modules.items()):
+    for name, module in sys.modules.copy().items():
         if is_ours(name) and type(module) is ModuleType and not getattr(module.__spec__, "_initializing", False):
             _kept.setdefault(name, module)
 
@@ -92,7 +92,7 @@ def kept(name: str) -> Optional[ModuleType]:
 
 def put_back() -> None:
     """Have `sys.modules` lead to what is kept, whatever is there, and also where the application has taken the finders out."""
-    for name, module in list(_kept.items()):
+    for name, module in _kept.copy().items():
         if sys.modules.get(name) is not module:
             sys.modules[name] = module
             package, _, last = name.rpartition(".")

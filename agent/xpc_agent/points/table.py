@@ -249,7 +249,7 @@ class ProbeTable:
             self._make(target, probe)
         for name in {*list(sys.modules), *main_names()}:
             self.points_in(name)
-        matched = [target for target, point in list(self.points.items()) if point.state not in ("pending", "missing")]
+        matched = [target for target, point in self.points.copy().items() if point.state not in ("pending", "missing")]
         unmatched = [probe for probe in self._globs if not any(matches(probe.target, probe.exclude, target) for target in matched)]
         return [*list(self.points.values()), *map(without_match, unmatched)]
 
@@ -405,7 +405,7 @@ class ProbeTable:
     def _look_again(self) -> bool:
         self._do_what_is_left()
         now = monotonic()
-        for name, until in list(self._beginning.items()):
+        for name, until in self._beginning.copy().items():
             module = find_module(name)
             if module is not None and not is_initializing(module):
                 self._beginning.pop(name, None)
@@ -440,7 +440,7 @@ class ProbeTable:
     def forget_unused(self) -> None:
         """What a script asked for and nobody has a hook on any more is no probe point any longer."""
         with self.changing():
-            for target, point in list(self.points.items()):
+            for target, point in self.points.copy().items():
                 if point.on_demand and not point.hooks:
                     point.restore()
                     del self.points[target]

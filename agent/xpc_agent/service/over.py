@@ -49,7 +49,7 @@ class Over:
 
     def take_off(self) -> None:
         """Take them off."""
-        for key, end in list(self._ends.items()):
+        for key, end in self._ends.copy().items():
             end()
             self._ends.pop(key, None)
 

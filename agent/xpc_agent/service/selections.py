@@ -218,7 +218,8 @@ class Selections:
     def _await(self, selection: Selection, pending: List[ProbePoint]) -> None:
         """Have looked at what nobody may tell of: modules whose import had begun already."""
         names = [point.target.partition(":")[0] for point in pending]
-        for name, module in list(sys.modules.items()):
+        # A copy is made in one step; a list of pairs is not, as garbage may be collected at each.
+        for name, module in sys.modules.copy().items():
             if selection.covers_module(name) and (module is None or is_lazy(module) or is_initializing(module)):
                 names.append(name)
         modules = [pattern.text.partition(":")[0] for pattern in selection.patterns]
@@ -315,13 +316,13 @@ class Selections:
 
     def drop_session(self, session: str, *, inherited: bool = False) -> None:
         """Forget those of a session; with `inherited` those only that it has not registered with this process itself."""
-        for (whose, number), selection in list(self._all.items()):
+        for (whose, number), selection in self._all.copy().items():
             if whose == session and not (inherited and selection.pool is None):
                 self.drop(whose, number)
 
     def by_session(self) -> List[Tuple[str, Selection]]:
         """All, each with its session."""
-        return [(session, selection) for (session, _), selection in list(self._all.items())]
+        return [(session, selection) for (session, _), selection in self._all.copy().items()]
 
     def reset_after_fork(self) -> None:
         """In a forked child, before the hooks are reset."""
