@@ -82,20 +82,17 @@ def take_finder(finder: object) -> None:
 
 
 class _Waited:
-    """Finds one module; whoever has looked it up while another thread runs it waits for the names that it does not have yet."""
+    """Loads one module; whoever has looked it up while another thread runs it waits for the names that it does not have yet."""
 
     def __init__(self, name, get_ident, sleep):  # type: ignore[no-untyped-def]
         self._name = name
         self._get_ident = get_ident
         self._sleep = sleep
-        self._spec = sys.modules["_frozen_importlib_external"].PathFinder.find_spec(name)
-        if self._spec is None:
+        self.spec = sys.modules["_frozen_importlib_external"].PathFinder.find_spec(name)
+        if self.spec is None:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-        self._loader = self._spec.loader
-        self._spec.loader = self
-
-    def find_spec(self, name, path=None, target=None):  # type: ignore[no-untyped-def]
-        return self._spec if name == self._name else None
+        self._loader = self.spec.loader
+        self.spec.loader = self
 
     def create_module(self, spec):  # type: ignore[no-untyped-def]
         return self._loader.create_module(spec)
@@ -124,12 +121,12 @@ class _Waited:
 
 
 def import_looked_up(get_ident, sleep):  # type: ignore[no-untyped-def]
-    """Import what others look up; the functions are those that gevent and eventlet have not patched."""
+    """Import what others look up; the functions are those that gevent and eventlet have not patched.
+
+    No finder is put up for it: where one is taken away while another thread goes through them, that thread misses the next.
+    """
+    frozen = sys.modules["_frozen_importlib"]
     for name in _LOOKED_UP:
-        if name not in sys.modules:
-            finder = _Waited(name, get_ident, sleep)  # type: ignore[no-untyped-call]
-            put_finder(finder)
-            try:
-                __import__(name)
-            finally:
-                take_finder(finder)
+        with frozen._ModuleLockManager(name):
+            if name not in sys.modules:
+                frozen._load_unlocked(_Waited(name, get_ident, sleep).spec)  # type: ignore[no-untyped-call]
