@@ -99,7 +99,8 @@ class ImportWatcher:
             if finder is self:
                 return
             if finder is stub:
-                sys.meta_path.insert(index, self)
+                # In one step: a thread that goes through them while one before is taken away misses the next.
+                sys.meta_path[index] = self
                 return
         if sys.meta_path and not is_pythons_own(sys.meta_path[0]) and _is_importing():
             put_finder(self)
