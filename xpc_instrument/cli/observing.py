@@ -266,7 +266,7 @@ class Run:
             how = "defined" if module == "__main__" else "imported"
             what = target if module == "__main__" else module
             self.output.say(f"nothing of {target} was ever {how}" if "*" in target else f"{what} was never {how}")
-        status = None if self.started is None else self.started.status
+        status = None if self.started is None else self.started.last_status()
         if not status:
             return "the application has ended"
         return f"the application has ended with {status}" if status > 0 else f"the application was ended by {signal_name(-status)}"

@@ -25,6 +25,8 @@ from ..script.session import Session
 HOLD_VARIABLE = "XPC_INSTRUMENT_HOLD"
 # How long a command that is started may take until it can be found, in seconds.
 _STARTING = 30.0
+# How long one whose processes have all left may take to end, in seconds.
+_ENDING = 2.0
 # How much of a command is shown.
 _SHOWN = 60
 
@@ -69,6 +71,13 @@ class Started:
     def status(self) -> Optional[int]:
         """The exit status of the command, below 0 for the signal that has ended it; None while it runs."""
         return self._child.poll()
+
+    def last_status(self) -> Optional[int]:
+        """The same of one that has left the verb, and may take a moment more to end."""
+        try:
+            return self._child.wait(_ENDING)
+        except subprocess.TimeoutExpired:
+            return None
 
     def release(self) -> bool:
         """Have the program begin; False if it has not waited for that."""
