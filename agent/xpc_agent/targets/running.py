@@ -7,6 +7,8 @@ import sys
 from opcode import EXTENDED_ARG, opmap
 from typing import Any, Iterator, List, Optional, Set
 
+from ..collecting import held
+from ..guard import guard
 from .module import find_module, is_initializing, main_names
 from .raw import namespace_of
 
@@ -85,8 +87,15 @@ def _main_frame() -> Optional[Any]:
     return None
 
 
-def _frames() -> Iterator[Any]:
-    """Those of all threads."""
+def _frames() -> List[Any]:
+    """Those of all threads.
+
+    While its frames are asked for, a collection of garbage could let a thread go on, and Python 3.11 makes an object of one that has gone.
+    """
+    return held(lambda: [*_walk()]) if guard.ours else [*_walk()]
+
+
+def _walk() -> Iterator[Any]:
     for frame in sys._current_frames().values():
         one: Optional[Any] = frame
         while one is not None:
