@@ -1,18 +1,20 @@
-"""Whether the running thread is in the middle of a garbage collection: what `ContextVar.set` must not be called in, up to Python 3.11.
+"""Setting a context variable where a garbage collection may come in between, up to Python 3.11.
 
 There a collection runs within any allocation, also within the one that `ContextVar.set` makes while it reads the map that it replaces, of
-which it holds no reference (Python/context.c, contextvar_set). A `__del__` or a callback of a weak reference that comes to a `set` of its
+which it holds no reference (Python/context.c, contextvar_set). A `__del__`, or what else a collection calls, that comes to a `set` of its
 own frees that map, and the process ends with a segmentation fault. Later versions collect between two instructions.
 
 Rules:
-- The collector says when it begins and ends (`gc.callbacks`), to what is there as long as somebody needs it.
-- It tells in the thread that collects; others go on meanwhile, each in a context of its own.
+- None of ours is set in a collection: another `set` may be waiting for that to end. The collector says when it begins and ends
+  (`gc.callbacks`), in the thread that collects; before and after the callbacks that are there.
+- No collection comes while one of ours is set.
 """
 
 from __future__ import annotations
 
 import gc
 import sys
+from contextvars import ContextVar
 from typing import Any, Mapping, Set
 from weakref import WeakSet
 
@@ -29,29 +31,44 @@ def is_collecting() -> bool:
     return bool(_collecting) and get_ident() in _collecting
 
 
+def set_variable(variable: ContextVar[Any], value: Any) -> None:
+    """Set a variable in the running context; not in a collection."""
+    if not _MATTERS or not gc.isenabled():
+        variable.set(value)
+        return
+    try:
+        gc.disable()
+        variable.set(value)
+    finally:
+        gc.enable()
+
+
 def follow(who: object) -> None:
     """Know of collections from now on, for somebody; more than once is once."""
     if not _MATTERS:
         return
     _followers.add(who)
-    if not any(one is _told for one in gc.callbacks):
+    if not any(one is _ended for one in gc.callbacks):
         # Of a collection that was under way when the last one left nobody has told the end.
         _collecting.clear()
-        gc.callbacks.append(_told)
+        gc.callbacks.append(_ended)
+        gc.callbacks.insert(0, _begun)
 
 
 def unfollow(who: object) -> None:
     """Somebody needs it no longer."""
     _followers.discard(who)
     if not _followers:
-        for index, one in enumerate(gc.callbacks):
-            if one is _told:
+        for index in reversed(range(len(gc.callbacks))):
+            if gc.callbacks[index] is _begun or gc.callbacks[index] is _ended:
                 del gc.callbacks[index]
-                return
 
 
-def _told(phase: str, info: Mapping[str, int]) -> None:
+def _begun(phase: str, info: Mapping[str, int]) -> None:
     if phase == "start":
         _collecting.add(get_ident())
-    else:
+
+
+def _ended(phase: str, info: Mapping[str, int]) -> None:
+    if phase == "stop":
         _collecting.discard(get_ident())

@@ -35,7 +35,7 @@ from ..guard import guarded
 from ..targets.flags import CO_VARARGS, CO_VARKEYWORDS
 from ..targets.resolve import Kind, Resolved
 from .budget import Budget
-from .collection import follow, is_collecting, unfollow
+from .collection import follow, is_collecting, set_variable, unfollow
 from .gate import ALWAYS, NEVER, PASS, Args, Entered, Gate, Kwargs, Proceeding
 from .invocation import next_number
 from .shown import ShownHook
@@ -98,7 +98,7 @@ class _Taken(Proceeding):
         # Of an inner call: where what comes of it is put.
         self.inner: Optional[Inner] = None
         self.number = next_number()
-        _inside.set(node)
+        set_variable(_inside, node)
         self.started = perf_counter()
 
     def tell(self, outcome: Outcome) -> Outcome:
@@ -129,7 +129,7 @@ class _Taken(Proceeding):
     def abandon(self) -> None:
         # A coroutine that is thrown away ends in the context of whoever does that. A node that is over is as good as none.
         if _inside.get() is self.node and not is_collecting():
-            _inside.set(self.before)
+            set_variable(_inside, self.before)
         self.node.over = True
 
 

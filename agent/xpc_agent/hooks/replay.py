@@ -19,6 +19,7 @@ from xpc_instrument.core.replay.standing import Standing, signature_of
 
 from ..guard import guarded
 from ..targets.resolve import Kind
+from .collection import set_variable
 from .gate import ALWAYS, PASS, Args, Entered, Gate, Kwargs
 from .remote import RemoteHook
 
@@ -44,12 +45,12 @@ def standing_in(target: str, found: Found, standing: Standing) -> Iterator[None]
     """Have the hooks on a target answer by `standing` in the running context."""
     before = _here.get()
     one = _One(standing, signature_of(found.function), found.is_bound)
-    _here.set({**(before or {}), target: one})
+    set_variable(_here, {**(before or {}), target: one})
     try:
         yield
     finally:
         one.is_over = True
-        _here.set(before)
+        set_variable(_here, before)
 
 
 class ReplayHook(RemoteHook):

@@ -29,7 +29,7 @@ import types
 from typing import Any, Dict, Iterator, Optional, Tuple, Union
 
 from ..guard import guard, guarded
-from ..hooks.dispatch import YIELD_FROM, Dispatcher, first_step
+from ..hooks.dispatch import YIELD_FROM, first_step
 from ..hooks.gate import Gate
 from ..targets.flags import CO_NESTED
 from ..targets.parameters import form_of
@@ -167,6 +167,17 @@ def _trampoline(function: types.FunctionType, kind: Kind, armed: ArmedFunction) 
     return template.replace(**changes)
 
 
+# What a trampoline calls where it was pickled to: nothing but builtins, since the agent need not be installed there.
+_CALLS = ", ".join(
+    f"'{name}': lambda self, args, kwargs: original(*args, **kwargs)"
+    for name in ("call", "call_async", "call_generator", "call_async_generator")
+)
+_PASSING = f"""type("Passing", (), {{
+    "handler": type("Handler", (), {{"sole": None}}), "any_error": BaseException, "iterated": StopAsyncIteration, {_CALLS},
+    "first_step": lambda self, inner: inner.__anext__(), "cleaned": lambda self, error: error,
+}})()"""
+
+
 class ArmedFunction:
     """What a trampoline calls: the original, and the handler that it hands over to. One for each armed function."""
 
@@ -191,7 +202,7 @@ class ArmedFunction:
 
     def __reduce__(self) -> Any:
         # Who pickles an armed function by value (cloudpickle, dask) means the original: elsewhere it passes through.
-        return _passing, (self.shadow, self.bound)
+        return eval, (_PASSING, {"original": self.shadow})
 
     def original(self, args: Tuple[Any, ...]) -> types.FunctionType:
         """The original of a call with these arguments, with the defaults that the function has now."""
@@ -285,8 +296,8 @@ def layer_in(code: types.CodeType) -> Union[ArmedFunction, Gate, None]:
     for const in code.co_consts:
         if isinstance(const, ArmedFunction):
             return const
-        if type(const) is types.MethodType and type(const.__self__) is Gate:
-            return const.__self__
+        if type(const) is types.MethodType and type(const.__self__) is Gate and hasattr(const.__self__, "shadow"):
+            return const.__self__  # and not one that has come out of a pickle
     return None
 
 
@@ -307,11 +318,6 @@ def plain_code(function: types.FunctionType) -> types.CodeType:
 
 def _is_ours(frame: types.FrameType) -> bool:
     return str(frame.f_globals.get("__name__")).partition(".")[0] in ("xpc_agent", "xpc_instrument")
-
-
-def _passing(original: types.FunctionType, bound: bool) -> ArmedFunction:
-    """An armed function without hooks."""
-    return ArmedFunction(original, Dispatcher(), bound)
 
 
 def copied(function: types.FunctionType, code: types.CodeType) -> types.FunctionType:

@@ -15,6 +15,8 @@ from __future__ import annotations
 from types import CodeType, FunctionType, MethodType
 from typing import Any, Callable, List, Optional, Tuple
 
+from xpc_instrument.core.values.by_value import application_sends
+
 from ..guard import guarded
 from ..hooks.dispatch import Dispatcher
 from ..hooks.entrance import Entrance, any_calls
@@ -76,6 +78,9 @@ class InsidePatch(CodePatch):
         if chain is not None and not self.why_not_inside:
             gate = self._gate_for(below) if layer_in(below) is None else None
             self.why_not_inside = self._refusal if layer_in(below) is None else "it has hooks under another name, too"
+            if gate is not None and application_sends(self.resolved.function):
+                gate = None
+                self.why_not_inside = "the application may pickle it by value, for processes without xpc-instrument"
         if chain is not None and gate is not None:
             gate.way = chain.way
             code = self._leading(chain.way, gate)

@@ -29,11 +29,12 @@ _LOADING, _PATIENCE = 1.0, 0.3
 class _State:
     """What threads share."""
 
-    def __init__(self, pickler: Any = None, registry: Any = None) -> None:
+    def __init__(self, pickler: Any = None, registry: Any = None, is_own: bool = False) -> None:
         self.loading, self.turn = Brief(_LOADING), Brief(_PATIENCE)
         self.pickler = pickler
-        # The module, which has it.
+        # The module, which has it; whether it was loaded for us.
         self.registry = registry
+        self.is_own = is_own
         # By name of a module: how many pickle with it, an entry for each.
         self.uses: Dict[str, Deque[None]] = {}
 
@@ -73,6 +74,15 @@ def dump(value: Any, writer: Any, names: Iterable[str]) -> None:
                 _forget_unused()
 
 
+def application_sends(function: types.FunctionType) -> bool:
+    """Whether the application may pickle a function by value, for a process that has no xpc-instrument: one that is not found by its name,
+    while the application has loaded cloudpickle, its own copy of it (joblib, pyspark) or dill."""
+    if function.__module__ != "__main__" and "<locals>" not in function.__qualname__:
+        return False
+    names = [name for name in list(sys.modules) if name.rpartition(".")[2] in ("cloudpickle", "dill")]
+    return any(not _state.is_own or name.partition(".")[0] != "cloudpickle" for name in names)
+
+
 def one_at_a_time(work: Callable[..., Any], *args: Any) -> Any:
     """What `work` gives, which has a class, or the registry, in hand. Raises `PayloadError` where another thread has for long."""
     with _state.turn() as mine:
@@ -87,6 +97,7 @@ def _load() -> Any:
         if not mine:
             raise PayloadError(f"another thread of this process has been loading cloudpickle for {_LOADING} s")
         if state.pickler is None:
+            state.is_own = "cloudpickle" not in sys.modules
             import cloudpickle
 
             class Pickler(cloudpickle.CloudPickler):  # type: ignore[misc]
@@ -132,7 +143,7 @@ def _unregister(name: str) -> None:
 def _in_child() -> None:
     """What other threads of the parent had registered is nobody's here."""
     global _state
-    uses, _state = _state.uses, _State(_state.pickler, _state.registry)
+    uses, _state = _state.uses, _State(_state.pickler, _state.registry, _state.is_own)
     for name in uses:
         _unregister(name)
 

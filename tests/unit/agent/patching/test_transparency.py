@@ -405,17 +405,43 @@ def test_an_invocation_that_is_under_way_survives_being_disarmed_and_armed_by_it
     assert armed.hook.calls == 5
 
 
-CHILD = "import pickle, sys; f = pickle.loads(sys.stdin.buffer.read()); print(f(6, 3))"
+# Where there is no agent.
+CHILD = """
+import asyncio, pickle, sys
+sys.modules["xpc_agent"] = sys.modules["xpc_instrument"] = None
+local, later, each, each_later = pickle.loads(sys.stdin.buffer.read())
+
+async def all_later():
+    return await later(6, 3), [one async for one in each_later(6, 3)]
+
+print(local(6, 3), *each(6, 3), *asyncio.run(all_later()))
+try:
+    local(1, 0)
+except ZeroDivisionError as error:
+    print(error)
+"""
 
 
 def test_an_armed_function_that_is_pickled_by_value_runs_elsewhere_as_the_original(clinic: Any) -> None:
-    code = "def local(a, b):\n    return a / b\n"
+    names = ("local", "later", "each", "each_later")
+    code = (
+        "def local(a, b):\n    return a / b\nasync def later(a, b):\n    return a / b\n"
+        "def each(a, b):\n    yield a / b\nasync def each_later(a, b):\n    yield a / b\n"
+    )
     exec(code, clinic.__dict__)
-    clinic.local.__module__ = "__main__"
-    armed = Armed("local")
-    armed.hook.lock = threading.Lock()  # type: ignore[attr-defined] # as a hook that crosses has, and no pickle can take
-    data = cloudpickle.dumps(clinic.local)
+    armed = []
+    for name in names:
+        getattr(clinic, name).__module__ = "__main__"
+        armed.append(Armed(name))
+        armed[-1].hook.lock = threading.Lock()  # type: ignore[attr-defined] # as a hook that crosses has, and no pickle can take
+    data = cloudpickle.dumps([getattr(clinic, name) for name in names])
     done = subprocess.run([sys.executable, "-c", CHILD], input=data, capture_output=True, timeout=30, check=False)
-    assert (done.stdout.decode().strip(), done.stderr.decode()) == ("2.0", "")
-    assert pickle.loads(data)(6, 3) == 2
-    assert armed.hook.calls == 0
+    assert (done.stdout.decode(), done.stderr.decode()) == ("2.0 2.0 2.0 [2.0]\ndivision by zero\n", "")
+    clinic.again = pickle.loads(data)[0]
+    assert clinic.again(6, 3) == 2
+    assert [one.hook.calls for one in armed] == [0, 0, 0, 0]
+    # What has come back is a function that can be hooked itself.
+    again = Armed("again")
+    assert (clinic.again(6, 3), again.hook.calls) == (2, 1)
+    again.disarm()
+    assert (clinic.again(6, 3), again.hook.calls) == (2, 1)

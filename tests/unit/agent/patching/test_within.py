@@ -560,6 +560,15 @@ def test_a_function_with_two_names_is_gone_into_once_and_untouched_afterwards(sh
             each.patch.uninstall()
 
 
+def test_what_is_pickled_by_value_for_a_process_without_the_agent_has_a_trampoline(shop: Any, scene: Scene) -> None:
+    shop.charge.__module__ = "__main__"
+    scene.add(Mode.AFTER, "after")
+    assert (scene.patch.patcher, "by value" in scene.patch.why_not_inside) == ("code", True)
+    assert b"xpc_" not in cloudpickle.dumps(shop.charge)
+    assert shop.charge(1) == ANSWER
+    assert shop.log == ["original", "after"]
+
+
 def test_copies_and_pickles_of_an_armed_function_are_functions(shop: Any, scene: Scene) -> None:
     scene.add(Mode.AFTER, "after")
     shop.charge.__module__ = "__main__"
