@@ -84,23 +84,6 @@ def _breathe(gate: Any) -> None:
     gate.put_collections_off()
 
 
-class _Watch:
-    """Stands before the finders of the agent while that is imported: it ends where whoever attached has given up.
-
-    With the next module of ours, not in the middle of one of the standard library, which would make do without a part of its own.
-    """
-
-    def __init__(self, pipe: int) -> None:
-        self._thread = get_ident()
-        self._poller = _poller(pipe)
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
-        if get_ident() != self._thread or not name.startswith(("xpc_agent", "xpc_instrument")):
-            return
-        if self._poller.poll(0):
-            raise RuntimeError("whoever attached has given up")
-
-
 def _refusal() -> str:
     """Why the agent is not to start here; "" if it may."""
     if sys.is_finalizing():
@@ -227,8 +210,7 @@ def _enter(gate: Any, job: Any, folder: str, report: Any, pipe: int) -> None:
     # After Python's own; what the application may have appended for one import stays last.
     last = sys.meta_path[-1] if sys.meta_path else None
     sys.meta_path.insert(len(sys.meta_path) - (last is not None and not _needed["is_pythons_own"](last)), finder)
-    gate.watch = _Watch(pipe)
-    _needed["put_finder"](gate.watch)
+    gives_up = _poller(pipe)
     entered = False
     try:
         if "threading" not in sys.modules:
@@ -238,17 +220,17 @@ def _enter(gate: Any, job: Any, folder: str, report: Any, pipe: int) -> None:
         gate.come_first()
         for part in _PARTS:
             __import__(part)
+            if gives_up.poll(0):
+                return
             _breathe(gate)
         from xpc_agent.life.attached import enter
 
-        gate.unwatch()
-        if _poller(pipe).poll(0):
+        if gives_up.poll(0):
             return
         gate.have_collections()
         entered = enter(job, finder, report)
         report["began"] = entered
     finally:
-        gate.unwatch()
         if not entered:
             _needed["take_finder"](finder)
 

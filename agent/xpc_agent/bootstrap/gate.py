@@ -73,7 +73,6 @@ class _Gate:
         self.holder = self.native = self.importer = 0
         # The threads whose forks have waited for as long as they do, and go on.
         self.tired: Any = set()
-        self.watch: Any = None
         # What has garbage collected again that was put off; nothing is.
         self.enable: Any = int
         # Whether it is asked before `logging`, and whether that may have told Python of itself before this.
@@ -122,7 +121,6 @@ class _Gate:
     def in_child(self) -> None:
         if self.holder:
             _forget_imports(self.importer)
-        self.unwatch()
         self.have_collections()
         self.lock, self.forks, self.holder, self.native = allocate_lock(), 0, 0, 0
         self.tired = set()
@@ -146,15 +144,6 @@ class _Gate:
     def have_collections(self) -> None:
         self.enable()
         self.enable = int
-
-    def unwatch(self) -> None:
-        """Whoever imports is watched no more; in a forked child a later thread may have the number of its."""
-        watch, self.watch = self.watch, None
-        if watch is not None:
-            for index, one in enumerate(sys.meta_path):
-                if one is watch:
-                    del sys.meta_path[index]
-                    break
 
     def come_first(self) -> None:
         """What is registered last comes first at a fork."""

@@ -4,8 +4,6 @@ Rules:
 - An import of the agent's must not run a file of the application that it has not imported itself, such as its own `selectors.py`; nor may
   the standard library's module take its place for the application. So there the agent stays out.
 - What others look up in `sys.modules` without importing it is imported before all else, so that nobody finds the half of it.
-- What stands on `sys.meta_path` for a while stands neither first nor last, but before the first of Python's own: an application that puts
-  a finder there for one import takes away what is first, or last, afterwards, which has to be its own.
 - It is run as text before anything is imported, by the stand-in and in a process that is attached to. Builtins only.
 """
 
@@ -57,15 +55,6 @@ def in_the_way():  # type: ignore[no-untyped-def]
                 return spec.origin
             break
     return ""
-
-
-def put_finder(finder: object) -> None:
-    """Put a finder before the first of Python's own."""
-    for index, one in enumerate(sys.meta_path):
-        if is_pythons_own(one):
-            sys.meta_path.insert(index, finder)  # type: ignore[arg-type]
-            return
-    sys.meta_path.insert(0, finder)  # type: ignore[arg-type]
 
 
 def is_pythons_own(finder: object) -> bool:

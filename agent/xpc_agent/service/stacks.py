@@ -19,6 +19,8 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from xpc_instrument.core.model import aggregate
 
+from ..collecting import held
+
 # Frames of one thread or task, from the innermost on.
 MOST_FRAMES = 100
 # Tasks in one answer.
@@ -44,7 +46,8 @@ _UNSEEN = ("trio", "curio")
 
 def told() -> Dict[str, Any]:
     """`stacks`, the process, and of which libraries no tasks are seen."""
-    return {"stacks": stacks(), "pid": os.getpid(), "unseen": [name for name in _UNSEEN if name in sys.modules]}
+    # As `targets/running.py` says of frames.
+    return {"stacks": held(stacks), "pid": os.getpid(), "unseen": [name for name in _UNSEEN if name in sys.modules]}
 
 
 def stacks() -> List[Dict[str, Any]]:

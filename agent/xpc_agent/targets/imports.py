@@ -13,29 +13,26 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from types import FrameType
 from typing import Any, Callable, Optional, Set
 
 from xpc_instrument.core.model.interrupts import raise_interrupt
+from xpc_instrument.core.unpatched import monotonic, sleep
 
-from ..bootstrap.needed import is_pythons_own, put_finder, take_finder
+from ..bootstrap.needed import is_pythons_own, take_finder
 from ..guard import guard
 from ..late import is_ours, keep_one, spec_of
 from .module import is_lazy
+from .running import frames_of_threads
 
 log = logging.getLogger("xpc_agent")
+
+# How long, in seconds, an import of another thread is waited for that would miss the next finder as this one goes.
+_PATIENCE = 0.2
 
 
 def _is_importing() -> bool:
     """Whether another thread is in the middle of an import."""
-    own = threading.get_ident()
-    for thread, innermost in sys._current_frames().items():
-        frame: Optional[FrameType] = None if thread == own else innermost
-        while frame is not None:
-            if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
-                return True
-            frame = frame.f_back
-    return False
+    return any(frame.f_code.co_filename == "<frozen importlib._bootstrap>" for frame in frames_of_threads(threading.get_ident()))
 
 
 class _Loader:
@@ -102,14 +99,17 @@ class ImportWatcher:
                 # In one step: a thread that goes through them while one before is taken away misses the next.
                 sys.meta_path[index] = self
                 return
+        place = 0
         if sys.meta_path and not is_pythons_own(sys.meta_path[0]) and _is_importing():
-            put_finder(self)
-        else:
-            sys.meta_path.insert(0, self)
+            place = next((index for index, one in enumerate(sys.meta_path) if is_pythons_own(one)), 0)
+        sys.meta_path.insert(place, self)
 
     def uninstall(self) -> None:
         """Watch no more, not even the imports that are under way; `sys.meta_path` is as it was."""
         self._watching = False
+        until = monotonic() + _PATIENCE
+        while _is_importing() and monotonic() < until:
+            sleep(0.001)
         take_finder(self)
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Optional[Any]:

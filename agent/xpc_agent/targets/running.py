@@ -57,7 +57,7 @@ def is_to_begin() -> bool:
     global _is_to_begin
     if is_initializing(sys.modules.get("site")):
         _is_to_begin = True
-    elif _is_to_begin and (_main_frame() is not None or any(frame.f_code.co_name == "_shutdown" for frame in _frames())):
+    elif _is_to_begin and (_main_frame() is not None or any(frame.f_code.co_name == "_shutdown" for frame in frames_of_threads())):
         # A short one may have come to its end unseen: its main thread waits for the others.
         _is_to_begin = False
     return _is_to_begin
@@ -80,24 +80,24 @@ def _main_frame() -> Optional[Any]:
     if main is None:
         return None  # `runpy` takes it out for a moment
     namespace = namespace_of(main)
-    for frame in _frames():
+    for frame in frames_of_threads():
         if frame.f_globals is namespace and frame.f_code.co_name == "<module>":
             _is_to_begin = False
             return frame
     return None
 
 
-def _frames() -> List[Any]:
-    """Those of all threads.
+def frames_of_threads(besides: int = 0) -> List[Any]:
+    """Those of all threads but one.
 
     While its frames are asked for, a collection of garbage could let a thread go on, and Python 3.11 makes an object of one that has gone.
     """
-    return held(lambda: [*_walk()]) if guard.ours else [*_walk()]
+    return held(lambda: [*_walk(besides)]) if guard.ours else [*_walk(besides)]
 
 
-def _walk() -> Iterator[Any]:
-    for frame in sys._current_frames().values():
-        one: Optional[Any] = frame
+def _walk(besides: int) -> Iterator[Any]:
+    for thread, frame in sys._current_frames().items():
+        one: Optional[Any] = None if thread == besides else frame
         while one is not None:
             yield one
             one = one.f_back
