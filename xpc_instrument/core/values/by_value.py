@@ -75,9 +75,9 @@ def dump(value: Any, writer: Any, names: Iterable[str]) -> None:
 
 
 def application_sends(function: types.FunctionType) -> bool:
-    """Whether the application may pickle a function by value, for a process that has no xpc-instrument: one that is not found by its name,
-    while the application has loaded cloudpickle, its own copy of it (joblib, pyspark) or dill."""
-    if function.__module__ != "__main__" and "<locals>" not in function.__qualname__:
+    """Whether the application may pickle a function by value, for a process that has no xpc-instrument: one of the main program, while the
+    application has loaded cloudpickle, its own copy of it (joblib, pyspark) or dill."""
+    if function.__module__ != "__main__":
         return False
     names = [name for name in list(sys.modules) if name.rpartition(".")[2] in ("cloudpickle", "dill")]
     return any(not _state.is_own or name.partition(".")[0] != "cloudpickle" for name in names)
