@@ -435,19 +435,15 @@ class Stub:
         self._over = allocate_lock()
         self._over.acquire()
         # As `core/node/threads.py`: a small stack will not do, a thread inherits the mask, and a handler may raise out of any change of it.
-        usual = stack_size()
-        small = 0 < usual < _STACK
         faults = {getattr(signals, name, 0) for name in ("SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGTRAP", "SIGSYS")}
         added = set(signals.valid_signals()) - faults - mask(signals.SIG_BLOCK, ())
+        usual = stack_size(_STACK)  # with no size it would be the default from then on
         try:
             try:
                 mask(signals.SIG_BLOCK, added)
-                if small:
-                    stack_size(_STACK)
                 start_new_thread(self._wait, (select.poll(), self._over, self.listener, read, self._pipe))
             finally:
-                if small:
-                    stack_size(usual)
+                stack_size(usual)
                 mask(signals.SIG_UNBLOCK, added)
         except RuntimeError:
             # No room for a thread. A connection finds nobody until a target is imported.

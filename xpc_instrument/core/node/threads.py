@@ -86,16 +86,18 @@ def start_seen(work: Callable[..., object], *arguments: Any, name: str) -> threa
 
 def _started(start: Callable[[Set[int]], Any]) -> Any:
     """What `start` returns, which starts a thread: with the signals blocked that it is given, and with a stack that is large enough."""
-    usual = stack_size()
+    # It cannot be asked for without being set: with no size it would be the default from then on.
+    usual = stack_size(_STACK)
     if not 0 < usual < _STACK:
+        stack_size(usual)
         return _with_signals_blocked(start)
-    stack_size(_STACK)
     try:
         return _with_signals_blocked(start)
     finally:
-        # One that the application starts at this moment has more than it asked for. Unless it asks for another size meanwhile.
-        if stack_size() == _STACK:
-            stack_size(usual)
+        # One that the application starts at this moment has more than it asked for.
+        meanwhile = stack_size(usual)
+        if meanwhile != _STACK:
+            stack_size(meanwhile)
 
 
 def _with_signals_blocked(start: Callable[[Set[int]], Any]) -> Any:

@@ -317,6 +317,8 @@ thread = ServiceThread(work, done.release)
 thread.start()
 for _ in range(3):
     assert done.acquire(timeout=30)
-assert thread.end(30) and threading.stack_size() == 65536
+assert thread.end(30) and threading.stack_size(1 << 23) == 65536
+start_seen(work, name="other").join()
+assert threading.stack_size() == 1 << 23
 """
     subprocess.run([sys.executable, "-W", "error", "-c", source], check=True, timeout=60)
