@@ -62,7 +62,7 @@ def is_whole() -> bool:
     second time by now.
     """
     for module in list(_kept.values()):
-        for name, value in list(vars(module).items()):
+        for name, value in vars(module).copy().items():
             if isinstance(value, type) and is_ours(value.__module__):
                 home = _kept.get(value.__module__)
                 if home is None or not all(map(_is_of_kept, list(vars(value).values()))):
@@ -110,7 +110,7 @@ def forget_unfinished(gone: Container[int]) -> None:
     Those threads would hold the locks of the import system for ever, and a thread of the child may have the ident of one.
     """
     locks: Dict[str, Any] = getattr(sys.modules["_frozen_importlib"], "_module_locks", {})
-    owners = {name: getattr(reference(), "owner", None) for name, reference in list(locks.items())}
+    owners = {name: getattr(reference(), "owner", None) for name, reference in locks.copy().items()}
     here = get_ident()
     left = [name for name, owner in owners.items() if owner in gone or (is_ours(name) and owner not in (None, here))]
     for name in left:

@@ -185,7 +185,7 @@ def _has_lock_of_logging() -> bool:
 def _forget_imports(thread: int) -> None:
     """In a forked child: what a thread was importing that is not here is imported anew by whoever wants it."""
     locks: Any = getattr(sys.modules["_frozen_importlib"], "_module_locks", {})
-    for name, reference in list(locks.items()):
+    for name, reference in locks.copy().items():
         if getattr(reference(), "owner", None) == thread:
             locks.pop(name, None)
             if getattr(getattr(sys.modules.get(name), "__spec__", None), "_initializing", False):

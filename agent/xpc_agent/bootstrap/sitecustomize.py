@@ -612,7 +612,7 @@ def _take_late(had_pools: bool) -> None:
 def _forget_imports(thread: int) -> None:
     """In a forked child: what a thread was importing that is not here is imported anew by whoever wants it."""
     frozen: Any = sys.modules["_frozen_importlib"]
-    for name, reference in list(getattr(frozen, "_module_locks", {}).items()):
+    for name, reference in getattr(frozen, "_module_locks", {}).copy().items():
         if getattr(reference(), "owner", None) == thread:
             frozen._module_locks.pop(name, None)
             if getattr(getattr(sys.modules.get(name), "__spec__", None), "_initializing", False):

@@ -224,7 +224,7 @@ class EventQueue:
         return bool(self.hooks or self.barriers or self.wire is not None)
 
     def _untold(self) -> Dict[int, int]:
-        now = {number: hook.dropped for number, hook in list(self.hooks.items())}
+        now = {number: hook.dropped for number, hook in self.hooks.copy().items()}
         return {number: count for number, count in now.items() if count != self._told.get(number, 0)}
 
     def step(self, now: float, finishing: bool) -> Optional[float]:

@@ -140,7 +140,7 @@ def _hook_of(terms: Terms) -> Any:
 def _armed_codes(table: ProbeTable) -> List[Tuple[CodeType, str, bool]]:
     """The code of functions that have hooks, of each layer: with the target, and whether it is a trampoline."""
     found: List[Tuple[CodeType, str, bool]] = []
-    for target, point in list(table.points.items()):
+    for target, point in table.points.copy().items():
         function = None if point.resolved is None or not point.hooks else point.resolved.function
         if type(function) is FunctionType:
             found += [(holder.__code__, target, isinstance(layer, ArmedFunction)) for holder, layer in layers(function)]

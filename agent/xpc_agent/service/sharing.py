@@ -107,7 +107,7 @@ class Sharing:
             return
         peer.trust()
         self._members.add(peer.session)
-        for (session, _), message in list(self._hooks.items()):
+        for (session, _), message in self._hooks.copy().items():
             owner = self._peers.get(session)
             if owner is not None:
                 self._tell_member(peer, owner, message)

@@ -119,7 +119,7 @@ class Registry(Policy):
         return Answer(message.request, True, data={"registered": self.put(message.name, registration)})
 
     def unregister(self, peer: Peer, message: Unregister) -> Optional[Answer]:
-        for name, registration in list(self._names.items()):
+        for name, registration in self._names.copy().items():
             if registration.peer is peer and registration.hook == message.hook:
                 return Answer(message.request, True, data={"unregistered": self.take_away(name, peer)})
         return Answer(message.request, True, data={"unregistered": False})

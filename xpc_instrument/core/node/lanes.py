@@ -57,7 +57,7 @@ class LanePool:
             return
         close_lost()
         for one in list(self._gone):
-            for key, known in list(self._all.items()):
+            for key, known in self._all.copy().items():
                 if known is one:
                     self._all.pop(key, None)
             try:

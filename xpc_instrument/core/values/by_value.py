@@ -127,7 +127,7 @@ def _register(modules: Iterable[types.ModuleType], uses: List[Deque[None]]) -> N
 
 
 def _forget_unused() -> None:
-    for name, use in list(_state.uses.items()):
+    for name, use in _state.uses.copy().items():
         if not use:
             _unregister(name)
             _state.uses.pop(name, None)

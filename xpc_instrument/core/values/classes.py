@@ -59,7 +59,7 @@ def _noting(make: Callable[..., Any]) -> Callable[..., Any]:
         if cls is None:
             cls = one_at_a_time(make, *args)
             if len(_arrived) > _MANY:
-                for ident in [ident for ident, known in list(_arrived.items()) if known() is None]:
+                for ident in [ident for ident, known in _arrived.copy().items() if known() is None]:
                     _arrived.pop(ident, None)
             _arrived[id(cls)] = weakref.ref(cls)
         return cls

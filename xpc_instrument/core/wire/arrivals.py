@@ -181,7 +181,7 @@ class Arrivals:
         """Begin anew, with those who wait."""
         self._end()
         begun = self._begin()
-        for fd, wait in list(self.waits.items()):
+        for fd, wait in self.waits.copy().items():
             try:
                 if not begun:
                     raise OSError("no descriptor to wait with")

@@ -146,7 +146,7 @@ class Turns:
             return
         self._next = float("inf")
         now = monotonic()
-        for future, deadline in list(self._deadlines.items()):
+        for future, deadline in self._deadlines.copy().items():
             if deadline <= now:
                 del self._deadlines[future]
                 if not future.done():
